@@ -1,0 +1,124 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: the only importer of libvirt; opens connections and names its integers.
+
+Other files take the library from here (``from .connection import libvirt``). It is None on a
+machine without python3-libvirt, so that this file can be imported and tested there.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+try:
+    import libvirt
+except ImportError:
+    libvirt = None
+
+DEFAULT_URI = "qemu:///system"
+
+
+class LibvirtFailure(Exception):  # noqa: N818 - the name is part of the contract between files
+    """A failure to report to the user: a message that starts with "cannot" and an error code."""
+
+    def __init__(self, message: str, code: str = "LIBVIRT_ERROR") -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
+class DomainState(StrEnum):
+    """The states of a domain as Virtplay names them."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    STOPPING = "stopping"
+    CRASHED = "crashed"
+    SUSPENDED = "suspended"
+    UNKNOWN = "unknown"
+
+
+# virDomainState, which is part of libvirt's ABI and never renumbered.
+_DOMAIN_STATES = {
+    0: DomainState.UNKNOWN,  # VIR_DOMAIN_NOSTATE
+    1: DomainState.RUNNING,
+    2: DomainState.RUNNING,  # VIR_DOMAIN_BLOCKED: running, waiting for a resource
+    3: DomainState.PAUSED,
+    4: DomainState.STOPPING,  # VIR_DOMAIN_SHUTDOWN: the guest is going down
+    5: DomainState.STOPPED,
+    6: DomainState.CRASHED,
+    7: DomainState.SUSPENDED,  # VIR_DOMAIN_PMSUSPENDED
+}
+ACTIVE_STATES = frozenset(
+    {DomainState.RUNNING, DomainState.PAUSED, DomainState.STOPPING, DomainState.SUSPENDED}
+)
+
+
+def require_libvirt() -> None:
+    """Raise LibvirtFailure when the host's Python has no libvirt binding."""
+    if libvirt is None:
+        raise LibvirtFailure("cannot import libvirt on the host: install python3-libvirt")
+
+
+def open_connection(uri: str = DEFAULT_URI) -> Any:
+    """Open a read-write virConnect to uri; raises LibvirtFailure when nobody answers there."""
+    require_libvirt()
+    _silence()
+    try:
+        return libvirt.open(uri)
+    except libvirt.libvirtError as error:
+        raise LibvirtFailure(f"cannot connect to libvirt at {uri}: {error_text(error)}") from error
+
+
+def domain_state(dom: Any) -> DomainState:
+    """Return the state of a virDomain; never asks QEMU, so a stuck one does not block it."""
+    return state_from_code(dom.state()[0])
+
+
+def state_from_code(code: int | None) -> DomainState:
+    """Translate a virDomainState integer; one we do not know is DomainState.UNKNOWN."""
+    return (
+        _DOMAIN_STATES.get(code, DomainState.UNKNOWN) if code is not None else (DomainState.UNKNOWN)
+    )
+
+
+def lookup_domain(conn: Any, uuid: str | None = None, name: str | None = None) -> Any | None:
+    """Find a virDomain by UUID first, then by name; None when there is neither."""
+    for lookup, key in ((conn.lookupByUUIDString, uuid), (conn.lookupByName, name)):
+        if key is None:
+            continue
+        try:
+            return lookup(key)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                continue
+            raise LibvirtFailure(f"cannot look up domain {key}: {error_text(error)}") from error
+    return None
+
+
+def error_text(error: Exception) -> str:
+    """Return a libvirtError's message on one line, without the library's own prefix."""
+    text = getattr(error, "get_error_message", lambda: None)() or str(error)
+    return " ".join(text.split())
+
+
+def has_error_code(error: Exception, *names: str) -> bool:
+    """Say whether a libvirtError carries one of the codes, e.g. "VIR_ERR_NO_DOMAIN"."""
+    code = getattr(error, "get_error_code", lambda: None)()
+    return code is not None and code in {getattr(libvirt, name, None) for name in names}
+
+
+def version_text(number: int) -> str:
+    """Turn libvirt's version integer (9000000) into its usual spelling ("9.0.0")."""
+    return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"
+
+
+def _silence() -> None:
+    """Stop libvirt printing each error on stderr, where it would end up in Ansible's output."""
+    libvirt.registerErrorHandler(_ignore_error, None)
+
+
+def _ignore_error(_context: object, _error: object) -> None:
+    """Drop an error report: the same error is raised as an exception anyway."""
