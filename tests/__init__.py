@@ -1,0 +1,1 @@
+"""Tests: everything that checks Virtplay; `tests.lab` is also run by hand."""

@@ -1,0 +1,149 @@
+"""Lab: its command line, `python -m tests.lab up` and `python -m tests.lab down`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.lab.directory import DirectoryRefused, LabDirectory
+from tests.lab.prepare import PrepareFailed
+from tests.lab.slot import MAX_HOSTS, SLOTS, Slot, SlotsTaken
+from tests.lab.supervisor import StartFailed, Supervisor, clear_leftovers
+
+_REFUSALS = (DirectoryRefused, PrepareFailed, SlotsTaken, StartFailed, TimeoutError, OSError)
+_DOWN_SECONDS = 40
+
+
+def main() -> int:
+    """Parse the command line and do it; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("up", help="bring a lab up and keep it until Ctrl-C or SIGTERM")
+    up.add_argument("--hosts", type=int, default=2, help="how many hosts (default 2)")
+    up.add_argument("--dir", type=Path, help="the lab's directory (default: a new one)")
+    up.add_argument("--bare", action="store_true", help="do not run the preparing playbooks")
+    way = up.add_mutually_exclusive_group()
+    way.add_argument("--detach", action="store_true", help="return when it is up; see down")
+    way.add_argument(
+        "--until-eof",
+        action="store_true",
+        help="for programs: say one JSON line when it is up, end at the end of standard input",
+    )
+    down = commands.add_parser("down", help="take a lab down, also one whose process was killed")
+    down.add_argument("--dir", type=Path, help="the lab's directory (default: the only lab's)")
+    given = parser.parse_args()
+    if given.command == "up" and not 1 <= given.hosts <= MAX_HOSTS:
+        parser.error(f"--hosts must be 1 to {MAX_HOSTS}")
+    try:
+        return _up(given) if given.command == "up" else _down(given.dir)
+    except _REFUSALS as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _up(given: argparse.Namespace) -> int:
+    if given.detach:
+        return _up_detached(sys.argv[2:])
+    supervisor = Supervisor(given.dir, given.hosts, prepare=not given.bare)
+    if given.until_eof:
+        supervisor.run(_say_json, _wait_for_eof)
+    else:
+        print(f"starting {given.hosts} hosts …", file=sys.stderr, flush=True)
+        supervisor.run(_say_lines(_END_BY_KEY), _wait_for_signal)
+        print("the lab is down", file=sys.stderr)
+    return 0
+
+
+_END_BY_KEY = "Ctrl-C takes the lab down."
+
+
+def _wait_for_signal() -> None:
+    while True:
+        signal.pause()
+
+
+def _wait_for_eof() -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+
+
+def _say_json(supervisor: Supervisor) -> None:
+    assert supervisor.directory is not None
+    ready = {"directory": str(supervisor.directory.path), "seconds": supervisor.seconds}
+    print(json.dumps(ready), flush=True)
+
+
+def _say_lines(end: str) -> Callable[[Supervisor], None]:
+    def say(supervisor: Supervisor) -> None:
+        lab = supervisor.directory
+        assert lab is not None
+        took = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in supervisor.seconds.items())
+        first = supervisor.hosts[0].name
+        print(f"{len(supervisor.hosts)} hosts are up ({took})")
+        for host in supervisor.hosts:
+            print(f"  {host.name}  {host.address}")
+        print(f"inventory: {lab.inventory}")
+        print(f"  ansible -i {lab.inventory} hypervisors -m ping")
+        print(f"  {lab.ssh} {first}")
+        print(f"  virsh -c 'qemu+ssh://root@{first}/system?command={lab.ssh}' list --all")
+        print(end, flush=True)
+
+    return say
+
+
+def _up_detached(arguments: list[str]) -> int:
+    """Start the supervisor in a session of its own and return when its lab is up."""
+    rest = [argument for argument in arguments if argument != "--detach"]
+    # Its standard input is a pipe that it alone holds open, so it ends by signal only.
+    reading, writing = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.lab", "up", "--until-eof", *rest],
+        stdin=reading,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        pass_fds=[writing],
+    ) as process:
+        os.close(reading)
+        os.close(writing)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            return process.wait()
+        lab = LabDirectory(Path(json.loads(line)["directory"]))
+        print(f"inventory: {lab.inventory}")
+        print(f"end it with: python -m tests.lab down --dir {lab.path}")
+        sys.stdout.flush()
+        os._exit(0)  # without waiting for the supervisor, which lives on
+
+
+def _down(path: Path | None) -> int:
+    if path is None:
+        running = [lab for number in range(SLOTS) if (lab := Slot(number).claimed_directory())]
+        if len(running) != 1:
+            found = "".join(f"\n  {lab}" for lab in running)
+            print(f"cannot choose a lab: {len(running)} are there{found}", file=sys.stderr)
+            return 1
+        path = running[0]
+    record = LabDirectory(path.resolve()).read_record()
+    if record is None:
+        print(f"cannot take a lab down: none is in {path}", file=sys.stderr)
+        return 1
+    if not record.supervisor.send(signal.SIGTERM):
+        clear_leftovers(path)
+        return 0
+    if not record.supervisor.wait(_DOWN_SECONDS):
+        print(f"cannot take the lab in {path} down: process {record.supervisor.pid} hangs",
+              file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

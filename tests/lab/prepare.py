@@ -1,0 +1,63 @@
+"""Lab: the prepared state, made by the project's own playbooks, and the lab's image catalogue."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_CATALOGUE = _REPOSITORY / "roles/libvirt_image/defaults/main.yml"
+_PLAYBOOK_SECONDS = 600
+
+
+class PrepareFailed(Exception):
+    """A playbook did not prepare the hosts; the message ends with what it said last."""
+
+
+def image_catalogue() -> dict[str, Any]:
+    """Return every entry of the role's catalogue standing on `micro`, each with its own `os`.
+
+    So someone without internet or KVM can ask for any template and gets one that boots.
+    """
+    if not _CATALOGUE.exists():
+        return {}
+    catalogue = yaml.safe_load(_CATALOGUE.read_text())["libvirt_image_catalogue"]
+    return {name: {"micro": True, "os": entry["os"]} for name, entry in catalogue.items()}
+
+
+def prepare_hosts(inventory: Path, log: Path) -> None:
+    """Make hypervisors of the bare hosts and bring the `micro` template onto each."""
+    _play("host_prepare", log, "-i", str(inventory))
+    _play("image_prepare", log, "-i", str(inventory), "-e", "libvirt_image_name=micro")
+
+
+def _play(name: str, log: Path, *arguments: str) -> None:
+    # By the running interpreter first: it is the one whose environment holds Ansible.
+    beside = Path(sys.executable).with_name("ansible-playbook")
+    program = str(beside) if beside.exists() else shutil.which("ansible-playbook")
+    if program is None:
+        raise PrepareFailed("cannot prepare the hosts without ansible-playbook: run make install")
+    with log.open("ab") as output:
+        command = ["setpriv", "--pdeathsig", "KILL", program, f"playbooks/{name}.yml", *arguments]
+        try:
+            played = subprocess.run(
+                command,
+                cwd=_REPOSITORY,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=_PLAYBOOK_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise PrepareFailed(
+                f"cannot prepare the hosts: {name} took over {_PLAYBOOK_SECONDS} s"
+            ) from error
+    if played.returncode != 0:
+        last = log.read_text(errors="replace")[-4000:]
+        raise PrepareFailed(f"cannot prepare the hosts: playbook {name} failed:\n{last}")

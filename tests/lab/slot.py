@@ -1,0 +1,115 @@
+"""Lab: the slots, each a name, a quarter of 198.51.100.0/24 and a bridge, so that labs can coexist.
+
+A slot is claimed by binding an abstract Unix socket: the kernel gives it back when the claimer
+dies, however it dies, and it leaves no file. The bridge carries the lab's directory as its alias,
+so that whoever claims the slot of a lab that was killed finds what that lab left behind.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import json
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+SLOTS = 4
+MAX_HOSTS = 40
+_NETWORK = ipaddress.ip_network("198.51.100.0/24")
+_ALIAS = "virtplay-lab "
+
+
+class SlotsTaken(Exception):
+    """Every slot belongs to a running lab or to somebody else's bridge."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The share of one lab in the machine's network, 0 to 3."""
+
+    number: int
+
+    @property
+    def bridge(self) -> str:
+        """The name of the lab's bridge in the machine's network namespace."""
+        return f"vlab{self.number}"
+
+    @property
+    def network(self) -> ipaddress.IPv4Network:
+        """The /26 in which the lab's hosts live."""
+        return list(_NETWORK.subnets(new_prefix=26))[self.number]  # type: ignore[return-value]
+
+    def veth(self, index: int) -> str:
+        """The machine's end of the cable of host `index` (from 1)."""
+        return f"{self.bridge}h{index}"
+
+    def address(self, index: int) -> str:
+        """The address of host `index` (from 1): 198.51.100.11 is the first of slot 0."""
+        return str(self.network[10 + index])
+
+    def create_bridge(self, directory: Path) -> None:
+        """Create the bridge with the machine's address on it, marked with the lab's directory."""
+        _ip("link", "add", self.bridge, "type", "bridge", "forward_delay", "0")
+        _ip("link", "set", self.bridge, "alias", f"{_ALIAS}{directory}")
+        _ip("link", "set", self.bridge, "addrgenmode", "none", "up")
+        _ip("address", "add", f"{self.network[1]}/26", "dev", self.bridge)
+
+    def connect(self, index: int, pid: int) -> None:
+        """Lay the cable between the bridge and the network namespace of process `pid` (eth0)."""
+        veth = self.veth(index)
+        _ip("link", "add", veth, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+        _ip("link", "set", veth, "master", self.bridge, "addrgenmode", "none", "up")
+
+    def remove_links(self) -> None:
+        """Remove the bridge and the cables, whichever are there."""
+        for name in [*_links(f"{self.bridge}h"), *_links(self.bridge)]:
+            # A cable may be going with its host's network namespace just now.
+            _ip("link", "delete", name, check=False)
+
+    def claimed_directory(self) -> Path | None:
+        """Return the directory of the lab whose bridge is in this slot, or None without one."""
+        alias = _links(self.bridge).get(self.bridge, "")
+        return Path(alias.removeprefix(_ALIAS)) if alias.startswith(_ALIAS) else None
+
+    def taken_by_other(self) -> bool:
+        """Say whether an interface of the bridge's name is there that no lab has made."""
+        alias = _links(self.bridge).get(self.bridge)
+        return alias is not None and not alias.startswith(_ALIAS)
+
+
+def claim_slot() -> tuple[Slot, socket.socket]:
+    """Claim the first free slot; it is ours until the returned socket is closed."""
+    for number in range(SLOTS):
+        slot = Slot(number)
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            claim.bind(f"\0virtplay-lab-{number}")
+        except OSError as error:
+            claim.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+            continue
+        if slot.taken_by_other():
+            claim.close()
+            continue
+        return slot, claim
+    raise SlotsTaken(f"cannot start another lab: {SLOTS} are running already")
+
+
+def _ip(*arguments: str, check: bool = True) -> None:
+    result = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    if check and result.returncode != 0:
+        raise OSError(f"cannot run ip {' '.join(arguments)}: {result.stderr.strip()}")
+
+
+def _links(prefix: str) -> dict[str, str]:
+    """Return name → alias of the interfaces named `prefix`, or `prefix` and a number."""
+    shown = subprocess.run(["ip", "-json", "link"], capture_output=True, text=True, check=True)
+    return {
+        link["ifname"]: link.get("ifalias", "")
+        for link in json.loads(shown.stdout)
+        if link["ifname"] == prefix
+        or (link["ifname"].startswith(prefix) and link["ifname"][len(prefix) :].isdigit())
+    }
