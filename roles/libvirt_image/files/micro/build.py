@@ -1,0 +1,467 @@
+#!/usr/bin/env python3
+"""Guest micro: builds the bootable disk from the distribution's kernel, busybox and guest agent.
+
+Nothing is installed or mounted: packages are downloaded into a cache and unpacked beside it, the
+initramfs is written by this program, and mtools and syslinux make the disk in a plain file. With
+a filled cache it needs no network. Only the Python standard library is used, so that it runs on
+any host as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import gzip
+import hashlib
+import json
+import lzma
+import os
+import re
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+ROOTFS = Path(__file__).resolve().parent / "rootfs"
+TOOLS = ("dpkg-deb", "mformat", "mmd", "mcopy", "syslinux", "qemu-img")
+KERNEL_LINE = (
+    "quiet console=tty0 console=ttyS0 net.ifnames=0 mitigations=off random.trust_cpu=on panic=5"
+)
+# What a machine of ours can have, and what other machines often have; absent ones are left out
+# and built-in ones need no file. The order is the order of loading.
+DRIVERS = (
+    "virtio_pci virtio_blk virtio_net virtio_console virtio_balloon virtio_rng virtio_scsi "
+    "virtio_mem virtio_input sd_mod sr_mod ahci isofs evdev button ext4 e1000 e1000e"
+).split()
+PROGRAMS = ("qemu-ga",)
+# The busybox of some distributions has these under other names or not at all.
+NEEDED_APPLETS = {"acpid", "getty", "init", "insmod", "mount", "sh", "udhcpc"}
+EPOCH = 1_700_000_000
+
+
+class BuildError(Exception):
+    """The guest cannot be built; the text says what is missing."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build the disk named on the command line; return the exit status."""
+    options = parse_arguments(arguments)
+    try:
+        build(options)
+    except (BuildError, OSError, subprocess.CalledProcessError) as error:
+        detail = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip()
+        print(f"cannot build the micro guest: {error} {detail}".rstrip(), file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options: output and cache (paths), size (MiB), offline and refresh."""
+    parser = argparse.ArgumentParser(
+        description="Build a small bootable guest (qcow2) from this distribution's packages.",
+        epilog="The guest logs root in on its consoles without a password: for laboratories only.",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the qcow2 file to write")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path("/var/cache/virtplay/micro"),
+        help="directory of downloaded packages, kept (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--size", type=int, default=64, help="virtual size of the disk in MiB (default: 64)"
+    )
+    parser.add_argument(
+        "--offline", action="store_true", help="fail rather than use the network"
+    )
+    parser.add_argument(
+        "--refresh", action="store_true", help="ask for newer packages even if the cache is full"
+    )
+    return parser.parse_args(arguments)
+
+
+def build(options: argparse.Namespace) -> None:
+    """Write options.output atomically; raise BuildError when something is missing."""
+    absent = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if absent:
+        raise BuildError(f"these programs are not installed: {', '.join(absent)}")
+    cache = options.cache.resolve()
+    cache.mkdir(parents=True, exist_ok=True)
+    output = options.output.resolve()
+    with (cache / ".lock").open("w") as lock:
+        # Hosts of a laboratory share the cache: one fills it, the others wait and use it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        packages = cached_packages(cache)
+        if packages is None or options.refresh:
+            if options.offline:
+                raise BuildError(f"the package cache {cache} is not complete (--offline)")
+            packages = fill_cache(cache)
+    with tempfile.TemporaryDirectory(prefix=".micro-", dir=output.parent) as name:
+        work = Path(name)
+        tree = work / "packages"
+        for package in packages:
+            run("dpkg-deb", "-x", str(cache / package["file"]), str(tree))
+        kernel = newest(tree.glob("boot/vmlinuz-*"), "a kernel")
+        initramfs = work / "initrd"
+        initramfs.write_bytes(build_initramfs(tree, kernel.name.removeprefix("vmlinuz-")))
+        disk = make_disk(work, kernel, initramfs, boot_loader(tree), options.size)
+        finished = work / "micro.qcow2"
+        run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(disk), str(finished))
+        finished.chmod(0o644)
+        finished.replace(output)
+    print(f"{output}: {output.stat().st_size >> 20} MiB, {kernel.name}")
+
+
+# --- packages ------------------------------------------------------------------------------
+
+
+def distribution() -> str:
+    """Return ID of /etc/os-release; raise BuildError when it is not Debian's family or x86-64."""
+    if os.uname().machine != "x86_64":
+        raise BuildError(f"only x86_64 hosts are supported, not {os.uname().machine}")
+    release = dict(
+        line.rstrip().replace('"', "").split("=", 1)
+        for line in Path("/etc/os-release").read_text().splitlines()
+        if "=" in line
+    )
+    for name in ("ubuntu", "debian"):
+        if name in [release.get("ID", ""), *release.get("ID_LIKE", "").split()]:
+            return name
+    raise BuildError(
+        "only Debian and Ubuntu hosts can build it; build it there and copy the file "
+        "(catalogue entry with 'path')"
+    )
+
+
+def cached_packages(cache: Path) -> list[dict[str, str]] | None:
+    """Return the cache's packages (name, file, sha256), or None when any is absent or broken."""
+    try:
+        packages: list[dict[str, str]] = json.loads((cache / "packages.json").read_text())
+        sound = all(sha256(cache / package["file"]) == package["sha256"] for package in packages)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return packages if sound and packages else None
+
+
+def fill_cache(cache: Path) -> list[dict[str, str]]:
+    """Download what the guest is made of; return it as cached_packages does."""
+    family = distribution()
+    wanted = kernel_packages(family)
+    wanted += ["busybox-static", "qemu-guest-agent", *libraries("qemu-guest-agent")]
+    # Older releases have the UEFI loader in another package: the disk then boots by BIOS only.
+    if candidate("systemd-boot-efi"):
+        wanted.append("systemd-boot-efi")
+    packages = []
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=cache) as name:
+        # apt drops root for downloads and then cannot write here; our directory is root's own.
+        run("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *wanted, cwd=name)
+        for file in sorted(Path(name).glob("*.deb")):
+            plain = file.name.replace("%3a", "_")
+            packages.append(
+                {"name": file.name.split("_")[0], "file": plain, "sha256": sha256(file)}
+            )
+            file.replace(cache / plain)
+    listing = cache / ".packages.json"
+    listing.write_text(json.dumps(packages, indent=1) + "\n")
+    listing.replace(cache / "packages.json")  # last: it says that the cache is complete
+    keep = {package["file"] for package in packages}
+    for file in cache.glob("*.deb"):
+        if file.name not in keep:
+            file.unlink()
+    return packages
+
+
+def candidate(package: str) -> bool:
+    """Tell whether apt could install the package."""
+    answer = run("apt-cache", "policy", package).decode()
+    return "Candidate: " in answer and "Candidate: (none)" not in answer
+
+
+def kernel_packages(family: str) -> list[str]:
+    """Return the packages of the newest kernel for virtual machines, modules included."""
+    meta = "linux-image-cloud-amd64" if family == "debian" else "linux-image-virtual"
+    if not candidate(meta):
+        run("apt-get", "-q", "update")
+    if not candidate(meta):
+        raise BuildError(f"apt has no package {meta}; check its sources")
+    images = [name for name in depends(meta) if name.startswith("linux-image-")]
+    if not images:
+        raise BuildError(f"package {meta} names no kernel package")
+    modules = [name for name in depends(images[0]) if name.startswith("linux-modules-")]
+    return [images[0], *modules]
+
+
+def depends(package: str) -> list[str]:
+    """Return the names of real packages that a package depends on directly."""
+    answer = run("apt-cache", "depends", "--important", package).decode()
+    return re.findall(r"^\s*\|?(?:Pre)?Depends: ([^<\s]\S*)", answer, re.MULTILINE)
+
+
+def libraries(package: str) -> list[str]:
+    """Return the library packages below a package; which files are needed is decided later."""
+    found: list[str] = []
+    queue = [package]
+    while queue:
+        for name in depends(queue.pop()):
+            bare = name.split(":")[0]
+            if re.match(r"lib|zlib", bare) and bare not in found and "perl" not in bare:
+                found.append(bare)
+                queue.append(bare)
+    return found
+
+
+# --- initramfs -----------------------------------------------------------------------------
+
+
+def build_initramfs(tree: Path, release: str) -> bytes:
+    """Return the compressed cpio archive for the kernel release from the unpacked packages."""
+    archive = Archive()
+    for directory in "bin dev etc lib lib/modules lib64 proc root run sbin sys tmp usr var".split():
+        archive.directory(directory)
+    archive.console()
+    busybox = find(tree, ("bin/busybox", "usr/bin/busybox"), "busybox")
+    archive.file("bin/busybox", busybox.read_bytes(), 0o755)
+    applets = run(str(busybox), "--list").decode().split()
+    if not set(applets) >= NEEDED_APPLETS:
+        raise BuildError(f"busybox lacks {', '.join(sorted(NEEDED_APPLETS - set(applets)))}")
+    for applet in applets:
+        if applet != "busybox":
+            archive.link(f"bin/{applet}", "busybox")
+    for file in sorted(ROOTFS.rglob("*")):
+        if file.is_file():
+            name = file.relative_to(ROOTFS).as_posix()
+            mode = 0o644 if name == "etc/inittab" else 0o755
+            archive.file(name, file.read_bytes(), mode)
+    archive.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
+    archive.file("etc/group", b"root:x:0:\n")
+    # busybox's acpid runs the file it finds under this name for the power button.
+    for directory in ("etc/acpi", "etc/acpi/PWRF"):
+        archive.directory(directory)
+    archive.link("etc/acpi/PWRF/00000080", "/etc/power")
+    archive.link("sbin/shutdown", "/etc/power")
+    archive.link("usr/bin", "../bin")
+    archive.link("var/run", "../run")
+    order = []
+    for name, content in modules(tree, release):
+        archive.file(f"lib/modules/{name}.ko", content)
+        order.append(f"{name}.ko")
+    archive.file("etc/modules", ("\n".join(order) + "\n").encode())
+    for program in PROGRAMS:
+        binary = find(tree, (f"usr/sbin/{program}", f"usr/bin/{program}"), program)
+        archive.file(f"bin/{program}", binary.read_bytes(), 0o755)
+        for library in shared_libraries(tree, binary):
+            folder = "lib64" if library.name.startswith("ld-linux") else "lib"
+            archive.file(f"{folder}/{library.name}", library.read_bytes(), 0o755)
+    return gzip.compress(archive.finish(), 9, mtime=EPOCH)
+
+
+class Archive:
+    """A cpio archive in the format "newc", with the same bytes for the same content."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._count = 0
+
+    def directory(self, name: str) -> None:
+        """Add a directory."""
+        self._add(name, b"", stat.S_IFDIR | 0o755)
+
+    def file(self, name: str, content: bytes, mode: int = 0o644) -> None:
+        """Add a regular file."""
+        self._add(name, content, stat.S_IFREG | mode)
+
+    def link(self, name: str, target: str) -> None:
+        """Add a symbolic link."""
+        self._add(name, target.encode(), stat.S_IFLNK | 0o777)
+
+    def console(self) -> None:
+        """Add /dev/console, which the kernel opens before init has mounted anything."""
+        self._add("dev/console", b"", stat.S_IFCHR | 0o600, device=(5, 1))
+
+    def finish(self) -> bytes:
+        """Return the whole archive."""
+        self._add("TRAILER!!!", b"", 0)
+        return b"".join(self._parts)
+
+    def _add(
+        self, name: str, content: bytes, mode: int, device: tuple[int, int] = (0, 0)
+    ) -> None:
+        self._count += 1
+        path = name.encode() + b"\0"
+        fields = (self._count, mode, 0, 0, 1, EPOCH, len(content), 0, 0, *device, len(path), 0)
+        header = b"070701" + b"".join(b"%08x" % field for field in fields)
+        self._parts.append(header + path + b"\0" * (-(len(header) + len(path)) % 4))
+        self._parts.append(content + b"\0" * (-len(content) % 4))
+
+
+def modules(tree: Path, release: str) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, ELF content) of the wanted drivers, each after those that it depends on."""
+    top = find(tree, (f"lib/modules/{release}", f"usr/lib/modules/{release}"), "kernel modules")
+    files = {
+        path.name.split(".ko")[0].replace("-", "_"): path
+        for path in sorted(top.rglob("*.ko*"))
+    }
+    done: set[str] = set()
+
+    def load(name: str) -> Iterator[tuple[str, bytes]]:
+        if name in done or name not in files:
+            return
+        done.add(name)
+        content = decompressed(files[name])
+        declared = re.search(rb"(?:^|\0)depends=([^\0]*)\0", content)
+        for needed in (declared.group(1).decode().split(",") if declared else []):
+            yield from load(needed.replace("-", "_"))
+        yield name, content
+
+    for driver in DRIVERS:
+        yield from load(driver)
+
+
+def decompressed(path: Path) -> bytes:
+    """Return a kernel module's content whatever the distribution compresses it with."""
+    match path.suffix:
+        case ".xz":
+            return lzma.decompress(path.read_bytes())
+        case ".gz":
+            return gzip.decompress(path.read_bytes())
+        case ".zst":
+            return run("zstd", "-dcq", str(path))
+        case _:
+            return path.read_bytes()
+
+
+def shared_libraries(tree: Path, program: Path) -> list[Path]:
+    """Return the shared libraries below a program, loader included, found in the packages."""
+    places = [tree / top for top in ("lib", "usr/lib", "lib64", "usr/lib64")]
+    index: dict[str, Path] = {}
+    for place in places:
+        for path in sorted(place.rglob("*.so*")) if place.exists() else []:
+            index.setdefault(path.name, path)
+    found: dict[str, Path] = {}
+    queue = [program]
+    while queue:
+        for name in needed_names(queue.pop().read_bytes()):
+            if name not in found:
+                if name not in index:
+                    raise BuildError(f"library {name} of {program.name} is in no package")
+                found[name] = index[name]
+                queue.append(index[name])
+    # A library is stored under the name its users ask for, whatever file the link leads to.
+    return [found[name] for name in sorted(found)]
+
+
+def needed_names(elf: bytes) -> list[str]:
+    """Return the names in a 64-bit ELF file's DT_NEEDED entries, and its interpreter's name."""
+    if elf[:5] != b"\x7fELF\x02":
+        raise BuildError("a library is no 64-bit ELF file")
+    start = struct.unpack_from("<Q", elf, 32)[0]
+    size, count = struct.unpack_from("<HH", elf, 54)
+    headers = [struct.unpack_from("<IIQQQQ", elf, start + i * size) for i in range(count)]
+    names = []
+    for kind, _, offset, _, _, length in headers:
+        if kind == 3:  # PT_INTERP
+            names.append(Path(elf[offset : offset + length].rstrip(b"\0").decode()).name)
+        if kind == 2:  # PT_DYNAMIC
+            entries = list(struct.iter_unpack("<QQ", elf[offset : offset + length // 16 * 16]))
+            table = next((value for tag, value in entries if tag == 5), 0)  # DT_STRTAB
+            for part in headers:
+                if part[0] == 1 and part[3] <= table < part[3] + part[5]:  # PT_LOAD
+                    table += part[2] - part[3]
+                    break
+            for tag, value in entries:
+                if tag == 1:  # DT_NEEDED
+                    names.append(elf[table + value : elf.index(b"\0", table + value)].decode())
+    return names
+
+
+# --- disk ----------------------------------------------------------------------------------
+
+
+def boot_loader(tree: Path) -> Path | None:
+    """Return the UEFI boot loader, or None where the distribution has no package of it."""
+    loader = tree / "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
+    return loader if loader.exists() else None
+
+
+def make_disk(
+    work: Path, kernel: Path, initramfs: Path, loader: Path | None, size: int
+) -> Path:
+    """Return a raw disk of size MiB: one FAT file system without partitions, bootable.
+
+    SeaBIOS starts syslinux from its first sector, UEFI firmware starts the loader by its path.
+    Without a partition table there is nothing to grow when the disk grows.
+    """
+    content = work / "content"
+    for folder in ("EFI/BOOT", "loader/entries"):
+        (content / folder).mkdir(parents=True)
+    shutil.copyfile(kernel, content / "vmlinuz")
+    shutil.copyfile(initramfs, content / "initrd")
+    (content / "syslinux.cfg").write_text(
+        "default micro\nprompt 0\ntimeout 0\n"
+        f"label micro\n linux vmlinuz\n initrd initrd\n append {KERNEL_LINE}\n"
+    )
+    (content / "loader/loader.conf").write_text("timeout 0\ndefault micro.conf\neditor no\n")
+    (content / "loader/entries/micro.conf").write_text(
+        f"title micro\nlinux /vmlinuz\ninitrd /initrd\noptions {KERNEL_LINE}\n"
+    )
+    if loader:
+        shutil.copyfile(loader, content / "EFI/BOOT/BOOTX64.EFI")
+    for path in (content, *content.rglob("*")):
+        os.utime(path, (EPOCH, EPOCH))
+    used = sum(path.stat().st_size for path in content.rglob("*") if path.is_file())
+    if used > (size - 2) << 20:
+        raise BuildError(f"{used >> 20} MiB of files do not fit a disk of {size} MiB")
+    disk = work / "disk.raw"
+    with disk.open("wb") as file:
+        file.truncate(size << 20)
+    image = str(disk)
+    run("mformat", "-i", image, "-v", "MICRO", "-N", "4d696372", "-h", "64", "-s", "32",
+        "-t", str(size), "-c", "4", "-H", "0", "::")  # fmt: skip
+    run("mcopy", "-s", "-m", "-i", image, *map(str, sorted(content.iterdir())), "::")
+    run("syslinux", "--install", image)
+    return disk
+
+
+# --- small things --------------------------------------------------------------------------
+
+
+def run(*command: str, cwd: str | None = None) -> bytes:
+    """Run a command; return its output, or raise BuildError with what it complained about."""
+    environment = os.environ | {"LC_ALL": "C", "SOURCE_DATE_EPOCH": str(EPOCH), "TZ": "UTC"}
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, check=False, timeout=900
+    )
+    if done.returncode:
+        complaint = done.stderr.decode(errors="replace").strip()[-1000:]
+        raise BuildError(f"{' '.join(command)[:200]}: {complaint or done.returncode}")
+    return done.stdout
+
+
+def find(tree: Path, places: Sequence[str], what: str) -> Path:
+    """Return the first of the places that exists below tree; raise BuildError otherwise."""
+    for place in places:
+        if (tree / place).exists():
+            return tree / place
+    raise BuildError(f"{what} is not in the packages")
+
+
+def newest(paths: Iterator[Path], what: str) -> Path:
+    """Return the last path by name; raise BuildError when there is none."""
+    found = sorted(paths)
+    if not found:
+        raise BuildError(f"{what} is not in the packages")
+    return found[-1]
+
+
+def sha256(path: Path) -> str:
+    """Return the file's SHA-256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
