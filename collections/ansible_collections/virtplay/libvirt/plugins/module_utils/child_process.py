@@ -1,0 +1,87 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: runs a function in a child process that can be abandoned at a deadline.
+
+A call that waits inside libvirtd, or for a dead file system, can be neither cancelled nor joined;
+a process that holds such a thread would hang at its own end. The child takes all of that with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from .connection import LibvirtFailure
+
+
+def run_in_child(function: Callable[[], Any], timeout: float) -> Any:
+    """Return what function returns (plain JSON data) from a forked child.
+
+    Raises the child's LibvirtFailure, TimeoutError after timeout seconds, and RuntimeError when
+    the child dies of anything else. Call it before the process starts threads.
+    """
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        _run(function, writer)
+    os.close(writer)
+    try:
+        answer = _read_all(reader, time.monotonic() + timeout)
+    finally:
+        os.close(reader)
+        _end(pid)
+    if not answer:
+        raise RuntimeError("the observing process died without an answer")
+    outcome = json.loads(answer)
+    if "failure" in outcome:
+        raise LibvirtFailure(outcome["failure"], outcome["code"])
+    if "crash" in outcome:
+        raise RuntimeError(outcome["crash"])
+    return outcome["result"]
+
+
+def _run(function: Callable[[], Any], writer: int) -> NoReturn:
+    """Be the child: one answer on the pipe, then end without waiting for any thread."""
+    # A child that cannot be killed (in D state) must not keep the SSH session's pipes open.
+    with open(os.devnull, "r+b") as null:
+        for descriptor in (0, 1, 2):
+            os.dup2(null.fileno(), descriptor)
+    try:
+        outcome = {"result": function()}
+    except LibvirtFailure as failure:
+        outcome = {"failure": failure.message, "code": failure.code}
+    except Exception as error:
+        outcome = {"crash": f"{type(error).__name__}: {error}"}
+    with contextlib.suppress(OSError), os.fdopen(writer, "w") as pipe:
+        json.dump(outcome, pipe)
+    os._exit(0)
+
+
+def _read_all(reader: int, deadline: float) -> bytes:
+    """Read the pipe to its end; raises TimeoutError at the deadline (monotonic seconds)."""
+    pieces = []
+    while True:
+        ready, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise TimeoutError
+        piece = os.read(reader, 1 << 20)
+        if not piece:
+            return b"".join(pieces)
+        pieces.append(piece)
+
+
+def _end(pid: int) -> None:
+    """Kill and reap the child; one that even SIGKILL does not end is left to init."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    for _ in range(50):
+        if os.waitpid(pid, os.WNOHANG)[0] == pid:
+            return
+        time.sleep(0.002)

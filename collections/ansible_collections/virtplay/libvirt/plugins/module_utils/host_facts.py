@@ -1,0 +1,182 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: reads what a host is and has: capacity, pools, networks, templates."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from .connection import libvirt, version_text
+from .qemu_process import boot_time, rfc3339
+
+HOST_FILE = Path("/etc/virtplay/host.json")
+NETWORK_DEVICES = Path("/sys/class/net")
+_TEMPLATE_KEYS = ("name", "file", "sha256", "os", "virtual_size_bytes", "created_at")
+
+
+def read_host(connection: Any, uri: str) -> dict[str, Any]:
+    """Return identity, capacity and versions of the host that connection leads to."""
+    capabilities = ET.fromstring(connection.getCapabilities())
+    arch = connection.getInfo()[0]
+    # Neither nodeinfo nor the NUMA cells: with hot-plugged memory they report a part of it.
+    memory = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+    host: dict[str, Any] = {
+        "hostname": connection.getHostname(),
+        "uuid": capabilities.findtext("host/uuid"),
+        "uri": uri,
+        "arch": arch,
+        **_read_virt_type(capabilities, arch),
+        "cpus": connection.getCPUMap()[2],
+        "memory_bytes": memory["total"] * 1024,
+        "memory_free_bytes": _available_kib(memory) * 1024,
+        "kernel": os.uname().release,
+        "libvirt_version": version_text(connection.getLibVersion()),
+        "qemu_version": version_text(connection.getVersion()),
+        "booted_at": rfc3339(boot_time()),
+        "observed_at": rfc3339(time.time()),
+    }
+    host |= {"cpu_model": _cpu_model(), "os": _os_name()}
+    return {key: value for key, value in host.items() if value is not None}
+
+
+def read_pools(connection: Any) -> list[dict[str, Any]]:
+    """Return the storage pools as libvirt last measured them; sizes are in bytes."""
+    pools = []
+    for pool in connection.listAllStoragePools(0):
+        root = ET.fromstring(pool.XMLDesc(0))
+        _, capacity, allocation, available = pool.info()
+        pools.append(
+            {
+                "name": pool.name(),
+                "type": root.get("type"),
+                "path": root.findtext("target/path"),
+                "active": bool(pool.isActive()),
+                "autostart": bool(pool.autostart()),
+                "capacity_bytes": capacity,
+                "allocation_bytes": allocation,
+                "available_bytes": available,
+            }
+        )
+    return sorted(pools, key=lambda pool: pool["name"])
+
+
+def measure_pools(pools: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Ask the file systems of active directory pools for their sizes now, by pool name.
+
+    libvirt's own figures are as old as the pool's last refresh, which reads every volume. May
+    wait for a dead file system.
+    """
+    measured = {}
+    for pool in pools:
+        if not pool["active"] or pool["type"] not in {"dir", "fs", "netfs"}:
+            continue
+        try:
+            found = os.statvfs(pool["path"])
+        except OSError:
+            continue
+        capacity = found.f_blocks * found.f_frsize
+        # As libvirt counts: what root alone could still use is available.
+        available = found.f_bavail * found.f_frsize
+        measured[pool["name"]] = {
+            "capacity_bytes": capacity,
+            "allocation_bytes": capacity - available,
+            "available_bytes": available,
+        }
+    return measured
+
+
+def read_networks(networks: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return the virtual networks; forward is libvirt's mode, "isolated" without one."""
+    found = []
+    for network in networks:
+        root = ET.fromstring(network.XMLDesc(0))
+        bridge = root.find("bridge")
+        forward = root.find("forward")
+        found.append(
+            {
+                "name": network.name(),
+                "bridge": bridge.get("name") if bridge is not None else None,
+                "active": bool(network.isActive()),
+                "autostart": bool(network.autostart()),
+                "forward": forward.get("mode", "nat") if forward is not None else "isolated",
+            }
+        )
+    return sorted(found, key=lambda network: network["name"])
+
+
+def read_bridges(networks: Iterable[dict[str, Any]]) -> list[str]:
+    """Return the host's own bridges, without those that libvirt made for its networks."""
+    libvirts = {network["bridge"] for network in networks if network["forward"] != "bridge"}
+    return sorted(
+        device.name
+        for device in NETWORK_DEVICES.iterdir()
+        if (device / "bridge").is_dir() and device.name not in libvirts
+    )
+
+
+def read_templates(directory: Path) -> list[dict[str, Any]]:
+    """Return the templates that are ready: a readable manifest and the image that it names."""
+    templates = []
+    for path in sorted(directory.glob("*.json")):
+        try:
+            manifest = json.loads(path.read_bytes())
+            if (directory / manifest["file"]).is_file():
+                templates.append({key: manifest.get(key) for key in _TEMPLATE_KEYS})
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # half written by hand, or not ours
+    return templates
+
+
+def _read_virt_type(capabilities: ET.Element, arch: str) -> dict[str, str]:
+    """Say what guests run under: as the host's preparation found out by trying, else a guess."""
+    try:
+        noted = json.loads(HOST_FILE.read_bytes())
+        return {"virt_type": str(noted["virt_type"]), "virt_reason": str(noted.get("reason", ""))}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    kinds = {
+        domain.get("type") for domain in capabilities.iterfind(f"guest/arch[@name='{arch}']/domain")
+    }
+    return {
+        "virt_type": "kvm" if "kvm" in kinds else "qemu",
+        "virt_reason": "not tried: the host has not been prepared, libvirt says so",
+    }
+
+
+def _available_kib(memory: dict[str, int]) -> int:
+    """Return memory that guests could have: the kernel's estimate, else free and cached."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1])
+    except (OSError, ValueError, IndexError):
+        pass
+    return memory["free"] + memory.get("buffers", 0) + memory.get("cached", 0)
+
+
+def _cpu_model() -> str | None:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    except OSError:
+        pass
+    return None
+
+
+def _os_name() -> str | None:
+    try:
+        for line in Path("/etc/os-release").read_text().splitlines():
+            key, _, value = line.partition("=")
+            if key == "PRETTY_NAME":
+                return value.strip().strip("\"'")
+    except OSError:
+        pass
+    return None

@@ -1,0 +1,65 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: what the host's kernel knows about a domain's QEMU process and disk files.
+
+Never asks QEMU, so it also serves for one that does not answer.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import struct
+from pathlib import Path
+
+RUN_DIRECTORY = Path("/run/libvirt/qemu")
+PROC = Path("/proc")
+# The qcow2 header (docs/interop/qcow2.txt in QEMU): magic, then the virtual size at byte 24.
+_QCOW2_HEADER = struct.Struct(">4s20xQ")
+_QCOW2_MAGIC = b"QFI\xfb"
+
+
+def started_at(name: str) -> str | None:
+    """Return when the QEMU of an active system domain started, RFC 3339; None without one.
+
+    Does not change for the life of the process, to the last digit: both parts are fixed.
+    """
+    try:
+        pid = int((RUN_DIRECTORY / f"{name}.pid").read_text())
+        # The command's name is in parentheses and may hold blanks and parentheses.
+        fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        ticks = int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return None
+    return rfc3339(boot_time() + ticks / os.sysconf("SC_CLK_TCK"))
+
+
+def boot_time() -> int:
+    """Return when the host booted, in seconds since the epoch."""
+    for line in (PROC / "stat").read_text().splitlines():
+        key, _, value = line.partition(" ")
+        if key == "btime":
+            return int(value)
+    raise OSError("cannot find btime in /proc/stat")
+
+
+def rfc3339(seconds: float) -> str:
+    """Spell seconds since the epoch as UTC with milliseconds: 2026-11-22T13:40:01.250Z."""
+    moment = datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def file_sizes(path: str) -> dict[str, int]:
+    """Return capacity_bytes (qcow2 or raw) and allocation_bytes of an image; {} if unreadable."""
+    try:
+        found = os.stat(path)
+        with open(path, "rb") as image:
+            header = image.read(_QCOW2_HEADER.size)
+    except OSError:
+        return {}
+    capacity = found.st_size
+    if len(header) == _QCOW2_HEADER.size:
+        magic, size = _QCOW2_HEADER.unpack(header)
+        if magic == _QCOW2_MAGIC:
+            capacity = size
+    return {"capacity_bytes": capacity, "allocation_bytes": found.st_blocks * 512}

@@ -1,0 +1,107 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: turns libvirt's flat statistics record into nested figures (pure).
+
+Names and units of a record: the VIR_DOMAIN_STATS_* groups of virConnectGetAllDomainStats. What
+libvirt does not give is absent here too, never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Record = Mapping[str, Any]
+
+_VCPU = {"state": "state", "time": "time_ns", "wait": "wait_ns", "delay": "delay_ns"}
+# KiB in libvirt, bytes with us.
+_BALLOON_KIB = {
+    "current": "actual_bytes",
+    "maximum": "maximum_bytes",
+    "available": "available_bytes",
+    "usable": "usable_bytes",
+    "unused": "unused_bytes",
+    "rss": "rss_bytes",
+    "swap_in": "swap_in_bytes",
+    "swap_out": "swap_out_bytes",
+}
+_BALLOON_COUNTS = {"major_fault": "major_fault", "minor_fault": "minor_fault"}
+_BLOCK = {
+    "name": "target",
+    "rd.bytes": "read_bytes",
+    "rd.reqs": "read_requests",
+    "rd.times": "read_time_ns",
+    "wr.bytes": "write_bytes",
+    "wr.reqs": "write_requests",
+    "wr.times": "write_time_ns",
+    "fl.reqs": "flush_requests",
+    "fl.times": "flush_time_ns",
+    "capacity": "capacity_bytes",
+    "allocation": "allocation_bytes",
+    "physical": "physical_bytes",
+}
+_INTERFACE = {
+    "name": "target",
+    **{
+        f"{way}.{theirs}": f"{way}_{ours}"
+        for way in ("rx", "tx")
+        for theirs, ours in (
+            ("bytes", "bytes"),
+            ("pkts", "packets"),
+            ("errs", "errs"),
+            ("drop", "drop"),
+        )
+    },
+}
+
+
+def answered_by_monitor(record: Record) -> bool:
+    """Say whether QEMU itself answered: libvirt knows the resident size only together with it."""
+    return "balloon.rss" in record
+
+
+def read_statistics(
+    record: Record, cpu_time_ns: int | None, mac_of_target: Mapping[str, str]
+) -> dict[str, Any]:
+    """Nest one domain's record; mac_of_target maps a tap device (vnet0) to the NIC's address."""
+    stats: dict[str, Any] = {}
+    if cpu_time_ns is not None:
+        stats["cpu_time_ns"] = cpu_time_ns
+    stats["vcpu"] = [{"vcpu": number, **entry} for number, entry in _entries(record, "vcpu", _VCPU)]
+    stats["balloon"] = _read_balloon(record)
+    stats["block"] = [entry for _, entry in _entries(record, "block", _BLOCK)]
+    stats["interface"] = [entry for _, entry in _entries(record, "net", _INTERFACE)]
+    for interface in stats["interface"]:
+        if interface.get("target") in mac_of_target:
+            interface["mac"] = mac_of_target[interface["target"]]
+    return stats
+
+
+def _read_balloon(record: Record) -> dict[str, int]:
+    balloon = {
+        ours: record[f"balloon.{theirs}"] * 1024
+        for theirs, ours in _BALLOON_KIB.items()
+        if f"balloon.{theirs}" in record
+    }
+    balloon |= {
+        ours: record[f"balloon.{theirs}"]
+        for theirs, ours in _BALLOON_COUNTS.items()
+        if f"balloon.{theirs}" in record
+    }
+    return balloon
+
+
+def _entries(
+    record: Record, group: str, names: Mapping[str, str]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the numbered entries of a group ("vcpu.3.time") that have at least one known field.
+
+    Numbers may have holes: a vCPU in the middle can be offline.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for key, value in record.items():
+        head, _, rest = key.partition(".")
+        number, _, field = rest.partition(".")
+        if head == group and number.isdigit() and field in names:
+            found.setdefault(int(number), {})[names[field]] = value
+    yield from sorted(found.items())

@@ -1,0 +1,284 @@
+#!/usr/bin/python
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: the module that looks at one host and all its domains in one call."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: host_info
+short_description: Look at a hypervisor and all its domains in one call
+version_added: 0.1.0
+author: Virtplay contributors (@virtplay)
+description:
+  - Returns capacity, versions, storage pools, networks, bridges and templates of a host, and all
+    its domains with state, addresses and statistics.
+  - A domain whose QEMU does not answer never blocks the call. It is listed with O(ignore:stuck)
+    set and with what libvirt knows without QEMU; all other domains are complete.
+  - Addresses come from the DHCP leases of libvirt's networks, else from the guest agent, else from
+    the host's neighbour table.
+  - Changes nothing, and so does the same in check mode.
+options:
+  uri:
+    description: The libvirt to look at. It must be on the host that the module runs on.
+    type: str
+    default: qemu:///system
+  timeout:
+    description:
+      - Seconds after which the questions to QEMU monitors and guest agents are given up.
+      - The whole call ends within two seconds more.
+    type: float
+    default: 5
+  templates_path:
+    description: The directory of the templates and their manifests.
+    type: path
+    default: /var/lib/libvirt/templates
+requirements:
+  - python >= 3.11
+  - python3-libvirt
+  - python3-lxml
+attributes:
+  check_mode:
+    description: Can run in check mode and return what it would without it.
+    support: full
+  diff_mode:
+    description: Returns details on what has changed.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Look at the host and all its domains
+  virtplay.libvirt.host_info:
+  register: observed
+
+- name: Show the domains whose QEMU does not answer
+  ansible.builtin.debug:
+    msg: "{{ observed.host_info.domains | selectattr('stuck') | map(attribute='name') }}"
+
+- name: Wait at most two seconds for guests that do not answer
+  virtplay.libvirt.host_info:
+    timeout: 2
+"""
+
+RETURN = r"""
+host_info:
+  description:
+    - What the host is, has and runs. Values that libvirt does not give are absent.
+  returned: success
+  type: dict
+  contains:
+    host:
+      description: Identity, capacity and versions. Times are RFC 3339 in UTC.
+      type: dict
+      returned: always
+      sample:
+        hostname: kvm1
+        uuid: 0157c680-d8f0-4d2a-855a-94a165065017
+        uri: qemu:///system
+        arch: x86_64
+        virt_type: kvm
+        virt_reason: a guest ran under KVM
+        cpus: 16
+        cpu_model: AMD EPYC
+        memory_bytes: 25276510208
+        memory_free_bytes: 24575574016
+        kernel: 6.1.0-25-amd64
+        os: Debian GNU/Linux 12 (bookworm)
+        libvirt_version: 9.0.0
+        qemu_version: 7.2.22
+        booted_at: "2026-11-22T13:21:00.000Z"
+        observed_at: "2026-11-22T13:40:01.250Z"
+    pools:
+      description: Storage pools; those on a directory are measured during the call.
+      type: list
+      elements: dict
+      returned: always
+      sample:
+        - name: default
+          type: dir
+          path: /var/lib/libvirt/images
+          active: true
+          autostart: true
+          capacity_bytes: 270553174016
+          allocation_bytes: 25073971200
+          available_bytes: 245479202816
+    networks:
+      description: Virtual networks. O(ignore:forward) is libvirt's mode, or V(isolated).
+      type: list
+      elements: dict
+      returned: always
+      sample:
+        - name: default
+          bridge: virbr0
+          active: true
+          autostart: true
+          forward: nat
+    bridges:
+      description: The host's own bridges, without those of libvirt's networks.
+      type: list
+      elements: str
+      returned: always
+      sample: [br0]
+    templates:
+      description: Templates that are ready to use.
+      type: list
+      elements: dict
+      returned: always
+      sample:
+        - name: debian12
+          file: debian12-0123456789ab.qcow2
+          sha256: 0123456789ab0123456789ab0123456789ab0123456789ab0123456789ab0123
+          os: debian12
+          virtual_size_bytes: 2147483648
+          created_at: "2026-11-22T13:30:00Z"
+    domains:
+      description:
+        - All domains, of Virtplay and of others (these have no O(ignore:metadata)).
+        - O(ignore:stats) of a domain that is off holds the sizes of its disks only.
+        - O(ignore:stuck) says that its QEMU did not answer; O(ignore:unreadable) says why the
+          definition of somebody else's domain could not be read.
+      type: list
+      elements: dict
+      returned: always
+      sample:
+        - name: vm-001
+          uuid: 00001234-5000-0000-0000-000000000001
+          title: web server
+          description: null
+          state: running
+          stuck: false
+          autostart: true
+          started_at: "2026-11-22T13:36:51.250Z"
+          vcpus: 1
+          vcpus_max: 8
+          memory: 512
+          memory_max: 1024
+          firmware: bios
+          virt_type: kvm
+          machine: pc-q35-7.2
+          snapshots: 0
+          disks:
+            - target: vda
+              path: /var/lib/libvirt/images/00001234-5000-0000-0000-000000000001-vda.qcow2
+              backing: /var/lib/libvirt/templates/debian12-0123456789ab.qcow2
+              size: 20.0
+              capacity_bytes: 21474836480
+              allocation_bytes: 200704
+          interfaces:
+            - mac: "52:54:00:e4:4e:35"
+              type: network
+              source: default
+              model: virtio
+              target: vnet0
+          addresses:
+            - mac: "52:54:00:e4:4e:35"
+              ip: 203.0.113.50
+              source: lease
+          graphics:
+            type: vnc
+            host: 127.0.0.1
+            port: 5900
+          metadata:
+            id: vm-001
+            job: job-000001
+            generation: 3
+            template: debian12
+            os: debian12
+            labels:
+              tier: web
+          stats:
+            cpu_time_ns: 710000000
+            vcpu:
+              - vcpu: 0
+                state: 1
+                time_ns: 400000000
+                wait_ns: 0
+                delay_ns: 37925747
+            balloon:
+              actual_bytes: 536870912
+              maximum_bytes: 1073741824
+              available_bytes: 507572224
+              usable_bytes: 401604608
+              unused_bytes: 390070272
+              rss_bytes: 350224384
+              swap_in_bytes: 0
+              swap_out_bytes: 0
+              major_fault: 212
+              minor_fault: 98231
+            block:
+              - target: vda
+                read_bytes: 512
+                read_requests: 1
+                read_time_ns: 3965705
+                write_bytes: 0
+                write_requests: 0
+                write_time_ns: 0
+                flush_requests: 0
+                flush_time_ns: 0
+                capacity_bytes: 21474836480
+                allocation_bytes: 200704
+                physical_bytes: 196616
+            interface:
+              - target: vnet0
+                mac: "52:54:00:e4:4e:35"
+                rx_bytes: 90
+                rx_packets: 1
+                rx_errs: 0
+                rx_drop: 0
+                tx_bytes: 0
+                tx_packets: 0
+                tx_errs: 0
+                tx_drop: 0
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.virtplay.libvirt.plugins.module_utils.child_process import run_in_child
+from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import (
+    DEFAULT_URI,
+    LibvirtFailure,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.observation import observe
+
+# What the observation may need beyond its own deadline, to put the picture together.
+GRACE = 1.5
+
+
+def main() -> None:
+    """Observe in a child process, so that nothing which hangs there keeps the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "uri": {"type": "str", "default": DEFAULT_URI},
+            "timeout": {"type": "float", "default": 5},
+            "templates_path": {"type": "path", "default": "/var/lib/libvirt/templates"},
+        },
+        supports_check_mode=True,
+    )
+    uri = module.params["uri"]
+    timeout = module.params["timeout"]
+    if not 0.5 <= timeout <= 600:
+        module.fail_json(
+            msg=f"cannot observe with timeout {timeout}: it must be 0.5 to 600 seconds",
+            code="VALIDATION_ERROR",
+        )
+    templates_path = Path(module.params["templates_path"])
+    try:
+        host_info = run_in_child(lambda: observe(uri, timeout, templates_path), timeout + GRACE)
+    except LibvirtFailure as failure:
+        module.fail_json(msg=failure.message, code=failure.code)
+    except TimeoutError:
+        module.fail_json(
+            msg=f"cannot observe the host at {uri}: libvirt did not answer within {timeout} s",
+            code="LIBVIRT_ERROR",
+        )
+    except RuntimeError as error:
+        module.fail_json(msg=f"cannot observe the host at {uri}: {error}", code="LIBVIRT_ERROR")
+    for domain in host_info["domains"]:
+        if "unreadable" in domain:
+            module.warn(domain["unreadable"])
+    module.exit_json(changed=False, host_info=host_info)
+
+
+if __name__ == "__main__":
+    main()
