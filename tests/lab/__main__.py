@@ -6,17 +6,18 @@ import argparse
 import json
 import os
 import signal
-import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.lab.directory import DirectoryRefused, LabDirectory
-from tests.lab.prepare import PrepareFailed
-from tests.lab.slot import MAX_HOSTS, SLOTS, Slot, SlotsTaken
-from tests.lab.supervisor import StartFailed, Supervisor, clear_leftovers
+from tests.lab.directory import DirectoryError, LabDirectory
+from tests.lab.lab import start_supervisor
+from tests.lab.prepare import PrepareError
+from tests.lab.slot import MAX_HOSTS, SLOTS, Slot, SlotError
+from tests.lab.supervisor import StartError, Supervisor, clear_leftovers
 
-_REFUSALS = (DirectoryRefused, PrepareFailed, SlotsTaken, StartFailed, TimeoutError, OSError)
+_REFUSALS = (DirectoryError, PrepareError, SlotError, StartError, TimeoutError, OSError)
 _DOWN_SECONDS = 40
 
 
@@ -100,27 +101,24 @@ def _say_lines(end: str) -> Callable[[Supervisor], None]:
 def _up_detached(arguments: list[str]) -> int:
     """Start the supervisor in a session of its own and return when its lab is up."""
     rest = [argument for argument in arguments if argument != "--detach"]
-    # Its standard input is a pipe that it alone holds open, so it ends by signal only.
+    # Its standard input is a pipe that it alone holds open, so it ends by signal only. What it
+    # says goes to a file, lest somebody who reads our output waits for its end as well.
     reading, writing = os.pipe()
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.lab", "up", "--until-eof", *rest],
-        stdin=reading,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        pass_fds=[writing],
-    ) as process:
-        os.close(reading)
-        os.close(writing)
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            return process.wait()
-        lab = LabDirectory(Path(json.loads(line)["directory"]))
-        print(f"inventory: {lab.inventory}")
-        print(f"end it with: python -m tests.lab down --dir {lab.path}")
-        sys.stdout.flush()
-        os._exit(0)  # without waiting for the supervisor, which lives on
+    said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - the supervisor goes on writing to it
+    process = start_supervisor(rest, reading, said, pass_fds=[writing])
+    os.close(reading)
+    os.close(writing)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        code = process.wait()
+        said.seek(0)
+        print(said.read().strip(), file=sys.stderr)
+        return code
+    lab = LabDirectory(Path(json.loads(line)["directory"]))
+    print(f"inventory: {lab.inventory}")
+    print(f"end it with: python -m tests.lab down --dir {lab.path}")
+    return 0
 
 
 def _down(path: Path | None) -> int:
@@ -139,8 +137,10 @@ def _down(path: Path | None) -> int:
         clear_leftovers(path)
         return 0
     if not record.supervisor.wait(_DOWN_SECONDS):
-        print(f"cannot take the lab in {path} down: process {record.supervisor.pid} hangs",
-              file=sys.stderr)
+        print(
+            f"cannot take the lab in {path} down: process {record.supervisor.pid} hangs",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

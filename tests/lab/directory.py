@@ -21,7 +21,7 @@ _LONGEST_DIRECTORY = 70
 GUEST_NETWORK = "203.0.113"
 
 
-class DirectoryRefused(Exception):
+class DirectoryError(Exception):
     """The directory asked for cannot hold a lab; the message says why."""
 
 
@@ -64,14 +64,14 @@ class LabDirectory:
         return self.path / name
 
     def create(self) -> None:
-        """Make the directory; DirectoryRefused when it holds something that is not a lab's."""
+        """Make the directory; DirectoryError when it holds something that is not a lab's."""
         if len(str(self.path)) > _LONGEST_DIRECTORY:
-            raise DirectoryRefused(
+            raise DirectoryError(
                 f"cannot use {self.path}: its name is longer than {_LONGEST_DIRECTORY} bytes, "
                 "too long for the sockets in it"
             )
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise DirectoryRefused(f"cannot use {self.path}: it is not an empty directory")
+            raise DirectoryError(f"cannot use {self.path}: it is not an empty directory")
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.chmod(0o700)
         self.control.mkdir(mode=0o700)
@@ -114,7 +114,7 @@ class LabDirectory:
         config.write_text(
             "".join(f"Host {host.name}\n  HostName {host.address}\n" for host in hosts)
             + "Host *\n  User root\n"
-            + "".join(f"  {name} {value}\n" for name, value in self._ssh_options().items())
+            + "".join(f"  {name} {value}\n" for name, value in self._host_key_options().items())
             + f"  IdentityFile {self.key}\n  IdentitiesOnly yes\n"
         )
         self.ssh.write_text(f'#!/bin/sh\nexec ssh -F "{config}" "$@"\n')
@@ -122,7 +122,8 @@ class LabDirectory:
 
     def write_inventory(self, hosts: list[HostRecord], catalogue: dict[str, Any]) -> None:
         """Write the inventory: group `hypervisors`, how to reach them, and the lab's variables."""
-        options = " ".join(f"-o {name}={value}" for name, value in self._ssh_options().items())
+        settings = self._host_key_options() | {"ControlPath": f"{self.control}/%h"}
+        options = " ".join(f"-o {name}={value}" for name, value in settings.items())
         inventory = {
             "hypervisors": {
                 "hosts": {host.name: {"ansible_host": host.address} for host in hosts},
@@ -158,12 +159,11 @@ class LabDirectory:
                 check=False,
             )
 
-    def _ssh_options(self) -> dict[str, str]:
+    def _host_key_options(self) -> dict[str, str]:
         return {
             "UserKnownHostsFile": str(self._known_hosts),
             "GlobalKnownHostsFile": "/dev/null",
             "StrictHostKeyChecking": "yes",
-            "ControlPath": f"{self.control}/%h",
         }
 
 

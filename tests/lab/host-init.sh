@@ -10,7 +10,10 @@ set -euo pipefail
 own=$1 name=$2 uuid=$3 address=$4
 
 hostname "$name"
-mount -t sysfs sysfs /sys               # shows this host's network devices, and no cgroups
+# A /sys of its own network devices and without cgroups. The old one has to go, not to be covered:
+# libvirt takes what it reads of cgroups in /proc/mounts for usable.
+umount --lazy --recursive /sys
+mount -t sysfs sysfs /sys
 
 # A /dev without kvm: where /dev/kvm exists but runs no guest, libvirt probes it at every start.
 mkdir -p "$own/dev"

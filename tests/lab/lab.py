@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from tests.lab.directory import HostRecord, LabDirectory
 from tests.lab.processes import Process
@@ -25,6 +25,26 @@ _POOL = "/var/lib/libvirt/images"
 
 class LabError(Exception):
     """The lab did not do what was asked of it; the message says what."""
+
+
+def start_supervisor(
+    arguments: list[str], stdin: int, said: IO[str], pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[str]:
+    """Start `up --until-eof` as a process in a session of its own.
+
+    It writes one JSON line to its standard output when the lab is up, else why not to `said`, and
+    takes the lab down at the end of `stdin` or when it is told to end.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.lab", "up", "--until-eof", *arguments],
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=said,
+        text=True,
+        start_new_session=True,  # Ctrl-C goes to whoever wants the lab, and they end it
+        pass_fds=pass_fds,
+        env={**os.environ, "PYTHONPATH": str(_REPOSITORY)},
+    )
 
 
 class Host:
@@ -117,7 +137,12 @@ class Host:
         self.run("virsh", "-q", "pool-refresh", "default", check=False)
 
     def _signal_qemu(self, domain: str, name: str) -> None:
-        self.run("sh", "-ec", 'kill -"$1" "$(cat "/run/libvirt/qemu/$2.pid")"', "sh", name, domain)
+        # The signal reaches QEMU's threads one by one: wait until the state says so.
+        script = """
+            pid=$(cat "/run/libvirt/qemu/$1.pid"); kill -"$2" "$pid"
+            until grep -q "^State:.$3" "/proc/$pid/status"; do sleep 0.01; done"""
+        state = {"STOP": "T", "CONT": "[^T]"}[name]
+        self.run("sh", "-ec", script, "sh", domain, name, state, timeout=10)
 
     def _machine(self, *command: str) -> None:
         self._run(list(command), True, None, 10)
@@ -161,16 +186,7 @@ class Lab:
 
     def __enter__(self) -> Self:
         """Bring the lab up; LabError says why when it cannot."""
-        self._supervisor = subprocess.Popen(
-            [sys.executable, "-m", "tests.lab", "up", "--until-eof", *self._arguments],
-            cwd=_REPOSITORY,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            text=True,
-            start_new_session=True,  # Ctrl-C goes to the tests, and they end the lab
-            env={**os.environ, "PYTHONPATH": str(_REPOSITORY)},
-        )
+        self._supervisor = start_supervisor(self._arguments, subprocess.PIPE, self._said)
         try:
             assert self._supervisor.stdout is not None
             line = self._supervisor.stdout.readline()

@@ -15,7 +15,7 @@ _CATALOGUE = _REPOSITORY / "roles/libvirt_image/defaults/main.yml"
 _PLAYBOOK_SECONDS = 600
 
 
-class PrepareFailed(Exception):
+class PrepareError(Exception):
     """A playbook did not prepare the hosts; the message ends with what it said last."""
 
 
@@ -41,7 +41,7 @@ def _play(name: str, log: Path, *arguments: str) -> None:
     beside = Path(sys.executable).with_name("ansible-playbook")
     program = str(beside) if beside.exists() else shutil.which("ansible-playbook")
     if program is None:
-        raise PrepareFailed("cannot prepare the hosts without ansible-playbook: run make install")
+        raise PrepareError("cannot prepare the hosts without ansible-playbook: run make install")
     with log.open("ab") as output:
         command = ["setpriv", "--pdeathsig", "KILL", program, f"playbooks/{name}.yml", *arguments]
         try:
@@ -55,9 +55,9 @@ def _play(name: str, log: Path, *arguments: str) -> None:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise PrepareFailed(
+            raise PrepareError(
                 f"cannot prepare the hosts: {name} took over {_PLAYBOOK_SECONDS} s"
             ) from error
     if played.returncode != 0:
         last = log.read_text(errors="replace")[-4000:]
-        raise PrepareFailed(f"cannot prepare the hosts: playbook {name} failed:\n{last}")
+        raise PrepareError(f"cannot prepare the hosts: playbook {name} failed:\n{last}")

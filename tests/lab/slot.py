@@ -1,4 +1,4 @@
-"""Lab: the slots, each a name, a quarter of 198.51.100.0/24 and a bridge, so that labs can coexist.
+"""Lab: the slots, each a name, an eighth of 198.51.100.0/24 and a bridge, so that labs can coexist.
 
 A slot is claimed by binding an abstract Unix socket: the kernel gives it back when the claimer
 dies, however it dies, and it leaves no file. The bridge carries the lab's directory as its alias,
@@ -15,19 +15,20 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-SLOTS = 4
-MAX_HOSTS = 40
-_NETWORK = ipaddress.ip_network("198.51.100.0/24")
+SLOTS = 8
+MAX_HOSTS = 20
+PREFIX = 27
+_NETWORK = ipaddress.IPv4Network("198.51.100.0/24")
 _ALIAS = "virtplay-lab "
 
 
-class SlotsTaken(Exception):
-    """Every slot belongs to a running lab or to somebody else's bridge."""
+class SlotError(Exception):
+    """Every slot belongs to a running lab, or its addresses to somebody else."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """The share of one lab in the machine's network, 0 to 3."""
+    """The share of one lab in the machine's network, 0 to 7."""
 
     number: int
 
@@ -38,8 +39,8 @@ class Slot:
 
     @property
     def network(self) -> ipaddress.IPv4Network:
-        """The /26 in which the lab's hosts live."""
-        return list(_NETWORK.subnets(new_prefix=26))[self.number]  # type: ignore[return-value]
+        """The /27 in which the lab's hosts live."""
+        return list(_NETWORK.subnets(new_prefix=PREFIX))[self.number]
 
     def veth(self, index: int) -> str:
         """The machine's end of the cable of host `index` (from 1)."""
@@ -54,7 +55,7 @@ class Slot:
         _ip("link", "add", self.bridge, "type", "bridge", "forward_delay", "0")
         _ip("link", "set", self.bridge, "alias", f"{_ALIAS}{directory}")
         _ip("link", "set", self.bridge, "addrgenmode", "none", "up")
-        _ip("address", "add", f"{self.network[1]}/26", "dev", self.bridge)
+        _ip("address", "add", f"{self.network[1]}/{PREFIX}", "dev", self.bridge)
 
     def connect(self, index: int, pid: int) -> None:
         """Lay the cable between the bridge and the network namespace of process `pid` (eth0)."""
@@ -74,9 +75,11 @@ class Slot:
         return Path(alias.removeprefix(_ALIAS)) if alias.startswith(_ALIAS) else None
 
     def taken_by_other(self) -> bool:
-        """Say whether an interface of the bridge's name is there that no lab has made."""
+        """Say whether something that no lab has made has the bridge's name or its addresses."""
         alias = _links(self.bridge).get(self.bridge)
-        return alias is not None and not alias.startswith(_ALIAS)
+        if alias is not None:
+            return not alias.startswith(_ALIAS)
+        return any(network.overlaps(self.network) for network in _local_networks())
 
 
 def claim_slot() -> tuple[Slot, socket.socket]:
@@ -95,13 +98,23 @@ def claim_slot() -> tuple[Slot, socket.socket]:
             claim.close()
             continue
         return slot, claim
-    raise SlotsTaken(f"cannot start another lab: {SLOTS} are running already")
+    raise SlotError(f"cannot start another lab: none of the {SLOTS} shares of {_NETWORK} is free")
 
 
 def _ip(*arguments: str, check: bool = True) -> None:
     result = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
     if check and result.returncode != 0:
         raise OSError(f"cannot run ip {' '.join(arguments)}: {result.stderr.strip()}")
+
+
+def _local_networks() -> list[ipaddress.IPv4Network]:
+    """Return the IPv4 networks this machine has addresses in."""
+    shown = subprocess.run(["ip", "-json", "-4", "address"], capture_output=True, check=True)
+    return [
+        ipaddress.IPv4Interface(f"{address['local']}/{address['prefixlen']}").network
+        for link in json.loads(shown.stdout)
+        for address in link.get("addr_info", [])
+    ]
 
 
 def _links(prefix: str) -> dict[str, str]:

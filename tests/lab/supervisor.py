@@ -16,22 +16,23 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from tests.lab.directory import DirectoryRefused, HostRecord, LabDirectory, Record
+from tests.lab.directory import DirectoryError, HostRecord, LabDirectory, Record
 from tests.lab.prepare import image_catalogue, prepare_hosts
 from tests.lab.processes import Process, adopt_orphans, children, end_descendants
-from tests.lab.slot import Slot, claim_slot
+from tests.lab.slot import PREFIX, Slot, claim_slot
 
 _HOST_INIT = Path(__file__).with_name("host-init.sh")
 _START_SECONDS = 60
-_PROGRAMS = (
-    "dnsmasq ip iptables libvirtd nsenter qemu-img qemu-system-x86_64 setpriv ssh ssh-keygen sshd "
-    "unshare virsh virtlogd"
-).split()
+_PROGRAMS = [
+    *("dnsmasq", "ip", "iptables", "libvirtd", "virsh", "virtlogd"),
+    *("qemu-img", "qemu-system-x86_64", "ssh", "ssh-keygen", "sshd"),
+    *("nsenter", "setpriv", "unshare"),
+]
 _SBIN = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOST_ENVIRONMENT = {"PATH": _SBIN, "HOME": "/root", "LANG": "C.UTF-8", "USER": "root"}
 
 
-class StartFailed(Exception):
+class StartError(Exception):
     """The lab could not be brought up; the message says what is missing or which host failed."""
 
 
@@ -60,8 +61,8 @@ class Supervisor:
     def run(self, ready: Callable[[Supervisor], None], wait: Callable[[], None]) -> None:
         """Bring the lab up, call `ready`, then `wait`, and take the lab down whatever happens.
 
-        A SIGINT, SIGTERM or SIGHUP ends it in any state. Raises StartFailed, DirectoryRefused or
-        SlotsTaken after taking down what had come up.
+        A SIGINT, SIGTERM or SIGHUP ends it in any state. Raises StartError, DirectoryError or
+        SlotError after taking down what had come up.
         """
         adopt_orphans()
         with _stopped_by_signals():
@@ -76,9 +77,9 @@ class Supervisor:
     def _up(self) -> None:
         began = time.monotonic()
         if os.geteuid() != 0:
-            raise StartFailed("cannot start a lab: only root can make network namespaces")
+            raise StartError("cannot start a lab: only root can make network namespaces")
         if missing := missing_programs():
-            raise StartFailed(f"cannot start a lab without {', '.join(missing)}: run make packages")
+            raise StartError(f"cannot start a lab without {', '.join(missing)}: run make packages")
         self._slot, self._claim = claim_slot()
         if dead := self._slot.claimed_directory():
             clear_leftovers(dead)
@@ -141,10 +142,12 @@ class Supervisor:
             # The host ends with this process, even by kill -9: setpriv ties unshare to us, and
             # unshare ties the host's first process, with which its whole process namespace ends.
             return subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL"]
-                + ["unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--mount-proc"]
-                + ["--fork", "--kill-child=KILL", str(_HOST_INIT)]
-                + [str(own), host.name, host.uuid, f"{host.address}/26"],
+                [
+                    *("setpriv", "--pdeathsig", "KILL"),
+                    *("unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--mount-proc"),
+                    *("--fork", "--kill-child=KILL"),
+                    *(str(_HOST_INIT), str(own), host.name, host.uuid, f"{host.address}/{PREFIX}"),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -166,9 +169,9 @@ class Supervisor:
         assert self.directory is not None
         return self.directory.path / f"{host.name}.log"
 
-    def _host_failed(self, host: HostRecord) -> StartFailed:
+    def _host_failed(self, host: HostRecord) -> StartError:
         log = self._host_log(host).read_text(errors="replace").strip()[-2000:]
-        return StartFailed(f"cannot start {host.name}: {log or 'it said nothing'}")
+        return StartError(f"cannot start {host.name}: {log or 'it said nothing'}")
 
     def _down(self) -> None:
         if self.directory:
@@ -185,16 +188,14 @@ class Supervisor:
 def clear_leftovers(path: Path) -> None:
     """Remove what a lab in this directory left when its supervisor was killed, if anything.
 
-    Raises DirectoryRefused when the lab in this directory is running.
+    Raises DirectoryError when the lab in this directory is running.
     """
     directory = LabDirectory(path.resolve())
     record = directory.read_record()
     if record is None:
         return
     if record.supervisor.alive():
-        raise DirectoryRefused(
-            f"cannot use {path}: process {record.supervisor.pid} runs a lab in it"
-        )
+        raise DirectoryError(f"cannot use {path}: process {record.supervisor.pid} runs a lab in it")
     for host in record.hosts:
         if host.init and host.init.send(signal.SIGKILL):
             host.init.wait(10)

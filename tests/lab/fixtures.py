@@ -1,0 +1,44 @@
+"""Lab: the pytest fixtures; a plugin, so that one session has one lab wherever it is asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab import Lab
+from tests.lab.supervisor import missing_programs
+
+
+@pytest.fixture(scope="session")
+def lab_machine() -> None:
+    """Skip where no lab can be; fail where one could be if its packages were installed."""
+    if os.geteuid() != 0:
+        pytest.skip("the lab needs root, for network namespaces")
+    if missing := missing_programs():
+        if Path("/etc/debian_version").exists():
+            pytest.fail(f"the lab lacks {', '.join(missing)}: run make packages", pytrace=False)
+        pytest.skip(f"the lab lacks {', '.join(missing)}")
+
+
+@pytest.fixture(scope="session")
+def lab(lab_machine: None) -> Iterator[Lab]:
+    """Two prepared hypervisors with the `micro` template, the same ones for the whole session.
+
+    A test that cuts, kills or fills something mends it, or starts a `Lab` of its own.
+    """
+    with Lab(hosts=2) as running:
+        yield running
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use the lab and keep them on one pytest-xdist worker, hence one lab."""
+    for item in items:
+        names: list[str] = getattr(item, "fixturenames", [])
+        if "lab_machine" in names:
+            item.add_marker(pytest.mark.lab)
+        if "lab" in names:
+            item.add_marker(pytest.mark.xdist_group("lab"))

@@ -1,0 +1,271 @@
+"""Lab tests: labs come up side by side, act as asked, and leave nothing however they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab import Lab, LabError
+from tests.lab.directory import LabDirectory
+from tests.lab.processes import Process
+
+pytestmark = pytest.mark.usefixtures("lab_machine")
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DOMAIN = """<domain type='qemu'><name>bare</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
+<os><type arch='x86_64' machine='q35'>hvm</type></os></domain>"""
+
+
+@pytest.fixture(scope="module")
+def bare() -> Iterator[Lab]:
+    with Lab(hosts=1, prepare=False) as running:
+        yield running
+
+
+def traces(directory: Path) -> list[str]:
+    """Return whatever is left on the machine of the lab in this directory."""
+    found = [str(directory)] if directory.exists() else []
+    links = subprocess.run(["ip", "-json", "link"], capture_output=True, check=True).stdout
+    found += [link["ifname"] for link in json.loads(links) if str(directory) in str(link)]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            of_lab = str(directory) in (process / "mountinfo").read_text()
+            of_lab |= str(directory).encode() in (process / "cmdline").read_bytes()
+        except (OSError, ValueError):
+            continue
+        if of_lab and int(process.name) != os.getpid():
+            found.append((process / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
+def machine_state() -> dict[str, set[str]]:
+    """Return the machine's links, named network namespaces and mounts; other labs may come and go."""
+    links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True)
+    names = {line.split(":")[1].strip() for line in links.stdout.splitlines()}
+    spaces = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True)
+    return {
+        "links": {name for name in names if not name.startswith("vlab")},
+        "netns": set(spaces.stdout.split()),
+        "mounts": {line.split()[4] for line in Path("/proc/self/mountinfo").open()},
+    }
+
+
+def eventually_gone(directory: Path, seconds: float = 15) -> list[str]:
+    """Wait until the lab's traces are gone; return what is left at the end."""
+    deadline = time.monotonic() + seconds
+    while (left := traces(directory)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def said_by(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.lab", *arguments],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_labs_run_at_once_and_leave_nothing() -> None:
+    before = machine_state()
+    with Lab(prepare=False) as one, Lab(prepare=False) as two:
+        hosts = [*one.hosts, *two.hosts]
+        assert len({host.address for host in hosts}) == 4
+        for host in hosts:
+            assert host.ssh("hostname").stdout.strip() == host.name
+            capabilities = host.ssh("virsh -c qemu:///system capabilities").stdout
+            assert f"<uuid>{host.uuid}</uuid>" in capabilities
+            assert host.ssh("test -e /dev/kvm", check=False).returncode == 1
+        assert len({host.uuid for host in hosts}) == 4
+        assert traces(one.directory)
+        inits = [host.init for host in hosts]
+    assert [init for init in inits if init.alive()] == []
+    assert traces(one.directory) == []
+    assert traces(two.directory) == []
+    after = machine_state()
+    assert {kind: after[kind] - before[kind] for kind in after} == dict.fromkeys(after, set())
+
+
+def test_bare_hosts_are_up_within_six_seconds() -> None:
+    with Lab(prepare=False) as lab:
+        assert lab.seconds["hosts"] < 6
+
+
+def test_inventory_reaches_hosts_by_ansible(bare: Lab) -> None:
+    program = Path(sys.executable).with_name("ansible")
+    done = said_by(program, "-i", bare.inventory, "hypervisors", "-m", "ping")
+    assert done.stdout.count('"pong"') == 1, done.stdout + done.stderr
+
+
+def test_libvirt_answers_from_the_machine(bare: Lab) -> None:
+    uri = f"qemu+ssh://root@{bare.hosts[0].name}/system?command={bare.ssh_program}"
+    done = said_by("virsh", "-c", uri, "hostname")
+    assert done.stdout.strip() == "lab-1", done.stderr
+
+
+def test_foreign_host_key_is_refused(bare: Lab, tmp_path: Path) -> None:
+    other = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other], check=True)
+    known = tmp_path / "known_hosts"
+    known.write_text(f"{bare.hosts[0].address} {other.with_suffix('.pub').read_text()}")
+    option = f"UserKnownHostsFile={known}"
+    done = said_by(bare.ssh_program, "-o", option, "lab-1", "true")
+    assert done.returncode == 255
+    assert "verification failed" in done.stderr
+
+
+def test_host_cannot_write_to_the_machines_files(bare: Lab) -> None:
+    host = bare.hosts[0]
+    host.run("touch", "/etc/virtplay-mark", "/var/lib/virtplay-mark", "/root/virtplay-mark")
+    for place in ("/etc", "/var/lib", "/root"):
+        assert not (Path(place) / "virtplay-mark").exists()
+    for place in ("/usr", "/usr/bin", "/var/lib/dpkg"):
+        with pytest.raises(LabError, match="Read-only file system"):
+            host.run("touch", f"{place}/virtplay-mark")
+
+
+def test_cut_host_is_unreachable_until_mended(bare: Lab) -> None:
+    host = bare.hosts[0]
+    host.cut()
+    try:
+        tried = said_by(bare.ssh_program, "-o", "ConnectTimeout=2", host.name, "true")
+        assert tried.returncode == 255
+        assert host.run("hostname").stdout.strip() == host.name
+    finally:
+        host.mend()
+    assert host.ssh("hostname").stdout.strip() == host.name
+
+
+def test_guest_survives_killed_libvirtd_and_can_be_frozen(bare: Lab) -> None:
+    host = bare.hosts[0]
+    host.run("virsh", "create", "/dev/stdin", stdin=DOMAIN)
+    try:
+        host.kill_libvirtd()
+        assert host.run("virsh", "list", check=False).returncode != 0
+        host.start_libvirtd()
+        assert "running" in host.run("virsh", "domstate", "bare").stdout
+        status = 'grep State "/proc/$(cat /run/libvirt/qemu/bare.pid)/status"'
+        host.freeze("bare")
+        assert "T (stopped)" in host.run("sh", "-c", status).stdout
+        host.thaw("bare")
+        assert "T (stopped)" not in host.run("sh", "-c", status).stdout
+    finally:
+        host.run("virsh", "destroy", "bare")
+
+
+def test_pool_is_filled_only_when_it_is_small(bare: Lab) -> None:
+    host = bare.hosts[0]
+    with pytest.raises(LabError, match="not a small_pool"):
+        host.fill_pool()
+    with host.small_pool(1 << 20):
+        host.fill_pool(leave=4096)
+        pool = "/var/lib/libvirt/images"
+        host.run("fallocate", "-l", "4096", f"{pool}/fits")
+        with pytest.raises(LabError, match="No space left"):
+            host.run("fallocate", "-l", "4096", f"{pool}/too-much")
+    assert host.run("ls", pool).stdout == ""
+
+
+def test_killed_host_is_gone_and_lab_still_ends() -> None:
+    with Lab(prepare=False) as lab:
+        lab.hosts[0].kill()
+        with pytest.raises(LabError, match="the host has ended"):
+            lab.hosts[0].run("true")
+        assert lab.hosts[1].ssh("hostname").stdout.strip() == "lab-2"
+    assert traces(lab.directory) == []
+
+
+def test_lab_ends_with_killed_test_process(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, time; from tests.lab import Lab\n"
+        f"with Lab(hosts=1, prepare=False, directory=pathlib.Path({str(tmp_path / 'l')!r})):\n"
+        "    print('up', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"up\n"
+        process.kill()
+    assert eventually_gone(tmp_path / "l") == []
+
+
+def test_leftovers_of_killed_supervisor_go_with_next_lab(tmp_path: Path) -> None:
+    directory = tmp_path / "l"
+    with start("up", "--bare", "--until-eof", "--hosts", "1", "--dir", str(directory)) as process:
+        assert process.stdout
+        assert process.stdout.readline()
+        record = LabDirectory(directory).read_record()
+        assert record
+        assert record.hosts[0].init
+        process.kill()
+        process.wait()
+        assert record.hosts[0].init.wait(5), "the host outlived its supervisor"
+        assert traces(directory)
+    with Lab(hosts=1, prepare=False, directory=directory) as lab:
+        assert lab.hosts[0].ssh("hostname").stdout.strip() == "lab-1"
+    assert traces(directory) == []
+
+
+@pytest.mark.parametrize("after", [0.1, 0.25, 0.5, 0.75])
+def test_signal_while_starting_ends_the_lab(tmp_path: Path, after: float) -> None:
+    with start("up", "--bare", "--dir", str(tmp_path / "l")) as process:
+        time.sleep(after)
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(20)
+    assert code in {0, -signal.SIGTERM}  # the latter before Python has set its handlers
+    assert traces(tmp_path / "l") == []
+
+
+def test_detached_lab_is_taken_down(tmp_path: Path) -> None:
+    directory = tmp_path / "l"
+    with start("up", "--bare", "--detach", "--hosts", "1", "--dir", str(directory)) as process:
+        said, _ = process.communicate(timeout=30)
+        assert f"inventory: {directory}/inventory.yml" in said
+    try:
+        assert traces(directory)
+        refused = start("up", "--bare", "--dir", str(directory))
+        assert "runs a lab in it" in refused.communicate(timeout=10)[1]
+    finally:
+        down = start("down", "--dir", str(directory))
+        assert down.communicate(timeout=30) == ("", "")
+    assert down.returncode == 0
+    assert traces(directory) == []
+
+
+def test_directory_with_other_content_is_refused_untouched(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    with (
+        pytest.raises(LabError, match="not an empty directory"),
+        Lab(prepare=False, directory=tmp_path),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_down_without_a_lab_says_so(tmp_path: Path) -> None:
+    down = start("down", "--dir", str(tmp_path))
+    assert "none is in" in down.communicate(timeout=10)[1]
+    assert down.returncode == 1
+
+
+def test_process_is_not_mistaken_for_its_successor() -> None:
+    myself = Process.of(os.getpid())
+    assert myself
+    assert myself.alive()
+    assert not Process(myself.pid, myself.started - 1, myself.boot).alive()
+    assert not Process(myself.pid, myself.started, "another-boot").send(signal.SIGKILL)
