@@ -56,7 +56,7 @@ def ask_monitors(
     one by one.
     """
     active = {uuid: domain for uuid, domain in domains.items() if uuid not in inactive}
-    answers = MonitorAnswers(stuck=_occupied(active))
+    answers = MonitorAnswers(stuck=occupied_domains(active))
     if len(answers.stuck) > MAX_WAITING:
         return answers
     common = _Question(lambda: _ask_all(connect))
@@ -71,7 +71,7 @@ def ask_monitors(
         for uuid, domain in active.items()
         if not answered_by_monitor(answers.records.get(uuid, {}))
     }
-    answers.stuck = _occupied(silent)
+    answers.stuck = occupied_domains(silent)
     return answers
 
 
@@ -113,7 +113,7 @@ def _ask_one_by_one(
         waiting.put(uuid)
     askers: list[_Asker] = []
     # The common question waits as well.
-    may_hang = MAX_WAITING - max(1, len(_occupied(domains)))
+    may_hang = MAX_WAITING - max(1, len(occupied_domains(domains)))
     while time.monotonic() < deadline:
         asking = [asker for asker in askers if not asker.done.is_set()]
         hanging = [asker for asker in asking if asker.seconds() > 1.2 * STUCK_AFTER]
@@ -164,7 +164,7 @@ class _Asker:
             self.done.set()
 
 
-def _occupied(domains: dict[str, Any]) -> set[str]:
+def occupied_domains(domains: dict[str, Any]) -> set[str]:
     """Return the domains whose monitor has been busy with one command for STUCK_AFTER seconds.
 
     Asks libvirtd only, never a QEMU.

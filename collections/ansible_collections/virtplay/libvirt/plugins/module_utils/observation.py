@@ -30,7 +30,7 @@ from .host_facts import (
     read_pools,
     read_templates,
 )
-from .monitor import MonitorAnswers, ask_monitors
+from .monitor import MonitorAnswers, ask_monitors, occupied_domains
 from .qemu_process import file_sizes, started_at
 from .statistics import answered_by_monitor, read_statistics
 
@@ -77,7 +77,9 @@ def _observe(
     seen = _see_domains(connection)
     networks = connection.listAllNetworks(0)
     leases = read_leases(networks)
-    agents = AgentQuestions(connect, _without_lease(seen, leases))
+    with_agent = {domain.uuid: domain.handle for domain in _without_lease(seen, leases)}
+    # The agent of a stuck QEMU does not answer either.
+    agents = AgentQuestions(connect, with_agent.keys() - occupied_domains(with_agent))
     answers = ask_monitors(
         connect,
         {domain.uuid: domain.handle for domain in seen},
@@ -164,10 +166,10 @@ def _uuids(connection: Any, flags: int) -> set[str]:
     return {domain.UUIDString() for domain in connection.listAllDomains(flags)}
 
 
-def _without_lease(seen: list[_Seen], leases: dict[str, Any]) -> list[str]:
+def _without_lease(seen: list[_Seen], leases: dict[str, Any]) -> list[_Seen]:
     """Return the domains whose agent is worth a question."""
     return [
-        domain.uuid
+        domain
         for domain in seen
         if domain.has_agent and any(mac.lower() not in leases for mac in domain.macs())
     ]
