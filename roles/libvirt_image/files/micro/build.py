@@ -34,9 +34,14 @@ KERNEL_LINE = (
 # What a machine of ours can have, and what other machines often have; absent ones are left out
 # and built-in ones need no file. The order is the order of loading.
 DRIVERS = (
-    "virtio_pci virtio_blk virtio_net virtio_console virtio_balloon virtio_rng virtio_scsi "
-    "virtio_mem virtio_input sd_mod sr_mod ahci isofs evdev button ext4 e1000 e1000e"
-).split()
+    *("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_balloon"),
+    *("virtio_rng", "virtio_scsi", "virtio_mem", "virtio_input", "sd_mod", "sr_mod", "ahci"),
+    *("isofs", "evdev", "button", "ext4", "e1000", "e1000e"),
+)
+DIRECTORIES = (
+    *("bin", "dev", "etc", "etc/acpi", "etc/acpi/PWRF", "lib", "lib/modules", "lib64", "proc"),
+    *("root", "run", "sbin", "sys", "tmp", "usr", "var"),
+)
 PROGRAMS = ("qemu-ga",)
 # The busybox of some distributions has these under other names or not at all.
 NEEDED_APPLETS = {"acpid", "getty", "init", "insmod", "mount", "sh", "udhcpc"}
@@ -75,9 +80,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--size", type=int, default=64, help="virtual size of the disk in MiB (default: 64)"
     )
-    parser.add_argument(
-        "--offline", action="store_true", help="fail rather than use the network"
-    )
+    parser.add_argument("--offline", action="store_true", help="fail rather than use the network")
     parser.add_argument(
         "--refresh", action="store_true", help="ask for newer packages even if the cache is full"
     )
@@ -220,7 +223,7 @@ def libraries(package: str) -> list[str]:
 def build_initramfs(tree: Path, release: str) -> bytes:
     """Return the compressed cpio archive for the kernel release from the unpacked packages."""
     archive = Archive()
-    for directory in "bin dev etc lib lib/modules lib64 proc root run sbin sys tmp usr var".split():
+    for directory in DIRECTORIES:
         archive.directory(directory)
     archive.console()
     busybox = find(tree, ("bin/busybox", "usr/bin/busybox"), "busybox")
@@ -239,8 +242,6 @@ def build_initramfs(tree: Path, release: str) -> bytes:
     archive.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
     archive.file("etc/group", b"root:x:0:\n")
     # busybox's acpid runs the file it finds under this name for the power button.
-    for directory in ("etc/acpi", "etc/acpi/PWRF"):
-        archive.directory(directory)
     archive.link("etc/acpi/PWRF/00000080", "/etc/power")
     archive.link("sbin/shutdown", "/etc/power")
     archive.link("usr/bin", "../bin")
@@ -287,9 +288,7 @@ class Archive:
         self._add("TRAILER!!!", b"", 0)
         return b"".join(self._parts)
 
-    def _add(
-        self, name: str, content: bytes, mode: int, device: tuple[int, int] = (0, 0)
-    ) -> None:
+    def _add(self, name: str, content: bytes, mode: int, device: tuple[int, int] = (0, 0)) -> None:
         self._count += 1
         path = name.encode() + b"\0"
         fields = (self._count, mode, 0, 0, 1, EPOCH, len(content), 0, 0, *device, len(path), 0)
@@ -302,8 +301,7 @@ def modules(tree: Path, release: str) -> Iterator[tuple[str, bytes]]:
     """Yield (name, ELF content) of the wanted drivers, each after those that it depends on."""
     top = find(tree, (f"lib/modules/{release}", f"usr/lib/modules/{release}"), "kernel modules")
     files = {
-        path.name.split(".ko")[0].replace("-", "_"): path
-        for path in sorted(top.rglob("*.ko*"))
+        path.name.split(".ko")[0].replace("-", "_"): path for path in sorted(top.rglob("*.ko*"))
     }
     done: set[str] = set()
 
@@ -313,7 +311,7 @@ def modules(tree: Path, release: str) -> Iterator[tuple[str, bytes]]:
         done.add(name)
         content = decompressed(files[name])
         declared = re.search(rb"(?:^|\0)depends=([^\0]*)\0", content)
-        for needed in (declared.group(1).decode().split(",") if declared else []):
+        for needed in declared.group(1).decode().split(",") if declared else []:
             yield from load(needed.replace("-", "_"))
         yield name, content
 
@@ -387,9 +385,7 @@ def boot_loader(tree: Path) -> Path | None:
     return loader if loader.exists() else None
 
 
-def make_disk(
-    work: Path, kernel: Path, initramfs: Path, loader: Path | None, size: int
-) -> Path:
+def make_disk(work: Path, kernel: Path, initramfs: Path, loader: Path | None, size: int) -> Path:
     """Return a raw disk of size MiB: one FAT file system without partitions, bootable.
 
     SeaBIOS starts syslinux from its first sector, UEFI firmware starts the loader by its path.
@@ -459,8 +455,7 @@ def newest(paths: Iterator[Path], what: str) -> Path:
 
 def sha256(path: Path) -> str:
     """Return the file's SHA-256 in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

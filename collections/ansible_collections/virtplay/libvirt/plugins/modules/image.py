@@ -1,0 +1,448 @@
+#!/usr/bin/python
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: the module image, which brings one template onto a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: image
+short_description: Bring a disk image onto a hypervisor as a template
+version_added: 0.1.0
+description:
+  - Downloads or copies an image, verifies its checksum, makes a qcow2 of it when it is raw, and
+    stores it under a name made of its content, with a manifest beside it.
+  - An image in the templates directory is never changed, since the disks of VMs are overlays on
+    it. A new version of a template is a new file and a new manifest.
+  - A template whose manifest shows that the same was asked for before is left alone, without
+    network and without reading the image. Use O(force) to look for a newer file at the same URL.
+  - Images with a backing file or an external data file, encrypted images, and every format other
+    than qcow2 and raw are refused.
+options:
+  name:
+    description: Name of the template.
+    type: str
+    required: true
+  url:
+    description:
+      - Where the image is. Only http and https, also after redirects, which must not lead to the
+        host itself or its link.
+    type: str
+  path:
+    description:
+      - Absolute path of an image file on the host, no symbolic link.
+    type: path
+  checksum:
+    description:
+      - C(sha256:HEX), C(sha512:HEX), or the URL of a file with checksums as C(sha256sum) writes.
+      - Required with O(url).
+    type: str
+  mirror:
+    description:
+      - Directory on the host, or URL prefix, that is used instead of every O(url) and checksum
+        URL. The file is looked for as C(HOST/PATH), C(PATH) and by its bare name.
+    type: str
+  os:
+    description: What the image contains, for people and programs; the name when not given.
+    type: str
+  format:
+    description: Format of the image. V(auto) takes a file as raw only if it has a boot sector.
+    type: str
+    choices: [auto, qcow2, raw]
+    default: auto
+  templates_path:
+    description: Directory of the templates.
+    type: path
+    default: /var/lib/libvirt/templates
+  max_virtual_size:
+    description: Largest disk that an image may hold, in GiB.
+    type: int
+    default: 64
+  timeout:
+    description: Seconds until everything must be done, waiting for another run included.
+    type: int
+    default: 1800
+  force:
+    description: Fetch the image also when the same was asked for before.
+    type: bool
+    default: false
+requirements:
+  - qemu-img on the host
+attributes:
+  check_mode:
+    description: Says what would change without network or writing.
+    support: full
+  diff_mode:
+    description: Shows the manifest before and after; what only the download tells is left out.
+    support: full
+author:
+  - Virtplay contributors
+"""
+
+EXAMPLES = r"""
+- name: Bring a cloud image onto the host
+  virtplay.libvirt.image:
+    name: debian12
+    os: debian12
+    url: https://cloud.debian.org/images/cloud/bookworm/latest/debian-12-genericcloud-amd64.qcow2
+    checksum: https://cloud.debian.org/images/cloud/bookworm/latest/SHA512SUMS
+
+- name: Take the same from a directory on a host without internet
+  virtplay.libvirt.image:
+    name: debian12
+    os: debian12
+    url: https://cloud.debian.org/images/cloud/bookworm/latest/debian-12-genericcloud-amd64.qcow2
+    checksum: https://cloud.debian.org/images/cloud/bookworm/latest/SHA512SUMS
+    mirror: /srv/images
+
+- name: Use an image that is on the host already
+  virtplay.libvirt.image:
+    name: appliance
+    path: /srv/images/appliance.raw
+    format: raw
+"""
+
+RETURN = r"""
+image:
+  description: The template's manifest and the path of its image.
+  returned: success
+  type: dict
+  contains:
+    name:
+      description: Name of the template.
+      type: str
+      sample: debian12
+    file:
+      description: Name of the image in the templates directory.
+      type: str
+      sample: debian12-20ee6507d0eb.qcow2
+    path:
+      description: Absolute path of the image.
+      type: str
+      sample: /var/lib/libvirt/templates/debian12-20ee6507d0eb.qcow2
+    sha256:
+      description: SHA-256 of the image as it is stored.
+      type: str
+      sample: 20ee6507d0eb35350c42f7590362251428b1ababa1105a1e7882f0c0545a1900
+    os:
+      description: What the image contains.
+      type: str
+      sample: debian12
+    virtual_size_bytes:
+      description: Size of the disk in the image.
+      type: int
+      sample: 2147483648
+    format:
+      description: Always qcow2.
+      type: str
+      sample: qcow2
+    source:
+      description: URL or path it came from.
+      type: str
+      sample: /srv/images/appliance.raw
+    spec_hash:
+      description: Hash of what was asked for.
+      type: str
+      sample: 5ad9ad3f9eb21d41ba43df16ba3fa4e2ef9d2d24d11c6c67e0f8fd6b3b7ae0a9
+    created_at:
+      description: When the template was made (RFC 3339, UTC).
+      type: str
+      sample: "2026-11-22T13:40:00Z"
+code:
+  description: Why it failed, for programs.
+  returned: failure
+  type: str
+  sample: CHECKSUM_MISMATCH
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.virtplay.libvirt.plugins.module_utils.image_error import ImageError
+from ansible_collections.virtplay.libvirt.plugins.module_utils.image_format import (
+    check_virtual_size,
+    inspect_image,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.image_source import (
+    Checksum,
+    Fetcher,
+    Incoming,
+    copy_stream,
+    find_checksum,
+    open_regular,
+    parse_checksum,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.image_store import (
+    TemplateStore,
+    check_name,
+    spec_hash,
+)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked for: exactly one of url and path is set."""
+
+    name: str
+    url: str | None
+    path: str | None
+    checksum: str | None
+    os: str
+    format: str
+
+    @property
+    def source(self) -> str:
+        """Return the URL or path, as the manifest keeps it."""
+        return self.url or self.path or ""
+
+    @property
+    def hash(self) -> str:
+        """Return the hash by which a later run knows the same wish."""
+        return spec_hash(
+            {
+                "url": self.url,
+                "path": self.path,
+                "checksum": self.checksum,
+                "os": self.os,
+                "format": self.format,
+            }
+        )
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "url": {"type": "str"},
+            "path": {"type": "path"},
+            "checksum": {"type": "str"},
+            "mirror": {"type": "str"},
+            "os": {"type": "str"},
+            "format": {"type": "str", "choices": ["auto", "qcow2", "raw"], "default": "auto"},
+            "templates_path": {"type": "path", "default": "/var/lib/libvirt/templates"},
+            "max_virtual_size": {"type": "int", "default": 64},
+            "timeout": {"type": "int", "default": 1800},
+            "force": {"type": "bool", "default": False},
+        },
+        mutually_exclusive=[("url", "path")],
+        required_one_of=[("url", "path")],
+        required_by={"url": ("checksum",)},
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**run(module.params, module.check_mode))
+    except ImageError as error:
+        module.fail_json(msg=str(error), code=error.code)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        module.fail_json(
+            msg=f"cannot prepare template {module.params['name']}: {error}",
+            code="INSUFFICIENT_RESOURCES" if full else "IMAGE_STORE_FAILED",
+        )
+
+
+def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Do the module's work; return its result, or raise ImageError."""
+    wish = Wish(
+        name=params["name"],
+        url=params["url"],
+        path=params["path"],
+        checksum=params["checksum"],
+        os=params["os"] or params["name"],
+        format=params["format"],
+    )
+    validate(wish, params["mirror"])
+    store = TemplateStore(Path(params["templates_path"]))
+    before = store.manifest(wish.name)
+    if up_to_date(before, wish, params["force"]):
+        return result_of(store, before, before)
+    if check_mode:
+        return result_of(store, before, planned(wish))
+    fetcher = Fetcher(params["mirror"], params["timeout"])
+    with store.locked(wish.name, fetcher.deadline.left()):
+        # The run that was waited for may have brought just this template.
+        before = store.manifest(wish.name)
+        if up_to_date(before, wish, params["force"]):
+            return result_of(store, before, before)
+        after = bring(wish, store, fetcher, params["max_virtual_size"], before)
+    return result_of(store, before, after)
+
+
+def validate(wish: Wish, mirror: str | None) -> None:
+    """Raise ImageError (VALIDATION_ERROR) for what could never work."""
+    check_name(wish.name)
+    if wish.checksum is not None and parse_checksum(wish.checksum) is None and wish.path:
+        raise ImageError(
+            "VALIDATION_ERROR",
+            f"cannot use checksum {wish.checksum}: a local file needs sha256:HEX or sha512:HEX",
+        )
+    if wish.path and not os.path.isabs(wish.path):
+        raise ImageError("VALIDATION_ERROR", f"cannot use image {wish.path}: path not absolute")
+    if wish.url and urlsplit(wish.url).scheme not in ("http", "https"):
+        raise ImageError(
+            "VALIDATION_ERROR", f"cannot download {wish.url}: only http and https are allowed"
+        )
+    if mirror and not os.path.isabs(mirror) and urlsplit(mirror).scheme not in ("http", "https"):
+        raise ImageError(
+            "VALIDATION_ERROR",
+            f"cannot use mirror {mirror}: give an absolute directory or an http(s) URL",
+        )
+
+
+def up_to_date(before: dict[str, Any] | None, wish: Wish, force: bool) -> bool:
+    """Tell whether the template on the host is the one asked for."""
+    return before is not None and before.get("spec_hash") == wish.hash and not force
+
+
+def planned(wish: Wish) -> dict[str, Any]:
+    """Return what is known of the manifest before the image has been fetched."""
+    return {
+        "name": wish.name,
+        "os": wish.os,
+        "format": "qcow2",
+        "source": wish.source,
+        "spec_hash": wish.hash,
+    }
+
+
+def bring(
+    wish: Wish,
+    store: TemplateStore,
+    fetcher: Fetcher,
+    limit_gib: int,
+    before: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Fetch, verify, convert and store the image; return the new manifest."""
+    temporary = store.temporary(wish.name)
+    expected = expected_checksum(wish, fetcher)
+    algorithms = {"sha256"} | ({expected.algorithm} if expected else set())
+    digests = fetch(wish, fetcher, temporary, algorithms, limit_gib << 30)
+    if expected and digests[expected.algorithm] != expected.digest:
+        raise ImageError(
+            "CHECKSUM_MISMATCH",
+            f"cannot use image {wish.source}: its checksum is "
+            f"{expected.algorithm}:{digests[expected.algorithm]}, expected {expected}",
+        )
+    image = inspect_image(temporary, wish.format, wish.source)
+    check_virtual_size(image, limit_gib, wish.source)
+    digest = digests["sha256"]
+    match image.name:
+        case "raw":
+            temporary, digest = convert(temporary, store, wish, fetcher)
+            image = inspect_image(temporary, "qcow2", wish.source)
+        case _:
+            check_integrity(temporary, wish, fetcher)
+    manifest = {
+        **planned(wish),
+        "file": f"{wish.name}-{digest[:12]}.qcow2",
+        "sha256": digest,
+        "virtual_size_bytes": image.virtual_size_bytes,
+        "created_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    if before is not None and all(
+        before.get(key) == manifest[key] for key in manifest if key != "created_at"
+    ):
+        return before  # forced, and the same bytes came again
+    store.put(temporary, manifest)
+    return manifest
+
+
+def expected_checksum(wish: Wish, fetcher: Fetcher) -> Checksum | None:
+    """Return the checksum the image must have, read from its listing when that is a URL."""
+    if wish.checksum is None:
+        return None
+    checksum = parse_checksum(wish.checksum)
+    if checksum is None:
+        file_name = unquote(urlsplit(wish.source).path.rsplit("/", 1)[-1])
+        checksum = find_checksum(fetcher.read_text(wish.checksum), file_name, wish.checksum)
+    return checksum
+
+
+def fetch(
+    wish: Wish, fetcher: Fetcher, target: Path, algorithms: set[str], limit: int
+) -> dict[str, str]:
+    """Write the image as it is to target; return its hex digests by algorithm."""
+    if wish.url:
+        return fetcher.save(wish.url, target, algorithms, limit)
+    with open_regular(Path(wish.source)) as file:
+        size = os.fstat(file.fileno()).st_size
+        incoming = Incoming(file, wish.source, size)
+        return copy_stream(incoming, target, algorithms, limit, fetcher.deadline)
+
+
+def convert(raw: Path, store: TemplateStore, wish: Wish, fetcher: Fetcher) -> tuple[Path, str]:
+    """Make a qcow2 of a raw image; return its path and SHA-256 (hex)."""
+    target = store.temporary(wish.name)
+    qemu_img(["convert", "-f", "raw", "-O", "qcow2", str(raw), str(target)], wish, fetcher)
+    raw.unlink()
+    with target.open("rb+") as file:
+        os.fsync(file.fileno())
+    # Read again rather than trusted: this is the name other disks will rely on.
+    with target.open("rb") as file:
+        return target, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_integrity(path: Path, wish: Wish, fetcher: Fetcher) -> None:
+    """Raise ImageError when qemu-img finds the qcow2's own tables damaged or cut off."""
+    done = qemu_img(["check", "-f", "qcow2", "--output=json", str(path)], wish, fetcher, {0, 2, 3})
+    # 3 is leaked clusters: wasted room and nothing else.
+    if done.returncode == 2 or json.loads(done.stdout or "{}").get("check-errors"):
+        raise ImageError("IMAGE_REFUSED", f"cannot use image {wish.source}: qcow2 is damaged")
+
+
+def qemu_img(
+    arguments: list[str], wish: Wish, fetcher: Fetcher, accepted: set[int] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run qemu-img within the deadline; raise ImageError when its status is not accepted."""
+    program = shutil.which("qemu-img")
+    if program is None:
+        raise ImageError("IMAGE_REFUSED", "cannot read images: qemu-img is not installed")
+    try:
+        done = subprocess.run(
+            [program, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=max(1.0, fetcher.deadline.left()),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ImageError(
+            "DOWNLOAD_FAILED", f"cannot prepare {wish.source}: qemu-img took too long"
+        ) from error
+    if done.returncode not in (accepted or {0}):
+        full = "No space left" in done.stderr
+        raise ImageError(
+            "INSUFFICIENT_RESOURCES" if full else "IMAGE_REFUSED",
+            f"cannot use image {wish.source}: {done.stderr.strip()[-500:]}",
+        )
+    return done
+
+
+def result_of(
+    store: TemplateStore, before: dict[str, Any] | None, after: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Return the module's result for a template that was before and is after (manifests)."""
+    image = dict(after or {})
+    if "file" in image:
+        image["path"] = str(store.image_path(image))
+    result: dict[str, Any] = {"changed": before != after, "image": image}
+    if before != after:
+        known = set(after or {})
+        old = {key: value for key, value in (before or {}).items() if key in known}
+        result["diff"] = {"before": old, "after": after or {}}
+    return result
+
+
+if __name__ == "__main__":
+    main()
