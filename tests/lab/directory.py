@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -153,11 +154,13 @@ class LabDirectory:
     def end_ssh_masters(self) -> None:
         """End the ssh processes that hold shared connections to the lab's hosts open."""
         for control in self.control.glob("*"):
-            subprocess.run(
-                ["ssh", "-O", "exit", "-o", f"ControlPath={control}", "lab"],
-                capture_output=True,
-                check=False,
-            )
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it is stopped, not ours to kill
+                subprocess.run(
+                    ["ssh", "-O", "exit", "-o", f"ControlPath={control}", "lab"],
+                    capture_output=True,
+                    check=False,
+                    timeout=5,
+                )
 
     def _host_key_options(self) -> dict[str, str]:
         return {

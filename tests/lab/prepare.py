@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import yaml
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _CATALOGUE = _REPOSITORY / "roles/libvirt_image/defaults/main.yml"
+_MICRO_BUILDER = _REPOSITORY / "roles/libvirt_image/files/micro/build.py"
+_PACKAGE_CACHE = Path("/var/cache/virtplay/micro")
 _PLAYBOOK_SECONDS = 600
 
 
@@ -30,6 +33,19 @@ def image_catalogue() -> dict[str, Any]:
     return {name: {"micro": True, "os": entry["os"]} for name, entry in catalogue.items()}
 
 
+def fill_package_cache(log: Path) -> None:
+    """Download the packages of the `micro` guest on this machine, unless they are there.
+
+    Lab hosts have no way to the internet; they see this machine's cache. The builder has no mode
+    that only downloads, so the guest it builds here is thrown away.
+    """
+    if (_PACKAGE_CACHE / "packages.json").exists():
+        return
+    with tempfile.TemporaryDirectory(dir=log.parent) as place:
+        output = Path(place) / "micro.qcow2"
+        _run(["/usr/bin/python3", str(_MICRO_BUILDER), "--output", str(output)], log, "the builder")
+
+
 def prepare_hosts(inventory: Path, log: Path) -> None:
     """Make hypervisors of the bare hosts and bring the `micro` template onto each."""
     _play("host_prepare", log, "-i", str(inventory))
@@ -42,11 +58,15 @@ def _play(name: str, log: Path, *arguments: str) -> None:
     program = str(beside) if beside.exists() else shutil.which("ansible-playbook")
     if program is None:
         raise PrepareError("cannot prepare the hosts without ansible-playbook: run make install")
+    command = [program, f"playbooks/{name}.yml", *arguments]
+    _run(command, log, f"playbook {name}")
+
+
+def _run(command: list[str], log: Path, what: str) -> None:
     with log.open("ab") as output:
-        command = ["setpriv", "--pdeathsig", "KILL", program, f"playbooks/{name}.yml", *arguments]
         try:
-            played = subprocess.run(
-                command,
+            done = subprocess.run(
+                ["setpriv", "--pdeathsig", "KILL", *command],
                 cwd=_REPOSITORY,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -56,8 +76,8 @@ def _play(name: str, log: Path, *arguments: str) -> None:
             )
         except subprocess.TimeoutExpired as error:
             raise PrepareError(
-                f"cannot prepare the hosts: {name} took over {_PLAYBOOK_SECONDS} s"
+                f"cannot prepare the hosts: {what} took over {_PLAYBOOK_SECONDS} s"
             ) from error
-    if played.returncode != 0:
+    if done.returncode != 0:
         last = log.read_text(errors="replace")[-4000:]
-        raise PrepareError(f"cannot prepare the hosts: playbook {name} failed:\n{last}")
+        raise PrepareError(f"cannot prepare the hosts: {what} failed:\n{last}")

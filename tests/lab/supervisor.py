@@ -17,7 +17,7 @@ from types import FrameType
 from typing import IO
 
 from tests.lab.directory import DirectoryError, HostRecord, LabDirectory, Record
-from tests.lab.prepare import image_catalogue, prepare_hosts
+from tests.lab.prepare import fill_package_cache, image_catalogue, prepare_hosts
 from tests.lab.processes import Process, adopt_orphans, children, end_descendants
 from tests.lab.slot import PREFIX, Slot, claim_slot
 
@@ -91,6 +91,8 @@ class Supervisor:
         ]
         self._record("starting")
         directory.write_keys(self.hosts)
+        if self._prepare:
+            fill_package_cache(directory.log)  # before the start: the hosts get to see it then
         self._slot.create_bridge(directory.path)
         self._start_hosts()
         directory.write_inventory(self.hosts, image_catalogue())
