@@ -263,6 +263,7 @@ def build_domain(spec: DomainSpec) -> str:
     devices = _add(root, "devices")
     for number, disk in enumerate(spec.disks):
         devices.append(_disk_element(disk, boot_order=1 if number == 0 else None))
+    _add(devices, "controller", type="pci", model="pcie-root")
     for _ in range(PCIE_ROOT_PORTS):
         _add(devices, "controller", type="pci", model="pcie-root-port")
     _add(devices, "controller", type="usb", model="none")
@@ -284,7 +285,12 @@ def build_interface(nic: Interface) -> str:
 
 def build_metadata(metadata: Mapping[str, Any]) -> str:
     """Return our <vm> metadata element, without the prefix that libvirt wants separately."""
-    return str(etree.tostring(_vm_element(metadata), encoding="unicode"))
+    vm = _vm_element(metadata)
+    # virDomainSetMetadata puts the namespace on the outermost element, and refuses one that is
+    # there already; the labels inside keep theirs.
+    bare = etree.Element("vm", dict(vm.attrib))
+    bare.extend(list(vm))
+    return str(etree.tostring(bare, encoding="unicode"))
 
 
 def _add_machine(root: Any, spec: DomainSpec) -> None:

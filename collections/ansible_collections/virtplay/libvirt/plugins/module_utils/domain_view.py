@@ -1,0 +1,71 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: looks at one domain, without a question that a stuck QEMU could block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .connection import domain_state, libvirt
+from .domain_xml import hotpluggable_vcpus, parse_domain
+from .plan import GIB, Current
+from .qemu_process import file_sizes, started_at
+from .reservations import list_reservations
+
+
+def view_domain(conn: Any, dom: Any, *, whole: bool = False) -> Current:
+    """Return what libvirt says of a domain; whole adds what only a change of definition needs."""
+    live_xml = dom.XMLDesc(0)
+    persistent = bool(dom.isPersistent())
+    active = bool(dom.isActive())
+    config_xml = live_xml
+    if active and persistent:
+        config_xml = dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    config = parse_domain(config_xml)
+    current = Current(
+        state=domain_state(dom),
+        autostart=bool(dom.autostart()) if persistent else False,
+        persistent=persistent,
+        config=config,
+        live=parse_domain(live_xml) if active else config,
+        config_xml=config_xml,
+        live_xml=live_xml,
+    )
+    if whole:
+        current.hotpluggable_vcpus = hotpluggable_vcpus(live_xml) if active else 0
+        current.capacities = {
+            disk["target"]: sizes["capacity_bytes"]
+            for disk in config["disks"]
+            if disk["path"] and (sizes := file_sizes(disk["path"]))
+        }
+        current.reservations = list_reservations(
+            conn, (nic["mac"] for nic in config["interfaces"] if nic["mac"])
+        )
+        current.snapshots = dom.snapshotNum(0)
+    return current
+
+
+def describe(current: Current) -> dict[str, Any]:
+    """Return a domain as the module's `domain` value; `pending` holds what the next boot brings."""
+    shown = {
+        **current.live,
+        "state": str(current.state),
+        "autostart": current.autostart,
+        "started_at": started_at(current.label) if current.active else None,
+    }
+    shown["disks"] = [_measure(disk) for disk in current.live["disks"]]
+    pending = {
+        key: current.config[key]
+        for key in ("vcpus", "vcpus_max", "memory", "memory_max")
+        if current.config[key] != current.live[key]
+    }
+    if pending:
+        shown["pending"] = pending
+    return shown
+
+
+def _measure(disk: dict[str, Any]) -> dict[str, Any]:
+    sizes = file_sizes(disk["path"]) if disk["path"] else {}
+    if not sizes:
+        return disk
+    return {**disk, **sizes, "size": round(sizes["capacity_bytes"] / GIB, 3)}

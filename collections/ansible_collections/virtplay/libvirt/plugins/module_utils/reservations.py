@@ -1,0 +1,107 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: fixed addresses of guests as DHCP reservations in libvirt's networks."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from typing import Any
+
+from lxml import etree
+
+from .connection import LibvirtFailure, error_text, has_error_code, libvirt
+
+
+def find_network(conn: Any, name: str) -> Any:
+    """Return a virNetwork; raises LibvirtFailure (VALIDATION_ERROR) when there is none."""
+    try:
+        return conn.networkLookupByName(name)
+    except libvirt.libvirtError as error:
+        if not has_error_code(error, "VIR_ERR_NO_NETWORK"):
+            raise
+        raise LibvirtFailure(
+            f"cannot use network {name!r}: the host has none of that name", "VALIDATION_ERROR"
+        ) from error
+
+
+def list_reservations(conn: Any, macs: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return MAC address (lower case) → (network, address) for those of macs that have one."""
+    wanted = {mac.lower() for mac in macs}
+    found: dict[str, tuple[str, str]] = {}
+    if not wanted:
+        return found
+    for network in conn.listAllNetworks(0):
+        for host in etree.fromstring(network.XMLDesc(0)).iterfind("ip/dhcp/host"):
+            mac = (host.get("mac") or "").lower()
+            if mac in wanted and host.get("ip"):
+                found[mac] = (network.name(), host.get("ip"))
+    return found
+
+
+def check_reservation(network: Any, address: str, mac: str) -> None:
+    """Raise LibvirtFailure (VALIDATION_ERROR) when a network cannot reserve address for mac."""
+    name = network.name()
+    root = etree.fromstring(network.XMLDesc(0))
+    try:
+        wanted = ipaddress.ip_address(address)
+    except ValueError:
+        raise LibvirtFailure(
+            f"cannot reserve {address!r} in network {name}: it is no IP address", "VALIDATION_ERROR"
+        ) from None
+    subnets = [_subnet(ip) for ip in root.iterfind("ip") if ip.find("dhcp") is not None]
+    own = {ip.get("address") for ip in root.iterfind("ip")}
+    if not any(wanted in subnet for subnet in subnets) or str(wanted) in own:
+        inside = ", ".join(map(str, subnets)) or "no subnet with DHCP"
+        raise LibvirtFailure(
+            f"cannot reserve {address} in network {name}: it gives out addresses of {inside}",
+            "VALIDATION_ERROR",
+        )
+    for host in root.iterfind("ip/dhcp/host"):
+        if host.get("ip") == str(wanted) and (host.get("mac") or "").lower() != mac.lower():
+            raise LibvirtFailure(
+                f"cannot reserve {address} in network {name}: "
+                f"it is reserved for {host.get('name') or host.get('mac')}",
+                "VALIDATION_ERROR",
+            )
+
+
+def add_reservation(conn: Any, name: str, *, mac: str, address: str, host: str) -> None:
+    """Reserve an address for a MAC in network name; does nothing when it is already there."""
+    network = find_network(conn, name)
+    check_reservation(network, address, mac)
+    old = list_reservations(conn, [mac]).get(mac.lower())
+    if old == (name, address):
+        return
+    if old is not None:
+        remove_reservation(conn, mac, old)
+    entry = etree.Element("host", mac=mac, name=host, ip=address)
+    _update(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, entry)
+
+
+def remove_reservation(conn: Any, mac: str, place: tuple[str, str]) -> None:
+    """Take a reservation (network, address) away; does nothing when it is gone."""
+    name, address = place
+    try:
+        network = conn.networkLookupByName(name)
+        entry = etree.Element("host", mac=mac, ip=address)
+        _update(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, entry)
+    except libvirt.libvirtError as error:
+        gone = "couldn't locate" in error_text(error)
+        if not gone and not has_error_code(error, "VIR_ERR_NO_NETWORK"):
+            raise
+
+
+def _update(network: Any, command: int, entry: Any) -> None:
+    flags = 0
+    if network.isActive():
+        flags |= libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
+    if network.isPersistent():
+        flags |= libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG
+    xml = etree.tostring(entry, encoding="unicode")
+    network.update(command, libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST, -1, xml, flags)
+
+
+def _subnet(ip: Any) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    mask = ip.get("netmask") or ip.get("prefix") or ("64" if ip.get("family") == "ipv6" else "24")
+    return ipaddress.ip_network(f"{ip.get('address')}/{mask}", strict=False)

@@ -1,0 +1,761 @@
+#!/usr/bin/python
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: the module `domain`, one libvirt domain from arguments to result."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: domain
+short_description: Make, change, start, stop and remove one libvirt domain
+version_added: "0.1.0"
+description:
+  - Brings one domain of a KVM or QEMU host to the state asked for.
+  - Only what is set is compared. A domain is changed in place and never made anew, so that its
+    UUID, MAC addresses and disks survive every change.
+  - CPUs, memory, disk size, labels and the network of an interface change while the guest runs
+    where libvirt can do so, everything else at the next boot. The result says which.
+  - A creation that fails is undone.
+author:
+  - Virtplay contributors (@virtplay)
+options:
+  uri:
+    description: The libvirt connection.
+    type: str
+    default: qemu:///system
+  uuid:
+    description:
+      - UUID of the domain. The domain is looked up by it when it is given.
+      - For a new domain without one it is derived from the name of the host and of the domain.
+    type: str
+  name:
+    description:
+      - Name of the domain. The domain is looked up by it when O(uuid) is not given.
+    type: str
+  state:
+    description:
+      - V(present) makes or changes the domain and leaves its power alone.
+      - V(absent) removes the domain, its disks and its address reservations.
+      - V(running) makes it run (from V(stopped) or V(paused)), after making or changing it when
+        the arguments for that are given.
+      - V(stopped) asks the guest to shut down, or with O(force) switches it off.
+      - V(restarted) stops and starts it, so that changes waiting for the next boot take effect.
+      - V(paused) and V(resumed) stop and go on with the guest's CPUs.
+    type: str
+    choices: [present, absent, running, stopped, restarted, paused, resumed]
+    default: present
+  title:
+    description: Name for people, any text without a line break.
+    type: str
+  description:
+    description: Longer text for people.
+    type: str
+  vcpus:
+    description: Number of virtual CPUs.
+    type: int
+  vcpus_max:
+    description:
+      - Number of virtual CPUs that can be reached without a reboot.
+      - Twice O(vcpus), at least 8, for a new domain.
+    type: int
+  memory:
+    description: Memory in MiB.
+    type: int
+  memory_max:
+    description:
+      - Memory in MiB that can be reached without a reboot. O(memory) for a new domain.
+    type: int
+  virt_type:
+    description:
+      - Hardware virtualisation (V(kvm)) or emulation (V(qemu)) for a new domain.
+      - V(auto) takes what the role libvirt_host has found out, else what libvirt says.
+    type: str
+    choices: [auto, kvm, qemu]
+    default: auto
+  firmware:
+    description: Firmware of a new domain, V(bios) unless set. It cannot be changed later.
+    type: str
+    choices: [bios, efi]
+  disks:
+    description:
+      - Disks by their target. Missing ones are made, smaller ones are grown, others left alone.
+    type: list
+    elements: dict
+    suboptions:
+      target:
+        description: Name of the disk in the guest, V(vda), V(vdb) and so on.
+        type: str
+        required: true
+      size:
+        description: Size in GiB, the template's size unless set. A disk never shrinks.
+        type: int
+      template:
+        description: Name of the template that a new disk stands on. An empty disk without.
+        type: str
+      clone:
+        description: A new disk is an overlay on its template (V(linked)) or a V(full) copy.
+        type: str
+        choices: [linked, full]
+        default: linked
+      pool:
+        description: Storage pool of a new disk.
+        type: str
+        default: default
+  interfaces:
+    description:
+      - Network interfaces, found by their MAC address, else by their position. Missing ones are
+        made, others are left alone.
+      - A new domain without this argument has one interface on the network V(default).
+    type: list
+    elements: dict
+    suboptions:
+      type:
+        description: A libvirt network or a bridge of the host. V(network) for a new interface.
+        type: str
+        choices: [network, bridge]
+      source:
+        description: Name of the network (V(default) unless set) or the bridge.
+        type: str
+      model:
+        description: Model of the card, V(virtio) for a new interface.
+        type: str
+        choices: [virtio, e1000e, e1000, rtl8139]
+      mac:
+        description: MAC address, derived from the UUID unless set.
+        type: str
+      ip:
+        description:
+          - Fixed address. On a network it becomes a DHCP reservation there.
+          - On a bridge it needs a prefix length, and is told to a new guest through its seed.
+        type: str
+      gateway:
+        description: Router of a fixed address on a bridge.
+        type: str
+      nameservers:
+        description: Name servers of a fixed address on a bridge.
+        type: list
+        elements: str
+  autostart:
+    description: Start the domain together with the host.
+    type: bool
+  seed:
+    description: What cloud-init in a new guest is told (NoCloud).
+    type: dict
+    suboptions:
+      hostname:
+        description: Host name, made of O(title) or O(name) unless set.
+        type: str
+      ssh_keys:
+        description: Public keys, one line each.
+        type: list
+        elements: str
+        no_log: false
+      user_data:
+        description: User-data, handed over as it is.
+        type: str
+      network_config:
+        description: Network configuration in place of the one made from O(interfaces).
+        type: dict
+  metadata:
+    description: What the domain's metadata says of it.
+    type: dict
+    suboptions:
+      id:
+        description: Id of the virtual machine, O(name) unless set.
+        type: str
+      template:
+        description: Name of the template, that of the first disk unless set.
+        type: str
+      os:
+        description: Operating system, that of the template unless set.
+        type: str
+      labels:
+        description: All labels of the domain, names and values.
+        type: dict
+  job:
+    description: Id of the job that this task is part of.
+    type: str
+  generation:
+    description:
+      - Generation of the worker. A task of a lower generation than was seen before is refused.
+    type: int
+  force:
+    description:
+      - Switch a guest off without asking it, and delete one that runs or has snapshots.
+    type: bool
+    default: false
+  keep_disks:
+    description: Leave the disks of a deleted domain on the host.
+    type: bool
+    default: false
+  timeout:
+    description: Seconds that a guest may take to shut down.
+    type: int
+    default: 90
+  lock_timeout:
+    description: Seconds to wait for another task on the same domain.
+    type: int
+    default: 120
+attributes:
+  check_mode:
+    description: Nothing is changed and no lock is taken.
+    support: full
+  diff_mode:
+    description: The diff shows power state, autostart and the domain XML for the next boot.
+    support: full
+requirements:
+  - python3-libvirt
+  - python3-lxml
+  - python3-pycdlib (for a seed)
+extends_documentation_fragment: []
+"""
+
+EXAMPLES = r"""
+- name: Make a domain from a template and start it
+  virtplay.libvirt.domain:
+    name: vm-001
+    title: Web server
+    state: running
+    vcpus: 2
+    memory: 2048
+    disks:
+      - target: vda
+        size: 20
+        template: debian12
+    interfaces:
+      - type: network
+        source: default
+    seed:
+      ssh_keys:
+        - ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0 admin@example.org
+
+- name: Make a domain and leave it stopped
+  virtplay.libvirt.domain:
+    name: vm-002
+    state: present
+    vcpus: 1
+    memory: 512
+    disks:
+      - target: vda
+        template: micro
+
+- name: Grow a domain, live where that works
+  virtplay.libvirt.domain:
+    name: vm-001
+    state: present
+    vcpus: 4
+    memory: 4096
+
+- name: Shut a guest down, within two minutes
+  virtplay.libvirt.domain:
+    name: vm-001
+    state: stopped
+    timeout: 120
+
+- name: Restart a guest that does not answer
+  virtplay.libvirt.domain:
+    name: vm-001
+    state: restarted
+    force: true
+
+- name: Pause a guest
+  virtplay.libvirt.domain:
+    name: vm-001
+    state: paused
+
+- name: Let it go on
+  virtplay.libvirt.domain:
+    name: vm-001
+    state: resumed
+
+- name: Remove a domain and keep its disks
+  virtplay.libvirt.domain:
+    name: vm-001
+    state: absent
+    force: true
+    keep_disks: true
+"""
+
+RETURN = r"""
+domain:
+  description: The domain as it is now, in check mode as it would be. Null when it is gone.
+  returned: success
+  type: dict
+  sample:
+    uuid: 5f3c1a52-8d1e-8c3b-9c1a-0e6a9d2b7f10
+    name: vm-001
+    title: Web server
+    description: null
+    state: running
+    vcpus: 2
+    vcpus_max: 8
+    memory: 2048
+    memory_max: 2048
+    autostart: false
+    firmware: bios
+    virt_type: kvm
+    machine: pc-q35-7.2
+    disks:
+      - target: vda
+        path: /var/lib/libvirt/images/5f3c1a52-8d1e-8c3b-9c1a-0e6a9d2b7f10-vda.qcow2
+        size: 20.0
+        capacity_bytes: 21474836480
+        allocation_bytes: 200704
+        backing: /var/lib/libvirt/templates/debian12-0123456789ab.qcow2
+    interfaces:
+      - mac: 52:9a:3f:00:1b:c4
+        type: network
+        source: default
+        model: virtio
+        target: vnet0
+    graphics: {type: vnc, host: 127.0.0.1, port: 5900}
+    metadata:
+      id: vm-001
+      job: job-000001
+      generation: 1
+      template: debian12
+      os: debian12
+      labels: {}
+    started_at: "2026-11-22T13:30:00.000000Z"
+changes:
+  description: Every field that differs, and when and how it changes.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - field: vcpus
+      before: 2
+      after: 4
+      applies: live
+      destroys: false
+applies_at:
+  description: When all changes are in effect, V(now) or V(next_boot). Null without a change.
+  returned: success
+  type: str
+  sample: now
+code:
+  description: What kind of failure it was.
+  returned: failure
+  type: str
+  sample: VM_ALREADY_STOPPED
+"""
+
+import re
+import socket
+import uuid as uuids
+from typing import Any, NoReturn
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import (
+    LibvirtFailure,
+    error_text,
+    has_error_code,
+    libvirt,
+    lookup_domain,
+    open_connection,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.definition import (
+    derive_uuid,
+    find_leftovers,
+    finish_creation,
+    note_job,
+    plan_removal,
+    prepare_creation,
+    prepare_update,
+    run_creation,
+    run_removal,
+    run_update,
+    sweep_volumes,
+    undo_creation,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_view import (
+    describe,
+    view_domain,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_xml import (
+    InvalidDomain,
+    normalize,
+    parse_domain,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.fence import Fence
+from ansible_collections.virtplay.libvirt.plugins.module_utils.plan import (
+    Applies,
+    Change,
+    Current,
+    DomainState,
+    Step,
+    Wanted,
+    applies_at,
+    plan_power,
+    plan_update,
+    state_after,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.power import run_steps
+from ansible_collections.virtplay.libvirt.plugins.module_utils.storage import is_no_room
+
+ARGUMENTS: dict[str, Any] = {
+    "uri": {"type": "str", "default": "qemu:///system"},
+    "uuid": {"type": "str"},
+    "name": {"type": "str"},
+    "state": {"type": "str", "choices": [str(w) for w in Wanted], "default": "present"},
+    "title": {"type": "str"},
+    "description": {"type": "str"},
+    "vcpus": {"type": "int"},
+    "vcpus_max": {"type": "int"},
+    "memory": {"type": "int"},
+    "memory_max": {"type": "int"},
+    "virt_type": {"type": "str", "choices": ["auto", "kvm", "qemu"], "default": "auto"},
+    "firmware": {"type": "str", "choices": ["bios", "efi"]},
+    "disks": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "target": {"type": "str", "required": True},
+            "size": {"type": "int"},
+            "template": {"type": "str"},
+            "clone": {"type": "str", "choices": ["linked", "full"], "default": "linked"},
+            "pool": {"type": "str", "default": "default"},
+        },
+    },
+    "interfaces": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "type": {"type": "str", "choices": ["network", "bridge"]},
+            "source": {"type": "str"},
+            "model": {"type": "str", "choices": ["virtio", "e1000e", "e1000", "rtl8139"]},
+            "mac": {"type": "str"},
+            "ip": {"type": "str"},
+            "gateway": {"type": "str"},
+            "nameservers": {"type": "list", "elements": "str"},
+        },
+    },
+    "autostart": {"type": "bool"},
+    "seed": {
+        "type": "dict",
+        "options": {
+            "hostname": {"type": "str"},
+            "ssh_keys": {"type": "list", "elements": "str", "no_log": False},
+            "user_data": {"type": "str"},
+            "network_config": {"type": "dict"},
+        },
+    },
+    "metadata": {
+        "type": "dict",
+        "options": {
+            "id": {"type": "str"},
+            "template": {"type": "str"},
+            "os": {"type": "str"},
+            "labels": {"type": "dict"},
+        },
+    },
+    "job": {"type": "str"},
+    "generation": {"type": "int"},
+    "force": {"type": "bool", "default": False},
+    "keep_disks": {"type": "bool", "default": False},
+    "timeout": {"type": "int", "default": 90},
+    "lock_timeout": {"type": "int", "default": 120},
+}
+# The arguments that say what a domain is like, beside its power.
+DEFINITION = (
+    "title",
+    "description",
+    "vcpus",
+    "vcpus_max",
+    "memory",
+    "memory_max",
+    "firmware",
+    "disks",
+    "interfaces",
+    "autostart",
+    "metadata",
+)
+CAN_CREATE = (Wanted.PRESENT, Wanted.RUNNING)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class DomainModule(AnsibleModule):
+    """An AnsibleModule whose results never repeat the seed, which may hold secrets.
+
+    no_log values would be cut out of every other text of the result as well, down to single
+    letters; leaving the arguments out is enough, and so is not writing them to the syslog.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            argument_spec=ARGUMENTS,
+            supports_check_mode=True,
+            required_one_of=[["uuid", "name"]],
+            no_log=True,
+        )
+
+    def exit_json(self, **result: Any) -> NoReturn:
+        """Report success, without the seed."""
+        super().exit_json(**result, invocation=self._invocation())
+
+    def fail_json(self, msg: str, **result: Any) -> NoReturn:
+        """Report a failure, without the seed."""
+        super().fail_json(msg, **result, invocation=self._invocation())
+
+    def _invocation(self) -> dict[str, Any]:
+        return {"module_args": {k: v for k, v in self.params.items() if k != "seed"}}
+
+
+class Task:
+    """One run of the module: the domain asked for, the connection, and the result in the making."""
+
+    def __init__(self, module: DomainModule) -> None:
+        self.module = module
+        self.params = module.params
+        self.wanted = Wanted(self.params["state"])
+        self.bookkeeping = {key: self.params[key] for key in ("job", "generation")}
+        self._check_arguments()
+        self.conn = open_connection(self.params["uri"])
+        self.uuid = self._find_uuid()
+        self.label = self.params["name"] or self.uuid
+        self.fence = Fence(
+            self.uuid,
+            label=self.label,
+            job=self.params["job"],
+            generation=self.params["generation"],
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Do what was asked for, under the domain's lock, and return the module's result."""
+        if self.module.check_mode:
+            self.fence.check(None)
+            return self._act()
+        with self.fence.hold(self.params["lock_timeout"]):
+            return self._act()
+
+    def _check_arguments(self) -> None:
+        name, uuid, title = (self.params[key] for key in ("name", "uuid", "title"))
+        if name is not None and not _NAME.fullmatch(name):
+            raise LibvirtFailure(
+                f"cannot use name {name!r}: a name is 1 to 64 letters, digits and . _ -",
+                "VALIDATION_ERROR",
+            )
+        if uuid is not None:
+            try:
+                self.params["uuid"] = str(uuids.UUID(uuid))
+            except ValueError:
+                raise LibvirtFailure(
+                    f"cannot use UUID {uuid!r}: it is not one", "VALIDATION_ERROR"
+                ) from None
+        if title is not None and ("\n" in title or "\r" in title):
+            raise LibvirtFailure("cannot use the title: it holds a line break", "VALIDATION_ERROR")
+        for key in ("vcpus", "vcpus_max", "memory", "memory_max"):
+            if self.params[key] is not None and self.params[key] < 1:
+                raise LibvirtFailure(
+                    f"cannot use {key} {self.params[key]}: it must be at least 1",
+                    "VALIDATION_ERROR",
+                )
+
+    def _find_uuid(self) -> str:
+        if self.params["uuid"]:
+            return str(self.params["uuid"])
+        name = self.params["name"]
+        dom = lookup_domain(self.conn, name=name)
+        return str(dom.UUIDString()) if dom else derive_uuid(socket.gethostname(), name)
+
+    def _act(self) -> dict[str, Any]:
+        # By UUID alone: a domain of the same name with another UUID is somebody else's.
+        dom = lookup_domain(self.conn, uuid=self.uuid)
+        if dom is None:
+            return self._act_on_nothing()
+        current = view_domain(self.conn, dom, whole=self._needs_whole())
+        self.label = current.label
+        self.fence.check((current.config["metadata"] or {}).get("generation"))
+        if self.wanted == Wanted.ABSENT:
+            return self._remove(dom, current)
+        return self._update(dom, current)
+
+    def _needs_whole(self) -> bool:
+        defines = any(self.params[key] is not None for key in DEFINITION)
+        return defines or self.wanted == Wanted.ABSENT
+
+    # --- no such domain ---
+
+    def _act_on_nothing(self) -> dict[str, Any]:
+        if self.wanted == Wanted.ABSENT:
+            changes = find_leftovers(self.conn, self.uuid, self.fence)
+            if changes and not self.module.check_mode:
+                sweep_volumes(self.conn, self.uuid, self.fence.recall().get("kept") or [])
+                self.fence.remember(creating=[])
+            return self._result(None, changes)
+        if self.wanted not in CAN_CREATE or self.params["vcpus"] is None:
+            raise LibvirtFailure(f"cannot find domain {self.label}", "VM_NOT_FOUND")
+        missing = [key for key in ("name", "vcpus", "memory") if self.params[key] is None]
+        if missing:
+            raise LibvirtFailure(
+                f"cannot create {self.label} without {' and '.join(missing)}", "VALIDATION_ERROR"
+            )
+        return self._create()
+
+    def _create(self) -> dict[str, Any]:
+        creation = prepare_creation(self.conn, self.uuid, self.params)
+        starts = self.wanted == Wanted.RUNNING
+        state = DomainState.RUNNING if starts else DomainState.STOPPED
+        changes = [Change("state", "absent", str(state), Applies.OFFLINE)]
+        after = _show(state, creation.autostart, creation.xml)
+        planned = {
+            **parse_domain(creation.xml),
+            "state": str(state),
+            "autostart": creation.autostart,
+            "started_at": None,
+        }
+        if self.module.check_mode:
+            return self._result(planned, changes, ("", after))
+        try:
+            dom = run_creation(self.conn, creation, self.fence)
+            if starts:
+                run_steps(dom, [Step.START], label=self.label, timeout=self.params["timeout"])
+        except BaseException as error:
+            stays = undo_creation(self.conn, creation, self.fence)
+            failure = _failure_of(error, f"cannot create {self.label}")
+            if failure is None:
+                raise
+            if stays:
+                failure.message += f"; not undone: {'; '.join(stays)}"
+            raise failure from error
+        finish_creation(self.fence)
+        made = describe(view_domain(self.conn, dom))
+        return self._result(made, changes, ("", after))
+
+    # --- a domain that is there ---
+
+    def _update(self, dom: Any, current: Current) -> dict[str, Any]:
+        plan = plan_update(current, self.params) if self._needs_whole() else None
+        force = self.params["force"]
+        steps = plan_power(current.state, self.wanted, force=force, label=self.label)
+        update = prepare_update(self.conn, current, plan) if plan and plan.changes else None
+        changes = list(plan.changes) if plan else []
+        for warning in plan.warnings if plan else ():
+            self.module.warn(warning)
+        state = state_after(current.state, steps)
+        if steps:
+            after_state = "restarted" if self.wanted == Wanted.RESTARTED else str(state)
+            lost = Step.DESTROY in steps
+            # Switching a guest off loses what it had not written to its disks yet.
+            changes.append(
+                Change("state", str(current.state), after_state, Applies.LIVE, destroys=lost)
+            )
+        autostart = current.autostart
+        if plan and plan.autostart is not None:
+            autostart = plan.autostart
+        diff = (
+            _show(current.state, current.autostart, current.config_xml),
+            _show(state, autostart, update.xml if update else current.config_xml),
+        )
+        if self.module.check_mode:
+            shown = describe(current)
+            if update:
+                shown.update(_planned(update.xml), autostart=autostart)
+            return self._result({**shown, "state": str(state)}, changes, diff)
+        if update:
+            refused = run_update(self.conn, dom, current, update, self.bookkeeping)
+            for reason in refused:
+                self.module.warn(reason)
+            changes[: len(update.plan.changes)] = update.plan.changes
+        if steps:
+            run_steps(dom, steps, label=self.label, timeout=self.params["timeout"])
+            if not update:
+                note_job(dom, current, self.bookkeeping)
+        finish_creation(self.fence)
+        if changes:
+            current = self._view_again(dom, current)
+        return self._result(describe(current), changes, diff)
+
+    def _view_again(self, dom: Any, before: Current) -> Current:
+        try:
+            return view_domain(self.conn, dom)
+        except libvirt.libvirtError as error:
+            if not has_error_code(error, "VIR_ERR_NO_DOMAIN"):
+                raise
+            before.state = DomainState.STOPPED  # a transient one, gone with its stop
+            return before
+
+    def _remove(self, dom: Any, current: Current) -> dict[str, Any]:
+        force = self.params["force"]
+        steps = plan_power(current.state, Wanted.ABSENT, force=force, label=self.label)
+        changes, stays = plan_removal(current, keep_disks=self.params["keep_disks"], force=force)
+        diff = (_show(current.state, current.autostart, current.config_xml), "")
+        if not self.module.check_mode:
+            run_steps(dom, steps, label=self.label, timeout=self.params["timeout"])
+            run_removal(self.conn, dom, current, stays, self.fence)
+        if stays:
+            self.module.warn(f"these disks of {self.label} stay on the host: {', '.join(stays)}")
+        return self._result(None, changes, diff)
+
+    def _result(
+        self,
+        domain: dict[str, Any] | None,
+        changes: list[Change],
+        diff: tuple[str, str] | None = None,
+    ) -> dict[str, Any]:
+        result: dict[str, Any] = {
+            "changed": bool(changes),
+            "domain": domain,
+            "changes": [change.as_dict() for change in changes],
+            "applies_at": applies_at(changes),
+        }
+        if changes and diff and (self.module._diff or self.module.check_mode):
+            result["diff"] = {
+                "before": diff[0],
+                "after": diff[1],
+                "before_header": self.label,
+                "after_header": self.label,
+            }
+        return result
+
+
+def _show(state: DomainState, autostart: bool, xml: str) -> str:
+    return f"state: {state}\nautostart: {str(autostart).lower()}\n{normalize(xml)}"
+
+
+def _planned(xml: str) -> dict[str, Any]:
+    keys = ("title", "description", "vcpus", "vcpus_max", "memory", "memory_max", "metadata")
+    parsed = parse_domain(xml)
+    return {key: parsed[key] for key in keys}
+
+
+def _failure_of(error: BaseException, prefix: str) -> LibvirtFailure | None:
+    """Turn an exception into a failure with a code; None for one that is a fault of ours."""
+    if isinstance(error, LibvirtFailure):
+        return error
+    if isinstance(error, InvalidDomain):
+        return LibvirtFailure(str(error), "VALIDATION_ERROR")
+    if isinstance(error, OSError):
+        code = "INSUFFICIENT_RESOURCES" if is_no_room(error) else "LIBVIRT_ERROR"
+        return LibvirtFailure(f"{prefix}: {error}", code)
+    if libvirt is not None and isinstance(error, libvirt.libvirtError):
+        return LibvirtFailure(f"{prefix}: {error_text(error)}", _code_of(error))
+    return None
+
+
+def _code_of(error: Exception) -> str:
+    if is_no_room(error) or "annot allocate memory" in error_text(error):
+        return "INSUFFICIENT_RESOURCES"
+    if has_error_code(error, "VIR_ERR_NO_DOMAIN"):
+        return "VM_NOT_FOUND"
+    if has_error_code(error, "VIR_ERR_OPERATION_TIMEOUT", "VIR_ERR_AGENT_UNRESPONSIVE"):
+        return "GUEST_NOT_RESPONDING"
+    return "LIBVIRT_ERROR"
+
+
+def main() -> None:
+    """Run the module."""
+    module = DomainModule()
+    label = module.params["name"] or module.params["uuid"]
+    try:
+        result = Task(module).run()
+    except Exception as error:
+        failure = _failure_of(error, f"cannot bring {label} to state {module.params['state']}")
+        if failure is None:
+            raise
+        module.fail_json(msg=failure.message, code=failure.code)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
