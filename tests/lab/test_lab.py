@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,13 @@ DOMAIN = """<domain type='qemu'><name>bare</name><memory unit='MiB'>32</memory><
 def bare() -> Iterator[Lab]:
     with Lab(hosts=1, prepare=False) as running:
         yield running
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Give a directory whose name is short enough for a lab's; tmp_path's grows with pytest."""
+    with tempfile.TemporaryDirectory(prefix="test-lab-") as name:
+        yield Path(name)
 
 
 def traces(directory: Path) -> list[str]:
@@ -190,10 +198,10 @@ def test_killed_host_is_gone_and_lab_still_ends() -> None:
     assert traces(lab.directory) == []
 
 
-def test_lab_ends_with_killed_test_process(tmp_path: Path) -> None:
+def test_lab_ends_with_killed_test_process(place: Path) -> None:
     code = (
         "import pathlib, time; from tests.lab import Lab\n"
-        f"with Lab(hosts=1, prepare=False, directory=pathlib.Path({str(tmp_path / 'l')!r})):\n"
+        f"with Lab(hosts=1, prepare=False, directory=pathlib.Path({str(place / 'l')!r})):\n"
         "    print('up', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code]
@@ -201,11 +209,11 @@ def test_lab_ends_with_killed_test_process(tmp_path: Path) -> None:
         assert process.stdout
         assert process.stdout.readline() == b"up\n"
         process.kill()
-    assert eventually_gone(tmp_path / "l") == []
+    assert eventually_gone(place / "l") == []
 
 
-def test_leftovers_of_killed_supervisor_go_with_next_lab(tmp_path: Path) -> None:
-    directory = tmp_path / "l"
+def test_leftovers_of_killed_supervisor_go_with_next_lab(place: Path) -> None:
+    directory = place / "l"
     with start("up", "--bare", "--until-eof", "--hosts", "1", "--dir", str(directory)) as process:
         assert process.stdout
         assert process.stdout.readline()
@@ -222,17 +230,17 @@ def test_leftovers_of_killed_supervisor_go_with_next_lab(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("after", [0.1, 0.25, 0.5, 0.75])
-def test_signal_while_starting_ends_the_lab(tmp_path: Path, after: float) -> None:
-    with start("up", "--bare", "--dir", str(tmp_path / "l")) as process:
+def test_signal_while_starting_ends_the_lab(place: Path, after: float) -> None:
+    with start("up", "--bare", "--dir", str(place / "l")) as process:
         time.sleep(after)
         process.send_signal(signal.SIGTERM)
         code = process.wait(20)
     assert code in {0, -signal.SIGTERM}  # the latter before Python has set its handlers
-    assert traces(tmp_path / "l") == []
+    assert traces(place / "l") == []
 
 
-def test_detached_lab_is_taken_down(tmp_path: Path) -> None:
-    directory = tmp_path / "l"
+def test_detached_lab_is_taken_down(place: Path) -> None:
+    directory = place / "l"
     with start("up", "--bare", "--detach", "--hosts", "1", "--dir", str(directory)) as process:
         said, _ = process.communicate(timeout=30)
         assert f"inventory: {directory}/inventory.yml" in said
@@ -247,18 +255,25 @@ def test_detached_lab_is_taken_down(tmp_path: Path) -> None:
     assert traces(directory) == []
 
 
-def test_directory_with_other_content_is_refused_untouched(tmp_path: Path) -> None:
-    (tmp_path / "mine").write_text("precious")
+def test_directory_with_other_content_is_refused_untouched(place: Path) -> None:
+    (place / "mine").write_text("precious")
     with (
         pytest.raises(LabError, match="not an empty directory"),
-        Lab(prepare=False, directory=tmp_path),
+        Lab(prepare=False, directory=place),
     ):
         pass
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert [path.name for path in place.iterdir()] == ["mine"]
 
 
-def test_down_without_a_lab_says_so(tmp_path: Path) -> None:
-    down = start("down", "--dir", str(tmp_path))
+def test_too_long_directory_is_refused(tmp_path: Path) -> None:
+    directory = tmp_path / ("long" * 20)
+    with pytest.raises(LabError, match="longer than"), Lab(prepare=False, directory=directory):
+        pass
+    assert not directory.exists()
+
+
+def test_down_without_a_lab_says_so(place: Path) -> None:
+    down = start("down", "--dir", str(place))
     assert "none is in" in down.communicate(timeout=10)[1]
     assert down.returncode == 1
 
