@@ -81,9 +81,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--size", type=int, default=64, help="virtual size of the disk in MiB (default: 64)"
     )
     parser.add_argument("--offline", action="store_true", help="fail rather than use the network")
-    parser.add_argument(
-        "--refresh", action="store_true", help="ask for newer packages even if the cache is full"
-    )
+    parser.add_argument("--refresh", action="store_true", help="get newer packages and build again")
     return parser.parse_args(arguments)
 
 
@@ -93,30 +91,38 @@ def build(options: argparse.Namespace) -> None:
     if absent:
         raise BuildError(f"these programs are not installed: {', '.join(absent)}")
     cache = options.cache.resolve()
-    cache.mkdir(parents=True, exist_ok=True)
     output = options.output.resolve()
+    cache.mkdir(parents=True, exist_ok=True)
     with (cache / ".lock").open("w") as lock:
-        # Hosts of a laboratory share the cache: one fills it, the others wait and use it.
+        # Hosts of a laboratory share the cache: one fills it and builds, the others wait.
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if output.exists() and not options.refresh:
+            print(f"{output}: exists")
+            return
         packages = cached_packages(cache)
         if packages is None or options.refresh:
             if options.offline:
                 raise BuildError(f"the package cache {cache} is not complete (--offline)")
             packages = fill_cache(cache)
-    with tempfile.TemporaryDirectory(prefix=".micro-", dir=output.parent) as name:
-        work = Path(name)
-        tree = work / "packages"
-        for package in packages:
-            run("dpkg-deb", "-x", str(cache / package["file"]), str(tree))
-        kernel = newest(tree.glob("boot/vmlinuz-*"), "a kernel")
-        initramfs = work / "initrd"
-        initramfs.write_bytes(build_initramfs(tree, kernel.name.removeprefix("vmlinuz-")))
-        disk = make_disk(work, kernel, initramfs, boot_loader(tree), options.size)
-        finished = work / "micro.qcow2"
-        run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(disk), str(finished))
-        finished.chmod(0o644)
-        finished.replace(output)
-    print(f"{output}: {output.stat().st_size >> 20} MiB, {kernel.name}")
+        with tempfile.TemporaryDirectory(prefix=".micro-", dir=output.parent) as name:
+            kernel = assemble(Path(name), cache, packages, options.size)
+            (Path(name) / "micro.qcow2").replace(output)
+    print(f"{output}: {output.stat().st_size >> 20} MiB, {kernel}")
+
+
+def assemble(work: Path, cache: Path, packages: list[dict[str, str]], size: int) -> str:
+    """Make work/micro.qcow2 of size MiB from the cached packages; return the kernel's name."""
+    tree = work / "packages"
+    for package in packages:
+        run("dpkg-deb", "-x", str(cache / package["file"]), str(tree))
+    kernel = newest(tree.glob("boot/vmlinuz-*"), "a kernel")
+    initramfs = work / "initrd"
+    initramfs.write_bytes(build_initramfs(tree, kernel.name.removeprefix("vmlinuz-")))
+    disk = make_disk(work, kernel, initramfs, boot_loader(tree), size)
+    finished = work / "micro.qcow2"
+    run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(disk), str(finished))
+    finished.chmod(0o644)
+    return kernel.name
 
 
 # --- packages ------------------------------------------------------------------------------
