@@ -96,8 +96,19 @@ class LabDirectory:
         return Record(hosts=hosts, supervisor=Process(**stored.pop("supervisor")), **stored)
 
     def remove(self) -> None:
-        """Remove the directory with everything in it. Its hosts must have ended."""
-        shutil.rmtree(self.path)
+        """Remove the directory with everything in it. Its hosts must have ended.
+
+        The record goes last: whoever is killed in here leaves a directory that is still a lab's.
+        """
+        for entry in self.path.iterdir():
+            if entry == self._record:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        self._record.unlink(missing_ok=True)
+        self.path.rmdir()
 
     def write_keys(self, hosts: list[HostRecord]) -> None:
         """Make the client's key, a key for every host, and the files by which ssh checks them."""

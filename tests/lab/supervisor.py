@@ -65,14 +65,18 @@ class Supervisor:
         SlotError after taking down what had come up.
         """
         adopt_orphans()
-        with _stopped_by_signals():
+        try:
+            _stop_by_signals()
             try:
                 self._up()
                 ready(self)
                 wait()
             finally:
                 _ignore_signals()
-                self._down()
+        except _Stop:
+            pass
+        finally:
+            self._down()
 
     def _up(self) -> None:
         began = time.monotonic()
@@ -104,12 +108,14 @@ class Supervisor:
         self._record("ready")
 
     def _make_directory(self) -> LabDirectory:
-        if self._path is None:
-            self._path = Path(tempfile.mkdtemp(prefix="virtplay-lab-"))
-        clear_leftovers(self._path)
-        directory = LabDirectory(self._path.resolve())
-        directory.create()
-        self.directory = directory
+        # A signal now would leave a directory of which `_down` does not know that it is ours.
+        with _signals_held():
+            if self._path is None:
+                self._path = Path(tempfile.mkdtemp(prefix="virtplay-lab-"))
+            clear_leftovers(self._path)
+            directory = LabDirectory(self._path.resolve())
+            directory.create()
+            self.directory = directory
         return directory
 
     def _record(self, stage: str) -> None:
@@ -221,23 +227,30 @@ def _says_ready(stream: IO[bytes], deadline: float) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Turn the first SIGINT, SIGTERM or SIGHUP into an orderly end of the block."""
-    came = False
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _stop_by_signals() -> None:
+    """Let the first SIGINT, SIGTERM or SIGHUP raise _Stop, and ignore those after it."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        nonlocal came
-        if not came:
-            came = True
-            raise _Stop
+        _ignore_signals()
+        raise _Stop
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _SIGNALS:
         signal.signal(number, stop)
-    with contextlib.suppress(_Stop):
-        yield
 
 
 def _ignore_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let signals that come during the block take effect at its end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
