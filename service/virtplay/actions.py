@@ -1,0 +1,103 @@
+"""Pure: each action's playbook, its states, its time limit and its variables."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from virtplay.states import VmStatus
+
+
+class Action(StrEnum):
+    """What a job does; the value is the playbook's name and the metric's label too."""
+
+    VM_CREATE = "vm_create"
+    VM_UPDATE = "vm_update"
+    VM_DELETE = "vm_delete"
+    VM_START = "vm_start"
+    VM_STOP = "vm_stop"
+    VM_RESTART = "vm_restart"
+    VM_PAUSE = "vm_pause"
+    VM_RESUME = "vm_resume"
+
+
+@dataclass(frozen=True)
+class ActionRules:
+    """How one action behaves; times in seconds."""
+
+    status: VmStatus
+    """The VM's status from the request to the job's end."""
+    ends_in: frozenset[str]
+    """The domain states of which one must be seen for the job to have succeeded."""
+    tasks: int
+    """Tasks in its playbook, for the progress (compared with --list-tasks by a test)."""
+    time_limit: int
+    """The job process is ended after this long."""
+    repeatable: bool = True
+    """Whether running it again after a crash is harmless."""
+
+
+ABSENT = "absent"
+
+RULES: dict[Action, ActionRules] = {
+    Action.VM_CREATE: ActionRules(
+        VmStatus.CREATING, frozenset({"stopped", "running"}), tasks=12, time_limit=7200
+    ),
+    Action.VM_UPDATE: ActionRules(
+        VmStatus.UPDATING, frozenset({"stopped", "running", "paused"}), tasks=2, time_limit=600
+    ),
+    Action.VM_DELETE: ActionRules(VmStatus.DELETING, frozenset({ABSENT}), tasks=2, time_limit=600),
+    Action.VM_START: ActionRules(
+        VmStatus.STARTING, frozenset({"running"}), tasks=2, time_limit=300
+    ),
+    Action.VM_STOP: ActionRules(
+        VmStatus.STOPPING, frozenset({"stopped"}), tasks=2, time_limit=3900
+    ),
+    Action.VM_RESTART: ActionRules(
+        VmStatus.RESTARTING, frozenset({"running"}), tasks=2, time_limit=3900, repeatable=False
+    ),
+    Action.VM_PAUSE: ActionRules(VmStatus.PAUSING, frozenset({"paused"}), tasks=2, time_limit=300),
+    Action.VM_RESUME: ActionRules(
+        VmStatus.RESUMING, frozenset({"running"}), tasks=2, time_limit=300
+    ),
+}
+
+
+def playbook(action: str) -> str:
+    """The playbook of an action, relative to the project directory."""
+    return f"playbooks/{action}.yml"
+
+
+def mark_unsafe(value: Any) -> Any:
+    """The same value with every text marked so that Ansible never reads it as a template."""
+    if isinstance(value, str):
+        return {"__ansible_unsafe": value}
+    if isinstance(value, Mapping):
+        return {key: mark_unsafe(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [mark_unsafe(item) for item in value]
+    return value
+
+
+def _mark_templates(value: Any) -> Any:
+    """Like mark_unsafe, but only for texts that Ansible could read as a template."""
+    if isinstance(value, str):
+        return mark_unsafe(value) if "{" in value else value
+    if isinstance(value, Mapping):
+        return {key: _mark_templates(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_mark_templates(item) for item in value]
+    return value
+
+
+def command_line(
+    action: str, host: str, inventory: Sequence[str], variables: Mapping[str, Any]
+) -> str:
+    """The ansible-playbook line that does the same by hand, from the project directory."""
+    words = ["ansible-playbook", playbook(action)]
+    for source in inventory:
+        words += ["-i", source]
+    words += ["--limit", host, "-e", json.dumps(_mark_templates(variables), ensure_ascii=False)]
+    return shlex.join(words)

@@ -1,0 +1,1 @@
+"""API: HTTP and nothing else, a resource a file."""

@@ -1,0 +1,29 @@
+"""API: what a handler gets to work with."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from virtplay.jobs import Caller
+from virtplay.observation import Observer
+from virtplay.settings import Settings
+from virtplay.vms import Vms
+
+
+@dataclass
+class Parts:
+    """The parts of the running service that handlers call."""
+
+    settings: Settings
+    vms: Vms
+    observer: Observer
+
+
+@dataclass(frozen=True)
+class Call:
+    """One checked request: who, what, with which path values, query and body."""
+
+    parts: Parts
+    caller: Caller
+    path: dict[str, str]
+    query: Any
+    body: Any

@@ -1,0 +1,114 @@
+"""API: /hosts and /templates."""
+
+from typing import Any
+
+from virtplay.api.calls import Call
+from virtplay.api.envelope import Answer
+from virtplay.api.schemas import (
+    Amounts,
+    HostList,
+    HostOut,
+    TemplateHost,
+    TemplateList,
+    TemplateOut,
+)
+from virtplay.placement import HostRoom
+from virtplay.store import vms as store
+from virtplay.store.models import Host
+from virtplay.times import time_text
+
+GIB = 1024**3
+MIB = 1024**2
+
+
+def host_out(host: Host, room: HostRoom, vms: int) -> HostOut:
+    """A hypervisor as the API shows it."""
+    facts = host.facts.get("host", {})
+    memory = facts.get("memory_bytes")
+    versions = {
+        name: str(facts[key])
+        for name, key in (
+            ("libvirt", "libvirt_version"),
+            ("qemu", "qemu_version"),
+            ("kernel", "kernel"),
+            ("os", "os"),
+        )
+        if facts.get(key)
+    }
+    return HostOut(
+        name=host.name,
+        status=host.status,
+        message=host.message,
+        observedAt=time_text(host.observed_at),
+        vms=vms,
+        virtType=facts.get("virt_type"),
+        virtReason=facts.get("virt_reason"),
+        cpus=facts.get("cpus"),
+        cpuModel=facts.get("cpu_model"),
+        memory=memory // MIB if memory else None,
+        capacity=Amounts(
+            cpu=room.cpu_total,
+            memory=room.memory_total,
+            disk=int(room.disk_free * room.overcommit.disk // GIB),
+        ),
+        allocated=Amounts(
+            cpu=room.promised_cpu, memory=room.promised_memory, disk=room.promised_disk // GIB
+        ),
+        available=Amounts(**room.available),
+        versions=versions,
+        pools=host.facts.get("pools", []),
+        networks=host.facts.get("networks", []),
+        bridges=host.facts.get("bridges", []),
+    )
+
+
+async def list_hosts(call: Call) -> Answer:
+    """GET /hosts."""
+    rooms = await call.parts.vms.rooms()
+    promised = await store.promised_by_host()
+    hosts = [
+        host_out(host, rooms[host.name], promised[host.name].vms if host.name in promised else 0)
+        for host in await store.list_hosts()
+    ]
+    return Answer(HostList(hosts=hosts).model_dump(mode="json"))
+
+
+async def get_host(call: Call) -> Answer:
+    """GET /hosts/{name}."""
+    host = await store.find_host(call.path["name"])
+    rooms = await call.parts.vms.rooms()
+    promised = await store.promised_by_host()
+    vms = promised[host.name].vms if host.name in promised else 0
+    return Answer(host_out(host, rooms[host.name], vms).model_dump(mode="json"))
+
+
+async def list_templates(call: Call) -> Answer:
+    """GET /templates."""
+    hosts = await store.list_hosts()
+    templates = [
+        _template_out(name, entry, hosts)
+        for name, entry in sorted(call.parts.vms.inventory.templates().items())
+    ]
+    return Answer(TemplateList(templates=templates).model_dump(mode="json"))
+
+
+def _template_out(name: str, entry: dict[str, Any], hosts: list[Host]) -> TemplateOut:
+    images = {
+        host.name: next((i for i in host.facts.get("templates", []) if i["name"] == name), None)
+        for host in hosts
+    }
+    sizes = [int(image["virtual_size_bytes"]) for image in images.values() if image]
+    return TemplateOut(
+        id=name,
+        os=str(entry.get("os", name)),
+        source="micro" if entry.get("micro") else str(entry.get("url") or entry.get("path") or ""),
+        minDisk=-(-max(sizes) // GIB) if sizes else None,
+        hosts=[
+            TemplateHost(
+                host=host,
+                ready=image is not None,
+                createdAt=image.get("created_at") if image else None,
+            )
+            for host, image in images.items()
+        ],
+    )

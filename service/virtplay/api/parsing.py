@@ -1,0 +1,137 @@
+"""API: reads bodies and query strings strictly, and names every fault at once."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from virtplay.errors import ValidationFailed
+
+Model = TypeVar("Model", bound=BaseModel)
+DEPTH_LIMIT = 32
+DIGITS_LIMIT = 32
+
+
+class _Refused(ValueError):
+    """A JSON text that the standard library would accept."""
+
+
+def parse_body(raw: bytes, content_type: str, model: type[Model]) -> Model:
+    """The request's JSON object as `model`; ValidationFailed with every wrong field.
+
+    An empty body counts as {}. NaN, infinities, duplicate keys, lone surrogates, NUL, absurdly
+    long numbers and deep nesting are refused.
+    """
+    if not raw.strip():
+        return _validate({}, model, "body")
+    if content_type.split(";", 1)[0].strip().lower() != "application/json":
+        raise _body_fault("content type must be application/json")
+    try:
+        document = json.loads(
+            raw.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_constant=_constant,
+            parse_float=_float,
+            parse_int=_int,
+        )
+        _refuse_odd_text(document, 0)
+    except UnicodeDecodeError:
+        raise _body_fault("must be UTF-8") from None
+    except RecursionError:
+        raise _body_fault(f"is nested deeper than {DEPTH_LIMIT} levels") from None
+    except json.JSONDecodeError as error:
+        raise _body_fault(
+            f"is not JSON: {error.msg} (line {error.lineno}, column {error.colno})"
+        ) from None
+    except _Refused as error:
+        raise _body_fault(str(error)) from None
+    if not isinstance(document, dict):
+        raise _body_fault("must be a JSON object")
+    return _validate(document, model, "body")
+
+
+def parse_query(arguments: Mapping[str, Sequence[str]], model: type[Model]) -> Model:
+    """The query string as `model`; a parameter given twice, unknown or wrong is named."""
+    repeated = [key for key, values in arguments.items() if len(values) > 1]
+    if repeated:
+        raise ValidationFailed(
+            f"cannot read the query: {', '.join(repeated)} given more than once",
+            [{"field": key, "message": "is given more than once"} for key in repeated],
+        )
+    return _validate({key: values[0] for key, values in arguments.items()}, model, "query")
+
+
+def _validate(document: Mapping[str, Any], model: type[Model], what: str) -> Model:
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        fields = [_fault(entry) for entry in error.errors(include_url=False)]
+        words = "; ".join(f"{entry['field']} {entry['message']}" for entry in fields)
+        raise ValidationFailed(f"cannot read the {what}: {words}", fields) from None
+
+
+def _fault(entry: Mapping[str, Any]) -> dict[str, str]:
+    location = [str(part) for part in entry["loc"] if part not in ("function-after", "str")]
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    match entry["type"]:
+        case "missing":
+            message = "is required"
+        case "extra_forbidden":
+            message = "is not a known field"
+        case _:
+            message = message[:1].lower() + message[1:]
+            message = message.replace("input should be", "must be")
+            message = message.replace("string should", "must").replace("list should", "must")
+    return {"field": ".".join(location) or "body", "message": message}
+
+
+def _body_fault(message: str) -> ValidationFailed:
+    return ValidationFailed(
+        f"cannot read the body: it {message}", [{"field": "body", "message": message}]
+    )
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _Refused(f"has the key {key!r} twice")
+        found[key] = value
+    return found
+
+
+def _constant(name: str) -> Any:
+    raise _Refused(f"holds {name}, which JSON does not have")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise _Refused(f"holds a number that is too large: {text[:40]}")
+    return value
+
+
+def _int(text: str) -> int:
+    if len(text) > DIGITS_LIMIT:
+        raise _Refused(f"holds a number of {len(text)} digits")
+    return int(text)
+
+
+def _refuse_odd_text(value: Any, depth: int) -> None:
+    """Refuse NUL and lone surrogates anywhere, and nesting beyond the limit."""
+    if depth > DEPTH_LIMIT:
+        raise _Refused(f"is nested deeper than {DEPTH_LIMIT} levels")
+    if isinstance(value, str):
+        if "\x00" in value:
+            raise _Refused("holds a NUL character")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise _Refused("holds a lone surrogate")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_odd_text(key, depth + 1)
+            _refuse_odd_text(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_odd_text(item, depth + 1)

@@ -1,0 +1,104 @@
+"""API: every route, what it takes and answers, and who may call it, on one screen."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+from sanic import HTTPResponse
+
+from virtplay.api import health, hosts, jobs, schemas, vms
+from virtplay.api.auth import Role
+from virtplay.api.calls import Call
+from virtplay.api.envelope import Answer
+
+Handler = Callable[[Call], Awaitable[Answer | HTTPResponse]]
+PREFIX = "/api/v1"
+
+
+@dataclass(frozen=True)
+class Route:
+    """One method of one path."""
+
+    method: str
+    path: str
+    role: Role
+    handler: Handler
+    summary: str
+    answers: type[BaseModel] | None
+    query: type[schemas.Query] = schemas.NoQuery
+    body: type[schemas.Strict] | None = None
+    status: int = 200
+    errors: tuple[str, ...] = ()
+
+
+READ = Role.VIEWER
+CHANGE = Role.OPERATOR
+ONE_VM = ("VM_NOT_FOUND",)
+MUTATION = (*ONE_VM, "OPERATION_IN_PROGRESS", "HOST_UNREACHABLE")
+NONE = schemas.EmptyBody
+
+ROUTES = (
+    Route("GET", f"{PREFIX}/vms", READ, vms.list_vms, "List VMs", schemas.VmPage, schemas.VmQuery),
+    Route(
+        "POST", f"{PREFIX}/vms", CHANGE, vms.create_vm, "Create a VM", schemas.AcceptedOut,
+        body=schemas.VmCreate, status=202,
+        errors=("TEMPLATE_NOT_FOUND", "HOST_NOT_FOUND", "INSUFFICIENT_RESOURCES", "HOST_UNREACHABLE"),
+    ),
+    Route("GET", f"{PREFIX}/vms/{{id}}", READ, vms.get_vm, "Show a VM", schemas.VmOut, errors=ONE_VM),
+    Route(
+        "PUT", f"{PREFIX}/vms/{{id}}", CHANGE, vms.update_vm, "Change a VM", schemas.AcceptedOut,
+        body=schemas.VmUpdate, status=202, errors=(*MUTATION, "INSUFFICIENT_RESOURCES"),
+    ),
+    Route(
+        "DELETE", f"{PREFIX}/vms/{{id}}", CHANGE, vms.delete_vm, "Delete a VM", schemas.AcceptedOut,
+        schemas.DeleteQuery, NONE, 202, (*MUTATION, "VM_ALREADY_RUNNING", "VM_HAS_SNAPSHOTS"),
+    ),
+    Route(
+        "POST", f"{PREFIX}/vms/{{id}}/start", CHANGE, vms.start_vm, "Start a VM",
+        schemas.AcceptedOut, body=NONE, status=202, errors=(*MUTATION, "VM_ALREADY_RUNNING"),
+    ),
+    Route(
+        "POST", f"{PREFIX}/vms/{{id}}/stop", CHANGE, vms.stop_vm, "Stop a VM",
+        schemas.AcceptedOut, body=schemas.ForceBody, status=202,
+        errors=(*MUTATION, "VM_ALREADY_STOPPED"),
+    ),
+    Route(
+        "POST", f"{PREFIX}/vms/{{id}}/restart", CHANGE, vms.restart_vm, "Restart a VM",
+        schemas.AcceptedOut, body=schemas.ForceBody, status=202,
+        errors=(*MUTATION, "VM_ALREADY_STOPPED"),
+    ),
+    Route(
+        "POST", f"{PREFIX}/vms/{{id}}/pause", CHANGE, vms.pause_vm, "Pause a VM",
+        schemas.AcceptedOut, body=NONE, status=202,
+        errors=(*MUTATION, "VM_ALREADY_STOPPED", "VM_ALREADY_PAUSED"),
+    ),
+    Route(
+        "POST", f"{PREFIX}/vms/{{id}}/resume", CHANGE, vms.resume_vm, "Resume a paused VM",
+        schemas.AcceptedOut, body=NONE, status=202,
+        errors=(*MUTATION, "VM_ALREADY_STOPPED", "VM_NOT_PAUSED"),
+    ),
+    Route(
+        "GET", f"{PREFIX}/vms/{{id}}/status", READ, vms.get_status, "Show a VM's status",
+        schemas.StatusOut, errors=ONE_VM,
+    ),
+    Route("GET", f"{PREFIX}/jobs", READ, jobs.list_jobs, "List jobs", schemas.JobPage, schemas.JobQuery),
+    Route(
+        "GET", f"{PREFIX}/jobs/{{id}}", READ, jobs.get_job, "Show a job", schemas.JobOut,
+        errors=("JOB_NOT_FOUND",),
+    ),
+    Route(
+        "GET", f"{PREFIX}/jobs/{{id}}/log", READ, jobs.get_log, "Show a job's Ansible output as text",
+        None, errors=("JOB_NOT_FOUND",),
+    ),
+    Route("GET", f"{PREFIX}/hosts", READ, hosts.list_hosts, "List hypervisors", schemas.HostList),
+    Route(
+        "GET", f"{PREFIX}/hosts/{{name}}", READ, hosts.get_host, "Show a hypervisor", schemas.HostOut,
+        errors=("HOST_NOT_FOUND",),
+    ),
+    Route(
+        "GET", f"{PREFIX}/templates", READ, hosts.list_templates, "List the image catalogue",
+        schemas.TemplateList,
+    ),
+    Route("GET", "/healthz", Role.NOBODY, health.healthz, "The process answers", schemas.HealthOut),
+    Route("GET", "/readyz", Role.NOBODY, health.readyz, "The service can do its work", schemas.HealthOut),
+)  # fmt: skip

@@ -1,0 +1,155 @@
+"""API: /vms."""
+
+from typing import Any
+
+from virtplay.api.calls import Call
+from virtplay.api.envelope import Answer
+from virtplay.api.jobs import job_out
+from virtplay.api.schemas import AcceptedOut, Pagination, StatusOut, VmCreate, VmOut, VmPage
+from virtplay.store import jobs as job_store
+from virtplay.store import vms as store
+from virtplay.store.models import Vm
+from virtplay.times import time_text
+from virtplay.vms import Accepted, NewVm
+
+BODY_COLUMNS = {"autoStart": "auto_start"}
+
+
+def vm_out(vm: Vm) -> VmOut:
+    """A VM as the API shows it."""
+    return VmOut(
+        id=str(vm.ref),
+        name=vm.name,
+        status=vm.status,
+        cpu=vm.cpu,
+        memory=vm.memory,
+        disk=vm.disk,
+        os=vm.os,
+        ip=vm.ip,
+        createdAt=time_text(vm.created_at) or "",
+        updatedAt=time_text(vm.updated_at) or "",
+        host=vm.host,
+        uuid=str(vm.uuid),
+        template=vm.template,
+        description=vm.description,
+        labels=vm.labels,
+        network=vm.network,
+        addresses=vm.addresses,
+        autoStart=vm.auto_start,
+        pending=vm.pending,
+        error=vm.error,
+        startedAt=time_text(vm.started_at),
+        observedAt=time_text(vm.observed_at),
+    )
+
+
+def accepted(what: Accepted) -> Answer:
+    """202: committed, and to be followed at the job."""
+    data = AcceptedOut(
+        id=str(what.vm.ref),
+        name=what.vm.name,
+        status=what.vm.status,
+        progress=what.job.progress,
+        jobId=str(what.job.ref),
+    )
+    location = f"/api/v1/jobs/{what.job.ref}"
+    return Answer(data.model_dump(mode="json"), 202, {"Location": location})
+
+
+async def list_vms(call: Call) -> Answer:
+    """GET /vms."""
+    query = call.query
+    vms, total = await store.page_vms(**query.model_dump())
+    page = VmPage(
+        vms=[vm_out(vm) for vm in vms],
+        pagination=Pagination.of(query.page, query.limit, total),
+    )
+    return Answer(page.model_dump(mode="json"))
+
+
+async def create_vm(call: Call) -> Answer:
+    """POST /vms."""
+    body: VmCreate = call.body
+    new = NewVm(
+        name=body.name,
+        template=body.template,
+        cpu=body.cpu,
+        memory=body.memory,
+        disk=body.disk,
+        network=body.network.as_variables(),
+        auto_start=body.autoStart,
+        host=body.host,
+        labels=body.labels,
+        description=body.description,
+        ssh_keys=body.sshKeys,
+        user_data=body.userData,
+        clone=body.clone,
+    )
+    return accepted(await call.parts.vms.create(call.caller, new))
+
+
+async def get_vm(call: Call) -> Answer:
+    """GET /vms/{id}."""
+    return Answer(vm_out(await store.find_vm(call.path["id"])).model_dump(mode="json"))
+
+
+async def update_vm(call: Call) -> Answer:
+    """PUT /vms/{id}."""
+    wanted: dict[str, Any] = {
+        BODY_COLUMNS.get(field, field): getattr(call.body, field)
+        for field in call.body.model_fields_set
+    }
+    if "network" in wanted:
+        wanted["network"] = wanted["network"].as_variables()
+    return accepted(await call.parts.vms.update(call.caller, call.path["id"], wanted))
+
+
+async def delete_vm(call: Call) -> Answer:
+    """DELETE /vms/{id}."""
+    vms = call.parts.vms
+    query = call.query
+    return accepted(
+        await vms.delete(
+            call.caller, call.path["id"], force=query.force, keep_disks=query.keepDisks
+        )
+    )
+
+
+async def start_vm(call: Call) -> Answer:
+    """POST /vms/{id}/start."""
+    return accepted(await call.parts.vms.start(call.caller, call.path["id"]))
+
+
+async def stop_vm(call: Call) -> Answer:
+    """POST /vms/{id}/stop."""
+    vms = call.parts.vms
+    return accepted(await vms.stop(call.caller, call.path["id"], force=call.body.force))
+
+
+async def restart_vm(call: Call) -> Answer:
+    """POST /vms/{id}/restart."""
+    vms = call.parts.vms
+    return accepted(await vms.restart(call.caller, call.path["id"], force=call.body.force))
+
+
+async def pause_vm(call: Call) -> Answer:
+    """POST /vms/{id}/pause."""
+    return accepted(await call.parts.vms.pause(call.caller, call.path["id"]))
+
+
+async def resume_vm(call: Call) -> Answer:
+    """POST /vms/{id}/resume."""
+    return accepted(await call.parts.vms.resume(call.caller, call.path["id"]))
+
+
+async def get_status(call: Call) -> Answer:
+    """GET /vms/{id}/status."""
+    vm = await store.find_vm(call.path["id"])
+    job = await job_store.unfinished_job(vm.id)
+    status = StatusOut(
+        id=str(vm.ref),
+        status=vm.status,
+        observedAt=time_text(vm.observed_at),
+        job=job_out(job) if job else None,
+    )
+    return Answer(status.model_dump(mode="json"))

@@ -1,0 +1,271 @@
+"""Builds the service: the only place where its parts are put together."""
+
+import asyncio
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from sanic import HTTPResponse, Request, Sanic, html, json, raw
+from sanic.exceptions import (
+    HeaderExpectationFailed,
+    MethodNotAllowed,
+    PayloadTooLarge,
+    RequestTimeout,
+    SanicException,
+)
+from sanic.exceptions import NotFound as PathNotFound
+from sanic.handlers import ErrorHandler
+from sanic.response import BaseHTTPResponse
+
+from virtplay import errors, execution
+from virtplay.api import openapi
+from virtplay.api.auth import LoginLimit, Role, authenticate, authorise
+from virtplay.api.calls import Call, Parts
+from virtplay.api.envelope import failure, success
+from virtplay.api.parsing import parse_body, parse_query
+from virtplay.api.routes import ROUTES, Route
+from virtplay.api.schemas import Strict
+from virtplay.dispatch.local import LocalDispatcher
+from virtplay.inventory import load_inventory
+from virtplay.jobs import Caller
+from virtplay.logs import request_id
+from virtplay.observation import Observer
+from virtplay.settings import Settings
+from virtplay.store.database import close_database, open_database
+from virtplay.store.jobs import forget_jobs
+from virtplay.store.tokens import count_tokens, create_token
+from virtplay.store.vms import sync_hosts
+from virtplay.vms import Vms
+
+log = logging.getLogger("virtplay.app")
+
+BODY_LIMIT = 1024 * 1024
+LARGE_BODY = 16 * 1024
+"""From here on a body is parsed in a thread."""
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+UPKEEP_SECONDS = 600.0
+ROUTE_METHODS = ("GET", "POST", "PUT", "DELETE")
+
+
+class EnvelopeErrors(ErrorHandler):
+    """Turns every exception, Sanic's own included, into the envelope."""
+
+    def default(self, request: Request, exception: Exception) -> HTTPResponse:
+        """The answer to an exception that reached Sanic."""
+        error = _as_error(request, exception)
+        headers = {}
+        if isinstance(error, errors.RateLimited):
+            headers["Retry-After"] = str(error.details["retryAfter"])
+        if isinstance(error, errors.Unauthorized):
+            headers["WWW-Authenticate"] = "Bearer"
+        if isinstance(error, errors.MethodNotAllowed):
+            headers["Allow"] = ", ".join(error.details["allowed"])
+        return failure(error, headers)
+
+
+def _as_error(request: Request | None, exception: Exception) -> errors.VirtplayError:
+    match exception:
+        case errors.VirtplayError() if not isinstance(exception, errors.Conflict):
+            return exception
+        case PathNotFound():
+            return errors.NotFound(f"cannot find path {request.path if request else ''}")
+        case MethodNotAllowed():
+            allowed = sorted(exception.headers.get("Allow", "").replace(" ", "").split(","))
+            return errors.MethodNotAllowed(
+                f"cannot {exception.extra.get('method') if exception.extra else 'do that'} here",
+                allowed=allowed,
+            )
+        case PayloadTooLarge():
+            return errors.PayloadTooLarge(f"cannot take a body of more than {BODY_LIMIT} bytes")
+        case RequestTimeout():
+            return errors.ValidationFailed("cannot wait any longer for the request")
+        case HeaderExpectationFailed():
+            return errors.ValidationFailed("cannot meet the Expect header")
+        case SanicException() if exception.status_code < 500:
+            return errors.ValidationFailed(f"cannot read the request: {exception}")
+    number = request_id.get()
+    log.error("request %s failed", number, exc_info=exception)
+    return errors.InternalError(
+        f"cannot answer: an internal error; the log has it under {number}", requestId=number
+    )
+
+
+def create_app(settings: Settings) -> Sanic[Any, Any]:
+    """The Sanic application of the whole service, ready to be served by one process."""
+    app: Sanic[Any, Any] = Sanic(
+        "virtplay", error_handler=EnvelopeErrors(), configure_logging=False, dumps=None
+    )
+    app.config.update(
+        REQUEST_MAX_SIZE=BODY_LIMIT,
+        REQUEST_MAX_HEADER_SIZE=16_384,
+        REQUEST_TIMEOUT=30,
+        RESPONSE_TIMEOUT=120,
+        KEEP_ALIVE_TIMEOUT=75,
+        GRACEFUL_SHUTDOWN_TIMEOUT=5.0,
+        OAS=False,
+        FALLBACK_ERROR_FORMAT="json",
+        ACCESS_LOG=False,
+    )
+    limit = LoginLimit(settings.login_failures)
+    for number, route in enumerate(ROUTES):
+        path = re.sub(r"\{(\w+)\}", r"<\1:str>", route.path)
+        app.add_route(_handler(route, limit), path, methods=[route.method], name=f"route_{number}")
+    _add_docs(app)
+    app.register_middleware(_begin, "request")
+    app.register_middleware(_finish, "response")
+    app.before_server_start(partial(_start, settings=settings))
+    app.after_server_start(_announce)
+    app.before_server_stop(_stop)
+    app.after_server_stop(_close)
+    return app
+
+
+def _handler(route: Route, limit: LoginLimit) -> Callable[..., Coroutine[Any, Any, HTTPResponse]]:
+    async def handle(request: Request, **path: str) -> HTTPResponse:
+        name, token_id = "", 0
+        if route.role > Role.NOBODY:
+            token = await authenticate(request, limit)
+            authorise(token, route.role)
+            name, token_id = token.name, token.id
+        query = parse_query(_arguments(request), route.query)
+        body = await _read_body(request, route.body) if route.body is not None else None
+        caller = Caller(name, token_id, request_id.get(), request.ip)
+        answer = await route.handler(Call(request.app.ctx.parts, caller, path, query, body))
+        return answer if isinstance(answer, HTTPResponse) else success(answer)
+
+    return handle
+
+
+async def _read_body(request: Request, model: type[Strict]) -> Strict:
+    content_type = request.headers.get("content-type", "")
+    if len(request.body) > LARGE_BODY:
+        return await asyncio.to_thread(parse_body, request.body, content_type, model)
+    return parse_body(request.body, content_type, model)
+
+
+def _arguments(request: Request) -> dict[str, list[str]]:
+    return {key: list(values) for key, values in request.get_args(keep_blank_values=True).items()}
+
+
+def _add_docs(app: Sanic[Any, Any]) -> None:
+    document = openapi.build_openapi()
+    assets = {name: openapi.docs_asset(name) for name in openapi.ASSETS}
+
+    async def show_document(_request: Request) -> HTTPResponse:
+        return json(document)
+
+    async def show_page(_request: Request) -> HTTPResponse:
+        return html(openapi.DOCS_PAGE)
+
+    async def show_asset(_request: Request, name: str) -> HTTPResponse:
+        if name not in assets:
+            raise PathNotFound(name)
+        kind = "text/css" if name.endswith(".css") else "text/javascript"
+        return raw(assets[name], content_type=kind)
+
+    app.add_route(show_document, "/openapi.json")
+    app.add_route(show_page, "/docs")
+    app.add_route(show_asset, "/docs/<name:str>")
+
+
+async def _begin(request: Request) -> None:
+    given = request.headers.get("x-request-id", "")
+    request_id.set(given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8))
+
+
+async def _finish(request: Request, response: BaseHTTPResponse) -> None:
+    response.headers["X-Request-ID"] = request_id.get()
+    response.headers["Cache-Control"] = "no-store"
+    log.info("%s %s %s from %s", request.method, request.path, response.status, request.ip)
+
+
+async def _start(app: Sanic[Any, Any], *, settings: Settings) -> None:
+    await asyncio.to_thread(settings.state_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
+    await open_database(settings.database)
+    await _first_token(app, settings)
+    inventory = await load_inventory(settings)
+    await sync_hosts(set(inventory.hosts))
+    dispatcher = LocalDispatcher(settings, partial(execution.execute, settings))
+    observer = Observer(settings, inventory)
+    app.ctx.dispatcher = dispatcher
+    app.ctx.parts = Parts(settings, Vms(settings, inventory, dispatcher), observer)
+    for job_id in await execution.recover():
+        dispatcher.enqueue(job_id)
+    app.ctx.tasks = [
+        asyncio.create_task(_kept_alive(dispatcher.run, "the dispatcher")),
+        asyncio.create_task(_kept_alive(observer.run, "the observer")),
+        asyncio.create_task(_kept_alive(partial(_upkeep, settings), "the upkeep")),
+    ]
+
+
+async def reload_inventory(app: Sanic[Any, Any]) -> None:
+    """Read the inventory anew; on a fault the old one stays, and the fault is logged."""
+    parts: Parts = app.ctx.parts
+    try:
+        inventory = await load_inventory(parts.settings)
+    except errors.CannotStart as error:
+        log.error("the inventory is kept as it was: %s", error)
+        return
+    await sync_hosts(set(inventory.hosts))
+    parts.vms.inventory = inventory
+    parts.observer.inventory = inventory
+    log.info("read the inventory: %d hosts", len(inventory.hosts))
+
+
+async def _kept_alive(work: Callable[[], Awaitable[None]], name: str) -> None:
+    """Run a part of the service; when it breaks, say so and begin it again."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("%s broke and is started again", name)
+            await asyncio.sleep(1)
+        else:
+            return
+
+
+async def _upkeep(settings: Settings) -> None:
+    while True:
+        while await forget_jobs(timedelta(days=settings.job_retention_days)):
+            pass
+        await asyncio.sleep(UPKEEP_SECONDS)
+
+
+async def _first_token(app: Sanic[Any, Any], settings: Settings) -> None:
+    """The first start makes an admin token; it is printed once, unless the user set it."""
+    app.ctx.first_token = None
+    if await count_tokens():
+        return
+    given = settings.bootstrap_token
+    text = await create_token(
+        "bootstrap", "admin", text=given.get_secret_value() if given else None
+    )
+    if given is None:
+        app.ctx.first_token = text
+
+
+async def _announce(app: Sanic[Any, Any]) -> None:
+    settings: Settings = app.ctx.parts.settings
+    address = f"http://{settings.host}:{settings.port}"
+    print(f"Virtplay answers at {address} (API documentation: {address}/docs)", flush=True)
+    if app.ctx.first_token:
+        print(f"First admin token, shown only now: {app.ctx.first_token}", flush=True)
+
+
+async def _stop(app: Sanic[Any, Any]) -> None:
+    parts: Parts | None = getattr(app.ctx, "parts", None)
+    if parts is None:
+        return
+    parts.observer.stop()
+    await app.ctx.dispatcher.stop()
+    dispatcher_task, observer_task, upkeep_task = app.ctx.tasks
+    await asyncio.gather(dispatcher_task, observer_task)
+    upkeep_task.cancel()
+
+
+async def _close(_app: Sanic[Any, Any]) -> None:
+    await close_database()

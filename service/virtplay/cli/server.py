@@ -1,0 +1,132 @@
+"""Command line: serve, token, db — what works on the service's own database."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, TypeVar
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from virtplay.errors import CannotStart
+from virtplay.logs import set_up_logging
+from virtplay.settings import Settings
+from virtplay.store import tokens
+from virtplay.store.database import close_database, open_database
+from virtplay.times import time_text
+
+T = TypeVar("T")
+
+token_app = typer.Typer(no_args_is_help=True, help="API tokens.")
+database_app = typer.Typer(no_args_is_help=True, help="The database.")
+
+
+class TokenRole(StrEnum):
+    """What a token may do."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+
+def load_settings(**given: object) -> Settings:
+    """The settings from the environment, with what the command line gave over them."""
+    try:
+        return Settings(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        faults = "; ".join(
+            f"VIRTPLAY_{str(entry['loc'][0]).upper()}: {entry['msg']}" for entry in error.errors()
+        )
+        raise CannotStart(f"cannot use the settings: {faults}") from None
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    inventory: Annotated[
+        str | None, typer.Option("--inventory", "-i", help="Inventory sources, comma-separated.")
+    ] = None,
+) -> None:
+    """Run the service in this process until Ctrl-C or SIGTERM.
+
+    Every setting is a VIRTPLAY_* environment variable; the README lists them.
+    """
+    from virtplay.app import create_app  # noqa: PLC0415 - Sanic costs every other command 0.3 s
+
+    settings = load_settings(host=host, port=port, inventory=inventory)
+    set_up_logging(settings.log_level)
+    app = create_app(settings)
+    app.run(
+        host=settings.host,
+        port=settings.port,
+        single_process=True,
+        access_log=False,
+        motd=False,
+    )
+
+
+@token_app.command("create")
+def create_token(
+    name: Annotated[str, typer.Argument(help="What it is for; each name once.")],
+    role: Annotated[TokenRole, typer.Option(help="What it may do.")] = TokenRole.OPERATOR,
+    expires_days: Annotated[
+        float | None, typer.Option(help="Valid for so many days; default: until revoked.")
+    ] = None,
+) -> None:
+    """Make a token and print it: it is shown only now."""
+    expires = datetime.now(UTC) + timedelta(days=expires_days) if expires_days else None
+    typer.echo(_with_database(lambda: tokens.create_token(name, role.value, expires)))
+
+
+@token_app.command("list")
+def list_tokens() -> None:
+    """List tokens; their texts are not kept."""
+    table = Table("NAME", "ROLE", "STATE", "CREATED", "EXPIRES", "LAST USED", box=None)
+    now = datetime.now(UTC)
+    for token in _with_database(tokens.list_tokens):
+        state = "valid"
+        if token.revoked_at:
+            state = "revoked"
+        elif token.expires_at and token.expires_at <= now:
+            state = "expired"
+        table.add_row(
+            token.name,
+            token.role,
+            state,
+            time_text(token.created_at),
+            time_text(token.expires_at) or "never",
+            time_text(token.last_used_at) or "never",
+        )
+    Console().print(table)
+
+
+@token_app.command("revoke")
+def revoke_token(name: Annotated[str, typer.Argument(help="The token's name.")]) -> None:
+    """Revoke a token: it is refused from the next request on."""
+    _with_database(lambda: tokens.revoke_token(name))
+    typer.echo(f"revoked token {name}")
+
+
+@database_app.command("upgrade")
+def upgrade_database() -> None:
+    """Create the database, or bring its schema up to date (serve does it too)."""
+
+    async def nothing() -> None:
+        return None
+
+    _with_database(nothing)
+    typer.echo("the database is up to date")
+
+
+def _with_database(work: Callable[[], Awaitable[T]]) -> T:
+    async def run() -> T:
+        await open_database(load_settings().database)
+        try:
+            return await work()
+        finally:
+            await close_database()
+
+    return asyncio.run(run())

@@ -1,0 +1,163 @@
+"""Pure: every error that a user can meet: its code, its HTTP status, its message."""
+
+from typing import Any, ClassVar
+
+
+class VirtplayError(Exception):
+    """A refusal or failure with a code of the API; `message` starts with "cannot"."""
+
+    code: ClassVar[str] = "INTERNAL_ERROR"
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+
+class ValidationFailed(VirtplayError):
+    """The request is malformed; `details.fields` lists every wrong field with its fault."""
+
+    code = "VALIDATION_ERROR"
+    status = 400
+
+    def __init__(self, message: str, fields: list[dict[str, str]] | None = None) -> None:
+        super().__init__(message, fields=fields or [])
+
+
+class Unauthorized(VirtplayError):
+    """No token, or one that is wrong, expired or revoked."""
+
+    code = "UNAUTHORIZED"
+    status = 401
+
+
+class Forbidden(VirtplayError):
+    """The token's role does not allow this."""
+
+    code = "FORBIDDEN"
+    status = 403
+
+
+class NotFound(VirtplayError):
+    """No such path."""
+
+    code = "NOT_FOUND"
+    status = 404
+
+
+class VmNotFound(VirtplayError):
+    """No VM has that id."""
+
+    code = "VM_NOT_FOUND"
+    status = 404
+
+
+class JobNotFound(VirtplayError):
+    """No job has that id, or it is older than the retention."""
+
+    code = "JOB_NOT_FOUND"
+    status = 404
+
+
+class HostNotFound(VirtplayError):
+    """The inventory has no such hypervisor."""
+
+    code = "HOST_NOT_FOUND"
+    status = 404
+
+
+class TemplateNotFound(VirtplayError):
+    """The image catalogue has no such template."""
+
+    code = "TEMPLATE_NOT_FOUND"
+    status = 404
+
+
+class MethodNotAllowed(VirtplayError):
+    """The path exists, the method does not."""
+
+    code = "METHOD_NOT_ALLOWED"
+    status = 405
+
+
+class VmAlreadyRunning(VirtplayError):
+    """The VM runs (or is paused) and the request needs it stopped."""
+
+    code = "VM_ALREADY_RUNNING"
+    status = 400
+
+
+class VmAlreadyStopped(VirtplayError):
+    """The VM is stopped and the request needs it running."""
+
+    code = "VM_ALREADY_STOPPED"
+    status = 400
+
+
+class VmAlreadyPaused(VirtplayError):
+    """The VM is paused already."""
+
+    code = "VM_ALREADY_PAUSED"
+    status = 400
+
+
+class VmNotPaused(VirtplayError):
+    """The VM is not paused, so it cannot be resumed."""
+
+    code = "VM_NOT_PAUSED"
+    status = 400
+
+
+class InsufficientResources(VirtplayError):
+    """No host has room; `details.hosts` gives needed and available figures of each host tried."""
+
+    code = "INSUFFICIENT_RESOURCES"
+    status = 400
+
+
+class OperationInProgress(VirtplayError):
+    """Another job holds the VM; `details.jobId` names it."""
+
+    code = "OPERATION_IN_PROGRESS"
+    status = 409
+
+
+class VmHasSnapshots(VirtplayError):
+    """The VM has snapshots, which the request would destroy."""
+
+    code = "VM_HAS_SNAPSHOTS"
+    status = 409
+
+
+class PayloadTooLarge(VirtplayError):
+    """The body is over 1 MiB."""
+
+    code = "PAYLOAD_TOO_LARGE"
+    status = 413
+
+
+class RateLimited(VirtplayError):
+    """Too many failed logins from one address; `details.retryAfter` is in seconds."""
+
+    code = "RATE_LIMITED"
+    status = 429
+
+
+class HostUnreachable(VirtplayError):
+    """The last observation could not reach the host."""
+
+    code = "HOST_UNREACHABLE"
+    status = 503
+
+
+class InternalError(VirtplayError):
+    """A fault of the service; the request id finds it in the log."""
+
+
+class Conflict(VirtplayError):
+    """A status door found another status than expected; never shown to a user as such."""
+
+
+class CannotStart(VirtplayError):
+    """The service cannot start: its settings, inventory or database are not usable."""

@@ -1,0 +1,308 @@
+"""Executes one job: lease, play, progress, outcome. Both dispatchers run this."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from virtplay import runner
+from virtplay.actions import ABSENT, RULES, Action, playbook
+from virtplay.errors import Conflict
+from virtplay.jobs import job_directory, read_secrets
+from virtplay.progress import Progress
+from virtplay.settings import Settings
+from virtplay.states import JobStatus, VmStatus
+from virtplay.store import jobs as store
+from virtplay.store.database import transaction
+from virtplay.store.models import Job, Vm
+from virtplay.store.vms import save_vm
+
+log = logging.getLogger("virtplay.execution")
+
+POWER_STATUS = {
+    "running": VmStatus.RUNNING,
+    "paused": VmStatus.PAUSED,
+    "stopped": VmStatus.STOPPED,
+    "stopping": VmStatus.STOPPING,
+    "suspended": VmStatus.PAUSED,
+    "crashed": VmStatus.ERROR,
+}
+"""A domain's state → the VM's status when no job holds it."""
+
+CHANGE_FIELDS = {"vcpus": "cpu", "memory": "memory", "disks": "disk", "interfaces": "network"}
+"""The domain module's fields → the VM's."""
+
+
+def this_worker() -> str:
+    """The name under which this process leases jobs."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+async def execute(settings: Settings, job_id: int, give_up: asyncio.Event) -> list[int]:
+    """Run a queued job to its outcome; returns the ids of jobs that may run now.
+
+    When `give_up` is set first, the play is ended and the job stays unfinished: whoever takes it
+    up next repeats it under a higher generation.
+    """
+    job = await _lease(job_id)
+    if job is None:
+        return []
+    directory = job_directory(settings, str(job.ref))
+    secrets = await asyncio.to_thread(read_secrets, directory)
+    specification = runner.Specification(
+        project_dir=str(settings.project_dir),
+        playbook=playbook(job.action),
+        inventory=settings.inventory_sources,
+        limit=job.host,
+        variables={
+            **job.variables,
+            **secrets,
+            "libvirt_domain_job": job.ref,
+            "libvirt_domain_generation": job.generation,
+        },
+        time_limit=RULES[Action(job.action)].time_limit,
+    )
+    log.info("%s: %s on %s for VM %s", job.ref, job.action, job.host, job.vm_ref)
+    run = await runner.start(specification, directory)
+    progress = Progress(tasks=RULES[Action(job.action)].tasks)
+    exit_event: Mapping[str, Any] | None = None
+    sequence = await store.next_event(job.id)
+    watcher = asyncio.create_task(_end_when_asked(run, give_up))
+    try:
+        async for batch in run.batches():
+            moved = False
+            for event in batch:
+                if event["event"] == "exit":
+                    exit_event = event
+                moved = progress.take(event) or moved
+            sequence = await store.append_events(
+                job.id, sequence, [event for event in batch if event["event"] != "exit"]
+            )
+            if moved:
+                await _show_progress(job, progress)
+    finally:
+        watcher.cancel()
+        await run.end()
+    if give_up.is_set() and (exit_event is None or exit_event["status"] == "ended"):
+        return []
+    followers = await _finish(job, progress, exit_event)
+    await runner.clear(directory)
+    return followers
+
+
+async def _end_when_asked(run: runner.Run, give_up: asyncio.Event) -> None:
+    await give_up.wait()
+    await run.end()
+
+
+async def _lease(job_id: int) -> Job | None:
+    """Take the lease: the VM's generation rises, and the job runs under it."""
+    async with transaction():
+        job = await Job.get_or_none(id=job_id)
+        if job is None or job.status != JobStatus.QUEUED:
+            return None
+        vm = await Vm.filter(id=job.vm_id).select_for_update().first()
+        if vm is None:
+            raise Conflict(f"cannot run {job.ref}: VM {job.vm_ref} is gone")
+        vm.generation += 1
+        await vm.save(update_fields=["generation"])
+        await Job.filter(id=job.id, status=JobStatus.QUEUED).update(generation=vm.generation)
+        job.generation = vm.generation
+        await store.move(
+            job,
+            JobStatus.RUNNING,
+            leased_by=this_worker(),
+            started_at=datetime.now(UTC),
+        )
+        await save_vm(vm, status=RULES[Action(job.action)].status)
+    return job
+
+
+async def _show_progress(job: Job, progress: Progress) -> None:
+    percent = max(job.progress, progress.percent)
+    await Job.filter(id=job.id, generation=job.generation, finished_at=None).update(
+        progress=percent, step=progress.step
+    )
+    job.progress = percent
+
+
+async def _finish(job: Job, progress: Progress, exit_event: Mapping[str, Any] | None) -> list[int]:
+    """Write the outcome: job, VM and the waiting start in one transaction."""
+    error = _failure(job, progress, exit_event)
+    result = progress.result or {}
+    async with transaction():
+        vm = await Vm.filter(id=job.vm_id).select_for_update().first()
+        if vm is None:
+            raise Conflict(f"cannot finish {job.ref}: VM {job.vm_ref} is gone")
+        waiting = await store.waiting_job(vm.id)
+        await store.move(
+            job,
+            JobStatus.FAILED if error else JobStatus.SUCCEEDED,
+            error=error,
+            changed=progress.changed,
+            result={key: result[key] for key in ("changes", "applies_at") if key in result},
+            **({} if error else {"progress": 100}),
+        )
+        if error:
+            log.warning("%s failed: %s", job.ref, error["message"])
+            await _settle_failure(job, vm, error, result)
+        else:
+            await _settle_success(job, vm, result)
+        return await _release_waiting(job, vm, waiting, error)
+
+
+async def _release_waiting(
+    job: Job, vm: Vm, waiting: Job | None, error: Mapping[str, Any] | None
+) -> list[int]:
+    """Let the start behind a creation go on, or end it with the creation."""
+    if waiting is None:
+        return []
+    if error:
+        await store.move(
+            waiting,
+            JobStatus.CANCELLED,
+            error={
+                "code": error["code"],
+                "message": f"cannot start VM {vm.ref}: its creation {job.ref} failed",
+                "task": "",
+                "host": job.host,
+            },
+        )
+        return []
+    await Job.filter(id=waiting.id, finished_at=None).update(after_id=None)
+    await save_vm(vm, status=RULES[Action.VM_START].status)
+    return [waiting.id]
+
+
+def _failure(
+    job: Job, progress: Progress, exit_event: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """Why the job did not succeed, or None: rc 0, final stats, and the state that was asked for."""
+
+    def say(code: str, message: str) -> dict[str, Any]:
+        return {"code": code, "message": message, "task": progress.step, "host": job.host}
+
+    if progress.error is not None:
+        return progress.error
+    if exit_event is None:
+        return say("INTERNAL_ERROR", f"cannot finish {job.ref}: its process was killed")
+    if exit_event["status"] == "timeout":
+        limit = RULES[Action(job.action)].time_limit
+        return say("TIMEOUT", f"cannot finish {job.ref}: it took longer than {limit} s")
+    if exit_event["rc"] != 0:
+        return say(
+            "PLAYBOOK_FAILED",
+            f"cannot finish {job.ref}: ansible-playbook ended with"
+            f" {exit_event['rc']}; the log says why",
+        )
+    if not progress.stats_seen or progress.result is None:
+        return say("PLAYBOOK_FAILED", f"cannot finish {job.ref}: the play ended before its result")
+    state = (progress.result.get("domain") or {}).get("state", ABSENT)
+    wanted = RULES[Action(job.action)].ends_in
+    if state not in wanted:
+        return say(
+            "PLAYBOOK_FAILED",
+            f"cannot finish {job.ref}: the domain is {state}, not {' or '.join(sorted(wanted))}",
+        )
+    return None
+
+
+async def _settle_success(job: Job, vm: Vm, result: Mapping[str, Any]) -> None:
+    """Bring the VM's row to what the job has done."""
+    domain = result.get("domain") or {}
+    if job.action == Action.VM_DELETE:
+        await vm.delete()
+        return
+    started_at = domain.get("started_at")
+    booted = job.action in (Action.VM_START, Action.VM_STOP, Action.VM_RESTART, Action.VM_CREATE)
+    pending = {} if booted else dict(vm.pending)
+    values = wanted_values(job.variables) if job.action == Action.VM_UPDATE else {}
+    for change in result.get("changes") or []:
+        field = CHANGE_FIELDS.get(str(change["field"]).split(".", 1)[0].split("[", 1)[0])
+        if field is None or job.action != Action.VM_UPDATE:
+            continue
+        if change.get("applies") == "next_boot":
+            pending.setdefault(field, getattr(vm, field))
+        else:
+            pending.pop(field, None)
+    await save_vm(
+        vm,
+        **values,
+        provisioned=True,
+        power=domain.get("state", vm.power),
+        status=POWER_STATUS.get(domain.get("state", ""), vm.status),
+        error=None,
+        pending=pending,
+        started_at=datetime.fromisoformat(started_at) if started_at else None,
+        **({"ip": None, "addresses": []} if domain.get("state") == "stopped" else {}),
+    )
+
+
+VARIABLE_FIELDS = {
+    "libvirt_domain_title": "name",
+    "libvirt_domain_description": "description",
+    "libvirt_domain_vcpus": "cpu",
+    "libvirt_domain_memory": "memory",
+    "libvirt_domain_disk": "disk",
+    "libvirt_domain_autostart": "auto_start",
+    "libvirt_domain_labels": "labels",
+    "libvirt_domain_network": "network",
+}
+
+
+def wanted_values(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The VM's columns that an update's variables stand for."""
+    return {
+        column: variables[name] for name, column in VARIABLE_FIELDS.items() if name in variables
+    }
+
+
+async def _settle_failure(
+    job: Job, vm: Vm, error: Mapping[str, Any], result: Mapping[str, Any]
+) -> None:
+    """Give the VM back the status that is known to be true."""
+    reason = {"code": error["code"], "message": error["message"], "jobId": job.ref}
+    if not vm.provisioned:
+        await save_vm(vm, status=VmStatus.ERROR, error=reason)
+        return
+    state = (result.get("domain") or {}).get("state") or vm.power
+    status = POWER_STATUS.get(state, VmStatus.ERROR)
+    if error["code"] == "HOST_UNREACHABLE":
+        status = VmStatus.UNREACHABLE
+    await save_vm(vm, status=status, power=state)
+
+
+async def recover() -> list[int]:
+    """Take up what an earlier process of the service left unfinished: the jobs that may run now.
+
+    Its job processes ended with it. What can be repeated is queued again and runs under a higher
+    generation; a restart is not repeated, as the guest may have gone through it already.
+    """
+    for job in await store.unfinished_jobs():
+        if job.status != JobStatus.QUEUED:
+            log.warning("%s was %s when the service ended", job.ref, job.status)
+            await _abandon(job)
+    return [
+        job.id
+        for job in await store.unfinished_jobs()
+        if job.status == JobStatus.QUEUED and job.after_id is None
+    ]
+
+
+async def _abandon(job: Job) -> None:
+    """Its process is gone: queue the job again, or end it as lost if it can't be repeated."""
+    async with transaction():
+        if RULES[Action(job.action)].repeatable:
+            await store.move(
+                job, JobStatus.QUEUED, attempt=job.attempt + 1, leased_by="", started_at=None
+            )
+            return
+        vm = await Vm.filter(id=job.vm_id).select_for_update().first()
+        message = f"cannot tell how {job.ref} ended: the service ended before it did"
+        error = {"code": "INTERNAL_ERROR", "message": message, "task": job.step, "host": job.host}
+        await store.move(job, JobStatus.LOST, error=error)
+        if vm is not None:
+            await save_vm(vm, status=POWER_STATUS.get(vm.power, VmStatus.ERROR))

@@ -1,0 +1,122 @@
+"""Reads Ansible's inventory and the image catalogue with `ansible-inventory`."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from virtplay.errors import CannotStart, TemplateNotFound
+from virtplay.placement import Overcommit
+from virtplay.settings import Settings
+
+GROUP = "hypervisors"
+CATALOGUE = "libvirt_image_catalogue"
+EXTRA = "libvirt_image_catalogue_extra"
+
+
+@dataclass(frozen=True)
+class HostConfig:
+    """What the inventory says of one hypervisor, as far as the service decides by it."""
+
+    name: str
+    overcommit: Overcommit
+    catalogue: dict[str, dict[str, Any]]
+    """Template name → its entry, this host's replacements merged over the defaults."""
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The hypervisors of the inventory."""
+
+    hosts: dict[str, HostConfig]
+
+    def template_os(self, name: str) -> str:
+        """The `os` of a template in the catalogue; TemplateNotFound if no host knows it."""
+        for host in self.hosts.values():
+            if name in host.catalogue:
+                return str(host.catalogue[name].get("os", name))
+        raise TemplateNotFound(
+            f"cannot find template {name}: the image catalogue has no such entry"
+        )
+
+    def templates(self) -> dict[str, dict[str, Any]]:
+        """Every template of any host's catalogue, by name."""
+        merged: dict[str, dict[str, Any]] = {}
+        for host in self.hosts.values():
+            for name, entry in host.catalogue.items():
+                merged.setdefault(name, entry)
+        return merged
+
+
+async def load_inventory(settings: Settings) -> Inventory:
+    """Read the inventory; CannotStart when ansible-inventory fails or names no hypervisor."""
+    program = Path(sys.executable).with_name("ansible-inventory")
+    words = [str(program), "--list"]
+    for source in settings.inventory_sources:
+        words += ["-i", source]
+    process = await asyncio.create_subprocess_exec(
+        *words,
+        cwd=settings.project_dir,
+        env={**os.environ, "ANSIBLE_CONFIG": str(settings.project_dir / "ansible.cfg")},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, errors = await process.communicate()
+    if process.returncode:
+        raise CannotStart(f"cannot read the inventory {settings.inventory}: {errors.decode()}")
+    defaults = await asyncio.to_thread(_default_catalogue, settings.project_dir)
+    try:
+        return parse_inventory(json.loads(output), defaults)
+    except CannotStart as error:
+        raise CannotStart(f"{error} ({settings.inventory})") from error
+
+
+def parse_inventory(listing: Mapping[str, Any], defaults: Mapping[str, Any]) -> Inventory:
+    """Build the inventory from `ansible-inventory --list` and the default catalogue."""
+    names = sorted(_members(listing, GROUP))
+    if not names:
+        raise CannotStart(f"cannot find any host in group {GROUP} of the inventory")
+    variables = listing.get("_meta", {}).get("hostvars", {})
+    return Inventory({name: _host(name, variables.get(name, {}), defaults) for name in names})
+
+
+def _members(listing: Mapping[str, Any], group: str) -> set[str]:
+    entry = listing.get(group, {})
+    found = set(entry.get("hosts", []))
+    for child in entry.get("children", []):
+        found |= _members(listing, child)
+    return found
+
+
+def _host(name: str, variables: Mapping[str, Any], defaults: Mapping[str, Any]) -> HostConfig:
+    standard = Overcommit()
+    try:
+        overcommit = Overcommit(
+            cpu=float(variables.get("virtplay_overcommit_cpu", standard.cpu)),
+            memory=float(variables.get("virtplay_overcommit_memory", standard.memory)),
+            disk=float(variables.get("virtplay_overcommit_disk", standard.disk)),
+            reserved_memory=int(
+                variables.get("virtplay_reserved_memory", standard.reserved_memory)
+            ),
+        )
+        catalogue = dict(variables.get(CATALOGUE, defaults))
+        for key, entry in dict(variables.get(EXTRA, {})).items():
+            catalogue[str(key)] = dict(entry)
+    except (TypeError, ValueError) as error:
+        raise CannotStart(f"cannot use the variables of host {name}: {error}") from error
+    return HostConfig(name, overcommit, catalogue)
+
+
+def _default_catalogue(project: Path) -> dict[str, Any]:
+    path = project / "roles/libvirt_image/defaults/main.yml"
+    try:
+        return dict(yaml.safe_load(path.read_text())[CATALOGUE])
+    except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise CannotStart(f"cannot read the image catalogue in {path}: {error}") from error

@@ -1,0 +1,100 @@
+"""Submits jobs: lock, audit row and job in the caller's transaction."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from virtplay.actions import RULES, Action, command_line
+from virtplay.errors import OperationInProgress
+from virtplay.settings import Settings
+from virtplay.store import jobs as store
+from virtplay.store.models import Job, Vm
+from virtplay.store.vms import save_vm
+
+SECRETS = "secrets.json"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: the token's name and id, the request's id, the client's address."""
+
+    name: str
+    token_id: int
+    request_id: str
+    address: str
+
+
+def job_directory(settings: Settings, ref: str) -> Path:
+    """The private directory of a job: its secrets, and the spool of its process."""
+    return settings.state_dir / "jobs" / ref
+
+
+def write_secrets(directory: Path, secrets: Mapping[str, Any]) -> None:
+    """Keep variables that must not enter the database (0600 in a 0700 directory)."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = directory / SECRETS
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(secrets))
+
+
+def read_secrets(directory: Path) -> dict[str, Any]:
+    """The variables that write_secrets kept; empty when there were none."""
+    try:
+        return dict(json.loads((directory / SECRETS).read_text()))
+    except FileNotFoundError:
+        return {}
+
+
+async def refuse_if_busy(vm: Vm) -> None:
+    """Raise OperationInProgress with the holder's id when an unfinished job holds the VM."""
+    holder = await store.unfinished_job(vm.id)
+    if holder is not None:
+        raise OperationInProgress(
+            f"cannot change VM {vm.ref}: {holder.ref} ({holder.action}) is {holder.status}",
+            jobId=holder.ref,
+        )
+
+
+async def submit(
+    settings: Settings,
+    caller: Caller,
+    vm: Vm,
+    action: Action,
+    variables: Mapping[str, Any],
+    *,
+    secrets: Mapping[str, Any] | None = None,
+    after: Job | None = None,
+) -> Job:
+    """Lock `vm` with a queued job for `action`; to be called inside a transaction.
+
+    `after` makes it wait behind that unfinished job. OperationInProgress when the VM has one.
+    """
+    assert vm.host is not None
+    job = await store.create_job(
+        action=action.value,
+        vm_id=vm.id,
+        vm_ref=vm.ref,
+        host=vm.host,
+        requested_by=caller.name,
+        request_id=caller.request_id,
+        variables=dict(variables),
+        command=command_line(action, vm.host, settings.inventory_sources, variables),
+        eta_seconds=await store.usual_seconds(action),
+        after_id=after.id if after else None,
+    )
+    if secrets:
+        # A few hundred bytes to 64 KiB, before the commit: a 202 must not lose them.
+        write_secrets(job_directory(settings, str(job.ref)), secrets)
+    if after is None:
+        await save_vm(vm, status=RULES[action].status)
+    await store.write_audit(
+        actor=caller.name,
+        action=action.value,
+        vm_ref=vm.ref,
+        job_ref=job.ref,
+        address=caller.address,
+        request_id=caller.request_id,
+    )
+    return job

@@ -1,0 +1,257 @@
+"""Looks at all hosts again and again, and makes the VM list follow what it sees."""
+
+import asyncio
+import contextlib
+import logging
+import math
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from virtplay import runner
+from virtplay.actions import playbook
+from virtplay.errors import VirtplayError
+from virtplay.execution import POWER_STATUS
+from virtplay.inventory import Inventory
+from virtplay.settings import Settings
+from virtplay.states import HostStatus, VmStatus
+from virtplay.store import jobs as job_store
+from virtplay.store import vms as store
+from virtplay.store.database import transaction
+from virtplay.store.models import Host, Vm
+
+log = logging.getLogger("virtplay.observation")
+
+GIB = 1024**3
+MISSES_UNTIL_GONE = 2
+"""A domain that its host does not list this often in a row was removed by someone."""
+
+
+class Observer:
+    """Runs playbooks/host_observe.yml over all hosts, every `observe_interval` seconds."""
+
+    def __init__(self, settings: Settings, inventory: Inventory) -> None:
+        self._settings = settings
+        self.inventory = inventory
+        self._stopping = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self.rounds = 0
+        """Rounds that ended; the service is ready after the first."""
+
+    async def run(self) -> None:
+        """Observe until stopped."""
+        while not self._stopping.is_set():
+            self._wanted.clear()
+            try:
+                await self.observe()
+            except (VirtplayError, OSError) as error:
+                log.error("cannot observe the hosts: %s", error)
+            self.rounds += 1
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wanted.wait(), self._settings.observe_interval)
+
+    def stop(self) -> None:
+        """End after the round that is under way, which is cut short."""
+        self._stopping.set()
+        self._wanted.set()
+
+    async def observe(self) -> None:
+        """One round: every host's answer is taken in as it arrives."""
+        seen_before = {vm.uuid: vm.generation for vm in await Vm.all().only("uuid", "generation")}
+        directory = self._settings.state_dir / "observation"
+        run = await runner.start(
+            runner.Specification(
+                project_dir=str(self._settings.project_dir),
+                playbook=playbook("host_observe"),
+                inventory=self._settings.inventory_sources,
+                variables={},
+                time_limit=int(self._settings.observe_timeout),
+            ),
+            directory,
+        )
+        waiting = set(self.inventory.hosts)
+        complaint = "no answer within the time limit"
+        stopper = asyncio.create_task(self._end_at_stop(run))
+        try:
+            async for batch in run.batches():
+                for event in batch:
+                    name = event.get("host", "")
+                    if name in waiting and await take_event(name, event, seen_before):
+                        waiting.discard(name)
+                    if not name and "ERROR" in event.get("text", ""):
+                        complaint = event["text"].strip()
+        finally:
+            stopper.cancel()
+            await run.end()
+            await runner.clear(directory)
+        if not self._stopping.is_set():
+            for name in waiting:
+                await mark_host(name, HostStatus.ERROR, f"cannot observe {name}: {complaint}")
+
+    async def _end_at_stop(self, run: runner.Run) -> None:
+        await self._stopping.wait()
+        await run.end()
+
+
+async def take_event(
+    name: str, event: Mapping[str, Any], seen_before: Mapping[uuid.UUID, int]
+) -> bool:
+    """Take in what one event says of host `name`; True when it settles the host's round."""
+    match event["event"]:
+        case "runner_on_ok" if "host_info" in (event.get("res") or {}):
+            await take_observation(name, event["res"]["host_info"], seen_before)
+        case "runner_on_unreachable":
+            await mark_host(name, HostStatus.UNREACHABLE, str((event.get("res") or {}).get("msg")))
+        case "runner_on_failed":
+            await mark_host(name, HostStatus.ERROR, str((event.get("res") or {}).get("msg")))
+        case _:
+            return False
+    return True
+
+
+async def mark_host(name: str, status: HostStatus, message: str) -> None:
+    """A host gave no observation: its VMs are unreachable, never stopped or gone."""
+    async with transaction():
+        host = await store.find_host(name)
+        if host.status != status:
+            log.warning("host %s is %s: %s", name, status, message)
+        await store.save_host(host, status, message)
+        vms = await Vm.filter(host=name, provisioned=True).exclude(status=VmStatus.UNREACHABLE)
+        busy = await job_store.busy_vms(vm.id for vm in vms)
+        for vm in vms:
+            if vm.id not in busy:
+                await store.save_vm(vm, status=VmStatus.UNREACHABLE)
+
+
+async def take_observation(
+    name: str, info: Mapping[str, Any], seen_before: Mapping[uuid.UUID, int]
+) -> None:
+    """Write one host's observation: the host, its domains, and those that are gone.
+
+    `seen_before` maps each VM's UUID to its generation before the observation began: a VM that a
+    job has touched since is left alone, as what was seen may be older than what the job did.
+    """
+    now = datetime.now(UTC)
+    async with transaction():
+        host = await store.find_host(name)
+        facts = {key: value for key, value in info.items() if key != "domains"}
+        await store.save_host(host, HostStatus.READY, "", facts=facts, observed_at=now)
+        known = {vm.uuid: vm for vm in await Vm.all()}
+        busy = await job_store.busy_vms(vm.id for vm in known.values())
+        present: list[int] = []
+        for domain in info["domains"]:
+            identity = uuid.UUID(domain["uuid"])
+            vm = known.pop(identity, None)
+            if vm is None:
+                if identity not in seen_before:
+                    await adopt(host, identity, domain, now)
+            elif vm.id not in busy and seen_before.get(identity) == vm.generation:
+                await follow(vm, name, domain)
+                present.append(vm.id)
+        if present:
+            await Vm.filter(id__in=present).update(observed_at=now, missed=0)
+        for vm in known.values():
+            if (
+                vm.host == name
+                and vm.provisioned
+                and vm.id not in busy
+                and seen_before.get(vm.uuid) == vm.generation
+            ):
+                await miss(vm)
+
+
+async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now: datetime) -> None:
+    """Take a domain that someone else made, or that an earlier database knew, into the list."""
+    metadata = domain.get("metadata") or {}
+    number = store.metadata_number(metadata)
+    if number is not None and await Vm.exists(id=number):
+        number = None
+    vm = await store.create_vm(
+        number,
+        uuid=identity,
+        host=host.name,
+        domain=domain["name"],
+        provisioned=True,
+        observed_at=now,
+        template=metadata.get("template") or "",
+        generation=int(metadata.get("generation") or 0),
+        **_seen_values(domain),
+    )
+    log.info("found domain %s on %s: it is VM %s", domain["name"], host.name, vm.ref)
+    await job_store.write_audit(actor="observation", action="vm_found", vm_ref=vm.ref)
+
+
+async def follow(vm: Vm, host: str, domain: Mapping[str, Any]) -> None:
+    """Bring a VM's row to what its host shows."""
+    values = _seen_values(domain)
+    if not vm.provisioned:
+        values["error"] = None
+    await store.save_vm(vm, host=host, domain=domain["name"], provisioned=True, **values)
+
+
+async def miss(vm: Vm) -> None:
+    """Its host answered and does not have it: after the second time, it was removed there."""
+    vm.missed += 1
+    if vm.missed < MISSES_UNTIL_GONE:
+        await vm.save(update_fields=["missed"])
+        return
+    log.warning("VM %s is gone from host %s: someone removed it there", vm.ref, vm.host)
+    await job_store.write_audit(actor="observation", action="vm_gone", vm_ref=vm.ref)
+    await vm.delete()
+
+
+def _seen_values(domain: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a VM that an observed domain gives; memory MiB, disk GiB."""
+    metadata = domain.get("metadata") or {}
+    configured = domain.get("configured") or domain
+    disks = domain.get("disks") or []
+    stats = {block["target"]: block for block in (domain.get("stats") or {}).get("block", [])}
+    addresses = domain.get("addresses") or []
+    power = domain.get("state") or ""
+    values: dict[str, Any] = {
+        "name": domain.get("title") or domain["name"],
+        "description": domain.get("description") or "",
+        "power": power,
+        "status": POWER_STATUS.get(power, VmStatus.ERROR),
+        "cpu": int(configured.get("vcpus") or domain["vcpus"]),
+        "memory": int(configured.get("memory") or domain["memory"]),
+        "pending": {
+            column: domain[field]
+            for column, field in (("cpu", "vcpus"), ("memory", "memory"))
+            if power != "stopped" and field in configured and configured[field] != domain[field]
+        },
+        "auto_start": bool(domain.get("autostart")),
+        "labels": dict(metadata.get("labels") or {}),
+        "addresses": addresses,
+        "ip": addresses[0]["ip"] if addresses else None,
+        "started_at": datetime.fromisoformat(domain["started_at"])
+        if domain.get("started_at")
+        else None,
+    }
+    if metadata.get("os"):
+        values["os"] = metadata["os"]
+    if disks:
+        size = stats.get(disks[0]["target"], {}).get("capacity_bytes") or disks[0].get(
+            "capacity_bytes"
+        )
+        if size:
+            values["disk"] = math.ceil(size / GIB)
+        allocations = [
+            stats.get(disk["target"], {}).get("allocation_bytes")
+            or disk.get("allocation_bytes")
+            or 0
+            for disk in disks
+        ]
+        values["disk_allocation"] = sum(allocations)
+    else:
+        values.setdefault("disk", 0)
+    if interface := next(iter(domain.get("interfaces") or []), None):
+        kind = interface["type"]
+        values["network"] = {
+            "type": kind,
+            kind: interface.get("source") or "",
+            "mac": interface.get("mac"),
+            "model": interface.get("model"),
+        }
+    return values

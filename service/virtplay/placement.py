@@ -1,0 +1,129 @@
+"""Pure: how much room a host has, and which host gets a VM."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from virtplay.errors import InsufficientResources, ValidationFailed
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a VM wants of a host: vCPUs, MiB of memory, GiB of disk, and a network to plug into."""
+
+    cpu: int
+    memory: int
+    disk: int
+    network_type: str = "network"
+    network_name: str = "default"
+
+
+@dataclass(frozen=True)
+class Overcommit:
+    """How often a resource may be promised; `reserved_memory` MiB stay with the host itself."""
+
+    cpu: float = 4.0
+    memory: float = 1.0
+    disk: float = 1.0
+    reserved_memory: int = 512
+
+
+@dataclass(frozen=True)
+class HostRoom:
+    """A host's capacity and what of it is promised to VMs."""
+
+    name: str
+    cpus: int
+    memory: int
+    """MiB of the whole host."""
+    disk_free: int
+    """Bytes free on the pool for VM disks."""
+    promised_cpu: int = 0
+    promised_memory: int = 0
+    promised_disk: int = 0
+    """Bytes that VM disks may still grow by."""
+    overcommit: Overcommit = field(default_factory=Overcommit)
+    networks: frozenset[str] = frozenset()
+    bridges: frozenset[str] = frozenset()
+
+    @property
+    def cpu_total(self) -> int:
+        """vCPUs that may be promised."""
+        return int(self.cpus * self.overcommit.cpu)
+
+    @property
+    def memory_total(self) -> int:
+        """MiB that may be promised."""
+        return max(0, int((self.memory - self.overcommit.reserved_memory) * self.overcommit.memory))
+
+    @property
+    def available(self) -> dict[str, int]:
+        """What can still be promised: vCPUs, MiB, GiB."""
+        disk = self.disk_free * self.overcommit.disk - self.promised_disk
+        return {
+            "cpu": max(0, self.cpu_total - self.promised_cpu),
+            "memory": max(0, self.memory_total - self.promised_memory),
+            "disk": max(0, int(disk // GIB)),
+        }
+
+    def lacks(self, need: Need) -> dict[str, dict[str, int]]:
+        """Each resource that is short → needed and available figures; empty when there is room."""
+        wanted = {"cpu": need.cpu, "memory": need.memory, "disk": need.disk}
+        available = self.available
+        return {
+            resource: {"needed": amount, "available": available[resource]}
+            for resource, amount in wanted.items()
+            if amount > available[resource]
+        }
+
+    def has_network(self, need: Need) -> bool:
+        """Whether the network or bridge that the VM wants exists here."""
+        names = self.bridges if need.network_type == "bridge" else self.networks
+        return need.network_name in names
+
+    def score(self, need: Need) -> tuple[float, str]:
+        """Smaller is better: the share of memory and CPU promised once the VM is there."""
+        memory = (self.promised_memory + need.memory) / max(1, self.memory_total)
+        cpu = (self.promised_cpu + need.cpu) / max(1, self.cpu_total)
+        return max(memory, cpu), self.name
+
+
+def place(rooms: Sequence[HostRoom], need: Need) -> str:
+    """The name of the host that is the least full afterwards.
+
+    Raises ValidationFailed when no host has the network, InsufficientResources with the figures
+    of every host tried when none has room.
+    """
+    connected = [room for room in rooms if room.has_network(need)]
+    if not connected:
+        kind = need.network_type
+        message = f"no usable host has {kind} {need.network_name}"
+        raise ValidationFailed(
+            f"cannot place the VM: {message}", [{"field": f"network.{kind}", "message": message}]
+        )
+    fitting = [room for room in connected if not room.lacks(need)]
+    if fitting:
+        return min(fitting, key=lambda room: room.score(need)).name
+    tried: list[dict[str, Any]] = [
+        {"host": room.name, "short": room.lacks(need), "available": room.available}
+        for room in connected
+    ]
+    words = "; ".join(
+        f"{entry['host']}: "
+        + ", ".join(
+            f"{resource} needs {figures['needed']}{UNITS[resource]}"
+            f" of {figures['available']}{UNITS[resource]} available"
+            for resource, figures in entry["short"].items()
+        )
+        for entry in tried
+    )
+    raise InsufficientResources(
+        f"cannot place the VM: {words}",
+        needed={"cpu": need.cpu, "memory": need.memory, "disk": need.disk},
+        hosts=tried,
+    )
+
+
+UNITS = {"cpu": "", "memory": " MiB", "disk": " GiB"}

@@ -1,0 +1,68 @@
+"""Pure: turns the events of a play into percent, step and outcome."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FAILURES = ("runner_on_failed", "runner_on_unreachable", "runner_item_on_failed")
+RESULT_KEYS = ("domain", "changes", "applies_at")
+RESULTS = ("runner_on_ok", "runner_on_failed", "runner_on_unreachable")
+
+
+@dataclass
+class Progress:
+    """What the events of one play have said so far."""
+
+    tasks: int
+    """Tasks that the play will have."""
+    started: int = 0
+    percent: int = 0
+    """0 to 99: only a job's success makes it 100. It never falls."""
+    step: str = ""
+    changed: bool = False
+    result: dict[str, Any] | None = None
+    """The last answer of the domain module: domain, changes, applies_at."""
+    error: dict[str, Any] | None = None
+    """code, message, task, host of the first failure that was not ignored."""
+    stats_seen: bool = False
+
+    def take(self, event: Mapping[str, Any]) -> bool:
+        """Take in one event of the runner; True when percent or step moved."""
+        kind = event["event"]
+        if kind == "playbook_on_task_start":
+            self.started += 1
+            done = 100 * (self.started - 1) // max(self.tasks, self.started)
+            self.percent = max(self.percent, min(99, max(1, done)))
+            self.step = str(event.get("task") or "")[:255]
+            return True
+        if kind == "playbook_on_stats":
+            self.stats_seen = True
+        elif kind in RESULTS:
+            self._take_result(kind, event)
+        return False
+
+    def _take_result(self, kind: str, event: Mapping[str, Any]) -> None:
+        res = event.get("res") or {}
+        if kind == "runner_on_ok":
+            self.changed = self.changed or bool(res.get("changed"))
+        if "domain" in res:
+            self.result = {key: res[key] for key in RESULT_KEYS if key in res}
+        if kind in FAILURES and not event.get("ignore_errors") and self.error is None:
+            self.error = failure_of(event)
+
+
+def failure_of(event: Mapping[str, Any]) -> dict[str, Any]:
+    """The job error {code, message, task, host} that a failure event amounts to."""
+    res = event.get("res") or {}
+    message = str(res.get("msg") or res.get("module_stderr") or "the task failed and said nothing")
+    if event["event"] == "runner_on_unreachable":
+        code = "HOST_UNREACHABLE"
+        message = f"cannot reach host {event.get('host')}: {message}"
+    else:
+        code = str(res.get("code") or "PLAYBOOK_FAILED")
+    return {
+        "code": code,
+        "message": message[:4000],
+        "task": event.get("task") or "",
+        "host": event.get("host") or "",
+    }

@@ -1,0 +1,81 @@
+"""Pure: the statuses of VMs, jobs and hosts, and which job status may follow which."""
+
+from enum import StrEnum
+
+
+class VmStatus(StrEnum):
+    """What a VM is doing, as the API says it."""
+
+    CREATING = "creating"
+    STOPPED = "stopped"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    RESTARTING = "restarting"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    RESUMING = "resuming"
+    UPDATING = "updating"
+    RESTORING = "restoring"
+    MIGRATING = "migrating"
+    DELETING = "deleting"
+    ERROR = "error"
+    """The last action left it in a state that a person must look at; `error` says why."""
+    UNREACHABLE = "unreachable"
+    """Its host did not answer the last observation; nothing is known about the VM."""
+
+
+class JobStatus(StrEnum):
+    """Where a job is between request and outcome."""
+
+    QUEUED = "queued"
+    """Committed with its lock; no process works on it yet."""
+    RUNNING = "running"
+    """A job process holds its lease (generation)."""
+    CANCELLING = "cancelling"
+    """Someone asked for its end; its process is being ended."""
+    SUCCEEDED = "succeeded"
+    """The play ended well and the domain was seen in the state asked for."""
+    FAILED = "failed"
+    """The play failed; `error` says where and why."""
+    CANCELLED = "cancelled"
+    """It ended before it changed anything, or what it changed was undone."""
+    LOST = "lost"
+    """Its process vanished and running it again could do harm; observation tells the VM's state."""
+
+
+class HostStatus(StrEnum):
+    """What the last observation said about a host."""
+
+    UNKNOWN = "unknown"
+    """Never observed since it entered the inventory."""
+    READY = "ready"
+    UNREACHABLE = "unreachable"
+    """Ansible could not reach it."""
+    ERROR = "error"
+    """Ansible reached it, but libvirt gave no answer; `message` says why."""
+
+
+UNFINISHED_JOB = (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELLING)
+FINISHED_JOB = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.LOST)
+
+JOB_MOVES: dict[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED, JobStatus.FAILED}),
+    JobStatus.RUNNING: frozenset(
+        {
+            JobStatus.CANCELLING,
+            JobStatus.SUCCEEDED,
+            JobStatus.FAILED,
+            JobStatus.LOST,
+            JobStatus.QUEUED,
+        }
+    ),
+    JobStatus.CANCELLING: frozenset(
+        {JobStatus.CANCELLED, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.LOST}
+    ),
+    JobStatus.SUCCEEDED: frozenset(),
+    JobStatus.FAILED: frozenset(),
+    JobStatus.CANCELLED: frozenset(),
+    JobStatus.LOST: frozenset(),
+}
+"""The only status changes a job can make (running → queued: its process died and it runs again)."""

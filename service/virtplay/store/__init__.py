@@ -1,0 +1,1 @@
+"""Store: the database is the only truth; nothing else imports Tortoise."""

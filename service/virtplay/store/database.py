@@ -1,0 +1,93 @@
+"""Store: opens, migrates and closes the database, and begins its transactions."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tortoise import Tortoise
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.exceptions import BaseORMException as DatabaseError
+from tortoise.migrations.api.migrate import migrate
+from tortoise.transactions import in_transaction
+
+from virtplay.errors import CannotStart
+
+__all__ = ["DatabaseError", "close_database", "is_sqlite", "open_database", "transaction"]
+
+BUSY_TIMEOUT_MS = 30_000
+
+
+def tortoise_config(url: str) -> dict[str, Any]:
+    """The Tortoise configuration of a database `url` (sqlite:// or postgres://)."""
+    if url.startswith("sqlite://"):
+        path = Path(url.removeprefix("sqlite://"))
+        connection: Any = {
+            "engine": "tortoise.backends.sqlite",
+            "credentials": {"file_path": str(path), "busy_timeout": BUSY_TIMEOUT_MS},
+        }
+    elif url.startswith(("postgres://", "postgresql://", "asyncpg://")):
+        connection = "asyncpg://" + url.split("://", 1)[1]
+    else:
+        scheme = url.split("://", 1)[0]
+        raise CannotStart(
+            f"cannot use database {scheme}://…: use sqlite:///file or postgres://user@host/name"
+        )
+    return {
+        "connections": {"default": connection},
+        "apps": {
+            "virtplay": {
+                "models": ["virtplay.store.models"],
+                "migrations": "virtplay.store.migrations",
+                "default_connection": "default",
+            }
+        },
+        "use_tz": True,
+        "timezone": "UTC",
+    }
+
+
+async def open_database(url: str) -> None:
+    """Connect to the database at `url` and bring its schema up to date; CannotStart if it can't."""
+    if url.startswith("sqlite://"):
+        Path(url.removeprefix("sqlite://")).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    config = tortoise_config(url)
+    try:
+        await migrate(config=config)
+        # Sanic runs its listeners and handlers in tasks whose context is not this one's.
+        await Tortoise.init(config=config, _enable_global_fallback=True)
+        await Tortoise.get_connection("default").execute_query("SELECT 1")
+    except Exception as error:
+        await close_database()
+        where = url.rsplit("@", 1)[-1]
+        raise CannotStart(f"cannot open the database at {where}: {error}") from error
+
+
+async def close_database() -> None:
+    """Close every connection; without it the interpreter hangs at its exit."""
+    await Tortoise.close_connections()
+
+
+def is_sqlite() -> bool:
+    """Whether the open database is SQLite."""
+    return bool(Tortoise.get_connection("default").capabilities.dialect == "sqlite")
+
+
+@asynccontextmanager
+async def transaction(exclusive: str | None = None) -> AsyncIterator[BaseDBAsyncClient]:
+    """Begin a writing transaction, committed at the end of the block and undone by an exception.
+
+    SQLite: a deferred BEGIN fails with "database is locked" when another process wrote between its
+    first read and its first write, whatever the busy timeout, so it is made BEGIN IMMEDIATE.
+    PostgreSQL: `exclusive` names an advisory lock that is held to the end, for decisions that read
+    many rows (placement).
+    """
+    async with in_transaction("default") as connection:
+        if connection.capabilities.dialect == "sqlite":
+            await connection.execute_query("ROLLBACK")
+            await connection.execute_query("BEGIN IMMEDIATE")
+        elif exclusive is not None:
+            await connection.execute_query(
+                "SELECT pg_advisory_xact_lock(hashtext($1))", [f"virtplay.{exclusive}"]
+            )
+        yield connection

@@ -1,0 +1,159 @@
+"""Store: jobs, their events, and the one door through which a job's status changes."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+from tortoise.exceptions import IntegrityError
+
+from virtplay.errors import Conflict, JobNotFound, OperationInProgress
+from virtplay.states import FINISHED_JOB, JOB_MOVES, UNFINISHED_JOB, JobStatus
+from virtplay.store.models import AuditEntry, Job, JobEvent
+
+
+def job_ref(number: int) -> str:
+    """The public id of a job, job-000001."""
+    return f"job-{number:06d}"
+
+
+async def create_job(**values: Any) -> Job:
+    """Insert a queued job; OperationInProgress when its VM has an unfinished one already."""
+    try:
+        job = Job(status=JobStatus.QUEUED, **values)
+        await job.save()
+    except IntegrityError as error:
+        raise OperationInProgress(
+            f"cannot run {values['action']} on VM {values['vm_ref']}: another job holds it"
+        ) from error
+    job.ref = job_ref(job.id)
+    await job.save(update_fields=["ref"])
+    return job
+
+
+async def move(job: Job, new: JobStatus, **values: Any) -> None:
+    """Change the status of `job` from what the caller saw to `new`; Conflict when it differs.
+
+    The one status door: a single conditional UPDATE on status and generation.
+    """
+    old = job.status
+    if new not in JOB_MOVES[old]:
+        raise Conflict(f"cannot move job {job.ref} from {old} to {new}")
+    if new in FINISHED_JOB:
+        values.setdefault("finished_at", datetime.now(UTC))
+        values.setdefault("eta_seconds", None)
+        values["after_id"] = None
+    count = await Job.filter(id=job.id, status=old, generation=job.generation).update(
+        status=new, **values
+    )
+    if count != 1:
+        raise Conflict(f"cannot move job {job.ref} from {old} to {new}: it is not {old} any more")
+    for key, value in {"status": new, **values}.items():
+        setattr(job, key, value)
+
+
+async def find_job(ref: str) -> Job:
+    """The job with public id `ref`; JobNotFound."""
+    job = await Job.get_or_none(ref=ref)
+    if job is None:
+        raise JobNotFound(f"cannot find job {ref}")
+    return job
+
+
+async def page_jobs(
+    *, page: int, limit: int, vm: str | None, status: JobStatus | None, action: str | None
+) -> tuple[list[Job], int]:
+    """One page of jobs, the newest first, and how many there are in all."""
+    rows = Job.all()
+    if vm is not None:
+        rows = rows.filter(vm_ref=vm)
+    if status is not None:
+        rows = rows.filter(status=status)
+    if action is not None:
+        rows = rows.filter(action=action)
+    total = await rows.count()
+    return await rows.order_by("-id").offset((page - 1) * limit).limit(limit), total
+
+
+async def unfinished_job(vm_id: int) -> Job | None:
+    """The job that holds the VM, if any."""
+    return await Job.get_or_none(vm_id=vm_id, finished_at=None, after_id=None)
+
+
+async def waiting_job(vm_id: int) -> Job | None:
+    """The start that waits behind the VM's creation, if any."""
+    return await Job.get_or_none(vm_id=vm_id, finished_at=None, after_id__not_isnull=True)
+
+
+async def busy_vms(vm_ids: Iterable[int]) -> set[int]:
+    """Those of the VMs that an unfinished job holds."""
+    rows = await Job.filter(finished_at=None, vm_id__in=list(vm_ids)).values_list(
+        "vm_id", flat=True
+    )
+    return set(cast("list[int]", rows))
+
+
+async def unfinished_jobs() -> list[Job]:
+    """Every unfinished job, the oldest first."""
+    return await Job.filter(status__in=UNFINISHED_JOB).order_by("id")
+
+
+async def usual_seconds(action: str) -> float | None:
+    """How long the last twenty successful jobs of an action took on average, in seconds."""
+    jobs = (
+        await Job.filter(action=action, status=JobStatus.SUCCEEDED, started_at__not_isnull=True)
+        .order_by("-id")
+        .limit(20)
+    )
+    took = [
+        (job.finished_at - job.started_at).total_seconds()
+        for job in jobs
+        if job.finished_at and job.started_at
+    ]
+    return sum(took) / len(took) if took else None
+
+
+async def append_events(job_id: int, first: int, events: Iterable[Mapping[str, Any]]) -> int:
+    """Append runner events from sequence number `first` on; returns the next number."""
+    rows = [
+        JobEvent(
+            job_id=job_id,
+            seq=number,
+            event=event["event"],
+            task=str(event.get("task") or "")[:255],
+            host=str(event.get("host") or "")[:255],
+            text=str(event.get("text") or "").replace("\x00", ""),
+        )
+        for number, event in enumerate(events, start=first)
+    ]
+    if rows:
+        await JobEvent.bulk_create(rows)
+    return first + len(rows)
+
+
+async def next_event(job_id: int) -> int:
+    """The sequence number that the next event of a job gets (1 for the first)."""
+    last = await JobEvent.filter(job_id=job_id).order_by("-seq").first()
+    return last.seq + 1 if last else 1
+
+
+async def read_log(job_id: int) -> str:
+    """The Ansible output of a job as text."""
+    texts = await JobEvent.filter(job_id=job_id).order_by("seq").values_list("text", flat=True)
+    joined = "\n".join(str(text) for text in texts if text)
+    return joined.replace("\r\n", "\n").strip("\n") + "\n" if joined else ""
+
+
+async def forget_jobs(older_than: timedelta) -> int:
+    """Delete finished jobs that ended longer ago than that, with their events; how many."""
+    before = datetime.now(UTC) - older_than
+    ids = await Job.filter(finished_at__lt=before).limit(500).values_list("id", flat=True)
+    if ids:
+        await JobEvent.filter(job_id__in=ids).delete()
+        await Job.filter(id__in=ids).delete()
+    return len(ids)
+
+
+async def write_audit(**values: Any) -> None:
+    """Insert an audit row."""
+    entry = AuditEntry(**values)
+    await entry.save()

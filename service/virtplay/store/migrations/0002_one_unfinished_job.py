@@ -1,0 +1,26 @@
+"""Store: the lock of a VM is its one unfinished job.
+
+Written as SQL: Tortoise 1.1 silently drops the constraints of a new model's Meta.
+"""
+
+from tortoise import migrations
+from tortoise.migrations import operations as ops
+
+
+class Migration(migrations.Migration):
+    """One unfinished job a VM, and at most one start that waits behind its creation."""
+
+    dependencies = [("virtplay", "0001_initial")]
+
+    operations = [
+        ops.RunSQL(
+            "CREATE UNIQUE INDEX one_unfinished_job_a_vm ON job (vm_id)"
+            " WHERE finished_at IS NULL AND after_id IS NULL",
+            "DROP INDEX one_unfinished_job_a_vm",
+        ),
+        ops.RunSQL(
+            "CREATE UNIQUE INDEX one_waiting_job_a_vm ON job (vm_id)"
+            " WHERE finished_at IS NULL AND after_id IS NOT NULL",
+            "DROP INDEX one_waiting_job_a_vm",
+        ),
+    ]

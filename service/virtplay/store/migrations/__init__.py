@@ -1,0 +1,1 @@
+"""Store: how the schema came to be, step by step."""

@@ -1,0 +1,177 @@
+"""Store: the tables."""
+
+from typing import Any
+
+from tortoise import fields
+from tortoise.models import Model
+
+from virtplay.states import HostStatus, JobStatus, VmStatus
+
+
+class Host(Model):
+    """A hypervisor of the inventory and what the last observation said of it."""
+
+    id = fields.IntField(primary_key=True)
+    name = fields.CharField(max_length=255, unique=True)
+    status: Any = fields.CharEnumField(HostStatus, max_length=16, default=HostStatus.UNKNOWN)
+    message = fields.TextField(default="")
+    in_inventory = fields.BooleanField(default=True)
+    facts: Any = fields.JSONField(default=dict)
+    """`host_info` without its domains: host, pools, networks, bridges, templates."""
+    observed_at = fields.DatetimeField(null=True)
+    """When it last answered, by the service's clock."""
+
+    class Meta:
+        table = "host"
+
+
+class Vm(Model):
+    """One VM: what was asked for, and what was last seen of it."""
+
+    id = fields.IntField(primary_key=True)
+    ref = fields.CharField(max_length=32, null=True, unique=True)
+    """The public id, vm-001."""
+    uuid = fields.UUIDField(unique=True)
+    name = fields.CharField(max_length=255)
+    description = fields.TextField(default="")
+    host = fields.CharField(max_length=255, null=True, db_index=True)
+    domain = fields.CharField(max_length=255, null=True)
+    """libvirt's <name>: our id, or its own for a VM that was there before."""
+    status: Any = fields.CharEnumField(VmStatus, max_length=16, db_index=True)
+    power = fields.CharField(max_length=16, default="")
+    """The domain's state when it was last seen; empty before that."""
+    provisioned = fields.BooleanField(default=False)
+    """Whether the domain exists; a creation that failed holds no capacity."""
+    error: Any = fields.JSONField(null=True)
+    template = fields.CharField(max_length=128, default="")
+    os = fields.CharField(max_length=128, default="")
+    cpu = fields.IntField()
+    memory = fields.IntField()
+    """MiB."""
+    disk = fields.IntField()
+    """GiB."""
+    disk_allocation = fields.BigIntField(default=0)
+    """Bytes that its disks really take on the pool."""
+    network: Any = fields.JSONField(default=dict)
+    ip = fields.CharField(max_length=64, null=True)
+    addresses: Any = fields.JSONField(default=list)
+    auto_start = fields.BooleanField(default=False)
+    labels: Any = fields.JSONField(default=dict)
+    pending: Any = fields.JSONField(default=dict)
+    """Fields whose new value applies at the next boot → the value in force now."""
+    search_text = fields.TextField(default="")
+    """Casefolded id, name, os and address: one column to search on both databases."""
+    label_text = fields.TextField(default="")
+    """A line `key=value` for each label: JSON filters raise on SQLite."""
+    generation = fields.IntField(default=0)
+    """Rises with every lease of a job on this VM; hosts refuse a lower one."""
+    missed = fields.IntField(default=0)
+    """Observations in a row in which its host answered and did not have it."""
+    started_at = fields.DatetimeField(null=True)
+    observed_at = fields.DatetimeField(null=True)
+    created_at = fields.DatetimeField(auto_now_add=True)
+    updated_at = fields.DatetimeField(auto_now_add=True)
+
+    class Meta:
+        table = "vm"
+
+
+class Job(Model):
+    """One action on one VM, and the truth about it, whoever runs it."""
+
+    id = fields.IntField(primary_key=True)
+    ref = fields.CharField(max_length=32, null=True, unique=True)
+    """The public id, job-000001."""
+    action = fields.CharField(max_length=32)
+    vm_id = fields.IntField(null=True, db_index=True)
+    vm_ref = fields.CharField(max_length=32, null=True)
+    host = fields.CharField(max_length=255, null=True)
+    status: Any = fields.CharEnumField(JobStatus, max_length=16, db_index=True)
+    progress = fields.IntField(default=0)
+    step = fields.CharField(max_length=255, default="")
+    eta_seconds = fields.FloatField(null=True)
+    changed = fields.BooleanField(null=True)
+    dry_run = fields.BooleanField(default=False)
+    requested_by = fields.CharField(max_length=128)
+    request_id = fields.CharField(max_length=128)
+    command = fields.TextField(default="")
+    variables: Any = fields.JSONField(default=dict)
+    """The playbook's variables; secrets are in the job's own directory instead."""
+    result: Any = fields.JSONField(null=True)
+    error: Any = fields.JSONField(null=True)
+    attempt = fields.IntField(default=1)
+    retry_of = fields.CharField(max_length=32, null=True)
+    after_id = fields.IntField(null=True)
+    """The unfinished creation behind which this start waits."""
+    generation = fields.IntField(default=0)
+    leased_by = fields.CharField(max_length=128, default="")
+    created_at = fields.DatetimeField(auto_now_add=True)
+    started_at = fields.DatetimeField(null=True)
+    finished_at = fields.DatetimeField(null=True, db_index=True)
+
+    class Meta:
+        table = "job"
+
+
+class JobEvent(Model):
+    """One event of a job's play, in order; the log is their text."""
+
+    id = fields.BigIntField(primary_key=True)
+    job_id = fields.IntField()
+    seq = fields.IntField()
+    event = fields.CharField(max_length=64)
+    task = fields.CharField(max_length=255, default="")
+    host = fields.CharField(max_length=255, default="")
+    text = fields.TextField(default="")
+    created_at = fields.DatetimeField(auto_now_add=True)
+
+    class Meta:
+        table = "job_event"
+        unique_together = (("job_id", "seq"),)
+
+
+class IdempotencyKey(Model):
+    """A client's key for one mutation: the same key and body mean the same job."""
+
+    id = fields.IntField(primary_key=True)
+    token_id = fields.IntField()
+    key = fields.CharField(max_length=255)
+    fingerprint = fields.CharField(max_length=64)
+    job_id = fields.IntField()
+    created_at = fields.DatetimeField(auto_now_add=True)
+
+    class Meta:
+        table = "idempotency_key"
+        unique_together = (("token_id", "key"),)
+
+
+class AuditEntry(Model):
+    """Who asked for what, on which VM, from where, as which job."""
+
+    id = fields.BigIntField(primary_key=True)
+    actor = fields.CharField(max_length=128)
+    action = fields.CharField(max_length=64)
+    vm_ref = fields.CharField(max_length=32, null=True)
+    job_ref = fields.CharField(max_length=32, null=True)
+    address = fields.CharField(max_length=64, default="")
+    request_id = fields.CharField(max_length=128, default="")
+    created_at = fields.DatetimeField(auto_now_add=True)
+
+    class Meta:
+        table = "audit"
+
+
+class Token(Model):
+    """An API token: only its SHA-256 is kept."""
+
+    id = fields.IntField(primary_key=True)
+    name = fields.CharField(max_length=128, unique=True)
+    digest = fields.CharField(max_length=64, unique=True)
+    role = fields.CharField(max_length=16)
+    created_at = fields.DatetimeField(auto_now_add=True)
+    expires_at = fields.DatetimeField(null=True)
+    revoked_at = fields.DatetimeField(null=True)
+    last_used_at = fields.DatetimeField(null=True)
+
+    class Meta:
+        table = "token"

@@ -1,0 +1,61 @@
+"""Store: API tokens, of which only the SHA-256 is kept."""
+
+import hashlib
+import hmac
+import secrets
+from datetime import UTC, datetime, timedelta
+
+from tortoise.exceptions import IntegrityError
+
+from virtplay.errors import ValidationFailed
+from virtplay.store.models import Token
+
+USED_EVERY = timedelta(minutes=1)
+
+
+def digest_of(text: str) -> str:
+    """SHA-256 of a token, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+async def create_token(
+    name: str, role: str, expires_at: datetime | None = None, text: str | None = None
+) -> str:
+    """Make a token of 256 random bits (or of the given text) and return it: it is shown once."""
+    text = text or secrets.token_urlsafe(32)
+    try:
+        await Token(name=name, digest=digest_of(text), role=role, expires_at=expires_at).save()
+    except IntegrityError as error:
+        raise ValidationFailed(f"cannot create token {name}: there is one of that name") from error
+    return text
+
+
+async def check_token(text: str) -> Token | None:
+    """The valid token with that text, or None; notes its use (at most once a minute)."""
+    digest = digest_of(text)
+    token = await Token.get_or_none(digest=digest)
+    now = datetime.now(UTC)
+    if token is None or not hmac.compare_digest(token.digest, digest):
+        return None
+    if token.revoked_at is not None or (token.expires_at is not None and token.expires_at <= now):
+        return None
+    if token.last_used_at is None or now - token.last_used_at > USED_EVERY:
+        await Token.filter(id=token.id).update(last_used_at=now)
+    return token
+
+
+async def list_tokens() -> list[Token]:
+    """Every token, the oldest first."""
+    return await Token.all().order_by("id")
+
+
+async def count_tokens() -> int:
+    """How many tokens were ever made."""
+    return await Token.all().count()
+
+
+async def revoke_token(name: str) -> None:
+    """Revoke the token of that name; ValidationFailed when there is none."""
+    count = await Token.filter(name=name, revoked_at=None).update(revoked_at=datetime.now(UTC))
+    if not count:
+        raise ValidationFailed(f"cannot revoke token {name}: there is no valid token of that name")

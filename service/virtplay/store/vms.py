@@ -1,0 +1,179 @@
+"""Store: VMs and hosts as rows."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from tortoise import Tortoise
+from tortoise.queryset import QuerySet
+
+from virtplay.errors import HostNotFound, VmNotFound
+from virtplay.states import HostStatus, VmStatus
+from virtplay.store.database import is_sqlite
+from virtplay.store.models import Host, Vm
+
+REF = re.compile(r"vm-(\d{3,9})")
+SORTS = {
+    "id": "id",
+    "name": "name",
+    "status": "status",
+    "host": "host",
+    "cpu": "cpu",
+    "memory": "memory",
+    "disk": "disk",
+    "createdAt": "created_at",
+    "updatedAt": "updated_at",
+}
+
+
+@dataclass(frozen=True)
+class Promised:
+    """What the VMs of one host were promised: vCPUs, MiB, and bytes their disks may still grow."""
+
+    cpu: int = 0
+    memory: int = 0
+    disk: int = 0
+    vms: int = 0
+
+
+def vm_ref(number: int) -> str:
+    """The public id of a VM, vm-001."""
+    return f"vm-{number:03d}"
+
+
+def index_texts(vm: Vm) -> None:
+    """Refresh the columns that search and label filters read."""
+    vm.search_text = "\n".join(
+        part for part in (vm.ref, vm.name, vm.os, vm.ip, *(a["ip"] for a in vm.addresses)) if part
+    ).casefold()
+    vm.label_text = "".join(f"\n{key}={value}\n" for key, value in sorted(vm.labels.items()))
+
+
+async def create_vm(number: int | None = None, **values: Any) -> Vm:
+    """Insert a VM with the next public id, or with `number` if a host's metadata names it."""
+    if number is not None:
+        values["id"] = number
+    vm = Vm(**values)
+    await vm.save(force_create=True)
+    if number is not None and not is_sqlite():
+        await Tortoise.get_connection("default").execute_query(
+            "SELECT setval(pg_get_serial_sequence('vm', 'id'), (SELECT max(id) FROM vm))"
+        )
+    vm.ref = vm_ref(vm.id)
+    vm.domain = vm.domain or vm.ref
+    index_texts(vm)
+    await vm.save(update_fields=["ref", "domain", "search_text", "label_text"])
+    return vm
+
+
+async def save_vm(vm: Vm, **values: Any) -> bool:
+    """Write what differs; `updated_at` moves when anything did. True if anything did."""
+    changed = {key: value for key, value in values.items() if getattr(vm, key) != value}
+    if not changed:
+        return False
+    for key, value in changed.items():
+        setattr(vm, key, value)
+    vm.updated_at = datetime.now(UTC)
+    index_texts(vm)
+    await vm.save(update_fields=[*changed, "updated_at", "search_text", "label_text"])
+    return True
+
+
+async def find_vm(ref: str, *, lock: bool = False) -> Vm:
+    """The VM with public id `ref`, its row locked if asked; VmNotFound."""
+    rows: QuerySet[Vm] = Vm.filter(ref=ref)
+    if lock:
+        rows = rows.select_for_update()
+    vm = await rows.first()
+    if vm is None:
+        raise VmNotFound(f"cannot find VM {ref}")
+    return vm
+
+
+async def page_vms(
+    *,
+    page: int,
+    limit: int,
+    status: VmStatus | None = None,
+    search: str | None = None,
+    host: str | None = None,
+    label: str | None = None,
+    sort: str = "id",
+) -> tuple[list[Vm], int]:
+    """One page of VMs and how many there are in all."""
+    rows = Vm.all()
+    if status is not None:
+        rows = rows.filter(status=status)
+    if search:
+        rows = rows.filter(search_text__contains=search.casefold())
+    if host is not None:
+        rows = rows.filter(host=host)
+    if label is not None:
+        rows = rows.filter(label_text__contains=f"\n{label}\n" if "=" in label else f"\n{label}=")
+    descending = sort.startswith("-")
+    column = SORTS[sort.removeprefix("-")]
+    order = f"-{column}" if descending else column
+    orders = [order] if column == "id" else [order, "id"]
+    total = await rows.count()
+    return await rows.order_by(*orders).offset((page - 1) * limit).limit(limit), total
+
+
+async def promised_by_host(without: int | None = None) -> dict[str, Promised]:
+    """Host name → what its VMs were promised, leaving out VM number `without`.
+
+    A VM counts from its request on; one whose creation failed counts no more.
+    """
+    rows = await Vm.filter(host__not_isnull=True).values_list(
+        "id", "host", "cpu", "memory", "disk", "disk_allocation", "provisioned", "status"
+    )
+    found: dict[str, Promised] = {}
+    for number, host, cpu, memory, disk, allocation, provisioned, status in rows:
+        if number == without or not (provisioned or status == VmStatus.CREATING):
+            continue
+        so_far = found.get(host, Promised())
+        found[host] = Promised(
+            so_far.cpu + cpu,
+            so_far.memory + memory,
+            so_far.disk + max(0, disk * 1024**3 - allocation),
+            so_far.vms + 1,
+        )
+    return found
+
+
+async def sync_hosts(names: set[str]) -> None:
+    """Make the host table follow the inventory; hosts that left it are kept as a mark only."""
+    known = {host.name: host for host in await Host.all()}
+    for name in names - known.keys():
+        await Host(name=name).save()
+    for name, host in known.items():
+        if host.in_inventory != (name in names):
+            host.in_inventory = name in names
+            await host.save(update_fields=["in_inventory"])
+
+
+async def list_hosts() -> list[Host]:
+    """The hosts of the inventory, by name."""
+    return await Host.filter(in_inventory=True).order_by("name")
+
+
+async def find_host(name: str) -> Host:
+    """The host of the inventory with that name; HostNotFound."""
+    host = await Host.get_or_none(name=name, in_inventory=True)
+    if host is None:
+        raise HostNotFound(f"cannot find host {name}: the inventory has no such hypervisor")
+    return host
+
+
+async def save_host(host: Host, status: HostStatus, message: str, **values: Any) -> None:
+    """Write a host's state after an observation."""
+    for key, value in {"status": status, "message": message[:2000], **values}.items():
+        setattr(host, key, value)
+    await host.save(update_fields=["status", "message", *values])
+
+
+def metadata_number(metadata: Mapping[str, Any] | None) -> int | None:
+    """The number in a domain's metadata id (vm-007 → 7), if it is one of ours."""
+    match = REF.fullmatch(str((metadata or {}).get("id") or ""))
+    return int(match[1]) if match else None
