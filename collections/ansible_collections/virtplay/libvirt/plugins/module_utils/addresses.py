@@ -19,7 +19,7 @@ from typing import Any
 from .connection import libvirt
 
 NEIGHBOURS = Path("/proc/net/arp")
-# As many requests as libvirtd takes from one connection at a time (max_client_requests).
+# Each takes one of libvirtd's 20 workers while it waits, for AGENT_TIMEOUT seconds at most.
 MAX_ASKING = 5
 AGENT_TIMEOUT = 2
 _COMPLETE = 0x2  # ATF_COM: somebody answered with this address
@@ -70,14 +70,13 @@ class AgentQuestions:
         self._waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
         for uuid in uuids:
             self._waiting.put(uuid)
-        self._threads: list[threading.Thread] = []
-        if self._waiting.empty():
-            return
-        connection = connect()
-        for _ in range(min(MAX_ASKING, self._waiting.qsize())):
-            thread = threading.Thread(target=self._ask, args=(connection,), daemon=True)
+        self._connect = connect
+        self._threads = [
+            threading.Thread(target=self._ask, daemon=True)
+            for _ in range(min(MAX_ASKING, self._waiting.qsize()))
+        ]
+        for thread in self._threads:
             thread.start()
-            self._threads.append(thread)
 
     def collect(self, deadline: float) -> dict[str, list[Address]]:
         """Return the addresses by MAC that are known at the deadline (monotonic seconds)."""
@@ -85,7 +84,8 @@ class AgentQuestions:
             thread.join(max(0.0, deadline - time.monotonic()))
         return dict(self._found)
 
-    def _ask(self, connection: Any) -> None:
+    def _ask(self) -> None:
+        connection = self._connect()  # its own: a request that waits blocks its connection
         while True:
             try:
                 uuid = self._waiting.get_nowait()

@@ -9,9 +9,10 @@ Measured with libvirt 9.0 and a QEMU under SIGSTOP:
 2. from then on a NOWAIT question skips that domain, and virDomainGetControlInfo says "occupied";
 3. the wait goes on when the client leaves, and takes one of libvirtd's 20 workers.
 
-So: one question for all; when that does not come back, one by one, each thread on a connection
-of its own (a connection takes 5 requests at a time), and never more than MAX_WAITING of
-libvirtd's workers.
+So: one common question for all whose process looks alive; the others one by one, and all when the
+common question does not come back. Each thread has a connection of its own, because a request that
+waits blocks the others on its connection, and never more than MAX_WAITING of libvirtd's workers
+wait.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from .connection import libvirt
+from .qemu_process import seems_stopped
 from .statistics import answered_by_monitor
 
 # libvirtd's workers are shared by everything that speaks to it: leave it some (max_workers is 20).
@@ -56,22 +58,37 @@ def ask_monitors(
     one by one.
     """
     active = {uuid: domain for uuid, domain in domains.items() if uuid not in inactive}
-    answers = MonitorAnswers(stuck=occupied_domains(active))
-    if len(answers.stuck) > MAX_WAITING:
-        return answers
-    common = _Question(lambda: _ask_all(connect))
+    occupied = occupied_domains(active)
+    # NOWAIT skips the occupied ones, so they cannot do any harm (2).
+    suspects = [
+        uuid
+        for uuid, domain in active.items()
+        if uuid not in occupied and seems_stopped(domain.name())
+    ]
+    calm = [uuid for uuid in domains if uuid not in suspects]
+    answers = MonitorAnswers()
+    common = _Question(lambda: _ask_all_but(connect, set(suspects)))
     if common.wait(min(patience, deadline - time.monotonic())):
         answers.records = common.answer()
+        waiting = len(occupied)
+        unasked = suspects
     else:
-        answers.records = _ask_one_by_one(connect, domains, deadline)
-        if common.wait(0):  # slow, not stuck: all of it is better than some of it
-            answers.records = common.answer() | answers.records
+        waiting = max(1, len(occupied_domains(active)))
+        unasked = [*calm, *suspects]
+    if unasked:
+        may_hang = MAX_WAITING - waiting
+        answers.records |= _ask_one_by_one(connect, unasked, deadline, may_hang)
+    if common.wait(0):  # slow, not stuck: all of it is better than some of it
+        answers.records = common.answer() | answers.records
     silent = {
         uuid: domain
         for uuid, domain in active.items()
         if not answered_by_monitor(answers.records.get(uuid, {}))
     }
-    answers.stuck = occupied_domains(silent)
+    # A process that is still stopped needs no question: there may have been no room for one.
+    answers.stuck = occupied_domains(silent) | {
+        uuid for uuid in silent.keys() & set(suspects) if seems_stopped(silent[uuid].name())
+    }
     return answers
 
 
@@ -98,22 +115,20 @@ class _Question:
         return self._answer
 
 
-def _ask_all(connect: Callable[[], Any]) -> dict[str, dict[str, Any]]:
-    connection = connect()
-    return _by_uuid(connection.getAllDomainStats(_groups(), _flags()))
+def _ask_all_but(connect: Callable[[], Any], suspects: set[str]) -> dict[str, dict[str, Any]]:
+    listed = connect().listAllDomains(0)
+    return _ask([domain for domain in listed if domain.UUIDString() not in suspects])
 
 
 def _ask_one_by_one(
-    connect: Callable[[], Any], domains: dict[str, Any], deadline: float
+    connect: Callable[[], Any], uuids: list[str], deadline: float, may_hang: int
 ) -> dict[str, dict[str, Any]]:
     """Ask with a few threads; one that hangs is replaced as long as libvirtd can afford it."""
     records: dict[str, dict[str, Any]] = {}
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
-    for uuid in domains:
+    for uuid in uuids:
         waiting.put(uuid)
     askers: list[_Asker] = []
-    # The common question waits as well.
-    may_hang = MAX_WAITING - max(1, len(occupied_domains(domains)))
     while time.monotonic() < deadline:
         asking = [asker for asker in askers if not asker.done.is_set()]
         hanging = [asker for asker in asking if asker.seconds() > 1.2 * STUCK_AFTER]
@@ -154,10 +169,7 @@ class _Asker:
                 uuid = waiting.get_nowait()
                 self._since = time.monotonic()
                 with contextlib.suppress(libvirt.libvirtError):
-                    domain = connection.lookupByUUIDString(uuid)
-                    records.update(
-                        _by_uuid(connection.domainListGetStats([domain], _groups(), _flags()))
-                    )
+                    records.update(_ask([connection.lookupByUUIDString(uuid)]))
         except queue.Empty:
             pass
         finally:
@@ -180,17 +192,15 @@ def _is_occupied(domain: Any) -> bool:
     return bool(state == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED and milliseconds >= STUCK_AFTER * 1000)
 
 
-def _groups() -> int:
-    return int(
+def _ask(domains: list[Any]) -> dict[str, dict[str, Any]]:
+    """Return the records of domains of one connection by UUID; may wait for ever."""
+    if not domains:
+        return {}
+    groups = (
         libvirt.VIR_DOMAIN_STATS_BALLOON
         | libvirt.VIR_DOMAIN_STATS_VCPU
         | libvirt.VIR_DOMAIN_STATS_BLOCK
     )
-
-
-def _flags() -> int:
-    return int(libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
-
-
-def _by_uuid(records: Iterable[tuple[Any, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    return {domain.UUIDString(): record for domain, record in records}
+    flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+    found = domains[0].connect().domainListGetStats(domains, groups, flags)
+    return {domain.UUIDString(): record for domain, record in found}

@@ -24,14 +24,30 @@ def started_at(name: str) -> str | None:
 
     Does not change for the life of the process, to the last digit: both parts are fixed.
     """
+    fields = _read_stat(name)
+    if fields is None:
+        return None
+    return rfc3339(boot_time() + int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+
+
+def seems_stopped(name: str) -> bool:
+    """Say whether the main thread of a domain's QEMU is stopped, traced, dead or waits for a disk.
+
+    A hint only: one that waits for a disk may go on at once, and one that sleeps may hang.
+    """
+    fields = _read_stat(name)
+    return fields is not None and fields[0] in {"T", "t", "D", "Z", "X"}
+
+
+def _read_stat(name: str) -> list[str] | None:
+    """Return /proc/PID/stat of a domain's QEMU from the state on (proc(5), field 3)."""
     try:
         pid = int((RUN_DIRECTORY / f"{name}.pid").read_text())
         # The command's name is in parentheses and may hold blanks and parentheses.
         fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-        ticks = int(fields[19])
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError):
         return None
-    return rfc3339(boot_time() + ticks / os.sysconf("SC_CLK_TCK"))
+    return fields if len(fields) > 20 else None
 
 
 def boot_time() -> int:
