@@ -6,12 +6,14 @@ import os
 import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from virtplay import runner
 from virtplay.actions import ABSENT, RULES, Action, playbook
 from virtplay.errors import Conflict
 from virtplay.jobs import job_directory, read_secrets
+from virtplay.logs import request_id
 from virtplay.progress import Progress
 from virtplay.settings import Settings
 from virtplay.states import JobStatus, VmStatus
@@ -50,47 +52,68 @@ async def execute(settings: Settings, job_id: int, give_up: asyncio.Event) -> li
     job = await _lease(job_id)
     if job is None:
         return []
+    request_id.set(job.request_id)
+    log.info("%s: %s on %s for VM %s", job.ref, job.action, job.host, job.vm_ref)
     directory = job_directory(settings, str(job.ref))
+    progress = Progress(tasks=RULES[Action(job.action)].tasks)
+    try:
+        outcome = await _play(settings, job, directory, progress, give_up)
+    except Exception as error:
+        # Whatever broke, the job must not stay running for ever; what it did is observed later.
+        log.exception("%s broke", job.ref)
+        message = f"cannot finish {job.ref}: {type(error).__name__}: {error}"
+        progress.error = {
+            "code": "INTERNAL_ERROR",
+            "message": message,
+            "task": progress.step,
+            "host": job.host,
+        }
+        outcome = None
+    if give_up.is_set() and (outcome is None or outcome["status"] == "ended"):
+        return []
+    followers = await _finish(job, progress, outcome)
+    await runner.clear(directory)
+    return followers
+
+
+async def _play(
+    settings: Settings, job: Job, directory: Path, progress: Progress, give_up: asyncio.Event
+) -> Mapping[str, Any] | None:
+    """Run the job's playbook and write its events down; its exit event, None if it was killed."""
     secrets = await asyncio.to_thread(read_secrets, directory)
+    variables = {
+        **job.variables,
+        **secrets,
+        "libvirt_domain_job": job.ref,
+        "libvirt_domain_generation": job.generation,
+    }
     specification = runner.Specification(
         project_dir=str(settings.project_dir),
         playbook=playbook(job.action),
         inventory=settings.inventory_sources,
         limit=job.host,
-        variables={
-            **job.variables,
-            **secrets,
-            "libvirt_domain_job": job.ref,
-            "libvirt_domain_generation": job.generation,
-        },
+        variables=variables,
         time_limit=RULES[Action(job.action)].time_limit,
     )
-    log.info("%s: %s on %s for VM %s", job.ref, job.action, job.host, job.vm_ref)
-    run = await runner.start(specification, directory)
-    progress = Progress(tasks=RULES[Action(job.action)].tasks)
-    exit_event: Mapping[str, Any] | None = None
     sequence = await store.next_event(job.id)
+    run = await runner.start(specification, directory)
     watcher = asyncio.create_task(_end_when_asked(run, give_up))
     try:
         async for batch in run.batches():
-            moved = False
-            for event in batch:
-                if event["event"] == "exit":
-                    exit_event = event
-                moved = progress.take(event) or moved
-            sequence = await store.append_events(
-                job.id, sequence, [event for event in batch if event["event"] != "exit"]
-            )
+            moved = [event for event in batch if progress.take(event)]
+            if batch[-1]["event"] == "exit":
+                outcome = batch.pop()
+            else:
+                outcome = None
+            sequence = await store.append_events(job.id, sequence, batch)
             if moved:
                 await _show_progress(job, progress)
+            if outcome is not None:
+                return outcome
     finally:
         watcher.cancel()
         await run.end()
-    if give_up.is_set() and (exit_event is None or exit_event["status"] == "ended"):
-        return []
-    followers = await _finish(job, progress, exit_event)
-    await runner.clear(directory)
-    return followers
+    return None
 
 
 async def _end_when_asked(run: runner.Run, give_up: asyncio.Event) -> None:

@@ -185,6 +185,9 @@ async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now:
 async def follow(vm: Vm, host: str, domain: Mapping[str, Any]) -> None:
     """Bring a VM's row to what its host shows."""
     values = _seen_values(domain)
+    network = values.get("network", {})
+    if vm.network.get("ip") and vm.network.get("mac") == network.get("mac"):
+        network["ip"] = vm.network["ip"]
     if not vm.provisioned:
         values["error"] = None
     await store.save_vm(vm, host=host, domain=domain["name"], provisioned=True, **values)
