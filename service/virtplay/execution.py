@@ -101,10 +101,7 @@ async def _play(
     try:
         async for batch in run.batches():
             moved = [event for event in batch if progress.take(event)]
-            if batch[-1]["event"] == "exit":
-                outcome = batch.pop()
-            else:
-                outcome = None
+            outcome = batch.pop() if batch[-1]["event"] == "exit" else None
             sequence = await store.append_events(job.id, sequence, batch)
             if moved:
                 await _show_progress(job, progress)

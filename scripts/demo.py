@@ -1,0 +1,126 @@
+"""The whole thing on two real hypervisors of this machine, until Ctrl-C or SIGTERM: `make demo`."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from tests.lab.lab import Lab
+
+READY_SECONDS = 60
+STOP_SECONDS = 30
+
+
+class Ended(Exception):
+    """Someone asked for the end."""
+
+
+def main() -> int:
+    """Bring the lab up, serve on it, say how to use it, and take all of it down at the end."""
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGINT, _end)
+    port = os.environ.get("VIRTPLAY_PORT", "3000")
+    token = os.environ.get("VIRTPLAY_BOOTSTRAP_TOKEN") or secrets.token_urlsafe(32)
+    started = time.monotonic()
+    try:
+        print("starting two hypervisors in namespaces of this machine …", flush=True)
+        with tempfile.TemporaryDirectory(prefix="virtplay-demo-") as state, Lab(hosts=2) as lab:
+            print(f"  up after {time.monotonic() - started:.0f} s: inventory {lab.inventory}")
+            service = start_service(lab.inventory, Path(state), token, port)
+            try:
+                wait_ready(service, port)
+                _say_how(token, port, time.monotonic() - started)
+                return service.wait()
+            finally:
+                stop_service(service)
+                print("the service has ended; the hosts end now …", flush=True)
+    except Ended:
+        return 0
+    except RuntimeError as error:
+        print(f"cannot start the demo: {error}", file=sys.stderr)
+        return 1
+
+
+def _end(_number: int, _frame: FrameType | None) -> NoReturn:
+    # Once is enough: what follows is the taking down, which must not be cut short.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise Ended
+
+
+def start_service(inventory: Path, state: Path, token: str, port: str) -> subprocess.Popen[bytes]:
+    """Start `virtplay serve` on an inventory, with its own state directory, token and port."""
+    environment = {
+        "VIRTPLAY_OBSERVE_INTERVAL": "5",
+        "VIRTPLAY_LOG_LEVEL": "WARNING",
+        **os.environ,
+        "VIRTPLAY_STATE_DIR": str(state),
+        "VIRTPLAY_INVENTORY": str(inventory),
+        "VIRTPLAY_BOOTSTRAP_TOKEN": token,
+        "VIRTPLAY_PORT": port,
+    }
+    # A session of its own: Ctrl-C is ours to pass on.
+    return subprocess.Popen(
+        [sys.executable, "-m", "virtplay.cli", "serve"], env=environment, start_new_session=True
+    )
+
+
+def wait_ready(service: subprocess.Popen[bytes], port: str) -> None:
+    """Wait until the service has looked at its hosts; RuntimeError when it does not come up."""
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        if service.poll() is not None:
+            raise RuntimeError(f"the service ended with status {service.returncode}")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+                if json.load(answer)["data"]["status"] == "ok":
+                    return
+        except (urllib.error.URLError, OSError):
+            pass
+        time.sleep(0.2)
+    raise RuntimeError(f"the service was not ready within {READY_SECONDS} s")
+
+
+def stop_service(service: subprocess.Popen[bytes]) -> None:
+    """End the service and wait for it."""
+    if service.poll() is None:
+        service.terminate()
+        try:
+            service.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            service.kill()
+            service.wait()
+
+
+def _say_how(token: str, port: str, seconds: float) -> None:
+    address = f"http://localhost:{port}/api/v1"
+    print(
+        f"""
+Ready after {seconds:.0f} s. Every template of the catalogue stands on the small guest `micro` here.
+From another terminal, in this directory:
+
+  export VIRTPLAY_TOKEN={token} VIRTPLAY_URL=http://localhost:{port}
+  curl -H "Authorization: Bearer $VIRTPLAY_TOKEN" -H 'Content-Type: application/json' \\
+    {address}/vms \\
+    -d '{{"name": "my-vm", "template": "debian12", "cpu": 1, "memory": 256, "disk": 1}}'
+  curl -H "Authorization: Bearer $VIRTPLAY_TOKEN" -X POST {address}/vms/vm-001/start
+  .venv/bin/virtplay vm list
+  .venv/bin/virtplay host list
+
+API documentation: http://localhost:{port}/docs. Ctrl-C ends it all.
+""",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,5 @@
+"""Command line: `python -m virtplay.cli`."""
+
+from virtplay.cli import main
+
+main()
