@@ -1,0 +1,138 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: filters that make libvirt's XML of networks and pools from a role's variables.
+
+They run on the controller, so they use the standard library only.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+from xml.etree import ElementTree
+
+from ansible.errors import AnsibleFilterError
+
+Addresses = ipaddress.IPv4Network | ipaddress.IPv6Network
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,49}")
+# An interface's name has at most 15 characters in Linux.
+_INTERFACE = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,14}")
+
+
+def pool_xml(pool: Mapping[str, Any]) -> str:
+    """Return the XML of a directory pool from {name, path}."""
+    root = ElementTree.Element("pool", type="dir")
+    ElementTree.SubElement(root, "name").text = _checked_name(pool, "pool")
+    path = str(pool.get("path", ""))
+    if not path.startswith("/") or ".." in path.split("/"):
+        raise AnsibleFilterError(f"cannot make pool {pool['name']}: path {path!r} is not absolute")
+    ElementTree.SubElement(ElementTree.SubElement(root, "target"), "path").text = path
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def network_xml(network: Mapping[str, Any]) -> str:
+    """Return the XML of a network from {name, cidr, bridge, forward, dhcp, dhcp_start, dhcp_end}.
+
+    forward is nat (default), route or isolated. The host takes the first address of cidr, DHCP
+    gives out the others unless dhcp is false or a range is set.
+    """
+    wish = _network_wish(network)
+    root = ElementTree.Element("network")
+    ElementTree.SubElement(root, "name").text = str(wish["name"])
+    if wish["forward"] != "isolated":
+        ElementTree.SubElement(root, "forward", mode=str(wish["forward"]))
+    if wish["bridge"]:
+        ElementTree.SubElement(root, "bridge", name=str(wish["bridge"]), stp="on", delay="0")
+    family = {"family": "ipv6"} if ":" in str(wish["address"]) else {}
+    ip = ElementTree.SubElement(
+        root, "ip", {"address": str(wish["address"]), "prefix": str(wish["prefix"]), **family}
+    )
+    if wish["range"]:
+        start, end = wish["range"]
+        ElementTree.SubElement(ElementTree.SubElement(ip, "dhcp"), "range", start=start, end=end)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def network_differs(current: str, network: Mapping[str, Any]) -> bool:
+    """Tell whether a network's current XML is another network than the variables describe.
+
+    Only what network_xml sets is compared: libvirt and others add to it (MAC, UUID, DHCP hosts).
+    """
+    wish = _network_wish(network)
+    root = ElementTree.fromstring(current)
+    ip = root.find("ip")
+    if ip is None:
+        return True
+    mask = ip.get("prefix") or ip.get("netmask") or "32"
+    interface = ipaddress.ip_interface(f"{ip.get('address')}/{mask}")
+    found = ip.find("dhcp/range")
+    forward = root.find("forward")
+    bridge = root.find("bridge")
+    # An empty <forward/> means NAT to libvirt.
+    mode = "isolated" if forward is None else forward.get("mode", "nat")
+    return (
+        (str(interface.ip), interface.network.prefixlen) != (wish["address"], wish["prefix"])
+        or (None if found is None else (found.get("start"), found.get("end"))) != wish["range"]
+        or mode != wish["forward"]
+        or bool(wish["bridge"] and (bridge is None or bridge.get("name") != wish["bridge"]))
+    )
+
+
+def _network_wish(network: Mapping[str, Any]) -> dict[str, Any]:
+    name = _checked_name(network, "network")
+    try:
+        cidr: Addresses = ipaddress.ip_network(str(network.get("cidr", "")))
+    except ValueError as error:
+        raise AnsibleFilterError(f"cannot make network {name}: cidr: {error}") from error
+    if cidr.num_addresses < 4:
+        raise AnsibleFilterError(f"cannot make network {name}: {cidr} has no room for guests")
+    forward = str(network.get("forward", "nat"))
+    if forward not in ("nat", "route", "isolated"):
+        raise AnsibleFilterError(
+            f"cannot make network {name}: forward is {forward!r}, not nat, route or isolated"
+        )
+    bridge = network.get("bridge")
+    if bridge is not None and not _INTERFACE.fullmatch(str(bridge)):
+        raise AnsibleFilterError(f"cannot make network {name}: bad bridge name {bridge!r}")
+    span = None
+    if network.get("dhcp", True):
+        last = cidr[-2] if cidr.version == 4 else cidr[min(cidr.num_addresses - 1, 0xFFFF)]
+        span = (str(network.get("dhcp_start", cidr[2])), str(network.get("dhcp_end", last)))
+        for address in span:
+            try:
+                inside = ipaddress.ip_address(address) in cidr
+            except ValueError:
+                inside = False
+            if not inside:
+                raise AnsibleFilterError(
+                    f"cannot make network {name}: DHCP address {address} is not in {cidr}"
+                )
+    return {
+        "name": name,
+        "forward": forward,
+        "bridge": bridge,
+        "address": str(cidr[1]),
+        "prefix": cidr.prefixlen,
+        "range": span,
+    }
+
+
+def _checked_name(item: Mapping[str, Any], what: str) -> str:
+    name = str(item.get("name", ""))
+    if not _NAME.fullmatch(name):
+        raise AnsibleFilterError(f"cannot make {what}: bad name {name!r}")
+    return name
+
+
+class FilterModule:
+    """What Ansible looks for in this file."""
+
+    def filters(self) -> dict[str, Callable[..., object]]:
+        """Return the filters by name."""
+        return {
+            "pool_xml": pool_xml,
+            "network_xml": network_xml,
+            "network_differs": network_differs,
+        }
