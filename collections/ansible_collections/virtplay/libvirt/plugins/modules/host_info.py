@@ -242,7 +242,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observation import observe
 
 # What the observation may need beyond its own deadline, to put the picture together.
-GRACE = 1.5
+GRACE = 1.0
 
 
 def main() -> None:

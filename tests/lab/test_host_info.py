@@ -1,0 +1,166 @@
+"""Lab tests: an observation ends in time and is complete, whoever does not answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab import Host, Lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("lab_machine")]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TIMEOUT = 3
+# The module's promise is TIMEOUT + 2; the rest is for SSH and a busy machine.
+LIMIT = TIMEOUT + 2 + 2
+DOMAIN = """<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
+<os><type arch='x86_64' machine='q35'>hvm</type></os><devices>
+<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>
+<source file='/var/lib/libvirt/images/{name}.qcow2'/><target dev='vda' bus='virtio'/></disk>
+</devices></domain>"""
+NAMES = ("one", "two", "three", "off")
+
+
+@dataclass
+class Observation:
+    """What one run of the playbook gave: the task's result, and how long the task took."""
+
+    result: dict[str, Any]
+    seconds: float
+
+    def domains(self) -> dict[str, dict[str, Any]]:
+        return {domain["name"]: domain for domain in self.result["host_info"]["domains"]}
+
+    def stuck(self) -> set[str]:
+        return {name for name, domain in self.domains().items() if domain["stuck"]}
+
+    def complete(self) -> set[str]:
+        """Return the domains whose QEMU has answered for memory, CPU and disk."""
+        return {
+            name
+            for name, domain in self.domains().items()
+            if "rss_bytes" in domain["stats"]["balloon"]
+            and domain["stats"]["vcpu"]
+            and "read_requests" in domain["stats"]["block"][0]
+        }
+
+
+@pytest.fixture(scope="module")
+def small_lab() -> Iterator[Lab]:
+    with Lab(hosts=1, prepare=False) as running:
+        host = running.hosts[0]
+        for name in NAMES:
+            image = f"/var/lib/libvirt/images/{name}.qcow2"
+            host.run("qemu-img", "create", "-q", "-f", "qcow2", image, "10M")
+            host.run("virsh", "-q", "define", "/dev/stdin", stdin=DOMAIN.format(name=name))
+            if name != "off":
+                host.run("virsh", "-q", "start", "--paused", name)
+        yield running
+
+
+def observe(lab: Lab, *arguments: str) -> Observation:
+    """Run the playbook as a person would, over SSH."""
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            "playbooks/host_observe.yml",
+            *("-i", str(lab.inventory), "-e", f"libvirt_observe_timeout={TIMEOUT}", *arguments),
+        ],
+        cwd=REPOSITORY,
+        env=os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    task = json.loads(done.stdout)["plays"][0]["tasks"][-1]
+    (result,) = task["hosts"].values()
+    start, end = (datetime.fromisoformat(task["task"]["duration"][key]) for key in ("start", "end"))
+    return Observation(result, (end - start).total_seconds())
+
+
+def test_all_domains_are_complete_and_off_ones_have_sizes(small_lab: Lab) -> None:
+    seen = observe(small_lab, "--check")
+    assert not seen.result["changed"]
+    assert set(seen.domains()) == set(NAMES)
+    assert seen.complete() == {"one", "two", "three"}
+    off = seen.domains()["off"]
+    assert (off["state"], off["started_at"], off["disks"][0]["capacity_bytes"]) == (
+        "stopped",
+        None,
+        10 << 20,
+    )
+    assert seen.domains()["one"]["started_at"].endswith("Z")
+    assert seen.result["host_info"]["host"]["uuid"] == small_lab.hosts[0].uuid
+
+
+@pytest.fixture
+def frozen(small_lab: Lab) -> Iterator[Host]:
+    """Freeze QEMU "two" for the time of a test."""
+    host = small_lab.hosts[0]
+    host.freeze("two")
+    yield host
+    host.thaw("two")
+
+
+def test_stuck_qemu_is_listed_and_blocks_nobody(small_lab: Lab, frozen: Host) -> None:
+    for _ in ("asked for the first time", "known to be stuck"):
+        seen = observe(small_lab)
+        assert seen.seconds < LIMIT
+        assert seen.stuck() == {"two"}
+        assert seen.complete() == {"one", "three"}
+        two = seen.domains()["two"]
+        assert (two["state"], two["memory"]) == ("paused", 32)
+        assert two["disks"][0]["capacity_bytes"] == 10 << 20
+    frozen.thaw("two")
+    time.sleep(0.5)
+    seen = observe(small_lab)
+    assert seen.stuck() == set()
+    assert seen.complete() == {"one", "two", "three"}
+
+
+def test_qemu_that_hangs_without_looking_stopped_blocks_nobody(
+    small_lab: Lab, frozen: Host
+) -> None:
+    # Without the process's number nothing warns the module, as with a QEMU caught in a loop.
+    process = "/run/libvirt/qemu/two.pid"
+    frozen.run("mv", process, f"{process}.hidden")
+    try:
+        seen = observe(small_lab)
+    finally:
+        frozen.run("mv", f"{process}.hidden", process)
+    assert seen.seconds < LIMIT
+    assert seen.stuck() == {"two"}
+    assert seen.complete() == {"one", "three"}
+
+
+def test_libvirtd_that_hangs_fails_in_time(small_lab: Lab) -> None:
+    host = small_lab.hosts[0]
+    host.run("sh", "-c", 'kill -STOP "$(cat /run/libvirtd.pid)"')
+    try:
+        seen = observe(small_lab)
+    finally:
+        host.run("sh", "-c", 'kill -CONT "$(cat /run/libvirtd.pid)"')
+    assert seen.seconds < LIMIT
+    assert seen.result["code"] == "LIBVIRT_ERROR"
+    assert seen.result["msg"].startswith("cannot observe the host at qemu:///system: libvirt did")
+
+
+def test_libvirtd_that_is_down_is_said(small_lab: Lab) -> None:
+    host = small_lab.hosts[0]
+    host.kill_libvirtd()
+    try:
+        seen = observe(small_lab)
+    finally:
+        host.start_libvirtd()
+    assert seen.result["code"] == "LIBVIRT_ERROR"
+    assert seen.result["msg"].startswith("cannot connect to libvirt at qemu:///system: ")

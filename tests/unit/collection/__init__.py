@@ -1,0 +1,1 @@
+"""Tests of the collection's Python, without a host."""

@@ -1,0 +1,101 @@
+"""Collection tests: libvirt's integers become names, and a missing libvirt is said so."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils import connection
+from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import (
+    DomainState,
+    LibvirtFailure,
+    error_text,
+    open_connection,
+    state_from_code,
+    version_text,
+)
+
+HOST_PYTHON = Path("/usr/bin/python3")
+COLLECTIONS = Path(__file__).resolve().parents[3] / "collections"
+
+
+@pytest.mark.parametrize(
+    ("code", "state"),
+    [
+        (0, DomainState.UNKNOWN),
+        (1, DomainState.RUNNING),
+        (2, DomainState.RUNNING),
+        (3, DomainState.PAUSED),
+        (4, DomainState.STOPPING),
+        (5, DomainState.STOPPED),
+        (6, DomainState.CRASHED),
+        (7, DomainState.SUSPENDED),
+        (99, DomainState.UNKNOWN),
+        (None, DomainState.UNKNOWN),
+    ],
+)
+def test_state_of_code(code: int | None, state: DomainState) -> None:
+    assert state_from_code(code) is state
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(9000000, "9.0.0"), (7002022, "7.2.22"), (10010001, "10.10.1")]
+)
+def test_version_is_spelt_as_usual(number: int, text: str) -> None:
+    assert version_text(number) == text
+
+
+def test_error_text_is_one_line() -> None:
+    assert error_text(ValueError("one\n  two")) == "one two"
+
+
+def test_missing_libvirt_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "libvirt", None)
+    with pytest.raises(LibvirtFailure, match="cannot import libvirt on the host"):
+        open_connection()
+
+
+def on_host(code: str) -> subprocess.CompletedProcess[str]:
+    """Run code with the host's Python, which has libvirt, after importing the file."""
+    package = "ansible_collections.virtplay.libvirt.plugins.module_utils.connection"
+    return subprocess.run(
+        [HOST_PYTHON, "-c", f"from {package} import *\n{code}"],
+        env={"PYTHONPATH": str(COLLECTIONS)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+needs_libvirt = pytest.mark.skipif(
+    not HOST_PYTHON.exists() or on_host("require_libvirt()").returncode != 0,
+    reason="the system's Python has no libvirt",
+)
+
+
+@needs_libvirt
+def test_refused_connection_names_the_uri_and_prints_nothing() -> None:
+    done = on_host(
+        "uri = 'qemu+unix:///system?socket=/nonexistent'\n"
+        "try:\n    open_connection(uri)\n"
+        "except LibvirtFailure as failure:\n    print(failure.code, failure.message)"
+    )
+    expected = "LIBVIRT_ERROR cannot connect to libvirt at qemu+unix:///system?socket=/nonexistent"
+    assert done.stdout.startswith(expected)
+    assert done.stderr == ""
+
+
+@needs_libvirt
+def test_domain_is_found_by_uuid_first_then_by_name() -> None:
+    done = on_host(
+        "conn = open_connection('test:///default')\n"
+        "uuid = lookup_domain(conn, name='test').UUIDString()\n"
+        "other = '00001234-5000-0000-0000-000000000001'\n"
+        "print(lookup_domain(conn, uuid=uuid, name='nobody').name(),\n"
+        "      lookup_domain(conn, uuid=other, name='test').name(),\n"
+        "      lookup_domain(conn, uuid=other, name='nobody'), lookup_domain(conn),\n"
+        "      domain_state(lookup_domain(conn, name='test')))"
+    )
+    assert done.stdout.split() == ["test", "test", "None", "None", "running"], done.stderr
+    assert done.stderr == ""

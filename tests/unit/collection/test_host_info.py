@@ -1,0 +1,259 @@
+"""Collection tests: the pure parts of an observation, and the process that can be abandoned."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils import host_facts, qemu_process
+from ansible_collections.virtplay.libvirt.plugins.module_utils.addresses import (
+    choose_addresses,
+    parse_neighbours,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.child_process import run_in_child
+from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import LibvirtFailure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host_facts import (
+    measure_pools,
+    read_templates,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.statistics import (
+    answered_by_monitor,
+    read_statistics,
+)
+
+# As libvirt 9.0 with QEMU 7.2 answers for a running guest; vCPU 1 is offline.
+RECORD = {
+    "vcpu.current": 2,
+    "vcpu.maximum": 4,
+    "vcpu.0.state": 1,
+    "vcpu.0.time": 400000000,
+    "vcpu.0.wait": 0,
+    "vcpu.0.delay": 37925747,
+    "vcpu.2.state": 1,
+    "vcpu.2.time": 7,
+    "balloon.current": 65536,
+    "balloon.maximum": 131072,
+    "balloon.usable": 1000,
+    "balloon.major_fault": 12,
+    "balloon.last-update": 1795355534,
+    "balloon.rss": 54700,
+    "block.count": 2,
+    "block.0.name": "vda",
+    "block.0.path": "/a.qcow2",
+    "block.0.rd.reqs": 1,
+    "block.0.rd.bytes": 512,
+    "block.0.rd.times": 3965705,
+    "block.0.capacity": 104857600,
+    "block.1.name": "sda",
+    "net.count": 1,
+    "net.0.name": "vnet1",
+    "net.0.rx.bytes": 90,
+    "net.0.rx.pkts": 1,
+    "net.0.tx.drop": 3,
+}
+MAC = "52:54:00:e4:4e:35"
+
+
+def test_record_is_nested_with_our_names_and_units() -> None:
+    assert read_statistics(RECORD, 710000000, {"vnet1": MAC}) == {
+        "cpu_time_ns": 710000000,
+        "vcpu": [
+            {"vcpu": 0, "state": 1, "time_ns": 400000000, "wait_ns": 0, "delay_ns": 37925747},
+            {"vcpu": 2, "state": 1, "time_ns": 7},
+        ],
+        "balloon": {
+            "actual_bytes": 65536 * 1024,
+            "maximum_bytes": 131072 * 1024,
+            "usable_bytes": 1024000,
+            "major_fault": 12,
+            "rss_bytes": 54700 * 1024,
+        },
+        "block": [
+            {
+                "target": "vda",
+                "read_requests": 1,
+                "read_bytes": 512,
+                "read_time_ns": 3965705,
+                "capacity_bytes": 104857600,
+            },
+            {"target": "sda"},
+        ],
+        "interface": [
+            {"target": "vnet1", "rx_bytes": 90, "rx_packets": 1, "tx_drop": 3, "mac": MAC}
+        ],
+    }
+
+
+def test_what_libvirt_does_not_give_is_absent() -> None:
+    empty: dict[str, Any] = {"vcpu": [], "balloon": {}, "block": [], "interface": []}
+    assert read_statistics({}, None, {}) == empty
+
+
+@pytest.mark.parametrize(
+    ("record", "answered"),
+    [
+        (RECORD, True),
+        # What NOWAIT gives for a domain that it skipped, here one whose QEMU is stuck.
+        ({"balloon.current": 65536, "balloon.maximum": 65536, "block.0.name": "vda"}, False),
+        ({}, False),
+    ],
+)
+def test_skipped_domain_is_told_from_one_that_answered(
+    record: dict[str, Any], answered: bool
+) -> None:
+    assert answered_by_monitor(record) is answered
+
+
+NEIGHBOURS = """\
+IP address       HW type     Flags       HW address            Mask     Device
+203.0.113.50     0x1         0x2         52:54:00:E4:4E:35     *        virbr0
+203.0.113.51     0x1         0x0         00:00:00:00:00:00     *        virbr0
+169.254.9.9      0x1         0x2         52:54:00:e4:4e:35     *        virbr0
+nonsense
+"""
+
+
+def test_neighbours_are_the_complete_and_routable_ones() -> None:
+    assert parse_neighbours(NEIGHBOURS) == {
+        MAC: [{"mac": MAC, "ip": "203.0.113.50", "source": "arp"}]
+    }
+
+
+def test_first_source_that_knows_an_interface_decides() -> None:
+    def entry(mac: str, ip: str, source: str) -> dict[str, list[dict[str, str]]]:
+        return {mac: [{"mac": mac, "ip": ip, "source": source}]}
+
+    leases = entry("52:54:00:00:00:01", "203.0.113.50", "lease")
+    agent = entry("52:54:00:00:00:01", "203.0.113.60", "agent") | entry(
+        "52:54:00:00:00:02", "203.0.113.61", "agent"
+    )
+    chosen = choose_addresses(
+        ["52:54:00:00:00:01", "52:54:00:00:00:02", "52:54:00:00:00:03"], [leases, agent]
+    )
+    assert [(address["ip"], address["source"]) for address in chosen] == [
+        ("203.0.113.50", "lease"),
+        ("203.0.113.61", "agent"),
+    ]
+
+
+def test_child_hands_over_its_result() -> None:
+    assert run_in_child(lambda: {"pid": os.getpid()}, 5)["pid"] != os.getpid()
+
+
+def test_child_that_hangs_is_abandoned_at_the_deadline() -> None:
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        run_in_child(lambda: time.sleep(60), 0.3)
+    assert time.monotonic() - started < 2
+
+
+def test_failure_crosses_the_process_border_with_its_code() -> None:
+    def fail() -> None:
+        raise LibvirtFailure("cannot do it", "VM_NOT_FOUND")
+
+    with pytest.raises(LibvirtFailure, match="cannot do it") as caught:
+        run_in_child(fail, 5)
+    assert caught.value.code == "VM_NOT_FOUND"
+
+
+@pytest.mark.parametrize(("how", "said"), [("raise", "ZeroDivisionError"), ("die", "died")])
+def test_crash_of_the_child_is_told(how: str, said: str) -> None:
+    with pytest.raises(RuntimeError, match=said):
+        run_in_child(lambda: 1 // 0 if how == "raise" else os._exit(3), 5)
+
+
+def test_large_answer_is_read_whole() -> None:
+    assert len(run_in_child(lambda: "x" * 5_000_000, 10)) == 5_000_000
+
+
+def test_size_of_qcow2_is_the_virtual_one(tmp_path: Path) -> None:
+    image = tmp_path / "a.qcow2"
+    image.write_bytes(struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 0, 0, 16, 20 << 30))
+    assert qemu_process.file_sizes(str(image))["capacity_bytes"] == 20 << 30
+    raw = tmp_path / "a.raw"
+    raw.write_bytes(b"\0" * 4096)
+    assert qemu_process.file_sizes(str(raw))["capacity_bytes"] == 4096
+    assert qemu_process.file_sizes(str(tmp_path / "absent")) == {}
+
+
+@pytest.fixture
+def qemu_named_oddly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Lay out a /proc with one QEMU, 500 ticks after boot; its process name has odd signs."""
+    proc = tmp_path / "proc"
+    (proc / "77").mkdir(parents=True)
+    (proc / "stat").write_text("cpu 1 2 3\nbtime 1795353687\nprocesses 9\n")
+    fields = ["S", *["0"] * 18, "500", *["0"] * 30]
+    (proc / "77/stat").write_text(f"77 (qemu) :( x) {' '.join(fields)}\n")
+    (tmp_path / "vm-001.pid").write_text("77")
+    monkeypatch.setattr(qemu_process, "PROC", proc)
+    monkeypatch.setattr(qemu_process, "RUN_DIRECTORY", tmp_path)
+    monkeypatch.setattr(os, "sysconf", lambda _name: 100)
+    return proc / "77/stat"
+
+
+def test_start_time_of_qemu(qemu_named_oddly: Path) -> None:
+    assert qemu_process.started_at("vm-001") == "2026-11-22T13:21:32.000Z"
+    assert qemu_process.started_at("vm-002") is None
+
+
+@pytest.mark.parametrize(("state", "seems"), [("S", False), ("R", False), ("T", True), ("D", True)])
+def test_stopped_qemu_is_suspected(qemu_named_oddly: Path, state: str, seems: bool) -> None:
+    qemu_named_oddly.write_text(qemu_named_oddly.read_text().replace(") S ", f") {state} "))
+    assert qemu_process.seems_stopped("vm-001") is seems
+
+
+def test_template_is_listed_when_manifest_and_image_are_there(tmp_path: Path) -> None:
+    ready = {"name": "a", "file": "a-1.qcow2", "sha256": "00", "os": "a", "format": "qcow2"}
+    (tmp_path / "a-1.qcow2").touch()
+    (tmp_path / "a.json").write_text(json.dumps(ready))
+    (tmp_path / "b.json").write_text(json.dumps(ready | {"name": "b", "file": "b-1.qcow2"}))
+    (tmp_path / "c.json").write_text("{")
+    (tmp_path / "d.json").write_text("[]")
+    assert read_templates(tmp_path) == [
+        {
+            "name": "a",
+            "file": "a-1.qcow2",
+            "sha256": "00",
+            "os": "a",
+            "virtual_size_bytes": None,
+            "created_at": None,
+        }
+    ]
+    assert read_templates(tmp_path / "absent") == []
+
+
+def test_pools_on_directories_are_measured(tmp_path: Path) -> None:
+    def pool(name: str, **changes: Any) -> dict[str, Any]:
+        return {"name": name, "type": "dir", "path": str(tmp_path), "active": True} | changes
+
+    measured = measure_pools(
+        [
+            pool("a"),
+            pool("off", active=False),
+            pool("lvm", type="logical"),
+            pool("gone", path=str(tmp_path / "absent")),
+        ]
+    )
+    assert list(measured) == ["a"]
+    sizes = measured["a"]
+    assert sizes["allocation_bytes"] + sizes["available_bytes"] == sizes["capacity_bytes"] > 0
+
+
+def test_own_bridges_are_told_from_those_of_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("br0", "virbr0", "br-lan"):
+        (tmp_path / name / "bridge").mkdir(parents=True)
+    (tmp_path / "eth0").mkdir()
+    monkeypatch.setattr(host_facts, "NETWORK_DEVICES", tmp_path)
+    networks = [
+        {"bridge": "virbr0", "forward": "nat"},
+        {"bridge": "br-lan", "forward": "bridge"},
+        {"bridge": None, "forward": "isolated"},
+    ]
+    assert host_facts.read_bridges(networks) == ["br-lan", "br0"]
