@@ -19,7 +19,7 @@ from tests.lab.processes import Process
 
 # A Unix socket's path has 107 bytes; ssh adds "/cp/198.51.100.111.0123456789abcdef".
 _LONGEST_DIRECTORY = 70
-GUEST_NETWORK = "203.0.113"
+GUEST_NETWORK = "203.0.113.0/24"
 
 
 class DirectoryError(Exception):
@@ -147,12 +147,9 @@ class LabDirectory:
                     "libvirt_host_networks": [
                         {
                             "name": "default",
+                            "cidr": GUEST_NETWORK,
                             "bridge": "virbr0",
                             "forward": "nat",
-                            "address": f"{GUEST_NETWORK}.1",
-                            "netmask": "255.255.255.0",
-                            "dhcp_start": f"{GUEST_NETWORK}.2",
-                            "dhcp_end": f"{GUEST_NETWORK}.254",
                         }
                     ],
                     "libvirt_image_catalogue_extra": catalogue,

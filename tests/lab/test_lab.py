@@ -189,6 +189,16 @@ def test_pool_is_filled_only_when_it_is_small(bare: Lab) -> None:
     assert host.run("ls", pool).stdout == ""
 
 
+def test_prepared_hosts_have_network_pool_and_template(lab: Lab) -> None:
+    for host in lab.hosts:
+        assert "ip address='203.0.113.1'" in host.run("virsh", "net-dumpxml", "default").stdout
+        assert "active" in host.run("virsh", "-q", "net-list").stdout
+        pools = host.run("virsh", "-q", "pool-list", "--name").stdout.split()
+        assert {"default", "templates"} <= set(pools)
+        manifest = json.loads(host.run("cat", "/var/lib/libvirt/templates/micro.json").stdout)
+        host.run("qemu-img", "check", f"/var/lib/libvirt/templates/{manifest['file']}")
+
+
 def test_killed_host_is_gone_and_lab_still_ends() -> None:
     with Lab(prepare=False) as lab:
         lab.hosts[0].kill()
