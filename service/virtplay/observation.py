@@ -207,7 +207,7 @@ async def miss(vm: Vm) -> None:
 def _seen_values(domain: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of a VM that an observed domain gives; memory MiB, disk GiB."""
     metadata = domain.get("metadata") or {}
-    configured = domain.get("configured") or domain
+    configured = {**domain, **(domain.get("pending") or {})}
     disks = domain.get("disks") or []
     stats = {block["target"]: block for block in (domain.get("stats") or {}).get("block", [])}
     addresses = domain.get("addresses") or []
@@ -217,12 +217,12 @@ def _seen_values(domain: Mapping[str, Any]) -> dict[str, Any]:
         "description": domain.get("description") or "",
         "power": power,
         "status": POWER_STATUS.get(power, VmStatus.ERROR),
-        "cpu": int(configured.get("vcpus") or domain["vcpus"]),
-        "memory": int(configured.get("memory") or domain["memory"]),
+        "cpu": int(configured["vcpus"]),
+        "memory": int(configured["memory"]),
         "pending": {
             column: domain[field]
             for column, field in (("cpu", "vcpus"), ("memory", "memory"))
-            if power != "stopped" and field in configured and configured[field] != domain[field]
+            if configured[field] != domain[field]
         },
         "auto_start": bool(domain.get("autostart")),
         "labels": dict(metadata.get("labels") or {}),

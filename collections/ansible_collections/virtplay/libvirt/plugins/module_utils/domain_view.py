@@ -54,14 +54,18 @@ def describe(current: Current) -> dict[str, Any]:
         "started_at": started_at(current.label) if current.active else None,
     }
     shown["disks"] = [_measure(disk) for disk in current.live["disks"]]
-    pending = {
-        key: current.config[key]
-        for key in ("vcpus", "vcpus_max", "memory", "memory_max")
-        if current.config[key] != current.live[key]
-    }
-    if pending:
+    if pending := pending_values(current.live, current.config):
         shown["pending"] = pending
     return shown
+
+
+def pending_values(live: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Return what the next boot brings: the values of config that differ from those of live."""
+    return {
+        key: config[key]
+        for key in ("vcpus", "vcpus_max", "memory", "memory_max")
+        if config[key] != live[key]
+    }
 
 
 def _measure(disk: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from .connection import (
     open_connection,
     state_from_code,
 )
+from .domain_view import pending_values
 from .domain_xml import AGENT_CHANNEL, parse_domain, parse_xml
 from .host_facts import (
     measure_pools,
@@ -139,6 +140,10 @@ def _see_domain(handle: Any, record: dict[str, Any], snapshots: set[str]) -> _Se
     facts: dict[str, Any] = {"uuid": uuid, "name": handle.name()}
     try:
         facts |= parse_domain(text)
+        if active and handle.isPersistent():
+            config = parse_domain(handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+            if pending := pending_values(facts, config):
+                facts["pending"] = pending
     except (ValueError, TypeError, AttributeError) as error:
         # Somebody else's domain of a kind that we do not know must not hide all others.
         facts["unreadable"] = f"cannot read the definition of domain {handle.name()}: {error}"
