@@ -175,7 +175,7 @@ async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now:
         provisioned=True,
         observed_at=now,
         template=metadata.get("template") or "",
-        generation=int(metadata.get("generation") or 0),
+        generation=int(domain.get("generation") or 0),
         **_seen_values(domain),
     )
     log.info("found domain %s on %s: it is VM %s", domain["name"], host.name, vm.ref)

@@ -23,6 +23,7 @@ from .connection import (
 )
 from .domain_view import pending_values
 from .domain_xml import AGENT_CHANNEL, parse_domain, parse_xml
+from .fence import Fence
 from .host_facts import (
     measure_pools,
     read_bridges,
@@ -147,6 +148,10 @@ def _see_domain(handle: Any, record: dict[str, Any], snapshots: set[str]) -> _Se
     except (ValueError, TypeError, AttributeError) as error:
         # Somebody else's domain of a kind that we do not know must not hide all others.
         facts["unreadable"] = f"cannot read the definition of domain {handle.name()}: {error}"
+    # The fence may have seen more generations than the metadata, which power actions leave alone.
+    metadata = facts.get("metadata") or {}
+    fenced = Fence(uuid, label=facts["name"]).recall().get("generation")
+    facts["generation"] = max(fenced or 0, metadata.get("generation") or 0)
     facts["state"] = str(state)
     facts["snapshots"] = handle.snapshotNum(0) if uuid in snapshots else 0
     facts["started_at"] = started_at(handle.name()) if active else None

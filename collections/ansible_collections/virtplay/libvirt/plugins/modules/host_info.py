@@ -147,6 +147,9 @@ host_info:
           description: null
           state: running
           stuck: false
+          generation: 3
+          pending:
+            memory: 1024
           autostart: true
           started_at: "2026-11-22T13:36:51.250Z"
           vcpus: 1
