@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,6 +63,8 @@ HOST_FACTS = Path("/etc/virtplay/host.json")
 BRIDGES = Path("/sys/class/net")
 _TARGET = re.compile(r"vd[a-z]{1,2}")
 _MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}", re.IGNORECASE)
+# How long to watch a guest take its new memory size before leaving it to itself.
+BALLOON_SECONDS = 2.0
 # Interfaces whose derived MAC addresses are looked for when a domain is already gone.
 _MOST_INTERFACES = 8
 
@@ -438,6 +441,8 @@ def _update_live(
         attempt(("vcpus",), lambda: dom.setVcpusFlags(plan.live_vcpus, live))
     if plan.live_memory is not None:
         attempt(("memory",), lambda: dom.setMemoryFlags(plan.live_memory * 1024, live))
+        if not _await_balloon(dom, plan.live_memory * 1024):
+            refused.append(f"the guest of {label} has not taken its new memory size yet")
     for disk in update.disks:
         xml = build_disk(Disk(disk.target, disk.path))
         attempt((f"disks.{disk.target}.size",), lambda xml=xml: dom.attachDeviceFlags(xml, live))
@@ -459,6 +464,16 @@ def _update_live(
             f"cannot resize disk {target} of {label}",
         )
     return refused
+
+
+def _await_balloon(dom: Any, kib: int) -> bool:
+    """Wait shortly until the balloon has the size asked for; the guest moves it by and by."""
+    deadline = time.monotonic() + BALLOON_SECONDS
+    while dom.info()[2] != kib:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _set_texts_live(

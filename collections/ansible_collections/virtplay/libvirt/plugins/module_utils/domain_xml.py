@@ -43,7 +43,7 @@ _KIB_IN = {
 }
 
 
-class InvalidDomain(ValueError):  # noqa: N818 - named after what it says about its subject
+class InvalidDomain(ValueError):
     """A domain that cannot be expressed as XML, or XML that is no domain."""
 
 

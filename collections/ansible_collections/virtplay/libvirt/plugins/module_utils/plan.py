@@ -286,7 +286,9 @@ def _plan_vcpus(plan: UpdatePlan, current: Current, desired: Mapping[str, Any]) 
         plan.changes.append(Change("vcpus_max", config["vcpus_max"], limit, _next(current)))
     if desired.get("vcpus") is None or (wanted == config["vcpus"] and wanted == live["vcpus"]):
         return
-    possible = live["vcpus"] - current.hotpluggable_vcpus <= wanted <= live["vcpus_max"]
+    # QEMU's emulation (seen with 7.2) crashes now and then after a CPU was taken away.
+    removable = current.hotpluggable_vcpus if live["virt_type"] == "kvm" else 0
+    possible = live["vcpus"] - removable <= wanted <= live["vcpus_max"]
     if current.active and possible and wanted != live["vcpus"]:
         plan.live_vcpus = wanted
     if wanted != config["vcpus"]:
@@ -313,7 +315,9 @@ def _plan_memory(plan: UpdatePlan, current: Current, desired: Mapping[str, Any])
         )
     if limit != config["memory_max"]:
         plan.edits["memory_max"] = limit
-        plan.changes.append(Change("memory_max", config["memory_max"], limit, _next(current)))
+        # A limit that merely follows a memory given live is no news for the next boot.
+        if desired.get("memory_max") is not None or wanted > live["memory_max"]:
+            plan.changes.append(Change("memory_max", config["memory_max"], limit, _next(current)))
     if desired.get("memory") is None or (wanted == config["memory"] and wanted == live["memory"]):
         return
     possible = wanted <= live["memory_max"]

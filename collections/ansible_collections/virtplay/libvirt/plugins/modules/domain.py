@@ -436,7 +436,7 @@ ARGUMENTS: dict[str, Any] = {
         "options": {
             "hostname": {"type": "str"},
             "ssh_keys": {"type": "list", "elements": "str", "no_log": False},
-            "user_data": {"type": "str"},
+            "user_data": {"type": "str", "no_log": True},
             "network_config": {"type": "dict"},
         },
     },

@@ -1,0 +1,253 @@
+"""Tests of domain XML: built, read and edited, in tables and golden files.
+
+`VIRTPLAY_WRITE_GOLDEN=1 pytest tests/unit/collection/test_domain_xml.py` rewrites the files.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_xml import (
+    Disk,
+    DomainSpec,
+    Interface,
+    InvalidDomain,
+    build_domain,
+    build_metadata,
+    edit_domain,
+    edit_interface,
+    hotpluggable_vcpus,
+    list_files,
+    parse_domain,
+    parse_xml,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+UUID = "11111111-2222-4333-8444-555555555555"
+MAC = "52:00:00:00:00:01"
+SPEC = DomainSpec(
+    uuid=UUID,
+    name="vm-001",
+    vcpus=2,
+    vcpus_max=8,
+    memory=2048,
+    memory_max=4096,
+    title="Web Server",
+    disks=(
+        Disk("vda", f"/pool/{UUID}-vda.qcow2"),
+        Disk("sda", f"/pool/{UUID}-seed.iso", format="raw", bus="sata", device="cdrom"),
+    ),
+    interfaces=(Interface(MAC),),
+    metadata={
+        "id": "vm-001",
+        "job": "job-000001",
+        "generation": 3,
+        "template": "debian12",
+        "os": "debian12",
+        "labels": {"tier": "web"},
+    },
+)
+SPECS = {
+    "kvm": SPEC,
+    "qemu": replace(SPEC, virt_type="qemu"),
+    "efi_on_bridge": replace(
+        SPEC, firmware="efi", interfaces=(Interface(MAC, "bridge", "br0", "e1000e"),)
+    ),
+}
+NASTY = [
+    "</name><devices>",
+    "<!DOCTYPE x [<!ENTITY e SYSTEM 'file:///etc/passwd'>]>&e;",
+    "{{ lookup('pipe', 'id') }}",
+    "a & b < c > \"d\" 'e'",
+    "日本語 \U0001f600 \u202e",
+    "$(id); x",
+    "]]>",
+]
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_built_domain_is_the_golden_file(name: str) -> None:
+    built = build_domain(SPECS[name])
+    path = GOLDEN / f"domain_{name}.xml"
+    if os.environ.get("VIRTPLAY_WRITE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(built)
+    assert built == path.read_text()
+
+
+def test_parse_gives_back_what_build_was_given() -> None:
+    parsed = parse_domain(build_domain(SPEC))
+    assert parsed == {
+        "uuid": UUID,
+        "name": "vm-001",
+        "title": "Web Server",
+        "description": None,
+        "vcpus": 2,
+        "vcpus_max": 8,
+        "memory": 2048,
+        "memory_max": 4096,
+        "firmware": "bios",
+        "virt_type": "kvm",
+        "machine": "q35",
+        "disks": [{"target": "vda", "path": f"/pool/{UUID}-vda.qcow2"}],
+        "interfaces": [
+            {"mac": MAC, "type": "network", "source": "default", "model": "virtio", "target": None}
+        ],
+        "graphics": {"type": "vnc", "host": "127.0.0.1", "port": None},
+        "metadata": dict(SPEC.metadata),
+    }
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_text_of_users_never_becomes_markup(text: str) -> None:
+    metadata = {"id": "vm-001", "os": text, "labels": {text: text}}
+    spec = replace(SPEC, title=text, description=text, metadata=metadata)
+    plain = parse_xml(build_domain(replace(SPEC, description="d")))
+    built = parse_xml(build_domain(spec))
+    assert [e.tag for e in built.iter()] == [e.tag for e in plain.iter()]
+    parsed = parse_domain(build_domain(spec))
+    assert parsed["title"] == text
+    assert parsed["description"] == text
+    assert parsed["metadata"]["labels"] == {text: text}
+    edited = parse_domain(edit_domain(build_domain(SPEC), {"title": text, "metadata": metadata}))
+    assert edited["title"] == text
+    assert edited["metadata"]["labels"] == {text: text}
+
+
+@pytest.mark.parametrize("text", ["a\x00b", "bell\x07", "\ufffe", "\ud800"])
+def test_text_that_xml_cannot_carry_is_refused(text: str) -> None:
+    for spec in (replace(SPEC, title=text), replace(SPEC, metadata={"labels": {"k": text}})):
+        with pytest.raises(InvalidDomain, match="cannot put"):
+            build_domain(spec)
+
+
+@pytest.mark.parametrize("xml", ["", "<domain", "not xml", "<a></b>"])
+def test_what_is_no_xml_is_refused(xml: str) -> None:
+    with pytest.raises(InvalidDomain):
+        parse_domain(xml)
+
+
+def test_entities_are_not_resolved() -> None:
+    xml = (
+        '<!DOCTYPE d [<!ENTITY e SYSTEM "file:///etc/hostname">]>'
+        "<domain type='kvm'><name>n</name><title>&e;</title></domain>"
+    )
+    assert parse_domain(xml)["title"] in {None, ""}
+
+
+# A domain that somebody else made, with what we never write.
+FOREIGN = """<domain type='kvm' id='7' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>old one</name><uuid>99999999-2222-4333-8444-555555555555</uuid>
+  <metadata><app:os xmlns:app="http://example.org/app" name="x"/></metadata>
+  <memory unit='GiB'>2</memory>
+  <vcpu>4</vcpu>
+  <vcpus><vcpu id='0' enabled='yes' hotpluggable='no'/><vcpu id='1' enabled='yes'
+    hotpluggable='yes'/><vcpu id='2' enabled='no' hotpluggable='yes'/></vcpus>
+  <os><type arch='x86_64' machine='pc-i440fx-7.2'>hvm</type>
+    <loader readonly='yes' type='pflash'>/x.fd</loader></os>
+  <cpu mode='host-model'><topology sockets='1' cores='4' threads='1'/></cpu>
+  <devices>
+    <disk type='file' device='cdrom'><source file='/iso/a.iso'/><target dev='hda'/></disk>
+    <disk type='file' device='disk'><source file='/d/top.qcow2'/>
+      <backingStore type='file'><source file='/d/base.qcow2'/><backingStore/></backingStore>
+      <target dev='sda' bus='scsi'/></disk>
+    <disk type='block' device='disk'><source dev='/dev/vg/lv'/><target dev='sdb'/></disk>
+    <disk type='volume' device='disk'><source pool='p' volume='v'/><target dev='sdc'/></disk>
+    <disk type='network' device='disk'><source protocol='rbd' name='r/i'/>
+      <target dev='sdd'/></disk>
+    <interface type='user'><mac address='52:54:00:aa:bb:cc'/></interface>
+    <interface type='direct'><mac address='52:54:00:aa:bb:cd'/>
+      <source dev='eth0' mode='bridge'/><target dev='macvtap0'/><model type='rtl8139'/></interface>
+    <graphics type='spice' port='5901' listen='0.0.0.0'/>
+  </devices>
+  <qemu:commandline><qemu:arg value='-foo'/></qemu:commandline>
+</domain>"""
+
+
+def test_foreign_domain_is_read() -> None:
+    parsed = parse_domain(FOREIGN)
+    assert parsed["name"] == "old one"
+    assert parsed["metadata"] is None
+    assert (parsed["memory"], parsed["memory_max"]) == (2048, 2048)
+    assert (parsed["vcpus"], parsed["vcpus_max"]) == (4, 4)
+    assert parsed["firmware"] == "efi"
+    assert parsed["disks"] == [
+        {"target": "sda", "path": "/d/top.qcow2", "backing": "/d/base.qcow2"},
+        {"target": "sdb", "path": "/dev/vg/lv"},
+        {"target": "sdc", "path": "v", "pool": "p"},
+        {"target": "sdd", "path": "r/i"},
+    ]
+    assert [nic["source"] for nic in parsed["interfaces"]] == [None, "eth0"]
+    assert parsed["graphics"] == {"type": "spice", "host": "0.0.0.0", "port": 5901}
+    assert hotpluggable_vcpus(FOREIGN) == 1
+    assert "/d/base.qcow2" in list_files(FOREIGN)
+
+
+def test_edit_leaves_everything_else_as_it_was() -> None:
+    edited = parse_xml(edit_domain(FOREIGN, {"title": "T", "memory": 1024}))
+    assert edited.findtext("title") == "T"
+    assert edited.find("currentMemory").attrib == {"unit": "MiB"}
+    assert edited.findtext("memory") == "2"
+    before, after = parse_xml(FOREIGN), edited
+    for path in ("devices", "metadata", "os", "cpu", "uuid"):
+        assert _flat(before.find(path)) == _flat(after.find(path))
+    arguments = "{http://libvirt.org/schemas/domain/qemu/1.0}commandline"
+    assert after.find(arguments) is not None
+
+
+def test_edit_of_vcpus_drops_what_would_contradict_it() -> None:
+    edited = parse_xml(edit_domain(FOREIGN, {"vcpus": 2, "vcpus_max": 6}))
+    assert edited.find("vcpu").text == "6"
+    assert edited.find("vcpu").get("current") == "2"
+    assert edited.find("vcpus") is None
+    assert edited.find("cpu/topology") is None
+
+
+def test_edit_of_metadata_keeps_that_of_others() -> None:
+    edited = edit_domain(FOREIGN, {"metadata": {"id": "vm-9"}})
+    assert parse_xml(edited).find("metadata/{http://example.org/app}os") is not None
+    again = parse_xml(edit_domain(edited, {"metadata": {"id": "vm-9", "labels": {"a": "b"}}}))
+    assert len(again.find("metadata")) == 2
+
+
+def test_edit_of_an_interface_finds_it_by_mac_in_any_case() -> None:
+    change = {"type": "bridge", "source": "br1", "model": "virtio"}
+    edited = edit_domain(FOREIGN, {"interfaces": {"52:54:00:AA:BB:CD": change}})
+    assert parse_domain(edited)["interfaces"][1]["source"] == "br1"
+    assert parse_domain(edited)["interfaces"][0]["type"] == "user"
+    nic = parse_xml(edit_interface(FOREIGN, "52:54:00:aa:bb:cd", change))
+    assert nic.find("source").attrib == {"bridge": "br1"}
+    with pytest.raises(InvalidDomain, match="cannot find interface"):
+        edit_interface(FOREIGN, "52:54:00:00:00:00", change)
+
+
+def test_added_devices_stand_beside_their_like() -> None:
+    edited = parse_domain(
+        edit_domain(
+            build_domain(SPEC),
+            {
+                "add_disks": [Disk("vdb", "/pool/b.qcow2")],
+                "add_interfaces": [Interface("52:00:00:00:00:02", "bridge", "br0")],
+            },
+        )
+    )
+    assert [disk["target"] for disk in edited["disks"]] == ["vda", "vdb"]
+    assert [nic["source"] for nic in edited["interfaces"]] == ["default", "br0"]
+
+
+def test_title_is_removed_by_an_empty_one() -> None:
+    assert parse_domain(edit_domain(build_domain(SPEC), {"title": ""}))["title"] is None
+
+
+def test_metadata_for_libvirt_has_no_namespace_on_its_root() -> None:
+    root = parse_xml(build_metadata({"id": "vm-001", "labels": {"a": "b"}}))
+    assert root.tag == "vm"
+    assert root[0].tag == "{urn:virtplay:vm:1}label"
+
+
+def _flat(element: Any) -> list[tuple[str, dict[str, str], str]]:
+    return [(e.tag, dict(e.attrib), (e.text or "").strip()) for e in element.iter()]

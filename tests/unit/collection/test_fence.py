@@ -1,0 +1,133 @@
+"""Tests of the fence, with real locks between real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import LibvirtFailure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.fence import Fence, sweep
+
+UUID = "11111111-2222-4333-8444-555555555555"
+HOLDER = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from ansible_collections.virtplay.libvirt.plugins.module_utils.fence import Fence
+base = Path(sys.argv[2])
+fence = Fence(sys.argv[3], label="vm-001", job="job-000007",
+              lock_directory=base / "run", fence_directory=base / "fence")
+with fence.hold(1):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def make(tmp_path: Path, generation: int | None = None, job: str = "job-000008") -> Fence:
+    return Fence(
+        UUID,
+        label="vm-001",
+        job=job,
+        generation=generation,
+        lock_directory=tmp_path / "run",
+        fence_directory=tmp_path / "fence",
+    )
+
+
+def refused(fence: Fence, timeout: float = 0.2) -> LibvirtFailure:
+    with pytest.raises(LibvirtFailure) as refusal, fence.hold(timeout):
+        pass
+    failure: LibvirtFailure = refusal.value
+    return failure
+
+
+def test_second_process_waits_and_is_told_who_holds_the_lock(tmp_path: Path) -> None:
+    collections = str(Path(__file__).resolve().parents[3] / "collections")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, collections, str(tmp_path), UUID],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        started = time.monotonic()
+        failure = refused(make(tmp_path), timeout=0.5)
+        assert time.monotonic() - started >= 0.5
+        assert failure.code == "OPERATION_IN_PROGRESS"
+        assert "job-000007" in failure.message
+        assert str(holder.pid) in failure.message
+    finally:
+        holder.kill()
+        holder.wait()
+    # The lock goes with its process, however that ends.
+    with make(tmp_path).hold(1):
+        pass
+
+
+def test_lower_generation_is_refused_and_equal_one_accepted(tmp_path: Path) -> None:
+    with make(tmp_path, 5).hold(1):
+        pass
+    failure = refused(make(tmp_path, 4))
+    assert failure.code == "STALE_GENERATION"
+    assert "generation 5 has been here" in failure.message
+    for generation in (5, 6, None):
+        with make(tmp_path, generation).hold(1):
+            pass
+    assert make(tmp_path).recall()["generation"] == 6
+
+
+def test_generation_in_the_metadata_counts_when_the_file_is_gone(tmp_path: Path) -> None:
+    make(tmp_path, 5).check(5)
+    with pytest.raises(LibvirtFailure, match="generation 7 has been here"):
+        make(tmp_path, 5).check(7)
+
+
+def test_generation_is_stored_before_the_work_and_survives_its_failure(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), make(tmp_path, 9).hold(1):
+        raise RuntimeError("work failed")
+    assert refused(make(tmp_path, 8)).code == "STALE_GENERATION"
+
+
+def test_facts_are_added_to_what_is_remembered(tmp_path: Path) -> None:
+    fence = make(tmp_path, 2)
+    fence.remember(generation=2)
+    fence.remember(kept=["/pool/a"])
+    assert fence.recall() == {"generation": 2, "kept": ["/pool/a"]}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "7"])
+def test_damaged_file_counts_as_nothing_remembered(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "fence" / f"{UUID}.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    assert make(tmp_path).recall() == {}
+    with make(tmp_path, 1).hold(1):
+        pass
+    assert json.loads(path.read_text()) == {"generation": 1}
+
+
+def test_lock_is_not_opened_through_a_symbolic_link(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "run" / f"{UUID}.lock").symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic links"), make(tmp_path).hold(0.1):
+        pass
+    assert victim.read_text() == "precious"
+
+
+def test_sweep_takes_old_files_that_name_no_disks(tmp_path: Path) -> None:
+    texts = {"old": "{}", "kept": '{"kept": ["/x"]}', "new": "{}", "half": '{"creating": ["/y"]}'}
+    for name, text in texts.items():
+        path = tmp_path / f"{name}.json"
+        path.write_text(text)
+        if name != "new":
+            os.utime(path, (0, 0))
+    sweep(tmp_path)
+    assert {path.stem for path in tmp_path.iterdir()} == {"kept", "new", "half"}

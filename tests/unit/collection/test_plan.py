@@ -1,0 +1,257 @@
+"""Tests of plans: the tables of power steps and of changes to a definition."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import (
+    DomainState,
+    LibvirtFailure,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.plan import (
+    GIB,
+    Current,
+    Step,
+    Wanted,
+    applies_at,
+    plan_power,
+    plan_update,
+    state_after,
+)
+
+RUNNING, PAUSED, STOPPED = DomainState.RUNNING, DomainState.PAUSED, DomainState.STOPPED
+CRASHED, SUSPENDED = DomainState.CRASHED, DomainState.SUSPENDED
+MAC = "52:00:00:00:00:01"
+
+POWER: list[tuple[DomainState, Wanted, bool, list[Step] | str]] = [
+    (STOPPED, Wanted.PRESENT, False, []),
+    (RUNNING, Wanted.PRESENT, False, []),
+    (STOPPED, Wanted.RUNNING, False, [Step.START]),
+    (CRASHED, Wanted.RUNNING, False, [Step.START]),
+    (RUNNING, Wanted.RUNNING, False, []),
+    (PAUSED, Wanted.RUNNING, False, [Step.RESUME]),
+    (SUSPENDED, Wanted.RUNNING, False, [Step.WAKE]),
+    (STOPPED, Wanted.STOPPED, False, []),
+    (CRASHED, Wanted.STOPPED, True, []),
+    (RUNNING, Wanted.STOPPED, False, [Step.SHUT_DOWN]),
+    (RUNNING, Wanted.STOPPED, True, [Step.DESTROY]),
+    (PAUSED, Wanted.STOPPED, False, [Step.RESUME, Step.SHUT_DOWN]),
+    (PAUSED, Wanted.STOPPED, True, [Step.DESTROY]),
+    (STOPPED, Wanted.RESTARTED, False, "VM_ALREADY_STOPPED"),
+    (STOPPED, Wanted.RESTARTED, True, "VM_ALREADY_STOPPED"),
+    (RUNNING, Wanted.RESTARTED, False, [Step.SHUT_DOWN, Step.START]),
+    (RUNNING, Wanted.RESTARTED, True, [Step.DESTROY, Step.START]),
+    (PAUSED, Wanted.RESTARTED, False, [Step.RESUME, Step.SHUT_DOWN, Step.START]),
+    (STOPPED, Wanted.PAUSED, False, "VM_ALREADY_STOPPED"),
+    (RUNNING, Wanted.PAUSED, False, [Step.SUSPEND]),
+    (PAUSED, Wanted.PAUSED, False, []),
+    (SUSPENDED, Wanted.PAUSED, False, "LIBVIRT_ERROR"),
+    (STOPPED, Wanted.RESUMED, False, "VM_ALREADY_STOPPED"),
+    (RUNNING, Wanted.RESUMED, False, []),
+    (PAUSED, Wanted.RESUMED, False, [Step.RESUME]),
+    (STOPPED, Wanted.ABSENT, False, []),
+    (RUNNING, Wanted.ABSENT, False, "VM_ALREADY_RUNNING"),
+    (PAUSED, Wanted.ABSENT, False, "VM_ALREADY_RUNNING"),
+    (RUNNING, Wanted.ABSENT, True, [Step.DESTROY]),
+]
+
+
+@pytest.mark.parametrize(("state", "wanted", "force", "expected"), POWER)
+def test_power_plan(
+    state: DomainState, wanted: Wanted, force: bool, expected: list[Step] | str
+) -> None:
+    if isinstance(expected, str):
+        with pytest.raises(LibvirtFailure, match="^cannot .*vm-001") as refusal:
+            plan_power(state, wanted, force=force, label="vm-001")
+        assert refusal.value.code == expected
+    else:
+        assert plan_power(state, wanted, force=force) == expected
+
+
+@pytest.mark.parametrize("wanted", [Wanted.RUNNING, Wanted.RESTARTED, Wanted.RESUMED])
+def test_steps_to_a_running_guest_end_there(wanted: Wanted) -> None:
+    for state in (RUNNING, PAUSED):
+        assert state_after(state, plan_power(state, wanted)) == RUNNING
+
+
+def config(**values: Any) -> dict[str, Any]:
+    return {
+        "uuid": "11111111-2222-4333-8444-555555555555",
+        "name": "vm-001",
+        "title": "Web",
+        "description": None,
+        "vcpus": 2,
+        "vcpus_max": 8,
+        "memory": 1024,
+        "memory_max": 1024,
+        "firmware": "bios",
+        "virt_type": "qemu",
+        "disks": [{"target": "vda", "path": "/pool/a.qcow2"}],
+        "interfaces": [{"mac": MAC, "type": "network", "source": "default", "model": "virtio"}],
+        "metadata": {"id": "vm-001", "template": "t", "os": "o", "labels": {"a": "b"}},
+        **values,
+    }
+
+
+def domain(state: DomainState = RUNNING, **live: Any) -> Current:
+    return Current(
+        state=state,
+        autostart=False,
+        persistent=True,
+        config=config(),
+        live=config(**live),
+        capacities={"vda": 10 * GIB},
+    )
+
+
+def changes(current: Current, **desired: Any) -> dict[str, tuple[Any, Any, str]]:
+    plan = plan_update(current, desired)
+    return {c.field: (c.before, c.after, str(c.applies)) for c in plan.changes}
+
+
+@pytest.mark.parametrize(
+    "desired",
+    [
+        {},
+        {"title": "Web", "vcpus": 2, "memory": 1024, "vcpus_max": 8, "memory_max": 1024},
+        {"description": ""},
+        {"disks": [{"target": "vda", "size": 10}]},
+        {"disks": [{"target": "vda", "size": None, "template": "other"}]},
+        {"interfaces": [{"type": "network", "source": "default", "mac": MAC.upper()}]},
+        {"interfaces": [{}]},
+        {"interfaces": []},
+        {"autostart": False},
+        {"metadata": {"labels": {"a": "b"}, "os": None}},
+        {"firmware": "bios", "virt_type": "auto"},
+    ],
+)
+def test_what_is_equal_or_not_set_is_no_change(desired: dict[str, Any]) -> None:
+    for state in (RUNNING, STOPPED):
+        plan = plan_update(domain(state), desired)
+        assert plan.changes == []
+        assert plan.edits == {}
+
+
+CHANGES: list[tuple[dict[str, Any], dict[str, tuple[Any, Any, str]]]] = [
+    ({"title": "x"}, {"title": ("Web", "x", "live")}),
+    ({"vcpus": 4}, {"vcpus": (2, 4, "live")}),
+    # Its CPUs of the start cannot be unplugged.
+    ({"vcpus": 1}, {"vcpus": (2, 1, "next_boot")}),
+    (
+        {"vcpus": 12},
+        {"vcpus_max": (8, 12, "next_boot"), "vcpus": (2, 12, "next_boot")},
+    ),
+    ({"vcpus_max": 16}, {"vcpus_max": (8, 16, "next_boot")}),
+    ({"memory": 512}, {"memory": (1024, 512, "live")}),
+    (
+        {"memory": 2048},
+        {"memory_max": (1024, 2048, "next_boot"), "memory": (1024, 2048, "next_boot")},
+    ),
+    ({"disks": [{"target": "vda", "size": 20}]}, {"disks.vda.size": (10, 20, "live")}),
+    ({"disks": [{"target": "vdb", "size": 1}]}, {"disks.vdb.size": (None, 1, "live")}),
+    ({"autostart": True}, {"autostart": (False, True, "live")}),
+    ({"metadata": {"labels": {}}}, {"metadata.labels": ({"a": "b"}, {}, "live")}),
+    (
+        {"interfaces": [{"type": "bridge", "source": "br0"}]},
+        {f"interfaces.{MAC}.source": ("network default", "bridge br0", "live")},
+    ),
+    (
+        {"interfaces": [{"model": "e1000e"}]},
+        {f"interfaces.{MAC}.model": ("virtio", "e1000e", "next_boot")},
+    ),
+    (
+        {"interfaces": [{"mac": "52:00:00:00:00:09"}]},
+        {f"interfaces.{MAC}.mac": (MAC, "52:00:00:00:00:09", "next_boot")},
+    ),
+    (
+        {"interfaces": [{}, {"type": "bridge", "source": "br0"}]},
+        {"interfaces.1": (None, "br0", "live")},
+    ),
+    (
+        {"interfaces": [{"ip": "203.0.113.7"}]},
+        {f"interfaces.{MAC}.ip": (None, "203.0.113.7", "next_boot")},
+    ),
+]
+
+
+@pytest.mark.parametrize(("desired", "expected"), CHANGES)
+def test_changes_of_a_running_domain(
+    desired: dict[str, Any], expected: dict[str, tuple[Any, Any, str]]
+) -> None:
+    assert changes(domain(), **desired) == expected
+
+
+@pytest.mark.parametrize("desired", [desired for desired, _ in CHANGES])
+def test_changes_of_a_stopped_domain_all_apply_offline(desired: dict[str, Any]) -> None:
+    found = changes(domain(STOPPED), **desired)
+    assert found
+    assert {applies for _, _, applies in found.values()} == {"offline"}
+
+
+@pytest.mark.parametrize(
+    ("desired", "words"),
+    [
+        ({"disks": [{"target": "vda", "size": 9}]}, "cannot shrink disk vda of vm-001"),
+        ({"vcpus": 4, "vcpus_max": 2}, "vcpus_max is 2"),
+        ({"memory": 4096, "memory_max": 2048}, "memory_max is 2048 MiB"),
+        ({"firmware": "efi"}, "cannot change firmware"),
+        ({"virt_type": "kvm"}, "cannot change virt_type"),
+        ({"interfaces": [{"type": "bridge"}]}, "name the bridge"),
+    ],
+)
+def test_refused_changes(desired: dict[str, Any], words: str) -> None:
+    with pytest.raises(LibvirtFailure, match=words) as refusal:
+        plan_update(domain(), desired)
+    assert refusal.value.code == "VALIDATION_ERROR"
+    assert str(refusal.value).startswith("cannot ")
+
+
+def test_vcpus_go_down_live_as_far_as_they_can_be_unplugged() -> None:
+    current = replace(domain(vcpus=4, virt_type="kvm"), hotpluggable_vcpus=2)
+    assert plan_update(current, {"vcpus": 2}).live_vcpus == 2
+    assert plan_update(current, {"vcpus": 1}).live_vcpus is None
+    emulated = replace(domain(vcpus=4), hotpluggable_vcpus=2)
+    assert plan_update(emulated, {"vcpus": 2}).live_vcpus is None
+
+
+def test_value_waiting_for_the_next_boot_is_not_a_change_again() -> None:
+    current = domain()
+    current.config = config(vcpus=12, vcpus_max=12, memory=2048, memory_max=2048)
+    assert changes(current, vcpus=12, memory=2048) == {}
+
+
+def test_headroom_that_was_asked_for_stays() -> None:
+    current = domain(STOPPED)
+    current.config = current.live = config(memory=1024, memory_max=4096)
+    assert "memory_max" not in plan_update(current, {"memory": 512}).edits
+    assert "memory_max" not in plan_update(current, {"memory": 2048}).edits
+
+
+def test_limit_follows_the_memory_without_being_news() -> None:
+    plan = plan_update(domain(), {"memory": 512})
+    assert plan.edits == {"memory": 512, "memory_max": 512}
+    assert applies_at(plan.changes) == "now"
+
+
+def test_reservation_moves_with_network_and_mac() -> None:
+    current = domain()
+    current.reservations = {MAC: ("default", "203.0.113.7")}
+    assert plan_update(current, {"interfaces": [{}]}).reservations == {}
+    moved = plan_update(current, {"interfaces": [{"type": "bridge", "source": "br0"}]})
+    assert moved.reservations == {MAC: None}
+    renamed = plan_update(current, {"interfaces": [{"mac": "52:00:00:00:00:09"}]})
+    assert renamed.reservations == {MAC: None, "52:00:00:00:00:09": ("default", "203.0.113.7")}
+
+
+def test_definition_of_a_transient_domain_is_refused() -> None:
+    with pytest.raises(LibvirtFailure, match="transient"):
+        plan_update(replace(domain(), persistent=False), {"title": "x"})
+
+
+def test_summary_says_when_all_is_in_effect() -> None:
+    assert applies_at([]) is None
+    assert applies_at(plan_update(domain(), {"title": "x"}).changes) == "now"
+    assert applies_at(plan_update(domain(), {"title": "x", "vcpus": 9}).changes) == "next_boot"
+    assert applies_at(plan_update(domain(STOPPED), {"vcpus": 9}).changes) == "now"
