@@ -4,24 +4,25 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from pydantic import ValidationError
-from rich.console import Console
-from rich.table import Table
 
+from virtplay.cli.screen import print_table
 from virtplay.errors import CannotStart
-from virtplay.logs import set_up_logging
-from virtplay.settings import Settings
-from virtplay.store import tokens
-from virtplay.store.database import close_database, open_database
 from virtplay.times import time_text
+
+# Pydantic, Tortoise and Sanic take longer to load than most commands take to run: each command
+# imports what it needs.
+if TYPE_CHECKING:
+    from virtplay.settings import Settings
 
 T = TypeVar("T")
 
-token_app = typer.Typer(no_args_is_help=True, help="API tokens.")
-database_app = typer.Typer(no_args_is_help=True, help="The database.")
+token_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="API tokens, in the service's own database."
+)
+database_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The database.")
 
 
 class TokenRole(StrEnum):
@@ -32,8 +33,12 @@ class TokenRole(StrEnum):
     ADMIN = "admin"
 
 
-def load_settings(**given: object) -> Settings:
+def load_settings(**given: object) -> "Settings":
     """The settings from the environment, with what the command line gave over them."""
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from virtplay.settings import Settings  # noqa: PLC0415
+
     try:
         return Settings(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
@@ -53,8 +58,13 @@ def serve(
     """Run the service in this process until Ctrl-C or SIGTERM.
 
     Every setting is a VIRTPLAY_* environment variable; the README lists them.
+
+    \b
+    Example:
+      virtplay serve --port 3000 --inventory inventory/local.yml
     """
-    from virtplay.app import create_app  # noqa: PLC0415 - Sanic costs every other command 0.3 s
+    from virtplay.app import create_app  # noqa: PLC0415
+    from virtplay.logs import set_up_logging  # noqa: PLC0415
 
     settings = load_settings(host=host, port=port, inventory=inventory)
     set_up_logging(settings.log_level)
@@ -76,15 +86,29 @@ def create_token(
         float | None, typer.Option(help="Valid for so many days; default: until revoked.")
     ] = None,
 ) -> None:
-    """Make a token and print it: it is shown only now."""
+    """Make a token and print it: it is shown only now.
+
+    \b
+    Example:
+      virtplay token create ci --role operator --expires-days 90
+    """
+    from virtplay.store import tokens  # noqa: PLC0415
+
     expires = datetime.now(UTC) + timedelta(days=expires_days) if expires_days else None
     typer.echo(_with_database(lambda: tokens.create_token(name, role.value, expires)))
 
 
 @token_app.command("list")
 def list_tokens() -> None:
-    """List tokens; their texts are not kept."""
-    table = Table("NAME", "ROLE", "STATE", "CREATED", "EXPIRES", "LAST USED", box=None)
+    """List tokens; their texts are not kept.
+
+    \b
+    Example:
+      virtplay token list
+    """
+    from virtplay.store import tokens  # noqa: PLC0415
+
+    rows = []
     now = datetime.now(UTC)
     for token in _with_database(tokens.list_tokens):
         state = "valid"
@@ -92,27 +116,41 @@ def list_tokens() -> None:
             state = "revoked"
         elif token.expires_at and token.expires_at <= now:
             state = "expired"
-        table.add_row(
-            token.name,
-            token.role,
-            state,
-            time_text(token.created_at),
-            time_text(token.expires_at) or "never",
-            time_text(token.last_used_at) or "never",
+        rows.append(
+            (
+                token.name,
+                token.role,
+                state,
+                time_text(token.created_at),
+                time_text(token.expires_at) or "never",
+                time_text(token.last_used_at) or "never",
+            )
         )
-    Console().print(table)
+    print_table(("NAME", "ROLE", "STATE", "CREATED", "EXPIRES", "LAST USED"), rows)
 
 
 @token_app.command("revoke")
 def revoke_token(name: Annotated[str, typer.Argument(help="The token's name.")]) -> None:
-    """Revoke a token: it is refused from the next request on."""
+    """Revoke a token: it is refused from the next request on.
+
+    \b
+    Example:
+      virtplay token revoke ci
+    """
+    from virtplay.store import tokens  # noqa: PLC0415
+
     _with_database(lambda: tokens.revoke_token(name))
     typer.echo(f"revoked token {name}")
 
 
 @database_app.command("upgrade")
 def upgrade_database() -> None:
-    """Create the database, or bring its schema up to date (serve does it too)."""
+    """Create the database, or bring its schema up to date (serve does it too).
+
+    \b
+    Example:
+      virtplay db upgrade
+    """
 
     async def nothing() -> None:
         return None
@@ -122,6 +160,8 @@ def upgrade_database() -> None:
 
 
 def _with_database(work: Callable[[], Awaitable[T]]) -> T:
+    from virtplay.store.database import close_database, open_database  # noqa: PLC0415
+
     async def run() -> T:
         await open_database(load_settings().database)
         try:

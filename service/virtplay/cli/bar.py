@@ -1,0 +1,81 @@
+"""Command line: the progress bar of one job, drawn with rich."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task
+from rich.table import Column
+from rich.text import Text
+
+Move = Callable[[str, int, str, float | None], None]
+"""Takes what is done, percent, the step, and the seconds to go if known."""
+
+
+class _Field(ProgressColumn):
+    """One of the task's fields as text: never markup, cut where there is no room."""
+
+    def __init__(self, name: str, style: str = "", column: Column | None = None) -> None:
+        super().__init__(column or Column(no_wrap=True))
+        self._name = name
+        self._style = style
+
+    def render(self, task: Task) -> Text:
+        """The field."""
+        return Text(str(task.fields[self._name]), self._style, no_wrap=True, overflow="ellipsis")
+
+
+class _Percent(ProgressColumn):
+    """How much is done."""
+
+    def render(self, task: Task) -> Text:
+        """Such as " 42%"."""
+        return Text(f"{task.completed:3.0f}%", "bold")
+
+
+class _Times(ProgressColumn):
+    """Time since the beginning, moving between two answers, and what is likely left."""
+
+    def render(self, task: Task) -> Text:
+        """Such as "0:12 eta 0:05"."""
+        now = time.monotonic()
+        text = Text(clock(now - task.fields["begun"]), "cyan", no_wrap=True)
+        eta = task.fields["eta"]
+        if eta is not None:
+            left = max(0.0, eta - (now - task.fields["moved"]))
+            text.append(f" eta {clock(left)}", "dim")
+        return text
+
+
+@contextmanager
+def open_bar(console: Console, begun: float) -> Iterator[Move]:
+    """A bar on the terminal's last line, which goes when it is closed; `begun`: monotonic."""
+    progress = Progress(
+        _Field("what", "bold"),
+        BarColumn(bar_width=20),
+        _Percent(Column(no_wrap=True)),
+        _Field("step", column=Column(no_wrap=True, ratio=1)),
+        _Times(Column(no_wrap=True, justify="right")),
+        console=console,
+        transient=True,
+        expand=True,
+    )
+    with progress:
+        task = progress.add_task(
+            "", total=100, what="", step="", eta=None, begun=begun, moved=begun
+        )
+
+        def move(what: str, percent: int, step: str, eta: float | None) -> None:
+            progress.update(
+                task, completed=percent, what=what, step=step, eta=eta, moved=time.monotonic()
+            )
+
+        yield move
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(int(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,202 @@
+"""Command line: asks the service over HTTP, and turns what goes wrong into one-line errors."""
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote, urlsplit
+
+from virtplay import __version__
+from virtplay.cli.connection import Connection
+from virtplay.errors import VirtplayError
+
+if TYPE_CHECKING:
+    import httpx
+
+JsonObject = dict[str, Any]
+
+PAGE_LIMIT = 100
+"""The largest page that the API gives."""
+LIST_LIMIT = 1000
+"""A list that was not asked for by page ends here."""
+TIMEOUT_SECONDS = 30.0
+CONNECT_SECONDS = 10.0
+VM_ID = re.compile(r"vm-[0-9]+")
+JOB_ID = re.compile(r"job-[0-9]+")
+
+
+class CannotReach(VirtplayError):
+    """The service gave no answer, or something that is not an answer of this API."""
+
+
+class CannotChoose(VirtplayError):
+    """What was named on the command line is not there, or is there more than once."""
+
+
+class Refused(VirtplayError):
+    """The API answered with an error; `refusal` is its code."""
+
+    def __init__(self, refusal: str, message: str) -> None:
+        super().__init__(f"{message} ({refusal})")
+        self.refusal = refusal
+
+
+class Client:
+    """One connection to the service; paths are relative to /api/v1."""
+
+    def __init__(self, connection: Connection) -> None:
+        import httpx  # noqa: PLC0415 - it costs 0.3 s, and help needs none
+
+        self.url = connection.url
+        self._errors = httpx
+        self._http = httpx.Client(
+            headers={
+                "Authorization": f"Bearer {connection.token}",
+                "User-Agent": f"virtplay/{__version__}",
+            },
+            timeout=httpx.Timeout(TIMEOUT_SECONDS, connect=CONNECT_SECONDS),
+            # Certificates take time to load, and a proxy has no business with a loopback address.
+            verify=connection.url.startswith("https:"),
+            trust_env=not _is_loopback(connection.url),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._http.close()
+
+    def get(self, path: str, query: Mapping[str, Any] | None = None) -> JsonObject:
+        """The data that GET answers; entries of the query that are None are left out."""
+        return self._data(self._send("GET", path, query, None))
+
+    def change(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, Any] | None = None,
+    ) -> JsonObject:
+        """The data of a 202: id, name, status and jobId of what was accepted."""
+        try:
+            return self._data(self._send(method, path, query, body))
+        except CannotReach as error:
+            if isinstance(error.__cause__, self._errors.ConnectError | self._errors.ConnectTimeout):
+                raise
+            raise CannotReach(
+                f"{error.message}; it may have taken the request: see virtplay job list"
+            ) from None
+
+    def get_text(self, path: str) -> str:
+        """The text that GET answers."""
+        response = self._send("GET", path, None, None)
+        if response.headers.get("content-type", "").startswith("text/plain"):
+            return response.text
+        self._data(response)
+        raise self._no_answer(response)
+
+    def get_list(self, name: str, query: Mapping[str, Any]) -> JsonObject:
+        """All of a paged list, up to LIST_LIMIT entries, in the shape of one page."""
+        entries: dict[str, JsonObject] = {}
+        total = 0
+        for page in range(1, LIST_LIMIT // PAGE_LIMIT + 1):
+            data = self.get(f"/{name}", {**query, "page": page, "limit": PAGE_LIMIT})
+            # By id: what comes or goes between two requests moves the others across the pages.
+            entries.update({entry["id"]: entry for entry in data[name]})
+            total = data["pagination"]["total"]
+            if page >= data["pagination"]["pages"]:
+                total = len(entries)
+                break
+        pagination = {"page": 1, "limit": LIST_LIMIT, "total": total}
+        pagination["pages"] = -(-total // LIST_LIMIT)
+        return {name: list(entries.values()), "pagination": pagination}
+
+    def find_vm(self, text: str) -> str:
+        """The id of the VM that has this id or, alone, this name; CannotChoose."""
+        if VM_ID.fullmatch(text):
+            return text
+        found = []
+        if 0 < len(text) <= 64:
+            vms = self.get_list("vms", {"search": text})["vms"]
+            found = [vm for vm in vms if vm["name"] == text]
+        if not found:
+            raise CannotChoose(f"cannot find VM {text}: no VM has this id or name")
+        if len(found) > 1:
+            ids = ", ".join(f"{vm['id']} (on {vm['host'] or 'no host'})" for vm in found)
+            raise CannotChoose(f"cannot tell which VM is {text}: name one by its id: {ids}")
+        return str(found[0]["id"])
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None,
+        body: Mapping[str, Any] | None,
+    ) -> "httpx.Response":
+        errors = self._errors
+        params = {key: value for key, value in (query or {}).items() if value is not None}
+        try:
+            return self._http.request(method, f"{self.url}/api/v1{path}", params=params, json=body)
+        except errors.ConnectError as error:
+            reason = re.sub(r"^\[Errno [-0-9]+\] ", "", str(error))
+            raise CannotReach(
+                f"cannot reach {self.url}: {reason}; is the service running?"
+            ) from error
+        except errors.ConnectTimeout as error:
+            raise CannotReach(
+                f"cannot reach {self.url}: no connection within {CONNECT_SECONDS:.0f} s;"
+                " is the service running?"
+            ) from error
+        except errors.TimeoutException:
+            raise CannotReach(
+                f"cannot get an answer of {self.url} within {TIMEOUT_SECONDS:.0f} s"
+            ) from None
+        except (errors.RequestError, errors.InvalidURL) as error:
+            raise CannotReach(f"cannot get an answer of {self.url}: {error}") from None
+        except UnicodeEncodeError:
+            raise CannotChoose("cannot send text that is not valid UTF-8") from None
+
+    def _data(self, response: "httpx.Response") -> JsonObject:
+        try:
+            document = response.json()
+        except ValueError:
+            raise self._no_answer(response) from None
+        match document:
+            case {"success": True, "data": dict(data)}:
+                return data
+            case {"success": False, "error": {"code": str(code), "message": str(message)}}:
+                raise Refused(code, message)
+            case _:
+                raise self._no_answer(response)
+
+    def _no_answer(self, response: "httpx.Response") -> CannotReach:
+        kind = response.headers.get("content-type", "nothing")
+        return CannotReach(
+            f"cannot use the answer of {self.url}: HTTP {response.status_code} with {kind},"
+            " which is not Virtplay's"
+        )
+
+
+def path_of(*parts: str) -> str:
+    """A path of these parts, each one quoted; CannotChoose for one that no object can be named."""
+    for part in parts:
+        if part in ("", ".", ".."):
+            raise CannotChoose(f"cannot find {part!r}: that is no name")
+    try:
+        return "".join(f"/{quote(part, safe='')}" for part in parts)
+    except UnicodeEncodeError:
+        raise CannotChoose("cannot send text that is not valid UTF-8") from None
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

@@ -1,0 +1,177 @@
+"""Command line: follows a job to its end, with a progress bar where a person looks on."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+import typer
+
+from virtplay.cli.client import CannotReach, Client, JsonObject, path_of
+from virtplay.cli.screen import is_terminal, open_console, plain, print_json
+from virtplay.states import FINISHED_JOB
+
+POLL_SECONDS = 0.3
+PATIENCE_SECONDS = 60.0
+"""A service that is started anew is waited for this long; its jobs go on or end meanwhile."""
+JOB_FAILED = 3
+INTERRUPTED = 130
+
+
+View = Callable[[JsonObject, bool], None]
+"""Shows how far a job is, as the last answer had it; False: the service answers no more."""
+
+
+def report_accepted(
+    client: Client, accepted: JsonObject, action: str, *, wait: bool, as_json: bool
+) -> None:
+    """Print the job that a request became and follow it, unless told not to; typer.Exit."""
+    job_id = str(accepted["jobId"])
+    if not wait:
+        if as_json:
+            print_json(accepted)
+        else:
+            _say_job(accepted, action)
+        return
+    if not as_json:
+        _say_job(accepted, action)
+    begun = time.monotonic()
+    job = follow_job(client, job_id, quiet=as_json, begun=begun)
+    report_end(job, time.monotonic() - begun, as_json=as_json)
+
+
+def watch_job(client: Client, job: JsonObject, *, as_json: bool) -> None:
+    """Follow a job that someone made before, and print its outcome; typer.Exit."""
+    if not _is_finished(job):
+        age = _seconds_since(job["createdAt"])
+        job = follow_job(client, job["id"], quiet=as_json, begun=time.monotonic() - age)
+    report_end(job, seconds_taken(job), as_json=as_json)
+
+
+def follow_job(client: Client, job_id: str, *, quiet: bool, begun: float) -> JsonObject:
+    """Ask for the job until it has ended, and show how far it is; the job as it ended.
+
+    `begun`: the monotonic time from which elapsed time counts. Ctrl-C ends the following alone:
+    it says that the job goes on, and raises typer.Exit.
+    """
+    try:
+        with _view(quiet, begun) as show:
+            for job, answering in _answers(client, job_id):
+                show(job, answering)
+                if _is_finished(job):
+                    return job
+                time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        print(
+            f"virtplay: {job_id} goes on; virtplay job watch {job_id} follows it again",
+            file=sys.stderr,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    raise AssertionError("answers come until the job has ended or an error is raised")
+
+
+def report_end(job: JsonObject, seconds: float | None, *, as_json: bool) -> None:
+    """Print the outcome in one line, or the job as JSON; typer.Exit(3) unless it succeeded."""
+    if as_json:
+        print_json(job)
+    what = _what(job)
+    after = "" if seconds is None else f" after {seconds:.1f} s"
+    if job["status"] == "succeeded":
+        if not as_json:
+            note = "; it takes effect at the next boot" if job["appliesAt"] == "next_boot" else ""
+            note = "; nothing had to change" if job["changed"] is False else note
+            typer.echo(f"{what} succeeded{after}{note}")
+        return
+    error = job["error"] or {"code": "UNKNOWN", "message": "it does not say why"}
+    print(
+        f"virtplay: {what} {plain(job['status'])}{after}: {plain(error['message'])}"
+        f" ({plain(error['code'])}); virtplay job log {plain(job['id'])} has the details",
+        file=sys.stderr,
+    )
+    raise typer.Exit(JOB_FAILED)
+
+
+def seconds_taken(job: JsonObject) -> float | None:
+    """From the job's making to its end by the service's clock, None while it is not over."""
+    if not job["finishedAt"]:
+        return None
+    taken = datetime.fromisoformat(job["finishedAt"]) - datetime.fromisoformat(job["createdAt"])
+    return taken.total_seconds()
+
+
+def _answers(client: Client, job_id: str) -> Iterator[tuple[JsonObject, bool]]:
+    """The job time and again; while the service is away, what was known last and False."""
+    job = client.get(path_of("jobs", job_id))
+    seen = time.monotonic()
+    yield job, True
+    while True:
+        try:
+            job = client.get(path_of("jobs", job_id))
+        except CannotReach:
+            if time.monotonic() - seen > PATIENCE_SECONDS:
+                raise
+            yield job, False
+        else:
+            seen = time.monotonic()
+            yield job, True
+
+
+@contextmanager
+def _view(quiet: bool, begun: float) -> Iterator[View]:
+    """How to show progress: not at all, on a terminal as a bar, elsewhere in lines."""
+    if quiet:
+        yield lambda _job, _answering: None
+    elif is_terminal():
+        from virtplay.cli.bar import open_bar  # noqa: PLC0415 - rich costs 0.1 s
+
+        with open_bar(open_console(), begun) as move:
+            yield lambda job, answering: move(
+                _what(job), job["progress"], _step(job, answering), job["etaSeconds"]
+            )
+    else:
+        yield _line_view()
+
+
+def _line_view() -> View:
+    """Writes a line whenever status or step have changed: for logs and pipes."""
+    last: tuple[object, ...] = ()
+
+    def show(job: JsonObject, answering: bool) -> None:
+        nonlocal last
+        news = (job["status"], job["step"], answering)
+        if news != last and not _is_finished(job):
+            typer.echo(f"{plain(job['id'])} {job['progress']:3d}% {_step(job, answering)}")
+            sys.stdout.flush()
+        last = news
+
+    return show
+
+
+def _step(job: JsonObject, answering: bool) -> str:
+    if not answering:
+        return "waiting for the service to answer"
+    if job["status"] == "running":
+        return plain(job["step"]) or "starting"
+    return plain(job["status"])
+
+
+def _is_finished(job: JsonObject) -> bool:
+    return job["status"] in FINISHED_JOB
+
+
+def _what(job: JsonObject) -> str:
+    subject = f" of {plain(job['vmId'])}" if job["vmId"] else ""
+    return f"{plain(job['action'])}{subject}"
+
+
+def _say_job(accepted: JsonObject, action: str) -> None:
+    name, job_id = plain(accepted["name"]), plain(accepted["jobId"])
+    typer.echo(f"{job_id}: {action} of {plain(accepted['id'])} ({name})")
+    sys.stdout.flush()
+
+
+def _seconds_since(moment: str) -> float:
+    """How long ago it was by this machine's clock, never negative."""
+    then = datetime.fromisoformat(moment)
+    return max(datetime.now(then.tzinfo) - then, timedelta()).total_seconds()

@@ -1,0 +1,144 @@
+"""Command line: virtplay host and virtplay template."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from virtplay.cli.client import JsonObject, path_of
+from virtplay.cli.options import AsJson, TokenFile, Url, open_client
+from virtplay.cli.screen import print_json, print_record, print_table
+
+host_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Hypervisors.")
+template_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Templates that VMs are made from."
+)
+
+HOST_HEADER = ("NAME", "STATUS", "BY", "VMS", "CPU FREE", "MEMORY FREE", "DISK FREE", "SEEN")
+TEMPLATE_HEADER = ("ID", "OS", "MIN DISK", "READY ON", "SOURCE")
+GIB = 1024**3
+
+
+@host_app.command("list")
+def list_hosts(as_json: AsJson = False, url: Url = None, token_file: TokenFile = None) -> None:
+    """List hypervisors and the room that they have.
+
+    \b
+    Example:
+      virtplay host list
+    """
+    with open_client(url, token_file) as client:
+        data = client.get("/hosts")
+    if as_json:
+        print_json(data)
+        return
+    if not data["hosts"]:
+        print("no hosts: the service's inventory has none", file=sys.stderr)
+        return
+    print_table(
+        HOST_HEADER,
+        [
+            (
+                host["name"],
+                host["status"],
+                host["virtType"],
+                host["vms"],
+                f"{host['available']['cpu']} of {host['capacity']['cpu']}",
+                f"{host['available']['memory']} of {host['capacity']['memory']} MiB",
+                f"{host['available']['disk']} of {host['capacity']['disk']} GiB",
+                host["observedAt"],
+            )
+            for host in data["hosts"]
+        ],
+    )
+
+
+@host_app.command("show")
+def show_host(
+    host: Annotated[str, typer.Argument(metavar="HOST", help="Its name in the inventory.")],
+    as_json: AsJson = False,
+    url: Url = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Show everything about a hypervisor.
+
+    \b
+    Example:
+      virtplay host show kvm1
+    """
+    with open_client(url, token_file) as client:
+        data = client.get(path_of("hosts", host))
+    if as_json:
+        print_json(data)
+        return
+    memory = data["memory"]
+    print_record(
+        {
+            "name": data["name"],
+            "status": data["status"],
+            "message": data["message"],
+            "runs guests by": data["virtType"],
+            "because": data["virtReason"],
+            "cpus": data["cpus"],
+            "cpu model": data["cpuModel"],
+            "memory": f"{memory} MiB" if memory else None,
+            "vms": data["vms"],
+            "capacity": _amounts(data["capacity"]),
+            "allocated": _amounts(data["allocated"]),
+            "available": _amounts(data["available"]),
+            "pools": [_pool(pool) for pool in data["pools"]],
+            "networks": [_network(network) for network in data["networks"]],
+            "bridges": list(data["bridges"]),
+            "versions": [f"{name} {version}" for name, version in data["versions"].items()],
+            "seen": data["observedAt"],
+        }
+    )
+
+
+@template_app.command("list")
+def list_templates(as_json: AsJson = False, url: Url = None, token_file: TokenFile = None) -> None:
+    """List the templates, and the hosts on which each is ready.
+
+    A template that is not ready on a host is brought there by the first VM made from it.
+
+    \b
+    Example:
+      virtplay template list
+    """
+    with open_client(url, token_file) as client:
+        data = client.get("/templates")
+    if as_json:
+        print_json(data)
+        return
+    if not data["templates"]:
+        print("no templates: the image catalogue is empty", file=sys.stderr)
+        return
+    print_table(
+        TEMPLATE_HEADER,
+        [
+            (
+                template["id"],
+                template["os"],
+                f"{template['minDisk']} GiB" if template["minDisk"] else None,
+                ", ".join(host["host"] for host in template["hosts"] if host["ready"]) or None,
+                template["source"],
+            )
+            for template in data["templates"]
+        ],
+    )
+
+
+def _amounts(amounts: JsonObject) -> str:
+    return f"{amounts['cpu']} vCPUs, {amounts['memory']} MiB, {amounts['disk']} GiB"
+
+
+def _pool(pool: JsonObject) -> str:
+    free, size = pool.get("available_bytes"), pool.get("capacity_bytes")
+    room = f", {free // GIB} of {size // GIB} GiB free" if free is not None and size else ""
+    state = "" if pool.get("active") else ", not active"
+    return f"{pool.get('name')} ({pool.get('path')}{room}{state})"
+
+
+def _network(network: JsonObject) -> str:
+    state = "" if network.get("active") else ", not active"
+    return f"{network.get('name')} (bridge {network.get('bridge')}{state})"
