@@ -100,7 +100,12 @@ async def take_event(
     """Take in what one event says of host `name`; True when it settles the host's round."""
     match event["event"]:
         case "runner_on_ok" if "host_info" in (event.get("res") or {}):
-            await take_observation(name, event["res"]["host_info"], seen_before)
+            try:
+                await take_observation(name, event["res"]["host_info"], seen_before)
+            except (KeyError, TypeError, ValueError) as error:
+                # One odd host must not keep all others from being seen.
+                log.exception("cannot read the observation of host %s", name)
+                await mark_host(name, HostStatus.ERROR, f"cannot read its observation: {error!r}")
         case "runner_on_unreachable":
             await mark_host(name, HostStatus.UNREACHABLE, str((event.get("res") or {}).get("msg")))
         case "runner_on_failed":
@@ -143,7 +148,9 @@ async def take_observation(
         for domain in info["domains"]:
             identity = uuid.UUID(domain["uuid"])
             vm = known.pop(identity, None)
-            if vm is None:
+            if "unreadable" in domain:
+                log.warning("host %s: %s", name, domain["unreadable"])
+            elif vm is None:
                 if identity not in seen_before:
                     await adopt(host, identity, domain, now)
             elif vm.id not in busy and seen_before.get(identity) == vm.generation:
@@ -176,7 +183,7 @@ async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now:
         observed_at=now,
         template=metadata.get("template") or "",
         generation=int(domain.get("generation") or 0),
-        **_seen_values(domain),
+        **{"disk": 0, **_seen_values(domain)},
     )
     log.info("found domain %s on %s: it is VM %s", domain["name"], host.name, vm.ref)
     await job_store.write_audit(actor="observation", action="vm_found", vm_ref=vm.ref)
@@ -209,7 +216,6 @@ def _seen_values(domain: Mapping[str, Any]) -> dict[str, Any]:
     metadata = domain.get("metadata") or {}
     configured = {**domain, **(domain.get("pending") or {})}
     disks = domain.get("disks") or []
-    stats = {block["target"]: block for block in (domain.get("stats") or {}).get("block", [])}
     addresses = domain.get("addresses") or []
     power = domain.get("state") or ""
     values: dict[str, Any] = {
@@ -234,21 +240,10 @@ def _seen_values(domain: Mapping[str, Any]) -> dict[str, Any]:
     }
     if metadata.get("os"):
         values["os"] = metadata["os"]
-    if disks:
-        size = stats.get(disks[0]["target"], {}).get("capacity_bytes") or disks[0].get(
-            "capacity_bytes"
-        )
-        if size:
-            values["disk"] = math.ceil(size / GIB)
-        allocations = [
-            stats.get(disk["target"], {}).get("allocation_bytes")
-            or disk.get("allocation_bytes")
-            or 0
-            for disk in disks
-        ]
-        values["disk_allocation"] = sum(allocations)
-    else:
-        values.setdefault("disk", 0)
+    size = disks[0].get("capacity_bytes") if disks else 0
+    if size is not None:
+        values["disk"] = math.ceil(size / GIB)
+    values["disk_allocation"] = sum(disk.get("allocation_bytes") or 0 for disk in disks)
     if interface := next(iter(domain.get("interfaces") or []), None):
         kind = interface["type"]
         values["network"] = {
