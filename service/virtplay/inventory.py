@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -106,12 +107,18 @@ def _host(name: str, variables: Mapping[str, Any], defaults: Mapping[str, Any]) 
                 variables.get("virtplay_reserved_memory", standard.reserved_memory)
             ),
         )
-        catalogue = dict(variables.get(CATALOGUE, defaults))
-        for key, entry in dict(variables.get(EXTRA, {})).items():
-            catalogue[str(key)] = dict(entry)
+        _refuse_odd_overcommit(overcommit)
+        merged = {**dict(variables.get(CATALOGUE, defaults)), **dict(variables.get(EXTRA, {}))}
+        catalogue = {str(key): dict(entry) for key, entry in merged.items()}
     except (TypeError, ValueError) as error:
         raise CannotStart(f"cannot use the variables of host {name}: {error}") from error
     return HostConfig(name, overcommit, catalogue)
+
+
+def _refuse_odd_overcommit(overcommit: Overcommit) -> None:
+    for name, value in vars(overcommit).items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} must be a number from 0 on, not {value}")
 
 
 def _default_catalogue(project: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from virtplay.states import HostStatus, JobStatus, VmStatus
 from virtplay.store.vms import SORTS
 
 MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
+NO_MAC = "00:00:00:00:00:00"
 SSH_KEY = re.compile(
     r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@"
     r"openssh\.com) [A-Za-z0-9+/]+={0,3}( [^\x00-\x1f\x7f]*)?"
@@ -19,6 +20,7 @@ LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 DEVICE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 BRIDGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$"
 USER_DATA_LIMIT = 65_536
+YAML_DEPTH = 64
 JOINERS = "\u200c\u200d"
 
 
@@ -77,6 +79,19 @@ def check_labels(labels: dict[str, str]) -> dict[str, str]:
     return labels
 
 
+def check_address(text: str, *, prefix: bool) -> None:
+    """Refuse what is not the IPv4 address of a guest, with its prefix length if asked."""
+    wanted = "192.0.2.5/24 on a bridge" if prefix else "192.0.2.5"
+    try:
+        if prefix != ("/" in text):
+            raise ValueError(text)
+        ip = ipaddress.IPv4Interface(text).ip
+    except ValueError:
+        raise ValueError(f"ip must be an IPv4 address such as {wanted}") from None
+    if ip.is_unspecified or ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_reserved:
+        raise ValueError(f"ip {ip} is not an address that a guest can have")
+
+
 class NetworkBody(Strict):
     """Where a VM's network card is plugged in."""
 
@@ -98,7 +113,7 @@ class NetworkBody(Strict):
     @field_validator("mac")
     @classmethod
     def _unicast(cls, value: str | None) -> str | None:
-        if value is not None and not MAC.fullmatch(value.lower()):
+        if value is not None and (value == NO_MAC or not MAC.fullmatch(value.lower())):
             raise ValueError("must be a unicast MAC address such as 52:54:00:12:34:56")
         return value.lower() if value else value
 
@@ -111,16 +126,7 @@ class NetworkBody(Strict):
         if self.type == "bridge" and self.network is not None:
             raise ValueError("network is allowed only when type is network")
         if self.ip is not None:
-            try:
-                if self.type == "bridge":
-                    if "/" not in self.ip:
-                        raise ValueError("no prefix")
-                    ipaddress.IPv4Interface(self.ip)
-                else:
-                    ipaddress.IPv4Address(self.ip)
-            except ValueError:
-                wanted = "192.0.2.5/24 on a bridge" if self.type == "bridge" else "192.0.2.5"
-                raise ValueError(f"ip must be an IPv4 address such as {wanted}") from None
+            check_address(self.ip, prefix=self.type == "bridge")
         return self
 
     def as_variables(self) -> dict[str, Any]:
@@ -165,7 +171,8 @@ class VmCreate(Strict):
     @classmethod
     def _ssh_keys(cls, value: list[str]) -> list[str]:
         for number, key in enumerate(value):
-            if not SSH_KEY.fullmatch(key):
+            # YAML takes U+0085 and U+2028 for line ends, so a comment must be printable.
+            if not SSH_KEY.fullmatch(key) or not key.isprintable():
                 raise ValueError(f"entry {number} is not an OpenSSH public key in one line")
         return value
 
@@ -182,19 +189,42 @@ def check_user_data(text: str) -> None:
     first = text.split("\n", 1)[0].strip()
     if first == "#cloud-config":
         try:
-            # Events only, nothing is composed: a few bytes of aliases must not become gigabytes.
-            events = yaml.parse(text, Loader=yaml.CSafeLoader)
-            top = next((e for e in events if isinstance(e, yaml.NodeEvent)), None)
-            for _ in events:
-                pass
+            check_cloud_config(text)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             place = f" (line {mark.line + 1})" if mark else ""
             raise ValueError(f"is not YAML{place}") from None
-        if not isinstance(top, yaml.MappingStartEvent):
-            raise ValueError("must be a YAML mapping after #cloud-config")
     elif not first.startswith(("#!", "MIME-Version:", "Content-Type: multipart/")):
         raise ValueError("must begin with #cloud-config, #! or a MIME multipart header")
+
+
+def check_cloud_config(text: str) -> None:
+    """Refuse what is not one YAML mapping of modest depth; yaml.YAMLError if it is not YAML.
+
+    Events only, nothing is composed: a few bytes of aliases must not become gigabytes. The depth
+    has a limit because libyaml's time grows with its square.
+    """
+    depth = documents = 0
+    top: yaml.Event | None = None
+    anchors: set[str] = set()
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > YAML_DEPTH:
+                raise ValueError(f"is nested deeper than {YAML_DEPTH} levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if isinstance(event, yaml.NodeEvent):
+            top = top or event
+            if isinstance(event, yaml.AliasEvent):
+                if event.anchor not in anchors:
+                    raise ValueError(f"is not YAML: alias {event.anchor} has no anchor")
+            elif event.anchor:
+                anchors.add(event.anchor)
+    if documents != 1 or not isinstance(top, yaml.MappingStartEvent):
+        raise ValueError("must be one YAML mapping after #cloud-config")
 
 
 class VmUpdate(Strict):
@@ -215,13 +245,17 @@ class VmUpdate(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_nulls(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            if not value:
-                raise ValueError("names no field to change")
-            nulls = [key for key, item in value.items() if item is None]
-            if nulls:
-                raise ValueError(f"{', '.join(nulls)} must not be null")
+    def _something(cls, value: Any) -> Any:
+        if value == {}:
+            raise ValueError("names no field to change")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_null(cls, value: Any) -> Any:
+        # Runs only for fields that were given: None as a default means "leave it".
+        if value is None:
+            raise ValueError("must not be null")
         return value
 
 
