@@ -29,7 +29,9 @@ def image_catalogue() -> dict[str, Any]:
     """
     if not _CATALOGUE.exists():
         return {}
-    catalogue = yaml.safe_load(_CATALOGUE.read_text())["libvirt_image_catalogue"]
+    catalogue = (yaml.safe_load(_CATALOGUE.read_text()) or {}).get("libvirt_image_catalogue")
+    if not catalogue:
+        raise PrepareError(f"cannot find libvirt_image_catalogue in {_CATALOGUE}")
     return {name: {"micro": True, "os": entry["os"]} for name, entry in catalogue.items()}
 
 
