@@ -19,7 +19,7 @@ def lab_machine() -> None:
         pytest.skip("the lab needs root, for network namespaces")
     if missing := missing_programs():
         if Path("/etc/debian_version").exists():
-            pytest.fail(f"the lab lacks {', '.join(missing)}: run make packages", pytrace=False)
+            pytest.fail(f"the lab lacks {', '.join(missing)}: run make setup-lab", pytrace=False)
         pytest.skip(f"the lab lacks {', '.join(missing)}")
 
 

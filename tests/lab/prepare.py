@@ -59,7 +59,7 @@ def _play(name: str, log: Path, *arguments: str) -> None:
     beside = Path(sys.executable).with_name("ansible-playbook")
     program = str(beside) if beside.exists() else shutil.which("ansible-playbook")
     if program is None:
-        raise PrepareError("cannot prepare the hosts without ansible-playbook: run make install")
+        raise PrepareError("cannot prepare the hosts without ansible-playbook: run make setup")
     command = [program, f"playbooks/{name}.yml", *arguments]
     _run(command, log, f"playbook {name}")
 

@@ -83,7 +83,7 @@ class Supervisor:
         if os.geteuid() != 0:
             raise StartError("cannot start a lab: only root can make network namespaces")
         if missing := missing_programs():
-            raise StartError(f"cannot start a lab without {', '.join(missing)}: run make packages")
+            raise StartError(f"cannot start a lab without {', '.join(missing)}: run make setup-lab")
         self._slot, self._claim = claim_slot()
         if dead := self._slot.claimed_directory():
             clear_leftovers(dead)
