@@ -63,7 +63,7 @@ def test_power_plan(
     state: DomainState, wanted: Wanted, force: bool, expected: list[Step] | str
 ) -> None:
     if isinstance(expected, str):
-        with pytest.raises(LibvirtFailure, match="^cannot .*vm-001") as refusal:
+        with pytest.raises(LibvirtFailure, match=r"^cannot .*vm-001") as refusal:
             plan_power(state, wanted, force=force, label="vm-001")
         assert refusal.value.code == expected
     else:

@@ -22,9 +22,10 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 admin@example.org"
 
 
 def files(seed: dict[str, Any], **values: Any) -> dict[str, bytes]:
-    return build_files(
+    made: dict[str, bytes] = build_files(
         seed, **{"instance_id": "i-1", "title": "Web Server", "name": "vm-001", **values}
     )
+    return made
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -61,6 +62,7 @@ from .storage import (
 
 HOST_FACTS = Path("/etc/virtplay/host.json")
 BRIDGES = Path("/sys/class/net")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TARGET = re.compile(r"vd[a-z]{1,2}")
 _MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}", re.IGNORECASE)
 # How long to watch a guest take its new memory size before leaving it to itself.
@@ -99,19 +101,33 @@ class Creation:
 
 
 def prepare_creation(
-    conn: Any, uuid: str, desired: Mapping[str, Any], templates: Path = TEMPLATES_DIRECTORY
+    conn: Any,
+    uuid: str,
+    desired: Mapping[str, Any],
+    *,
+    templates: Path = TEMPLATES_DIRECTORY,
+    dry_run: bool = False,
 ) -> Creation:
     """Check what was asked for against the host and lay it out; changes nothing.
 
+    In a dry run a template may be missing: the play's earlier tasks would have brought it.
     Raises LibvirtFailure (VALIDATION_ERROR, TEMPLATE_NOT_FOUND).
     """
     name = desired["name"]
+    if not _NAME.fullmatch(name):
+        raise LibvirtFailure(
+            f"cannot create {name!r}: a name is 1 to 64 letters, digits and . _ -",
+            "VALIDATION_ERROR",
+        )
     taken = lookup_domain(conn, name=name)
     if taken is not None:
         raise LibvirtFailure(
             f"cannot create {name}: domain {taken.UUIDString()} has that name", "VALIDATION_ERROR"
         )
-    disks = [_prepare_disk(conn, uuid, disk, templates) for disk in desired.get("disks") or []]
+    disks = [
+        _prepare_disk(conn, uuid, disk, templates, dry_run=dry_run)
+        for disk in desired.get("disks") or []
+    ]
     wanted_nics = desired.get("interfaces")
     if wanted_nics is None:
         wanted_nics = [{"type": "network", "source": "default"}]
@@ -243,13 +259,22 @@ def _check_source(conn: Any, kind: str, source: str) -> None:
         )
 
 
-def _prepare_disk(conn: Any, uuid: str, disk: Mapping[str, Any], templates: Path) -> NewDisk:
+def _prepare_disk(
+    conn: Any, uuid: str, disk: Mapping[str, Any], templates: Path, *, dry_run: bool = False
+) -> NewDisk:
     target = disk["target"]
     if not _TARGET.fullmatch(target):
         raise LibvirtFailure(
             f"cannot make disk {target!r}: targets are vda, vdb and so on", "VALIDATION_ERROR"
         )
-    template = find_template(disk["template"], templates) if disk.get("template") else None
+    template = None
+    if disk.get("template"):
+        try:
+            template = find_template(disk["template"], templates)
+        except LibvirtFailure:
+            if not dry_run:
+                raise
+            template = Template(disk["template"], "", "qcow2", 0, None)
     pool = disk.get("pool") or DEFAULT_POOL
     name = disk_name(uuid, target)
     return NewDisk(
@@ -263,10 +288,12 @@ def _prepare_disk(conn: Any, uuid: str, disk: Mapping[str, Any], templates: Path
     )
 
 
-def make_disk(conn: Any, disk: NewDisk) -> None:
+def make_disk(conn: Any, disk: NewDisk) -> Any:
     """Make the volume of a new disk; fails when one of its name is there."""
     pool = find_pool(conn, disk.pool)
-    create_disk(conn, pool, disk.name, size=disk.size, template=disk.template, clone=disk.clone)
+    return create_disk(
+        conn, pool, disk.name, size=disk.size, template=disk.template, clone=disk.clone
+    )
 
 
 def _spec(
@@ -301,7 +328,7 @@ def _spec(
         firmware=desired.get("firmware") or "bios",
         disks=tuple(Disk(disk.target, disk.path) for disk in disks),
         interfaces=tuple(nics),
-        metadata=merge_metadata(metadata, desired.get("metadata") or {}, name),
+        metadata=merge_metadata(metadata, desired.get("metadata") or {}),
     )
 
 
@@ -362,18 +389,20 @@ def prepare_update(
     """Check a plan against the host and write the definition it leads to; changes nothing."""
     uuid = current.config["uuid"]
     disks = [_prepare_disk(conn, uuid, disk, templates) for disk in plan.add_disks]
-    nics = []
-    number = len(current.config["interfaces"])
+    nics: list[tuple[Interface, Applies]] = []
+    taken = {nic["mac"] for nic in current.config["interfaces"]}
     for item in plan.interfaces:
         if item.mac is None:
-            nics.append((prepare_interface(conn, uuid, number, item.wanted), item.applies))
-            number += 1
+            # Not simply the next number: an earlier card may have been taken out since.
+            number = next(n for n in itertools.count() if derive_mac(uuid, n) not in taken)
+            nic = prepare_interface(conn, uuid, number, item.wanted)
+            nics.append((nic, item.applies))
+            taken.add(nic.mac)
         elif "source" in item.edits:
             _check_source(conn, item.edits["type"], item.edits["source"])
-    for nic, item in zip(nics, (i for i in plan.interfaces if i.mac is None), strict=True):
-        if nic[0].type == "network" and item.wanted.get("ip"):
-            address = item.wanted["ip"].partition("/")[0]
-            plan.reservations[nic[0].mac] = (nic[0].source, address)
+    for (nic, _), item in zip(nics, (i for i in plan.interfaces if i.mac is None), strict=True):
+        if nic.type == "network" and item.wanted.get("ip"):
+            plan.reservations[nic.mac] = (nic.source, item.wanted["ip"].partition("/")[0])
     for mac, place in plan.reservations.items():
         if place is not None:
             check_reservation(find_network(conn, place[0]), place[1], mac)
@@ -395,16 +424,22 @@ def run_update(
     the guest refuses is left to the next boot, its change is marked so, and the reason returned.
     """
     plan = update.plan
-    for disk in update.disks:
-        make_disk(conn, disk)
     metadata = plan.edits.get("metadata") or current.config["metadata"]
     if metadata is not None and any(value is not None for value in bookkeeping.values()):
-        metadata = merge_metadata(metadata, bookkeeping, current.label)
+        metadata = merge_metadata(metadata, bookkeeping)
     xml = update.xml
     if metadata is not None and metadata != current.config["metadata"]:
         xml = edit_domain(xml, {"metadata": metadata})
-    if xml != current.config_xml:
-        conn.defineXML(xml)
+    made: list[Any] = []
+    try:
+        for disk in update.disks:
+            made.append(make_disk(conn, disk))
+        if xml != current.config_xml:
+            conn.defineXML(xml)
+    except (libvirt.libvirtError, LibvirtFailure):
+        for volume in made:
+            volume.delete(0)
+        raise
     if plan.autostart is not None:
         dom.setAutostart(int(plan.autostart))
     for mac, place in plan.reservations.items():
@@ -501,7 +536,7 @@ def note_job(dom: Any, current: Current, bookkeeping: Mapping[str, Any]) -> None
     old = current.config["metadata"]
     if old is None or not current.persistent:
         return
-    new = merge_metadata(old, bookkeeping, current.label)
+    new = merge_metadata(old, bookkeeping)
     if new == old:
         return
     write_metadata(dom, new, libvirt.VIR_DOMAIN_AFFECT_CONFIG)

@@ -230,11 +230,9 @@ def plan_update(current: Current, desired: Mapping[str, Any]) -> UpdatePlan:
     return plan
 
 
-def merge_metadata(
-    old: Mapping[str, Any] | None, wanted: Mapping[str, Any], name: str
-) -> dict[str, Any]:
+def merge_metadata(old: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Return a domain's whole metadata with the wanted parts that are set put over the old."""
-    return {**(old or {"id": name}), **{k: v for k, v in wanted.items() if v is not None}}
+    return {**(old or {}), **{key: value for key, value in wanted.items() if value is not None}}
 
 
 def _now(current: Current) -> Applies:
@@ -268,7 +266,7 @@ def _plan_texts(plan: UpdatePlan, current: Current, desired: Mapping[str, Any]) 
         before = (old or {}).get(key)
         if wanted.get(key) is not None and wanted[key] != before:
             plan.changes.append(Change(f"metadata.{key}", before, wanted[key], _now(current)))
-            plan.edits["metadata"] = merge_metadata(old, wanted, current.label)
+            plan.edits["metadata"] = merge_metadata(old, wanted)
 
 
 def _plan_vcpus(plan: UpdatePlan, current: Current, desired: Mapping[str, Any]) -> None:
@@ -438,4 +436,5 @@ def _plan_reservation(plan: UpdatePlan, current: Current, nic: Moved, address: s
         field_name = f"interfaces.{nic.mac}.ip"
         old, new = (place[1] if place else None for place in (before, after))
         # The guest asks for its address again when its lease ends or it boots.
-        plan.changes.append(Change(field_name, old, new, _next(current)))
+        applies = _next(current) if after else _now(current)
+        plan.changes.append(Change(field_name, old, new, applies))

@@ -31,6 +31,7 @@ options:
   name:
     description:
       - Name of the domain. The domain is looked up by it when O(uuid) is not given.
+      - The name of a new domain is 1 to 64 letters, digits and C(._-).
     type: str
   state:
     description:
@@ -340,7 +341,6 @@ code:
   sample: VM_ALREADY_STOPPED
 """
 
-import re
 import socket
 import uuid as uuids
 from typing import Any, NoReturn
@@ -471,7 +471,6 @@ DEFINITION = (
     "metadata",
 )
 CAN_CREATE = (Wanted.PRESENT, Wanted.RUNNING)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class DomainModule(AnsibleModule):
@@ -529,12 +528,7 @@ class Task:
             return self._act()
 
     def _check_arguments(self) -> None:
-        name, uuid, title = (self.params[key] for key in ("name", "uuid", "title"))
-        if name is not None and not _NAME.fullmatch(name):
-            raise LibvirtFailure(
-                f"cannot use name {name!r}: a name is 1 to 64 letters, digits and . _ -",
-                "VALIDATION_ERROR",
-            )
+        uuid, title = self.params["uuid"], self.params["title"]
         if uuid is not None:
             try:
                 self.params["uuid"] = str(uuids.UUID(uuid))
@@ -593,7 +587,9 @@ class Task:
         return self._create()
 
     def _create(self) -> dict[str, Any]:
-        creation = prepare_creation(self.conn, self.uuid, self.params)
+        creation = prepare_creation(
+            self.conn, self.uuid, self.params, dry_run=self.module.check_mode
+        )
         starts = self.wanted == Wanted.RUNNING
         state = DomainState.RUNNING if starts else DomainState.STOPPED
         changes = [Change("state", "absent", str(state), Applies.OFFLINE)]
