@@ -28,6 +28,9 @@ STYLES = {
 }
 """Colours of statuses; one that is not listed is on its way somewhere, and yellow."""
 
+CUT_FIRST = ("NAME", "HOST", "OS", "SOURCE", "READY ON", "BY", "SEEN", "CREATED")
+"""Columns that give way first where the terminal is narrow."""
+
 
 def plain(value: object) -> str:
     """One line of text without control characters: they are shown as \\x1b and the like."""
@@ -58,14 +61,14 @@ def open_console() -> "Console":
 
 
 def print_json(data: Any) -> None:
-    """The API's data as JSON; what would act on a terminal is written as \\u escapes."""
+    """The API's data as JSON; what acts on terminals becomes \\u escapes."""
     text = json.dumps(data, indent=2, ensure_ascii=False)
     kept = JOINERS + "\n"
     typer.echo("".join(c if c.isprintable() or c in kept else json.dumps(c)[1:-1] for c in text))
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table: cut to the terminal's width there, in full elsewhere; a column STATUS is coloured."""
+    """A table: on a terminal cut to its width, elsewhere in full; a column STATUS is coloured."""
     cells = [[plain("-" if cell is None else cell) for cell in row] for row in rows]
     if not is_terminal():
         _print_aligned([list(header), *cells])
@@ -75,7 +78,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in header:
-        table.add_column(Text(title), no_wrap=title in ("ID", "STATUS", "IP"))
+        table.add_column(Text(title), no_wrap=title not in CUT_FIRST)
     for row in cells:
         table.add_row(
             *(

@@ -1,6 +1,5 @@
 """Command line: serve, token, db — what works on the service's own database."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -80,7 +79,7 @@ def serve(
 
 @token_app.command("create")
 def create_token(
-    name: Annotated[str, typer.Argument(help="What it is for; each name once.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is for; each name once.")],
     role: Annotated[TokenRole, typer.Option(help="What it may do.")] = TokenRole.OPERATOR,
     expires_days: Annotated[
         float | None, typer.Option(help="Valid for so many days; default: until revoked.")
@@ -130,7 +129,9 @@ def list_tokens() -> None:
 
 
 @token_app.command("revoke")
-def revoke_token(name: Annotated[str, typer.Argument(help="The token's name.")]) -> None:
+def revoke_token(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The token's name.")],
+) -> None:
     """Revoke a token: it is refused from the next request on.
 
     \b
@@ -160,6 +161,8 @@ def upgrade_database() -> None:
 
 
 def _with_database(work: Callable[[], Awaitable[T]]) -> T:
+    import asyncio  # noqa: PLC0415
+
     from virtplay.store.database import close_database, open_database  # noqa: PLC0415
 
     async def run() -> T:

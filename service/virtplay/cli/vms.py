@@ -183,7 +183,7 @@ def show_status(
 
 @vm_app.command("create")
 def create_vm(
-    name: Annotated[str, typer.Argument(help="Its name, 1 to 64 characters.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name, 1 to 64 characters.")],
     template: Annotated[
         str, typer.Option(metavar="ID", help="What to make it from; see virtplay template list.")
     ],
