@@ -39,7 +39,7 @@ SPEC = DomainSpec(
     title="Web Server",
     disks=(
         Disk("vda", f"/pool/{UUID}-vda.qcow2"),
-        Disk("sda", f"/pool/{UUID}-seed.iso", format="raw", bus="sata", device="cdrom"),
+        Disk("sda", f"/pool/{UUID}-seed.iso", format="raw", bus="scsi", device="cdrom"),
     ),
     interfaces=(Interface(MAC),),
     metadata={

@@ -137,7 +137,8 @@ def prepare_creation(
     if desired.get("seed") is not None:
         creation.seed_files = _seed_files(spec, desired["seed"], wanted_nics)
         path = os.path.join(pool_path(find_pool(conn, DEFAULT_POOL)), seed_name(uuid))
-        seed = Disk("sda", path, format="raw", bus="sata", device="cdrom")
+        # Not SATA: kernels made for clouds (Debian's among them) have no driver for it.
+        seed = Disk("sda", path, format="raw", bus="scsi", device="cdrom")
         creation.spec = replace(spec, disks=(*spec.disks, seed))
     for nic, wanted in zip(nics, wanted_nics, strict=True):
         if nic.type == "network" and wanted.get("ip"):

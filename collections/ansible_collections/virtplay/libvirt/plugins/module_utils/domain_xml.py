@@ -267,6 +267,8 @@ def build_domain(spec: DomainSpec) -> str:
     for _ in range(PCIE_ROOT_PORTS):
         _add(devices, "controller", type="pci", model="pcie-root-port")
     _add(devices, "controller", type="usb", model="none")
+    if any(disk.bus == "scsi" for disk in spec.disks):
+        _add(devices, "controller", type="scsi", model="virtio-scsi")
     for nic in spec.interfaces:
         devices.append(_interface_element(nic))
     _add_fixed_devices(devices)
