@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
 from rich.table import Column
 from rich.text import Text
 
@@ -61,16 +61,19 @@ def open_bar(console: Console, begun: float) -> Iterator[Move]:
         transient=True,
         expand=True,
     )
-    with progress:
-        task = progress.add_task(
-            "", total=100, what="", step="", eta=None, begun=begun, moved=begun
+    task: TaskID | None = None
+
+    def move(what: str, percent: int, step: str, eta: float | None) -> None:
+        nonlocal task
+        if task is None:
+            task = progress.add_task(
+                "", total=100, what="", step="", eta=None, begun=begun, moved=0
+            )
+        progress.update(
+            task, completed=percent, what=what, step=step, eta=eta, moved=time.monotonic()
         )
 
-        def move(what: str, percent: int, step: str, eta: float | None) -> None:
-            progress.update(
-                task, completed=percent, what=what, step=step, eta=eta, moved=time.monotonic()
-            )
-
+    with progress:
         yield move
 
 

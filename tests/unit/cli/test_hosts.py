@@ -1,0 +1,96 @@
+"""Unit tests: virtplay host and virtplay template."""
+
+import json
+from typing import Any
+
+from virtplay.api.schemas import HostOut, TemplateOut
+
+from tests.unit.cli.conftest import Run
+from tests.unit.cli.service import FakeService
+
+AMOUNTS = {"cpu": 8, "memory": 4096, "disk": 100}
+
+
+def make_host(**given: Any) -> dict[str, Any]:
+    """A hypervisor as the API shows one."""
+    values: dict[str, Any] = {
+        "name": "kvm1",
+        "status": "ready",
+        "message": "",
+        "observedAt": "2026-01-01T12:00:00Z",
+        "vms": 3,
+        "virtType": "qemu",
+        "virtReason": "/dev/kvm does not exist",
+        "cpus": 4,
+        "cpuModel": "Fast",
+        "memory": 4096,
+        "capacity": AMOUNTS,
+        "allocated": {"cpu": 2, "memory": 96, "disk": 10},
+        "available": {"cpu": 6, "memory": 4000, "disk": 90},
+        "versions": {"libvirt": "9.0.0"},
+        "pools": [
+            {
+                "name": "default",
+                "path": "/pool",
+                "active": True,
+                "capacity_bytes": 100 * 1024**3,
+                "available_bytes": 90 * 1024**3,
+            },
+            {"name": "off", "path": "/off", "active": False},
+        ],
+        "networks": [{"name": "default", "bridge": "virbr0", "active": False}],
+        "bridges": ["br0"],
+    }
+    return HostOut.model_validate({**values, **given}).model_dump(mode="json")
+
+
+def test_list_tells_free_and_whole(service: FakeService, run: Run) -> None:
+    never = make_host(name="kvm2", status="unknown", virtType=None, observedAt=None)
+    service.reply("GET", "/hosts", {"hosts": [make_host(), never]})
+    lines = run("host", "list").out.splitlines()
+    assert "6 of 8    4000 of 4096 MiB  90 of 100 GiB" in lines[1]
+    assert lines[2].split()[:3] == ["kvm2", "unknown", "-"]
+    assert lines[2].endswith("-")
+
+
+def test_show_of_a_host(service: FakeService, run: Run) -> None:
+    service.reply("GET", "/hosts/kvm1", make_host())
+    out = run("host", "show", "kvm1").out
+    assert "because:        /dev/kvm does not exist\n" in out
+    assert "default (/pool, 90 of 100 GiB free)\n" in out
+    assert "off (/off, not active)\n" in out
+    assert "default (bridge virbr0, not active)\n" in out
+    assert json.loads(run("host", "show", "kvm1", "--json").out) == make_host()
+
+
+def test_odd_host_names_stay_one_part_of_the_path(service: FakeService, run: Run) -> None:
+    service.reply("GET", "/hosts/a b#?é", make_host())
+    assert run("host", "show", "a b#?é").status == 0
+    asked = len(service.requests)
+    for odd in ("..", ".", ""):
+        assert run("host", "show", odd).status == 1
+    assert len(service.requests) == asked
+
+
+def test_templates_and_where_they_are_ready(service: FakeService, run: Run) -> None:
+    hosts = [
+        {"host": "kvm1", "ready": True, "createdAt": "2026-01-01T12:00:00Z"},
+        {"host": "kvm2", "ready": False, "createdAt": None},
+    ]
+    ready = TemplateOut.model_validate(
+        {"id": "debian12", "os": "debian12", "source": "https://x", "minDisk": 2, "hosts": hosts}
+    )
+    absent = ready.model_copy(update={"id": "micro", "minDisk": None, "hosts": []})
+    dumps = [template.model_dump(mode="json") for template in (ready, absent)]
+    service.reply("GET", "/templates", {"templates": dumps})
+    assert [line.split() for line in run("template", "list").out.splitlines()[1:]] == [
+        ["debian12", "debian12", "2", "GiB", "kvm1", "https://x"],
+        ["micro", "debian12", "-", "-", "https://x"],
+    ]
+
+
+def test_empty_lists_say_so(service: FakeService, run: Run) -> None:
+    service.reply("GET", "/hosts", {"hosts": []})
+    service.reply("GET", "/templates", {"templates": []})
+    assert "no hosts" in run("host", "list").err
+    assert "no templates" in run("template", "list").err

@@ -1,0 +1,246 @@
+"""Unit tests: virtplay job, and how commands follow the job that they made."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from virtplay import errors
+from virtplay.api.schemas import JobOut, Pagination
+from virtplay.cli import following
+from virtplay.cli.bar import clock
+
+from tests.unit.cli.conftest import Run
+from tests.unit.cli.service import (
+    FakeService,
+    make_accepted,
+    make_failed,
+    make_job,
+    make_succeeded,
+    make_vm,
+)
+
+QUEUED = make_job(status="queued", progress=0, step="")
+PROGRAM = [sys.executable, "-c", "from virtplay.cli import main; main()"]
+
+
+def test_followed_job_ends_in_one_line_of_outcome(service: FakeService, run: Run) -> None:
+    service.reply("POST", "/vms/vm-001/start", make_accepted())
+    service.reply_job(QUEUED, make_job(), make_job(), make_job(progress=80), make_succeeded())
+    result = run("vm", "start", "vm-001")
+    assert result.status == 0
+    lines = result.out.splitlines()
+    assert lines[:3] == [
+        "job-000012: vm_start of vm-001 (name-1)",
+        "job-000012   0% queued",
+        "job-000012  50% Start the VM",
+    ]
+    assert re.fullmatch(r"vm_start of vm-001 succeeded after \d\.\d s", lines[3])
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        (make_succeeded(appliesAt="next_boot"), "; it takes effect at the next boot\n"),
+        (make_succeeded(changed=False), "; nothing had to change\n"),
+    ],
+)
+def test_outcome_says_what_a_person_should_know(
+    service: FakeService, run: Run, job: JobOut, words: str
+) -> None:
+    service.reply_job(job)
+    assert run("job", "watch", job.id).out == f"vm_start of vm-001 succeeded after 14.0 s{words}"
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled", "lost"])
+def test_job_that_did_not_succeed_is_exit_3(service: FakeService, run: Run, status: str) -> None:
+    service.reply("POST", "/vms/vm-001/stop", make_accepted())
+    service.reply_job(make_job(), make_failed(status=status))
+    result = run("vm", "stop", "vm-001")
+    assert result.status == 3
+    assert re.fullmatch(
+        rf"virtplay: vm_start of vm-001 {status} after \d\.\d s: cannot reach host kvm1"
+        r" \(HOST_UNREACHABLE\); virtplay job log job-000012 has the details\n",
+        result.err,
+    )
+
+
+def test_json_of_a_followed_job_is_the_job_alone(service: FakeService, run: Run) -> None:
+    service.reply("POST", "/vms/vm-001/start", make_accepted())
+    for last, status in ((make_succeeded(), 0), (make_failed(), 3)):
+        service.reply_job(make_job(), last)
+        result = run("vm", "start", "vm-001", "--json")
+        assert result.status == status
+        assert json.loads(result.out) == last.model_dump(mode="json")
+
+
+def test_json_without_waiting_is_what_was_accepted(service: FakeService, run: Run) -> None:
+    service.reply("POST", "/vms/vm-001/start", make_accepted())
+    result = run("vm", "start", "vm-001", "--no-wait", "--json")
+    assert json.loads(result.out) == make_accepted()
+    assert service.asked("GET") == []
+
+
+def test_service_that_is_away_for_a_moment_is_waited_for(
+    service: FakeService, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "PATIENCE_SECONDS", 0.0)
+    service.reply("GET", "/jobs/job-000012", make_job().model_dump(mode="json"), "not json")
+    result = run("job", "watch", "job-000012")
+    assert result.status == 1
+    assert "cannot use the answer" in result.err
+
+    monkeypatch.setattr(following, "PATIENCE_SECONDS", 5.0)
+    dumps = [job.model_dump(mode="json") for job in (make_job(), make_succeeded())]
+    service.reply("GET", "/jobs/job-000012", dumps[0], dumps[0], "not json", "not json", dumps[1])
+    result = run("job", "watch", "job-000012")
+    assert result.status == 0
+    assert "waiting for the service to answer" in result.out
+
+
+def test_watch_of_unknown_jobs(service: FakeService, run: Run) -> None:
+    service.reply("GET", "/jobs/job-000099", errors.JobNotFound("cannot find job job-000099"))
+    result = run("job", "watch", "job-000099")
+    assert (result.status, result.err) == (
+        1,
+        "virtplay: cannot find job job-000099 (JOB_NOT_FOUND)\n",
+    )
+    asked = len(service.requests)
+    for odd in ("12", "../vms", "job-1/log", ""):
+        assert run("job", "show", odd).status == 1
+    assert len(service.requests) == asked
+
+
+def test_list_filters_by_the_name_of_a_vm(service: FakeService, run: Run) -> None:
+    page = {
+        "jobs": [j.model_dump(mode="json") for j in (make_job(vmId=None), make_failed())],
+        "pagination": Pagination.of(1, 20, 9).model_dump(),
+    }
+    service.reply("GET", "/jobs", page)
+    result = run("job", "list", "--vm", "vm-001", "--status", "failed", "--action", "vm_start")
+    assert service.asked("GET")[0][1] == {
+        "vm": "vm-001",
+        "status": "failed",
+        "action": "vm_start",
+        "page": 1,
+        "limit": 20,
+    }
+    first, second = (line.split() for line in result.out.splitlines()[1:])
+    assert first[2] == "-"
+    assert second[4:6] == ["failed", "50%"]
+    assert result.err == "2 of 9 jobs\n"
+
+
+def test_show_tells_changes_and_error(service: FakeService, run: Run) -> None:
+    changes = [{"field": "vcpus", "before": 1, "after": 2, "applies": "live", "destroys": False}]
+    service.reply_job(make_failed(changes=changes))
+    out = run("job", "show", "job-000012").out
+    assert "changes:     vcpus: 1 → 2 (live)\n" in out
+    assert "error:       cannot reach host kvm1 (HOST_UNREACHABLE)\n" in out
+    assert "command:     ansible-playbook playbooks/vm_start.yml" in out
+
+
+def test_log_keeps_lines_and_nothing_that_acts_on_a_terminal(
+    service: FakeService, run: Run
+) -> None:
+    service.reply(
+        "GET", "/jobs/job-000012/log", "PLAY [x]\r\n\x1b[0;32mok\x1b[0m\t[red]\x1b]0;t\x07\n"
+    )
+    result = run("job", "log", "job-000012")
+    assert (result.status, result.out) == (0, "PLAY [x]\nok\t[red]\\x1b]0;t\\x07\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(-1, "0:00"), (59.9, "0:59"), (61, "1:01"), (3725, "1:02:05")]
+)
+def test_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+@contextmanager
+def in_terminal(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """`virtplay` in a process of its own on a terminal of 120 columns, and the terminal's end."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "24"}
+    process = subprocess.Popen(
+        [*PROGRAM, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    )
+    os.close(theirs)
+    try:
+        yield process, ours
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def read_until(terminal: int, wanted: bytes | None) -> bytes:
+    """What the terminal shows until `wanted` has come, or until the program ends."""
+    seen = b""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        ready, _, _ = select.select([terminal], [], [], 0.1)
+        if not ready:
+            continue
+        try:
+            chunk = os.read(terminal, 65536)
+        except OSError:
+            break
+        seen += chunk
+        if not chunk or (wanted is not None and wanted in seen):
+            break
+    return seen
+
+
+def test_terminal_gets_a_bar_and_afterwards_the_outcome(service: FakeService) -> None:
+    service.reply("POST", "/vms/vm-001/start", make_accepted(name="[red]x[/]"))
+    evil = make_job(step="[bold]Start[/] the\x1b[2J VM")
+    service.reply_job(QUEUED, evil, evil, evil, make_succeeded())
+    with in_terminal("vm", "start", "vm-001") as (process, terminal):
+        seen = read_until(terminal, None).decode()
+        assert process.wait(10) == 0
+    assert "(\x1b" not in seen, "the name is text"
+    assert "([red]x[/])" in seen
+    assert r"[bold]Start[/] the\x1b[2J VM" in seen
+    assert "━" in seen
+    assert "50%" in seen
+    assert "eta 0:0" in seen
+    assert "succeeded after" in seen.splitlines()[-1]
+
+
+def test_ctrl_c_leaves_the_job_running_and_says_so(service: FakeService) -> None:
+    service.reply("POST", "/vms/vm-001/start", make_accepted())
+    service.reply_job(make_job())
+    with in_terminal("vm", "start", "vm-001") as (process, terminal):
+        seen = read_until(terminal, b"50%")
+        process.send_signal(signal.SIGINT)
+        seen += read_until(terminal, None)
+        assert process.wait(10) == 130
+    text = seen.decode()
+    assert "job-000012 goes on; virtplay job watch job-000012 follows it again" in text
+    assert "Traceback" not in text
+    assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), "the cursor is back"
+    assert all(method == "GET" or path.endswith("start") for method, path, *_ in service.requests)
+
+
+def test_delete_asks_on_a_terminal(service: FakeService) -> None:
+    service.reply_vms(make_vm(name="web"))
+    service.reply("DELETE", "/vms/vm-001", make_accepted())
+    for answer, status, deleted in ((b"n\n", 1, 0), (b"y\n", 0, 1)):
+        with in_terminal("vm", "delete", "vm-001", "--no-wait") as (process, terminal):
+            seen = read_until(terminal, b"[y/N]")
+            assert b"Delete vm-001 (web) and its disks?" in seen
+            os.write(terminal, answer)
+            read_until(terminal, None)
+            assert process.wait(10) == status
+        assert len(service.asked("DELETE")) == deleted

@@ -1,0 +1,303 @@
+"""Unit tests: virtplay vm."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from virtplay import errors
+from virtplay.api.schemas import Pagination
+
+from tests.unit.cli.conftest import Run
+from tests.unit.cli.service import (
+    FakeService,
+    make_accepted,
+    make_job,
+    make_succeeded,
+    make_vm,
+)
+
+
+def test_list_is_an_aligned_table(service: FakeService, run: Run) -> None:
+    service.reply_vms(
+        make_vm(1, name="web", host=None, ip=None), make_vm(2, name="网络", status="stopped")
+    )
+    result = run("vm", "list")
+    assert result.status == 0
+    assert result.out.splitlines() == [
+        "ID      NAME  STATUS   HOST  CPU  MEMORY    DISK    OS        IP",
+        "vm-001  web   running  -     2    2048 MiB  20 GiB  debian12  -",
+        "vm-002  网络  stopped  kvm1  2    2048 MiB  20 GiB  debian12  198.51.100.7",
+    ]
+    assert result.err == ""
+
+
+def test_list_filters_become_the_query(service: FakeService, run: Run) -> None:
+    service.reply_vms(make_vm())
+    options = "--status running --search de& --host kvm1 --label a=b --sort -memory --page 2"
+    assert run("vm", "list", *options.split(), "--limit", "7").status == 0
+    assert service.asked("GET") == [
+        (
+            "/vms",
+            {
+                "status": "running",
+                "search": "de&",
+                "host": "kvm1",
+                "label": "a=b",
+                "sort": "-memory",
+                "page": 2,
+                "limit": 7,
+            },
+            {},
+        )
+    ]
+
+
+def test_list_takes_all_pages_and_no_vm_twice(service: FakeService, run: Run) -> None:
+    pages: list[dict[str, Any]] = []
+    # vm-100 moved to the second page because something before it went away meanwhile.
+    for number, vms in enumerate((range(1, 101), range(100, 151)), start=1):
+        pages.append(
+            {
+                "vms": [make_vm(n).model_dump(mode="json") for n in vms],
+                "pagination": Pagination.of(number, 100, 150).model_dump(),
+            }
+        )
+    service.reply("GET", "/vms", *pages)
+    result = run("vm", "list")
+    assert [line.split()[0] for line in result.out.splitlines()[1:]] == [
+        f"vm-{n:03d}" for n in range(1, 151)
+    ]
+    assert [query["page"] for _, query, _ in service.asked("GET")] == [1, 2]
+
+
+def test_list_of_very_many_says_what_is_left_out(service: FakeService, run: Run) -> None:
+    full = {
+        "vms": [make_vm(n).model_dump(mode="json") for n in range(1, 101)],
+        "pagination": Pagination.of(1, 100, 2345).model_dump(),
+    }
+    service.reply("GET", "/vms", full)
+    result = run("vm", "list")
+    assert len(service.requests) == 10
+    assert "of 2345 VMs" in result.err
+
+
+def test_empty_list_says_so_beside_the_output(service: FakeService, run: Run) -> None:
+    service.reply_vms()
+    result = run("vm", "list")
+    assert (result.status, result.out, result.err) == (0, "", "0 of 0 VMs\n")
+
+
+def test_json_of_a_page_is_the_data_unchanged(service: FakeService, run: Run) -> None:
+    data = {
+        "vms": [make_vm(name="é \u202e\x9b", labels={"a": "𝄞"}).model_dump(mode="json")],
+        "pagination": {"page": 1, "limit": 1, "total": 3, "pages": 3},
+    }
+    service.reply("GET", "/vms", data)
+    result = run("vm", "list", "--limit", "1", "--json")
+    assert json.loads(result.out) == data
+    assert "é" in result.out
+    assert "𝄞" in result.out
+    assert "\u202e" not in result.out, "reverses the line that it is printed in"
+    assert "\x9b" not in result.out, "begins a terminal's escape sequence"
+
+
+def test_texts_are_neither_markup_nor_escapes(service: FakeService, run: Run) -> None:
+    evil = "[red]x[/] :bomb: \x1b[2J\r\n\x9b\u202e"
+    service.reply_vms(make_vm(name=evil, description=evil, labels={"k": evil}))
+    for command in (("vm", "list"), ("vm", "show", "vm-001")):
+        result = run(*command)
+        assert r"[red]x[/] :bomb: \x1b[2J\r\n\x9b\u202e" in result.out
+        assert not set("\x1b\r\x9b\u202e") & set(result.out)
+
+
+def test_show_has_what_matters(service: FakeService, run: Run) -> None:
+    vm = make_vm(
+        labels={"team": "web", "env": "prod"},
+        pending={"cpu": 2},
+        error={"code": "LIBVIRT_ERROR", "message": "cannot define"},
+    )
+    service.reply_vms(vm)
+    out = run("vm", "show", "vm-001").out
+    assert "status:      running\n" in out
+    assert "error:       cannot define (LIBVIRT_ERROR)\n" in out
+    assert "labels:      team=web\n             env=prod\n" in out
+    assert "pending:     cpu at the next boot, now 2\n" in out
+    assert "description" not in out
+
+
+def test_status_tells_the_job_at_work(service: FakeService, run: Run) -> None:
+    job = make_job().model_dump(mode="json")
+    status = {"id": "vm-001", "status": "starting", "observedAt": None, "job": job}
+    service.reply("GET", "/vms/vm-001/status", status)
+    assert (
+        run("vm", "status", "vm-001").out
+        == "vm-001 starting, job-000012 vm_start running 50%, not seen yet\n"
+    )
+
+
+def test_create_sends_the_whole_body(service: FakeService, run: Run, tmp_path: Path) -> None:
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA me@here"
+    (tmp_path / "key.pub").write_text(f"# mine\n{key}\n\n")
+    (tmp_path / "user-data").write_bytes(b"#cloud-config\r\nruncmd: []\n")
+    service.reply("POST", "/vms", make_accepted())
+    service.reply_job(make_succeeded(action="vm_create"))
+    options = (
+        "--template debian12 --cpu 3 --memory 512 --disk 7 --auto-start --host kvm2 --bridge br0"
+        " --model e1000e --mac 52:54:00:12:34:56 --ip 192.0.2.5/24 --label team=web"
+        " --label note=a=b --clone full"
+    )
+    files = ("--ssh-key", str(tmp_path / "key.pub"), "--user-data", str(tmp_path / "user-data"))
+    result = run("vm", "create", "web", *options.split(), "--description", "two words", *files)
+    assert result.status == 0, result.err
+    [(_, _, body)] = service.asked("POST")
+    assert body == {
+        "name": "web",
+        "template": "debian12",
+        "cpu": 3,
+        "memory": 512,
+        "disk": 7,
+        "autoStart": True,
+        "host": "kvm2",
+        "network": {
+            "type": "bridge",
+            "bridge": "br0",
+            "model": "e1000e",
+            "mac": "52:54:00:12:34:56",
+            "ip": "192.0.2.5/24",
+        },
+        "labels": {"team": "web", "note": "a=b"},
+        "description": "two words",
+        "sshKeys": [key],
+        "userData": "#cloud-config\r\nruncmd: []\n",
+        "clone": "full",
+    }
+
+
+def test_create_leaves_the_rest_to_the_service(service: FakeService, run: Run) -> None:
+    service.reply("POST", "/vms", make_accepted())
+    assert run("vm", "create", "web", "--template", "micro", "--no-wait").status == 0
+    [(_, _, body)] = service.asked("POST")
+    assert set(body) == {"name", "template", "cpu", "memory", "disk", "autoStart"}
+
+
+def test_update_sends_only_what_was_given(service: FakeService, run: Run) -> None:
+    service.reply("PUT", "/vms/vm-001", make_accepted())
+    for options, body in (
+        (["--cpu", "4"], {"cpu": 4}),
+        (["--no-auto-start", "--description", ""], {"autoStart": False, "description": ""}),
+        (["--no-labels"], {"labels": {}}),
+        (["--label", "a="], {"labels": {"a": ""}}),
+        (["--network", "lan"], {"network": {"type": "network", "network": "lan"}}),
+    ):
+        assert run("vm", "update", "vm-001", *options, "--no-wait").status == 0
+        assert service.requests.pop()[3] == body
+
+
+@pytest.mark.parametrize(
+    ("word", "options", "body"),
+    [
+        ("start", [], {}),
+        ("pause", [], {}),
+        ("resume", [], {}),
+        ("stop", [], {"force": False}),
+        ("stop", ["--force"], {"force": True}),
+        ("restart", ["--force"], {"force": True}),
+    ],
+)
+def test_power_actions_post_to_their_path(
+    service: FakeService, run: Run, word: str, options: list[str], body: dict[str, Any]
+) -> None:
+    service.reply("POST", f"/vms/vm-001/{word}", make_accepted())
+    result = run("vm", word, "vm-001", *options, "--no-wait")
+    assert result.out == f"job-000012: vm_{word} of vm-001 (name-1)\n"
+    assert service.asked("POST") == [(f"/vms/vm-001/{word}", {}, body)]
+
+
+def test_delete_passes_its_flags_and_asks_nobody_in_a_pipe(service: FakeService, run: Run) -> None:
+    service.reply("DELETE", "/vms/vm-001", make_accepted())
+    run("vm", "delete", "vm-001", "--no-wait")
+    run("vm", "delete", "vm-001", "--no-wait", "--force", "--keep-disks")
+    assert [query for _, query, _ in service.asked("DELETE")] == [
+        {},
+        {"force": True, "keepDisks": True},
+    ]
+
+
+def test_vm_is_found_by_its_whole_name_only(service: FakeService, run: Run) -> None:
+    service.reply_vms(make_vm(1, name="web"), make_vm(2, name="web 2"), make_vm(3, name="WEB"))
+    service.reply("POST", "/vms/vm-001/start", make_accepted())
+    assert run("vm", "start", "web", "--no-wait").status == 0
+    assert service.asked("GET")[0][1]["search"] == "web"
+    result = run("vm", "start", "we", "--no-wait")
+    assert result.status == 1
+    assert result.err == "virtplay: cannot find VM we: no VM has this id or name\n"
+
+
+def test_name_that_several_have_lists_their_ids(service: FakeService, run: Run) -> None:
+    service.reply_vms(make_vm(1, name="web"), make_vm(4, name="web", host="kvm2"))
+    result = run("vm", "delete", "web", "--force")
+    assert result.status == 1
+    assert "vm-001 (on kvm1), vm-004 (on kvm2)" in result.err
+    assert service.asked("DELETE") == []
+
+
+def test_id_wins_over_a_name_that_looks_like_one(service: FakeService, run: Run) -> None:
+    service.reply_vms(make_vm(1, name="vm-002"), make_vm(2, name="other"))
+    assert "name:        other" in run("vm", "show", "vm-002").out
+
+
+def test_refusal_is_one_line_and_exit_1(service: FakeService, run: Run) -> None:
+    service.reply("POST", "/vms/vm-001/start", errors.VmAlreadyRunning("cannot\nstart\x1b[31m it"))
+    result = run("vm", "start", "vm-001")
+    assert result.status == 1
+    assert result.out == ""
+    assert result.err == "virtplay: cannot\\nstart\\x1b[31m it (VM_ALREADY_RUNNING)\n"
+
+
+def test_service_names_every_wrong_field(service: FakeService, run: Run) -> None:
+    result = run("vm", "create", "x", "--template", "micro", "--cpu", "0", "--disk", "0")
+    assert result.status == 1
+    assert "cpu must be" in result.err
+    assert "disk must be" in result.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["vm", "list", "--status", "asleep"],
+        ["vm", "list", "--limit", "0"],
+        ["vm", "list", "--limit", "101"],
+        ["vm", "update", "vm-001"],
+        ["vm", "update", "vm-001", "--label", "a=b", "--no-labels"],
+        ["vm", "create", "x"],
+        ["vm", "create", "x", "--template", "micro", "--cpu", "two"],
+        ["vm", "create", "x", "--template", "micro", "--label", "a"],
+        ["vm", "create", "x", "--template", "micro", "--label", "a=1", "--label", "a=2"],
+        ["vm", "create", "x", "--template", "micro", "--network", "a", "--bridge", "b"],
+        ["vm", "create", "x", "--template", "micro", "--ssh-key", "/nowhere"],
+        ["vm", "create", "x", "--template", "micro", "--token", "secret"],
+        ["vm", "fly", "vm-001"],
+    ],
+)
+def test_wrong_command_line_is_exit_2_and_asks_nothing(
+    service: FakeService, run: Run, arguments: list[str]
+) -> None:
+    result = run(*arguments)
+    assert result.status == 2
+    assert result.out == ""
+    assert "Error: " in result.err
+    assert service.requests == []
+
+
+def test_private_key_never_leaves_the_machine(
+    service: FakeService, run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "id"
+    file.write_text(
+        "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl\n-----END OPENSSH PRIVATE KEY-----\n"
+    )
+    result = run("vm", "create", "x", "--template", "micro", "--ssh-key", str(file))
+    assert result.status == 2
+    assert "private key" in result.err
+    assert service.requests == []
