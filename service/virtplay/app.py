@@ -74,7 +74,7 @@ def _as_error(request: Request | None, exception: Exception) -> errors.VirtplayE
         case PathNotFound():
             return errors.NotFound(f"cannot find path {request.path if request else ''}")
         case MethodNotAllowed():
-            allowed = sorted(exception.headers.get("Allow", "").replace(" ", "").split(","))
+            allowed = _methods_of(request.path if request else "") or _named_by(exception)
             return errors.MethodNotAllowed(
                 f"cannot {exception.extra.get('method') if exception.extra else 'do that'} here",
                 allowed=allowed,
@@ -92,6 +92,18 @@ def _as_error(request: Request | None, exception: Exception) -> errors.VirtplayE
     return errors.InternalError(
         f"cannot answer: an internal error; the log has it under {number}", requestId=number
     )
+
+
+def _methods_of(path: str) -> list[str]:
+    """The methods of a path of the API (Sanic names them only for paths without parameters)."""
+    shapes = {route: re.sub(r"\{\w+\}", "[^/]+", route.path) for route in ROUTES}
+    return sorted(
+        route.method for route, shape in shapes.items() if re.fullmatch(shape + "/?", path)
+    )
+
+
+def _named_by(exception: MethodNotAllowed) -> list[str]:
+    return sorted(exception.headers.get("Allow", "").replace(" ", "").split(","))
 
 
 def create_app(settings: Settings) -> Sanic[Any, Any]:

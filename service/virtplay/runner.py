@@ -230,26 +230,34 @@ def _run(specification: Specification, directory: Path) -> None:
     os.environ["PATH"] = f"{programs}:{os.environ.get('PATH', os.defpath)}"
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    result = ansible_runner.run(
-        private_data_dir=str(directory / "private"),
-        project_dir=specification.project_dir,
-        playbook=specification.playbook,
-        inventory=specification.inventory,
-        limit=specification.limit,
-        extravars=mark_unsafe(specification.variables),
-        cmdline="--check --diff" if specification.check else None,
-        envvars={
-            "ANSIBLE_CONFIG": str(Path(specification.project_dir) / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_FORCE_COLOR": "0",
-        },
-        settings={"pexpect_timeout": 1, "job_timeout": specification.time_limit},
-        event_handler=take,
-        # Without it the runner takes the signal handlers away.
-        cancel_callback=lambda: ended,
-        quiet=True,
-        suppress_output_file=True,
-    )
+    try:
+        result = ansible_runner.run(
+            private_data_dir=str(directory / "private"),
+            project_dir=specification.project_dir,
+            playbook=specification.playbook,
+            inventory=specification.inventory,
+            limit=specification.limit,
+            extravars=mark_unsafe(specification.variables),
+            cmdline="--check --diff" if specification.check else None,
+            envvars={
+                "ANSIBLE_CONFIG": str(Path(specification.project_dir) / "ansible.cfg"),
+                "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_FORCE_COLOR": "0",
+            },
+            settings={"pexpect_timeout": 1, "job_timeout": specification.time_limit},
+            event_handler=take,
+            # Without it the runner takes the signal handlers away.
+            cancel_callback=lambda: ended,
+            quiet=True,
+            suppress_output_file=True,
+        )
+    except Exception:
+        if not ended:
+            raise
+        # The runner stumbled over the processes that `stop` ended and reaped under it.
+        end_descendants()
+        write({"event": "exit", "rc": 1, "status": "ended"})
+        return
     if ended or result.status == "timeout":
         end_descendants()
     write({"event": "exit", "rc": result.rc, "status": "ended" if ended else result.status})

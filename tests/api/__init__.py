@@ -1,0 +1,1 @@
+"""Tests: the service through HTTP, on both databases."""

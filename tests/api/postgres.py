@@ -1,0 +1,104 @@
+"""Tests: a throw-away PostgreSQL cluster on a free loopback port."""
+
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Self
+
+
+def find_programs() -> Path | None:
+    """The directory of Debian's (newest) PostgreSQL programs, or of those on the PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    if found:
+        return found[-1].parent
+    program = shutil.which("postgres")
+    return Path(program).parent if program else None
+
+
+def free_port() -> int:
+    """A loopback TCP port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Cluster:
+    """A running server of its own, by the user postgres where the tests run as root."""
+
+    def __init__(self, programs: Path) -> None:
+        self._programs = programs
+        self._user = "postgres" if os.geteuid() == 0 else None
+        self._folder = Path(tempfile.mkdtemp(prefix="virtplay-pg-", dir="/tmp"))
+        self._password = secrets.token_hex(16)
+        self._port = free_port()
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def url(self, name: str) -> str:
+        """The URL of its database `name`."""
+        return f"postgres://virtplay:{self._password}@127.0.0.1:{self._port}/{name}"
+
+    def __enter__(self) -> Self:
+        word = self._folder / "password"
+        word.write_text(self._password)
+        if self._user:
+            owner = pwd.getpwnam(self._user)
+            for path in (self._folder, word):
+                os.chown(path, owner.pw_uid, owner.pw_gid)
+        data = self._folder / "data"
+        subprocess.run(
+            [*self._as_user(), self._programs / "initdb", "-D", data, "-U", "virtplay", "-A",
+             "scram-sha-256", "--pwfile", word, "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd="/",
+        )  # fmt: skip
+        self._server = subprocess.Popen(
+            [*self._as_user("--pdeathsig", "INT"), self._programs / "postgres", "-D", data, "-p",
+             str(self._port), "-c", "listen_addresses=127.0.0.1", "-c",
+             f"unix_socket_directories={self._folder}", "-c", "fsync=off", "-c",
+             "max_connections=300", "-c", "shared_buffers=32MB", "-c", "log_min_messages=fatal"],
+            cwd="/",
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        self._wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._server is not None:
+            self._server.send_signal(signal.SIGINT)
+            try:
+                self._server.wait(20)
+            except subprocess.TimeoutExpired:
+                self._server.send_signal(signal.SIGQUIT)
+                self._server.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _as_user(self, *options: str) -> list[str]:
+        words = ["setpriv", *options]
+        if self._user:
+            words += ["--reuid", self._user, "--regid", self._user, "--init-groups"]
+        return words if len(words) > 1 else []
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            ready = subprocess.run(
+                [self._programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self._port)],
+                check=False,
+            )
+            if ready.returncode == 0:
+                return
+            assert self._server is not None
+            if self._server.poll() is not None:
+                raise RuntimeError(f"cannot start PostgreSQL: it ended with {self._server.poll()}")
+            time.sleep(0.1)
+        raise TimeoutError("cannot start PostgreSQL within 60 s")

@@ -1,0 +1,185 @@
+"""Tests: a hypervisor kept in a JSON file, as the tests see it."""
+
+import contextlib
+import fcntl
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+GIB = 1024**3
+MIB = 1024**2
+
+
+def host_info(
+    *,
+    cpus: int = 4,
+    memory: int = 8192,
+    disk_free: int = 100,
+    domains: list[dict[str, Any]] | None = None,
+    **values: Any,
+) -> dict[str, Any]:
+    """What the module host_info answers: memory MiB, disk_free GiB of the pool `default`."""
+    info: dict[str, Any] = {
+        "host": {
+            "hostname": "pretend",
+            "uuid": "0157c680-d8f0-4d2a-855a-94a165065017",
+            "uri": "qemu:///system",
+            "arch": "x86_64",
+            "virt_type": "qemu",
+            "virt_reason": "there is no /dev/kvm",
+            "cpus": cpus,
+            "cpu_model": "Pretend CPU",
+            "memory_bytes": memory * MIB,
+            "memory_free_bytes": memory * MIB // 2,
+            "kernel": "6.1.0",
+            "os": "Debian GNU/Linux 12 (bookworm)",
+            "libvirt_version": "9.0.0",
+            "qemu_version": "7.2.22",
+            "booted_at": "2026-11-22T13:21:00.000Z",
+            "observed_at": "2026-11-22T13:40:01.250Z",
+        },
+        "pools": [
+            {
+                "name": "default",
+                "type": "dir",
+                "path": "/pool",
+                "active": True,
+                "autostart": True,
+                "capacity_bytes": disk_free * GIB,
+                "allocation_bytes": 0,
+                "available_bytes": disk_free * GIB,
+            }
+        ],
+        "networks": [
+            {
+                "name": "default",
+                "bridge": "virbr0",
+                "active": True,
+                "autostart": True,
+                "forward": "nat",
+            },
+            {
+                "name": "asleep",
+                "bridge": "virbr9",
+                "active": False,
+                "autostart": False,
+                "forward": "nat",
+            },
+        ],
+        "bridges": ["br0"],
+        "templates": [
+            {
+                "name": "micro",
+                "file": "micro-0123456789ab.qcow2",
+                "sha256": "0123456789ab",
+                "os": "micro",
+                "virtual_size_bytes": 1 * GIB,
+                "created_at": "2026-11-22T13:30:00Z",
+            }
+        ],
+        "domains": domains or [],
+    }
+    return {**info, **values}
+
+
+def foreign_domain(name: str = "old-server", **values: Any) -> dict[str, Any]:
+    """A domain that someone made with virsh, in the shape of host_info."""
+    domain: dict[str, Any] = {
+        "uuid": str(uuid.uuid4()),
+        "name": name,
+        "title": None,
+        "description": None,
+        "state": "running",
+        "stuck": False,
+        "autostart": False,
+        "vcpus": 2,
+        "vcpus_max": 2,
+        "memory": 1024,
+        "memory_max": 1024,
+        "firmware": "bios",
+        "virt_type": "kvm",
+        "machine": "pc-q35-7.2",
+        "snapshots": 0,
+        "disks": [
+            {
+                "target": "vda",
+                "path": "/pool/old.qcow2",
+                "backing": None,
+                "size": 10.0,
+                "capacity_bytes": 10 * GIB,
+                "allocation_bytes": 3 * GIB,
+            }
+        ],
+        "interfaces": [
+            {
+                "mac": "52:54:00:00:00:99",
+                "type": "network",
+                "source": "default",
+                "model": "virtio",
+                "target": "vnet9",
+            }
+        ],
+        "addresses": [{"mac": "52:54:00:00:00:99", "ip": "203.0.113.99", "source": "lease"}],
+        "graphics": {"type": "vnc", "host": "127.0.0.1", "port": 5909},
+        "metadata": None,
+        "started_at": "2026-11-22T13:00:00.000Z",
+        "stats": {"cpu_time_ns": 1, "block": [], "interface": []},
+    }
+    return {**domain, **values}
+
+
+class PretendHost:
+    """One hypervisor: its file is what the modules in project/library read and write."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.path = folder / f"{name}.json"
+        self._gates = folder / f"{name}-gates"
+        self._gates.mkdir()
+        info = host_info()
+        del info["domains"]
+        content = {"info": info, "domains": {}, "orders": {}, "calls": [], "done": []}
+        self.path.write_text(json.dumps(content))
+
+    def read(self) -> dict[str, Any]:
+        """The whole file."""
+        return dict(json.loads(self.path.read_text()))
+
+    @contextlib.contextmanager
+    def change(self) -> Iterator[dict[str, Any]]:
+        """The file's content under its lock; what the block leaves in it is written back."""
+        with Path(f"{self.path}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            content = self.read()
+            yield content
+            written = self.path.with_suffix(".new")
+            written.write_text(json.dumps(content))
+            written.replace(self.path)
+
+    def order(self, action: str, **order: Any) -> None:
+        """From now on the modules do this at `action`: fail=…, lie="stopped", answer=…."""
+        with self.change() as content:
+            content["orders"][action] = order
+
+    def hold(self, action: str) -> Path:
+        """Let the modules wait at `action` until the returned file is removed."""
+        gate = self._gates / action
+        gate.touch()
+        self.order(action, hold=str(gate))
+        return gate
+
+    def put(self, domain: dict[str, Any]) -> dict[str, Any]:
+        """Define a domain, as someone with virsh would."""
+        with self.change() as content:
+            content["domains"][domain["uuid"]] = domain
+        return domain
+
+    def domains(self) -> list[dict[str, Any]]:
+        """What it runs."""
+        return list(self.read()["domains"].values())
+
+    def calls(self, action: str | None = None) -> list[dict[str, Any]]:
+        """The module calls that arrived, in order."""
+        return [c for c in self.read()["calls"] if action in (None, c["action"])]

@@ -1,0 +1,32 @@
+#!/usr/bin/python
+"""Tests: plays the module `host_info` on a hypervisor that is a JSON file."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+def main() -> None:
+    """Show what the file says."""
+    module = AnsibleModule(
+        argument_spec={"hypervisor": {"type": "path", "required": True}}, supports_check_mode=True
+    )
+    content = json.loads(Path(module.params["hypervisor"]).read_text())
+    order = content["orders"].get("observe") or {}
+    deadline = time.monotonic() + 60
+    while order.get("hold") and Path(order["hold"]).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if "fail" in order:
+        module.fail_json(**order["fail"])
+    if "answer" in order:
+        module.exit_json(changed=False, host_info=order["answer"])
+    info = {**content["info"], "domains": list(content["domains"].values())}
+    module.exit_json(changed=False, host_info=info)
+
+
+if __name__ == "__main__":
+    main()
