@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ DEFAULT_POOL = "default"
 _TEMPLATE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Whatever else fails, qcow2's own tables need a little room.
 _SMALLEST_ROOM = 4 * 1024 * 1024
+_REFRESH_SECONDS = 60.0
 _NO_ROOM = re.compile(r"no space left|disk quota exceeded|not enough space|ENOSPC", re.IGNORECASE)
 
 
@@ -107,7 +109,7 @@ def find_volume(pool: Any, name: str) -> Any | None:
             raise
     if not os.path.lexists(os.path.join(pool_path(pool), name)):
         return None
-    pool.refresh()
+    _refresh(pool)
     try:
         return pool.storageVolLookupByName(name)
     except libvirt.libvirtError as error:
@@ -198,7 +200,7 @@ def volume_of(conn: Any, path: str) -> Any | None:
 def refresh_pools(conn: Any) -> None:
     """Let libvirt look anew at what lies in its active pools."""
     for pool in conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
-        pool.refresh()
+        _refresh(pool)
 
 
 def wanted_size(disk: dict[str, Any], template: Template | None) -> int:
@@ -227,10 +229,24 @@ def is_no_room(error: Exception) -> bool:
     return bool(_NO_ROOM.search(error_text(error)))
 
 
+def _refresh(pool: Any) -> None:
+    deadline = time.monotonic() + _REFRESH_SECONDS
+    while True:
+        try:
+            pool.refresh()
+        except libvirt.libvirtError as error:
+            # libvirt refuses while it makes a volume in the pool for somebody else.
+            if "asynchronous jobs" not in error_text(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            return
+
+
 def _template_volume(conn: Any, template: Template) -> Any:
     volume = volume_of(conn, template.path)
     if volume is None:
-        find_pool(conn, TEMPLATES_POOL).refresh()
+        _refresh(find_pool(conn, TEMPLATES_POOL))
         volume = volume_of(conn, template.path)
     if volume is None:
         raise LibvirtFailure(

@@ -1,0 +1,298 @@
+"""Lab tests: one VM through the playbooks of its actions, on a real hypervisor over SSH."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab import Host, Lab
+
+pytestmark = pytest.mark.lab
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+IMAGES = "/var/lib/libvirt/images"
+Play = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def host(lab: Lab) -> Host:
+    return lab.hosts[0]
+
+
+@pytest.fixture
+def identity(host: Host) -> Iterator[str]:
+    """A UUID for one test's VM, which is removed afterwards whatever became of it."""
+    identity = str(uuid.uuid4())
+    yield identity
+    host.run("virsh", "destroy", identity, check=False)
+    host.run("virsh", "undefine", identity, "--nvram", "--snapshots-metadata", check=False)
+    host.run("sh", "-c", f"rm -f {IMAGES}/{identity}-*")
+    host.run("virsh", "-q", "pool-refresh", "default")
+
+
+@pytest.fixture
+def play(lab: Lab, host: Host, identity: str, tmp_path: Path) -> Play:
+    """Run the playbook of an action with all texts marked unsafe, as the service does it."""
+
+    def run(action: str, *options: str, **values: Any) -> dict[str, Any]:
+        variables = {"uuid": identity, **values}
+        path = tmp_path / "variables.json"
+        path.write_text(
+            json.dumps({f"libvirt_domain_{key}": unsafe(v) for key, v in variables.items()})
+        )
+        done = subprocess.run(
+            [
+                str(Path(sys.executable).with_name("ansible-playbook")),
+                f"playbooks/{action}.yml",
+                *("-i", str(lab.inventory), "--limit", host.name, "-e", f"@{path}", *options),
+            ],
+            cwd=REPOSITORY,
+            env=os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "SECRET" not in done.stdout + done.stderr
+        task = json.loads(done.stdout)["plays"][0]["tasks"][-1]
+        result: dict[str, Any] = task["hosts"][host.name]
+        assert bool(result.get("failed")) == bool(done.returncode)
+        return result
+
+    return run
+
+
+def unsafe(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"__ansible_unsafe": value}
+    if isinstance(value, dict):
+        return {key: unsafe(item) for key, item in value.items()}
+    return [unsafe(item) for item in value] if isinstance(value, list) else value
+
+
+def new(identity: str, **values: Any) -> dict[str, Any]:
+    """The variables of a small VM."""
+    return {
+        "name": f"vm-{identity[:8]}",
+        "template": "micro",
+        "vcpus": 1,
+        "memory": 192,
+        "disk": 1,
+        **values,
+    }
+
+
+def volumes(host: Host, identity: str) -> set[str]:
+    listed = host.run("ls", IMAGES).stdout.split()
+    return {name.removeprefix(f"{identity}-") for name in listed if name.startswith(identity)}
+
+
+def fields(result: dict[str, Any]) -> dict[str, str]:
+    return {change["field"]: change["applies"] for change in result["changes"]}
+
+
+def test_life_of_a_vm(host: Host, identity: str, play: Play) -> None:
+    made = play("vm_create", **new(identity, state="running", title="Web Server", job="job-1"))
+    domain = made["domain"]
+    assert (domain["state"], domain["title"], domain["metadata"]["job"]) == (
+        "running",
+        "Web Server",
+        "job-1",
+    )
+    again = play("vm_create", **new(identity, state="running", title="Web Server", job="job-1"))
+    assert again["changed"] is False
+    assert again["domain"]["started_at"] == domain["started_at"]
+
+    assert play("vm_pause")["domain"]["state"] == "paused"
+    assert play("vm_resume")["domain"]["state"] == "running"
+    assert play("vm_delete")["code"] == "VM_ALREADY_RUNNING"
+
+    grown = play("vm_update", vcpus=2, disk=2, title="Other", labels={"a": "b"})
+    assert fields(grown) == {
+        "title": "live",
+        "metadata.labels": "live",
+        "vcpus": "live",
+        "disks.vda.size": "live",
+    }
+    assert grown["applies_at"] == "now"
+    later = play("vm_update", memory=256)
+    assert later["applies_at"] == "next_boot"
+    assert later["domain"]["pending"] == {"memory": 256, "memory_max": 256}
+
+    restarted = play("vm_restart", timeout=60)["domain"]
+    assert restarted["started_at"] > domain["started_at"]
+    assert (restarted["memory"], restarted["vcpus"], restarted["disks"][0]["size"]) == (256, 2, 2)
+    for kept in ("uuid", "metadata"):
+        assert restarted[kept] == grown["domain"][kept]
+    assert restarted["interfaces"][0]["mac"] == domain["interfaces"][0]["mac"]
+
+    assert play("vm_stop", timeout=60)["domain"]["state"] == "stopped"
+    assert play("vm_pause")["code"] == "VM_ALREADY_STOPPED"
+    assert volumes(host, identity) == {"vda.qcow2", "seed.iso"}
+    assert play("vm_delete")["domain"] is None
+    assert volumes(host, identity) == set()
+    assert play("vm_delete")["changed"] is False
+    assert play("vm_start")["code"] == "VM_NOT_FOUND"
+
+
+def test_text_of_users_is_kept_and_runs_nothing(
+    host: Host, identity: str, play: Play, tmp_path: Path
+) -> None:
+    # The controller and the host share no directory, but both have this one to write in.
+    def trap(name: str) -> str:
+        return f"{{{{ lookup('pipe', 'touch {tmp_path}/{name}') }}}}; $(touch {tmp_path}/{name})"
+
+    made = play(
+        "vm_create",
+        **new(
+            identity,
+            title=trap("title"),
+            description=trap("description") + "\n</description><devices/>",
+            os=trap("os"),
+            hostname=trap("hostname"),
+            ssh_keys=[f"ssh-ed25519 AAAA {trap('key')}"],
+            user_data=f"#cloud-config\n# SECRET {trap('data')}\n",
+            labels={trap("label name"): trap("label")},
+            job=trap("job"),
+        ),
+    )
+    domain = made["domain"]
+    assert domain["title"] == trap("title")
+    assert domain["description"] == trap("description") + "\n</description><devices/>"
+    assert domain["metadata"]["os"] == trap("os")
+    assert domain["metadata"]["labels"] == {trap("label name"): trap("label")}
+    seed = host.run("grep", "-a", "-c", "SECRET {{ lookup", f"{IMAGES}/{identity}-seed.iso")
+    assert seed.stdout.strip() == "1"
+    refused = play("vm_update", network={"type": "network", "network": trap("network")})
+    assert refused["code"] == "VALIDATION_ERROR"
+    assert trap("network") in refused["msg"] or "lookup" in refused["msg"]
+    assert [path.name for path in tmp_path.iterdir()] == ["variables.json"]
+    assert host.run("test", "!", "-e", f"{tmp_path}/title").returncode == 0
+
+
+def test_dry_run_says_what_would_change_and_changes_nothing(
+    host: Host, identity: str, play: Play
+) -> None:
+    planned = play("vm_create", "--check", "--diff", **new(identity, state="running"))
+    assert planned["changed"] is True
+    assert "<domain" in planned["diff"]["after"]
+    assert volumes(host, identity) == set()
+    play("vm_create", **new(identity))
+    before = host.run("virsh", "dumpxml", identity).stdout
+    for action, values in (
+        ("vm_update", {"vcpus": 4, "disk": 5}),
+        ("vm_start", {}),
+        ("vm_delete", {}),
+    ):
+        assert play(action, "--check", **values)["changed"] is True
+    assert [c["destroys"] for c in play("vm_delete", "--check")["changes"]] == [False, True]
+    assert host.run("virsh", "dumpxml", identity).stdout == before
+    assert volumes(host, identity) == {"vda.qcow2", "seed.iso"}
+
+
+def test_failed_creation_leaves_nothing(host: Host, identity: str, play: Play) -> None:
+    fixed = {"type": "network", "network": "default", "ip": "203.0.113.250"}
+    # QEMU cannot get that much memory: it fails at the start, when all else has been made.
+    failed = play("vm_create", **new(identity, state="running", memory=900_000_000, network=fixed))
+    assert failed["code"] == "INSUFFICIENT_RESOURCES"
+    assert failed["msg"].startswith("cannot create vm-")
+    assert volumes(host, identity) == set()
+    assert identity not in host.run("virsh", "list", "--all", "--uuid").stdout
+    assert "203.0.113.250" not in host.run("virsh", "net-dumpxml", "default").stdout
+
+
+def test_full_pool_is_insufficient_resources(host: Host, identity: str, play: Play) -> None:
+    with host.small_pool(16 << 20):
+        host.fill_pool(leave=1 << 20)
+        assert play("vm_create", **new(identity))["code"] == "INSUFFICIENT_RESOURCES"
+        assert volumes(host, identity) == set()
+
+
+def test_creation_that_crashed_is_completed(host: Host, identity: str, play: Play) -> None:
+    # What a killed module leaves: a note of what it was making, and half a disk.
+    disk = f"{IMAGES}/{identity}-vda.qcow2"
+    note = json.dumps({"generation": 1, "creating": [disk]})
+    host.run("sh", "-c", f"echo half > {disk}; mkdir -p /var/lib/virtplay/fence")
+    host.run("tee", f"/var/lib/virtplay/fence/{identity}.json", stdin=note)
+    stale = play("vm_create", **new(identity, generation=0))
+    assert stale["code"] == "STALE_GENERATION"
+    play("vm_create", **new(identity, generation=2))
+    assert "micro-" in host.run("qemu-img", "info", disk).stdout
+    assert play("vm_start", generation=1)["code"] == "STALE_GENERATION"
+
+
+def test_disk_without_that_note_is_never_overwritten(host: Host, identity: str, play: Play) -> None:
+    play("vm_create", **new(identity))
+    disk = f"{IMAGES}/{identity}-vda.qcow2"
+    host.run("qemu-io", "-c", "write -P 7 0 64k", disk)
+    assert play("vm_delete", keep_disks=True)["changed"] is True
+    assert volumes(host, identity) == {"vda.qcow2"}
+    play("vm_create", **new(identity))
+    assert "pattern" not in host.run("qemu-io", "-c", "read -P 7 0 64k", disk).stdout
+
+
+def test_guest_that_does_not_answer_is_not_killed(host: Host, identity: str, play: Play) -> None:
+    made = play("vm_create", **new(identity, state="running"))
+    name = made["domain"]["name"]
+    host.freeze(name)
+    try:
+        started = time.monotonic()
+        failed = play("vm_stop", timeout=3)
+        assert time.monotonic() - started < 30
+        assert failed["code"] == "GUEST_NOT_RESPONDING"
+        assert "still runs" in failed["msg"]
+        assert host.run("virsh", "domstate", name).stdout.strip() == "running"
+    finally:
+        host.thaw(name)
+    forced = play("vm_stop", force=True)
+    assert forced["domain"]["state"] == "stopped"
+
+
+def test_fixed_address_is_reserved_and_given_back(host: Host, identity: str, play: Play) -> None:
+    network = {"type": "network", "network": "default", "ip": "203.0.113.251"}
+    made = play("vm_create", **new(identity, network=network))
+    mac = made["domain"]["interfaces"][0]["mac"]
+    reserved = host.run("virsh", "net-dumpxml", "default").stdout
+    assert f"<host mac='{mac}'" in reserved
+    assert "203.0.113.251" in reserved
+    for wrong in ("198.51.100.7", "203.0.113.1", "x"):
+        refused = play("vm_update", network={**network, "ip": wrong})
+        assert refused["code"] == "VALIDATION_ERROR"
+    play("vm_delete")
+    assert mac not in host.run("virsh", "net-dumpxml", "default").stdout
+
+
+def test_domain_of_somebody_else_is_managed_by_uuid_and_keeps_its_disk(
+    host: Host, identity: str, play: Play
+) -> None:
+    disk = f"{IMAGES}/of-another.qcow2"
+    host.run("qemu-img", "create", "-q", "-f", "qcow2", disk, "10M")
+    xml = f"""<domain type='qemu'><name>old one {identity[:4]}</name><uuid>{identity}</uuid>
+      <memory unit='MiB'>64</memory><vcpu>1</vcpu><os><type machine='pc'>hvm</type></os>
+      <devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/>
+      <source file='{disk}'/><target dev='vda' bus='virtio'/></disk></devices></domain>"""
+    host.run("virsh", "-q", "define", "/dev/stdin", stdin=xml)
+    assert play("vm_start")["domain"]["state"] == "running"
+    changed = play("vm_update", title="Mine", labels={"a": "b"})["domain"]
+    assert (changed["title"], changed["metadata"]["labels"]) == ("Mine", {"a": "b"})
+    deleted = play("vm_delete", force=True)
+    assert deleted["domain"] is None
+    assert disk in deleted["warnings"][0]
+    host.run("rm", disk)
+
+
+def test_uefi_guest_is_made_started_and_removed(host: Host, identity: str, play: Play) -> None:
+    made = play("vm_create", **new(identity, firmware="efi", state="running"))
+    assert made["domain"]["firmware"] == "efi"
+    assert play("vm_update", vcpus=1)["changed"] is False
+    play("vm_delete", force=True)
+    assert identity not in host.run("virsh", "list", "--all", "--uuid").stdout
+    assert made["domain"]["name"] not in host.run("ls", "/var/lib/libvirt/qemu/nvram").stdout
