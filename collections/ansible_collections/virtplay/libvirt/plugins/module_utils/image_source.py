@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 import urllib.error
 import urllib.request
@@ -156,7 +157,7 @@ class Fetcher:
                     error.close()
                     if error.code in (404, 410) and not last:
                         continue
-                    raise _failed(url, place, f"HTTP status {error.code}") from error
+                    raise _failed(url, place, f"HTTP status {error.code} {error.reason}") from error
                 except (OSError, http.client.HTTPException, ValueError) as error:
                     raise _failed(url, place, str(getattr(error, "reason", error))) from error
                 with response:
@@ -220,10 +221,10 @@ def copy_stream(
 
 def open_regular(path: Path, follow: bool = False) -> IO[bytes]:
     """Open a regular file for reading; a symbolic link only with follow; raise ImageError."""
+    # O_NONBLOCK: opening a FIFO must not wait for its writer.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
-        # O_NONBLOCK: opening a FIFO must not wait for its writer.
-        flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
-        file = os.fdopen(os.open(path, flags), "rb")
+        handle = os.open(path, flags)
     except FileNotFoundError as error:
         raise ImageError("TEMPLATE_NOT_FOUND", f"cannot find image file {path}") from error
     except (OSError, ValueError) as error:
@@ -232,10 +233,10 @@ def open_regular(path: Path, follow: bool = False) -> IO[bytes]:
         else:
             reason = str(error)
         raise ImageError("IMAGE_REFUSED", f"cannot use image {path}: {reason}") from error
-    if not os.path.isfile(f"/proc/self/fd/{file.fileno()}"):
-        file.close()
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
         raise ImageError("IMAGE_REFUSED", f"cannot use image {path}: it is no regular file")
-    return file
+    return os.fdopen(handle, "rb")
 
 
 def _check_size(size: int, limit: int, shown: str) -> None:
