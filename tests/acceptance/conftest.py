@@ -1,0 +1,243 @@
+"""Acceptance tests: the fixtures; the session's lab, one service on it, and what it downloads."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import http.server
+import ipaddress
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.acceptance import debian_image, guests
+from tests.acceptance.service import STOP_TIMEOUT, Api, Service
+from tests.lab import Lab
+from tests.lab.lab import Host
+from tests.lab.prepare import image_catalogue
+from tests.lab.slot import PREFIX
+
+CACHE = Path("/var/cache/virtplay/tests")
+BRIDGE = "br-test"
+"""A bridge of lab-2 only, without DHCP on it."""
+
+
+class Builder:
+    """Builds the Debian image beside the tests, from the collection on until it is asked for."""
+
+    def __init__(self) -> None:
+        self.image = CACHE / f"debian12-{debian_image.recipe()}.qcow2"
+        self._log = CACHE / "debian12.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Begin, if the image is neither there nor under way."""
+        if self._process is None and not self.image.exists():
+            CACHE.mkdir(parents=True, exist_ok=True)
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    ["setpriv", "--pdeathsig", "TERM", "nice", "-n", "19",
+                     sys.executable, "-m", "tests.acceptance.debian_image", str(self.image)],
+                    cwd=Path(__file__).parents[2],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )  # fmt: skip
+
+    def wait(self) -> Path:
+        """Return the image when it is there; fails with what the builder said last."""
+        self.start()
+        if self._process is not None and self._process.wait(500) != 0:
+            pytest.fail(f"cannot build the Debian image: {self._log.read_text()[-3000:]}")
+        return self.image
+
+    def stop(self) -> None:
+        """End the builder if nobody has waited for it."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
+
+
+BUILDER = Builder()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the test of the large guest last: its image is built meanwhile."""
+    items.sort(key=lambda item: "debian" in getattr(item, "fixturenames", ()))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin to build what the last test needs."""
+    wanted = any("debian" in getattr(item, "fixturenames", ()) for item in session.items)
+    if wanted and not session.config.option.collectonly and not debian_image.missing_programs():
+        BUILDER.start()
+
+
+def pytest_unconfigure() -> None:
+    """Leave no builder running."""
+    BUILDER.stop()
+
+
+@dataclass(frozen=True)
+class ImageServer:
+    """An HTTP server at the lab's own address of this machine."""
+
+    url: str
+    directory: Path
+
+    def add(self, name: str, image: Path) -> str:
+        """Serve a file, list it in SHA256SUMS, and return its SHA-256."""
+        shutil.copyfile(image, self.directory / name)
+        digest = hashlib.sha256(image.read_bytes()).hexdigest()
+        with (self.directory / "SHA256SUMS").open("a") as sums:
+            sums.write(f"{digest}  {name}\n")
+        return digest
+
+
+@pytest.fixture(scope="session")
+def images(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageServer]:
+    """What a site's image mirror would be; the hosts of the lab reach it."""
+    directory = tmp_path_factory.mktemp("images")
+    network = ipaddress.ip_interface(f"{lab.hosts[0].address}/{PREFIX}").network
+    address = str(next(network.hosts()))
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    handler = functools.partial(Quiet, directory=str(directory))
+    with http.server.ThreadingHTTPServer((address, 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield ImageServer(f"http://{address}:{server.server_port}", directory)
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def inventory(
+    lab: Lab, images: ImageServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The lab's inventory with more catalogue entries, which a second source adds."""
+    template = next(
+        guests.own_file(lab.directory, lab.hosts[0], "/var/lib/libvirt/templates").glob("*.qcow2")
+    )
+    images.add("good.qcow2", template)
+    catalogue = {
+        **image_catalogue(),
+        "downloaded": {
+            "os": "micro",
+            "url": f"{images.url}/good.qcow2",
+            "checksum": f"{images.url}/SHA256SUMS",
+        },
+        "wrong-checksum": {
+            "os": "micro",
+            "url": f"{images.url}/good.qcow2",
+            "checksum": f"sha256:{'0' * 64}",
+        },
+        "absent-file": {
+            "os": "micro",
+            "url": f"{images.url}/absent.qcow2",
+            "checksum": f"sha256:{'0' * 64}",
+        },
+        "debian12-cloud": {
+            "os": "debian12",
+            "url": f"{images.url}/debian-12.qcow2",
+            "checksum": f"{images.url}/SHA256SUMS",
+        },
+    }
+    more = tmp_path_factory.mktemp("inventory") / "more.yml"
+    entry = {"hypervisors": {"vars": {"libvirt_image_catalogue_extra": catalogue}}}
+    more.write_text(yaml.safe_dump(entry))
+    yield f"{lab.inventory},{more}"
+
+
+@pytest.fixture(scope="session")
+def bridge_network(lab: Lab) -> Iterator[ipaddress.IPv4Network]:
+    """Make the bridge on lab-2; its network, of which the host has the first address.
+
+    It is another share of the lab's documentation network, and never leaves the host.
+    """
+    own = ipaddress.IPv4Interface(f"{lab.hosts[1].address}/{PREFIX}").network
+    shares = ipaddress.IPv4Network("198.51.100.0/24").subnets(new_prefix=PREFIX)
+    network = next(share for share in shares if share != own)
+    run = lab.hosts[1].run
+    run("ip", "link", "add", BRIDGE, "type", "bridge")
+    run("ip", "address", "add", f"{network[1]}/{PREFIX}", "dev", BRIDGE)
+    run("ip", "link", "set", BRIDGE, "up")
+    yield network
+    run("ip", "link", "delete", BRIDGE)
+
+
+@pytest.fixture(scope="session")
+def service(
+    lab: Lab,
+    bridge_network: ipaddress.IPv4Network,
+    inventory: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
+    """The service on the session's lab."""
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    state = tmp_path_factory.mktemp("service") / "state"
+    service = Service(
+        state,
+        inventory,
+        port,
+        {"VIRTPLAY_STOP_TIMEOUT": str(STOP_TIMEOUT), "VIRTPLAY_OBSERVE_TIMEOUT": "12"},
+    )
+    try:
+        service.start()
+        yield service
+    finally:
+        service.stop()
+        left = service.pids()
+        assert left == [], "the service left processes behind"
+
+
+@pytest.fixture(scope="session")
+def api(service: Service) -> Api:
+    """The service's API."""
+    return Api(service.port)
+
+
+@pytest.fixture(autouse=True)
+def tidy(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Remove the VMs that a test leaves, also when it failed half way."""
+    yield
+    if "api" in request.fixturenames:
+        api: Api = request.getfixturevalue("api")
+        for ref in api.vms():
+            api.remove(ref)
+
+
+@pytest.fixture
+def one(lab: Lab) -> Host:
+    """The first host."""
+    return lab.hosts[0]
+
+
+@pytest.fixture
+def two(lab: Lab) -> Host:
+    """The second host, the one with the bridge."""
+    return lab.hosts[1]
+
+
+@pytest.fixture
+def debian(images: ImageServer, lab_machine: None) -> Path:
+    """The Debian image, offered by the image server."""
+    if missing := debian_image.missing_programs():
+        pytest.fail(f"cannot build the Debian image without {', '.join(missing)}", pytrace=False)
+    image = BUILDER.wait()
+    if not (images.directory / "debian-12.qcow2").exists():
+        images.add("debian-12.qcow2", image)
+    return image

@@ -1,0 +1,98 @@
+"""Acceptance tests: what a lab host and the guests on it say, asked behind the service's back."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from lxml import etree
+
+from tests.acceptance.service import wait_for
+from tests.lab import LabError
+from tests.lab.lab import Host
+
+POOL = "/var/lib/libvirt/images"
+BOOT_SECONDS = 60
+"""A guest under emulation on a busy machine of two cores."""
+
+
+def agent(host: Host, domain: str, command: str, **arguments: Any) -> Any:
+    """Return what the guest agent answers; LabError when there is none."""
+    request: dict[str, Any] = {"execute": command}
+    if arguments:
+        request["arguments"] = arguments
+    said = host.run(
+        "virsh", "-q", "qemu-agent-command", "--timeout", "10", domain, json.dumps(request)
+    )
+    return json.loads(said.stdout)["return"]
+
+
+def booted(host: Host, domain: str, seconds: float = BOOT_SECONDS) -> None:
+    """Wait until the guest agent answers, hence the guest has booted."""
+
+    def look() -> bool:
+        try:
+            agent(host, domain, "guest-ping")
+        except LabError:
+            return False
+        return True
+
+    wait_for(f"the boot of {domain}", look, seconds)
+
+
+def in_guest(host: Host, domain: str, *command: str, seconds: float = 30) -> str:
+    """Run a command in the guest through its agent; what it printed (both streams)."""
+    started = agent(
+        host, domain, "guest-exec", path=command[0], arg=list(command[1:]), **{"capture-output": True}
+    )
+    deadline = time.monotonic() + seconds
+    while True:
+        status = agent(host, domain, "guest-exec-status", pid=started["pid"])
+        if status["exited"]:
+            parts = (status.get("out-data", ""), status.get("err-data", ""))
+            return "".join(base64.b64decode(part).decode(errors="replace") for part in parts)
+        assert time.monotonic() < deadline, f"{command} did not end in {domain}"
+        time.sleep(0.1)
+
+
+def domain_xml(host: Host, domain: str, *options: str) -> Any:
+    """Return a domain's XML, parsed."""
+    return etree.fromstring(host.run("virsh", "dumpxml", *options, domain).stdout)
+
+
+def power(host: Host, domain: str) -> str:
+    """Return libvirt's word for a domain's state."""
+    return host.run("virsh", "-q", "domstate", domain).stdout.strip()
+
+
+def domains(host: Host) -> set[str]:
+    """Return the names of all domains of a host."""
+    return set(host.run("virsh", "-q", "list", "--all", "--name").stdout.split())
+
+
+def traces(host: Host) -> dict[str, set[str]]:
+    """Return everything that VMs can leave on a host, to be compared before and after."""
+    network = etree.fromstring(host.run("virsh", "net-dumpxml", "default").stdout)
+    return {
+        "domains": domains(host),
+        "pool": set(host.run("ls", POOL).stdout.split()),
+        "nvram": set(host.run("ls", "/var/lib/libvirt/qemu/nvram", check=False).stdout.split()),
+        "reservations": {f"{e.get('mac')} {e.get('ip')}" for e in network.findall("ip/dhcp/host")},
+        "autostart": set(
+            host.run("ls", "/etc/libvirt/qemu/autostart", check=False).stdout.split()
+        ),
+        "templates": set(host.run("ls", "/var/lib/libvirt/templates").stdout.split()),
+    }
+
+
+def qemu_pid(host: Host, domain: str) -> int:
+    """Return the process id, inside the host, of a running domain's QEMU."""
+    return int(host.run("cat", f"/run/libvirt/qemu/{domain}.pid").stdout)
+
+
+def own_file(directory: Path, host: Host, path: str) -> Path:
+    """Return where a lab host's /var or /etc file is on this machine."""
+    return directory / host.name / path.lstrip("/")

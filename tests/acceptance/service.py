@@ -1,0 +1,253 @@
+"""Acceptance tests: `virtplay serve` as a process, and its API as a test uses it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+TOKEN = "acceptance-token-with-enough-letters"
+INTERVAL = 3.0
+TWO_INTERVALS = 2 * INTERVAL + 2.5
+"""Seconds in which the list has to follow the hosts: the observations themselves take time too."""
+STOP_TIMEOUT = 20
+"""Seconds that a guest gets to obey the power button."""
+MICRO = {"template": "micro", "cpu": 1, "memory": 128, "disk": 1}
+UNFINISHED = ("queued", "running", "cancelling")
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+
+class ServiceError(Exception):
+    """The service did not do what was asked of it; the message says what."""
+
+
+def wait_for(what: str, look: Callable[[], T | None], seconds: float) -> T:
+    """Return the first true value that `look` gives; AssertionError after `seconds` without."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds:g} s"
+        time.sleep(0.1)
+
+
+class Service:
+    """The process: started, killed, started again on the same state."""
+
+    def __init__(self, state: Path, inventory: str, port: int, settings: Mapping[str, str]) -> None:
+        self.state = state
+        self.port = port
+        self.log = state.parent / "serve.log"
+        self._environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("VIRTPLAY_")},
+            "VIRTPLAY_STATE_DIR": str(state),
+            "VIRTPLAY_INVENTORY": inventory,
+            "VIRTPLAY_BOOTSTRAP_TOKEN": TOKEN,
+            "VIRTPLAY_PORT": str(port),
+            "VIRTPLAY_OBSERVE_INTERVAL": f"{INTERVAL:g}",
+            **settings,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, seconds: float = 60) -> None:
+        """Start it and wait until it has looked at its hosts."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "virtplay.cli", "serve"],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                break
+            try:
+                answer = httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5)
+                if answer.status_code == 200 and answer.json()["data"]["status"] == "ok":
+                    return
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.1)
+        words = self.log.read_text(errors="replace")[-3000:]
+        raise ServiceError(f"cannot start the service: {words}")
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        assert self._process
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> int:
+        """End it as an operator does; its exit status."""
+        assert self._process
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(40)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise ServiceError("the service did not end within 40 s of SIGTERM") from None
+        return self._process.returncode
+
+    def pids(self) -> list[int]:
+        """Return the process ids of the service and its job processes."""
+        state = str(self.state).encode()
+        return [pid for pid, words in _command_lines() if state in words]
+
+
+def _command_lines() -> Iterator[tuple[int, bytes]]:
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            yield int(entry.name), (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+
+
+class Api:
+    """The API: every method answers `data`, or the error of a refusal."""
+
+    def __init__(self, port: int, token: str = TOKEN) -> None:
+        self.http = httpx.Client(
+            base_url=f"http://127.0.0.1:{port}/api/v1",
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=30,
+        )
+
+    def ask(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        """Send one request."""
+        return self.http.request(method, path, json=body)
+
+    def get(self, path: str) -> Any:
+        """Return the data of a GET that has to succeed."""
+        answer = self.ask("GET", path)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]
+
+    def send(self, method: str, path: str, body: Any = None) -> Json:
+        """Return the data of a mutation that has to be accepted."""
+        answer = self.ask(method, path, body)
+        assert answer.status_code == 202, answer.text
+        data: Json = answer.json()["data"]
+        assert answer.headers["Location"] == f"/api/v1/jobs/{data['jobId']}"
+        return data
+
+    def refused(self, status: int, code: str, method: str, path: str, body: Any = None) -> Json:
+        """Return the error of a request that has to be refused so."""
+        answer = self.ask(method, path, body)
+        assert answer.status_code == status, answer.text
+        error: Json = answer.json()["error"]
+        assert error["code"] == code, error
+        assert error["message"].startswith("cannot "), error
+        return error
+
+    def job(self, ref: str) -> Json:
+        """Return a job."""
+        job: Json = self.get(f"/jobs/{ref}")
+        return job
+
+    def log(self, ref: str) -> str:
+        """Return a job's log."""
+        answer = self.ask("GET", f"/jobs/{ref}/log")
+        assert answer.status_code == 200
+        return answer.text
+
+    def ended(self, ref: str, seconds: float = 90) -> Json:
+        """Wait until a job has ended, however; its progress must never fall on the way."""
+        seen = [0]
+
+        def look() -> Json | None:
+            job = self.job(ref)
+            assert job["progress"] >= seen[-1], f"progress fell: {[*seen, job['progress']]}"
+            seen.append(job["progress"])
+            return None if job["status"] in UNFINISHED else job
+
+        job = wait_for(f"the end of {ref}", look, seconds)
+        assert (job["progress"] == 100) == (job["status"] == "succeeded"), job
+        return {**job, "seen": sorted(set(seen))}
+
+    def succeeded(self, ref: str, seconds: float = 90) -> Json:
+        """Wait until a job has succeeded; its log is shown if it has not."""
+        job = self.ended(ref, seconds)
+        assert job["status"] == "succeeded", f"{job['error']}\n{self.log(ref)}"
+        return job
+
+    def failed(self, ref: str, code: str, seconds: float = 90) -> Json:
+        """Wait until a job has failed with this error code."""
+        job = self.ended(ref, seconds)
+        assert job["status"] == "failed", job
+        assert job["error"]["code"] == code, job["error"]
+        return job
+
+    def run(self, method: str, path: str, body: Any = None, seconds: float = 90) -> Json:
+        """Send a mutation and wait until its job has succeeded; the job."""
+        return self.succeeded(self.send(method, path, body)["jobId"], seconds)
+
+    def create(self, seconds: float = 90, **fields: Any) -> Json:
+        """Create a VM of `micro`, unless told otherwise, and wait for it; the VM."""
+        made = self.send("POST", "/vms", {"name": "acceptance", **MICRO, **fields})
+        self.succeeded(made["jobId"], seconds)
+        return self.vm(made["id"])
+
+    def vm(self, ref: str) -> Json:
+        """Return a VM."""
+        vm: Json = self.get(f"/vms/{ref}")
+        return vm
+
+    def vms(self) -> dict[str, Json]:
+        """Return all VMs by id."""
+        found: dict[str, Json] = {}
+        page = 1
+        while True:
+            data = self.get(f"/vms?limit=100&page={page}")
+            found |= {vm["id"]: vm for vm in data["vms"]}
+            if page >= data["pagination"]["pages"]:
+                return found
+            page += 1
+
+    def host(self, name: str) -> Json:
+        """Return a host."""
+        host: Json = self.get(f"/hosts/{name}")
+        return host
+
+    def shows(self, ref: str, seconds: float = TWO_INTERVALS, **fields: Any) -> Json:
+        """Wait until the VM list shows these fields of a VM; the VM."""
+        last: Json = {}
+
+        def look() -> Json | None:
+            last.update(self.vms().get(ref) or {})
+            return last if all(last.get(k) == v for k, v in fields.items()) else None
+
+        try:
+            return wait_for(f"{ref} with {fields}", look, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {last}") from None
+
+    def gone(self, ref: str, seconds: float = TWO_INTERVALS) -> None:
+        """Wait until the VM list shows a VM no more."""
+        wait_for(f"the end of {ref} in the list", lambda: ref not in self.vms(), seconds)
+
+    def remove(self, ref: str) -> None:
+        """Delete a VM whatever it does, for the tidying up; waits for what holds it."""
+
+        def idle() -> bool:
+            answer = self.ask("GET", f"/vms/{ref}/status")
+            return answer.status_code == 404 or answer.json()["data"]["job"] is None
+
+        wait_for(f"{ref} idle", idle, 90)
+        answer = self.ask("DELETE", f"/vms/{ref}?force=true")
+        if answer.status_code != 404:
+            assert answer.status_code == 202, answer.text
+            self.succeeded(answer.json()["data"]["jobId"])

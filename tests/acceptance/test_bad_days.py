@@ -1,0 +1,238 @@
+"""Acceptance tests: bad days. Whatever breaks is said, is undone, and is good again afterwards."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.acceptance.guests import booted, domains, power, traces
+from tests.acceptance.service import MICRO, TWO_INTERVALS, Api, Json, Service, wait_for
+from tests.lab.lab import Host
+
+CUT_SECONDS = 60
+"""Until SSH has given up on a host and an observation has said so."""
+
+
+def allocated(api: Api, host: Host) -> Json:
+    found: Json = api.host(host.name)["allocated"]
+    return found
+
+
+@pytest.mark.timeout(300)
+def test_host_cut_off(api: Api, one: Host, two: Host) -> None:
+    stays = api.create(host=two.name, autoStart=True)
+    other = api.create(host=one.name, autoStart=True)
+    promised = allocated(api, two)
+    statuses: set[str] = set()
+    two.cut()
+    try:
+        # Asked before anyone has noticed: accepted, and it fails with the reason.
+        made = api.send("POST", "/vms", {"name": "too late", "host": two.name, **MICRO})
+        waiting = api.send("POST", f"/vms/{made['id']}/start")
+        job = api.failed(made["jobId"], "HOST_UNREACHABLE", CUT_SECONDS)
+        assert job["host"] == two.name
+        assert two.name in job["error"]["message"]
+        behind = api.ended(waiting["jobId"])
+        assert (behind["status"], behind["error"]["code"]) == ("cancelled", "HOST_UNREACHABLE")
+        assert api.vm(made["id"])["status"] == "error"
+        assert allocated(api, two) == promised, "its capacity is given back"
+
+        def noticed() -> bool:
+            statuses.add(api.vm(stays["id"])["status"])
+            return api.host(two.name)["status"] == "unreachable"
+
+        wait_for("the host unreachable", noticed, CUT_SECONDS)
+        api.shows(stays["id"], status="unreachable")
+        assert statuses <= {"running", "unreachable"}
+        assert api.vm(other["id"])["status"] == "running"
+        # From now on it is refused at once; the other host takes what names none.
+        for method, path, body in (
+            ("POST", "/vms", {"name": "x", "host": two.name, **MICRO}),
+            ("POST", f"/vms/{stays['id']}/stop", None),
+            ("DELETE", f"/vms/{stays['id']}?force=true", None),
+        ):
+            api.refused(503, "HOST_UNREACHABLE", method, path, body)
+        assert api.create(name="elsewhere")["host"] == one.name
+    finally:
+        two.mend()
+    wait_for("the host ready", lambda: api.host(two.name)["status"] == "ready", CUT_SECONDS)
+    api.shows(stays["id"], status="running")
+    api.run("DELETE", f"/vms/{made['id']}")
+    assert domains(two) == {stays["id"]}
+    api.run("POST", f"/vms/{stays['id']}/stop", {"force": True})
+
+
+@pytest.mark.timeout(240)
+def test_host_cut_off_in_the_middle_of_a_creation(api: Api, two: Host) -> None:
+    before = traces(two)
+    promised = allocated(api, two)
+    made = api.send("POST", "/vms", {"name": "in the middle", "host": two.name, **MICRO})
+    wait_for("the first task", lambda: api.job(made["jobId"])["progress"] > 0, 30)
+    two.cut()
+    try:
+        api.failed(made["jobId"], "HOST_UNREACHABLE", CUT_SECONDS)
+        assert allocated(api, two) == promised
+    finally:
+        two.mend()
+    wait_for("the host ready", lambda: api.host(two.name)["status"] == "ready", CUT_SECONDS)
+    api.remove(made["id"])
+    assert traces(two) == before
+
+
+@pytest.mark.parametrize(
+    ("template", "code"),
+    [("wrong-checksum", "CHECKSUM_MISMATCH"), ("absent-file", "DOWNLOAD_FAILED")],
+)
+def test_template_that_cannot_be_had_leaves_no_file(
+    api: Api, one: Host, template: str, code: str
+) -> None:
+    before = traces(one)
+    promised = allocated(api, one)
+    made = api.send("POST", "/vms", {"name": "x", "host": one.name, **MICRO, "template": template})
+    job = api.failed(made["jobId"], code)
+    assert job["error"]["message"].startswith("cannot ")
+    assert traces(one) == before
+    assert one.run("find", "/var/lib/libvirt/templates", "-name", ".*", "-type", "f", "-size", "+0",
+                   "!", "-name", "*.lock").stdout == ""  # fmt: skip
+    assert allocated(api, one) == promised
+    vm = api.vm(made["id"])
+    assert (vm["status"], vm["error"]["code"]) == ("error", code)
+    api.refused(400, "VALIDATION_ERROR", "POST", f"/vms/{made['id']}/start")
+    api.run("DELETE", f"/vms/{made['id']}")
+
+
+@pytest.mark.timeout(180)
+def test_full_pool(api: Api, two: Host) -> None:
+    before = traces(two)
+    size = 1200 * 1024 * 1024
+    with two.small_pool(size):
+        wait_for("the small pool", lambda: api.host(two.name)["available"]["disk"] == 1,
+                 TWO_INTERVALS)  # fmt: skip
+        # Too large, as far as anyone knows: refused with the figures.
+        wanted = {"name": "large", "host": two.name, **MICRO, "disk": 5}
+        error = api.refused(400, "INSUFFICIENT_RESOURCES", "POST", "/vms", wanted)
+        assert error["details"]["hosts"] == [
+            {
+                "host": two.name,
+                "short": {"disk": {"needed": 5, "available": 1}},
+                "available": api.host(two.name)["available"],
+            }
+        ]
+        # Filled behind the service's back: the job fails, and everything is undone.
+        empty = set(two.run("ls", "/var/lib/libvirt/images").stdout.split())
+        two.fill_pool(leave=100_000)
+        late = {"name": "late", "host": two.name, **MICRO, "clone": "full"}
+        made = api.ask("POST", "/vms", late)
+        assert made.status_code == 202, "the list was not to know yet: " + made.text
+        job = api.failed(made.json()["data"]["jobId"], "INSUFFICIENT_RESOURCES")
+        assert "bytes" in job["error"]["message"] or "space" in job["error"]["message"]
+        left = set(two.run("ls", "/var/lib/libvirt/images").stdout.split())
+        assert left - {"filler"} == empty
+        assert domains(two) == before["domains"]
+        api.run("DELETE", f"/vms/{made.json()['data']['id']}")
+    assert traces(two) == before
+    wait_for("the room", lambda: api.host(two.name)["available"]["disk"] > 1, TWO_INTERVALS)
+
+
+@pytest.mark.timeout(240)
+def test_killed_libvirtd(api: Api, one: Host, two: Host) -> None:
+    vm = api.create(host=two.name, autoStart=True)
+    two.kill_libvirtd()
+    try:
+        stop = api.ask("POST", f"/vms/{vm['id']}/stop")
+        if stop.status_code == 202:
+            job = api.failed(stop.json()["data"]["jobId"], "LIBVIRT_ERROR", 60)
+            assert "cannot connect to libvirt" in job["error"]["message"]
+        wait_for("the host's error", lambda: api.host(two.name)["status"] == "error", 20)
+        assert "libvirt" in api.host(two.name)["message"]
+        api.shows(vm["id"], status="unreachable")
+        assert api.create(name="elsewhere")["host"] == one.name
+    finally:
+        two.start_libvirtd()
+    wait_for("the host ready", lambda: api.host(two.name)["status"] == "ready", 20)
+    api.shows(vm["id"], status="running")
+    api.run("POST", f"/vms/{vm['id']}/stop", {"force": True})
+
+
+@pytest.mark.timeout(180)
+def test_stuck_qemu_hides_nobody_else(api: Api, one: Host, two: Host) -> None:
+    stuck = api.create(host=one.name, name="stuck", autoStart=True)
+    well = api.create(host=one.name, name="well")
+    there = api.create(host=two.name, name="there")
+    one.freeze(stuck["id"])
+    try:
+        one.run("virsh", "start", well["id"])
+        two.run("virsh", "start", there["id"])
+        # The call itself may now take its whole time limit.
+        api.shows(well["id"], TWO_INTERVALS + 8, status="running")
+        api.shows(there["id"], status="running")
+        assert api.host(one.name)["status"] == "ready"
+        assert api.vm(stuck["id"])["status"] in {"running", "error"}
+        seen = api.vm(well["id"])["observedAt"]
+        wait_for("another look", lambda: api.vm(well["id"])["observedAt"] > seen, 20)
+        api.run("POST", f"/vms/{well['id']}/stop", {"force": True})
+        # Even its power can be cut.
+        api.run("POST", f"/vms/{stuck['id']}/stop", {"force": True}, seconds=60)
+    finally:
+        one.run("sh", "-c", f"kill -CONT $(cat /run/libvirt/qemu/{stuck['id']}.pid)", check=False)
+    api.shows(stuck["id"], status="stopped")
+
+
+@pytest.mark.timeout(240)
+def test_killed_service_in_the_middle_of_a_creation(
+    service: Service, api: Api, one: Host
+) -> None:
+    made = api.send("POST", "/vms", {"name": "survivor", "host": one.name, **MICRO})
+    start = api.send("POST", f"/vms/{made['id']}/start")
+    wait_for("the play", lambda: api.job(made["jobId"])["progress"] > 0, 30)
+    service.kill()
+    wait_for("the end of its job processes", lambda: not service.pids(), 15)
+    service.start()
+    job = api.ended(made["jobId"])
+    assert job["status"] == "succeeded", job["error"]
+    assert job["attempt"] == 2
+    api.succeeded(start["jobId"])
+    mine = [vm for vm in api.vms().values() if vm["name"] == "survivor"]
+    assert [vm["id"] for vm in mine] == [made["id"]]
+    assert domains(one) == {made["id"]}
+    booted(one, made["id"])
+    assert no_job_is_left(api)
+    api.run("DELETE", f"/vms/{made['id']}?force=true")
+    assert domains(one) == set()
+
+
+@pytest.mark.timeout(240)
+def test_killed_service_in_the_middle_of_a_stop(service: Service, api: Api, one: Host) -> None:
+    vm = api.create(host=one.name, autoStart=True)
+    booted(one, vm["id"])
+    # A guest that is held takes its time with the power button.
+    one.freeze(vm["id"])
+    stop = api.send("POST", f"/vms/{vm['id']}/stop")
+    wait_for("the play", lambda: api.job(stop["jobId"])["progress"] > 0, 30)
+    service.kill()
+    one.thaw(vm["id"])
+    service.start()
+    assert api.ended(stop["jobId"])["status"] == "succeeded"
+    assert api.vm(vm["id"])["status"] == "stopped"
+    assert power(one, vm["id"]) == "shut off"
+    assert no_job_is_left(api)
+
+
+def no_job_is_left(api: Api) -> bool:
+    return all(
+        api.get(f"/jobs?status={status}")["pagination"]["total"] == 0
+        for status in ("queued", "running", "cancelling")
+    )
+
+
+@pytest.mark.timeout(120)
+def test_stopped_service_goes_on_where_it_was(service: Service, api: Api, one: Host) -> None:
+    vm = api.create(host=one.name, autoStart=True)
+    began = time.monotonic()
+    assert service.stop() == 0
+    assert time.monotonic() - began < 15
+    assert service.pids() == []
+    one.run("virsh", "suspend", vm["id"])
+    service.start()
+    assert api.vms()[vm["id"]]["status"] == "paused"
