@@ -127,6 +127,10 @@ async def _lease(job_id: int) -> Job | None:
         vm = await Vm.filter(id=job.vm_id).select_for_update().first()
         if vm is None:
             raise Conflict(f"cannot run {job.ref}: VM {job.vm_ref} is gone")
+        # Again under the VM's lock: another process may have taken the lease since.
+        await job.refresh_from_db(fields=["status"])
+        if job.status != JobStatus.QUEUED:
+            return None
         vm.generation += 1
         await vm.save(update_fields=["generation"])
         await Job.filter(id=job.id, status=JobStatus.QUEUED).update(generation=vm.generation)

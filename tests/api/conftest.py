@@ -15,9 +15,6 @@ import pytest
 import yaml
 from sanic import Sanic
 from tortoise.backends.base.executor import EXECUTOR_CACHE
-
-from tests.api.postgres import Cluster, find_programs
-from tests.api.pretend import PretendHost, host_info
 from virtplay import app as wiring
 from virtplay.inventory import HostConfig, Inventory
 from virtplay.observation import take_observation
@@ -28,6 +25,9 @@ from virtplay.store.database import close_database, open_database
 from virtplay.store.models import Vm
 from virtplay.store.tokens import create_token
 from virtplay.store.vms import find_host, save_host
+
+from tests.api.postgres import Cluster, find_programs
+from tests.api.pretend import PretendHost, host_info
 
 PROJECT = Path(__file__).parent / "project"
 ADMIN = "your-token"

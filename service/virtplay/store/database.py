@@ -24,7 +24,12 @@ def tortoise_config(url: str) -> dict[str, Any]:
         path = Path(url.removeprefix("sqlite://"))
         connection: Any = {
             "engine": "tortoise.backends.sqlite",
-            "credentials": {"file_path": str(path), "busy_timeout": BUSY_TIMEOUT_MS},
+            "credentials": {
+                "file_path": str(path),
+                "busy_timeout": BUSY_TIMEOUT_MS,
+                # As on PostgreSQL: SQLite's LIKE folds the case of ASCII letters otherwise.
+                "case_sensitive_like": "ON",
+            },
         }
     elif url.startswith(("postgres://", "postgresql://", "asyncpg://")):
         connection = "asyncpg://" + url.split("://", 1)[1]

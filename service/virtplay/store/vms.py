@@ -12,7 +12,7 @@ from tortoise.queryset import QuerySet
 from virtplay.errors import HostNotFound, VmNotFound
 from virtplay.states import HostStatus, VmStatus
 from virtplay.store.database import is_sqlite
-from virtplay.store.models import Host, Vm
+from virtplay.store.models import Host, Job, Vm
 
 REF = re.compile(r"vm-(\d{3,9})")
 SORTS = {
@@ -123,8 +123,13 @@ async def page_vms(
 async def promised_by_host(without: int | None = None) -> dict[str, Promised]:
     """Host name → what its VMs were promised, leaving out VM number `without`.
 
-    A VM counts from its request on; one whose creation failed counts no more.
+    A VM counts from its request on, and what an unfinished update asks for counts as given; one
+    whose creation failed counts no more.
     """
+    growing = {
+        job.vm_id: job.variables
+        for job in await Job.filter(finished_at=None, action="vm_update").only("vm_id", "variables")
+    }
     rows = await Vm.filter(host__not_isnull=True).values_list(
         "id", "host", "cpu", "memory", "disk", "disk_allocation", "provisioned", "status"
     )
@@ -133,10 +138,12 @@ async def promised_by_host(without: int | None = None) -> dict[str, Promised]:
         if number == without or not (provisioned or status == VmStatus.CREATING):
             continue
         so_far = found.get(host, Promised())
+        wanted = growing.get(number, {})
+        gib = max(disk, wanted.get("libvirt_domain_disk", 0))
         found[host] = Promised(
-            so_far.cpu + cpu,
-            so_far.memory + memory,
-            so_far.disk + max(0, disk * 1024**3 - allocation),
+            so_far.cpu + max(cpu, wanted.get("libvirt_domain_vcpus", 0)),
+            so_far.memory + max(memory, wanted.get("libvirt_domain_memory", 0)),
+            so_far.disk + max(0, gib * 1024**3 - allocation),
             so_far.vms + 1,
         )
     return found

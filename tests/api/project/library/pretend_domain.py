@@ -14,8 +14,13 @@ from ansible.module_utils.basic import AnsibleModule
 
 MIB = 1024**2
 GIB = 1024**3
-STATES = {"start": "running", "stop": "stopped", "restart": "running", "pause": "paused",
-          "resume": "running"}
+STATES = {
+    "start": "running",
+    "stop": "stopped",
+    "restart": "running",
+    "pause": "paused",
+    "resume": "running",
+}
 
 
 @contextmanager
@@ -47,16 +52,34 @@ def new_domain(given):
         "firmware": "bios",
         "virt_type": "qemu",
         "machine": "pc-q35-7.2",
-        "disks": [{"target": "vda", "path": f"/pool/{given['uuid']}-vda.qcow2",
-                   "size": float(given["disk"]), "capacity_bytes": given["disk"] * GIB,
-                   "allocation_bytes": 200704, "backing": None}],
-        "interfaces": [{"mac": network.get("mac"), "type": network["type"],
-                        "source": network.get(network["type"]), "model": "virtio",
-                        "target": "vnet0"}],
+        "disks": [
+            {
+                "target": "vda",
+                "path": f"/pool/{given['uuid']}-vda.qcow2",
+                "size": float(given["disk"]),
+                "capacity_bytes": given["disk"] * GIB,
+                "allocation_bytes": 200704,
+                "backing": None,
+            }
+        ],
+        "interfaces": [
+            {
+                "mac": network.get("mac"),
+                "type": network["type"],
+                "source": network.get(network["type"]),
+                "model": "virtio",
+                "target": "vnet0",
+            }
+        ],
         "graphics": {"type": "vnc", "host": "127.0.0.1", "port": 5900},
-        "metadata": {"id": given["name"], "job": given.get("job"),
-                     "generation": given.get("generation"), "template": given.get("template"),
-                     "os": given.get("os"), "labels": given.get("labels") or {}},
+        "metadata": {
+            "id": given["name"],
+            "job": given.get("job"),
+            "generation": given.get("generation"),
+            "template": given.get("template"),
+            "os": given.get("os"),
+            "labels": given.get("labels") or {},
+        },
         "started_at": "2026-11-22T13:30:00.000000Z" if given.get("state") == "running" else None,
     }
 
@@ -69,15 +92,32 @@ def update(domain, given):
             live = domain["state"] == "stopped" or not (
                 key == "vcpus" and given[key] > domain["vcpus_max"]
             )
-            changes.append({"field": field, "before": domain[field], "after": given[key],
-                            "applies": "live" if live else "next_boot", "destroys": False})
+            changes.append(
+                {
+                    "field": field,
+                    "before": domain[field],
+                    "after": given[key],
+                    "applies": "live" if live else "next_boot",
+                    "destroys": False,
+                }
+            )
             if live:
                 domain[field] = given[key]
     if given.get("labels") is not None:
         domain["metadata"]["labels"] = given["labels"]
-    if given.get("disk") is not None and given["disk"] * GIB != domain["disks"][0]["capacity_bytes"]:
-        changes.append({"field": "disks[vda].size", "before": domain["disks"][0]["size"],
-                        "after": given["disk"], "applies": "live", "destroys": False})
+    if (
+        given.get("disk") is not None
+        and given["disk"] * GIB != domain["disks"][0]["capacity_bytes"]
+    ):
+        changes.append(
+            {
+                "field": "disks[vda].size",
+                "before": domain["disks"][0]["size"],
+                "after": given["disk"],
+                "applies": "live",
+                "destroys": False,
+            }
+        )
         domain["disks"][0].update(size=float(given["disk"]), capacity_bytes=given["disk"] * GIB)
     return changes
 

@@ -1,0 +1,159 @@
+"""API tests: one unfinished job a VM, and room that is not given twice."""
+
+import asyncio
+import uuid
+from collections import Counter
+from datetime import UTC, datetime
+
+import pytest
+from tortoise.exceptions import IntegrityError
+from virtplay.execution import _finish, _lease
+from virtplay.progress import Progress
+from virtplay.states import JobStatus
+from virtplay.store.models import AuditEntry, Job, Vm
+
+from tests.api.conftest import BODY, Service
+from tests.api.test_vms import RUNNING, add_vm, put_vm
+
+
+async def test_of_two_concurrent_mutations_exactly_one_is_accepted(service: Service) -> None:
+    vm = await put_vm(RUNNING)
+    answers = await asyncio.gather(
+        *(service.post(f"/vms/{vm.ref}/{action}") for action in ("stop", "pause", "restart") * 3)
+    )
+    assert Counter(answer.status_code for answer in answers) == {202: 1, 409: 8}
+    winner = next(a.json()["data"]["jobId"] for a in answers if a.status_code == 202)
+    for answer in answers:
+        if answer.status_code == 409:
+            error = answer.json()["error"]
+            assert error["code"] == "OPERATION_IN_PROGRESS"
+            assert error["details"] == {"jobId": winner}
+    assert await Job.all().count() == await AuditEntry.all().count() == 1
+
+
+async def test_every_mutation_of_a_busy_vm_names_the_holder(service: Service) -> None:
+    vm = await put_vm(RUNNING)
+    holder = (await service.act(str(vm.ref), "pause"))["jobId"]
+    for method, path, body in (
+        ("PUT", "", {"cpu": 2}), ("DELETE", "?force=true", None), ("POST", "/start", None),
+        ("POST", "/stop", None), ("POST", "/restart", None), ("POST", "/pause", None),
+        ("POST", "/resume", None),
+    ):  # fmt: skip
+        answer = await service.client.request(method, f"/api/v1/vms/{vm.ref}{path}", json=body)
+        assert answer.status_code == 409, (method, path)
+        assert answer.json()["error"]["details"] == {"jobId": holder}
+
+
+async def test_only_a_start_is_accepted_behind_a_creation_and_only_once(service: Service) -> None:
+    data = await service.create()
+    for action in ("stop", "restart", "pause", "resume"):
+        answer = await service.post(f"/vms/{data['id']}/{action}")
+        assert answer.json()["error"]["details"] == {"jobId": data["jobId"]}, action
+    answers = await asyncio.gather(*(service.post(f"/vms/{data['id']}/start") for _ in range(4)))
+    assert Counter(answer.status_code for answer in answers) == {202: 1, 409: 3}
+    start = next(a.json()["data"] for a in answers if a.status_code == 202)
+    assert start["status"] == "creating"
+    assert {
+        a.json()["error"]["details"]["jobId"] for a in answers if a.status_code == 409
+    } == {start["jobId"]}  # fmt: skip
+    assert (await service.get("/vms/vm-001/status"))["job"]["id"] == data["jobId"]
+    assert len(service.app.ctx.dispatcher.enqueued) == 1
+
+
+async def test_a_waiting_start_becomes_the_holder_when_the_creation_succeeds(
+    service: Service,
+) -> None:
+    data = await service.create()
+    start = await service.act(data["id"], "start")
+    creation = await Job.get(ref=data["jobId"])
+    leased = await _lease(creation.id)
+    assert leased is not None
+    progress = Progress(2, result={"domain": {"state": "stopped"}}, stats_seen=True)
+    followers = await _finish(leased, progress, {"rc": 0, "status": "successful"})
+    waiting = await Job.get(ref=start["jobId"])
+    assert followers == [waiting.id]
+    assert waiting.after_id is None
+    assert (await service.get("/vms/vm-001"))["status"] == "starting"
+    answer = await service.post("/vms/vm-001/stop")
+    assert answer.json()["error"]["details"] == {"jobId": start["jobId"]}
+
+
+async def test_a_waiting_start_is_cancelled_when_the_creation_fails(service: Service) -> None:
+    data = await service.create()
+    start = await service.act(data["id"], "start")
+    leased = await _lease((await Job.get(ref=data["jobId"])).id)
+    assert leased is not None
+    error = {"code": "INSUFFICIENT_RESOURCES", "message": "cannot: full", "task": "", "host": "k"}
+    assert await _finish(leased, Progress(2, error=error), {"rc": 2, "status": "failed"}) == []
+    job = await service.get(f"/jobs/{start['jobId']}")
+    assert job["status"] == "cancelled"
+    assert job["error"]["code"] == "INSUFFICIENT_RESOURCES"
+    assert job["finishedAt"]
+    vm = await service.get("/vms/vm-001")
+    assert vm["status"] == "error"
+    assert vm["error"]["jobId"] == data["jobId"]
+    assert (await service.get("/hosts/kvm1"))["allocated"] == {"cpu": 0, "memory": 0, "disk": 0}
+
+
+async def test_the_database_itself_refuses_a_second_unfinished_job(database: str) -> None:
+    values = {"action": "vm_stop", "vm_id": 7, "vm_ref": "vm-007", "host": "kvm1",
+              "requested_by": "x", "request_id": "x", "status": JobStatus.QUEUED}  # fmt: skip
+    first = Job(**values)
+    await first.save()
+    with pytest.raises(IntegrityError):
+        await Job(**values).save()
+    with pytest.raises(IntegrityError):
+        await Job(**{**values, "status": JobStatus.RUNNING}).save()
+    await Job(**values, after_id=first.id).save()
+    with pytest.raises(IntegrityError):
+        await Job(**values, after_id=first.id).save()
+    await Job(**{**values, "vm_id": 8}).save()
+    await Job.filter(id=first.id).update(finished_at=datetime.now(UTC))
+    await Job(**values).save()
+
+
+async def test_the_database_itself_refuses_the_same_vm_twice(database: str) -> None:
+    vm = await put_vm()
+    with pytest.raises(IntegrityError):
+        await add_vm(uuid=vm.uuid)
+
+
+async def test_twenty_creations_at_once_fill_exactly_the_room(service: Service) -> None:
+    await service.see("kvm1", memory=512 + 7 * 512)
+    await service.see("kvm2", memory=512 + 4 * 512)
+    answers = await asyncio.gather(*(service.post("/vms", BODY) for _ in range(20)))
+    assert Counter(answer.status_code for answer in answers) == {202: 11, 400: 9}
+    for answer in answers:
+        if answer.status_code == 400:
+            error = answer.json()["error"]
+            assert error["code"] == "INSUFFICIENT_RESOURCES"
+            assert error["details"]["needed"] == {"cpu": 1, "memory": 512, "disk": 2}
+            shown = {h["host"]: h["short"] for h in error["details"]["hosts"]}
+            assert shown == {
+                name: {"memory": {"needed": 512, "available": 0}} for name in ("kvm1", "kvm2")
+            }
+    hosts = (await service.get("/hosts"))["hosts"]
+    assert [(h["vms"], h["available"]["memory"]) for h in hosts] == [(7, 0), (4, 0)]
+    assert await Vm.all().count() == await Job.all().count() == 11
+
+
+async def test_creations_and_changes_at_once_lose_nothing(service: Service) -> None:
+    vms = [await put_vm(RUNNING, memory=32) for _ in range(10)]
+    answers = await asyncio.gather(
+        *(service.post(f"/vms/{vm.ref}/pause") for vm in vms),
+        *(service.post("/vms", {**BODY, "memory": 32}) for _ in range(10)),
+        *(service.client.get("/api/v1/vms") for _ in range(10)),
+    )
+    assert Counter(answer.status_code for answer in answers) == {202: 20, 200: 10}
+    refs = {answer.json()["data"]["jobId"] for answer in answers[:20]}
+    assert len(refs) == 20
+
+
+async def test_a_lease_is_taken_once_and_raises_the_generation(service: Service) -> None:
+    data = await service.create()
+    number = (await Job.get(ref=data["jobId"])).id
+    leases = await asyncio.gather(*(_lease(number) for _ in range(5)))
+    taken = [lease for lease in leases if lease is not None]
+    assert len(taken) == 1
+    assert taken[0].generation == (await Vm.get(ref=data["id"])).generation == 1
+    assert await Vm.filter(uuid=uuid.UUID(int=0)).count() == 0

@@ -1,0 +1,543 @@
+"""API tests: VMs listed, made, changed and refused; jobs stay queued."""
+
+import json
+import uuid
+from typing import Any
+
+import pytest
+from virtplay.states import HostStatus, VmStatus
+from virtplay.store.models import AuditEntry, Job, Vm
+from virtplay.store.vms import create_vm
+
+from tests.api.conftest import BODY, Service
+from tests.api.pretend import foreign_domain
+
+
+async def put_vm(status: VmStatus = VmStatus.STOPPED, **values: Any) -> Vm:
+    """A VM as an earlier creation would have left it."""
+    standard: dict[str, Any] = {
+        "uuid": uuid.uuid4(),
+        "name": "web",
+        "host": "kvm1",
+        "status": status,
+        "power": status.value,
+        "provisioned": True,
+        "os": "micro",
+        "template": "micro",
+        "cpu": 1,
+        "memory": 512,
+        "disk": 2,
+        "network": {"type": "network", "network": "default", "mac": "52:54:00:00:00:01"},
+    }
+    return await create_vm(**{**standard, **values})
+
+
+async def add_vm(status: VmStatus = VmStatus.STOPPED, **values: Any) -> str:
+    """Like put_vm; the new VM's id."""
+    return str((await put_vm(status, **values)).ref)
+
+
+async def refuse(service: Service, method: str, path: str, body: Any = None) -> tuple[int, str]:
+    """Status and code of a refusal, which must have changed nothing."""
+    before = (await Vm.all().count(), await Job.all().count())
+    answer = await service.client.request(method, f"/api/v1{path}", json=body)
+    assert (await Vm.all().count(), await Job.all().count()) == before
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+async def test_a_created_vm_is_shown_in_full(service: Service) -> None:
+    await service.create(
+        name="Web Server",
+        host="kvm2",
+        labels={"team": "web"},
+        description="the front",
+        network={"type": "bridge", "bridge": "br0", "ip": "192.0.2.5/24"},
+        autoStart=True,
+    )
+    vm = await service.get("/vms/vm-001")
+    assert vm == (await service.get("/vms"))["vms"][0]
+    identity = uuid.UUID(vm["uuid"])
+    expected = {
+        "id": "vm-001",
+        "name": "Web Server",
+        "status": "creating",
+        "cpu": 1,
+        "memory": 512,
+        "disk": 2,
+        "os": "micro",
+        "ip": None,
+        "host": "kvm2",
+        "template": "micro",
+        "description": "the front",
+        "labels": {"team": "web"},
+        "autoStart": True,
+        "pending": {},
+        "error": None,
+        "addresses": [],
+        "startedAt": None,
+        "observedAt": None,
+    }
+    assert {key: vm[key] for key in expected} == expected
+    mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in identity.bytes[-3:])
+    assert vm["network"] == {"type": "bridge", "bridge": "br0", "ip": "192.0.2.5/24", "mac": mac}
+    assert vm["createdAt"].endswith("Z")
+    assert vm["updatedAt"].endswith("Z")
+
+
+async def test_the_job_of_a_creation(service: Service) -> None:
+    data = await service.create(name="it's {{ mine }}")
+    job = await service.get(f"/jobs/{data['jobId']}")
+    expected = {
+        "id": "job-000001",
+        "action": "vm_create",
+        "vmId": "vm-001",
+        "host": "kvm1",
+        "status": "queued",
+        "progress": 0,
+        "step": "",
+        "etaSeconds": None,
+        "changed": None,
+        "dryRun": False,
+        "requestedBy": "bootstrap",
+        "error": None,
+        "attempt": 1,
+        "retryOf": None,
+        "startedAt": None,
+        "finishedAt": None,
+    }
+    assert {key: job[key] for key in expected} == expected
+    assert job["command"].startswith("ansible-playbook playbooks/vm_create.yml -i ")
+    assert '{"__ansible_unsafe": "it' in job["command"]
+    status = await service.get("/vms/vm-001/status")
+    assert status["status"] == "creating"
+    assert status["job"]["id"] == "job-000001"
+    entry = await AuditEntry.get()
+    assert (entry.actor, entry.action, entry.vm_ref, entry.job_ref, entry.address) == (
+        "bootstrap", "vm_create", "vm-001", "job-000001", "127.0.0.1",
+    )  # fmt: skip
+    assert entry.request_id == job["requestId"]
+
+
+async def test_every_wrong_field_is_named_at_once_and_nothing_is_created(service: Service) -> None:
+    answer = await service.post(
+        "/vms",
+        {"name": "a\nb", "cpu": "2", "memory": 1.5, "disk": True, "colour": 1, "network": {"a": 1}},
+    )
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["code"] == "VALIDATION_ERROR"
+    fields = {entry["field"] for entry in error["details"]["fields"]}
+    assert fields == {"name", "template", "cpu", "memory", "disk", "colour", "network.a"}
+    assert await Vm.all().count() == await Job.all().count() == await AuditEntry.all().count() == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "refusal"),
+    [
+        ({"template": "win95"}, (404, "TEMPLATE_NOT_FOUND")),
+        ({"template": "../micro"}, (404, "TEMPLATE_NOT_FOUND")),
+        ({"host": "kvm9"}, (404, "HOST_NOT_FOUND")),
+        ({"host": "KVM1"}, (404, "HOST_NOT_FOUND")),
+        ({"network": {"network": "absent"}}, (400, "VALIDATION_ERROR")),
+        ({"network": {"network": "asleep"}}, (400, "VALIDATION_ERROR")),
+        ({"network": {"type": "bridge", "bridge": "br7"}}, (400, "VALIDATION_ERROR")),
+        ({"cpu": 17}, (400, "INSUFFICIENT_RESOURCES")),
+        ({"memory": 7681}, (400, "INSUFFICIENT_RESOURCES")),
+        ({"disk": 101}, (400, "INSUFFICIENT_RESOURCES")),
+        ({"disk": 101, "host": "kvm2"}, (400, "INSUFFICIENT_RESOURCES")),
+    ],
+)
+async def test_creations_that_are_refused(
+    service: Service, values: dict[str, Any], refusal: tuple[int, str]
+) -> None:
+    assert await refuse(service, "POST", "/vms", {**BODY, **values}) == refusal
+
+
+async def test_a_disk_smaller_than_the_template_is_a_wrong_field(service: Service) -> None:
+    image = {"name": "micro", "virtual_size_bytes": 3 * 1024**3, "created_at": None}
+    await service.see("kvm1", templates=[image])
+    await service.see("kvm2", templates=[image])
+    answer = await service.post("/vms", BODY)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["details"]["fields"][0]["field"] == "disk"
+    await service.create(disk=3)
+
+
+async def test_insufficient_resources_names_figures_of_the_host_asked_for(service: Service) -> None:
+    answer = await service.post("/vms", {**BODY, "host": "kvm2", "memory": 99999})
+    assert answer.json()["error"]["details"] == {
+        "needed": {"cpu": 1, "memory": 99999, "disk": 2},
+        "hosts": [
+            {
+                "host": "kvm2",
+                "short": {"memory": {"needed": 99999, "available": 7680}},
+                "available": {"cpu": 16, "memory": 7680, "disk": 100},
+            }
+        ],
+    }
+
+
+async def test_no_host_is_ready(service: Service) -> None:
+    await service.mark("kvm1", HostStatus.UNREACHABLE, "no route")
+    await service.mark("kvm2", HostStatus.ERROR, "libvirtd is down")
+    assert await refuse(service, "POST", "/vms", BODY) == (503, "HOST_UNREACHABLE")
+    assert await refuse(service, "POST", "/vms", {**BODY, "host": "kvm1"}) == (
+        503,
+        "HOST_UNREACHABLE",
+    )
+
+
+async def test_a_host_that_is_not_ready_gets_no_vm(service: Service) -> None:
+    await service.mark("kvm1", HostStatus.UNREACHABLE)
+    for _ in range(3):
+        vm = await service.create()
+        assert (await service.get(f"/vms/{vm['id']}"))["host"] == "kvm2"
+
+
+async def test_creations_spread_over_the_hosts(service: Service) -> None:
+    for _ in range(6):
+        await service.create()
+    hosts = {h["name"]: h for h in (await service.get("/hosts"))["hosts"]}
+    assert [hosts[name]["vms"] for name in ("kvm1", "kvm2")] == [3, 3]
+    assert hosts["kvm1"]["allocated"] == {"cpu": 3, "memory": 1536, "disk": 6}
+    assert hosts["kvm1"]["available"] == {"cpu": 13, "memory": 7680 - 1536, "disk": 94}
+    assert hosts["kvm1"]["capacity"] == {"cpu": 16, "memory": 7680, "disk": 100}
+
+
+async def test_user_data_is_neither_in_the_database_nor_in_command_or_log(
+    service: Service, tmp_path: Any
+) -> None:
+    secret = "correct-horse-battery"
+    data = await service.create(userData=f"#cloud-config\npassword: {secret}\n")
+    job = await service.get(f"/jobs/{data['jobId']}")
+    assert secret not in json.dumps(job)
+    rows = [dict(row) for table in (Vm, Job, AuditEntry) for row in await table.all().values()]
+    assert secret not in repr(rows)
+    assert not any(secret in line for line in service.logs)
+    kept = service.settings.state_dir / "jobs" / data["jobId"]
+    assert oct(kept.stat().st_mode & 0o777) == "0o700"
+    secrets = kept / "secrets.json"
+    assert secret in secrets.read_text()
+    assert oct(secrets.stat().st_mode & 0o777) == "0o600"
+    files = [p for p in service.settings.state_dir.rglob("*") if p.is_file() and p != secrets]
+    assert not [p for p in files if secret.encode() in p.read_bytes()]
+
+
+STOPPED, RUNNING, PAUSED, ERROR = (
+    VmStatus.STOPPED, VmStatus.RUNNING, VmStatus.PAUSED, VmStatus.ERROR,
+)  # fmt: skip
+GONE = VmStatus.UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "path", "body", "expected"),
+    [
+        (STOPPED, "POST", "/start", None, (202, "starting")),
+        (STOPPED, "POST", "/stop", None, (400, "VM_ALREADY_STOPPED")),
+        (STOPPED, "POST", "/stop", {"force": True}, (400, "VM_ALREADY_STOPPED")),
+        (STOPPED, "POST", "/restart", None, (400, "VM_ALREADY_STOPPED")),
+        (STOPPED, "POST", "/pause", None, (400, "VM_ALREADY_STOPPED")),
+        (STOPPED, "POST", "/resume", None, (400, "VM_ALREADY_STOPPED")),
+        (STOPPED, "DELETE", "", None, (202, "deleting")),
+        (STOPPED, "PUT", "", {"cpu": 2}, (202, "updating")),
+        (RUNNING, "POST", "/start", None, (400, "VM_ALREADY_RUNNING")),
+        (RUNNING, "POST", "/stop", None, (202, "stopping")),
+        (RUNNING, "POST", "/stop", {"force": True}, (202, "stopping")),
+        (RUNNING, "POST", "/restart", None, (202, "restarting")),
+        (RUNNING, "POST", "/pause", None, (202, "pausing")),
+        (RUNNING, "POST", "/resume", None, (400, "VM_NOT_PAUSED")),
+        (RUNNING, "DELETE", "", None, (400, "VM_ALREADY_RUNNING")),
+        (RUNNING, "DELETE", "?force=true", None, (202, "deleting")),
+        (RUNNING, "PUT", "", {"name": "x"}, (202, "updating")),
+        (PAUSED, "POST", "/start", None, (400, "VM_ALREADY_RUNNING")),
+        (PAUSED, "POST", "/stop", {"force": True}, (202, "stopping")),
+        (PAUSED, "POST", "/pause", None, (400, "VM_ALREADY_PAUSED")),
+        (PAUSED, "POST", "/resume", None, (202, "resuming")),
+        (PAUSED, "DELETE", "", None, (400, "VM_ALREADY_RUNNING")),
+        (ERROR, "POST", "/start", None, (202, "starting")),
+        (ERROR, "POST", "/stop", {"force": True}, (202, "stopping")),
+        (ERROR, "DELETE", "", None, (202, "deleting")),
+        (GONE, "POST", "/start", None, (503, "HOST_UNREACHABLE")),
+        (GONE, "POST", "/stop", None, (503, "HOST_UNREACHABLE")),
+        (GONE, "PUT", "", {"cpu": 2}, (503, "HOST_UNREACHABLE")),
+        (GONE, "DELETE", "?force=true", None, (503, "HOST_UNREACHABLE")),
+    ],
+)
+async def test_what_may_happen_in_each_state(
+    service: Service,
+    status: VmStatus,
+    method: str,
+    path: str,
+    body: Any,
+    expected: tuple[int, str],
+) -> None:
+    vm = await put_vm(status)
+    answer = await service.client.request(method, f"/api/v1/vms/{vm.ref}{path}", json=body)
+    found = answer.json()
+    outcome = found["data"]["status"] if answer.is_success else found["error"]["code"]
+    assert (answer.status_code, outcome) == expected
+    shown = await service.get(f"/vms/{vm.ref}")
+    assert shown["status"] == (expected[1] if answer.is_success else status.value)
+
+
+@pytest.mark.parametrize("path", ["", "/status"])
+@pytest.mark.parametrize(
+    "vm", ["vm-999", "vm-1", "VM-1", "x", "vm-001'--", "%00", "vm-%F0%9F%9A%80"]
+)
+async def test_reads_of_a_vm_that_is_not_there(service: Service, vm: str, path: str) -> None:
+    answer = await service.client.get(f"/api/v1/vms/{vm}{path}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "VM_NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [("PUT", "", {"cpu": 2}), ("DELETE", "", None)]
+    + [("POST", f"/{a}", None) for a in ("start", "stop", "restart", "pause", "resume")],
+)
+async def test_changes_of_a_vm_that_is_not_there(
+    service: Service, method: str, path: str, body: Any
+) -> None:
+    assert await refuse(service, method, f"/vms/vm-404{path}", body) == (404, "VM_NOT_FOUND")
+
+
+async def test_jobs_and_hosts_that_are_not_there(service: Service) -> None:
+    for path, code in (
+        ("/jobs/job-000009", "JOB_NOT_FOUND"),
+        ("/jobs/job-000009/log", "JOB_NOT_FOUND"),
+        ("/jobs/%00", "JOB_NOT_FOUND"),
+        ("/hosts/kvm9", "HOST_NOT_FOUND"),
+        ("/hosts/%00", "HOST_NOT_FOUND"),
+    ):
+        answer = await service.client.get(f"/api/v1{path}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, code), path
+
+
+async def test_a_disk_never_shrinks(service: Service) -> None:
+    vm = await put_vm(disk=20)
+    answer = await service.client.put(f"/api/v1/vms/{vm.ref}", json={"disk": 19})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["details"]["fields"][0]["field"] == "disk"
+
+
+@pytest.mark.parametrize(
+    ("body", "short"),
+    [({"cpu": 17}, "cpu"), ({"memory": 7681}, "memory"), ({"disk": 200}, "disk")],
+)
+async def test_growth_needs_room(service: Service, body: dict[str, Any], short: str) -> None:
+    vm = await put_vm()
+    answer = await service.client.put(f"/api/v1/vms/{vm.ref}", json=body)
+    assert answer.json()["error"]["code"] == "INSUFFICIENT_RESOURCES"
+    assert set(answer.json()["error"]["details"]["hosts"][0]["short"]) == {short}
+
+
+async def test_shrinking_is_possible_on_a_full_host(service: Service) -> None:
+    vm = await put_vm(cpu=16, memory=7680)
+    await add_vm(cpu=16, memory=7680)
+    for body in ({"cpu": 8}, {"name": "smaller"}, {"labels": {}}):
+        answer = await service.client.put(f"/api/v1/vms/{vm.ref}", json=body)
+        assert answer.status_code == 202, answer.text
+        await Job.all().delete()
+
+
+async def test_growth_to_exactly_the_room_there_is(service: Service) -> None:
+    vm = await put_vm(cpu=1, memory=512)
+    await add_vm(cpu=15, memory=1024)
+    body = {"memory": 7680 - 1024}
+    assert (await service.client.put(f"/api/v1/vms/{vm.ref}", json=body)).status_code == 202
+    await Job.all().delete()
+    await Vm.filter(id=vm.id).update(status=STOPPED)
+    body = {"memory": 7680 - 1023}
+    assert (await service.client.put(f"/api/v1/vms/{vm.ref}", json=body)).status_code == 400
+
+
+async def test_disk_growth_counts_only_what_is_added(service: Service) -> None:
+    vm = await put_vm(disk=90)
+    answer = await service.client.put(f"/api/v1/vms/{vm.ref}", json={"disk": 100})
+    assert answer.status_code == 202, answer.text
+
+
+async def test_two_growths_cannot_share_the_same_room(service: Service) -> None:
+    first = await put_vm(memory=1024)
+    second = await put_vm(memory=1024)
+    body = {"memory": 6000}
+    assert (await service.client.put(f"/api/v1/vms/{first.ref}", json=body)).status_code == 202
+    answer = await service.client.put(f"/api/v1/vms/{second.ref}", json=body)
+    assert answer.status_code == 400, "what an unfinished update was promised is given twice"
+
+
+async def test_an_update_passes_only_what_was_asked_for(service: Service) -> None:
+    vm = await put_vm()
+    answer = await service.client.put(f"/api/v1/vms/{vm.ref}", json={"cpu": 2})
+    job = await Job.get(ref=answer.json()["data"]["jobId"])
+    assert job.variables == {
+        "libvirt_domain_uuid": str(vm.uuid),
+        "libvirt_domain_name": "vm-001",
+        "libvirt_domain_vcpus": 2,
+    }
+
+
+async def test_a_vm_whose_creation_failed_can_only_be_deleted(service: Service) -> None:
+    error = {"code": "LIBVIRT_ERROR", "message": "cannot make it", "jobId": "job-000001"}
+    vm = await put_vm(ERROR, provisioned=False, power="", error=error)
+    for path in ("start", "stop", "restart", "pause", "resume"):
+        answer = await service.post(f"/vms/{vm.ref}/{path}")
+        assert answer.status_code == 400
+    answer = await service.client.delete(f"/api/v1/vms/{vm.ref}")
+    assert answer.status_code == 202
+    assert (await service.get("/hosts/kvm1"))["vms"] == 0
+
+
+async def test_pages(service: Service) -> None:
+    for number in range(25):
+        await add_vm(name=f"vm {number}", cpu=number % 3 + 1)
+    first = await service.get("/vms")
+    assert first["pagination"] == {"page": 1, "limit": 10, "total": 25, "pages": 3}
+    assert [vm["id"] for vm in first["vms"]] == [f"vm-{n:03d}" for n in range(1, 11)]
+    last = await service.get("/vms", page=3, limit=10)
+    assert [vm["id"] for vm in last["vms"]] == [f"vm-{n:03d}" for n in range(21, 26)]
+    beyond = await service.get("/vms", page=4)
+    assert beyond["vms"] == []
+    assert beyond["pagination"]["total"] == 25
+    assert (await service.get("/vms", page=1_000_000, limit=100))["vms"] == []
+    whole = await service.get("/vms", limit=100)
+    assert len(whole["vms"]) == 25
+    seen: list[str] = []
+    for page in (1, 2, 3, 4, 5):
+        found = await service.get("/vms", page=page, limit=6, sort="-cpu")
+        seen += [vm["id"] for vm in found["vms"]]
+    assert len(set(seen)) == 25
+
+
+async def test_an_empty_list_has_no_pages(service: Service) -> None:
+    assert await service.get("/vms") == {
+        "vms": [],
+        "pagination": {"page": 1, "limit": 10, "total": 0, "pages": 0},
+    }
+
+
+async def names(service: Service, **query: Any) -> list[str]:
+    """The names of the VMs that a query finds."""
+    return [vm["name"] for vm in (await service.get("/vms", limit=100, **query))["vms"]]
+
+
+async def test_search_folds_unicode_case_and_takes_no_wildcards(service: Service) -> None:
+    for name in ("Größe", "ÅNGSTRÖM", "İstanbul", "100% cpu", "under_score", "back\\slash",
+                 "虚拟机 一号", "it's", "plain"):  # fmt: skip
+        await add_vm(name=name, os="debian12")
+    assert await names(service, search="grösse") == ["Größe"]
+    assert await names(service, search="GRÖSSE") == ["Größe"]
+    assert await names(service, search="ångström") == ["ÅNGSTRÖM"]
+    assert await names(service, search="拟机") == ["虚拟机 一号"]
+    assert await names(service, search="%") == ["100% cpu"]
+    assert await names(service, search="_") == ["under_score"]
+    assert await names(service, search="\\") == ["back\\slash"]
+    assert await names(service, search="'") == ["it's"]
+    assert len(await names(service, search="DEBIAN")) == 9
+    assert await names(service, search="vm-003") == ["İstanbul"]
+    assert await names(service, search="nothing") == []
+    assert len(await names(service, search="")) == 9
+
+
+async def test_search_finds_addresses(service: Service) -> None:
+    await service.see("kvm1", domains=[foreign_domain("a"), foreign_domain("b", addresses=[])])
+    assert await names(service, search="203.0.113.99") == ["a"]
+
+
+async def test_labels_are_matched_to_the_letter(service: Service) -> None:
+    await add_vm(name="one", labels={"team": "web", "env": "prod"})
+    await add_vm(name="two", labels={"team": "webmail"})
+    await add_vm(name="three", labels={"team": "Web"})
+    await add_vm(name="four", labels={"myteam": "web"})
+    await add_vm(name="five", labels={"a_b": "x=y"})
+    await add_vm(name="six", labels={"aXb": ""})
+    assert await names(service, label="team=web") == ["one"]
+    assert await names(service, label="team=Web") == ["three"]
+    assert await names(service, label="team") == ["one", "two", "three"]
+    assert await names(service, label="a_b") == ["five"]
+    assert await names(service, label="a_b=x=y") == ["five"]
+    assert await names(service, label="aXb=") == ["six"]
+    assert await names(service, label="%=%") == []
+    assert await names(service, label="TEAM") == []
+
+
+async def test_filters_and_sort(service: Service) -> None:
+    await add_vm(RUNNING, name="b", cpu=4, host="kvm1")
+    await add_vm(STOPPED, name="a", cpu=2, host="kvm2")
+    await add_vm(RUNNING, name="c", cpu=2, host="kvm2")
+    assert await names(service, status="running") == ["b", "c"]
+    assert await names(service, host="kvm2") == ["a", "c"]
+    assert await names(service, host="kvm2", status="running") == ["c"]
+    assert await names(service, host="nowhere") == []
+    assert await names(service, sort="name") == ["a", "b", "c"]
+    assert await names(service, sort="-name") == ["c", "b", "a"]
+    assert await names(service, sort="cpu") == ["a", "c", "b"]
+    assert await names(service, sort="-id") == ["c", "a", "b"]
+    assert await names(service, sort="createdAt") == ["b", "a", "c"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["search=%00", "host=%00", "label=%00", "label=a%00%3Db", "search=%ED%A0%80", "search=%FF%FE",
+     "host=%F0%9F%9A%80", "search=%E2%80%AE"],
+)  # fmt: skip
+async def test_odd_text_in_a_query_finds_nothing_or_is_400(service: Service, query: str) -> None:
+    answer = await service.client.get(f"/api/v1/vms?{query}")
+    assert answer.status_code in (200, 400), answer.text
+    if answer.status_code == 200:
+        assert answer.json()["data"]["vms"] == []
+
+
+@pytest.mark.parametrize("query", ["vm=%00", "action=%00", "status=x", "page=0", "limit=1000"])
+async def test_odd_queries_of_jobs(service: Service, query: str) -> None:
+    answer = await service.client.get(f"/api/v1/jobs?{query}")
+    assert answer.status_code in (200, 400), answer.text
+
+
+async def test_jobs_are_listed_newest_first_and_filtered(service: Service) -> None:
+    for _ in range(3):
+        await service.create()
+    jobs = await service.get("/jobs")
+    assert [job["id"] for job in jobs["jobs"]] == ["job-000003", "job-000002", "job-000001"]
+    assert jobs["pagination"] == {"page": 1, "limit": 10, "total": 3, "pages": 1}
+    found = await service.get("/jobs", vm="vm-002", status="queued", action="vm_create")
+    assert [job["id"] for job in found["jobs"]] == ["job-000002"]
+    assert (await service.get("/jobs", status="failed"))["jobs"] == []
+
+
+async def test_log_of_a_job_that_has_not_run(service: Service) -> None:
+    data = await service.create()
+    answer = await service.client.get(f"/api/v1/jobs/{data['jobId']}/log")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert answer.text == ""
+
+
+async def test_hosts_and_templates(service: Service) -> None:
+    host = await service.get("/hosts/kvm1")
+    expected = {"name": "kvm1", "status": "ready", "vms": 0, "virtType": "qemu", "cpus": 4,
+                "memory": 8192, "bridges": ["br0"]}  # fmt: skip
+    assert {key: host[key] for key in expected} == expected
+    assert host["versions"]["libvirt"] == "9.0.0"
+    assert host["observedAt"].endswith("Z")
+    templates = {t["id"]: t for t in (await service.get("/templates"))["templates"]}
+    assert set(templates) == {"micro", "debian12"}
+    assert templates["micro"]["minDisk"] == 1
+    assert [h["ready"] for h in templates["micro"]["hosts"]] == [True, True]
+    assert [h["ready"] for h in templates["debian12"]["hosts"]] == [False, False]
+
+
+async def test_ids_are_not_given_twice(service: Service) -> None:
+    first = await put_vm()
+    second = await put_vm()
+    await second.delete()
+    third = await put_vm()
+    assert [first.ref, third.ref] == ["vm-001", "vm-003"]
+
+
+async def test_ids_grow_past_the_padding(service: Service) -> None:
+    vm = await create_vm(
+        1000, uuid=uuid.uuid4(), name="x", host="kvm1", status=STOPPED, cpu=1, memory=1, disk=1
+    )
+    assert vm.ref == "vm-1000"
+    assert (await service.create())["id"] == "vm-1001"
+    assert (await service.get("/vms/vm-1000"))["id"] == "vm-1000"
