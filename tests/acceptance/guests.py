@@ -46,7 +46,12 @@ def booted(host: Host, domain: str, seconds: float = BOOT_SECONDS) -> None:
 def in_guest(host: Host, domain: str, *command: str, seconds: float = 30) -> str:
     """Run a command in the guest through its agent; what it printed (both streams)."""
     started = agent(
-        host, domain, "guest-exec", path=command[0], arg=list(command[1:]), **{"capture-output": True}
+        host,
+        domain,
+        "guest-exec",
+        path=command[0],
+        arg=list(command[1:]),
+        **{"capture-output": True},
     )
     deadline = time.monotonic() + seconds
     while True:
@@ -81,9 +86,7 @@ def traces(host: Host) -> dict[str, set[str]]:
         "pool": set(host.run("ls", POOL).stdout.split()),
         "nvram": set(host.run("ls", "/var/lib/libvirt/qemu/nvram", check=False).stdout.split()),
         "reservations": {f"{e.get('mac')} {e.get('ip')}" for e in network.findall("ip/dhcp/host")},
-        "autostart": set(
-            host.run("ls", "/etc/libvirt/qemu/autostart", check=False).stdout.split()
-        ),
+        "autostart": set(host.run("ls", "/etc/libvirt/qemu/autostart", check=False).stdout.split()),
         "templates": set(host.run("ls", "/var/lib/libvirt/templates").stdout.split()),
     }
 

@@ -180,9 +180,7 @@ def test_stuck_qemu_hides_nobody_else(api: Api, one: Host, two: Host) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_killed_service_in_the_middle_of_a_creation(
-    service: Service, api: Api, one: Host
-) -> None:
+def test_killed_service_in_the_middle_of_a_creation(service: Service, api: Api, one: Host) -> None:
     made = api.send("POST", "/vms", {"name": "survivor", "host": one.name, **MICRO})
     start = api.send("POST", f"/vms/{made['id']}/start")
     wait_for("the play", lambda: api.job(made["jobId"])["progress"] > 0, 30)

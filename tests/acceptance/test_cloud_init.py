@@ -1,0 +1,58 @@
+"""Acceptance tests: a real distribution with cloud-init, as cloud images have it.
+
+Debian 12 is built with mmdebstrap beside the other tests and offered over HTTP; its guest boots
+under emulation, which takes a minute or two.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.guests import agent, booted, in_guest
+from tests.acceptance.service import Api, wait_for
+from tests.lab.lab import Host
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDexampleexampleexampleexampleexampleexample me@home"
+USER_DATA = """#cloud-config
+write_files:
+  - path: /etc/virtplay-test
+    content: "written by cloud-init: {{ no template }} $(no shell)\\n"
+runcmd:
+  - [sh, -c, "echo ran > /etc/virtplay-ran"]
+"""
+
+
+@pytest.mark.timeout(900)
+def test_debian_with_cloud_init(debian: Path, api: Api, two: Host) -> None:
+    vm = api.create(
+        seconds=240,
+        template="debian12-cloud",
+        name="Debian VM",
+        host=two.name,
+        cpu=2,
+        memory=1024,
+        disk=3,
+        sshKeys=[KEY],
+        userData=USER_DATA,
+        autoStart=True,
+    )
+    assert (vm["os"], vm["status"]) == ("debian12", "running")
+    booted(two, vm["id"], 400)
+
+    def done() -> bool:
+        return "status: done" in in_guest(two, vm["id"], "/usr/bin/cloud-init", "status")
+
+    wait_for("the end of cloud-init", done, 300)
+    assert agent(two, vm["id"], "guest-get-host-name")["host-name"] == "debian-vm"
+    assert "Debian" in agent(two, vm["id"], "guest-get-osinfo")["pretty-name"]
+    assert KEY in in_guest(two, vm["id"], "/bin/cat", "/home/debian/.ssh/authorized_keys")
+    text = in_guest(two, vm["id"], "/bin/cat", "/etc/virtplay-test")
+    assert text == "written by cloud-init: {{ no template }} $(no shell)\n"
+    assert in_guest(two, vm["id"], "/bin/cat", "/etc/virtplay-ran") == "ran\n"
+    wait_for("its address in the list", lambda: api.vm(vm["id"])["ip"], 30)
+    size = int(in_guest(two, vm["id"], "/bin/cat", "/sys/block/vda/size")) * 512
+    assert size == 3 * 1024**3
+    api.run("POST", f"/vms/{vm['id']}/stop", seconds=120)
+    assert api.vm(vm["id"])["status"] == "stopped"

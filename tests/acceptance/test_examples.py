@@ -1,0 +1,165 @@
+"""Acceptance tests: the document's two client programs run unchanged against `make demo`.
+
+The demo gets a network namespace of its own, so that its port 3000 is free whatever else runs here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from tests.acceptance.service import wait_for
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DOCUMENT = REPOSITORY.parent / "shared/design/vm-api-original.md"
+EXAMPLES = {"javascript": "vm_manager.mjs", "python": "vm_manager.py"}
+PROGRAMS = {"javascript": "node", "python": sys.executable}
+TOKEN = "your-token"
+
+
+class Demo:
+    """`make demo` in a network namespace."""
+
+    def __init__(self, output: IO[str]) -> None:
+        self._holder = subprocess.Popen(
+            ["unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 3600"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._holder.stdout
+        assert self._holder.stdout.readline() == "up\n"
+        self.output = output
+        self.process = subprocess.Popen(
+            [*self.enter(), sys.executable, "-m", "scripts.demo"],
+            cwd=REPOSITORY,
+            env={**self.environment(), "VIRTPLAY_BOOTSTRAP_TOKEN": TOKEN},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+    def environment(self) -> dict[str, str]:
+        return {k: v for k, v in os.environ.items() if not k.startswith("VIRTPLAY_")}
+
+    def enter(self) -> list[str]:
+        """Return the words that run a program in the demo's network."""
+        return ["nsenter", "-t", str(self._holder.pid), "--net", "--"]
+
+    def run(self, *command: str, seconds: float = 60) -> str:
+        done = subprocess.run(
+            [*self.enter(), *command],
+            cwd=REPOSITORY,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def said(self) -> str:
+        self.output.flush()
+        return Path(self.output.name).read_text()
+
+    def links(self) -> set[str]:
+        return {link["ifname"] for link in json.loads(self.run("ip", "-json", "link"))}
+
+    def get(self, path: str) -> Any:
+        answer = self.run(
+            "curl", "-sS", "-H", f"Authorization: Bearer {TOKEN}",
+            f"http://localhost:3000/api/v1{path}",
+        )  # fmt: skip
+        return json.loads(answer)["data"]
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._holder.kill()
+        self._holder.wait()
+        if self._holder.stdout:
+            self._holder.stdout.close()
+
+
+def left_of(place: str) -> list[str]:
+    """Return the processes and mounts that still have to do with a directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if place in words or place in (process / "mountinfo").read_text():
+                found.append(words)
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def demo(lab_machine: None, tmp_path: Path) -> Iterator[Demo]:
+    for program in ("node", "curl"):
+        if shutil.which(program) is None:
+            pytest.fail(f"the examples need {program}: make setup-lab installs it", pytrace=False)
+    with (tmp_path / "demo.log").open("w") as output:
+        running = Demo(output)
+        try:
+            yield running
+        finally:
+            running.end()
+
+
+@pytest.mark.timeout(300)
+def test_both_examples_run_one_after_the_other_on_the_demo(demo: Demo) -> None:
+    def ready() -> bool:
+        assert demo.process.poll() is None, demo.said()
+        return "Ctrl-C ends it all" in demo.said()
+
+    wait_for("the demo", ready, 150)
+    inventory = re.search(r"inventory (\S+)", demo.said())
+    assert inventory
+    lab = str(Path(inventory[1]).parent)
+    assert TOKEN in demo.said()
+    for language, name in EXAMPLES.items():
+        demo.run(PROGRAMS[language], f"examples/{name}")
+
+    def both_run() -> list[Any]:
+        vms: list[Any] = demo.get("/vms")["vms"]
+        assert len(vms) == 2
+        assert {vm["name"] for vm in vms} == {"web-server"}
+        jobs = demo.get("/jobs")["jobs"]
+        assert {job["status"] for job in jobs} <= {"queued", "running", "succeeded"}, jobs
+        return vms if {vm["status"] for vm in vms} == {"running"} else []
+
+    vms = wait_for("both VMs running", both_run, 90)
+    assert {vm["os"] for vm in vms} == {"ubuntu20.04"}
+    assert {(vm["cpu"], vm["memory"], vm["disk"]) for vm in vms} == {(2, 2048, 20)}
+    wait_for("their addresses", lambda: all(vm["ip"] for vm in demo.get("/vms")["vms"]), 90)
+    assert left_of(lab)
+
+    demo.process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    assert demo.process.wait(60) == 0
+    assert time.monotonic() - began < 30
+    assert left_of(lab) == []
+    assert not Path(lab).exists()
+    assert demo.links() == {"lo"}
+
+
+@pytest.mark.parametrize("language", EXAMPLES)
+def test_example_is_the_documents(language: str) -> None:
+    if not DOCUMENT.exists():
+        pytest.skip("the document is not beside this checkout")
+    block = re.search(rf"```{language}\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    assert block
+    assert (REPOSITORY / "examples" / EXAMPLES[language]).read_text() == block[1]
