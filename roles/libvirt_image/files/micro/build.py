@@ -327,15 +327,13 @@ def modules(tree: Path, release: str) -> Iterator[tuple[str, bytes]]:
 
 def decompressed(path: Path) -> bytes:
     """Return a kernel module's content whatever the distribution compresses it with."""
-    match path.suffix:
-        case ".xz":
-            return lzma.decompress(path.read_bytes())
-        case ".gz":
-            return gzip.decompress(path.read_bytes())
-        case ".zst":
-            return run("zstd", "-dcq", str(path))
-        case _:
-            return path.read_bytes()
+    if path.suffix == ".xz":
+        return lzma.decompress(path.read_bytes())
+    if path.suffix == ".gz":
+        return gzip.decompress(path.read_bytes())
+    if path.suffix == ".zst":
+        return run("zstd", "-dcq", str(path))
+    return path.read_bytes()
 
 
 def shared_libraries(tree: Path, program: Path) -> list[Path]:

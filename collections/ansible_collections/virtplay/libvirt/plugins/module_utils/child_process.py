@@ -66,7 +66,7 @@ def _run(function: Callable[[], Any], writer: int) -> NoReturn:
 
 def _read_all(reader: int, deadline: float) -> bytes:
     """Read the pipe to its end; raises TimeoutError at the deadline (monotonic seconds)."""
-    pieces = []
+    pieces: list[bytes] = []
     while True:
         ready, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
         if not ready:

@@ -8,18 +8,20 @@ machine without python3-libvirt, so that this file can be imported and tested th
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import Enum
 from typing import Any
 
 try:
-    import libvirt
+    import libvirt as _library
 except ImportError:
-    libvirt = None
+    _library = None
+
+libvirt: Any = _library
 
 DEFAULT_URI = "qemu:///system"
 
 
-class LibvirtFailure(Exception):  # noqa: N818 - the name is part of the contract between files
+class LibvirtFailure(Exception):
     """A failure to report to the user: a message that starts with "cannot" and an error code."""
 
     def __init__(self, message: str, code: str = "LIBVIRT_ERROR") -> None:
@@ -28,7 +30,14 @@ class LibvirtFailure(Exception):  # noqa: N818 - the name is part of the contrac
         self.code = code
 
 
-class DomainState(StrEnum):
+class TextEnum(str, Enum):
+    """An enum whose members are texts; enum.StrEnum is not there before Python 3.11."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class DomainState(TextEnum):
     """The states of a domain as Virtplay names them."""
 
     RUNNING = "running"

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def prepare_creation(
         # Not SATA: kernels made for clouds (Debian's among them) have no driver for it.
         seed = Disk("sda", path, format="raw", bus="scsi", device="cdrom")
         creation.spec = replace(spec, disks=(*spec.disks, seed))
-    for nic, wanted in zip(nics, wanted_nics, strict=True):
+    for nic, wanted in zip(nics, wanted_nics):
         if nic.type == "network" and wanted.get("ip"):
             address = wanted["ip"].partition("/")[0]
             check_reservation(find_network(conn, nic.source), address, nic.mac)
@@ -496,7 +497,7 @@ def _update_live(
         # Not left to the next boot: nothing but this call makes the image larger.
         call_within(
             MONITOR_SECONDS,
-            lambda t=target, s=size: dom.blockResize(t, s, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES),
+            partial(dom.blockResize, target, size, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES),
             f"cannot resize disk {target} of {label}",
         )
     return refused

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
-from typing import Any, assert_never
+from typing import Any
 
-from .connection import ACTIVE_STATES, DomainState, LibvirtFailure
+from .connection import ACTIVE_STATES, DomainState, LibvirtFailure, TextEnum
 
 GIB = 1024**3
 
 
-class Wanted(StrEnum):
+class Wanted(TextEnum):
     """What a caller may ask of a domain (the module's `state`)."""
 
     PRESENT = "present"
@@ -29,7 +28,7 @@ class Wanted(StrEnum):
     RESUMED = "resumed"
 
 
-class Step(StrEnum):
+class Step(TextEnum):
     """One act on a domain's power."""
 
     START = "start"
@@ -40,7 +39,7 @@ class Step(StrEnum):
     DESTROY = "destroy"
 
 
-class Applies(StrEnum):
+class Applies(TextEnum):
     """When a change takes effect."""
 
     LIVE = "live"
@@ -139,51 +138,46 @@ def applies_at(changes: Sequence[Change]) -> str | None:
 
 # --- power ------------------------------------------------------------------------------------
 
+_VERBS = {Wanted.RESTARTED: "restart", Wanted.PAUSED: "pause", Wanted.RESUMED: "resume"}
+_STATE_AFTER = {
+    Step.START: DomainState.RUNNING,
+    Step.RESUME: DomainState.RUNNING,
+    Step.WAKE: DomainState.RUNNING,
+    Step.SUSPEND: DomainState.PAUSED,
+    Step.SHUT_DOWN: DomainState.STOPPED,
+    Step.DESTROY: DomainState.STOPPED,
+}
+
 
 def plan_power(
     state: DomainState, wanted: Wanted, *, force: bool = False, label: str = "the domain"
 ) -> list[Step]:
     """Return the steps from a state to the wanted one; raises LibvirtFailure for a refusal."""
     active = state in ACTIVE_STATES
-    match wanted:
-        case Wanted.PRESENT:
-            return []
-        case Wanted.RUNNING:
-            return [] if state == DomainState.RUNNING else _wake(state) or [Step.START]
-        case Wanted.STOPPED:
-            return _stop(state, force) if active else []
-        case Wanted.RESTARTED:
-            _refuse_stopped(active, "restart", label)
-            return [*_stop(state, force), Step.START]
-        case Wanted.PAUSED:
-            _refuse_stopped(active, "pause", label)
-            if state == DomainState.PAUSED:
-                return []
-            if state != DomainState.RUNNING:
-                raise LibvirtFailure(f"cannot pause {label}: it is {state}", "LIBVIRT_ERROR")
-            return [Step.SUSPEND]
-        case Wanted.RESUMED:
-            _refuse_stopped(active, "resume", label)
-            return _wake(state)
-        case Wanted.ABSENT:
-            if active and not force:
-                raise LibvirtFailure(f"cannot delete {label}: it is {state}", "VM_ALREADY_RUNNING")
-            return [Step.DESTROY] if active else []
-    assert_never(wanted)
+    if wanted is Wanted.PRESENT:
+        return []
+    if wanted is Wanted.RUNNING:
+        return [] if state == DomainState.RUNNING else _wake(state) or [Step.START]
+    if wanted is Wanted.STOPPED:
+        return _stop(state, force) if active else []
+    if wanted is Wanted.ABSENT:
+        if active and not force:
+            raise LibvirtFailure(f"cannot delete {label}: it is {state}", "VM_ALREADY_RUNNING")
+        return [Step.DESTROY] if active else []
+    _refuse_stopped(active, _VERBS[wanted], label)
+    if wanted is Wanted.RESTARTED:
+        return [*_stop(state, force), Step.START]
+    if wanted is Wanted.RESUMED:
+        return _wake(state)
+    if state not in (DomainState.PAUSED, DomainState.RUNNING):
+        raise LibvirtFailure(f"cannot pause {label}: it is {state}", "LIBVIRT_ERROR")
+    return [] if state == DomainState.PAUSED else [Step.SUSPEND]
 
 
 def state_after(state: DomainState, steps: Sequence[Step]) -> DomainState:
     """Return the state that a domain has when all steps have worked."""
     for step in steps:
-        match step:
-            case Step.START | Step.RESUME | Step.WAKE:
-                state = DomainState.RUNNING
-            case Step.SUSPEND:
-                state = DomainState.PAUSED
-            case Step.SHUT_DOWN | Step.DESTROY:
-                state = DomainState.STOPPED
-            case _:
-                assert_never(step)
+        state = _STATE_AFTER[step]
     return state
 
 

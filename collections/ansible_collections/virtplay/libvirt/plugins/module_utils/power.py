@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar, assert_never
+from typing import Any, TypeVar
 
 from .connection import DomainState, LibvirtFailure, domain_state, has_error_code, libvirt
 from .plan import Step
@@ -29,26 +29,23 @@ def run_steps(dom: Any, steps: Sequence[Step], *, label: str, timeout: float) ->
     Raises LibvirtFailure (GUEST_NOT_RESPONDING), with the domain running or paused as before.
     """
     for number, step in enumerate(steps):
-        match step:
-            case Step.START:
-                dom.create()
-            case Step.SUSPEND:
-                call_within(MONITOR_SECONDS, dom.suspend, f"cannot pause {label}")
-            case Step.RESUME:
-                call_within(MONITOR_SECONDS, dom.resume, f"cannot resume {label}")
-            case Step.WAKE:
-                call_within(MONITOR_SECONDS, lambda: dom.pMWakeup(0), f"cannot wake {label}")
-            case Step.DESTROY:
-                _destroy(dom)
-            case Step.SHUT_DOWN:
-                try:
-                    _shut_down(dom, label, timeout)
-                except LibvirtFailure:
-                    if number and steps[number - 1] == Step.RESUME:
-                        call_within(MONITOR_SECONDS, dom.suspend, f"cannot pause {label} again")
-                    raise
-            case _:
-                assert_never(step)
+        if step is Step.START:
+            dom.create()
+        elif step is Step.SUSPEND:
+            call_within(MONITOR_SECONDS, dom.suspend, f"cannot pause {label}")
+        elif step is Step.RESUME:
+            call_within(MONITOR_SECONDS, dom.resume, f"cannot resume {label}")
+        elif step is Step.WAKE:
+            call_within(MONITOR_SECONDS, lambda: dom.pMWakeup(0), f"cannot wake {label}")
+        elif step is Step.DESTROY:
+            _destroy(dom)
+        else:
+            try:
+                _shut_down(dom, label, timeout)
+            except LibvirtFailure:
+                if number and steps[number - 1] is Step.RESUME:
+                    call_within(MONITOR_SECONDS, dom.suspend, f"cannot pause {label} again")
+                raise
 
 
 def call_within(seconds: float, call: Callable[[], T], failure: str) -> T:

@@ -61,7 +61,7 @@ def boot_time() -> int:
 
 def rfc3339(seconds: float) -> str:
     """Spell seconds since the epoch as UTC with milliseconds: 2026-11-22T13:40:01.250Z."""
-    moment = datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC)
+    moment = datetime.datetime.fromtimestamp(seconds, tz=datetime.timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -347,6 +347,7 @@ from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import (
+    DomainState,
     LibvirtFailure,
     error_text,
     has_error_code,
@@ -382,7 +383,6 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.plan import (
     Applies,
     Change,
     Current,
-    DomainState,
     Step,
     Wanted,
     applies_at,
@@ -491,10 +491,12 @@ class DomainModule(AnsibleModule):
     def exit_json(self, **result: Any) -> NoReturn:
         """Report success, without the seed."""
         super().exit_json(**result, invocation=self._invocation())
+        raise AssertionError("exit_json returned")
 
     def fail_json(self, msg: str, **result: Any) -> NoReturn:
         """Report a failure, without the seed."""
         super().fail_json(msg, **result, invocation=self._invocation())
+        raise AssertionError("fail_json returned")
 
     def _invocation(self) -> dict[str, Any]:
         return {"module_args": {k: v for k, v in self.params.items() if k != "seed"}}

@@ -277,10 +277,11 @@ def main() -> None:
         )
     except RuntimeError as error:
         module.fail_json(msg=f"cannot observe the host at {uri}: {error}", code="LIBVIRT_ERROR")
-    for domain in host_info["domains"]:
-        if "unreadable" in domain:
-            module.warn(domain["unreadable"])
-    module.exit_json(changed=False, host_info=host_info)
+    else:
+        for domain in host_info["domains"]:
+            if "unreadable" in domain:
+                module.warn(domain["unreadable"])
+        module.exit_json(changed=False, host_info=host_info)
 
 
 if __name__ == "__main__":

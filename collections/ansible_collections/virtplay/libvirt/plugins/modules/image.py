@@ -162,7 +162,7 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -337,18 +337,17 @@ def bring(
     image = inspect_image(temporary, wish.format, wish.source)
     check_virtual_size(image, limit_gib, wish.source)
     digest = digests["sha256"]
-    match image.name:
-        case "raw":
-            temporary, digest = convert(temporary, store, wish, fetcher)
-            image = inspect_image(temporary, "qcow2", wish.source)
-        case _:
-            check_integrity(temporary, wish, fetcher)
+    if image.name == "raw":
+        temporary, digest = convert(temporary, store, wish, fetcher)
+        image = inspect_image(temporary, "qcow2", wish.source)
+    else:
+        check_integrity(temporary, wish, fetcher)
     manifest = {
         **planned(wish),
         "file": f"{wish.name}-{digest[:12]}.qcow2",
         "sha256": digest,
         "virtual_size_bytes": image.virtual_size_bytes,
-        "created_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "created_at": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
     if before is not None and all(
         before.get(key) == manifest[key] for key in manifest if key != "created_at"
@@ -389,8 +388,11 @@ def convert(raw: Path, store: TemplateStore, wish: Wish, fetcher: Fetcher) -> tu
     with target.open("rb+") as file:
         os.fsync(file.fileno())
     # Read again rather than trusted: this is the name other disks will rely on.
+    digest = hashlib.sha256()
     with target.open("rb") as file:
-        return target, hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return target, digest.hexdigest()
 
 
 def check_integrity(path: Path, wish: Wish, fetcher: Fetcher) -> None:
