@@ -350,7 +350,7 @@ def _seed_files(
     spec: DomainSpec, seed: Mapping[str, Any], wanted_nics: list[Mapping[str, Any]]
 ) -> dict[str, bytes]:
     nics = []
-    for nic, wanted in zip(spec.interfaces, wanted_nics, strict=True):
+    for nic, wanted in zip(spec.interfaces, wanted_nics):
         entry: dict[str, Any] = {"mac": nic.mac}
         if nic.type == "bridge" and wanted.get("ip"):
             if "/" not in wanted["ip"]:
@@ -402,7 +402,7 @@ def prepare_update(
             taken.add(nic.mac)
         elif "source" in item.edits:
             _check_source(conn, item.edits["type"], item.edits["source"])
-    for (nic, _), item in zip(nics, (i for i in plan.interfaces if i.mac is None), strict=True):
+    for (nic, _), item in zip(nics, (i for i in plan.interfaces if i.mac is None)):
         if nic.type == "network" and item.wanted.get("ip"):
             plan.reservations[nic.mac] = (nic.source, item.wanted["ip"].partition("/")[0])
     for mac, place in plan.reservations.items():
