@@ -1,6 +1,7 @@
 """Executes one job: lease, play, progress, outcome. Both dispatchers run this."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -33,6 +34,8 @@ POWER_STATUS = {
     "crashed": VmStatus.ERROR,
 }
 """A domain's state → the VM's status when no job holds it."""
+
+RETRY_SECONDS = 5.0
 
 CHANGE_FIELDS = {"vcpus": "cpu", "memory": "memory", "disks": "disk", "interfaces": "network"}
 """The domain module's fields → the VM's."""
@@ -71,9 +74,32 @@ async def execute(settings: Settings, job_id: int, give_up: asyncio.Event) -> li
         outcome = None
     if give_up.is_set() and (outcome is None or outcome["status"] == "ended"):
         return []
-    followers = await _finish(job, progress, outcome)
+    followers = await _conclude(job, progress, outcome, give_up)
     await runner.clear(directory)
     return followers
+
+
+async def _conclude(
+    job: Job, progress: Progress, outcome: Mapping[str, Any] | None, give_up: asyncio.Event
+) -> list[int]:
+    """Write the outcome, again and again while the database is away: the job must not stay running.
+
+    A service that stops meanwhile leaves it to the next start.
+    """
+    while True:
+        try:
+            fresh = await Job.get(id=job.id)
+            if fresh.generation != job.generation:
+                raise Conflict(f"cannot finish {job.ref}: another worker has it now")
+            return await _finish(fresh, progress, outcome)
+        except Conflict:
+            raise
+        except Exception:
+            log.exception("%s has ended, but that cannot be written; trying again", job.ref)
+            if give_up.is_set():
+                raise
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(give_up.wait(), RETRY_SECONDS)
 
 
 async def _play(

@@ -29,6 +29,8 @@ TERM_SECONDS = 2.0
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 TEXT_LIMIT = 200_000
+MARK = "VIRTPLAY_RUN"
+"""Environment variable of a job process and all below it: its directory."""
 KEPT_RESULT = (
     "changed",
     "msg",
@@ -101,6 +103,8 @@ class Run:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
         await self._process.wait()
+        if self._process.returncode:
+            await asyncio.to_thread(end_strays, self._directory)
 
 
 async def start(specification: Specification, directory: Path) -> Run:
@@ -115,6 +119,7 @@ async def start(specification: Specification, directory: Path) -> Run:
         stdout=asyncio.subprocess.DEVNULL,
         stderr=None,
         start_new_session=True,
+        env={**os.environ, MARK: str(directory)},
     )
     return Run(process, directory)
 
@@ -124,7 +129,31 @@ async def clear(directory: Path) -> None:
     await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
+def end_strays(directory: Path) -> None:
+    """End what a killed job process has left: all below it has `directory` in its environment."""
+    mark = f"{MARK}={directory}".encode()
+    while strays := [pid for pid in _processes() if mark in _environment(pid)]:
+        for pid in strays:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _environment(pid: int) -> list[bytes]:
+    """A process's environment; empty for a zombie, somebody else's, and an ssh connection."""
+    with contextlib.suppress(OSError):
+        if not _is_ssh_master(pid):
+            return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return []
+
+
 def _prepare(specification: Specification, directory: Path) -> None:
+    if (directory / SPECIFICATION).exists():
+        end_strays(directory)
     shutil.rmtree(directory / "private", ignore_errors=True)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     (directory / EVENTS).unlink(missing_ok=True)
@@ -147,11 +176,10 @@ def _become_subreaper() -> None:
 
 def _children() -> dict[int, list[int]]:
     tree: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                tree.setdefault(parent, []).append(int(entry.name))
+    for pid in _processes():
+        with contextlib.suppress(OSError):
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+            tree.setdefault(parent, []).append(pid)
     return tree
 
 
@@ -203,7 +231,18 @@ def _trim(event: Mapping[str, Any]) -> dict[str, Any]:
         kept["ignore_errors"] = True
     if isinstance(data.get("res"), dict):
         kept["res"] = {key: data["res"][key] for key in KEPT_RESULT if key in data["res"]}
-    return kept
+    return {key: _storable(value) for key, value in kept.items()}
+
+
+def _storable(value: Any) -> Any:
+    """The same value without NUL and lone surrogates, which no database takes."""
+    if isinstance(value, str):
+        return value.replace("\x00", "\ufffd").encode(errors="replace").decode()
+    if isinstance(value, Mapping):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    return value
 
 
 def _run(specification: Specification, directory: Path) -> None:

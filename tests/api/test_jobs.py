@@ -1,0 +1,368 @@
+"""API tests: jobs that are real plays, on hypervisors that are JSON files."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api.conftest import Service, write_inventory
+from tests.api.pretend import host_info
+from virtplay.actions import RULES, Action
+from virtplay.states import VmStatus
+from virtplay.store.models import AuditEntry, Job, JobEvent, Vm
+
+only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+def living(needle: str) -> list[int]:
+    """The processes (zombies left out) whose command line holds `needle`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if needle.encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+    return found
+
+
+async def none_left(needle: str, seconds: float = 10) -> None:
+    """Wait until no process has `needle` in its command line."""
+    async with asyncio.timeout(seconds):
+        while living(needle):
+            await asyncio.sleep(0.05)  # noqa: ASYNC110 - processes wake nobody
+
+
+@pytest.mark.slow
+async def test_a_vm_from_creation_to_removal(playing: Service) -> None:
+    host = playing.hosts["kvm1"]
+    gate = host.hold("create")
+    secret = "correct-horse-battery"
+    data = await playing.create(
+        name="{{ 7*7 }} $(id)",
+        labels={"team": "{{ web }}"},
+        userData=f"#cloud-config\npassword: {secret}\n",
+    )
+    start = await playing.act(data["id"], "start")
+    path = f"/jobs/{data['jobId']}"
+    held = await playing.until(path, lambda job: job["step"] == "Make the VM")
+    assert held["status"] == "running"
+    assert 0 < held["progress"] < 100
+    status = await playing.get("/vms/vm-001/status")
+    assert (status["status"], status["job"]["id"]) == ("creating", data["jobId"])
+    assert (await playing.get(f"/jobs/{start['jobId']}"))["status"] == "queued"
+    gate.unlink()
+    created = await playing.succeed(data["jobId"])
+    assert (created["progress"], created["changed"], created["error"]) == (100, True, None)
+    assert created["startedAt"] <= created["finishedAt"]
+    await playing.succeed(start["jobId"])
+    vm = await playing.get("/vms/vm-001")
+    assert (vm["status"], vm["name"]) == ("running", "{{ 7*7 }} $(id)")
+    assert vm["startedAt"] == "2026-11-22T13:31:00Z"
+
+    given = host.calls("create")[0]["given"]
+    assert given["title"] == "{{ 7*7 }} $(id)"
+    assert given["labels"] == {"team": "{{ web }}"}
+    assert given["user_data"] == f"#cloud-config\npassword: {secret}\n"
+    assert (given["name"], given["job"], given["generation"]) == ("vm-001", data["jobId"], 1)
+    assert host.calls("start")[0]["given"]["generation"] == 2
+    log = (await playing.client.get(f"/api/v1{path}/log")).text
+    assert "TASK [Make the VM]" in log
+    assert "PLAY RECAP" in log
+    assert secret not in log
+    assert secret not in "".join(playing.logs)
+    tables = [await table.all().values() for table in (Vm, Job, JobEvent, AuditEntry)]
+    assert secret not in repr(tables)
+    assert not (playing.settings.state_dir / "jobs" / data["jobId"]).exists()
+
+    changed = await playing.client.put("/api/v1/vms/vm-001", json={"cpu": 2, "name": "b"})
+    job = await playing.succeed(changed.json()["data"]["jobId"])
+    assert job["appliesAt"] == "now"
+    assert {change["field"] for change in job["changes"]} == {"vcpus", "title"}
+    changed = await playing.client.put("/api/v1/vms/vm-001", json={"cpu": 9})
+    job = await playing.succeed(changed.json()["data"]["jobId"])
+    assert job["appliesAt"] == "next_boot"
+    vm = await playing.get("/vms/vm-001")
+    assert (vm["cpu"], vm["pending"], vm["name"]) == (9, {"cpu": 2}, "b")
+
+    await playing.succeed((await playing.act("vm-001", "pause"))["jobId"])
+    assert (await playing.get("/vms/vm-001"))["status"] == "paused"
+    await playing.succeed((await playing.act("vm-001", "resume"))["jobId"])
+    await playing.succeed((await playing.act("vm-001", "restart", {"force": True}))["jobId"])
+    assert (await playing.get("/vms/vm-001"))["pending"] == {}
+    await playing.succeed((await playing.act("vm-001", "stop"))["jobId"])
+    assert host.calls("stop")[0]["given"]["force"] is False
+    assert host.calls("stop")[0]["given"]["timeout"] == playing.settings.stop_timeout
+    assert (await playing.get("/vms/vm-001"))["status"] == "stopped"
+    removed = await playing.client.delete("/api/v1/vms/vm-001?keepDisks=true")
+    job = await playing.succeed(removed.json()["data"]["jobId"])
+    assert host.calls("delete")[0]["given"]["keep_disks"] is True
+    assert (await playing.client.get("/api/v1/vms/vm-001")).status_code == 404
+    assert job["vmId"] == "vm-001"
+    assert host.domains() == []
+    assert len((await playing.get("/jobs", vm="vm-001"))["jobs"]) == 9
+    etas = [job["etaSeconds"] for job in (await playing.get("/jobs"))["jobs"]]
+    assert etas == [None] * 9
+
+
+@only_sqlite
+async def test_progress_rises_and_is_100_only_at_success(playing: Service) -> None:
+    data = await playing.create()
+    seen: list[tuple[str, int]] = []
+    async with asyncio.timeout(60):
+        while not seen or seen[-1][0] in ("queued", "running"):
+            job = await playing.get(f"/jobs/{data['jobId']}")
+            seen.append((job["status"], job["progress"]))
+            await asyncio.sleep(0.02)
+    percents = [percent for _, percent in seen]
+    assert percents == sorted(percents)
+    assert all((percent == 100) == (status == "succeeded") for status, percent in seen)
+
+
+@pytest.mark.slow
+@only_sqlite
+async def test_failures_of_the_module(playing: Service) -> None:
+    host = playing.hosts["kvm1"]
+    no_room = {"msg": "cannot make vm-001: pool default is full", "code": "INSUFFICIENT_RESOURCES"}
+    host.order("create", fail=no_room)
+    data = await playing.create(memory=7000)
+    start = await playing.act(data["id"], "start")
+    job = await playing.wait(data["jobId"])
+    assert job["status"] == "failed"
+    assert job["error"] == {
+        "code": "INSUFFICIENT_RESOURCES",
+        "message": "cannot make vm-001: pool default is full",
+        "task": "Make the VM",
+        "host": "kvm1",
+    }
+    assert job["progress"] < 100
+    assert (await playing.get(f"/jobs/{start['jobId']}"))["status"] == "cancelled"
+    vm = await playing.get("/vms/vm-001")
+    assert vm["status"] == "error"
+    assert vm["error"]["code"] == "INSUFFICIENT_RESOURCES"
+    allocated = (await playing.get("/hosts/kvm1"))["allocated"]
+    assert allocated == {"cpu": 0, "memory": 0, "disk": 0}
+
+    host.order("create")
+    second = await playing.create(memory=7000, autoStart=True)
+    await playing.succeed(second["jobId"])
+    host.order("stop", fail={"msg": "cannot stop: it does not answer", "code": "GUEST_NOT_RESPONDING"})
+    job = await playing.wait((await playing.act(second["id"], "stop"))["jobId"])
+    assert (job["status"], job["error"]["code"]) == ("failed", "GUEST_NOT_RESPONDING")
+    assert (await playing.get(f"/vms/{second['id']}"))["status"] == "running"
+
+    host.order("pause", lie="running")
+    job = await playing.wait((await playing.act(second["id"], "pause"))["jobId"])
+    assert job["status"] == "failed", "it ended well, but not in the state that was asked for"
+    assert "the domain is running, not paused" in job["error"]["message"]
+    odd = {"msg": "cannot \x00 \ud83d\udc80 \x1b[31m \u202e", "code": "LIBVIRT_ERROR"}
+    host.order("restart", fail=odd)
+    job = await playing.wait((await playing.act(second["id"], "restart"))["jobId"])
+    assert (job["status"], job["error"]["code"]) == ("failed", "LIBVIRT_ERROR")
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+async def test_a_message_with_nul_ends_its_job_on_postgresql(playing: Service) -> None:
+    fault = {"msg": "cannot \x00 at all", "code": "LIBVIRT_ERROR"}
+    playing.hosts["kvm1"].order("create", fail=fault)
+    job = await playing.wait((await playing.create())["jobId"])
+    assert (job["status"], job["error"]["code"]) == ("failed", "LIBVIRT_ERROR")
+
+
+@only_sqlite
+async def test_an_unreachable_host_fails_the_job_and_gives_capacity_back(
+    playing: Service, tmp_path: Path
+) -> None:
+    down = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+    write_inventory(tmp_path / "hosts.yml", playing.hosts, kvm1=down)
+    data = await playing.create()
+    job = await playing.wait(data["jobId"])
+    assert job["status"] == "failed"
+    assert job["error"]["code"] == "HOST_UNREACHABLE"
+    assert job["error"]["message"].startswith("cannot reach host kvm1: ")
+    assert (await playing.get("/hosts/kvm1"))["allocated"]["memory"] == 0
+    assert (await playing.get("/vms/vm-001"))["error"]["code"] == "HOST_UNREACHABLE"
+
+
+@only_sqlite
+async def test_a_killed_job_process_is_a_failed_job(playing: Service) -> None:
+    host = playing.hosts["kvm1"]
+    host.hold("create")
+    data = await playing.create()
+    await playing.until(f"/jobs/{data['jobId']}", lambda job: job["step"] == "Make the VM")
+    directory = str(playing.settings.state_dir / "jobs" / data["jobId"])
+    runner = next(p for p in living(directory) if b"virtplay.runner" in cmdline(p))
+    os.kill(runner, signal.SIGKILL)
+    job = await playing.wait(data["jobId"])
+    assert (job["status"], job["error"]["code"]) == ("failed", "INTERNAL_ERROR")
+    assert "was killed" in job["error"]["message"]
+    assert (await playing.get("/vms/vm-001"))["status"] == "error"
+    await none_left(directory)
+    await none_left("pretend_domain")
+    assert host.read()["done"] == []
+
+
+def cmdline(pid: int) -> bytes:
+    """The command line of a process, empty when it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+@pytest.mark.slow
+@only_sqlite
+async def test_a_play_over_its_time_limit_is_ended_with_all_its_processes(
+    playing: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    short = replace(RULES[Action.VM_CREATE], time_limit=4)
+    monkeypatch.setitem(RULES, Action.VM_CREATE, short)
+    host = playing.hosts["kvm1"]
+    host.hold("create")
+    data = await playing.create()
+    job = await playing.wait(data["jobId"])
+    assert (job["status"], job["error"]["code"]) == ("failed", "TIMEOUT")
+    assert "4 s" in job["error"]["message"]
+    await none_left(str(playing.settings.state_dir / "jobs" / data["jobId"]))
+    assert host.read()["done"] == []
+
+
+@pytest.mark.slow
+@only_sqlite
+async def test_a_playbook_that_is_broken_fails_the_job(
+    playing: Service, tmp_path: Path
+) -> None:
+    hosts = playing.hosts
+    write_inventory(tmp_path / "hosts.yml", hosts, kvm1={"pretend_hypervisor": "{{ absent }}"})
+    data = await playing.create()
+    job = await playing.wait(data["jobId"])
+    assert (job["status"], job["error"]["code"]) == ("failed", "PLAYBOOK_FAILED")
+    assert "absent" in job["error"]["message"]
+    write_inventory(tmp_path / "hosts.yml", {}, kvm9={})
+    (tmp_path / "hosts.yml").write_text("hypervisors:\n  hosts:\n    kvm9: {}\n")
+    data = await playing.create()
+    job = await playing.wait(data["jobId"])
+    assert (job["status"], job["error"]["code"]) == ("failed", "PLAYBOOK_FAILED")
+
+
+@pytest.mark.slow
+@only_sqlite
+async def test_only_so_many_jobs_run_at_once_on_a_host(playing: Service) -> None:
+    host = playing.hosts["kvm1"]
+    gate = host.hold("create")
+    playing.settings.jobs_per_host = 2
+    datas = [await playing.create(memory=64) for _ in range(4)]
+    async with asyncio.timeout(30):
+        while len(host.calls("create")) < 2:
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(1)
+    assert len(host.calls("create")) == 2
+    statuses = [(await playing.get(f"/jobs/{d['jobId']}"))["status"] for d in datas]
+    assert statuses == ["running", "running", "queued", "queued"]
+    gate.unlink()
+    for data in datas:
+        await playing.succeed(data["jobId"])
+    assert [vm["status"] for vm in (await playing.get("/vms"))["vms"]] == ["stopped"] * 4
+
+
+@pytest.mark.slow
+async def test_an_observation_follows_the_hosts(playing: Service, tmp_path: Path) -> None:
+    host = playing.hosts["kvm1"]
+    observer = playing.app.ctx.parts.observer
+    data = await playing.create(autoStart=True)
+    await playing.succeed(data["jobId"])
+    with host.change() as content:
+        next(iter(content["domains"].values()))["state"] = "stopped"
+    await observer.observe()
+    vm = await playing.get("/vms/vm-001")
+    assert vm["status"] == "stopped"
+    assert vm["observedAt"]
+
+    gate = host.hold("start")
+    start = await playing.act("vm-001", "start")
+    await observer.observe()
+    assert (await playing.get("/vms/vm-001"))["status"] == "starting"
+    gate.unlink()
+    await playing.succeed(start["jobId"])
+
+    down = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+    write_inventory(tmp_path / "hosts.yml", playing.hosts, kvm1=down)
+    await observer.observe()
+    await observer.observe()
+    shown = await playing.get("/hosts/kvm1")
+    assert shown["status"] == "unreachable"
+    assert "onnect" in shown["message"]
+    assert (await playing.get("/vms/vm-001"))["status"] == "unreachable"
+    write_inventory(tmp_path / "hosts.yml", playing.hosts)
+    host.order("observe", fail={"msg": "cannot connect to libvirt", "code": "LIBVIRT_ERROR"})
+    await observer.observe()
+    shown = await playing.get("/hosts/kvm1")
+    assert (shown["status"], shown["message"]) == ("error", "cannot connect to libvirt")
+    host.order("observe")
+    with host.change() as content:
+        content["domains"].clear()
+    await observer.observe()
+    assert (await playing.client.get("/api/v1/vms/vm-001")).status_code == 200
+    await observer.observe()
+    assert (await playing.client.get("/api/v1/vms/vm-001")).status_code == 404
+
+
+def nonsense() -> list[Any]:
+    """Answers that no host_info should give."""
+    domain: dict[str, Any] = {"uuid": "no uuid", "name": "x", "state": "running", "vcpus": 1}
+    return [
+        {},
+        {"domains": None},
+        host_info(domains=[domain]),
+        host_info(domains=[{**domain, "uuid": "00000000-0000-0000-0000-000000000001"}]),
+        json.loads('{"host": 7, "domains": [{}]}'),
+    ]
+
+
+@only_sqlite
+async def test_one_host_that_answers_nonsense_hides_no_other(
+    playing: Service, tmp_path: Path
+) -> None:
+    from tests.api.pretend import PretendHost
+
+    folder = tmp_path / "more"
+    folder.mkdir()
+    hosts = {**playing.hosts, "kvm0": PretendHost("kvm0", folder)}
+    write_inventory(tmp_path / "hosts.yml", hosts)
+    from virtplay.app import reload_inventory
+
+    await reload_inventory(playing.app)
+    observer = playing.app.ctx.parts.observer
+    for number, answer in enumerate(nonsense()[2:4]):
+        hosts["kvm0"].order("observe", answer=answer)
+        with hosts["kvm1"].change() as content:
+            content["info"]["host"]["cpus"] = 10 + number
+        await observer.observe()
+        assert (await playing.get("/hosts/kvm1"))["cpus"] == 10 + number
+    assert VmStatus.RUNNING not in {v["status"] for v in (await playing.get("/vms"))["vms"]}
+
+
+@only_sqlite
+async def test_an_outcome_that_cannot_be_written_is_written_later(
+    playing: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from virtplay import execution
+
+    failures = iter([OSError("the database is away")] * 2)
+    write = execution._finish
+
+    async def finish(*given: Any) -> list[int]:
+        for error in failures:
+            raise error
+        return await write(*given)
+
+    monkeypatch.setattr(execution, "_finish", finish)
+    monkeypatch.setattr(execution, "RETRY_SECONDS", 0.2)
+    await playing.succeed((await playing.create())["jobId"])
+    assert next(failures, None) is None
