@@ -124,9 +124,7 @@ def images(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image
 
 
 @pytest.fixture(scope="session")
-def inventory(
-    lab: Lab, images: ImageServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
+def inventory(lab: Lab, images: ImageServer, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The lab's inventory with more catalogue entries, which a second source adds."""
     template = next(
         guests.own_file(lab.directory, lab.hosts[0], "/var/lib/libvirt/templates").glob("*.qcow2")
@@ -158,7 +156,7 @@ def inventory(
     more = tmp_path_factory.mktemp("inventory") / "more.yml"
     entry = {"hypervisors": {"vars": {"libvirt_image_catalogue_extra": catalogue}}}
     more.write_text(yaml.safe_dump(entry))
-    yield f"{lab.inventory},{more}"
+    return f"{lab.inventory},{more}"
 
 
 @pytest.fixture(scope="session")

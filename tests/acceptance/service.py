@@ -63,7 +63,8 @@ class Service:
         """Start it and wait until it has looked at its hosts."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "virtplay.cli", "serve"],
+                # It ends with the tests, however they end.
+                ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "virtplay.cli", "serve"],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -40,7 +40,7 @@ def test_host_cut_off(api: Api, one: Host, two: Host) -> None:
 
         def noticed() -> bool:
             statuses.add(api.vm(stays["id"])["status"])
-            return api.host(two.name)["status"] == "unreachable"
+            return bool(api.host(two.name)["status"] == "unreachable")
 
         wait_for("the host unreachable", noticed, CUT_SECONDS)
         api.shows(stays["id"], status="unreachable")

@@ -96,16 +96,15 @@ def test_unknown_bridge_or_network_is_refused_with_its_field(api: Api, one: Host
 
 
 def test_template_comes_by_url_and_checksum(api: Api, one: Host) -> None:
-    assert not api.get("/templates")["templates"][0]["hosts"] == []
     vm = api.create(host=one.name, template="downloaded", autoStart=True, seconds=120)
     booted(one, vm["id"])
-    listed = {t["id"]: t for t in api.get("/templates")["templates"]}
 
     def ready() -> bool:
-        hosts = next(t for t in api.get("/templates")["templates"] if t["id"] == "downloaded")
-        return {h["host"]: h["ready"] for h in hosts["hosts"]} == {"lab-1": True, "lab-2": False}
+        listed = {t["id"]: t for t in api.get("/templates")["templates"]}
+        assert listed["downloaded"]["source"].endswith("/good.qcow2")
+        hosts = {host["host"]: host["ready"] for host in listed["downloaded"]["hosts"]}
+        return hosts == {"lab-1": True, "lab-2": False}
 
-    assert listed["downloaded"]["source"].endswith("/good.qcow2")
     wait_for("the template at its host", ready, TWO_INTERVALS)
 
 

@@ -26,6 +26,7 @@ DOCUMENT = REPOSITORY.parent / "shared/design/vm-api-original.md"
 EXAMPLES = {"javascript": "vm_manager.mjs", "python": "vm_manager.py"}
 PROGRAMS = {"javascript": "node", "python": sys.executable}
 TOKEN = "your-token"
+ENDS_WITH_US = ("setpriv", "--pdeathsig", "TERM")
 
 
 class Demo:
@@ -33,7 +34,14 @@ class Demo:
 
     def __init__(self, output: IO[str]) -> None:
         self._holder = subprocess.Popen(
-            ["unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 3600"],
+            [
+                *ENDS_WITH_US,
+                "unshare",
+                "--net",
+                "sh",
+                "-c",
+                "ip link set lo up && echo up && exec sleep 3600",
+            ],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -41,7 +49,7 @@ class Demo:
         assert self._holder.stdout.readline() == "up\n"
         self.output = output
         self.process = subprocess.Popen(
-            [*self.enter(), sys.executable, "-m", "scripts.demo"],
+            [*self.enter(), *ENDS_WITH_US, sys.executable, "-m", "scripts.demo"],
             cwd=REPOSITORY,
             env={**self.environment(), "VIRTPLAY_BOOTSTRAP_TOKEN": TOKEN},
             stdin=subprocess.DEVNULL,

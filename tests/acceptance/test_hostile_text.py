@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.guests import booted, domain_xml, in_guest, traces
-from tests.acceptance.service import MICRO, Api
+from tests.acceptance.service import MICRO, Api, Json
 from tests.lab.lab import Host
 
 NAMESPACE = "{urn:virtplay:vm:1}"
-MARK = "/tmp/vp"  # noqa: S108 - /tmp is the one directory that the hosts share with the machine
+MARK = "/tmp/vp"
+"""Below /tmp, the one directory that the lab's hosts share with the machine."""
 
 
 def texts(mark: Path) -> dict[str, str]:
@@ -56,7 +57,7 @@ def test_hostile_text_is_only_text(api: Api, one: Host, tmp_path: Path) -> None:
         assert (vm["name"], vm["description"], vm["labels"]) == (text, text, {"text": text})
     # And as changes of one that is there.
     one_of_them = next(iter(waiting.values()))["id"]
-    changed = {"name": texts(mark)["xml"], "labels": {"a": texts(mark)["jinja"]}}
+    changed: Json = {"name": texts(mark)["xml"], "labels": {"a": texts(mark)["jinja"]}}
     api.run("PUT", f"/vms/{one_of_them}", changed)
     shown = api.shows(one_of_them, **changed)
     assert domain_xml(one, one_of_them).findtext("title") == shown["name"]
