@@ -18,7 +18,7 @@ from virtplay.settings import Settings
 from virtplay.states import HostStatus, VmStatus
 from virtplay.store import jobs as job_store
 from virtplay.store import vms as store
-from virtplay.store.database import transaction
+from virtplay.store.database import DatabaseError, transaction
 from virtplay.store.models import Host, Vm
 
 log = logging.getLogger("virtplay.observation")
@@ -102,7 +102,7 @@ async def take_event(
         case "runner_on_ok" if "host_info" in (event.get("res") or {}):
             try:
                 await take_observation(name, event["res"]["host_info"], seen_before)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError, DatabaseError) as error:
                 # One odd host must not keep all others from being seen.
                 log.exception("cannot read the observation of host %s", name)
                 await mark_host(name, HostStatus.ERROR, f"cannot read its observation: {error!r}")
@@ -181,7 +181,7 @@ async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now:
         domain=domain["name"],
         provisioned=True,
         observed_at=now,
-        template=metadata.get("template") or "",
+        template=str(metadata.get("template") or "")[:128],
         generation=int(domain.get("generation") or 0),
         **{"disk": 0, **_seen_values(domain)},
     )
@@ -219,7 +219,7 @@ def _seen_values(domain: Mapping[str, Any]) -> dict[str, Any]:
     addresses = domain.get("addresses") or []
     power = domain.get("state") or ""
     values: dict[str, Any] = {
-        "name": domain.get("title") or domain["name"],
+        "name": str(domain.get("title") or domain["name"])[:255],
         "description": domain.get("description") or "",
         "power": power,
         "status": POWER_STATUS.get(power, VmStatus.ERROR),
@@ -239,7 +239,7 @@ def _seen_values(domain: Mapping[str, Any]) -> dict[str, Any]:
         else None,
     }
     if metadata.get("os"):
-        values["os"] = metadata["os"]
+        values["os"] = str(metadata["os"])[:128]
     size = disks[0].get("capacity_bytes") if disks else 0
     if size is not None:
         values["disk"] = math.ceil(size / GIB)

@@ -54,10 +54,11 @@ def tortoise_config(url: str) -> dict[str, Any]:
 
 async def open_database(url: str) -> None:
     """Connect to the database at `url` and bring its schema up to date; CannotStart if it can't."""
-    if url.startswith("sqlite://"):
-        Path(url.removeprefix("sqlite://")).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     config = tortoise_config(url)
     try:
+        if url.startswith("sqlite://"):
+            folder = Path(url.removeprefix("sqlite://")).parent
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         await migrate(config=config)
         # Sanic runs its listeners and handlers in tasks whose context is not this one's.
         await Tortoise.init(config=config, _enable_global_fallback=True)

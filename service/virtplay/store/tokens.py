@@ -15,7 +15,8 @@ USED_EVERY = timedelta(minutes=1)
 
 def digest_of(text: str) -> str:
     """SHA-256 of a token, in hex."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    # A header may hold any bytes, which arrive as surrogates.
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 async def create_token(

@@ -1,0 +1,225 @@
+"""API tests: the VM list follows what observations show."""
+
+import uuid
+from typing import Any
+
+import pytest
+
+from tests.api.conftest import Service
+from tests.api.pretend import GIB, foreign_domain, host_info
+from tests.api.test_vms import RUNNING, STOPPED, add_vm, put_vm
+from virtplay.execution import _lease
+from virtplay.observation import mark_host, take_observation
+from virtplay.states import HostStatus, VmStatus
+from virtplay.store.models import AuditEntry, Job, Vm
+
+
+def own_domain(vm: Vm, **values: Any) -> dict[str, Any]:
+    """What the host shows of a VM of ours."""
+    metadata = {"id": vm.ref, "generation": vm.generation, "os": "micro", "labels": vm.labels}
+    own = {"uuid": str(vm.uuid), "title": vm.name, "vcpus": vm.cpu, "memory": vm.memory}
+    return foreign_domain(str(vm.ref), **{**own, "metadata": metadata, **values})
+
+
+async def test_a_foreign_domain_is_adopted_with_what_is_known_of_it(service: Service) -> None:
+    domain = foreign_domain("old-server", title="Old <Server>", description="since 2009")
+    await service.see("kvm1", domains=[domain])
+    vm = (await service.get("/vms"))["vms"][0]
+    expected = {
+        "id": "vm-001",
+        "name": "Old <Server>",
+        "description": "since 2009",
+        "status": "running",
+        "cpu": 2,
+        "memory": 1024,
+        "disk": 10,
+        "host": "kvm1",
+        "uuid": domain["uuid"],
+        "ip": "203.0.113.99",
+        "template": "",
+        "os": "",
+        "startedAt": "2026-11-22T13:00:00Z",
+    }
+    assert {key: vm[key] for key in expected} == expected
+    assert vm["observedAt"]
+    assert vm["network"]["network"] == "default"
+    entry = await AuditEntry.get()
+    assert (entry.actor, entry.action, entry.vm_ref) == ("observation", "vm_found", "vm-001")
+    await service.see("kvm1", domains=[domain])
+    assert (await service.get("/vms"))["pagination"]["total"] == 1
+
+
+async def test_an_adopted_vm_can_be_changed_by_its_own_domain_name(service: Service) -> None:
+    await service.see("kvm1", domains=[foreign_domain("old-server")])
+    data = await service.act("vm-001", "stop")
+    job = await Job.get(ref=data["jobId"])
+    assert job.variables["libvirt_domain_name"] == "old-server"
+
+
+async def test_adopted_vms_count_in_the_room(service: Service) -> None:
+    await service.see("kvm1", domains=[foreign_domain(str(n)) for n in range(3)])
+    host = await service.get("/hosts/kvm1")
+    assert host["vms"] == 3
+    assert host["allocated"] == {"cpu": 6, "memory": 3072, "disk": 21}
+
+
+async def test_an_empty_database_takes_up_the_ids_that_hosts_remember(service: Service) -> None:
+    metadata = {"id": "vm-007", "template": "micro", "os": "micro",
+                "labels": {"team": "web"}}  # fmt: skip
+    domain = foreign_domain("vm-007", title="web", metadata=metadata, generation=9)
+    await service.see("kvm1", domains=[domain])
+    vm = await service.get("/vms/vm-007")
+    assert (vm["name"], vm["template"], vm["os"]) == ("web", "micro", "micro")
+    assert vm["labels"] == {"team": "web"}
+    assert (await Vm.get()).generation == 9
+    assert (await service.create())["id"] == "vm-008"
+    copy = foreign_domain("copy", metadata=metadata)
+    await service.see("kvm1", domains=[domain, copy])
+    assert {vm["id"] for vm in (await service.get("/vms"))["vms"]} == {"vm-007", "vm-008", "vm-009"}
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [("running", "running"), ("paused", "paused"), ("stopped", "stopped"), ("crashed", "error"),
+     ("stopping", "stopping"), ("suspended", "paused"), ("unknown", "error"), ("", "error")],
+)  # fmt: skip
+async def test_power_states_are_followed(service: Service, state: str, status: str) -> None:
+    vm = await put_vm(RUNNING)
+    await service.see("kvm1", domains=[own_domain(vm, state=state)])
+    shown = await service.get("/vms/vm-001")
+    assert shown["status"] == status
+    assert shown["observedAt"]
+
+
+async def test_changes_made_with_virsh_are_followed(service: Service) -> None:
+    vm = await put_vm(STOPPED)
+    disks = [{"target": "vda", "capacity_bytes": 7 * GIB, "allocation_bytes": 2 * GIB}]
+    changed = own_domain(
+        vm, title="renamed", vcpus=3, memory=768, autostart=True, disks=disks, state="stopped"
+    )
+    await service.see("kvm1", domains=[changed])
+    shown = await service.get("/vms/vm-001")
+    assert [shown[k] for k in ("name", "cpu", "memory", "disk", "autoStart")] == [
+        "renamed", 3, 768, 7, True,
+    ]  # fmt: skip
+    assert [v["id"] for v in (await service.get("/vms", search="renamed"))["vms"]] == ["vm-001"]
+
+
+async def test_two_misses_and_a_vm_is_gone_but_one_is_forgiven(service: Service) -> None:
+    vm = await put_vm(RUNNING)
+    await service.see("kvm1")
+    assert (await service.get("/vms/vm-001"))["status"] == "running"
+    await service.see("kvm1", domains=[own_domain(vm)])
+    await service.see("kvm1")
+    assert (await service.get("/vms/vm-001"))["status"] == "running"
+    await service.see("kvm1")
+    assert (await service.client.get("/api/v1/vms/vm-001")).status_code == 404
+    assert (await AuditEntry.get()).action == "vm_gone"
+
+
+async def test_another_hosts_silence_about_a_vm_means_nothing(service: Service) -> None:
+    await add_vm(RUNNING, host="kvm2")
+    for _ in range(4):
+        await service.see("kvm1")
+    assert (await service.get("/vms/vm-001"))["status"] == "running"
+
+
+@pytest.mark.parametrize("status", [HostStatus.UNREACHABLE, HostStatus.ERROR])
+async def test_vms_of_a_host_without_an_answer_are_unreachable_never_stopped_or_gone(
+    service: Service, status: HostStatus
+) -> None:
+    vm = await put_vm(RUNNING)
+    for _ in range(4):
+        await mark_host("kvm1", status, "no route to host")
+    shown = await service.get("/vms/vm-001")
+    assert shown["status"] == "unreachable"
+    host = await service.get("/hosts/kvm1")
+    assert (host["status"], host["message"]) == (status.value, "no route to host")
+    assert host["allocated"]["memory"] == 512
+    await service.see("kvm1", domains=[own_domain(vm, state="paused")])
+    assert (await service.get("/vms/vm-001"))["status"] == "paused"
+
+
+async def test_a_vm_with_an_unfinished_job_is_left_alone(service: Service) -> None:
+    vm = await put_vm(RUNNING)
+    await service.act("vm-001", "stop")
+    await service.see("kvm1", domains=[own_domain(vm, state="stopped", title="other")])
+    await service.see("kvm1")
+    await service.see("kvm1")
+    await mark_host("kvm1", HostStatus.UNREACHABLE, "x")
+    shown = await service.get("/vms/vm-001")
+    assert (shown["status"], shown["name"]) == ("stopping", "web")
+
+
+async def test_an_observation_older_than_a_job_changes_nothing(service: Service) -> None:
+    vm = await put_vm(RUNNING)
+    seen_before = {vm.uuid: vm.generation}
+    data = await service.act("vm-001", "stop")
+    job = await _lease((await Job.get(ref=data["jobId"])).id)
+    assert job is not None
+    await Job.all().delete()
+    await Vm.all().update(status=VmStatus.STOPPED, power="stopped")
+    await take_observation("kvm1", host_info(domains=[own_domain(vm)]), seen_before)
+    assert (await service.get("/vms/vm-001"))["status"] == "stopped"
+    await take_observation("kvm1", host_info(), seen_before)
+    assert (await Vm.get()).missed == 0
+
+
+async def test_a_vm_deleted_during_the_observation_is_not_adopted_again(service: Service) -> None:
+    vm = await put_vm(STOPPED)
+    seen_before = {vm.uuid: vm.generation}
+    domain = own_domain(vm)
+    await vm.delete()
+    await take_observation("kvm1", host_info(domains=[domain]), seen_before)
+    assert await Vm.all().count() == 0
+
+
+async def test_a_vm_made_during_the_observation_is_not_missed(service: Service) -> None:
+    vm = await put_vm(STOPPED)
+    for _ in range(3):
+        await take_observation("kvm1", host_info(), {})
+    assert (await Vm.get()).id == vm.id
+
+
+async def test_a_failed_creation_is_neither_missed_nor_counted(service: Service) -> None:
+    vm = await put_vm(VmStatus.ERROR, provisioned=False)
+    for _ in range(3):
+        await service.see("kvm1")
+    assert (await service.get("/vms/vm-001"))["status"] == "error"
+    await service.see("kvm1", domains=[own_domain(vm, state="stopped")])
+    assert (await service.get("/vms/vm-001"))["status"] == "stopped"
+
+
+async def test_a_vm_that_moved_to_another_host_is_followed(service: Service) -> None:
+    vm = await put_vm(RUNNING)
+    await service.see("kvm2", domains=[own_domain(vm)])
+    await service.see("kvm1")
+    await service.see("kvm1")
+    assert (await service.get("/vms/vm-001"))["host"] == "kvm2"
+
+
+async def test_hostile_texts_of_foreign_domains_are_only_texts(service: Service) -> None:
+    titles = ["{{ lookup('pipe','id') }}", "</name><devices>", "x" * 5000, "a\nb\x1b[31m\u202e", ""]
+    metadata = {"id": "x" * 999, "os": "o" * 999, "template": "t" * 999, "labels": {"k" * 99: "v"}}
+    domains = [
+        foreign_domain(f"d{n}", title=title, metadata=metadata) for n, title in enumerate(titles)
+    ]
+    await service.see("kvm1", domains=domains)
+    vms = (await service.get("/vms"))["vms"]
+    assert len(vms) == 5
+    assert vms[0]["name"] == titles[0]
+    data = await service.act("vm-001", "stop")
+    assert "lookup" not in (await service.get(f"/jobs/{data['jobId']}"))["command"]
+
+
+async def test_a_domain_without_disks_cards_and_addresses(service: Service) -> None:
+    bare = {"uuid": str(uuid.uuid4()), "name": "bare", "state": "stopped", "vcpus": 1, "memory": 64}
+    await service.see("kvm1", domains=[bare])
+    shown = await service.get("/vms/vm-001")
+    assert (shown["disk"], shown["ip"], shown["network"]) == (0, None, {})
+
+
+async def test_a_host_full_of_domains(service: Service) -> None:
+    domains = [foreign_domain(f"d{n}") for n in range(300)]
+    await service.see("kvm1", domains=domains)
+    assert (await service.get("/vms", limit=100))["pagination"]["total"] == 300
