@@ -13,6 +13,7 @@ import pytest
 
 from tests.acceptance.guests import booted, in_guest, power
 from tests.acceptance.service import STOP_TIMEOUT, Api
+from tests.acceptance.shell import run_line
 from tests.lab import Lab
 from tests.lab.lab import Host
 
@@ -99,21 +100,5 @@ def by_hand(
     done = subprocess.run(
         command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-def run_line(line: str) -> subprocess.CompletedProcess[str]:
-    """Run a line in a shell of the project directory, with the environment's programs."""
-    done = subprocess.run(
-        ["sh", "-c", line],
-        cwd=REPOSITORY,
-        env={"PATH": f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin",
-             "HOME": "/root", "LANG": "C.UTF-8"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done
