@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-FAILURES = ("runner_on_failed", "runner_on_unreachable", "runner_item_on_failed")
+FAILURES = ("runner_on_failed", "runner_on_unreachable")
 RESULT_KEYS = ("domain", "changes", "applies_at")
 RESULTS = ("runner_on_ok", "runner_on_failed", "runner_on_unreachable")
 
@@ -25,18 +25,23 @@ class Progress:
     error: dict[str, Any] | None = None
     """code, message, task, host of the first failure that was not ignored."""
     stats_seen: bool = False
+    item_error: dict[str, Any] | None = None
+    """The first failure among the items of the present task's loop."""
 
     def take(self, event: Mapping[str, Any]) -> bool:
         """Take in one event of the runner; True when percent or step moved."""
         kind = event["event"]
         if kind == "playbook_on_task_start":
             self.started += 1
+            self.item_error = None
             done = 100 * (self.started - 1) // max(self.tasks, self.started)
             self.percent = max(self.percent, min(99, max(1, done)))
             self.step = str(event.get("task") or "")[:255]
             return True
         if kind == "playbook_on_stats":
             self.stats_seen = True
+        elif kind == "runner_item_on_failed":
+            self.item_error = self.item_error or failure_of(event)
         elif kind in RESULTS:
             self._take_result(kind, event)
         return False
@@ -48,7 +53,9 @@ class Progress:
         if "domain" in res:
             self.result = {key: res[key] for key in RESULT_KEYS if key in res}
         if kind in FAILURES and not event.get("ignore_errors") and self.error is None:
-            self.error = failure_of(event)
+            # Of a loop the task itself says only that an item failed, not which and why.
+            item_error = self.item_error if kind == "runner_on_failed" else None
+            self.error = item_error or failure_of(event)
 
 
 def failure_of(event: Mapping[str, Any]) -> dict[str, Any]:

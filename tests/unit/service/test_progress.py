@@ -132,3 +132,28 @@ def test_a_failed_task_may_still_say_what_the_domain_is() -> None:
     progress.take(failed(msg="no", code="GUEST_NOT_RESPONDING", domain={"state": "running"}))
     assert progress.result == {"domain": {"state": "running"}}
     assert not progress.changed
+
+
+def test_a_failed_loop_fails_for_the_reason_of_its_first_failed_item() -> None:
+    progress = Progress(2)
+    item = {"event": "runner_item_on_failed", "task": "Bring", "host": "kvm1"}
+    progress.take({"event": "playbook_on_task_start", "task": "Bring"})
+    progress.take({**item, "res": {"msg": "cannot use it", "code": "CHECKSUM_MISMATCH"}})
+    progress.take({**item, "res": {"msg": "another", "code": "DOWNLOAD_FAILED"}})
+    assert progress.error is None
+    progress.take(failed(msg="One or more items failed"))
+    assert progress.error is not None
+    assert (progress.error["code"], progress.error["message"]) == (
+        "CHECKSUM_MISMATCH",
+        "cannot use it",
+    )
+
+
+def test_a_failed_item_of_an_earlier_task_is_not_the_reason() -> None:
+    progress = Progress(2)
+    item = {"event": "runner_item_on_failed", "res": {"msg": "ignored"}}
+    progress.take(item)
+    progress.take({"event": "playbook_on_task_start", "task": "Next"})
+    progress.take(failed(msg="no", code="LIBVIRT_ERROR"))
+    assert progress.error is not None
+    assert progress.error["message"] == "no"
