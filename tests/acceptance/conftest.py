@@ -214,8 +214,7 @@ def tidy(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "api" in request.fixturenames:
         api: Api = request.getfixturevalue("api")
-        for ref in api.vms():
-            api.remove(ref)
+        api.remove(*api.vms())
 
 
 @pytest.fixture

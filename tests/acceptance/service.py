@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -198,9 +199,15 @@ class Api:
 
     def create(self, seconds: float = 90, **fields: Any) -> Json:
         """Create a VM of `micro`, unless told otherwise, and wait for it; the VM."""
-        made = self.send("POST", "/vms", {"name": "acceptance", **MICRO, **fields})
-        self.succeeded(made["jobId"], seconds)
-        return self.vm(made["id"])
+        return self.create_all(fields, seconds=seconds)[0]
+
+    def create_all(self, *wanted: Json, seconds: float = 90) -> list[Json]:
+        """Create several VMs at once, and wait for them; the VMs."""
+        bodies = [{"name": "acceptance", **MICRO, **fields} for fields in wanted]
+        made = [self.send("POST", "/vms", body) for body in bodies]
+        for accepted in made:
+            self.succeeded(accepted["jobId"], seconds)
+        return [self.vm(accepted["id"]) for accepted in made]
 
     def vm(self, ref: str) -> Json:
         """Return a VM."""
@@ -240,15 +247,19 @@ class Api:
         """Wait until the VM list shows a VM no more."""
         wait_for(f"the end of {ref} in the list", lambda: ref not in self.vms(), seconds)
 
-    def remove(self, ref: str) -> None:
-        """Delete a VM whatever it does, for the tidying up; waits for what holds it."""
+    def remove(self, *refs: str) -> None:
+        """Delete VMs whatever they do, for the tidying up; waits for what holds them."""
 
-        def idle() -> bool:
+        def idle(ref: str) -> bool:
             answer = self.ask("GET", f"/vms/{ref}/status")
             return answer.status_code == 404 or answer.json()["data"]["job"] is None
 
-        wait_for(f"{ref} idle", idle, 90)
-        answer = self.ask("DELETE", f"/vms/{ref}?force=true")
-        if answer.status_code != 404:
-            assert answer.status_code == 202, answer.text
-            self.succeeded(answer.json()["data"]["jobId"])
+        jobs = []
+        for ref in refs:
+            wait_for(f"{ref} idle", functools.partial(idle, ref), 90)
+            answer = self.ask("DELETE", f"/vms/{ref}?force=true")
+            if answer.status_code != 404:
+                assert answer.status_code == 202, answer.text
+                jobs.append(answer.json()["data"]["jobId"])
+        for job in jobs:
+            self.succeeded(job)

@@ -21,8 +21,9 @@ def allocated(api: Api, host: Host) -> Json:
 
 @pytest.mark.timeout(300)
 def test_host_cut_off(api: Api, one: Host, two: Host) -> None:
-    stays = api.create(host=two.name, autoStart=True)
-    other = api.create(host=one.name, autoStart=True)
+    stays, other = api.create_all(
+        {"host": two.name, "autoStart": True}, {"host": one.name, "autoStart": True}
+    )
     promised = allocated(api, two)
     statuses: set[str] = set()
     two.cut()
@@ -157,9 +158,11 @@ def test_killed_libvirtd(api: Api, one: Host, two: Host) -> None:
 
 @pytest.mark.timeout(180)
 def test_stuck_qemu_hides_nobody_else(api: Api, one: Host, two: Host) -> None:
-    stuck = api.create(host=one.name, name="stuck", autoStart=True)
-    well = api.create(host=one.name, name="well")
-    there = api.create(host=two.name, name="there")
+    stuck, well, there = api.create_all(
+        {"host": one.name, "name": "stuck", "autoStart": True},
+        {"host": one.name, "name": "well"},
+        {"host": two.name, "name": "there"},
+    )
     one.freeze(stuck["id"])
     try:
         one.run("virsh", "start", well["id"])

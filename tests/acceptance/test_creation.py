@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 
-import pytest
-
 from tests.acceptance.conftest import BRIDGE
 from tests.acceptance.guests import booted, domain_xml, in_guest, power, traces
 from tests.acceptance.service import MICRO, TWO_INTERVALS, Api, wait_for
@@ -51,8 +49,10 @@ def test_fixed_address_on_nat_network_is_what_the_guest_gets(api: Api, one: Host
 
 
 def test_full_clone_stands_alone(api: Api, one: Host) -> None:
-    linked = api.create(host=one.name, clone="linked")
-    full = api.create(host=one.name, clone="full", autoStart=True)
+    linked, full = api.create_all(
+        {"host": one.name, "clone": "linked"},
+        {"host": one.name, "clone": "full", "autoStart": True},
+    )
     backing = {}
     for vm in (linked, full):
         path = domain_xml(one, vm["id"]).find("devices/disk/source").get("file")
@@ -61,14 +61,14 @@ def test_full_clone_stands_alone(api: Api, one: Host) -> None:
     booted(one, full["id"])
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_chosen_host_gets_the_vm(api: Api, one: Host, two: Host, number: int) -> None:
-    host = (one, two)[number]
-    vm = api.create(host=host.name)
-    assert vm["host"] == host.name
-    assert host.run("virsh", "domid", vm["id"]).stdout.strip() == "-"
-    error = api.refused(404, "HOST_NOT_FOUND", "POST", "/vms",
-                        {"name": "x", "host": "lab-9", **MICRO})  # fmt: skip
+def test_chosen_host_gets_the_vm(api: Api, one: Host, two: Host) -> None:
+    hosts = (one, two)
+    vms = api.create_all(*({"host": host.name} for host in hosts))
+    for vm, host in zip(vms, hosts, strict=True):
+        assert vm["host"] == host.name
+        assert power(host, vm["id"]) == "shut off"
+    body = {"name": "x", "host": "lab-9", **MICRO}
+    error = api.refused(404, "HOST_NOT_FOUND", "POST", "/vms", body)
     assert "lab-9" in error["message"]
 
 
