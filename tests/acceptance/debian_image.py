@@ -75,14 +75,14 @@ def _unpack(root: Path) -> None:
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
     command += ['--aptopt=Acquire::Languages "none"']
     command += [f"--essential-hook={hook}" for hook in hooks]
-    # The seed is on a disk: cloud-init need not look for anything else, nor grow a partition.
+    # The seed is on a disk: cloud-init need not look for anything else. No locales are there.
     command += [
-        "--customize-hook=printf 'datasource_list: [NoCloud, None]\\n' "
+        "--customize-hook=printf 'datasource_list: [NoCloud, None]\\nlocale: false\\n' "
         '> "$1/etc/cloud/cloud.cfg.d/90-nocloud.cfg"',
         '--customize-hook=printf "/dev/vda2 / ext4 defaults 0 1\\n" > "$1/etc/fstab"',
         '--customize-hook=rm -f "$1"/etc/ssh/ssh_host_* "$1/etc/hostname"; : > "$1/etc/machine-id"',
         '--customize-hook=chroot "$1" systemctl mask apt-daily.timer apt-daily-upgrade.timer '
-        "fstrim.timer e2scrub_all.timer",
+        "fstrim.timer e2scrub_all.timer e2scrub_reap.service",
     ]
     _run(*command, "bookworm", str(root), *sources)
 

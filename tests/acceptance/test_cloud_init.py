@@ -42,7 +42,8 @@ def test_debian_with_cloud_init(debian: Path, api: Api, two: Host) -> None:
     booted(two, vm["id"], 400)
 
     def done() -> bool:
-        return "status: done" in in_guest(two, vm["id"], "/usr/bin/cloud-init", "status")
+        # What `cloud-init status` reads; starting that takes the guest many seconds each time.
+        return '"errors": []' in in_guest(two, vm["id"], "/bin/cat", "/run/cloud-init/result.json")
 
     wait_for("the end of cloud-init", done, 300)
     assert agent(two, vm["id"], "guest-get-host-name")["host-name"] == "debian-vm"
@@ -54,5 +55,3 @@ def test_debian_with_cloud_init(debian: Path, api: Api, two: Host) -> None:
     wait_for("its address in the list", lambda: api.vm(vm["id"])["ip"], 30)
     size = int(in_guest(two, vm["id"], "/bin/cat", "/sys/block/vda/size")) * 512
     assert size == 3 * 1024**3
-    api.run("POST", f"/vms/{vm['id']}/stop", seconds=120)
-    assert api.vm(vm["id"])["status"] == "stopped"
