@@ -7,7 +7,8 @@ import functools
 import hashlib
 import http.server
 import ipaddress
-import shutil
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -43,6 +44,8 @@ class Builder:
         """Begin, if the image is neither there nor under way."""
         if self._process is None and not self.image.exists():
             CACHE.mkdir(parents=True, exist_ok=True)
+            for old in CACHE.glob("debian12-*.qcow2"):
+                old.unlink()
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
                     ["setpriv", "--pdeathsig", "TERM", "nice", "-n", "19",
@@ -51,6 +54,7 @@ class Builder:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
+                    start_new_session=True,
                 )  # fmt: skip
 
     def wait(self) -> Path:
@@ -63,7 +67,7 @@ class Builder:
     def stop(self) -> None:
         """End the builder if nobody has waited for it."""
         if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
+            os.killpg(self._process.pid, signal.SIGTERM)
             self._process.wait()
 
 
@@ -96,8 +100,9 @@ class ImageServer:
 
     def add(self, name: str, image: Path) -> str:
         """Serve a file, list it in SHA256SUMS, and return its SHA-256."""
-        shutil.copyfile(image, self.directory / name)
-        digest = hashlib.sha256(image.read_bytes()).hexdigest()
+        (self.directory / name).symlink_to(image)
+        with image.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         with (self.directory / "SHA256SUMS").open("a") as sums:
             sums.write(f"{digest}  {name}\n")
         return digest

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -133,7 +134,8 @@ def _run(*command: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Build the image that the one argument names."""
+    """Build the image that the one argument names; a SIGTERM leaves nothing of it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     build(Path(arguments[0]).resolve())
     return 0
 
