@@ -198,7 +198,15 @@ async def _finish(request: Request, response: BaseHTTPResponse) -> None:
 async def _start(app: Sanic[Any, Any], *, settings: Settings) -> None:
     await asyncio.to_thread(settings.state_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
     await open_database(settings.database)
-    await _first_token(app, settings)
+    try:
+        await _put_together(app, settings)
+    except BaseException:
+        # Nothing else closes it then, and an open database keeps the interpreter from ending.
+        await close_database()
+        raise
+
+
+async def _put_together(app: Sanic[Any, Any], settings: Settings) -> None:
     inventory = await load_inventory(settings)
     await sync_hosts(set(inventory.hosts))
     dispatcher = LocalDispatcher(settings, partial(execution.execute, settings))
@@ -262,6 +270,8 @@ async def _first_token(app: Sanic[Any, Any], settings: Settings) -> None:
 
 async def _announce(app: Sanic[Any, Any]) -> None:
     settings: Settings = app.ctx.parts.settings
+    # Only now: a token of a start that failed before this line would never have been shown.
+    await _first_token(app, settings)
     address = f"http://{settings.host}:{settings.port}"
     print(f"Virtplay answers at {address} (API documentation: {address}/docs)", flush=True)
     if app.ctx.first_token:

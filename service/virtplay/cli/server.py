@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from virtplay.cli.screen import print_table
-from virtplay.errors import CannotStart
+from virtplay.errors import CannotStart, ValidationFailed
 from virtplay.times import time_text
 
 # Pydantic, Tortoise and Sanic take longer to load than most commands take to run: each command
@@ -22,6 +22,9 @@ token_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="API tokens, in the service's own database."
 )
 database_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The database.")
+
+
+EXPIRES_DAYS_MAX = 36_500
 
 
 class TokenRole(StrEnum):
@@ -68,13 +71,18 @@ def serve(
     settings = load_settings(host=host, port=port, inventory=inventory)
     set_up_logging(settings.log_level)
     app = create_app(settings)
-    app.run(
-        host=settings.host,
-        port=settings.port,
-        single_process=True,
-        access_log=False,
-        motd=False,
-    )
+    try:
+        app.run(
+            host=settings.host,
+            port=settings.port,
+            single_process=True,
+            access_log=False,
+            motd=False,
+        )
+    except OSError as error:
+        raise CannotStart(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
+        ) from error
 
 
 @token_app.command("create")
@@ -93,7 +101,14 @@ def create_token(
     """
     from virtplay.store import tokens  # noqa: PLC0415
 
-    expires = datetime.now(UTC) + timedelta(days=expires_days) if expires_days else None
+    expires = None
+    if expires_days is not None:
+        if not 0 < expires_days <= EXPIRES_DAYS_MAX:
+            raise ValidationFailed(
+                f"cannot create token {name}: --expires-days must be above 0 and at most"
+                f" {EXPIRES_DAYS_MAX}"
+            )
+        expires = datetime.now(UTC) + timedelta(days=expires_days)
     typer.echo(_with_database(lambda: tokens.create_token(name, role.value, expires)))
 
 

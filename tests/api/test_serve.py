@@ -1,0 +1,282 @@
+"""API tests: whole `virtplay serve` processes, killed and stopped in the middle of a job."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api.conftest import ADMIN, BODY, FINISHED, PROJECT, write_inventory
+from tests.api.postgres import free_port
+from tests.api.pretend import PretendHost
+
+pytestmark = pytest.mark.slow
+VIRTPLAY = Path(sys.executable).with_name("virtplay")
+
+
+def processes_of(mark: str) -> dict[int, str]:
+    """pid → command line of every living process that has `mark` in its environment."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if mark.encode() in (entry / "environ").read_bytes():
+                    words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    found[int(entry.name)] = words
+    return found
+
+
+def wait_for(test: Callable[[], Any], seconds: float = 90) -> Any:
+    """What `test` returns once that is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := test()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+    return found
+
+
+class Server:
+    """A `virtplay serve` on the test's database and hypervisor; started as often as wanted."""
+
+    def __init__(self, folder: Path, database_url: str) -> None:
+        self.folder = folder
+        self.mark = f"VIRTPLAY_STATE_DIR={folder / 'state'}"
+        self.port = free_port()
+        hypervisors = folder / "hypervisors"
+        hypervisors.mkdir()
+        self.host = PretendHost("kvm1", hypervisors)
+        write_inventory(folder / "hosts.yml", {"kvm1": self.host})
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("VIRTPLAY_")},
+            "VIRTPLAY_STATE_DIR": str(folder / "state"),
+            "VIRTPLAY_DATABASE_URL": database_url,
+            "VIRTPLAY_PROJECT_DIR": str(PROJECT),
+            "VIRTPLAY_INVENTORY": str(folder / "hosts.yml"),
+            "VIRTPLAY_BOOTSTRAP_TOKEN": ADMIN,
+            "VIRTPLAY_PORT": str(self.port),
+            "VIRTPLAY_OBSERVE_INTERVAL": "1",
+            "VIRTPLAY_SHUTDOWN_GRACE": "0.5",
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}/api/v1",
+            headers={"Authorization": f"Bearer {ADMIN}"},
+            timeout=30,
+        )
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        log = (self.folder / "serve.log").open("ab")
+        self.process = subprocess.Popen(
+            [VIRTPLAY, "serve"], env=self.environment, stdout=log, stderr=log, cwd=self.folder
+        )
+        log.close()
+        wait_for(self.is_ready)
+
+    def is_ready(self) -> bool:
+        """Whether /readyz answers 200."""
+        assert self.process is not None
+        assert self.process.poll() is None, self.log()
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"http://127.0.0.1:{self.port}/readyz").status_code == 200
+        return False
+
+    def log(self) -> str:
+        """What it printed."""
+        return (self.folder / "serve.log").read_text()
+
+    def end(self, number: int) -> float:
+        """Send it that signal; seconds until it was gone."""
+        assert self.process is not None
+        began = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(30)
+        return time.monotonic() - began
+
+    def get(self, path: str) -> Any:
+        """`data` of a GET."""
+        answer = self.client.get(path)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """`data` of an accepted POST."""
+        answer = self.client.post(path, json=body)
+        assert answer.status_code == 202, answer.text
+        return answer.json()["data"]
+
+    def finish(self, job: str) -> Any:
+        """The job once it has ended."""
+        return wait_for(lambda: (j := self.get(f"/jobs/{job}"))["status"] in FINISHED and j)
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run `virtplay` with these words on the same database."""
+        return subprocess.run(
+            [VIRTPLAY, *words], env=self.environment, capture_output=True, text=True, check=False
+        )
+
+
+@pytest.fixture
+def server(tmp_path: Path, database_url: str) -> Iterator[Server]:
+    """A server that is not started yet; nothing of it is left at the end."""
+    made = Server(tmp_path, database_url)
+    yield made
+    made.client.close()
+    if made.process is not None and made.process.poll() is None:
+        made.end(signal.SIGTERM)
+    try:
+        wait_for(lambda: not processes_of(made.mark), 10)
+    finally:
+        for pid in processes_of(made.mark):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_killed_in_the_middle_of_a_job_and_started_again(server: Server) -> None:
+    server.start()
+    running = server.post("/vms", {**BODY, "autoStart": True})
+    assert server.finish(running["jobId"])["status"] == "succeeded"
+    gate = server.host.hold("create")
+    restart_gate = server.host.hold("restart")
+    user_data = "#cloud-config\nhostname: kept\n"
+    data = server.post("/vms", {**BODY, "userData": user_data})
+    start = server.post(f"/vms/{data['id']}/start")
+    restart = server.post(f"/vms/{running['id']}/restart")
+    wait_for(lambda: len(server.host.calls("create")) == 2 and server.host.calls("restart"))
+    queued = server.post("/vms", BODY)
+    server.end(signal.SIGKILL)
+    wait_for(lambda: not processes_of(server.mark), 15)
+    assert server.host.read()["done"] == ["create"]
+    gate.unlink()
+    restart_gate.unlink()
+    server.start()
+    job = server.finish(data["jobId"])
+    assert (job["status"], job["attempt"]) == ("succeeded", 2)
+    calls = [c["given"] for c in server.host.calls("create") if c["given"]["name"] == data["id"]]
+    assert [call["user_data"] for call in calls] == [user_data] * 2
+    assert calls[0]["generation"] < calls[1]["generation"]
+    assert server.finish(start["jobId"])["status"] == "succeeded"
+    assert server.finish(queued["jobId"])["status"] == "succeeded"
+    lost = server.finish(restart["jobId"])
+    assert (lost["status"], lost["error"]["code"]) == ("lost", "INTERNAL_ERROR")
+    wait_for(lambda: {vm["status"] for vm in server.get("/vms")["vms"]} <= {"running", "stopped"})
+    assert server.get(f"/vms/{data['id']}")["status"] == "running"
+    assert len(server.host.domains()) == 3
+    seen = [event for event in server.client.get(f"/jobs/{data['jobId']}/log").text.split("PLAY [")]
+    assert len(seen) == 3
+    assert server.end(signal.SIGTERM) < 10
+    assert server.process is not None
+    assert server.process.returncode == 0
+
+
+def test_sigterm_in_the_middle_of_a_job_leaves_nothing_running(server: Server) -> None:
+    server.start()
+    gate = server.host.hold("create")
+    data = server.post("/vms", BODY)
+    wait_for(lambda: server.host.calls("create"))
+    assert server.end(signal.SIGTERM) < 10
+    assert processes_of(server.mark) == {}
+    assert server.process is not None
+    assert server.process.returncode == 0
+    assert "Traceback" not in server.log()
+    assert server.host.read()["done"] == []
+    gate.unlink()
+    server.start()
+    job = server.finish(data["jobId"])
+    assert (job["status"], job["attempt"], job["progress"]) == ("succeeded", 2, 100)
+    assert server.end(signal.SIGINT) < 10
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_tokens_by_the_command_line_while_it_serves(server: Server) -> None:
+    server.start()
+    made = server.command("token", "create", "ci", "--role", "viewer")
+    text = made.stdout.strip()
+    assert made.returncode == 0
+    headers = {"Authorization": f"Bearer {text}"}
+    assert server.client.get("/vms", headers=headers).status_code == 200
+    assert server.client.post("/vms", json=BODY, headers=headers).status_code == 403
+    listed = server.command("token", "list").stdout
+    assert "ci" in listed
+    assert "bootstrap" in listed
+    assert text not in listed
+    assert server.command("token", "revoke", "ci").returncode == 0
+    assert server.client.get("/vms", headers=headers).status_code == 401
+    again = server.command("token", "create", "ci")
+    assert (again.returncode, again.stdout) == (1, "")
+    assert again.stderr.startswith("virtplay: cannot create token ci")
+    assert server.command("token", "revoke", "nobody").returncode == 1
+    for days in ("0", "-1", "nan"):
+        odd = server.command("token", "create", f"odd{days}", "--expires-days", days)
+        assert odd.returncode != 0, "it would never expire, or never be valid"
+        assert "Traceback" not in odd.stderr
+    assert server.command("db", "upgrade").returncode == 0
+    assert ADMIN not in server.log()
+    assert text not in server.log()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_keeps_it_from_starting_is_one_line(server: Server) -> None:
+    for key, value, words in (
+        ("VIRTPLAY_PORT", "0", "VIRTPLAY_PORT"),
+        ("VIRTPLAY_LOG_LEVEL", "LOUD", "VIRTPLAY_LOG_LEVEL"),
+        ("VIRTPLAY_INVENTORY", "/nowhere.yml", "nowhere.yml"),
+        ("VIRTPLAY_DATABASE_URL", "oracle://x", "oracle"),
+        ("VIRTPLAY_DATABASE_URL", "postgres://u:hidden-word@127.0.0.1:1/x", "127.0.0.1:1/x"),
+    ):
+        server.environment, kept = {**server.environment, key: value}, server.environment
+        tried = server.command("serve")
+        server.environment = kept
+        assert tried.returncode == 1, (key, value, tried.stderr)
+        assert "virtplay: cannot " in tried.stderr, tried.stderr
+        assert words in tried.stderr
+        assert "Traceback" not in tried.stderr
+        assert "hidden-word" not in tried.stderr
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_port_in_use_is_one_line_and_costs_no_token(server: Server) -> None:
+    del server.environment["VIRTPLAY_BOOTSTRAP_TOKEN"]
+    with socket.create_server(("127.0.0.1", server.port)):
+        tried = server.command("serve")
+    assert tried.returncode == 1
+    assert f"virtplay: cannot listen on 127.0.0.1:{server.port}: " in tried.stderr
+    assert "Traceback" not in tried.stderr
+    server.start()
+    assert server.log().count("First admin token") == 1
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_first_start_prints_an_admin_token_once(server: Server) -> None:
+    del server.environment["VIRTPLAY_BOOTSTRAP_TOKEN"]
+    server.start()
+    line = next(line for line in server.log().splitlines() if "First admin token" in line)
+    text = line.rsplit(" ", 1)[1]
+    headers = {"Authorization": f"Bearer {text}"}
+    assert server.client.get("/vms", headers=headers).status_code == 200
+    server.end(signal.SIGTERM)
+    server.start()
+    assert server.log().count("First admin token") == 1
+    assert server.client.get("/vms", headers=headers).status_code == 200
+    for path in (server.folder / "state").rglob("*"):
+        assert not path.is_file() or text.encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_slow_client_does_not_keep_it_from_ending(server: Server) -> None:
+    server.start()
+    with socket.create_connection(("127.0.0.1", server.port)) as slow:
+        slow.sendall(b"POST /api/v1/vms HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(50)]
+        assert server.get("/vms")["vms"] == []
+        assert server.end(signal.SIGTERM) < 10
+        for each in idle:
+            each.close()
