@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import asyncpg
+import asyncpg  # type: ignore[import-untyped]
 import httpx
 import pytest
 import yaml
@@ -31,7 +31,10 @@ from tests.api.pretend import PretendHost, host_info
 
 PROJECT = Path(__file__).parent / "project"
 ADMIN = "your-token"
-CATALOGUE = {"micro": {"os": "micro", "micro": True}, "debian12": {"os": "debian12", "url": "x"}}
+CATALOGUE: dict[str, dict[str, Any]] = {
+    "micro": {"os": "micro", "micro": True},
+    "debian12": {"os": "debian12", "url": "x"},
+}
 # Sanic rewrites its own methods at each start; without this only the first application starts.
 Sanic.test_mode = True
 FINISHED = ("succeeded", "failed", "cancelled", "lost")
@@ -186,7 +189,7 @@ class Service:
     async def wait(self, job: str, seconds: float = 60) -> Any:
         """The job once it has ended."""
         async with asyncio.timeout(seconds):
-            while (found := await self.get(f"/jobs/{job}"))["status"] not in FINISHED:
+            while (found := await self.get(f"/jobs/{job}"))["status"] not in FINISHED:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         return found
 
@@ -199,7 +202,7 @@ class Service:
     async def until(self, path: str, test: Callable[[Any], object], seconds: float = 30) -> Any:
         """GET `path` until its data passes `test`."""
         async with asyncio.timeout(seconds):
-            while not test(found := await self.get(path)):
+            while not test(found := await self.get(path)):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         return found
 
@@ -251,8 +254,7 @@ async def _serve(settings: Settings, lines: list[str]) -> AsyncIterator[Service]
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = int(listener.getsockname()[1])
-    server = await app.create_server(sock=listener, return_asyncio_server=True)
-    assert server is not None
+    server: Any = await app.create_server(sock=listener, return_asyncio_server=True)
     await server.startup()
     try:
         await server.before_start()

@@ -5,13 +5,13 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-
-from tests.api.conftest import ADMIN, BODY, Service
-from tests.api.test_vms import RUNNING, put_vm
 from virtplay.api.auth import Role
 from virtplay.api.routes import ROUTES
 from virtplay.store.models import AuditEntry, Job, Token, Vm
 from virtplay.store.tokens import create_token, revoke_token
+
+from tests.api.conftest import ADMIN, BODY, Service
+from tests.api.test_vms import RUNNING, put_vm
 
 GUARDED = [route for route in ROUTES if route.role > Role.NOBODY]
 MUTATIONS = [route for route in GUARDED if route.method != "GET"]
@@ -22,7 +22,9 @@ def url_of(path: str) -> str:
     return path.replace("{id}", "vm-001").replace("{name}", "kvm1")
 
 
-async def ask(service: Service, headers: dict[str, str], path: str = "/api/v1/vms") -> httpx.Response:
+async def ask(
+    service: Service, headers: dict[str, str], path: str = "/api/v1/vms"
+) -> httpx.Response:
     """GET with these headers and no others of ours."""
     async with httpx.AsyncClient(base_url=service.address) as stranger:
         return await stranger.get(path, headers=headers)

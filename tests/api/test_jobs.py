@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.api.conftest import Service, write_inventory
-from tests.api.pretend import host_info
 from virtplay.actions import RULES, Action
 from virtplay.states import VmStatus
 from virtplay.store.models import AuditEntry, Job, JobEvent, Vm
+
+from tests.api.conftest import Service, write_inventory
+from tests.api.pretend import host_info
 
 only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -33,8 +33,8 @@ def living(needle: str) -> list[int]:
 async def none_left(needle: str, seconds: float = 10) -> None:
     """Wait until no process has `needle` in its command line."""
     async with asyncio.timeout(seconds):
-        while living(needle):
-            await asyncio.sleep(0.05)  # noqa: ASYNC110 - processes wake nobody
+        while living(needle):  # noqa: ASYNC110 - processes wake nobody
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.slow
@@ -150,7 +150,9 @@ async def test_failures_of_the_module(playing: Service) -> None:
     host.order("create")
     second = await playing.create(memory=7000, autoStart=True)
     await playing.succeed(second["jobId"])
-    host.order("stop", fail={"msg": "cannot stop: it does not answer", "code": "GUEST_NOT_RESPONDING"})
+    host.order(
+        "stop", fail={"msg": "cannot stop: it does not answer", "code": "GUEST_NOT_RESPONDING"}
+    )
     job = await playing.wait((await playing.act(second["id"], "stop"))["jobId"])
     assert (job["status"], job["error"]["code"]) == ("failed", "GUEST_NOT_RESPONDING")
     assert (await playing.get(f"/vms/{second['id']}"))["status"] == "running"
@@ -235,9 +237,7 @@ async def test_a_play_over_its_time_limit_is_ended_with_all_its_processes(
 
 @pytest.mark.slow
 @only_sqlite
-async def test_a_playbook_that_is_broken_fails_the_job(
-    playing: Service, tmp_path: Path
-) -> None:
+async def test_a_playbook_that_is_broken_fails_the_job(playing: Service, tmp_path: Path) -> None:
     hosts = playing.hosts
     write_inventory(tmp_path / "hosts.yml", hosts, kvm1={"pretend_hypervisor": "{{ absent }}"})
     data = await playing.create()
@@ -259,7 +259,7 @@ async def test_only_so_many_jobs_run_at_once_on_a_host(playing: Service) -> None
     playing.settings.jobs_per_host = 2
     datas = [await playing.create(memory=64) for _ in range(4)]
     async with asyncio.timeout(30):
-        while len(host.calls("create")) < 2:
+        while len(host.calls("create")) < 2:  # noqa: ASYNC110 - a file wakes nobody
             await asyncio.sleep(0.05)
     await asyncio.sleep(1)
     assert len(host.calls("create")) == 2

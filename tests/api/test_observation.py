@@ -4,14 +4,14 @@ import uuid
 from typing import Any
 
 import pytest
-
-from tests.api.conftest import Service
-from tests.api.pretend import GIB, foreign_domain, host_info
-from tests.api.test_vms import RUNNING, STOPPED, add_vm, put_vm
 from virtplay.execution import _lease
 from virtplay.observation import mark_host, take_observation
 from virtplay.states import HostStatus, VmStatus
 from virtplay.store.models import AuditEntry, Job, Vm
+
+from tests.api.conftest import Service
+from tests.api.pretend import GIB, foreign_domain, host_info
+from tests.api.test_vms import RUNNING, STOPPED, add_vm, put_vm
 
 
 def own_domain(vm: Vm, **values: Any) -> dict[str, Any]:

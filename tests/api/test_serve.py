@@ -170,8 +170,8 @@ def test_killed_in_the_middle_of_a_job_and_started_again(server: Server) -> None
     wait_for(lambda: {vm["status"] for vm in server.get("/vms")["vms"]} <= {"running", "stopped"})
     assert server.get(f"/vms/{data['id']}")["status"] == "running"
     assert len(server.host.domains()) == 3
-    seen = [event for event in server.client.get(f"/jobs/{data['jobId']}/log").text.split("PLAY [")]
-    assert len(seen) == 3
+    log = server.client.get(f"/jobs/{data['jobId']}/log").text
+    assert log.count("PLAY [") == 2
     assert server.end(signal.SIGTERM) < 10
     assert server.process is not None
     assert server.process.returncode == 0

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from tortoise import Tortoise
 from tortoise.backends.base.executor import EXECUTOR_CACHE
-
-from tests.api.conftest import _execute
-from tests.api.postgres import Cluster
-from tests.api.test_vms import put_vm
 from virtplay.errors import CannotStart, Conflict, ValidationFailed
 from virtplay.states import FINISHED_JOB, JOB_MOVES, JobStatus
 from virtplay.store import jobs as store
 from virtplay.store import tokens
 from virtplay.store.database import close_database, open_database, transaction
 from virtplay.store.models import Job, JobEvent, Token, Vm
+
+from tests.api.conftest import _execute
+from tests.api.postgres import Cluster
+from tests.api.test_vms import put_vm
 
 
 async def put_job(status: JobStatus = JobStatus.QUEUED, **values: Any) -> Job:

@@ -333,7 +333,8 @@ async def test_growth_needs_room(service: Service, body: dict[str, Any], short: 
 async def test_shrinking_is_possible_on_a_full_host(service: Service) -> None:
     vm = await put_vm(cpu=16, memory=7680)
     await add_vm(cpu=16, memory=7680)
-    for body in ({"cpu": 8}, {"name": "smaller"}, {"labels": {}}):
+    bodies: list[dict[str, Any]] = [{"cpu": 8}, {"name": "smaller"}, {"labels": {}}]
+    for body in bodies:
         answer = await service.client.put(f"/api/v1/vms/{vm.ref}", json=body)
         assert answer.status_code == 202, answer.text
         await Job.all().delete()

@@ -1,5 +1,6 @@
 """Store: jobs, their events, and the one door through which a job's status changes."""
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -9,6 +10,8 @@ from tortoise.exceptions import IntegrityError
 from virtplay.errors import Conflict, JobNotFound, OperationInProgress
 from virtplay.states import FINISHED_JOB, JOB_MOVES, UNFINISHED_JOB, JobStatus
 from virtplay.store.models import AuditEntry, Job, JobEvent
+
+REF = re.compile(r"job-\d{6,12}")
 
 
 def job_ref(number: int) -> str:
@@ -53,9 +56,9 @@ async def move(job: Job, new: JobStatus, **values: Any) -> None:
 
 async def find_job(ref: str) -> Job:
     """The job with public id `ref`; JobNotFound."""
-    job = await Job.get_or_none(ref=ref)
+    job = await Job.get_or_none(ref=ref) if REF.fullmatch(ref) else None
     if job is None:
-        raise JobNotFound(f"cannot find job {ref}")
+        raise JobNotFound(f"cannot find job {ref[:64]}")
     return job
 
 

@@ -86,9 +86,10 @@ async def find_vm(ref: str, *, lock: bool = False) -> Vm:
     rows: QuerySet[Vm] = Vm.filter(ref=ref)
     if lock:
         rows = rows.select_for_update()
-    vm = await rows.first()
+    # Tortoise raises when a text is longer than its column, also in a filter.
+    vm = await rows.first() if REF.fullmatch(ref) else None
     if vm is None:
-        raise VmNotFound(f"cannot find VM {ref}")
+        raise VmNotFound(f"cannot find VM {ref[:64]}")
     return vm
 
 
@@ -167,9 +168,9 @@ async def list_hosts() -> list[Host]:
 
 async def find_host(name: str) -> Host:
     """The host of the inventory with that name; HostNotFound."""
-    host = await Host.get_or_none(name=name, in_inventory=True)
+    host = await Host.get_or_none(name=name, in_inventory=True) if len(name) <= 255 else None
     if host is None:
-        raise HostNotFound(f"cannot find host {name}: the inventory has no such hypervisor")
+        raise HostNotFound(f"cannot find host {name[:255]}: the inventory has no such hypervisor")
     return host
 
 

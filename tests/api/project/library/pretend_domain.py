@@ -7,8 +7,10 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -24,9 +26,9 @@ STATES = {
 
 
 @contextmanager
-def hypervisor(path: Path):
+def hypervisor(path: Path) -> Iterator[dict[str, Any]]:
     """The file's content under its lock; what the block leaves in it is written back."""
-    with open(f"{path}.lock", "w") as lock:
+    with Path(f"{path}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         content = json.loads(path.read_text())
         yield content
@@ -35,7 +37,7 @@ def hypervisor(path: Path):
         written.replace(path)
 
 
-def new_domain(given):
+def new_domain(given: dict[str, Any]) -> dict[str, Any]:
     """The domain that the playbook vm_create asks for, in the real module's shape."""
     network = given.get("network") or {"type": "network", "network": "default"}
     return {
@@ -84,7 +86,7 @@ def new_domain(given):
     }
 
 
-def update(domain, given):
+def update(domain: dict[str, Any], given: dict[str, Any]) -> list[dict[str, Any]]:
     """Change what is set; returns the changes. CPUs beyond the maximum wait for the next boot."""
     changes = []
     for key, field in (("title", "title"), ("vcpus", "vcpus"), ("memory", "memory")):
@@ -122,7 +124,9 @@ def update(domain, given):
     return changes
 
 
-def act(content, action, given):
+def act(
+    content: dict[str, Any], action: str, given: dict[str, Any]
+) -> tuple[bool, dict[str, Any] | None, list[dict[str, Any]]]:
     """Do what the action asks; (changed, domain, changes)."""
     domains = content["domains"]
     if action == "create":
@@ -165,6 +169,9 @@ def main() -> None:
         module.fail_json(**order["fail"])
     if order.get("lie"):
         module.exit_json(changed=True, domain={"uuid": given["uuid"], "state": order["lie"]})
+    changed = False
+    domain: dict[str, Any] | None = None
+    changes: list[dict[str, Any]] = []
     with hypervisor(path) as content:
         try:
             changed, domain, changes = act(content, action, given)
