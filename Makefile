@@ -1,6 +1,6 @@
 # What there is to do here; `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast check lab demo bench setup setup-lab clean
+.PHONY: help run test test-fast check lab demo bench setup setup-dev setup-hosts setup-lab clean
 BIN := .venv/bin
 
 help: ## list the targets
@@ -12,26 +12,32 @@ run: setup ## make this machine a hypervisor and serve the API at http://localho
 test: setup-lab ## run all tests (needs root: the lab is made of network namespaces)
 	@scripts/test
 
-test-fast: setup ## run the tests that need no lab, in under a minute
+test-fast: setup-dev ## run the tests that need no lab, in under a minute
 	@$(BIN)/pytest -q -n 2 --dist loadgroup tests/unit tests/api -m "not postgres and not slow"
 
-check: setup ## lint and type-check everything
+check: setup-dev ## lint and type-check everything
 	@scripts/check
 
-lab: setup-lab ## bring up two real hypervisors in namespaces, print their inventory, wait for Ctrl-C
+lab: setup-hosts ## bring up two real hypervisors in namespaces, print their inventory, wait for Ctrl-C
 	@$(BIN)/python -m tests.lab up
 
-demo: setup-lab ## the lab with the service on it at http://localhost:3000, until Ctrl-C
+demo: setup-hosts ## the lab with the service on it at http://localhost:3000, until Ctrl-C
 	@$(BIN)/python -m scripts.demo
 
-bench: setup-lab ## measure, print one JSON object a line, keep them in build/bench.json
+bench: setup-hosts ## measure, print one JSON object a line, keep them in build/bench.json
 	@$(BIN)/python -m scripts.bench
 
-setup: # the virtual environment
+setup: # what serving needs
 	@scripts/setup base
 
-setup-lab: # and what the lab needs
+setup-dev: # and what the checks and the tests without a lab need
+	@scripts/setup base dev
+
+setup-hosts: # what serving on the lab's hosts needs
 	@scripts/setup base lab
+
+setup-lab: # all of it
+	@scripts/setup base dev lab test
 
 clean: ## remove the virtual environment and what was built (not var/, the service's data)
 	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache service/*.egg-info
