@@ -87,7 +87,12 @@ def traces(host: Host) -> dict[str, set[str]]:
         "nvram": set(host.run("ls", "/var/lib/libvirt/qemu/nvram", check=False).stdout.split()),
         "reservations": {f"{e.get('mac')} {e.get('ip')}" for e in network.findall("ip/dhcp/host")},
         "autostart": set(host.run("ls", "/etc/libvirt/qemu/autostart", check=False).stdout.split()),
-        "templates": set(host.run("ls", "/var/lib/libvirt/templates").stdout.split()),
+        # The locks of templates' names stay; half a download must not.
+        "templates": {
+            name
+            for name in host.run("ls", "-A", "/var/lib/libvirt/templates").stdout.split()
+            if not name.endswith("@lock")
+        },
     }
 
 
