@@ -179,15 +179,12 @@ async def test_a_body_where_none_is_wanted(service: Service) -> None:
 
 
 @only_sqlite
-@pytest.mark.parametrize(
-    "query",
-    ["force=true&force=false", "force=maybe", "Force=true", "keepDisks=", "force=true&x=1",
-     "force[]=true", "force=true%00", "keepdisks=true"],
-)  # fmt: skip
-async def test_odd_queries_delete_nothing(service: Service, query: str) -> None:
+async def test_odd_queries_delete_nothing(service: Service) -> None:
     await add_vm(RUNNING)
-    answer = await service.client.delete(f"/api/v1/vms/vm-001?{query}")
-    assert answer.status_code == 400, answer.text
+    for query in ("force=true&force=false", "force=maybe", "Force=true", "keepDisks=",
+                  "keepdisks=1", "force=true&x=1", "force[]=true", "force=true%00"):  # fmt: skip
+        answer = await service.client.delete(f"/api/v1/vms/vm-001?{query}")
+        assert answer.status_code == 400, answer.text
     assert await Job.all().count() == 0
 
 
@@ -201,21 +198,23 @@ async def test_absurd_queries(service: Service) -> None:
     await alive(service)
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["..%2fhosts", "%2e%2e", "%252e%252e%252f", "%00", "vm-001%00", "vm-001%0a", "a" * 300,
-     "vm-001'%20OR%201=1--", "vm-%D9%A0%D9%A0%D9%A1", "%F0%9F%9A%80", "%ED%A0%80", "%FF", "-1", "1",
-     "vm-0001", "vm-001 ", "*", "%25", "_______"],
-)  # fmt: skip
-async def test_odd_ids_find_nothing(service: Service, path: str) -> None:
+IDS = [
+    "..%2fhosts", "%2e%2e", "%252e%252e%252f", "%00", "vm-001%00", "vm-001%0a", "a" * 300, "*",
+    "vm-001'%20OR%201=1--", "vm-%D9%A0%D9%A0%D9%A1", "%F0%9F%9A%80", "%ED%A0%80", "%FF", "-1", "1",
+    "vm-0001", "vm-001%20", "%25", "_______",
+]  # fmt: skip
+
+
+async def test_odd_ids_find_nothing(service: Service) -> None:
     await add_vm(RUNNING)
-    for method, tail in (("GET", ""), ("POST", "/stop"), ("DELETE", "?force=true")):
-        answer = await service.client.request(method, f"/api/v1/vms/{path}{tail}")
-        assert answer.status_code in (404, 405), (method, path, answer.text)
-        assert answer.json()["success"] is False
-    for place in ("hosts", "jobs"):
-        answer = await service.client.get(f"/api/v1/{place}/{path}")
-        assert answer.status_code == 404
+    for path in IDS:
+        for method, tail in (("GET", ""), ("POST", "/stop"), ("DELETE", "?force=true")):
+            answer = await service.client.request(method, f"/api/v1/vms/{path}{tail}")
+            assert answer.status_code in (404, 405), (method, path, answer.text)
+            assert answer.json()["success"] is False
+        for place in ("hosts", "jobs"):
+            answer = await service.client.get(f"/api/v1/{place}/{path}")
+            assert answer.status_code == 404, (place, path)
     assert await Job.all().count() == 0
 
 

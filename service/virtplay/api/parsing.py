@@ -60,12 +60,15 @@ def parse_query(arguments: Mapping[str, Sequence[str]], model: type[Model]) -> M
             f"cannot read the query: {', '.join(repeated)} given more than once",
             [{"field": key, "message": "is given more than once"} for key in repeated],
         )
-    try:
-        _refuse_odd_text({key: values[0] for key, values in arguments.items()}, 0)
-    except _Refused as error:
-        raise ValidationFailed(
-            f"cannot read the query: it {error}", [{"field": "query", "message": str(error)}]
-        ) from None
+    odd = []
+    for key, values in arguments.items():
+        try:
+            _refuse_odd_text([key, values[0]], 0)
+        except _Refused as error:
+            odd.append({"field": key, "message": str(error)})
+    if odd:
+        words = "; ".join(f"{entry['field']} {entry['message']}" for entry in odd)
+        raise ValidationFailed(f"cannot read the query: {words}", odd)
     return _validate({key: values[0] for key, values in arguments.items()}, model, "query")
 
 
