@@ -18,7 +18,7 @@ TOKEN = "acceptance-token-with-enough-letters"
 INTERVAL = 3.0
 TWO_INTERVALS = 2 * INTERVAL + 6
 """Seconds in which the list has to follow the hosts: the observations themselves take time too."""
-STOP_TIMEOUT = 20
+STOP_TIMEOUT = 15
 """Seconds that a guest gets to obey the power button."""
 MICRO = {"template": "micro", "cpu": 1, "memory": 128, "disk": 1}
 UNFINISHED = ("queued", "running", "cancelling")

@@ -24,13 +24,6 @@ def test_start_right_behind_create_runs_after_it(api: Api, one: Host) -> None:
     assert power(one, made["id"]) == "running"
 
 
-def test_auto_start_runs_now_and_with_its_host(api: Api, one: Host) -> None:
-    vm = api.create(host=one.name, autoStart=True)
-    assert vm["status"] == "running"
-    assert power(one, vm["id"]) == "running"
-    assert "Autostart:      enable" in one.run("virsh", "dominfo", vm["id"]).stdout
-
-
 def test_fixed_address_on_nat_network_is_what_the_guest_gets(api: Api, one: Host) -> None:
     before = traces(one)
     address = "203.0.113.77"
@@ -48,7 +41,7 @@ def test_fixed_address_on_nat_network_is_what_the_guest_gets(api: Api, one: Host
     assert traces(one) == before
 
 
-def test_full_clone_stands_alone(api: Api, one: Host) -> None:
+def test_full_clone_stands_alone_and_starts_by_itself(api: Api, one: Host) -> None:
     linked, full = api.create_all(
         {"host": one.name, "clone": "linked"},
         {"host": one.name, "clone": "full", "autoStart": True},
@@ -58,7 +51,9 @@ def test_full_clone_stands_alone(api: Api, one: Host) -> None:
         path = domain_xml(one, vm["id"]).find("devices/disk/source").get("file")
         backing[vm["id"]] = "backing file:" in one.run("qemu-img", "info", "-U", path).stdout
     assert backing == {linked["id"]: True, full["id"]: False}
-    booted(one, full["id"])
+    assert [vm["status"] for vm in (linked, full)] == ["stopped", "running"]
+    for vm, word in ((linked, "disable"), (full, "enable")):
+        assert f"Autostart:      {word}" in one.run("virsh", "dominfo", vm["id"]).stdout
 
 
 def test_chosen_host_gets_the_vm(api: Api, one: Host, two: Host) -> None:
