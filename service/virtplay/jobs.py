@@ -1,5 +1,6 @@
 """Submits jobs: lock, audit row and job in the caller's transaction."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -85,8 +86,9 @@ async def submit(
         after_id=after.id if after else None,
     )
     if secrets:
-        # A few hundred bytes to 64 KiB, before the commit: a 202 must not lose them.
-        write_secrets(job_directory(settings, str(job.ref)), secrets)
+        # Before the commit: a 202 must not lose them.
+        directory = job_directory(settings, str(job.ref))
+        await asyncio.to_thread(write_secrets, directory, secrets)
     if after is None:
         await save_vm(vm, status=RULES[action].status)
     await store.write_audit(

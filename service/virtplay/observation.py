@@ -142,7 +142,7 @@ async def take_observation(
         host = await store.find_host(name)
         facts = {key: value for key, value in info.items() if key != "domains"}
         await store.save_host(host, HostStatus.READY, "", facts=facts, observed_at=now)
-        known = {vm.uuid: vm for vm in await Vm.all()}
+        known = {vm.uuid: vm for vm in await store.vms_seen_or_expected(name, info["domains"])}
         busy = await job_store.busy_vms(vm.id for vm in known.values())
         present: list[int] = []
         for domain in info["domains"]:

@@ -1,7 +1,8 @@
 """Store: VMs and hosts as rows."""
 
 import re
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -119,6 +120,14 @@ async def page_vms(
     orders = [order] if column == "id" else [order, "id"]
     total = await rows.count()
     return await rows.order_by(*orders).offset((page - 1) * limit).limit(limit), total
+
+
+async def vms_seen_or_expected(host: str, domains: Iterable[Mapping[str, Any]]) -> list[Vm]:
+    """The VMs that `host` shows (by UUID, wherever they were before) or ought to have."""
+    identities = [uuid.UUID(domain["uuid"]) for domain in domains]
+    expected = await Vm.filter(host=host)
+    elsewhere = await Vm.filter(uuid__in=identities).exclude(host=host) if identities else []
+    return [*expected, *elsewhere]
 
 
 async def promised_by_host(without: int | None = None) -> dict[str, Promised]:
