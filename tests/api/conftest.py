@@ -1,6 +1,7 @@
 """Tests: the running service, with and without plays, on either database."""
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import socket
@@ -249,6 +250,7 @@ def log_lines() -> Iterator[list[str]]:
     root.setLevel(level)
 
 
+@contextlib.asynccontextmanager
 async def _serve(settings: Settings, lines: list[str]) -> AsyncIterator[Service]:
     app = wiring.create_app(settings)
     listener = socket.socket()
@@ -300,7 +302,7 @@ async def service(
     monkeypatch.setattr(wiring, "load_inventory", load)
     monkeypatch.setattr(wiring, "LocalDispatcher", QuietDispatcher)
     monkeypatch.setattr(wiring, "Observer", QuietObserver)
-    async for running in _serve(settings, log_lines):
+    async with _serve(settings, log_lines) as running:
         for name in hosts:
             await running.see(name)
         yield running
@@ -334,7 +336,7 @@ async def playing(
     settings: Settings, log_lines: list[str], pretend_hosts: dict[str, PretendHost]
 ) -> AsyncIterator[Service]:
     """The whole service: jobs are real plays on the pretended hosts, which are observed."""
-    async for running in _serve(settings, log_lines):
+    async with _serve(settings, log_lines) as running:
         running.hosts = pretend_hosts
         await running.until("/hosts", lambda d: all(h["status"] == "ready" for h in d["hosts"]))
         yield running
