@@ -219,6 +219,7 @@ def tidy(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "api" in request.fixturenames:
         api: Api = request.getfixturevalue("api")
+        api.all_ready()
         api.remove(*api.vms())
 
 

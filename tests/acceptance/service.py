@@ -230,6 +230,14 @@ class Api:
         host: Json = self.get(f"/hosts/{name}")
         return host
 
+    def all_ready(self, seconds: float = 60) -> None:
+        """Wait until every host has been seen well."""
+
+        def look() -> bool:
+            return all(host["status"] == "ready" for host in self.get("/hosts")["hosts"])
+
+        wait_for("every host ready", look, seconds)
+
     def shows(self, ref: str, seconds: float = TWO_INTERVALS, **fields: Any) -> Json:
         """Wait until the VM list shows these fields of a VM; the VM."""
         last: Json = {}

@@ -160,10 +160,11 @@ def test_stuck_qemu_hides_nobody_else(api: Api, one: Host, two: Host) -> None:
         seen = api.vm(well["id"])["observedAt"]
         wait_for("another look", lambda: api.vm(well["id"])["observedAt"] > seen, 20)
         api.run("POST", f"/vms/{well['id']}/stop", {"force": True})
-        # Even its power can be cut.
+        # Even its power can be cut. libvirt, which lists no domain meanwhile, takes its time.
         api.run("POST", f"/vms/{stuck['id']}/stop", {"force": True}, seconds=60)
     finally:
         one.run("sh", "-c", f"kill -CONT $(cat /run/libvirt/qemu/{stuck['id']}.pid)", check=False)
+    api.all_ready()
     api.shows(stuck["id"], status="stopped")
 
 
