@@ -198,8 +198,8 @@ async def test_a_killed_job_process_is_a_failed_job(playing: Service) -> None:
     data = await playing.create()
     await playing.until(f"/jobs/{data['jobId']}", lambda job: job["step"] == "Make the VM")
     directory = str(playing.settings.state_dir / "jobs" / data["jobId"])
-    runner = next(p for p in living(directory) if b"virtplay.runner" in cmdline(p))
-    os.kill(runner, signal.SIGKILL)
+    process = next(p for p in living(directory) if b"virtplay.play" in cmdline(p))
+    os.kill(process, signal.SIGKILL)
     job = await playing.wait(data["jobId"])
     assert (job["status"], job["error"]["code"]) == ("failed", "INTERNAL_ERROR")
     assert "was killed" in job["error"]["message"]
