@@ -59,6 +59,7 @@ class Observer:
     async def observe(self) -> None:
         """One round: every host's answer is taken in as it arrives."""
         seen_before = {vm.uuid: vm.generation for vm in await Vm.all().only("uuid", "generation")}
+        missed_before = await _missed()
         directory = self._settings.state_dir / "observation"
         run = await runner.start(
             runner.Specification(
@@ -88,10 +89,18 @@ class Observer:
         if not self._stopping.is_set():
             for name in waiting:
                 await mark_host(name, HostStatus.ERROR, f"cannot observe {name}: {complaint}")
+            if await _missed() - missed_before:
+                # Gone, or just being defined anew? The answer must not take another interval.
+                self._wanted.set()
 
     async def _end_at_stop(self, run: runner.Run) -> None:
         await self._stopping.wait()
         await run.end()
+
+
+async def _missed() -> set[int]:
+    """The VMs that their hosts did not show when they were last looked at."""
+    return {vm.id for vm in await Vm.filter(missed__gt=0).only("id")}
 
 
 async def take_event(
