@@ -39,7 +39,7 @@ def wait_for(what: str, look: Callable[[], T | None], seconds: float) -> T:
         if found:
             return found
         assert time.monotonic() < deadline, f"{what} did not happen within {seconds:g} s"
-        time.sleep(0.1)
+        time.sleep(0.2)
 
 
 class Service:
