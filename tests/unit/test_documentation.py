@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from virtplay import errors
 from virtplay.actions import Action, playbook
 from virtplay.api.openapi import error_classes
