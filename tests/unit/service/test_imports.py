@@ -19,7 +19,7 @@ PURE = ("errors", "settings", "actions", "placement", "progress", "states")
 DOORS = {
     "sanic": ("app", "api/"),
     "tortoise": ("store/",),
-    "ansible_runner": ("runner",),
+    "ansible_runner": ("play",),
     "prometheus_client": ("metrics",),
     "libvirt": (),
 }
@@ -69,7 +69,7 @@ def test_every_module_can_be_imported_first() -> None:
     ("module", "heavy"),
     [
         ("virtplay.cli", {"sanic", "ansible_runner", "ansible"}),
-        ("virtplay.runner", {"sanic", "tortoise", "ansible_runner", "pydantic"}),
+        ("virtplay.play", {"sanic", "tortoise", "ansible_runner", "pydantic"}),
         ("virtplay.play", {"sanic", "tortoise", "ansible_runner", "pydantic"}),
         ("virtplay.app", {"ansible_runner", "ansible"}),
     ],
