@@ -36,6 +36,8 @@ POWER_STATUS = {
 """A domain's state → the VM's status when no job holds it."""
 
 RETRY_SECONDS = 5.0
+MOST_ATTEMPTS = 5
+"""A job that ends its service at every start must not do so for ever."""
 
 CHANGE_FIELDS = {"vcpus": "cpu", "memory": "memory", "disks": "disk", "interfaces": "network"}
 """The domain module's fields → the VM's."""
@@ -345,7 +347,7 @@ async def recover() -> list[int]:
 async def _abandon(job: Job) -> None:
     """Its process is gone: queue the job again, or end it as lost if it can't be repeated."""
     async with transaction():
-        if RULES[Action(job.action)].repeatable:
+        if RULES[Action(job.action)].repeatable and job.attempt < MOST_ATTEMPTS:
             await store.move(
                 job, JobStatus.QUEUED, attempt=job.attempt + 1, leased_by="", started_at=None
             )

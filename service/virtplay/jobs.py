@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,14 @@ def job_directory(settings: Settings, ref: str) -> Path:
 
 
 def write_secrets(directory: Path, secrets: Mapping[str, Any]) -> None:
-    """Keep variables that must not enter the database (0600 in a 0700 directory)."""
+    """Keep variables that must not enter the database (0600 in a 0700 directory).
+
+    What is there already is removed: a transaction that is rolled back leaves its job's number to
+    the next one, and must not leave it secrets.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    if not secrets:
+        return
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / SECRETS
     path.touch(mode=0o600)
@@ -85,10 +93,8 @@ async def submit(
         eta_seconds=await store.usual_seconds(action),
         after_id=after.id if after else None,
     )
-    if secrets:
-        # Before the commit: a 202 must not lose them.
-        directory = job_directory(settings, str(job.ref))
-        await asyncio.to_thread(write_secrets, directory, secrets)
+    # Before the commit: a 202 must not lose them.
+    await asyncio.to_thread(write_secrets, job_directory(settings, str(job.ref)), secrets or {})
     if after is None:
         await save_vm(vm, status=RULES[action].status)
     await store.write_audit(

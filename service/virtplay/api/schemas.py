@@ -5,7 +5,15 @@ import re
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from virtplay.states import HostStatus, JobStatus, VmStatus
 from virtplay.store.vms import SORTS
@@ -70,12 +78,12 @@ class Query(BaseModel):
 
 def check_labels(labels: dict[str, str]) -> dict[str, str]:
     """Refuse label keys that are not plain words."""
-    for key in labels:
-        if not LABEL_KEY.fullmatch(key):
-            raise ValueError(
-                f"key {key!r} must be 1 to 63 letters, digits, '.', '_', '/', '-',"
-                " with a letter or digit at both ends"
-            )
+    wrong = [repr(key) for key in labels if not LABEL_KEY.fullmatch(key)]
+    if wrong:
+        raise ValueError(
+            f"key {', '.join(wrong)} must be 1 to 63 letters, digits, '.', '_', '/', '-',"
+            " with a letter or digit at both ends"
+        )
     return labels
 
 
@@ -87,9 +95,9 @@ def check_address(text: str, *, prefix: bool) -> None:
             raise ValueError(text)
         ip = ipaddress.IPv4Interface(text).ip
     except ValueError:
-        raise ValueError(f"ip must be an IPv4 address such as {wanted}") from None
+        raise ValueError(f"must be an IPv4 address such as {wanted}") from None
     if ip.is_unspecified or ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_reserved:
-        raise ValueError(f"ip {ip} is not an address that a guest can have")
+        raise ValueError(f"{ip} is not an address that a guest can have")
 
 
 class NetworkBody(Strict):
@@ -101,7 +109,9 @@ class NetworkBody(Strict):
     network: str | None = Field(
         None, pattern=DEVICE_NAME, description="libvirt network; default: default"
     )
-    bridge: str | None = Field(None, pattern=BRIDGE_NAME, description="host bridge")
+    bridge: str | None = Field(
+        None, pattern=BRIDGE_NAME, validate_default=True, description="host bridge"
+    )
     model: Literal["virtio", "e1000e", "rtl8139"] | None = Field(None, description="card model")
     mac: str | None = Field(None, description="MAC address; drawn if absent")
     ip: str | None = Field(
@@ -117,17 +127,22 @@ class NetworkBody(Strict):
             raise ValueError("must be a unicast MAC address such as 52:54:00:12:34:56")
         return value.lower() if value else value
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.type == "bridge" and self.bridge is None:
-            raise ValueError("bridge is required when type is bridge")
-        if self.type == "network" and self.bridge is not None:
-            raise ValueError("bridge is allowed only when type is bridge")
-        if self.type == "bridge" and self.network is not None:
-            raise ValueError("network is allowed only when type is network")
-        if self.ip is not None:
-            check_address(self.ip, prefix=self.type == "bridge")
-        return self
+    @field_validator("network", "bridge")
+    @classmethod
+    def _of_its_type(cls, value: str | None, info: ValidationInfo) -> str | None:
+        kind = info.data.get("type")
+        if value is not None and kind is not None and kind != info.field_name:
+            raise ValueError(f"is allowed only when type is {info.field_name}")
+        if value is None and kind == info.field_name == "bridge":
+            raise ValueError("is required when type is bridge")
+        return value
+
+    @field_validator("ip")
+    @classmethod
+    def _address(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and "type" in info.data:
+            check_address(value, prefix=info.data["type"] == "bridge")
+        return value
 
     def as_variables(self) -> dict[str, Any]:
         """What the row and the playbooks take; absent fields are left out."""

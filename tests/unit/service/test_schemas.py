@@ -340,3 +340,12 @@ def test_update_keeps_what_was_set_apart_from_what_was_not() -> None:
 
 def test_network_body_stands_alone() -> None:
     assert NetworkBody().as_variables() == {"type": "network", "network": "default"}
+
+
+def test_every_fault_of_a_network_is_named() -> None:
+    network = {
+        "type": "bridge", "network": "default", "mac": "01:00:00:00:00:00", "ip": "192.0.2.5",
+    }  # fmt: skip
+    assert refused(network=network) == {
+        "network.network", "network.bridge", "network.mac", "network.ip",
+    }  # fmt: skip
