@@ -70,7 +70,6 @@ def test_every_module_can_be_imported_first() -> None:
     [
         ("virtplay.cli", {"sanic", "ansible_runner", "ansible"}),
         ("virtplay.play", {"sanic", "tortoise", "ansible_runner", "pydantic"}),
-        ("virtplay.play", {"sanic", "tortoise", "ansible_runner", "pydantic"}),
         ("virtplay.app", {"ansible_runner", "ansible"}),
     ],
 )
