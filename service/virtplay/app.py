@@ -1,12 +1,17 @@
 """Builds the service: the only place where its parts are put together."""
 
 import asyncio
+import fcntl
 import logging
+import os
 import re
 import secrets
+import signal
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sanic import HTTPResponse, Request, Sanic, html, json, raw
@@ -196,7 +201,7 @@ async def _finish(request: Request, response: BaseHTTPResponse) -> None:
 
 
 async def _start(app: Sanic[Any, Any], *, settings: Settings) -> None:
-    await asyncio.to_thread(settings.state_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
+    app.ctx.claim = await asyncio.to_thread(claim_directory, settings.state_dir)
     await open_database(settings.database)
     try:
         await _put_together(app, settings)
@@ -206,6 +211,23 @@ async def _start(app: Sanic[Any, Any], *, settings: Settings) -> None:
         raise
 
 
+def claim_directory(directory: Path) -> int:
+    """Make the state directory ours until this process ends: the descriptor of its locked file.
+
+    Two services on one directory would both run its jobs. CannotStart when another has it.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise errors.CannotStart(
+            f"cannot start: another virtplay serve uses the state directory {directory}"
+        ) from None
+    return descriptor
+
+
 async def _put_together(app: Sanic[Any, Any], settings: Settings) -> None:
     inventory = await load_inventory(settings)
     await sync_hosts(set(inventory.hosts))
@@ -213,6 +235,9 @@ async def _put_together(app: Sanic[Any, Any], settings: Settings) -> None:
     observer = Observer(settings, inventory)
     app.ctx.dispatcher = dispatcher
     app.ctx.parts = Parts(settings, Vms(settings, inventory, dispatcher), observer)
+    if threading.current_thread() is threading.main_thread():
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, lambda: app.add_task(reload_inventory(app)))
     for job_id in await execution.recover():
         dispatcher.enqueue(job_id)
     app.ctx.tasks = [

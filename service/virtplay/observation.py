@@ -24,6 +24,8 @@ from virtplay.store.models import Host, Vm
 log = logging.getLogger("virtplay.observation")
 
 GIB = 1024**3
+LEAST_PAUSE = 1.0
+"""Seconds between two looks, also when one takes longer than the interval."""
 MISSES_UNTIL_GONE = 2
 """A domain that its host does not list this often in a row was removed by someone."""
 
@@ -36,20 +38,35 @@ class Observer:
         self.inventory = inventory
         self._stopping = asyncio.Event()
         self._wanted = asyncio.Event()
-        self.rounds = 0
-        """Rounds that ended; the service is ready after the first."""
+        self._seen_once = asyncio.Event()
+        self._doubtful: set[str] = set()
+        """Hosts that the last round reached but could not see."""
 
     async def run(self) -> None:
         """Observe until stopped."""
         while not self._stopping.is_set():
             self._wanted.clear()
+            started = asyncio.get_running_loop().time()
             try:
                 await self.observe()
             except (VirtplayError, OSError) as error:
                 log.error("cannot observe the hosts: %s", error)
-            self.rounds += 1
+            self._seen_once.set()
+            # An interval is from one beginning to the next, but never without a pause.
+            took = asyncio.get_running_loop().time() - started
+            pause = max(LEAST_PAUSE, self._settings.observe_interval - took)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), self._settings.observe_interval)
+                await asyncio.wait_for(self._wanted.wait(), pause)
+
+    @property
+    def has_looked(self) -> bool:
+        """Whether the first round has ended: the service is ready from then on."""
+        return self._seen_once.is_set()
+
+    async def first_look(self) -> None:
+        """Wait until the first round has ended, for as long as a round may take."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._seen_once.wait(), self._settings.observe_timeout)
 
     def stop(self) -> None:
         """End after the round that is under way, which is cut short."""
@@ -78,7 +95,7 @@ class Observer:
             async for batch in run.batches():
                 for event in batch:
                     name = event.get("host", "")
-                    if name in waiting and await take_event(name, event, seen_before):
+                    if name in waiting and await self._take_event(name, event, seen_before):
                         waiting.discard(name)
                     if not name and "ERROR" in event.get("text", ""):
                         complaint = event["text"].strip()
@@ -88,10 +105,45 @@ class Observer:
             await runner.clear(directory)
         if not self._stopping.is_set():
             for name in waiting:
-                await mark_host(name, HostStatus.ERROR, f"cannot observe {name}: {complaint}")
+                await self._doubt(name, f"cannot observe {name}: {complaint}")
             if await _missed() - missed_before:
                 # Gone, or just being defined anew? The answer must not take another interval.
                 self._wanted.set()
+
+    async def _take_event(
+        self, name: str, event: Mapping[str, Any], seen_before: Mapping[uuid.UUID, int]
+    ) -> bool:
+        """Take in what one event says of host `name`; True when it settles the host's round."""
+        result = event.get("res") or {}
+        match event["event"]:
+            case "runner_on_ok" if "host_info" in result:
+                try:
+                    await take_observation(name, result["host_info"], seen_before)
+                    self._doubtful.discard(name)
+                except (KeyError, TypeError, ValueError, AttributeError, DatabaseError) as error:
+                    # One odd host must not keep all others from being seen.
+                    log.exception("cannot read the observation of host %s", name)
+                    await self._doubt(name, f"cannot read its observation: {error!r}")
+            case "runner_on_unreachable":
+                await mark_host(name, HostStatus.UNREACHABLE, str(result.get("msg")))
+            case "runner_on_failed":
+                await self._doubt(name, str(result.get("msg")))
+            case _:
+                return False
+        return True
+
+    async def _doubt(self, name: str, message: str) -> None:
+        """Take in that a host was reached but not seen: it is marked the second time in a row.
+
+        libvirt can be slow for once, as while it ends a stuck QEMU; it is looked at again at once.
+        """
+        host = await store.find_host(name)
+        if host.status == HostStatus.READY and name not in self._doubtful:
+            log.warning("host %s: %s; looking again", name, message)
+            self._doubtful.add(name)
+            self._wanted.set()
+        else:
+            await mark_host(name, HostStatus.ERROR, message)
 
     async def _end_at_stop(self, run: runner.Run) -> None:
         await self._stopping.wait()
@@ -101,27 +153,6 @@ class Observer:
 async def _missed() -> set[int]:
     """The VMs that their hosts did not show when they were last looked at."""
     return {vm.id for vm in await Vm.filter(missed__gt=0).only("id")}
-
-
-async def take_event(
-    name: str, event: Mapping[str, Any], seen_before: Mapping[uuid.UUID, int]
-) -> bool:
-    """Take in what one event says of host `name`; True when it settles the host's round."""
-    match event["event"]:
-        case "runner_on_ok" if "host_info" in (event.get("res") or {}):
-            try:
-                await take_observation(name, event["res"]["host_info"], seen_before)
-            except (KeyError, TypeError, ValueError, AttributeError, DatabaseError) as error:
-                # One odd host must not keep all others from being seen.
-                log.exception("cannot read the observation of host %s", name)
-                await mark_host(name, HostStatus.ERROR, f"cannot read its observation: {error!r}")
-        case "runner_on_unreachable":
-            await mark_host(name, HostStatus.UNREACHABLE, str((event.get("res") or {}).get("msg")))
-        case "runner_on_failed":
-            await mark_host(name, HostStatus.ERROR, str((event.get("res") or {}).get("msg")))
-        case _:
-            return False
-    return True
 
 
 async def mark_host(name: str, status: HostStatus, message: str) -> None:

@@ -28,8 +28,7 @@ def end_strays(directory: Path) -> None:
     mark = f"{MARK}={directory}".encode()
     while strays := [pid for pid in _processes() if mark in _environment(pid)]:
         for pid in strays:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            _send(pid, signal.SIGKILL)
         time.sleep(0.05)
 
 
@@ -49,13 +48,29 @@ def _is_ssh_master(pid: int) -> bool:
     return False
 
 
+def _send(pid: int, number: int) -> None:
+    """Send a signal to a process, if it still is there and ours.
+
+    What sudo has started is root's: it ends with its task, and the fence on the host makes the
+    next job wait for it.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def _is_ours(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return os.geteuid() in (0, Path(f"/proc/{pid}").stat().st_uid)
+    return False
+
+
 def _descendants() -> list[int]:
     tree = _children()
     found: list[int] = []
     waiting = list(tree.get(os.getpid(), []))
     while waiting:
         pid = waiting.pop()
-        if not _is_ssh_master(pid):
+        if _is_ours(pid) and not _is_ssh_master(pid):
             found.append(pid)
             waiting += tree.get(pid, [])
     return found
@@ -67,8 +82,7 @@ def end_descendants() -> None:
     number = signal.SIGTERM
     while pids := _descendants():
         for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+            _send(pid, number)
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass

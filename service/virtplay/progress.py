@@ -36,7 +36,7 @@ class Progress:
             self.item_error = None
             done = 100 * (self.started - 1) // max(self.tasks, self.started)
             self.percent = max(self.percent, min(99, max(1, done)))
-            self.step = str(event.get("task") or "")[:255]
+            self.step = step_of(str(event.get("task") or ""))
             return True
         if kind == "playbook_on_stats":
             self.stats_seen = True
@@ -56,6 +56,11 @@ class Progress:
             # Of a loop the task itself says only that an item failed, not which and why.
             item_error = self.item_error if kind == "runner_on_failed" else None
             self.error = item_error or failure_of(event)
+
+
+def step_of(task: str) -> str:
+    """A task's name as a person reads it; Ansible's own name for a role's check is not."""
+    return "Check the variables" if task.startswith("Validating arguments") else task[:255]
 
 
 def failure_of(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 from virtplay.execution import _lease
-from virtplay.observation import mark_host, take_observation
+from virtplay.inventory import Inventory
+from virtplay.observation import Observer, mark_host, take_observation
 from virtplay.states import HostStatus, VmStatus
 from virtplay.store.models import AuditEntry, Job, Vm
 
@@ -223,3 +224,16 @@ async def test_a_host_full_of_domains(service: Service) -> None:
     domains = [foreign_domain(f"d{n}") for n in range(300)]
     await service.see("kvm1", domains=domains)
     assert (await service.get("/vms", limit=100))["pagination"]["total"] == 300
+
+
+async def test_a_host_that_libvirt_hides_once_is_only_looked_at_again(service: Service) -> None:
+    vm = await put_vm(RUNNING)
+    observer = Observer(service.settings, Inventory({}))
+    failed = {"event": "runner_on_failed", "host": "kvm1", "res": {"msg": "libvirt is busy"}}
+    assert await observer._take_event("kvm1", failed, {})
+    assert (await service.get("/hosts/kvm1"))["status"] == "ready"
+    assert (await service.get(f"/vms/{vm.ref}"))["status"] == "running"
+    assert await observer._take_event("kvm1", failed, {})
+    host = await service.get("/hosts/kvm1")
+    assert (host["status"], host["message"]) == ("error", "libvirt is busy")
+    assert (await service.get(f"/vms/{vm.ref}"))["status"] == "unreachable"

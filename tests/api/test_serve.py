@@ -280,3 +280,38 @@ def test_a_slow_client_does_not_keep_it_from_ending(server: Server) -> None:
         assert server.end(signal.SIGTERM) < 10
         for each in idle:
             each.close()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_second_service_on_the_state_directory_is_refused(server: Server) -> None:
+    server.start()
+    second = subprocess.run(
+        [VIRTPLAY, "serve", "--port", str(free_port())],
+        env=server.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert second.stderr.splitlines()[-1] == (
+        "virtplay: cannot start: another virtplay serve uses the state directory"
+        f" {server.folder / 'state'}"
+    )
+    assert server.get("/vms")["vms"] == []
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_sighup_reads_the_inventory_anew(server: Server) -> None:
+    server.start()
+    assert server.process is not None
+    inventory = server.folder / "hosts.yml"
+    before = inventory.read_text()
+    inventory.write_text("hypervisors: [")
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "the inventory is kept as it was" in server.log())
+    assert [host["name"] for host in server.get("/hosts")["hosts"]] == ["kvm1"]
+    write_inventory(inventory, {"kvm1": server.host, "kvm2": server.host})
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: len(server.get("/hosts")["hosts"]) == 2)
+    inventory.write_text(before)

@@ -35,7 +35,7 @@ def failure(error: VirtplayError, headers: Mapping[str, str] | None = None) -> H
 
 def _json(body: Any, status: int, headers: Mapping[str, str]) -> HTTPResponse:
     return HTTPResponse(
-        json.dumps(body, ensure_ascii=False, allow_nan=False),
+        json.dumps(body, ensure_ascii=False, allow_nan=False) + "\n",
         status=status,
         headers=dict(headers),
         content_type="application/json; charset=utf-8",

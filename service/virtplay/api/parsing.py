@@ -27,7 +27,7 @@ def parse_body(raw: bytes, content_type: str, model: type[Model]) -> Model:
     if not raw.strip():
         return _validate({}, model, "body")
     if content_type.split(";", 1)[0].strip().lower() != "application/json":
-        raise _body_fault("content type must be application/json")
+        raise _body_fault("must be sent with the content type application/json")
     try:
         document = json.loads(
             raw.decode("utf-8"),

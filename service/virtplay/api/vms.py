@@ -85,6 +85,8 @@ async def create_vm(call: Call) -> Answer:
         user_data=body.userData,
         clone=body.clone,
     )
+    # Right after a start nothing is known of any host yet: a moment's wait beats a refusal.
+    await call.parts.observer.first_look()
     return accepted(await call.parts.vms.create(call.caller, new))
 
 

@@ -58,7 +58,7 @@ def test_content_types_of_json(content_type: str) -> None:
 )  # fmt: skip
 def test_other_content_types_are_refused(content_type: str) -> None:
     assert faults(b"{}", content_type=content_type) == {
-        "body": "content type must be application/json"
+        "body": "must be sent with the content type application/json"
     }
 
 
