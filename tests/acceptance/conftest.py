@@ -79,13 +79,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "debian" in getattr(item, "fixturenames", ()))
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Begin to build what the last test needs."""
-    wanted = any("debian" in getattr(item, "fixturenames", ()) for item in session.items)
-    if wanted and not session.config.option.collectonly and not debian_image.missing_programs():
-        BUILDER.start()
-
-
 def pytest_unconfigure() -> None:
     """Leave no builder running."""
     BUILDER.stop()
@@ -187,8 +180,12 @@ def service(
     bridge_network: ipaddress.IPv4Network,
     inventory: str,
     tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Service]:
-    """The service on the session's lab."""
+    """The service on the session's lab; what its last test needs is built from here on."""
+    wanted = any("debian" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    if wanted and not debian_image.missing_programs():
+        BUILDER.start()
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     state = tmp_path_factory.mktemp("service") / "state"
