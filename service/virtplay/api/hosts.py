@@ -15,13 +15,14 @@ from virtplay.api.schemas import (
 from virtplay.placement import HostRoom
 from virtplay.store import vms as store
 from virtplay.store.models import Host
+from virtplay.store.vms import Promised
 from virtplay.times import time_text
 
 GIB = 1024**3
 MIB = 1024**2
 
 
-def host_out(host: Host, room: HostRoom, vms: int) -> HostOut:
+def host_out(host: Host, room: HostRoom, promised: Promised) -> HostOut:
     """A hypervisor as the API shows it."""
     facts = host.facts.get("host", {})
     memory = facts.get("memory_bytes")
@@ -40,7 +41,7 @@ def host_out(host: Host, room: HostRoom, vms: int) -> HostOut:
         status=host.status,
         message=host.message,
         observedAt=time_text(host.observed_at),
-        vms=vms,
+        vms=promised.vms,
         virtType=facts.get("virt_type"),
         virtReason=facts.get("virt_reason"),
         cpus=facts.get("cpus"),
@@ -49,11 +50,9 @@ def host_out(host: Host, room: HostRoom, vms: int) -> HostOut:
         capacity=Amounts(
             cpu=room.cpu_total,
             memory=room.memory_total,
-            disk=int(room.disk_free * room.overcommit.disk // GIB),
+            disk=room.available["disk"] + promised.gib,
         ),
-        allocated=Amounts(
-            cpu=room.promised_cpu, memory=room.promised_memory, disk=room.promised_disk // GIB
-        ),
+        allocated=Amounts(cpu=room.promised_cpu, memory=room.promised_memory, disk=promised.gib),
         available=Amounts(**room.available),
         versions=versions,
         pools=host.facts.get("pools", []),
@@ -67,7 +66,7 @@ async def list_hosts(call: Call) -> Answer:
     rooms = await call.parts.vms.rooms()
     promised = await store.promised_by_host()
     hosts = [
-        host_out(host, rooms[host.name], promised[host.name].vms if host.name in promised else 0)
+        host_out(host, rooms[host.name], promised.get(host.name, Promised()))
         for host in await store.list_hosts()
     ]
     return Answer(HostList(hosts=hosts).model_dump(mode="json"))
@@ -78,8 +77,8 @@ async def get_host(call: Call) -> Answer:
     host = await store.find_host(call.path["name"])
     rooms = await call.parts.vms.rooms()
     promised = await store.promised_by_host()
-    vms = promised[host.name].vms if host.name in promised else 0
-    return Answer(host_out(host, rooms[host.name], vms).model_dump(mode="json"))
+    out = host_out(host, rooms[host.name], promised.get(host.name, Promised()))
+    return Answer(out.model_dump(mode="json"))
 
 
 async def list_templates(call: Call) -> Answer:

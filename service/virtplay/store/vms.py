@@ -36,6 +36,8 @@ class Promised:
     cpu: int = 0
     memory: int = 0
     disk: int = 0
+    gib: int = 0
+    """GiB of their disks in full."""
     vms: int = 0
 
 
@@ -154,6 +156,7 @@ async def promised_by_host(without: int | None = None) -> dict[str, Promised]:
             so_far.cpu + max(cpu, wanted.get("libvirt_domain_vcpus", 0)),
             so_far.memory + max(memory, wanted.get("libvirt_domain_memory", 0)),
             so_far.disk + max(0, gib * 1024**3 - allocation),
+            so_far.gib + gib,
             so_far.vms + 1,
         )
     return found
