@@ -99,6 +99,13 @@ def fields(result: dict[str, Any]) -> dict[str, str]:
     return {change["field"]: change["applies"] for change in result["changes"]}
 
 
+def told(result: dict[str, Any]) -> tuple[list[str], str]:
+    """The words of a diff, those of before and then those of after, and its XML of after."""
+    words, *xml = result["diff"]
+    after = xml[0]["after"] if xml else ""
+    return (words["before"] + words["after"]).splitlines(), after
+
+
 def test_life_of_a_vm(host: Host, identity: str, play: Play) -> None:
     made = play("vm_create", **new(identity, state="running", title="Web Server", job="job-1"))
     domain = made["domain"]
@@ -183,7 +190,14 @@ def test_dry_run_says_what_would_change_and_changes_nothing(
 ) -> None:
     planned = play("vm_create", "--check", "--diff", **new(identity, state="running"))
     assert planned["changed"] is True
-    assert "<domain" in planned["diff"]["after"]
+    words, xml = told(planned)
+    assert words == [
+        "state: absent",
+        "disks.vda.size: none",
+        "state: running  (at once)",
+        "disks.vda.size: 1  (at once)",
+    ]
+    assert "<domain" in xml
     assert volumes(host, identity) == set()
     play("vm_create", **new(identity))
     before = host.run("virsh", "dumpxml", identity).stdout
@@ -196,6 +210,53 @@ def test_dry_run_says_what_would_change_and_changes_nothing(
     assert [c["destroys"] for c in play("vm_delete", "--check")["changes"]] == [False, True]
     assert host.run("virsh", "dumpxml", identity).stdout == before
     assert volumes(host, identity) == {"vda.qcow2", "seed.iso"}
+
+
+def test_dry_run_says_in_words_when_each_change_acts_and_what_it_destroys(
+    host: Host, identity: str, play: Play
+) -> None:
+    def dry(action: str, **values: Any) -> tuple[list[str], str]:
+        return told(play(action, "--check", "--diff", **values))
+
+    made = play("vm_create", **new(identity, state="running", user_data="SECRET"))["domain"]
+    mac, disk = made["interfaces"][0]["mac"], made["disks"][0]["path"]
+    address = {"type": "network", "network": "default", "ip": "203.0.113.252"}
+    assert dry("vm_update", disk=5) == (["disks.vda.size: 1", "disks.vda.size: 5  (live)"], "")
+    assert dry("vm_update", network=address) == (
+        [f"interfaces.{mac}.ip: none", f"interfaces.{mac}.ip: 203.0.113.252  (at next boot)"],
+        "",
+    )
+    words, xml = dry("vm_update", vcpus=2, memory=512, disk=5, labels={"a": "b\n+c"})
+    assert words[-5:] == [
+        'metadata.labels: {"a": "b\\n+c"}  (live)',
+        "vcpus: 2  (live)",
+        "memory_max: 512  (at next boot)",
+        "memory: 512  (at next boot)",
+        "disks.vda.size: 5  (live)",
+    ]
+    assert 'current="2"' in xml
+    assert dry("vm_restart") == (["state: running", "state: restarted  (live)"], "")
+    lost = "  (live, DESTROYS unsaved data)"
+    assert dry("vm_stop", force=True) == (["state: running", f"state: stopped{lost}"], "")
+    host.run("virsh", "snapshot-create-as", identity, "one")
+    deleted = play("vm_delete", "--check", "--diff", force=True)
+    assert [(c["field"], c["destroys"]) for c in deleted["changes"]] == [
+        ("state", True),
+        ("disks.vda", True),
+        ("snapshots", True),
+    ]
+    words, xml = told(deleted)
+    assert words == [
+        "state: running",
+        f"disks.vda: {disk}",
+        "snapshots: 1",
+        f"state: absent{lost}",
+        "disks.vda: none  (DESTROYED)",
+        "snapshots: none  (DESTROYED)",
+    ]
+    assert xml == ""
+    # The same in the real run.
+    assert told(play("vm_stop", "--diff", force=True))[0][1] == f"state: stopped{lost}"
 
 
 def test_failed_creation_leaves_nothing(host: Host, identity: str, play: Play) -> None:

@@ -31,7 +31,7 @@ from .domain_xml import (
     parse_domain,
 )
 from .fence import Fence
-from .plan import Applies, Change, Current, UpdatePlan, merge_metadata
+from .plan import GIB, Applies, Change, Current, UpdatePlan, merge_metadata
 from .power import MONITOR_SECONDS, call_within
 from .reservations import (
     add_reservation,
@@ -184,6 +184,22 @@ def run_creation(conn: Any, creation: Creation, fence: Fence) -> Any:
     if creation.autostart:
         dom.setAutostart(1)
     return dom
+
+
+def describe_creation(creation: Creation) -> list[Change]:
+    """Return what a creation makes beside the domain's XML, for its diff; sizes in GiB.
+
+    The size of a disk that is as large as its template, which may not be there yet, is left open.
+    """
+    changes = [
+        Change(f"disks.{disk.target}.size", None, disk.size / GIB or "template", Applies.OFFLINE)
+        for disk in creation.disks
+    ]
+    for _, mac, address in creation.reservations:
+        changes.append(Change(f"interfaces.{mac}.ip", None, address, Applies.OFFLINE))
+    if creation.autostart:
+        changes.append(Change("autostart", False, True, Applies.OFFLINE))
+    return changes
 
 
 def finish_creation(fence: Fence) -> None:
@@ -404,7 +420,9 @@ def prepare_update(
             _check_source(conn, item.edits["type"], item.edits["source"])
     for (nic, _), item in zip(nics, (i for i in plan.interfaces if i.mac is None)):
         if nic.type == "network" and item.wanted.get("ip"):
-            plan.reservations[nic.mac] = (nic.source, item.wanted["ip"].partition("/")[0])
+            address = item.wanted["ip"].partition("/")[0]
+            plan.reservations[nic.mac] = (nic.source, address)
+            plan.changes.append(Change(f"interfaces.{nic.mac}.ip", None, address, item.applies))
     for mac, place in plan.reservations.items():
         if place is not None:
             check_reservation(find_network(conn, place[0]), place[1], mac)
@@ -585,6 +603,10 @@ def plan_removal(
             changes.append(
                 Change(f"disks.{disk['target']}", path, None, Applies.LIVE, destroys=True)
             )
+    if current.snapshots:
+        changes.append(Change("snapshots", current.snapshots, None, Applies.LIVE, destroys=True))
+    for mac, place in current.reservations.items():
+        changes.append(Change(f"interfaces.{mac}.ip", place[1], None, Applies.LIVE))
     return changes, stays
 
 

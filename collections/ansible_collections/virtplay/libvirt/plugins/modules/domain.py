@@ -202,7 +202,10 @@ attributes:
     description: Nothing is changed and no lock is taken.
     support: full
   diff_mode:
-    description: The diff shows power state, autostart and the domain XML for the next boot.
+    description:
+      - The diff lists every change in words, with when it takes effect (live, at next boot, at
+        once for what does not run) and what it destroys. The domain XML for the next boot follows
+        where it differs. What a new guest is told through O(seed) is never shown.
     support: full
 requirements:
   - python3-libvirt
@@ -343,6 +346,8 @@ code:
 
 import socket
 import uuid as uuids
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
@@ -357,6 +362,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.definition import (
     derive_uuid,
+    describe_creation,
     find_leftovers,
     finish_creation,
     note_job,
@@ -390,6 +396,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.plan import (
     plan_update,
     state_after,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.plan_diff import build_diff
 from ansible_collections.virtplay.libvirt.plugins.module_utils.power import run_steps
 from ansible_collections.virtplay.libvirt.plugins.module_utils.storage import is_no_room
 
@@ -595,7 +602,7 @@ class Task:
         starts = self.wanted == Wanted.RUNNING
         state = DomainState.RUNNING if starts else DomainState.STOPPED
         changes = [Change("state", "absent", str(state), Applies.OFFLINE)]
-        after = _show(state, creation.autostart, creation.xml)
+        contents = describe_creation(creation)
         planned = {
             **parse_domain(creation.xml),
             "state": str(state),
@@ -603,7 +610,7 @@ class Task:
             "started_at": None,
         }
         if self.module.check_mode:
-            return self._result(planned, changes, ("", after))
+            return self._result(planned, changes, after_xml=creation.xml, contents=contents)
         try:
             dom = run_creation(self.conn, creation, self.fence)
             if starts:
@@ -618,7 +625,7 @@ class Task:
             raise failure from error
         finish_creation(self.fence)
         made = describe(view_domain(self.conn, dom))
-        return self._result(made, changes, ("", after))
+        return self._result(made, changes, after_xml=creation.xml, contents=contents)
 
     # --- a domain that is there ---
 
@@ -638,18 +645,15 @@ class Task:
             changes.append(
                 Change("state", str(current.state), after_state, Applies.LIVE, destroys=lost)
             )
-        autostart = current.autostart
-        if plan and plan.autostart is not None:
-            autostart = plan.autostart
-        diff = (
-            _show(current.state, current.autostart, current.config_xml),
-            _show(state, autostart, update.xml if update else current.config_xml),
-        )
+        before_xml = current.config_xml
+        after_xml = update.xml if update else before_xml
         if self.module.check_mode:
             shown = describe(current)
             if update:
+                wanted = update.plan.autostart
+                autostart = current.autostart if wanted is None else wanted
                 shown.update(_planned(update.xml), autostart=autostart)
-            return self._result({**shown, "state": str(state)}, changes, diff)
+            return self._result({**shown, "state": str(state)}, changes, before_xml, after_xml)
         if update:
             refused = run_update(self.conn, dom, current, update, self.bookkeeping)
             for reason in refused:
@@ -662,7 +666,7 @@ class Task:
         finish_creation(self.fence)
         if changes:
             current = self._view_again(dom, current)
-        return self._result(describe(current), changes, diff)
+        return self._result(describe(current), changes, before_xml, after_xml)
 
     def _view_again(self, dom: Any, before: Current) -> Current:
         try:
@@ -677,19 +681,23 @@ class Task:
         force = self.params["force"]
         steps = plan_power(current.state, Wanted.ABSENT, force=force, label=self.label)
         changes, stays = plan_removal(current, keep_disks=self.params["keep_disks"], force=force)
-        diff = (_show(current.state, current.autostart, current.config_xml), "")
+        if Step.DESTROY in steps:
+            # Also with disks that stay: the guest has not written all to them yet.
+            changes[0] = replace(changes[0], destroys=True)
         if not self.module.check_mode:
             run_steps(dom, steps, label=self.label, timeout=self.params["timeout"])
             run_removal(self.conn, dom, current, stays, self.fence)
         if stays:
             self.module.warn(f"these disks of {self.label} stay on the host: {', '.join(stays)}")
-        return self._result(None, changes, diff)
+        return self._result(None, changes, before_xml=current.config_xml)
 
     def _result(
         self,
         domain: dict[str, Any] | None,
         changes: list[Change],
-        diff: tuple[str, str] | None = None,
+        before_xml: str = "",
+        after_xml: str = "",
+        contents: Sequence[Change] = (),
     ) -> dict[str, Any]:
         result: dict[str, Any] = {
             "changed": bool(changes),
@@ -697,18 +705,15 @@ class Task:
             "changes": [change.as_dict() for change in changes],
             "applies_at": applies_at(changes),
         }
-        if changes and diff and (self.module._diff or self.module.check_mode):
-            result["diff"] = {
-                "before": diff[0],
-                "after": diff[1],
-                "before_header": self.label,
-                "after_header": self.label,
-            }
+        if changes and (self.module._diff or self.module.check_mode):
+            result["diff"] = build_diff(
+                self.label, [*changes, *contents], _indent(before_xml), _indent(after_xml)
+            )
         return result
 
 
-def _show(state: DomainState, autostart: bool, xml: str) -> str:
-    return f"state: {state}\nautostart: {str(autostart).lower()}\n{normalize(xml)}"
+def _indent(xml: str) -> str:
+    return normalize(xml) if xml else ""
 
 
 def _planned(xml: str) -> dict[str, Any]:
