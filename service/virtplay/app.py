@@ -19,8 +19,10 @@ from sanic.exceptions import (
     HeaderExpectationFailed,
     MethodNotAllowed,
     PayloadTooLarge,
+    RequestCancelled,
     RequestTimeout,
     SanicException,
+    ServiceUnavailable,
 )
 from sanic.exceptions import NotFound as PathNotFound
 from sanic.handlers import ErrorHandler
@@ -61,6 +63,8 @@ class EnvelopeErrors(ErrorHandler):
 
     def default(self, request: Request, exception: Exception) -> HTTPResponse:
         """The answer to an exception that reached Sanic."""
+        if request_id.get() == "-":
+            request_id.set(secrets.token_hex(8))  # it broke before its middleware ran
         error = _as_error(request, exception)
         headers = {}
         if isinstance(error, errors.RateLimited):
@@ -80,13 +84,14 @@ def _as_error(request: Request | None, exception: Exception) -> errors.VirtplayE
             return errors.NotFound(f"cannot find path {request.path if request else ''}")
         case MethodNotAllowed():
             allowed = _methods_of(request.path if request else "") or _named_by(exception)
-            return errors.MethodNotAllowed(
-                f"cannot {exception.extra.get('method') if exception.extra else 'do that'} here",
-                allowed=allowed,
-            )
+            method = request.method if request else "use this method"
+            path = request.path if request else "this path"
+            return errors.MethodNotAllowed(f"cannot {method} {path}", allowed=allowed)
         case PayloadTooLarge():
-            return errors.PayloadTooLarge(f"cannot take a body of more than {BODY_LIMIT} bytes")
-        case RequestTimeout():
+            return errors.PayloadTooLarge(
+                f"cannot take so large a request: a body may have {BODY_LIMIT} bytes"
+            )
+        case RequestTimeout() | RequestCancelled() | ServiceUnavailable():
             return errors.ValidationFailed("cannot wait any longer for the request")
         case HeaderExpectationFailed():
             return errors.ValidationFailed("cannot meet the Expect header")
@@ -120,7 +125,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         REQUEST_MAX_SIZE=BODY_LIMIT,
         REQUEST_MAX_HEADER_SIZE=16_384,
         REQUEST_TIMEOUT=30,
-        RESPONSE_TIMEOUT=120,
+        RESPONSE_TIMEOUT=75,
         KEEP_ALIVE_TIMEOUT=75,
         GRACEFUL_SHUTDOWN_TIMEOUT=5.0,
         OAS=False,
@@ -130,7 +135,8 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
     limit = LoginLimit(settings.login_failures)
     for number, route in enumerate(ROUTES):
         path = re.sub(r"\{(\w+)\}", r"<\1:str>", route.path)
-        app.add_route(_handler(route, limit), path, methods=[route.method], name=f"route_{number}")
+        methods = ["GET", "HEAD"] if route.method == "GET" else [route.method]
+        app.add_route(_handler(route, limit), path, methods=methods, name=f"route_{number}")
     _add_docs(app)
     app.register_middleware(_begin, "request")
     app.register_middleware(_finish, "response")
@@ -214,10 +220,18 @@ async def _start(app: Sanic[Any, Any], *, settings: Settings) -> None:
 def claim_directory(directory: Path) -> int:
     """Make the state directory ours until this process ends: the descriptor of its locked file.
 
-    Two services on one directory would both run its jobs. CannotStart when another has it.
+    Two services on one directory would both run its jobs. CannotStart when another has it, or
+    when it cannot be made or written.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # A directory that the user made stays as it is; what is put into it is private.
+        (directory / "jobs").mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise errors.CannotStart(
+            f"cannot use the state directory {directory}: {error.strerror}"
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

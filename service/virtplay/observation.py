@@ -104,7 +104,7 @@ class Observer:
             await run.end()
             await runner.clear(directory)
         if not self._stopping.is_set():
-            for name in waiting:
+            for name in waiting & self.inventory.hosts.keys():
                 await self._doubt(name, f"cannot observe {name}: {complaint}")
             if await _missed() - missed_before:
                 # Gone, or just being defined anew? The answer must not take another interval.
@@ -115,6 +115,8 @@ class Observer:
     ) -> bool:
         """Take in what one event says of host `name`; True when it settles the host's round."""
         result = event.get("res") or {}
+        if not await store.knows_host(name):
+            return True  # the inventory has lost it since the round began
         match event["event"]:
             case "runner_on_ok" if "host_info" in result:
                 try:
@@ -271,6 +273,7 @@ def _seen_values(domain: Mapping[str, Any]) -> dict[str, Any]:
             if configured[field] != domain[field]
         },
         "auto_start": bool(domain.get("autostart")),
+        "snapshots": int(domain.get("snapshots") or 0),
         "labels": dict(metadata.get("labels") or {}),
         "addresses": addresses,
         "ip": addresses[0]["ip"] if addresses else None,

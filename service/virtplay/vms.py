@@ -90,6 +90,7 @@ class Vms:
             hosts = await self._candidates(new)
             promised = await store.promised_by_host()
             name = place([self._room(host, promised) for host in hosts], need)
+            await _refuse_used_mac(name, new.network.get("mac"))
             self._check_template_size(new, next(h for h in hosts if h.name == name))
             identity = uuid.uuid4()
             network = {**new.network, "mac": new.network.get("mac") or mac_of(identity)}
@@ -147,6 +148,12 @@ class Vms:
             if vm.status in (VmStatus.RUNNING, VmStatus.PAUSED) and not force:
                 raise errors.VmAlreadyRunning(
                     f"cannot delete VM {ref}: it is {vm.status}; stop it first, or use force=true"
+                )
+            if vm.snapshots and not force:
+                raise errors.VmHasSnapshots(
+                    f"cannot delete VM {ref}: it has {vm.snapshots} snapshots, which force=true"
+                    " would delete with it",
+                    snapshots=vm.snapshots,
                 )
             job = await submit(
                 self._settings,
@@ -289,7 +296,12 @@ class Vms:
         place([room], need)
 
     async def _refuse_unreachable(self, vm: Vm) -> None:
-        host = await store.find_host(str(vm.host))
+        try:
+            host = await store.find_host(str(vm.host))
+        except errors.HostNotFound:
+            raise errors.HostUnreachable(
+                f"cannot change VM {vm.ref}: the inventory has no host {vm.host} any more"
+            ) from None
         if vm.status == VmStatus.UNREACHABLE or host.status == HostStatus.UNREACHABLE:
             raise errors.HostUnreachable(
                 f"cannot change VM {vm.ref}: host {vm.host} cannot be reached"
@@ -301,6 +313,18 @@ class Vms:
             reason = (vm.error or {}).get("message", "its creation failed")
             raise errors.ValidationFailed(
                 f"cannot change VM {vm.ref}: it was never created ({reason}); delete it"
+            )
+
+
+async def _refuse_used_mac(host: str, mac: str | None) -> None:
+    """Two cards of one MAC address on a host would share leases and addresses."""
+    if mac is None:
+        return
+    for vm in await Vm.filter(host=host).only("ref", "network"):
+        if vm.network.get("mac") == mac:
+            raise errors.ValidationFailed(
+                f"cannot create a VM with MAC address {mac}: VM {vm.ref} has it",
+                [{"field": "network.mac", "message": f"is the address of VM {vm.ref}"}],
             )
 
 
@@ -365,8 +389,12 @@ def update_variables(vm: Vm, wanted: Mapping[str, Any]) -> dict[str, Any]:
         if field in wanted:
             variables[variable] = wanted[field]
     if "network" in wanted:
-        kept = {key: vm.network[key] for key in ("mac", "model") if vm.network.get(key)}
-        variables["libvirt_domain_network"] = {**kept, **wanted["network"]}
+        new = wanted["network"]
+        keys = ["mac", "model"]
+        if all(vm.network.get(key) == new.get(key) for key in ("type", "network", "bridge")):
+            keys.append("ip")  # as on the host, the address goes only with its network
+        kept = {key: vm.network[key] for key in keys if vm.network.get(key)}
+        variables["libvirt_domain_network"] = {**kept, **new}
     return variables
 
 

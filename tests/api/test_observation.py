@@ -61,7 +61,7 @@ async def test_adopted_vms_count_in_the_room(service: Service) -> None:
     await service.see("kvm1", domains=[foreign_domain(str(n)) for n in range(3)])
     host = await service.get("/hosts/kvm1")
     assert host["vms"] == 3
-    assert host["allocated"] == {"cpu": 6, "memory": 3072, "disk": 21}
+    assert host["allocated"] == {"cpu": 6, "memory": 3072, "disk": 30}
 
 
 async def test_an_empty_database_takes_up_the_ids_that_hosts_remember(service: Service) -> None:

@@ -110,7 +110,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "summary": route.summary,
         "tags": [_tag(route.path)],
         "parameters": _parameters(route),
-        "responses": {**_success(route), **_failures(route)},
+        "responses": {**_success(route), **_also(route), **_failures(route)},
     }
     if route.role > Role.NOBODY:
         operation["security"] = [{"token": []}]
@@ -175,9 +175,16 @@ def _success(route: Route) -> dict[str, Any]:
     return {str(route.status): answer}
 
 
+def _also(route: Route) -> dict[str, Any]:
+    same = next(iter(_success(route).values()))
+    return {str(status): same for status in route.also}
+
+
 def _failures(route: Route) -> dict[str, Any]:
     known = error_classes()
     codes = [*route.errors, *ALWAYS, *(GUARDED if route.role > Role.NOBODY else ())]
+    if route.body is not None:
+        codes.append("PAYLOAD_TOO_LARGE")
     by_status: dict[str, list[str]] = {}
     for code in codes:
         by_status.setdefault(str(known[code].status), []).append(code)

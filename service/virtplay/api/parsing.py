@@ -12,6 +12,8 @@ from virtplay.errors import ValidationFailed
 Model = TypeVar("Model", bound=BaseModel)
 DEPTH_LIMIT = 32
 DIGITS_LIMIT = 32
+FAULTS_LIMIT = 100
+NAME_LIMIT = 64
 
 
 class _Refused(ValueError):
@@ -33,7 +35,6 @@ def parse_body(raw: bytes, content_type: str, model: type[Model]) -> Model:
             raw.decode("utf-8"),
             object_pairs_hook=_object,
             parse_constant=_constant,
-            parse_float=_float,
             parse_int=_int,
         )
         _refuse_odd_text(document, 0)
@@ -49,7 +50,10 @@ def parse_body(raw: bytes, content_type: str, model: type[Model]) -> Model:
         raise _body_fault(str(error)) from None
     if not isinstance(document, dict):
         raise _body_fault("must be a JSON object")
-    return _validate(document, model, "body")
+    checked = _validate(document, model, "body")
+    if _holds_odd_number(document):
+        raise _body_fault("holds NaN, an infinity or a number that is too large")
+    return checked
 
 
 def parse_query(arguments: Mapping[str, Sequence[str]], model: type[Model]) -> Model:
@@ -76,13 +80,18 @@ def _validate(document: Mapping[str, Any], model: type[Model], what: str) -> Mod
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        fields = [_fault(entry) for entry in error.errors(include_url=False)]
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        fields = [_fault(entry) for entry in found[:FAULTS_LIMIT]]
         words = "; ".join(f"{entry['field']} {entry['message']}" for entry in fields)
+        if len(found) > FAULTS_LIMIT:
+            words += f"; and {len(found) - FAULTS_LIMIT} more"
         raise ValidationFailed(f"cannot read the {what}: {words}", fields) from None
 
 
 def _fault(entry: Mapping[str, Any]) -> dict[str, str]:
-    location = [str(part) for part in entry["loc"] if part not in ("function-after", "str")]
+    location = [
+        str(part)[:NAME_LIMIT] for part in entry["loc"] if part not in ("function-after", "str")
+    ]
     message = str(entry["msg"]).removeprefix("Value error, ")
     match entry["type"]:
         case "missing":
@@ -111,21 +120,23 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _constant(name: str) -> Any:
-    raise _Refused(f"holds {name}, which JSON does not have")
+def _constant(name: str) -> float:
+    """NaN or an infinity, which no field takes: the fault is named with its field."""
+    return float(name)
 
 
-def _float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise _Refused(f"holds a number that is too large: {text[:40]}")
-    return value
+def _int(text: str) -> float:
+    """A whole number; one of absurd length is an infinity, which no field takes."""
+    return int(text) if len(text) <= DIGITS_LIMIT else math.inf
 
 
-def _int(text: str) -> int:
-    if len(text) > DIGITS_LIMIT:
-        raise _Refused(f"holds a number of {len(text)} digits")
-    return int(text)
+def _holds_odd_number(value: Any) -> bool:
+    """Whether a number that is none stands anywhere, as in a field that takes everything."""
+    if isinstance(value, dict):
+        return any(_holds_odd_number(item) for item in value.values())
+    if isinstance(value, list):
+        return any(_holds_odd_number(item) for item in value)
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _refuse_odd_text(value: Any, depth: int) -> None:

@@ -29,6 +29,8 @@ class Route:
     body: type[schemas.Strict] | None = None
     status: int = 200
     errors: tuple[str, ...] = ()
+    also: tuple[int, ...] = ()
+    """Further statuses that come with the same answer."""
 
 
 READ = Role.VIEWER
@@ -100,5 +102,5 @@ ROUTES = (
         schemas.TemplateList,
     ),
     Route("GET", "/healthz", Role.NOBODY, health.healthz, "The process answers", schemas.HealthOut),
-    Route("GET", "/readyz", Role.NOBODY, health.readyz, "The service can do its work", schemas.HealthOut),
+    Route("GET", "/readyz", Role.NOBODY, health.readyz, "The service can do its work", schemas.HealthOut, also=(503,)),
 )  # fmt: skip

@@ -251,7 +251,9 @@ class VmUpdate(Strict):
     memory: Memory | None = None
     disk: Disk | None = Field(None, description="GiB; can only grow")
     network: NetworkBody | None = Field(
-        None, description="replaces the network; mac and model stay when left out"
+        None,
+        description="replaces the network; what is left out of mac and model stays, and ip too"
+        " while the network is the same",
     )
     autoStart: bool | None = None  # noqa: N815
     labels: Annotated[Labels, AfterValidator(check_labels)] | None = Field(

@@ -1,5 +1,8 @@
 """Store: opens, migrates and closes the database, and begins its transactions."""
 
+import asyncio
+import contextlib
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -57,8 +60,7 @@ async def open_database(url: str) -> None:
     config = tortoise_config(url)
     try:
         if url.startswith("sqlite://"):
-            folder = Path(url.removeprefix("sqlite://")).parent
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            await asyncio.to_thread(_make_private, Path(url.removeprefix("sqlite://")))
         await migrate(config=config)
         # Sanic runs its listeners and handlers in tasks whose context is not this one's.
         await Tortoise.init(config=config, _enable_global_fallback=True)
@@ -67,6 +69,20 @@ async def open_database(url: str) -> None:
         await close_database()
         where = url.rsplit("@", 1)[-1]
         raise CannotStart(f"cannot open the database at {where}: {error}") from error
+
+
+def _make_private(path: Path) -> None:
+    """Make the SQLite file 0600, whatever its directory; SQLite gives its mode to those beside it.
+
+    By mode and not by umask, which plays on this machine would inherit.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        with contextlib.suppress(FileNotFoundError):
+            if each.stat().st_uid == os.geteuid():
+                each.chmod(0o600)
 
 
 async def close_database() -> None:

@@ -65,6 +65,8 @@ class Vm(Model):
     """A line `key=value` for each label: JSON filters raise on SQLite."""
     generation = fields.IntField(default=0)
     """Rises with every lease of a job on this VM; hosts refuse a lower one."""
+    snapshots = fields.IntField(default=0)
+    """How many snapshots its host showed."""
     missed = fields.IntField(default=0)
     """Observations in a row in which its host answered and did not have it."""
     started_at = fields.DatetimeField(null=True)

@@ -163,7 +163,10 @@ async def promised_by_host(without: int | None = None) -> dict[str, Promised]:
 
 
 async def sync_hosts(names: set[str]) -> None:
-    """Make the host table follow the inventory; hosts that left it are kept as a mark only."""
+    """Make the host table follow the inventory.
+
+    Nothing is known any more of the VMs of a host that left it: they are unreachable.
+    """
     known = {host.name: host for host in await Host.all()}
     for name in names - known.keys():
         await Host(name=name).save()
@@ -171,6 +174,9 @@ async def sync_hosts(names: set[str]) -> None:
         if host.in_inventory != (name in names):
             host.in_inventory = name in names
             await host.save(update_fields=["in_inventory"])
+    for vm in await Vm.filter(provisioned=True).exclude(status=VmStatus.UNREACHABLE):
+        if vm.host not in names and not await Job.exists(vm_id=vm.id, finished_at=None):
+            await save_vm(vm, status=VmStatus.UNREACHABLE)
 
 
 async def list_hosts() -> list[Host]:
@@ -184,6 +190,11 @@ async def find_host(name: str) -> Host:
     if host is None:
         raise HostNotFound(f"cannot find host {name[:255]}: the inventory has no such hypervisor")
     return host
+
+
+async def knows_host(name: str) -> bool:
+    """Whether the inventory has a hypervisor of that name."""
+    return await Host.exists(name=name, in_inventory=True)
 
 
 async def save_host(host: Host, status: HostStatus, message: str, **values: Any) -> None:

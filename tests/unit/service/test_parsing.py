@@ -69,15 +69,10 @@ BODY_FAULTS: list[tuple[bytes, str]] = [
     (b'"text"', "object"),
     (b"true", "object"),
     (b"[{}]", "object"),
-    (b"NaN", "NaN"),
-    (b'{"whole": NaN}', "NaN"),
-    (b'{"whole": Infinity}', "Infinity"),
-    (b'{"whole": -Infinity}', "-Infinity"),
+    (b"NaN", "object"),
     (b'{"more": {"x": NaN}}', "NaN"),
-    (b'{"whole": 1e999}', "too large"),
     (b'{"more": {"x": -1e400}}', "too large"),
-    (b'{"whole": ' + b"9" * 400 + b"}", "400 digits"),
-    (b'{"items": [' + b"1" * 100_000 + b"]}", "100000 digits"),
+    (b'{"items": [' + b"1" * 100_000 + b"]}", "too large"),
     (b'{"whole": 1, "whole": 2}', "'whole' twice"),
     (b'{"more": {"a": 1, "a": 2}}', "'a' twice"),
     (b'{"whole": 1, "wh\\u006fle": 2}', "'whole' twice"),
@@ -118,6 +113,22 @@ def test_body_that_json_or_the_service_does_not_take(raw: bytes, words: str) -> 
     assert list(found) == ["body"]
     assert words in found["body"]
     assert len(found["body"]) < 300
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b"9" * 400])
+def test_number_that_is_none_is_named_with_its_field_and_all_other_faults(number: bytes) -> None:
+    found = faults(b'{"whole": ' + number + b', "text": 1, "x": 2}')
+    assert found.keys() == {"whole", "text", "x"}
+    assert "integer" in found["whole"]
+
+
+def test_many_faults_are_named_up_to_a_limit() -> None:
+    body = b"{" + b",".join(b'"%05d%s": 1' % (n, b"k" * 200) for n in range(3000)) + b"}"
+    with pytest.raises(ValidationFailed) as caught:
+        parse_body(body, JSON, Probe)
+    assert len(caught.value.details["fields"]) == 100
+    assert caught.value.message.endswith("and 2900 more")
+    assert len(caught.value.message) < 12_000
 
 
 @pytest.mark.parametrize(

@@ -261,6 +261,7 @@ class Migration(migrations.Migration):
                 ("search_text", fields.TextField(default="", unique=False)),
                 ("label_text", fields.TextField(default="", unique=False)),
                 ("generation", fields.IntField(default=0)),
+                ("snapshots", fields.IntField(default=0)),
                 ("missed", fields.IntField(default=0)),
                 ("started_at", fields.DatetimeField(null=True, auto_now=False, auto_now_add=False)),
                 (
