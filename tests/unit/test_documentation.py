@@ -80,3 +80,9 @@ def test_every_link_leads_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_performance_section_has_figures(readme: str) -> None:
+    section = (ROOT / readme).read_text().split("make bench", 1)[1]
+    assert len(re.findall(r"\d+\.\d+ s", section)) >= 4
