@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,7 +57,12 @@ class Inventory:
 
 
 async def load_inventory(settings: Settings) -> Inventory:
-    """Read the inventory; CannotStart when ansible-inventory fails or names no hypervisor."""
+    """Read the inventory; CannotStart when a source is broken, or none names a hypervisor."""
+    for source in settings.inventory_sources:
+        if not await asyncio.to_thread(Path(source).exists):
+            raise CannotStart(
+                f"cannot read the inventory {settings.inventory}: no such file: {source}"
+            )
     program = Path(sys.executable).with_name("ansible-inventory")
     words = [str(program), "--list"]
     for source in settings.inventory_sources:
@@ -64,19 +70,32 @@ async def load_inventory(settings: Settings) -> Inventory:
     process = await asyncio.create_subprocess_exec(
         *words,
         cwd=settings.project_dir,
-        env={**os.environ, "ANSIBLE_CONFIG": str(settings.project_dir / "ansible.cfg")},
+        env={
+            # Else a broken source is a warning, and its hosts are missing without a word.
+            "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
+            **os.environ,
+            "ANSIBLE_CONFIG": str(settings.project_dir / "ansible.cfg"),
+        },
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     output, errors = await process.communicate()
     if process.returncode:
-        raise CannotStart(f"cannot read the inventory {settings.inventory}: {errors.decode()}")
+        faults = _faults(errors.decode(errors="replace"))
+        raise CannotStart(f"cannot read the inventory {settings.inventory}: {faults}")
     defaults = await asyncio.to_thread(_default_catalogue, settings.project_dir)
     try:
         return parse_inventory(json.loads(output), defaults)
     except CannotStart as error:
         raise CannotStart(f"{error} ({settings.inventory})") from error
+
+
+def _faults(errors: str) -> str:
+    """One line of what ansible-inventory wrote, which says most things twice."""
+    marked = re.findall(r"^(?:\[(?:WARNING|ERROR)\]: )(.+)|^(Origin: .+)", errors, re.MULTILINE)
+    faults = dict.fromkeys((fault or origin).strip(" .") for fault, origin in marked)
+    return "; ".join(faults) or errors.strip()
 
 
 def parse_inventory(listing: Mapping[str, Any], defaults: Mapping[str, Any]) -> Inventory:

@@ -1,5 +1,6 @@
 """Unit tests: what the service reads from Ansible's inventory."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,5 +133,19 @@ async def test_the_embedded_inventory_and_the_roles_own_catalogue() -> None:
 
 
 async def test_an_inventory_that_is_not_there_says_so() -> None:
-    with pytest.raises(CannotStart, match="nowhere"):
+    with pytest.raises(CannotStart, match=r"no such file: /.*/nowhere/hosts\.yml$"):
         await load_inventory(Settings(inventory="nowhere/hosts.yml", project_dir=PROJECT))
+
+
+@pytest.mark.parametrize("beside", [False, True])
+async def test_a_broken_inventory_is_named_with_its_fault(beside: bool, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yml"
+    broken.write_text("hypervisors: [\n")
+    sources = f"inventory/local.yml,{broken}" if beside else str(broken)
+    with pytest.raises(CannotStart) as caught:
+        await load_inventory(Settings(inventory=sources, project_dir=PROJECT))
+    message = caught.value.message
+    assert message.startswith(f"cannot read the inventory {sources}: Failed to parse inventory")
+    assert f"Origin: {broken}:2:1" in message
+    assert "did not find expected node content" in message
+    assert "\n" not in message
