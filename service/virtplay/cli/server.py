@@ -1,5 +1,7 @@
 """Command line: serve, token, db — what works on the service's own database."""
 
+import os
+import signal
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -65,6 +67,11 @@ def serve(
     Example:
       virtplay serve --port 3000 --inventory inventory/local.yml
     """
+    # A reload that is asked for before the first one is done; the service handles it from then on.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # Sanic's own switch for its word on production mode, which is what this is.
+    os.environ["SANIC_IGNORE_PRODUCTION_WARNING"] = "true"
+
     from virtplay.app import create_app  # noqa: PLC0415
     from virtplay.logs import set_up_logging  # noqa: PLC0415
 
