@@ -41,11 +41,11 @@ async def test_vms_of_a_host_that_left_the_inventory_are_unreachable(service: Se
 
 
 async def test_vm_with_snapshots_is_deleted_only_with_force(service: Service) -> None:
-    await seen_vm(service, state="stopped", snapshots=2)
-    refused = await service.client.delete("/api/v1/vms/vm-001")
+    vm = await seen_vm(service, state="stopped", snapshots=2)
+    refused = await service.client.delete(f"/api/v1/vms/{vm.ref}")
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "VM_HAS_SNAPSHOTS")
     assert refused.json()["error"]["details"] == {"snapshots": 2}
-    assert (await service.client.delete("/api/v1/vms/vm-001?force=true")).status_code == 202
+    assert (await service.client.delete(f"/api/v1/vms/{vm.ref}?force=true")).status_code == 202
 
 
 async def test_a_mac_address_is_given_once_a_host(service: Service) -> None:
