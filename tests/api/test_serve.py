@@ -229,6 +229,8 @@ def test_what_keeps_it_from_starting_is_one_line(server: Server) -> None:
         ("VIRTPLAY_PORT", "0", "VIRTPLAY_PORT"),
         ("VIRTPLAY_LOG_LEVEL", "LOUD", "VIRTPLAY_LOG_LEVEL"),
         ("VIRTPLAY_INVENTORY", "/nowhere.yml", "nowhere.yml"),
+        ("VIRTPLAY_STATE_DIR", "/proc/x", "cannot use the state directory /proc/x: No such file"),
+        ("VIRTPLAY_BOOTSTRAP_TOKEN", "short", "VIRTPLAY_BOOTSTRAP_TOKEN"),
         ("VIRTPLAY_DATABASE_URL", "oracle://x", "oracle"),
         ("VIRTPLAY_DATABASE_URL", "postgres://u:hidden-word@127.0.0.1:1/x", "127.0.0.1:1/x"),
     ):
@@ -255,8 +257,12 @@ def test_a_port_in_use_is_one_line_and_costs_no_token(server: Server) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_the_first_start_prints_an_admin_token_once(server: Server) -> None:
-    del server.environment["VIRTPLAY_BOOTSTRAP_TOKEN"]
+@pytest.mark.parametrize("empty", [False, True])
+def test_the_first_start_prints_an_admin_token_once(server: Server, empty: bool) -> None:
+    if empty:
+        server.environment["VIRTPLAY_BOOTSTRAP_TOKEN"] = ""
+    else:
+        del server.environment["VIRTPLAY_BOOTSTRAP_TOKEN"]
     server.start()
     line = next(line for line in server.log().splitlines() if "First admin token" in line)
     text = line.rsplit(" ", 1)[1]
@@ -315,3 +321,66 @@ def test_sighup_reads_the_inventory_anew(server: Server) -> None:
     server.process.send_signal(signal.SIGHUP)
     wait_for(lambda: len(server.get("/hosts")["hosts"]) == 2)
     inventory.write_text(before)
+
+
+def ignores_hangup(pid: int) -> bool:
+    """Whether SIGHUP is ignored by that process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = next(line for line in status.splitlines() if line.startswith("SigIgn:"))
+    return bool(int(mask.split()[1], 16) >> (signal.SIGHUP - 1) & 1)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_sighup_before_it_is_ready_does_not_end_it(server: Server) -> None:
+    with (server.folder / "serve.log").open("ab") as log:
+        server.process = subprocess.Popen(
+            [VIRTPLAY, "serve"], env=server.environment, stdout=log, stderr=log
+        )
+    pid = server.process.pid
+    wait_for(lambda: ignores_hangup(pid) or server.is_ready())
+    assert ignores_hangup(pid), "it was ready and had never ignored it"
+
+    def ready_under_fire() -> bool:
+        os.kill(pid, signal.SIGHUP)
+        return server.is_ready()
+
+    wait_for(ready_under_fire)
+    assert server.end(signal.SIGTERM) < 10
+    assert server.process.returncode == 0
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("first", ["db upgrade", "token list", "serve"])
+def test_what_it_writes_is_private_in_any_directory(server: Server, first: str) -> None:
+    state = server.folder / "shared"
+    state.mkdir()
+    state.chmod(0o755)
+    server.mark = f"VIRTPLAY_STATE_DIR={state}"
+    server.environment["VIRTPLAY_STATE_DIR"] = str(state)
+    del server.environment["VIRTPLAY_DATABASE_URL"]
+    if first != "serve":
+        assert server.command(*first.split()).returncode == 0
+        assert (state / "virtplay.sqlite3").stat().st_mode & 0o777 == 0o600
+        # As an earlier version left it.
+        (state / "virtplay.sqlite3").chmod(0o644)
+    server.start()
+    assert server.finish(server.post("/vms", BODY)["jobId"])["status"] == "succeeded"
+    found = {path.name: (path.is_dir(), path.stat().st_mode & 0o777) for path in state.iterdir()}
+    assert {"jobs", "virtplay.sqlite3"} <= found.keys()
+    assert all(mode == (0o700 if folder else 0o600) for folder, mode in found.values()), found
+    assert state.stat().st_mode & 0o777 == 0o755, "it is the user's"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_at_a_terminal_it_says_nothing_of_sanic(server: Server) -> None:
+    reader, terminal = os.openpty()
+    server.process = subprocess.Popen(
+        [VIRTPLAY, "serve"], env=server.environment, stdout=terminal, stderr=terminal
+    )
+    os.close(terminal)
+    shown = b""
+    while b"Virtplay answers" not in shown:
+        shown += os.read(reader, 4096)
+    os.close(reader)
+    assert b"PRODUCTION" not in shown
+    assert b"\x1b" not in shown
