@@ -141,6 +141,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
     app.register_middleware(_begin, "request")
     app.register_middleware(_finish, "response")
     app.before_server_start(partial(_start, settings=settings))
+    app.after_server_start(_listen_for_end)
     app.after_server_start(_announce)
     app.before_server_stop(_stop)
     app.after_server_stop(_close)
@@ -307,6 +308,31 @@ async def _first_token(app: Sanic[Any, Any], settings: Settings) -> None:
         app.ctx.first_token = text
 
 
+async def _listen_for_end(app: Sanic[Any, Any]) -> None:
+    """Take SIGTERM and SIGINT over from Sanic, which loses one that comes while it still starts.
+
+    It runs the event loop once for the start and once for the service. uvloop drops a signal that
+    comes between the two, and a stop of the first run's last moment does not end the second.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    asked = asyncio.Event()
+    start = asyncio.current_task()
+    assert start is not None
+
+    async def end_when_asked() -> None:
+        await asked.wait()
+        await asyncio.wait([start])
+        while True:
+            app.stop(terminate=False)
+            await asyncio.sleep(0.1)
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(asked.set))
+    app.ctx.ending = asyncio.create_task(end_when_asked())
+
+
 async def _announce(app: Sanic[Any, Any]) -> None:
     settings: Settings = app.ctx.parts.settings
     # Only now: a token of a start that failed before this line would never have been shown.
@@ -318,6 +344,8 @@ async def _announce(app: Sanic[Any, Any]) -> None:
 
 
 async def _stop(app: Sanic[Any, Any]) -> None:
+    if ending := getattr(app.ctx, "ending", None):
+        ending.cancel()
     parts: Parts | None = getattr(app.ctx, "parts", None)
     if parts is None:
         return

@@ -381,6 +381,8 @@ def test_at_a_terminal_it_says_nothing_of_sanic(server: Server) -> None:
     shown = b""
     while b"Virtplay answers" not in shown:
         shown += os.read(reader, 4096)
-    os.close(reader)
     assert b"PRODUCTION" not in shown
     assert b"\x1b" not in shown
+    # At once, while the last of the start still runs: it must not be lost.
+    server.end(signal.SIGTERM)
+    os.close(reader)

@@ -68,9 +68,13 @@ def _start_time(pid: int) -> int | None:
 def children(pid: int) -> list[int]:
     """Return the ids of the direct children of a process, zombies included."""
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*"):
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return []  # it has ended meanwhile
+    for task in tasks:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found += map(int, (task / "children").read_text().split())
+            found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
     return found
 
 
