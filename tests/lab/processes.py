@@ -69,12 +69,12 @@ def children(pid: int) -> list[int]:
     """Return the ids of the direct children of a process, zombies included."""
     found: list[int] = []
     try:
-        tasks = os.listdir(f"/proc/{pid}/task")
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
     except (FileNotFoundError, ProcessLookupError):
         return []  # it has ended meanwhile
     for task in tasks:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+            found += map(int, (task / "children").read_text().split())
     return found
 
 
