@@ -345,16 +345,18 @@ code:
 """
 
 import socket
-import uuid as uuids
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.virtplay.libvirt.plugins.module_utils.arguments import (
+    canonical_uuid,
+    check_title,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import (
     DomainState,
     LibvirtFailure,
-    error_text,
     has_error_code,
     libvirt,
     lookup_domain,
@@ -380,10 +382,10 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_view impor
     view_domain,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_xml import (
-    InvalidDomain,
     normalize,
     parse_domain,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failures import failure_of
 from ansible_collections.virtplay.libvirt.plugins.module_utils.fence import Fence
 from ansible_collections.virtplay.libvirt.plugins.module_utils.plan import (
     Applies,
@@ -398,7 +400,6 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.plan import (
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.plan_diff import build_diff
 from ansible_collections.virtplay.libvirt.plugins.module_utils.power import run_steps
-from ansible_collections.virtplay.libvirt.plugins.module_utils.storage import is_no_room
 
 ARGUMENTS: dict[str, Any] = {
     "uri": {"type": "str", "default": "qemu:///system"},
@@ -539,14 +540,8 @@ class Task:
     def _check_arguments(self) -> None:
         uuid, title = self.params["uuid"], self.params["title"]
         if uuid is not None:
-            try:
-                self.params["uuid"] = str(uuids.UUID(uuid))
-            except ValueError:
-                raise LibvirtFailure(
-                    f"cannot use UUID {uuid!r}: it is not one", "VALIDATION_ERROR"
-                ) from None
-        if title is not None and ("\n" in title or "\r" in title):
-            raise LibvirtFailure("cannot use the title: it holds a line break", "VALIDATION_ERROR")
+            self.params["uuid"] = canonical_uuid(uuid)
+        check_title(title)
         for key in ("vcpus", "vcpus_max", "memory", "memory_max"):
             if self.params[key] is not None and self.params[key] < 1:
                 raise LibvirtFailure(
@@ -617,7 +612,7 @@ class Task:
                 run_steps(dom, [Step.START], label=self.label, timeout=self.params["timeout"])
         except BaseException as error:
             stays = undo_creation(self.conn, creation, self.fence)
-            failure = _failure_of(error, f"cannot create {self.label}")
+            failure = failure_of(error, f"cannot create {self.label}")
             if failure is None:
                 raise
             if stays:
@@ -722,30 +717,6 @@ def _planned(xml: str) -> dict[str, Any]:
     return {key: parsed[key] for key in keys}
 
 
-def _failure_of(error: BaseException, prefix: str) -> LibvirtFailure | None:
-    """Turn an exception into a failure with a code; None for one that is a fault of ours."""
-    if isinstance(error, LibvirtFailure):
-        return error
-    if isinstance(error, InvalidDomain):
-        return LibvirtFailure(str(error), "VALIDATION_ERROR")
-    if isinstance(error, OSError):
-        code = "INSUFFICIENT_RESOURCES" if is_no_room(error) else "LIBVIRT_ERROR"
-        return LibvirtFailure(f"{prefix}: {error}", code)
-    if libvirt is not None and isinstance(error, libvirt.libvirtError):
-        return LibvirtFailure(f"{prefix}: {error_text(error)}", _code_of(error))
-    return None
-
-
-def _code_of(error: Exception) -> str:
-    if is_no_room(error) or "annot allocate memory" in error_text(error):
-        return "INSUFFICIENT_RESOURCES"
-    if has_error_code(error, "VIR_ERR_NO_DOMAIN"):
-        return "VM_NOT_FOUND"
-    if has_error_code(error, "VIR_ERR_OPERATION_TIMEOUT", "VIR_ERR_AGENT_UNRESPONSIVE"):
-        return "GUEST_NOT_RESPONDING"
-    return "LIBVIRT_ERROR"
-
-
 def main() -> None:
     """Run the module."""
     module = DomainModule()
@@ -753,7 +724,7 @@ def main() -> None:
     try:
         result = Task(module).run()
     except Exception as error:
-        failure = _failure_of(error, f"cannot bring {label} to state {module.params['state']}")
+        failure = failure_of(error, f"cannot bring {label} to state {module.params['state']}")
         if failure is None:
             raise
         module.fail_json(msg=failure.message, code=failure.code)

@@ -1,0 +1,135 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: reads the snapshot table of a qcow2 from its own bytes; pure but for reading.
+
+The layout is that of docs/interop/qcow2.txt in QEMU. A running guest's image is read as well, so a
+table that QEMU is just writing anew is read again, and one that makes no sense is no table.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from dataclasses import dataclass
+from typing import BinaryIO
+
+# magic, version, backing file, cluster bits, virtual size, encryption, L1 table, refcounts,
+# number of snapshots and offset of their table.
+_HEADER = struct.Struct(">4sIQIIQIIQQIIQ")
+_FEATURES = struct.Struct(">Q")
+_MAGIC = b"QFI\xfb"
+_DATA_FILE = 1 << 2
+# L1 table, length of id and name, date, guest clock, size of the state, length of extra data.
+_ENTRY = struct.Struct(">QIHHIIQII")
+_MOST_SNAPSHOTS = 65536
+_MOST_L1 = 4 * 1024 * 1024
+# In the L1 table QEMU notes which clusters only one snapshot uses; that is no content.
+_COPIED = 1 << 63
+_ATTEMPTS = 5
+_PAUSE_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Qcow2Snapshot:
+    """One snapshot in an image: what QEMU calls it and the bytes of memory kept with it.
+
+    is_active says that the guest's disk has exactly the snapshot's content.
+    """
+
+    id: str
+    name: str
+    state_bytes: int
+    is_active: bool
+
+
+def read_snapshots(path: str) -> list[Qcow2Snapshot] | None:
+    """Return the snapshots in an image, in its order; None when it is no readable plain qcow2.
+
+    An image with an external data file, which cannot hold snapshots, is not a plain one.
+    """
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(_PAUSE_SECONDS)
+        try:
+            with open(path, "rb") as image:
+                header = image.read(_HEADER.size + _FEATURES.size)
+                if not _is_plain(header):
+                    return None
+                found = _read_table(image, header)
+                image.seek(0)
+                if image.read(len(header)) == header:
+                    return found
+        except OSError:
+            return None
+        except (ValueError, struct.error):
+            continue
+    return None
+
+
+def _is_plain(header: bytes) -> bool:
+    if len(header) < _HEADER.size or header[:4] != _MAGIC:
+        return False
+    version = struct.unpack_from(">I", header, 4)[0]
+    if version == 2:
+        return True
+    if len(header) < _HEADER.size + _FEATURES.size:
+        return False
+    return version == 3 and not _FEATURES.unpack_from(header, _HEADER.size)[0] & _DATA_FILE
+
+
+def _read_table(image: BinaryIO, header: bytes) -> list[Qcow2Snapshot]:
+    fields = _HEADER.unpack_from(header)
+    virtual_size, l1_size, l1_offset, count, offset = (fields[i] for i in (5, 7, 8, 11, 12))
+    if count > _MOST_SNAPSHOTS:
+        raise ValueError(f"{count} snapshots")
+    active = _read_l1(image, l1_offset, l1_size) if count else []
+    found = []
+    for _ in range(count):
+        entry = _ENTRY.unpack(_read(image, offset, _ENTRY.size))
+        id_length, name_length, extra_length = entry[2], entry[3], entry[8]
+        rest = _read(image, offset + _ENTRY.size, extra_length + id_length + name_length)
+        state_bytes, disk_size = entry[7], virtual_size
+        # Later QEMUs have added to the extra data bit by bit; an old image may have none.
+        if extra_length >= 8:
+            state_bytes = struct.unpack_from(">Q", rest)[0]
+        if extra_length >= 16:
+            disk_size = struct.unpack_from(">Q", rest, 8)[0]
+        names = rest[extra_length:]
+        same = disk_size == virtual_size and _is_same(active, _read_l1(image, entry[0], entry[1]))
+        found.append(
+            Qcow2Snapshot(
+                id=names[:id_length].decode(errors="replace"),
+                name=names[id_length:].decode(errors="replace"),
+                state_bytes=state_bytes,
+                is_active=same,
+            )
+        )
+        offset += (_ENTRY.size + len(rest) + 7) // 8 * 8
+    return found
+
+
+def _read_l1(image: BinaryIO, offset: int, size: int) -> list[int]:
+    """Return the offsets of the second-level tables: equal ones mean equal content.
+
+    A snapshot shares all its tables with the disk, and a write copies the table it goes through.
+    """
+    if size > _MOST_L1:
+        raise ValueError(f"an L1 table of {size} entries")
+    return [
+        entry & ~_COPIED for entry in struct.unpack(f">{size}Q", _read(image, offset, 8 * size))
+    ]
+
+
+def _is_same(one: list[int], other: list[int]) -> bool:
+    length = max(len(one), len(other))
+    return one + [0] * (length - len(one)) == other + [0] * (length - len(other))
+
+
+def _read(image: BinaryIO, offset: int, length: int) -> bytes:
+    if length > 8 * _MOST_L1:
+        raise ValueError(f"{length} bytes in one piece")
+    image.seek(offset)
+    data = image.read(length)
+    if len(data) != length:
+        raise ValueError("the image ends within its tables")
+    return data
