@@ -21,14 +21,18 @@ class Action(StrEnum):
     VM_RESTART = "vm_restart"
     VM_PAUSE = "vm_pause"
     VM_RESUME = "vm_resume"
+    SNAPSHOT_CREATE = "snapshot_create"
+    SNAPSHOT_RESTORE = "snapshot_restore"
+    SNAPSHOT_DELETE = "snapshot_delete"
+    CONSOLE_OPEN = "console_open"
 
 
 @dataclass(frozen=True)
 class ActionRules:
     """How one action behaves; times in seconds."""
 
-    status: VmStatus
-    """The VM's status from the request to the job's end."""
+    status: VmStatus | None
+    """The VM's status from the request to the job's end; None for a job that does not hold it."""
     ends_in: frozenset[str]
     """The domain states of which one must be seen for the job to have succeeded."""
     tasks: int
@@ -37,9 +41,17 @@ class ActionRules:
     """The job process is ended after this long."""
     repeatable: bool = True
     """Whether running it again after a crash is harmless."""
+    role: str = "libvirt_domain"
+    """The role that does it; its variables begin with this name."""
+
+    @property
+    def locks(self) -> bool:
+        """Whether it holds the VM against other jobs, and the host against earlier workers."""
+        return self.status is not None
 
 
 ABSENT = "absent"
+ANY_STATE = frozenset({"stopped", "running", "paused", "crashed", "suspended"})
 
 RULES: dict[Action, ActionRules] = {
     Action.VM_CREATE: ActionRules(
@@ -61,6 +73,18 @@ RULES: dict[Action, ActionRules] = {
     Action.VM_PAUSE: ActionRules(VmStatus.PAUSING, frozenset({"paused"}), tasks=2, time_limit=300),
     Action.VM_RESUME: ActionRules(
         VmStatus.RESUMING, frozenset({"running"}), tasks=2, time_limit=300
+    ),
+    Action.SNAPSHOT_CREATE: ActionRules(
+        VmStatus.UPDATING, ANY_STATE, tasks=2, time_limit=3600, role="libvirt_snapshot"
+    ),
+    Action.SNAPSHOT_RESTORE: ActionRules(
+        VmStatus.RESTORING, ANY_STATE, tasks=2, time_limit=3600, role="libvirt_snapshot"
+    ),
+    Action.SNAPSHOT_DELETE: ActionRules(
+        VmStatus.UPDATING, ANY_STATE, tasks=2, time_limit=3600, role="libvirt_snapshot"
+    ),
+    Action.CONSOLE_OPEN: ActionRules(
+        None, ANY_STATE, tasks=2, time_limit=60, repeatable=False, role="libvirt_console"
     ),
 }
 

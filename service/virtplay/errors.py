@@ -53,6 +53,20 @@ class VmNotFound(VirtplayError):
     status = 404
 
 
+class SnapshotNotFound(VirtplayError):
+    """The VM has no snapshot of that id."""
+
+    code = "SNAPSHOT_NOT_FOUND"
+    status = 404
+
+
+class ScheduleNotFound(VirtplayError):
+    """The VM has no snapshot schedule."""
+
+    code = "SCHEDULE_NOT_FOUND"
+    status = 404
+
+
 class JobNotFound(VirtplayError):
     """No job has that id, or it is older than the retention."""
 

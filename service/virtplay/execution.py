@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from virtplay.jobs import job_directory, read_secrets
 from virtplay.logs import request_id
 from virtplay.progress import Progress
 from virtplay.settings import Settings
-from virtplay.states import JobStatus, VmStatus
+from virtplay.states import JobStatus, SnapshotOrigin, SnapshotStatus, VmStatus
 from virtplay.store import jobs as store
 from virtplay.store.database import transaction
 from virtplay.store.models import Job, Vm
-from virtplay.store.vms import save_vm
+from virtplay.store.snapshots import follow_snapshots, save_snapshot, snapshot_of_job
+from virtplay.store.vms import forget_vm, save_vm
 
 log = logging.getLogger("virtplay.execution")
 
@@ -36,8 +37,13 @@ POWER_STATUS = {
 """A domain's state → the VM's status when no job holds it."""
 
 RETRY_SECONDS = 5.0
+RETRY_DELETION = timedelta(hours=1)
+"""A snapshot that could not be deleted is not pruned again at once."""
 MOST_ATTEMPTS = 5
 """A job that ends its service at every start must not do so for ever."""
+
+KEPT_RESULTS = ("changes", "applies_at", "console")
+"""What the job's row keeps of its module's answer."""
 
 CHANGE_FIELDS = {"vcpus": "cpu", "memory": "memory", "disks": "disk", "interfaces": "network"}
 """The domain module's fields → the VM's."""
@@ -109,19 +115,17 @@ async def _play(
 ) -> Mapping[str, Any] | None:
     """Run the job's playbook and write its events down; its exit event, None if it was killed."""
     secrets = await asyncio.to_thread(read_secrets, directory)
-    variables = {
-        **job.variables,
-        **secrets,
-        "libvirt_domain_job": job.ref,
-        "libvirt_domain_generation": job.generation,
-    }
+    rules = RULES[Action(job.action)]
+    variables = {**job.variables, **secrets, f"{rules.role}_job": job.ref}
+    if rules.locks:
+        variables[f"{rules.role}_generation"] = job.generation
     specification = runner.Specification(
         project_dir=str(settings.project_dir),
         playbook=playbook(job.action),
         inventory=settings.inventory_sources,
         limit=job.host,
         variables=variables,
-        time_limit=RULES[Action(job.action)].time_limit,
+        time_limit=rules.time_limit,
     )
     sequence = await store.next_event(job.id)
     run = await runner.start(specification, directory)
@@ -147,7 +151,10 @@ async def _end_when_asked(run: runner.Run, give_up: asyncio.Event) -> None:
 
 
 async def _lease(job_id: int) -> Job | None:
-    """Take the lease: the VM's generation rises, and the job runs under it."""
+    """Take the lease: the VM's generation rises, and the job runs under it.
+
+    A job that does not hold its VM has no generation: it would shut out the one that does.
+    """
     async with transaction():
         job = await Job.get_or_none(id=job_id)
         if job is None or job.status != JobStatus.QUEUED:
@@ -159,17 +166,19 @@ async def _lease(job_id: int) -> Job | None:
         await job.refresh_from_db(fields=["status"])
         if job.status != JobStatus.QUEUED:
             return None
-        vm.generation += 1
-        await vm.save(update_fields=["generation"])
-        await Job.filter(id=job.id, status=JobStatus.QUEUED).update(generation=vm.generation)
-        job.generation = vm.generation
+        if job.locks:
+            vm.generation += 1
+            await vm.save(update_fields=["generation"])
+            await Job.filter(id=job.id, status=JobStatus.QUEUED).update(generation=vm.generation)
+            job.generation = vm.generation
         await store.move(
             job,
             JobStatus.RUNNING,
             leased_by=this_worker(),
             started_at=datetime.now(UTC),
         )
-        await save_vm(vm, status=RULES[Action(job.action)].status)
+        if job.locks:
+            await save_vm(vm, status=RULES[Action(job.action)].status)
     return job
 
 
@@ -182,24 +191,27 @@ async def _show_progress(job: Job, progress: Progress) -> None:
 
 
 async def _finish(job: Job, progress: Progress, exit_event: Mapping[str, Any] | None) -> list[int]:
-    """Write the outcome: job, VM and the waiting start in one transaction."""
+    """Write the outcome: job, VM, snapshot and the waiting start in one transaction."""
     error = _failure(job, progress, exit_event)
     result = progress.result or {}
+    if error:
+        log.warning("%s failed: %s", job.ref, error["message"])
     async with transaction():
         vm = await Vm.filter(id=job.vm_id).select_for_update().first()
-        if vm is None:
+        if vm is None and job.locks:
             raise Conflict(f"cannot finish {job.ref}: VM {job.vm_ref} is gone")
-        waiting = await store.waiting_job(vm.id)
+        waiting = await store.waiting_job(vm.id) if vm and job.locks else None
         await store.move(
             job,
             JobStatus.FAILED if error else JobStatus.SUCCEEDED,
             error=error,
             changed=progress.changed,
-            result={key: result[key] for key in ("changes", "applies_at") if key in result},
+            result={key: result[key] for key in KEPT_RESULTS if key in result},
             **({} if error else {"progress": 100}),
         )
+        if vm is None or not job.locks:
+            return []
         if error:
-            log.warning("%s failed: %s", job.ref, error["message"])
             await _settle_failure(job, vm, error, result)
         else:
             await _settle_success(job, vm, result)
@@ -266,12 +278,17 @@ async def _settle_success(job: Job, vm: Vm, result: Mapping[str, Any]) -> None:
     """Bring the VM's row to what the job has done."""
     domain = result.get("domain") or {}
     if job.action == Action.VM_DELETE:
-        await vm.delete()
+        await forget_vm(vm)
         return
+    if "snapshots" in result:
+        await follow_snapshots(vm, result["snapshots"])
     started_at = domain.get("started_at")
-    booted = job.action in (Action.VM_START, Action.VM_STOP, Action.VM_RESTART, Action.VM_CREATE)
+    booted = job.action in BOOTING
     pending = {} if booted else dict(vm.pending)
     values = wanted_values(job.variables) if job.action == Action.VM_UPDATE else {}
+    if job.action == Action.SNAPSHOT_RESTORE:
+        # The definition goes back with the disks.
+        values = {"cpu": domain.get("vcpus", vm.cpu), "memory": domain.get("memory", vm.memory)}
     for change in result.get("changes") or []:
         field = CHANGE_FIELDS.get(str(change["field"]).split(".", 1)[0].split("[", 1)[0])
         if field is None or job.action != Action.VM_UPDATE:
@@ -289,9 +306,19 @@ async def _settle_success(job: Job, vm: Vm, result: Mapping[str, Any]) -> None:
         error=None,
         pending=pending,
         started_at=datetime.fromisoformat(started_at) if started_at else None,
+        **({"snapshots": len(result["snapshots"])} if "snapshots" in result else {}),
         **({"ip": None, "addresses": []} if domain.get("state") == "stopped" else {}),
     )
 
+
+BOOTING = (
+    Action.VM_START,
+    Action.VM_STOP,
+    Action.VM_RESTART,
+    Action.VM_CREATE,
+    Action.SNAPSHOT_RESTORE,
+)
+"""After these nothing waits for the next boot any more."""
 
 VARIABLE_FIELDS = {
     "libvirt_domain_title": "name",
@@ -317,6 +344,7 @@ async def _settle_failure(
 ) -> None:
     """Give the VM back the status that is known to be true."""
     reason = {"code": error["code"], "message": error["message"], "jobId": job.ref}
+    await _settle_snapshot(job, vm, reason)
     if not vm.provisioned:
         await save_vm(vm, status=VmStatus.ERROR, error=reason)
         return
@@ -325,6 +353,29 @@ async def _settle_failure(
     if error["code"] == "HOST_UNREACHABLE":
         status = VmStatus.UNREACHABLE
     await save_vm(vm, status=status, power=state)
+
+
+async def _settle_snapshot(job: Job, vm: Vm, reason: Mapping[str, Any]) -> None:
+    """Give the snapshot of a job that did not succeed a status; the next observation knows more.
+
+    One of the schedule that could not be made goes: its job says why, and the next turn comes.
+    """
+    snapshot = await snapshot_of_job(vm, job.snapshot_ref)
+    if snapshot is None:
+        return
+    if job.action == Action.SNAPSHOT_CREATE:
+        if snapshot.origin == SnapshotOrigin.SCHEDULE:
+            await snapshot.delete()
+        else:
+            await save_snapshot(snapshot, status=SnapshotStatus.ERROR, error=dict(reason))
+        return
+    made = snapshot.power != ""
+    await save_snapshot(
+        snapshot,
+        status=SnapshotStatus.READY if made else SnapshotStatus.ERROR,
+        error=dict(reason),
+        prune_after=datetime.now(UTC) + RETRY_DELETION,
+    )
 
 
 async def recover() -> list[int]:
@@ -356,5 +407,5 @@ async def _abandon(job: Job) -> None:
         message = f"cannot tell how {job.ref} ended: the service ended before it did"
         error = {"code": "INTERNAL_ERROR", "message": message, "task": job.step, "host": job.host}
         await store.move(job, JobStatus.LOST, error=error)
-        if vm is not None:
+        if vm is not None and job.locks:
             await save_vm(vm, status=POWER_STATUS.get(vm.power, VmStatus.ERROR))

@@ -11,11 +11,14 @@ from typing import Any
 from virtplay.actions import RULES, Action, command_line
 from virtplay.errors import OperationInProgress
 from virtplay.settings import Settings
+from virtplay.states import FINISHED_JOB
 from virtplay.store import jobs as store
-from virtplay.store.models import Job, Vm
+from virtplay.store.models import Job, Snapshot, Vm
 from virtplay.store.vms import save_vm
 
 SECRETS = "secrets.json"
+POLL_SECONDS = 0.05
+"""The database tells the end of a job, whichever process runs it."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,16 @@ async def refuse_if_busy(vm: Vm) -> None:
         )
 
 
+async def await_end(job: Job, seconds: float) -> Job:
+    """The job once it has ended, or as it is after `seconds`."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        fresh = await store.find_job(str(job.ref))
+        if fresh.status in FINISHED_JOB or asyncio.get_running_loop().time() > deadline:
+            return fresh
+        await asyncio.sleep(POLL_SECONDS)
+
+
 async def submit(
     settings: Settings,
     caller: Caller,
@@ -75,16 +88,21 @@ async def submit(
     *,
     secrets: Mapping[str, Any] | None = None,
     after: Job | None = None,
+    snapshot: Snapshot | None = None,
 ) -> Job:
     """Lock `vm` with a queued job for `action`; to be called inside a transaction.
 
-    `after` makes it wait behind that unfinished job. OperationInProgress when the VM has one.
+    `after` makes it wait behind that unfinished job; `snapshot` is the one it is about.
+    OperationInProgress when another job holds the VM. An action without a VM status locks nothing.
     """
     assert vm.host is not None
+    rules = RULES[action]
     job = await store.create_job(
         action=action.value,
         vm_id=vm.id,
         vm_ref=vm.ref,
+        snapshot_ref=snapshot.ref if snapshot else None,
+        locks=rules.locks,
         host=vm.host,
         requested_by=caller.name,
         request_id=caller.request_id,
@@ -95,8 +113,8 @@ async def submit(
     )
     # Before the commit: a 202 must not lose them.
     await asyncio.to_thread(write_secrets, job_directory(settings, str(job.ref)), secrets or {})
-    if after is None:
-        await save_vm(vm, status=RULES[action].status)
+    if after is None and rules.locks:
+        await save_vm(vm, status=rules.status)
     await store.write_audit(
         actor=caller.name,
         action=action.value,

@@ -17,6 +17,7 @@ from virtplay.inventory import Inventory
 from virtplay.settings import Settings
 from virtplay.states import HostStatus, VmStatus
 from virtplay.store import jobs as job_store
+from virtplay.store import snapshots as snapshot_store
 from virtplay.store import vms as store
 from virtplay.store.database import DatabaseError, transaction
 from virtplay.store.models import Host, Vm
@@ -227,6 +228,7 @@ async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now:
         generation=int(domain.get("generation") or 0),
         **{"disk": 0, **_seen_values(domain)},
     )
+    await snapshot_store.follow_snapshots(vm, domain.get("snapshots") or ())
     log.info("found domain %s on %s: it is VM %s", domain["name"], host.name, vm.ref)
     await job_store.write_audit(actor="observation", action="vm_found", vm_ref=vm.ref)
 
@@ -240,6 +242,7 @@ async def follow(vm: Vm, host: str, domain: Mapping[str, Any]) -> None:
     if not vm.provisioned:
         values["error"] = None
     await store.save_vm(vm, host=host, domain=domain["name"], provisioned=True, **values)
+    await snapshot_store.follow_snapshots(vm, domain.get("snapshots") or ())
 
 
 async def miss(vm: Vm) -> None:
@@ -250,7 +253,7 @@ async def miss(vm: Vm) -> None:
         return
     log.warning("VM %s is gone from host %s: someone removed it there", vm.ref, vm.host)
     await job_store.write_audit(actor="observation", action="vm_gone", vm_ref=vm.ref)
-    await vm.delete()
+    await store.forget_vm(vm)
 
 
 def _seen_values(domain: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,7 +276,7 @@ def _seen_values(domain: Mapping[str, Any]) -> dict[str, Any]:
             if configured[field] != domain[field]
         },
         "auto_start": bool(domain.get("autostart")),
-        "snapshots": int(domain.get("snapshots") or 0),
+        "snapshots": len(domain.get("snapshots") or ()),
         "labels": dict(metadata.get("labels") or {}),
         "addresses": addresses,
         "ip": addresses[0]["ip"] if addresses else None,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 FAILURES = ("runner_on_failed", "runner_on_unreachable")
-RESULT_KEYS = ("domain", "changes", "applies_at")
+RESULT_KEYS = ("domain", "changes", "applies_at", "snapshots", "snapshot", "console")
 RESULTS = ("runner_on_ok", "runner_on_failed", "runner_on_unreachable")
 
 
@@ -21,7 +21,7 @@ class Progress:
     step: str = ""
     changed: bool = False
     result: dict[str, Any] | None = None
-    """The last answer of the domain module: domain, changes, applies_at."""
+    """The last answer of a module about its domain: RESULT_KEYS."""
     error: dict[str, Any] | None = None
     """code, message, task, host of the first failure that was not ignored."""
     stats_seen: bool = False

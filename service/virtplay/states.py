@@ -1,4 +1,4 @@
-"""Pure: the statuses of VMs, jobs and hosts, and which job status may follow which."""
+"""Pure: the statuses of VMs, snapshots, jobs and hosts, and which job status may follow which."""
 
 from enum import StrEnum
 
@@ -23,6 +23,30 @@ class VmStatus(StrEnum):
     """The last action left it in a state that a person must look at; `error` says why."""
     UNREACHABLE = "unreachable"
     """Its host did not answer the last observation; nothing is known about the VM."""
+
+
+class SnapshotStatus(StrEnum):
+    """What a snapshot is doing, as the API says it."""
+
+    CREATING = "creating"
+    READY = "ready"
+    RESTORING = "restoring"
+    """The VM is being brought back to it."""
+    DELETING = "deleting"
+    ERROR = "error"
+    """It could not be made; `error` says why."""
+
+
+class SnapshotOrigin(StrEnum):
+    """Who made a snapshot; only those of the schedule are ever pruned by it."""
+
+    MANUAL = "manual"
+    """Somebody asked for it."""
+    SCHEDULE = "schedule"
+    GUARD = "guard"
+    """The state before a restore."""
+    FOUND = "found"
+    """It was made on the host, by other means."""
 
 
 class JobStatus(StrEnum):

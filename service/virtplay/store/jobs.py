@@ -79,7 +79,7 @@ async def page_jobs(
 
 async def unfinished_job(vm_id: int) -> Job | None:
     """The job that holds the VM, if any."""
-    return await Job.get_or_none(vm_id=vm_id, finished_at=None, after_id=None)
+    return await Job.get_or_none(vm_id=vm_id, finished_at=None, after_id=None, locks=True)
 
 
 async def waiting_job(vm_id: int) -> Job | None:
@@ -89,7 +89,7 @@ async def waiting_job(vm_id: int) -> Job | None:
 
 async def busy_vms(vm_ids: Iterable[int]) -> set[int]:
     """Those of the VMs that an unfinished job holds."""
-    rows = await Job.filter(finished_at=None, vm_id__in=list(vm_ids)).values_list(
+    rows = await Job.filter(finished_at=None, locks=True, vm_id__in=list(vm_ids)).values_list(
         "vm_id", flat=True
     )
     return set(cast("list[int]", rows))

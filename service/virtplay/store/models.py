@@ -5,7 +5,7 @@ from typing import Any
 from tortoise import fields
 from tortoise.models import Model
 
-from virtplay.states import HostStatus, JobStatus, VmStatus
+from virtplay.states import HostStatus, JobStatus, SnapshotOrigin, SnapshotStatus, VmStatus
 
 
 class Host(Model):
@@ -66,7 +66,7 @@ class Vm(Model):
     generation = fields.IntField(default=0)
     """Rises with every lease of a job on this VM; hosts refuse a lower one."""
     snapshots = fields.IntField(default=0)
-    """How many snapshots its host showed."""
+    """How many snapshots its host showed; the rows of Snapshot say which."""
     missed = fields.IntField(default=0)
     """Observations in a row in which its host answered and did not have it."""
     started_at = fields.DatetimeField(null=True)
@@ -87,6 +87,10 @@ class Job(Model):
     action = fields.CharField(max_length=32)
     vm_id = fields.IntField(null=True, db_index=True)
     vm_ref = fields.CharField(max_length=32, null=True)
+    snapshot_ref = fields.CharField(max_length=32, null=True)
+    """The snapshot that it makes, restores or deletes."""
+    locks = fields.BooleanField(default=True)
+    """Whether it holds its VM: a console may be opened while another job works on it."""
     host = fields.CharField(max_length=255, null=True)
     status: Any = fields.CharEnumField(JobStatus, max_length=16, db_index=True)
     progress = fields.IntField(default=0)
@@ -113,6 +117,84 @@ class Job(Model):
 
     class Meta:
         table = "job"
+
+
+class Snapshot(Model):
+    """A snapshot of a VM: what was asked for, and what its host shows of it."""
+
+    id = fields.IntField(primary_key=True)
+    ref = fields.CharField(max_length=32, null=True, unique=True)
+    """The public id, snap-001; also libvirt's name of one that was made here."""
+    vm_id = fields.IntField(db_index=True)
+    name = fields.CharField(max_length=255)
+    """libvirt's name of it."""
+    title = fields.CharField(max_length=255)
+    """Its name for people."""
+    description = fields.TextField(default="")
+    origin: Any = fields.CharEnumField(SnapshotOrigin, max_length=16)
+    status: Any = fields.CharEnumField(SnapshotStatus, max_length=16)
+    parent = fields.CharField(max_length=255, null=True)
+    """libvirt's name of the snapshot that it stands on."""
+    current = fields.BooleanField(default=False)
+    has_memory = fields.BooleanField(default=False)
+    power = fields.CharField(max_length=16, default="")
+    """The domain's state that a restore brings back: running, paused or stopped."""
+    frozen = fields.BooleanField(null=True)
+    """Whether the guest's file systems were frozen; null when it did not run, or nobody knows."""
+    size = fields.BigIntField(null=True)
+    """Bytes of the saved memory."""
+    error: Any = fields.JSONField(null=True)
+    """Why the last job on it failed."""
+    expires_at = fields.DatetimeField(null=True)
+    prune_after = fields.DatetimeField(null=True)
+    """A deletion that failed is not tried again before this."""
+    created_at = fields.DatetimeField(auto_now_add=True)
+
+    class Meta:
+        table = "snapshot"
+
+
+class SnapshotSchedule(Model):
+    """When snapshots of a VM are made by themselves, and which of them are kept."""
+
+    id = fields.IntField(primary_key=True)
+    vm_id = fields.IntField(unique=True)
+    cron: Any = fields.JSONField()
+    """Cron expressions, any of which makes a turn."""
+    timezone = fields.CharField(max_length=64, default="UTC")
+    keep: Any = fields.JSONField()
+    """How many hourly, daily, weekly and monthly ones are kept."""
+    enabled = fields.BooleanField(default=True)
+    next_at = fields.DatetimeField(null=True, db_index=True)
+    last_at = fields.DatetimeField(null=True)
+    """When the last turn came that was taken."""
+    last_job = fields.CharField(max_length=32, null=True)
+    skipped_at = fields.DatetimeField(null=True)
+    skipped_because = fields.TextField(default="")
+    created_at = fields.DatetimeField(auto_now_add=True)
+    updated_at = fields.DatetimeField(auto_now_add=True)
+
+    class Meta:
+        table = "snapshot_schedule"
+
+
+class ConsoleTicket(Model):
+    """The right to open one console stream once: only its SHA-256 is kept."""
+
+    id = fields.IntField(primary_key=True)
+    digest = fields.CharField(max_length=64, unique=True)
+    vm_id = fields.IntField()
+    token_id = fields.IntField()
+    """The token that asked for it; its end ends the stream."""
+    kind = fields.CharField(max_length=16)
+    """vnc or serial."""
+    port = fields.IntField(null=True)
+    """Where the VNC server listens on the host's loopback."""
+    expires_at = fields.DatetimeField()
+    used_at = fields.DatetimeField(null=True)
+
+    class Meta:
+        table = "console_ticket"
 
 
 class JobEvent(Model):

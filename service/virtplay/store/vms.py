@@ -13,7 +13,7 @@ from tortoise.queryset import QuerySet
 from virtplay.errors import HostNotFound, VmNotFound
 from virtplay.states import HostStatus, VmStatus
 from virtplay.store.database import is_sqlite
-from virtplay.store.models import Host, Job, Vm
+from virtplay.store.models import ConsoleTicket, Host, Job, Snapshot, SnapshotSchedule, Vm
 
 REF = re.compile(r"vm-(\d{3,9})")
 SORTS = {
@@ -82,6 +82,13 @@ async def save_vm(vm: Vm, **values: Any) -> bool:
     index_texts(vm)
     await vm.save(update_fields=[*changed, "updated_at", "search_text", "label_text"])
     return True
+
+
+async def forget_vm(vm: Vm) -> None:
+    """Delete a VM's row and all that belongs to it; jobs and audit rows stay."""
+    for model in (Snapshot, SnapshotSchedule, ConsoleTicket):
+        await model.filter(vm_id=vm.id).delete()
+    await vm.delete()
 
 
 async def find_vm(ref: str, *, lock: bool = False) -> Vm:
@@ -175,7 +182,7 @@ async def sync_hosts(names: set[str]) -> None:
             host.in_inventory = name in names
             await host.save(update_fields=["in_inventory"])
     for vm in await Vm.filter(provisioned=True).exclude(status=VmStatus.UNREACHABLE):
-        if vm.host not in names and not await Job.exists(vm_id=vm.id, finished_at=None):
+        if vm.host not in names and not await Job.exists(vm_id=vm.id, finished_at=None, locks=True):
             await save_vm(vm, status=VmStatus.UNREACHABLE)
 
 
