@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .connection import LibvirtFailure, error_text, has_error_code, libvirt, lookup_domain
+from .console_xml import keep_passwords, lock_graphics
 from .domain_xml import (
     NAMESPACE,
     Disk,
@@ -180,7 +182,8 @@ def run_creation(conn: Any, creation: Creation, fence: Fence) -> Any:
         create_seed(conn, pool, seed_name(uuid), build_iso(creation.seed_files))
     for network, mac, address in creation.reservations:
         add_reservation(conn, network, mac=mac, address=address, host=creation.spec.name)
-    dom = conn.defineXML(creation.xml)
+    # Only now, so that no check, diff or log can show it; nobody needs to know it ever.
+    dom = conn.defineXML(lock_graphics(creation.xml, secrets.token_hex(4)))
     if creation.autostart:
         dom.setAutostart(1)
     return dom
@@ -455,7 +458,7 @@ def run_update(
         for disk in update.disks:
             made.append(make_disk(conn, disk))
         if xml != current.config_xml:
-            conn.defineXML(xml)
+            conn.defineXML(keep_passwords(xml, _secret_xml(dom, current)))
     except (libvirt.libvirtError, LibvirtFailure):
         for volume in made:
             volume.delete(0)
@@ -473,6 +476,14 @@ def run_update(
             grow_volume(conn, _path_of(current, target), size)
         return []
     return _update_live(dom, current, update, metadata)
+
+
+def _secret_xml(dom: Any, current: Current) -> str:
+    """The definition for the next boot with the passwords in it: never to be shown."""
+    flags = libvirt.VIR_DOMAIN_XML_SECURE
+    if current.persistent:
+        flags |= libvirt.VIR_DOMAIN_XML_INACTIVE
+    return str(dom.XMLDesc(flags))
 
 
 def _update_live(

@@ -153,7 +153,7 @@ def list_files(xml: str) -> list[str]:
 
 def normalize(xml: str) -> str:
     """Return a document indented in one way, for people to read and to diff."""
-    return _render(parse_xml(xml))
+    return render_xml(parse_xml(xml))
 
 
 def _data_disks(root: Any) -> list[Any]:
@@ -272,17 +272,17 @@ def build_domain(spec: DomainSpec) -> str:
     for nic in spec.interfaces:
         devices.append(_interface_element(nic))
     _add_fixed_devices(devices)
-    return _render(root)
+    return render_xml(root)
 
 
 def build_disk(disk: Disk) -> str:
     """Return the XML of one disk, to attach to a domain that exists."""
-    return _render(_disk_element(disk, boot_order=None))
+    return render_xml(_disk_element(disk, boot_order=None))
 
 
 def build_interface(nic: Interface) -> str:
     """Return the XML of one interface, to attach to a domain that exists."""
-    return _render(_interface_element(nic))
+    return render_xml(_interface_element(nic))
 
 
 def build_metadata(metadata: Mapping[str, Any]) -> str:
@@ -403,7 +403,8 @@ def _set_text(element: Any, value: object) -> None:
         ) from error
 
 
-def _render(root: Any) -> str:
+def render_xml(root: Any) -> str:
+    """Return an element as text, indented in one way."""
     root = copy.deepcopy(root)
     etree.indent(root, space="  ")
     return str(etree.tostring(root, encoding="unicode")) + "\n"
@@ -431,14 +432,14 @@ def edit_domain(xml: str, changes: Mapping[str, Any]) -> str:
         _edit_interface(_find_interface(root, mac), wanted)
     _append(root, changes.get("add_disks") or (), "disk", lambda disk: _disk_element(disk, None))
     _append(root, changes.get("add_interfaces") or (), "interface", _interface_element)
-    return _render(root)
+    return render_xml(root)
 
 
 def edit_interface(xml: str, mac: str, wanted: Mapping[str, Any]) -> str:
     """Return the XML of the one interface of a definition with changes applied, to update live."""
     nic = _find_interface(parse_xml(xml), mac)
     _edit_interface(nic, wanted)
-    return _render(nic)
+    return render_xml(nic)
 
 
 def _edit_text(root: Any, tag: str, text: str | None) -> None:
