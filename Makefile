@@ -40,4 +40,4 @@ setup-lab: # all of it
 	@scripts/setup base dev lab test
 
 clean: ## remove the virtual environment and what was built (not var/, the service's data)
-	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache service/*.egg-info
+	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache service/*.egg-info service/web/node_modules

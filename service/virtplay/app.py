@@ -32,6 +32,7 @@ from virtplay import errors, execution
 from virtplay.api import openapi
 from virtplay.api.auth import LoginLimit, Role, authenticate, authorise
 from virtplay.api.calls import Call, Parts
+from virtplay.api.console_page import ASSET_HEADERS, VM_ID, page_headers, read_console_page
 from virtplay.api.envelope import failure, success
 from virtplay.api.parsing import parse_body, parse_query
 from virtplay.api.routes import ROUTES, Route
@@ -138,6 +139,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         methods = ["GET", "HEAD"] if route.method == "GET" else [route.method]
         app.add_route(_handler(route, limit), path, methods=methods, name=f"route_{number}")
     _add_docs(app)
+    _add_console_page(app)
     app.register_middleware(_begin, "request")
     app.register_middleware(_finish, "response")
     app.before_server_start(partial(_start, settings=settings))
@@ -196,6 +198,26 @@ def _add_docs(app: Sanic[Any, Any]) -> None:
     app.add_route(show_asset, "/docs/<name:str>")
 
 
+def _add_console_page(app: Sanic[Any, Any]) -> None:
+    page = read_console_page()
+
+    async def show_page(request: Request, vm_id: str) -> HTTPResponse:
+        if not VM_ID.fullmatch(vm_id):
+            raise PathNotFound(vm_id)
+        return html(page.html, headers=page_headers(request.headers.get("host", "")))
+
+    async def show_asset(_request: Request, digest: str, name: str) -> HTTPResponse:
+        asset = page.assets.get(name) if digest == page.digest else None
+        if asset is None:
+            raise PathNotFound(name)
+        return raw(asset.content, content_type=asset.kind, headers=ASSET_HEADERS)
+
+    methods = ["GET", "HEAD"]
+    # Strict: the page finds everything relative to its own address.
+    app.add_route(show_page, "/vms/<vm_id:str>/console", methods=methods, strict_slashes=True)
+    app.add_route(show_asset, "/web/<digest:str>/<name:path>", methods=methods)
+
+
 async def _begin(request: Request) -> None:
     given = request.headers.get("x-request-id", "")
     request_id.set(given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8))
@@ -203,7 +225,7 @@ async def _begin(request: Request) -> None:
 
 async def _finish(request: Request, response: BaseHTTPResponse) -> None:
     response.headers["X-Request-ID"] = request_id.get()
-    response.headers["Cache-Control"] = "no-store"
+    response.headers.setdefault("Cache-Control", "no-store")
     log.info("%s %s %s from %s", request.method, request.path, response.status, request.ip)
 
 

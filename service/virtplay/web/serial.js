@@ -1,0 +1,70 @@
+// The guest's serial console: xterm.js over a websocket that carries its bytes.
+
+import { Terminal } from './xterm/xterm.mjs';
+import { FitAddon } from './xterm/addon-fit.mjs';
+
+const PIECE = 1024;
+const PIECE_MS = 20;
+
+const pause = (milliseconds) => new Promise((done) => { setTimeout(done, milliseconds); });
+
+/** Show the terminal in `box`; `on` is told of connected(words). */
+export function openSerial(box, socket, on) {
+  const frame = document.createElement('div');
+  frame.className = 'terminal-box';
+  box.append(frame);
+  const terminal = new Terminal({
+    cursorBlink: true,
+    fontFamily: 'ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace',
+    scrollback: 5000,
+    theme: { background: '#000000' },
+  });
+  const fit = new FitAddon();
+  terminal.loadAddon(fit);
+  terminal.open(frame);
+  fit.fit();
+  const observer = new ResizeObserver(() => fit.fit());
+  observer.observe(frame);
+
+  const encoder = new TextEncoder();
+  const send = (bytes) => {
+    if (socket.readyState === WebSocket.OPEN) socket.send(bytes);
+  };
+  terminal.onData((text) => send(encoder.encode(text)));
+  // Reports of the mouse in the old encoding are bytes, not text.
+  terminal.onBinary((text) => send(Uint8Array.from(text, (character) => character.charCodeAt(0))));
+  // xterm decodes UTF-8 across writes: a character may be cut between two frames.
+  socket.addEventListener('message', (event) => terminal.write(new Uint8Array(event.data)));
+  const opened = () => {
+    terminal.focus();
+    on.connected('the serial console; press Enter if it stays empty');
+  };
+  if (socket.readyState === WebSocket.OPEN) opened();
+  else socket.addEventListener('open', opened);
+
+  return {
+    focus: () => terminal.focus(),
+
+    /** End it; what it showed goes. */
+    close() {
+      observer.disconnect();
+      terminal.dispose();
+      frame.remove();
+      socket.close();
+    },
+
+    /** Send a text as if it were typed; every character can be. */
+    async type(text, progress) {
+      const bytes = encoder.encode(text.replaceAll('\n', '\r'));
+      for (let start = 0; start < bytes.length; start += PIECE) {
+        if (socket.readyState !== WebSocket.OPEN) {
+          throw new Error(`the connection ended after ${start} bytes`);
+        }
+        send(bytes.subarray(start, start + PIECE));
+        progress(Math.min(start + PIECE, bytes.length), bytes.length);
+        await pause(PIECE_MS);
+      }
+      return new Set();
+    },
+  };
+}
