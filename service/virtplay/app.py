@@ -214,8 +214,16 @@ def _add_console_page(app: Sanic[Any, Any]) -> None:
 
     methods = ["GET", "HEAD"]
     # Strict: the page finds everything relative to its own address.
-    app.add_route(show_page, "/vms/<vm_id:str>/console", methods=methods, strict_slashes=True)
-    app.add_route(show_asset, "/web/<digest:str>/<name:path>", methods=methods)
+    app.add_route(
+        show_page,
+        "/vms/<vm_id:str>/console",
+        methods=methods,
+        strict_slashes=True,
+        name="console_page",
+    )
+    app.add_route(
+        show_asset, "/web/<digest:str>/<name:path>", methods=methods, name="console_asset"
+    )
 
 
 async def _begin(request: Request) -> None:

@@ -1,0 +1,138 @@
+"""API tests: the console's page and its files, without a browser."""
+
+import json
+import posixpath
+import re
+from pathlib import Path
+
+import pytest
+from virtplay.api.console_page import NODE_MODULES, PROJECT, page_headers, read_console_page
+
+from tests.api.conftest import Service
+from tests.api.test_envelope import failure_of
+
+# Nothing here depends on the database.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+with_packages = pytest.mark.skipif(not NODE_MODULES.exists(), reason="npm has not been run")
+
+IMPORT = re.compile(r"""(?:^import\b[^'"]*|\bfrom\s*|\bimport\()["']([^"']+)["']""", re.M)
+
+
+@on_sqlite
+async def test_page_needs_no_token_and_trusts_nothing(service: Service) -> None:
+    answer = await service.client.get("/vms/vm-001/console", headers={"Authorization": ""})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    policy = dict(
+        part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; ")
+    )
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+    assert policy["script-src"] == "'self'"
+    own = f"127.0.0.1:{service.port}"
+    assert policy["connect-src"] == f"'self' ws://{own} wss://{own}"
+    # Of its own text: no script, no style, no handler, nothing of the address.
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\bon\w+=|javascript:", answer.text)
+    assert "vm-001" not in answer.text.replace("/vms/vm-001/console", "")
+    head = await service.client.head("/vms/vm-001/console")
+    assert (head.status_code, head.content) == (200, b"")
+
+
+@on_sqlite
+async def test_ids_of_no_vm_have_no_page(service: Service) -> None:
+    for ref in (
+        *("vm-", "vm-x", "VM-001", "vm-001<script>", "vm-001%22", "vm-001%0a", "..%2fvm-001"),
+        *("vm-%D9%A1", "vm-" + "1" * 19, "vm-001;x", "%00"),
+    ):
+        answer = await service.client.get(f"/vms/{ref}/console")
+        assert answer.status_code == 404, ref
+        assert failure_of(answer)["code"] == "NOT_FOUND"
+    # The page finds its files relative to its own address.
+    assert (await service.client.get("/vms/vm-001/console/")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "host", ["", "a b", "x; script-src *", "x\nSet-Cookie: a", "*", "a/b", "[::1", "x" * 300]
+)
+def test_odd_hosts_do_not_reach_the_policy(host: str) -> None:
+    assert "connect-src 'self';" in page_headers(host)["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize("host", ["localhost:3000", "virt.example.org", "[2001:db8::1]:3000"])
+def test_policy_allows_websockets_of_the_own_host(host: str) -> None:
+    assert f"'self' ws://{host} wss://{host};" in page_headers(host)["Content-Security-Policy"]
+
+
+@on_sqlite
+@with_packages
+async def test_files_of_the_page_are_served_and_kept(service: Service) -> None:
+    page = await service.client.get("/vms/vm-001/console")
+    found = re.findall(r'(?:href|src)="\.\./\.\./(web/[^"]+)"', page.text)
+    assert len(found) == 3
+    for path in found:
+        answer = await service.client.get(f"/{path}")
+        assert answer.status_code == 200
+        assert "immutable" in answer.headers["cache-control"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        kind = "text/css" if path.endswith(".css") else "text/javascript"
+        assert answer.headers["content-type"].startswith(kind)
+
+
+@on_sqlite
+async def test_nothing_but_its_files_is_served(service: Service) -> None:
+    digest = read_console_page().digest
+    for path in (
+        *("console.html", "../console_page.py", "%2e%2e/app.py", "..%2fapp.py", "/etc/passwd"),
+        *("%2fetc%2fpasswd", "novnc/package.json", "novnc/../../.complete", "", "xterm/", "%00"),
+    ):
+        answer = await service.client.get(f"/web/{digest}/{path}")
+        assert answer.status_code == 404, path
+        failure_of(answer)
+    assert (await service.client.get("/web/0000000000000000/console.js")).status_code == 404
+
+
+@with_packages
+def test_every_import_of_every_script_is_among_the_files() -> None:
+    page = read_console_page()
+    assert 'data-packages="installed"' in page.html
+    named = 0
+    for name, asset in page.assets.items():
+        if asset.kind != "text/javascript" or name.startswith(("xterm/", "novnc/vendor/")):
+            continue
+        for target in IMPORT.findall(asset.content.decode()):
+            assert target.startswith("."), f"{name} imports {target}"
+            path = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
+            assert path in page.assets, f"{name} imports {target}"
+            named += 1
+    assert named > 40
+
+
+def test_without_the_npm_packages_the_page_says_so(tmp_path: Path) -> None:
+    page = read_console_page(tmp_path)
+    assert 'data-packages="missing"' in page.html
+    assert {name for name in page.assets if "/" in name} == set()
+    assert "make setup" in page.assets["console.js"].content.decode()
+
+
+def test_other_files_have_another_address(tmp_path: Path) -> None:
+    script = tmp_path / "@xterm/xterm/lib/xterm.mjs"
+    script.parent.mkdir(parents=True)
+    digests = {read_console_page(tmp_path).digest}
+    for text in ("a", "b"):
+        script.write_text(text)
+        digests.add(read_console_page(tmp_path).digest)
+    assert len(digests) == 3
+
+
+def test_lock_file_pins_every_package_and_names_no_registry() -> None:
+    folder = PROJECT / "service" / "web"
+    wanted = json.loads((folder / "package.json").read_text())["dependencies"]
+    locked = json.loads((folder / "package-lock.json").read_text())["packages"]
+    assert locked.pop("")["dependencies"] == wanted
+    assert wanted == {
+        name.removeprefix("node_modules/"): p["version"] for name, p in locked.items()
+    }
+    assert all(entry["integrity"].startswith("sha512-") for entry in locked.values())
+    assert "://" not in (folder / "package-lock.json").read_text()
