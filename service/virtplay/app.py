@@ -42,7 +42,9 @@ from virtplay.inventory import load_inventory
 from virtplay.jobs import Caller
 from virtplay.logs import request_id
 from virtplay.observation import Observer
+from virtplay.schedules import Scheduler
 from virtplay.settings import Settings
+from virtplay.snapshots import Snapshots
 from virtplay.store.database import close_database, open_database
 from virtplay.store.jobs import forget_jobs
 from virtplay.store.tokens import count_tokens, create_token
@@ -279,7 +281,10 @@ async def _put_together(app: Sanic[Any, Any], settings: Settings) -> None:
     dispatcher = LocalDispatcher(settings, partial(execution.execute, settings))
     observer = Observer(settings, inventory)
     app.ctx.dispatcher = dispatcher
-    app.ctx.parts = Parts(settings, Vms(settings, inventory, dispatcher), observer)
+    vms = Vms(settings, inventory, dispatcher)
+    snapshots = Snapshots(settings, dispatcher)
+    app.ctx.parts = Parts(settings, vms, snapshots, observer)
+    app.ctx.scheduler = Scheduler(snapshots)
     if threading.current_thread() is threading.main_thread():
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, lambda: app.add_task(reload_inventory(app)))
@@ -288,6 +293,7 @@ async def _put_together(app: Sanic[Any, Any], settings: Settings) -> None:
     app.ctx.tasks = [
         asyncio.create_task(_kept_alive(dispatcher.run, "the dispatcher")),
         asyncio.create_task(_kept_alive(observer.run, "the observer")),
+        asyncio.create_task(_kept_alive(app.ctx.scheduler.run, "the scheduler")),
         asyncio.create_task(_kept_alive(partial(_upkeep, settings), "the upkeep")),
     ]
 
@@ -380,9 +386,10 @@ async def _stop(app: Sanic[Any, Any]) -> None:
     if parts is None:
         return
     parts.observer.stop()
+    app.ctx.scheduler.stop()
     await app.ctx.dispatcher.stop()
-    dispatcher_task, observer_task, upkeep_task = app.ctx.tasks
-    await asyncio.gather(dispatcher_task, observer_task)
+    *stopping, upkeep_task = app.ctx.tasks
+    await asyncio.gather(*stopping)
     upkeep_task.cancel()
 
 

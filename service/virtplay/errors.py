@@ -144,6 +144,13 @@ class VmHasSnapshots(VirtplayError):
     status = 409
 
 
+class ConsoleNotAvailable(VirtplayError):
+    """The VM has no console of that type that can be reached; `details.jobId` has the reason."""
+
+    code = "CONSOLE_NOT_AVAILABLE"
+    status = 409
+
+
 class PayloadTooLarge(VirtplayError):
     """The body is over 1 MiB."""
 

@@ -125,7 +125,7 @@ class Vms:
         async with transaction(exclusive="placement"):
             vm = await store.find_vm(ref, lock=True)
             await refuse_if_busy(vm)
-            await self._refuse_unusable(vm)
+            await refuse_unusable(vm)
             if "disk" in wanted and wanted["disk"] < vm.disk:
                 message = f"can only grow: it is {vm.disk} GiB"
                 raise errors.ValidationFailed(
@@ -144,7 +144,7 @@ class Vms:
         async with transaction():
             vm = await store.find_vm(ref, lock=True)
             await refuse_if_busy(vm)
-            await self._refuse_unreachable(vm)
+            await refuse_unreachable(vm)
             if vm.status in (VmStatus.RUNNING, VmStatus.PAUSED) and not force:
                 raise errors.VmAlreadyRunning(
                     f"cannot delete VM {ref}: it is {vm.status}; stop it first, or use force=true"
@@ -186,7 +186,7 @@ class Vms:
                 )
                 return Accepted(vm, job)
             await refuse_if_busy(vm)
-            await self._refuse_unusable(vm)
+            await refuse_unusable(vm)
             if vm.status in (VmStatus.RUNNING, VmStatus.PAUSED):
                 raise errors.VmAlreadyRunning(f"cannot start VM {ref}: it is {vm.status}")
             job = await submit(self._settings, caller, vm, Action.VM_START, identify(vm))
@@ -215,7 +215,7 @@ class Vms:
         async with transaction():
             vm = await store.find_vm(ref, lock=True)
             await refuse_if_busy(vm)
-            await self._refuse_unusable(vm)
+            await refuse_unusable(vm)
             refuse_wrong_state(vm, action, force=bool(force))
             variables = identify(vm)
             if force is not None:
@@ -295,25 +295,27 @@ class Vms:
             room = HostRoom(**{**vars(room), "networks": room_networks, "bridges": room_networks})
         place([room], need)
 
-    async def _refuse_unreachable(self, vm: Vm) -> None:
-        try:
-            host = await store.find_host(str(vm.host))
-        except errors.HostNotFound:
-            raise errors.HostUnreachable(
-                f"cannot change VM {vm.ref}: the inventory has no host {vm.host} any more"
-            ) from None
-        if vm.status == VmStatus.UNREACHABLE or host.status == HostStatus.UNREACHABLE:
-            raise errors.HostUnreachable(
-                f"cannot change VM {vm.ref}: host {vm.host} cannot be reached"
-            )
 
-    async def _refuse_unusable(self, vm: Vm) -> None:
-        await self._refuse_unreachable(vm)
-        if not vm.provisioned:
-            reason = (vm.error or {}).get("message", "its creation failed")
-            raise errors.ValidationFailed(
-                f"cannot change VM {vm.ref}: it was never created ({reason}); delete it"
-            )
+async def refuse_unreachable(vm: Vm) -> None:
+    """Raise HostUnreachable when nothing can be done to the VM now."""
+    try:
+        host = await store.find_host(str(vm.host))
+    except errors.HostNotFound:
+        raise errors.HostUnreachable(
+            f"cannot change VM {vm.ref}: the inventory has no host {vm.host} any more"
+        ) from None
+    if vm.status == VmStatus.UNREACHABLE or host.status == HostStatus.UNREACHABLE:
+        raise errors.HostUnreachable(f"cannot change VM {vm.ref}: host {vm.host} cannot be reached")
+
+
+async def refuse_unusable(vm: Vm) -> None:
+    """Raise what keeps every action but its removal from the VM."""
+    await refuse_unreachable(vm)
+    if not vm.provisioned:
+        reason = (vm.error or {}).get("message", "its creation failed")
+        raise errors.ValidationFailed(
+            f"cannot change VM {vm.ref}: it was never created ({reason}); delete it"
+        )
 
 
 async def _refuse_used_mac(host: str, mac: str | None) -> None:

@@ -101,7 +101,7 @@ def foreign_domain(name: str = "old-server", **values: Any) -> dict[str, Any]:
         "firmware": "bios",
         "virt_type": "kvm",
         "machine": "pc-q35-7.2",
-        "snapshots": 0,
+        "snapshots": [],
         "disks": [
             {
                 "target": "vda",

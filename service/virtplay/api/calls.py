@@ -6,6 +6,7 @@ from typing import Any
 from virtplay.jobs import Caller
 from virtplay.observation import Observer
 from virtplay.settings import Settings
+from virtplay.snapshots import Snapshots
 from virtplay.vms import Vms
 
 
@@ -15,6 +16,7 @@ class Parts:
 
     settings: Settings
     vms: Vms
+    snapshots: Snapshots
     observer: Observer
 
 

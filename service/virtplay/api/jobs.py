@@ -21,6 +21,7 @@ def job_out(job: Job) -> JobOut:
         id=str(job.ref),
         action=job.action,
         vmId=job.vm_ref,
+        snapshotId=job.snapshot_ref,
         host=job.host,
         status=job.status,
         progress=job.progress,

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 from sanic import HTTPResponse
 
-from virtplay.api import health, hosts, jobs, schemas, vms
+from virtplay.api import health, hosts, jobs, schemas, snapshots, vms
+from virtplay.api import snapshot_schemas as shapes
 from virtplay.api.auth import Role
 from virtplay.api.calls import Call
 from virtplay.api.envelope import Answer
@@ -36,6 +37,7 @@ class Route:
 READ = Role.VIEWER
 CHANGE = Role.OPERATOR
 ONE_VM = ("VM_NOT_FOUND",)
+ONE_SNAPSHOT = (*ONE_VM, "SNAPSHOT_NOT_FOUND")
 MUTATION = (*ONE_VM, "OPERATION_IN_PROGRESS", "HOST_UNREACHABLE")
 NONE = schemas.EmptyBody
 
@@ -82,6 +84,43 @@ ROUTES = (
     Route(
         "GET", f"{PREFIX}/vms/{{id}}/status", READ, vms.get_status, "Show a VM's status",
         schemas.StatusOut, errors=ONE_VM,
+    ),
+    Route(
+        "GET", f"{PREFIX}/vms/{{id}}/snapshots", READ, snapshots.list_snapshots,
+        "List a VM's snapshots", shapes.SnapshotList, errors=ONE_VM,
+    ),
+    Route(
+        "POST", f"{PREFIX}/vms/{{id}}/snapshots", CHANGE, snapshots.create_snapshot,
+        "Take a snapshot of a VM", shapes.AcceptedSnapshotOut, body=shapes.SnapshotCreate, status=202,
+        errors=MUTATION,
+    ),
+    Route(
+        "GET", f"{PREFIX}/vms/{{id}}/snapshots/{{sid}}", READ, snapshots.get_snapshot,
+        "Show a snapshot", shapes.SnapshotOut, errors=ONE_SNAPSHOT,
+    ),
+    Route(
+        "POST", f"{PREFIX}/vms/{{id}}/snapshots/{{sid}}/restore", CHANGE, snapshots.restore_snapshot,
+        "Bring a VM back to a snapshot", shapes.AcceptedSnapshotOut, body=shapes.RestoreBody, status=202,
+        errors=(*MUTATION, "SNAPSHOT_NOT_FOUND", "VM_ALREADY_RUNNING"),
+    ),
+    Route(
+        "DELETE", f"{PREFIX}/vms/{{id}}/snapshots/{{sid}}", CHANGE, snapshots.delete_snapshot,
+        "Delete a snapshot, but not those that stand on it", shapes.AcceptedSnapshotOut, body=NONE,
+        status=202, errors=(*MUTATION, "SNAPSHOT_NOT_FOUND"),
+    ),
+    Route(
+        "GET", f"{PREFIX}/vms/{{id}}/snapshot-schedule", READ, snapshots.get_schedule,
+        "Show a VM's snapshot schedule", shapes.ScheduleOut, errors=(*ONE_VM, "SCHEDULE_NOT_FOUND"),
+    ),
+    Route(
+        "PUT", f"{PREFIX}/vms/{{id}}/snapshot-schedule", CHANGE, snapshots.put_schedule,
+        "Take snapshots of a VM by themselves", shapes.ScheduleOut, body=shapes.ScheduleBody,
+        errors=ONE_VM,
+    ),
+    Route(
+        "DELETE", f"{PREFIX}/vms/{{id}}/snapshot-schedule", CHANGE, snapshots.delete_schedule,
+        "End a VM's snapshot schedule", shapes.ScheduleGone, body=NONE,
+        errors=(*ONE_VM, "SCHEDULE_NOT_FOUND"),
     ),
     Route("GET", f"{PREFIX}/jobs", READ, jobs.list_jobs, "List jobs", schemas.JobPage, schemas.JobQuery),
     Route(

@@ -404,6 +404,7 @@ class JobOut(BaseModel):
     id: str
     action: str
     vmId: str | None  # noqa: N815
+    snapshotId: str | None = Field(description="the snapshot that it is about")  # noqa: N815
     host: str | None
     status: JobStatus
     progress: int

@@ -163,6 +163,7 @@ def make_job(**given: Any) -> JobOut:
         "id": "job-000012",
         "action": "vm_start",
         "vmId": "vm-001",
+        "snapshotId": None,
         "host": "kvm1",
         "status": "running",
         "progress": 50,

@@ -1,0 +1,158 @@
+"""API: /vms/{id}/snapshots and /vms/{id}/snapshot-schedule."""
+
+from datetime import UTC, datetime
+
+from virtplay.api.calls import Call
+from virtplay.api.envelope import Answer
+from virtplay.api.snapshot_schemas import (
+    AcceptedSnapshotOut,
+    KeepBody,
+    ScheduleBody,
+    ScheduleGone,
+    ScheduleOut,
+    SkippedOut,
+    SnapshotCreate,
+    SnapshotList,
+    SnapshotOut,
+)
+from virtplay.schedules import remove_schedule, set_schedule
+from virtplay.snapshots import AcceptedSnapshot, NewSnapshot
+from virtplay.store import schedules as schedule_store
+from virtplay.store import snapshots as store
+from virtplay.store.models import Snapshot, SnapshotSchedule, Vm
+from virtplay.store.vms import find_vm
+from virtplay.times import time_text
+
+
+def snapshot_out(snapshot: Snapshot, refs: dict[str, str]) -> SnapshotOut:
+    """A snapshot as the API shows it; `refs` maps libvirt's names to ids."""
+    return SnapshotOut(
+        id=str(snapshot.ref),
+        name=snapshot.title,
+        description=snapshot.description,
+        status=snapshot.status,
+        parent=refs.get(snapshot.parent or ""),
+        current=snapshot.current,
+        hasMemory=snapshot.has_memory,
+        size=snapshot.size,
+        createdAt=time_text(snapshot.created_at) or "",
+        expiresAt=time_text(snapshot.expires_at),
+        origin=snapshot.origin,
+        restoresTo=snapshot.power or None,
+        frozen=snapshot.frozen,
+        error=snapshot.error,
+    )
+
+
+async def _snapshots_out(vm: Vm) -> list[SnapshotOut]:
+    snapshots = await store.list_snapshots(vm)
+    refs = {snapshot.name: str(snapshot.ref) for snapshot in snapshots}
+    return [snapshot_out(snapshot, refs) for snapshot in snapshots]
+
+
+def accepted(what: AcceptedSnapshot) -> Answer:
+    """202: committed, and to be followed at the job."""
+    data = AcceptedSnapshotOut(
+        id=str(what.snapshot.ref),
+        vmId=str(what.vm.ref),
+        name=what.snapshot.title,
+        status=what.snapshot.status,
+        progress=what.job.progress,
+        jobId=str(what.job.ref),
+    )
+    location = f"/api/v1/jobs/{what.job.ref}"
+    return Answer(data.model_dump(mode="json"), 202, {"Location": location})
+
+
+async def list_snapshots(call: Call) -> Answer:
+    """GET /vms/{id}/snapshots."""
+    vm = await find_vm(call.path["id"])
+    return Answer(SnapshotList(snapshots=await _snapshots_out(vm)).model_dump(mode="json"))
+
+
+async def get_snapshot(call: Call) -> Answer:
+    """GET /vms/{id}/snapshots/{sid}."""
+    vm = await find_vm(call.path["id"])
+    snapshot = await store.find_snapshot(vm, call.path["sid"])
+    shown = next(s for s in await _snapshots_out(vm) if s.id == snapshot.ref)
+    return Answer(shown.model_dump(mode="json"))
+
+
+async def create_snapshot(call: Call) -> Answer:
+    """POST /vms/{id}/snapshots."""
+    body: SnapshotCreate = call.body
+    new = NewSnapshot(
+        title=body.name,
+        description=body.description,
+        expires_at=datetime.fromisoformat(body.expiresAt).astimezone(UTC)
+        if body.expiresAt
+        else None,
+        freeze=body.freeze,
+    )
+    return accepted(await call.parts.snapshots.create(call.caller, call.path["id"], new))
+
+
+async def restore_snapshot(call: Call) -> Answer:
+    """POST /vms/{id}/snapshots/{sid}/restore."""
+    return accepted(
+        await call.parts.snapshots.restore(
+            call.caller,
+            call.path["id"],
+            call.path["sid"],
+            force=call.body.force,
+            guard=call.body.guard,
+        )
+    )
+
+
+async def delete_snapshot(call: Call) -> Answer:
+    """DELETE /vms/{id}/snapshots/{sid}."""
+    snapshots = call.parts.snapshots
+    return accepted(await snapshots.delete(call.caller, call.path["id"], call.path["sid"]))
+
+
+def schedule_out(vm: Vm, schedule: SnapshotSchedule) -> ScheduleOut:
+    """A snapshot schedule as the API shows it."""
+    skipped = None
+    if schedule.skipped_at is not None:
+        skipped = SkippedOut(
+            at=time_text(schedule.skipped_at) or "", reason=schedule.skipped_because
+        )
+    return ScheduleOut(
+        vmId=str(vm.ref),
+        cron=schedule.cron,
+        timezone=schedule.timezone,
+        keep=KeepBody(**schedule.keep),
+        enabled=schedule.enabled,
+        nextAt=time_text(schedule.next_at),
+        lastAt=time_text(schedule.last_at),
+        lastJobId=schedule.last_job,
+        skipped=skipped,
+    )
+
+
+async def get_schedule(call: Call) -> Answer:
+    """GET /vms/{id}/snapshot-schedule."""
+    vm = await find_vm(call.path["id"])
+    schedule = await schedule_store.find_schedule(vm)
+    return Answer(schedule_out(vm, schedule).model_dump(mode="json"))
+
+
+async def put_schedule(call: Call) -> Answer:
+    """PUT /vms/{id}/snapshot-schedule."""
+    body: ScheduleBody = call.body
+    vm, schedule = await set_schedule(
+        call.caller,
+        call.path["id"],
+        cron=body.cron,
+        timezone=body.timezone,
+        keep=body.keep.as_keep(),
+        enabled=body.enabled,
+    )
+    return Answer(schedule_out(vm, schedule).model_dump(mode="json"))
+
+
+async def delete_schedule(call: Call) -> Answer:
+    """DELETE /vms/{id}/snapshot-schedule."""
+    vm = await remove_schedule(call.caller, call.path["id"])
+    return Answer(ScheduleGone(vmId=str(vm.ref)).model_dump(mode="json"))

@@ -1,0 +1,75 @@
+"""Pure: when a schedule's turns come, and which of its snapshots are kept."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How many snapshots are kept: the last one of each of so many hours, days, weeks, months.
+
+    Only periods that have a snapshot count. Weeks are ISO weeks.
+    """
+
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+
+
+PERIODS: dict[str, Callable[[datetime], tuple[int, ...]]] = {
+    "hourly": lambda at: (at.year, at.month, at.day, at.hour, at.fold),
+    "daily": lambda at: (at.year, at.month, at.day),
+    "weekly": lambda at: at.isocalendar()[:2],
+    "monthly": lambda at: (at.year, at.month),
+}
+
+
+def read_timezone(name: str) -> ZoneInfo:
+    """The IANA time zone of that name; ValueError when there is none."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"must be an IANA time zone such as Europe/Berlin, not {name!r}") from None
+
+
+def next_turn(expressions: Iterable[str], zone: ZoneInfo, after: datetime) -> datetime | None:
+    """The first moment after `after` that one of the cron expressions names, in UTC.
+
+    None when none ever comes; ValueError when an expression is not one.
+    """
+    local = after.astimezone(zone)
+    turns = []
+    for expression in expressions:
+        try:
+            turns.append(next(CronSim(expression, local)))
+        except CronSimError as error:
+            raise ValueError(f"{expression!r} is not a cron expression: {error}") from None
+        except StopIteration:
+            continue  # the 31st of February
+    return min(turns).astimezone(UTC) if turns else None
+
+
+def choose_expendable(
+    items: Sequence[Item], made_at: Callable[[Item], datetime], keep: Keep, zone: ZoneInfo
+) -> list[Item]:
+    """Those of a schedule's snapshots that `keep` does not keep, the oldest first."""
+    newest_first = sorted(items, key=made_at, reverse=True)
+    kept: set[int] = set()
+    for period, number_of in PERIODS.items():
+        seen: set[tuple[int, ...]] = set()
+        for item in newest_first:
+            if len(seen) == getattr(keep, period):
+                break
+            number = number_of(made_at(item).astimezone(zone))
+            if number not in seen:
+                seen.add(number)
+                kept.add(id(item))
+    return [item for item in reversed(newest_first) if id(item) not in kept]

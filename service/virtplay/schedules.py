@@ -1,0 +1,171 @@
+"""Makes and prunes snapshots by the VMs' schedules, as jobs like anybody's."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections import defaultdict
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+
+from virtplay.errors import ValidationFailed, VirtplayError
+from virtplay.jobs import Caller
+from virtplay.retention import Keep, choose_expendable, next_turn, read_timezone
+from virtplay.snapshots import NewSnapshot, Snapshots
+from virtplay.states import SnapshotOrigin
+from virtplay.store import schedules as store
+from virtplay.store.database import transaction
+from virtplay.store.jobs import unfinished_job, write_audit
+from virtplay.store.models import Snapshot, SnapshotSchedule, Vm
+from virtplay.store.vms import find_vm
+from virtplay.times import time_text
+
+log = logging.getLogger("virtplay.schedules")
+
+NAME = "snapshot schedule"
+ROUND_SECONDS = 5.0
+PRUNE_EVERY = timedelta(minutes=1)
+LATE = timedelta(minutes=5)
+"""A turn that nobody took for this long, because no service ran, is skipped."""
+
+
+def this_caller() -> Caller:
+    """The schedules as the one who asks for a job."""
+    return Caller(name=NAME, token_id=0, request_id=secrets.token_hex(8), address="")
+
+
+async def set_schedule(
+    caller: Caller, ref: str, *, cron: list[str], timezone: str, keep: Keep, enabled: bool
+) -> tuple[Vm, SnapshotSchedule]:
+    """Make or replace a VM's schedule; ValidationFailed when its turn never comes."""
+    following = next_turn(cron, read_timezone(timezone), datetime.now(UTC))
+    if following is None:
+        message = "never comes"
+        raise ValidationFailed(
+            f"cannot set the snapshot schedule of VM {ref}: its turn {message}",
+            [{"field": "cron", "message": message}],
+        )
+    async with transaction():
+        vm = await find_vm(ref, lock=True)
+        schedule = await store.save_schedule(
+            vm,
+            cron=cron,
+            timezone=timezone,
+            keep=asdict(keep),
+            enabled=enabled,
+            next_at=following if enabled else None,
+            updated_at=datetime.now(UTC),
+        )
+        await _audit(caller, "snapshot_schedule_set", vm)
+    return vm, schedule
+
+
+async def remove_schedule(caller: Caller, ref: str) -> Vm:
+    """Delete a VM's schedule; the snapshots that it made stay."""
+    async with transaction():
+        vm = await find_vm(ref, lock=True)
+        schedule = await store.find_schedule(vm)
+        await schedule.delete()
+        await _audit(caller, "snapshot_schedule_deleted", vm)
+    return vm
+
+
+async def _audit(caller: Caller, action: str, vm: Vm) -> None:
+    await write_audit(
+        actor=caller.name,
+        action=action,
+        vm_ref=vm.ref,
+        address=caller.address,
+        request_id=caller.request_id,
+    )
+
+
+class Scheduler:
+    """Takes the turns of all schedules, and deletes what they do not keep and what has expired."""
+
+    def __init__(self, snapshots: Snapshots) -> None:
+        self._snapshots = snapshots
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Take turns every few seconds and prune every minute, until stopped."""
+        prune_at = datetime.now(UTC)
+        while not self._stopping.is_set():
+            now = datetime.now(UTC)
+            await self.take_turns(now)
+            if now >= prune_at:
+                await self.prune(now)
+                prune_at = now + PRUNE_EVERY
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), ROUND_SECONDS)
+
+    def stop(self) -> None:
+        """End after the look that is under way."""
+        self._stopping.set()
+
+    async def take_turns(self, now: datetime) -> None:
+        """Submit a snapshot for every schedule whose turn has come, or note why not."""
+        for schedule in await store.due_schedules(now):
+            await self._take_turn(schedule, now)
+
+    async def prune(self, now: datetime) -> None:
+        """Submit the deletion of one snapshot of each idle VM that has one too many."""
+        for vm_id, snapshot in (await self._expendable(now)).items():
+            await self._delete(vm_id, snapshot, now)
+
+    async def _take_turn(self, schedule: SnapshotSchedule, now: datetime) -> None:
+        zone = read_timezone(schedule.timezone)
+        turn = schedule.next_at
+        assert turn is not None
+        if not await store.claim_turn(schedule, next_turn(schedule.cron, zone, now)):
+            return  # another service has it
+        vm = await store.vm_of(schedule)
+        if vm is None:
+            return
+        if now - turn > LATE:
+            await self._skip(schedule, vm, turn, "no service ran when it came")
+            return
+        title = f"scheduled {turn.astimezone(zone):%Y-%m-%d %H:%M}"
+        new = NewSnapshot(title=title, origin=SnapshotOrigin.SCHEDULE)
+        try:
+            accepted = await self._snapshots.create(this_caller(), str(vm.ref), new)
+        except VirtplayError as error:
+            # Skipped, not put off: turns must not pile up behind a busy VM.
+            await self._skip(schedule, vm, turn, error.message)
+            return
+        await store.note_turn(schedule, last_at=turn, last_job=accepted.job.ref)
+
+    async def _skip(self, schedule: SnapshotSchedule, vm: Vm, turn: datetime, reason: str) -> None:
+        log.warning("VM %s: no snapshot for the turn of %s: %s", vm.ref, time_text(turn), reason)
+        await store.note_turn(schedule, skipped_at=turn, skipped_because=reason)
+        await _audit(this_caller(), "snapshot_turn_skipped", vm)
+
+    async def _expendable(self, now: datetime) -> dict[int, Snapshot]:
+        """VM number → one snapshot of it that may go now: a VM has one job at a time."""
+        made: dict[int, list[Snapshot]] = defaultdict(list)
+        for snapshot in await store.scheduled_snapshots():
+            made[snapshot.vm_id].append(snapshot)
+        expendable = await store.expired_snapshots(now)
+        for schedule in await store.list_schedules():
+            keep, zone = Keep(**schedule.keep), read_timezone(schedule.timezone)
+            expendable += choose_expendable(made[schedule.vm_id], _made_at, keep, zone)
+        found: dict[int, Snapshot] = {}
+        for snapshot in expendable:
+            waits = snapshot.prune_after is not None and snapshot.prune_after > now
+            if not waits and snapshot.vm_id not in found:
+                found[snapshot.vm_id] = snapshot
+        return found
+
+    async def _delete(self, vm_id: int, snapshot: Snapshot, now: datetime) -> None:
+        vm = await store.vm_of(snapshot)
+        if vm is None or await unfinished_job(vm_id) is not None:
+            return  # it is looked at again in a moment
+        try:
+            _ = await self._snapshots.delete(this_caller(), str(vm.ref), str(snapshot.ref))
+        except VirtplayError as error:
+            log.warning("VM %s: snapshot %s stays for now: %s", vm.ref, snapshot.ref, error.message)
+            await store.put_off(snapshot, now + LATE)
+
+
+def _made_at(snapshot: Snapshot) -> datetime:
+    return snapshot.created_at

@@ -1,0 +1,72 @@
+"""Store: snapshot schedules as rows."""
+
+from datetime import datetime
+from typing import Any
+
+from virtplay.errors import ScheduleNotFound
+from virtplay.states import SnapshotOrigin, SnapshotStatus
+from virtplay.store.models import Snapshot, SnapshotSchedule, Vm
+
+
+async def find_schedule(vm: Vm) -> SnapshotSchedule:
+    """The VM's schedule; ScheduleNotFound."""
+    schedule = await SnapshotSchedule.get_or_none(vm_id=vm.id)
+    if schedule is None:
+        raise ScheduleNotFound(f"cannot find a snapshot schedule of VM {vm.ref}")
+    return schedule
+
+
+async def save_schedule(vm: Vm, **values: Any) -> SnapshotSchedule:
+    """Make or replace the VM's schedule."""
+    schedule = await SnapshotSchedule.get_or_none(vm_id=vm.id) or SnapshotSchedule(vm_id=vm.id)
+    for key, value in values.items():
+        setattr(schedule, key, value)
+    await schedule.save()
+    return schedule
+
+
+async def due_schedules(now: datetime) -> list[SnapshotSchedule]:
+    """The enabled schedules whose turn has come."""
+    return await SnapshotSchedule.filter(enabled=True, next_at__lte=now).order_by("next_at")
+
+
+async def claim_turn(schedule: SnapshotSchedule, following: datetime | None) -> bool:
+    """Take the turn that has come: True for the one service that moves it on, once."""
+    count = await SnapshotSchedule.filter(id=schedule.id, next_at=schedule.next_at).update(
+        next_at=following
+    )
+    return count == 1
+
+
+async def note_turn(schedule: SnapshotSchedule, **values: Any) -> None:
+    """Write what became of a turn; a schedule that is gone meanwhile is let go."""
+    await SnapshotSchedule.filter(id=schedule.id).update(**values)
+
+
+async def list_schedules() -> list[SnapshotSchedule]:
+    """Every enabled schedule."""
+    return await SnapshotSchedule.filter(enabled=True).order_by("id")
+
+
+async def scheduled_snapshots() -> list[Snapshot]:
+    """All snapshots that schedules made, the oldest first."""
+    return await Snapshot.filter(
+        origin=SnapshotOrigin.SCHEDULE, status=SnapshotStatus.READY
+    ).order_by("created_at", "id")
+
+
+async def expired_snapshots(now: datetime) -> list[Snapshot]:
+    """Snapshots whose time is over, the oldest first."""
+    return await Snapshot.filter(
+        expires_at__lte=now, status__in=(SnapshotStatus.READY, SnapshotStatus.ERROR)
+    ).order_by("expires_at", "id")
+
+
+async def vm_of(row: SnapshotSchedule | Snapshot) -> Vm | None:
+    """The VM that a schedule or snapshot belongs to, if it is there still."""
+    return await Vm.get_or_none(id=row.vm_id)
+
+
+async def put_off(snapshot: Snapshot, until: datetime) -> None:
+    """Leave a snapshot that could not be deleted alone for a while."""
+    await Snapshot.filter(id=snapshot.id).update(prune_after=until)
