@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from .connection import domain_state, libvirt
-from .domain_xml import hotpluggable_vcpus, parse_domain
+from .domain_xml import AGENT_CHANNEL, hotpluggable_vcpus, parse_domain, parse_xml
 from .plan import GIB, Current
 from .qemu_process import file_sizes, started_at
 from .reservations import list_reservations
@@ -66,6 +66,12 @@ def pending_values(live: dict[str, Any], config: dict[str, Any]) -> dict[str, An
         for key in ("vcpus", "vcpus_max", "memory", "memory_max")
         if config[key] != live[key]
     }
+
+
+def agent_is_connected(live_xml: str) -> bool:
+    """Say whether the guest has opened the agent's channel, so that asking it can make sense."""
+    path = f"devices/channel/target[@name='{AGENT_CHANNEL}']"
+    return any(target.get("state") == "connected" for target in parse_xml(live_xml).iterfind(path))
 
 
 def _measure(disk: dict[str, Any]) -> dict[str, Any]:

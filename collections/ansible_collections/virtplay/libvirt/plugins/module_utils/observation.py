@@ -21,8 +21,8 @@ from .connection import (
     open_connection,
     state_from_code,
 )
-from .domain_view import pending_values
-from .domain_xml import AGENT_CHANNEL, parse_domain, parse_xml
+from .domain_view import agent_is_connected, pending_values
+from .domain_xml import parse_domain
 from .fence import Fence
 from .host_facts import (
     measure_pools,
@@ -33,7 +33,9 @@ from .host_facts import (
     read_templates,
 )
 from .monitor import MonitorAnswers, ask_monitors, occupied_domains
+from .qcow2_snapshots import Qcow2Image, read_image
 from .qemu_process import file_sizes, started_at
+from .snapshots import fill_sizes, list_snapshots
 from .statistics import answered_by_monitor, read_statistics
 
 GIB = 1 << 30
@@ -54,6 +56,10 @@ class _Seen:
     def macs(self) -> list[str]:
         """Return the MAC addresses of its interfaces."""
         return [nic["mac"] for nic in self.facts.get("interfaces", ()) if nic.get("mac")]
+
+    def paths(self) -> list[str]:
+        """Return the paths of its disks."""
+        return [disk["path"] for disk in self.facts.get("disks", ()) if disk.get("path")]
 
 
 def observe(uri: str, timeout: float, templates_path: Path) -> dict[str, Any]:
@@ -92,6 +98,7 @@ def _observe(
     pools = read_pools(connection)
     sizes = _Late(lambda: measure_pools(pools))
     files = _Late(lambda: _measure_disks(seen))
+    images = _Late(lambda: _read_images(seen))
     host_networks = read_networks(networks)
     observed = {
         "host": read_host(connection, uri),
@@ -104,11 +111,13 @@ def _observe(
     for name, measured in sizes.collect(patience).items():
         next(pool for pool in pools if pool["name"] == name).update(measured)
     measured_files = files.collect(patience)
+    read = images.collect(patience)
     domains = []
     for domain in seen:
         domain.facts["addresses"] = (
             choose_addresses(domain.macs(), sources) if domain.active else []
         )
+        fill_sizes(domain.facts["snapshots"], (read.get(path) for path in domain.paths()))
         domains.append(_complete(domain, answers, measured_files))
     return {**observed, "pools": pools, "domains": domains}
 
@@ -153,7 +162,7 @@ def _see_domain(handle: Any, record: dict[str, Any], snapshots: set[str]) -> _Se
     fenced = Fence(uuid, label=facts["name"]).recall().get("generation")
     facts["generation"] = max(fenced or 0, metadata.get("generation") or 0)
     facts["state"] = str(state)
-    facts["snapshots"] = handle.snapshotNum(0) if uuid in snapshots else 0
+    facts["snapshots"] = list_snapshots(handle)[0] if uuid in snapshots else []
     facts["started_at"] = started_at(handle.name()) if active else None
     return _Seen(
         uuid=uuid,
@@ -161,15 +170,9 @@ def _see_domain(handle: Any, record: dict[str, Any], snapshots: set[str]) -> _Se
         active=active,
         record=record,
         facts=facts,
-        has_agent=state is DomainState.RUNNING and _agent_is_connected(text),
+        has_agent=state is DomainState.RUNNING and agent_is_connected(text),
         cpu_time_ns=handle.info()[4] if active else None,
     )
-
-
-def _agent_is_connected(text: str) -> bool:
-    """Say whether the guest has opened the agent's channel, so that asking it can make sense."""
-    path = f"devices/channel/target[@name='{AGENT_CHANNEL}']"
-    return any(target.get("state") == "connected" for target in parse_xml(text).iterfind(path))
 
 
 def _uuids(connection: Any, flags: int) -> set[str]:
@@ -190,12 +193,13 @@ def _measure_disks(seen: list[_Seen]) -> dict[str, dict[str, int]]:
 
     For a running QEMU libvirt's "allocation" is the end of the last write, not space in use.
     """
-    return {
-        disk["path"]: file_sizes(disk["path"])
-        for domain in seen
-        for disk in domain.facts.get("disks", ())
-        if disk.get("path")
-    }
+    return {path: file_sizes(path) for domain in seen for path in domain.paths()}
+
+
+def _read_images(seen: list[_Seen]) -> dict[str, Qcow2Image | None]:
+    """Return the images of the domains that have snapshots, by path."""
+    with_snapshots = [domain for domain in seen if domain.facts["snapshots"]]
+    return {path: read_image(path) for domain in with_snapshots for path in domain.paths()}
 
 
 def _complete(

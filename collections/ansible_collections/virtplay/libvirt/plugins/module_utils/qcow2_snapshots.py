@@ -31,7 +31,7 @@ _PAUSE_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Qcow2Snapshot:
-    """One snapshot in an image: what QEMU calls it and the bytes of memory kept with it.
+    """One snapshot in an image: what QEMU calls it, its bytes of memory and of the whole disk.
 
     is_active says that the guest's disk has exactly the snapshot's content.
     """
@@ -39,11 +39,25 @@ class Qcow2Snapshot:
     id: str
     name: str
     state_bytes: int
+    disk_bytes: int
     is_active: bool
 
 
-def read_snapshots(path: str) -> list[Qcow2Snapshot] | None:
-    """Return the snapshots in an image, in its order; None when it is no readable plain qcow2.
+@dataclass(frozen=True)
+class Qcow2Image:
+    """An image: the size of the disk in it (bytes) and its snapshots, in its order."""
+
+    disk_bytes: int
+    snapshots: tuple[Qcow2Snapshot, ...]
+
+    def find(self, name: str) -> Qcow2Snapshot | None:
+        """Return the last snapshot of a name; an image may hold several."""
+        named = [snapshot for snapshot in self.snapshots if snapshot.name == name]
+        return named[-1] if named else None
+
+
+def read_image(path: str) -> Qcow2Image | None:
+    """Return an image with its snapshots; None when it is no readable plain qcow2.
 
     An image with an external data file, which cannot hold snapshots, is not a plain one.
     """
@@ -55,7 +69,7 @@ def read_snapshots(path: str) -> list[Qcow2Snapshot] | None:
                 header = image.read(_HEADER.size + _FEATURES.size)
                 if not _is_plain(header):
                     return None
-                found = _read_table(image, header)
+                found = _read_image(image, header)
                 image.seek(0)
                 if image.read(len(header)) == header:
                     return found
@@ -77,7 +91,7 @@ def _is_plain(header: bytes) -> bool:
     return version == 3 and not _FEATURES.unpack_from(header, _HEADER.size)[0] & _DATA_FILE
 
 
-def _read_table(image: BinaryIO, header: bytes) -> list[Qcow2Snapshot]:
+def _read_image(image: BinaryIO, header: bytes) -> Qcow2Image:
     fields = _HEADER.unpack_from(header)
     virtual_size, l1_size, l1_offset, count, offset = (fields[i] for i in (5, 7, 8, 11, 12))
     if count > _MOST_SNAPSHOTS:
@@ -101,11 +115,12 @@ def _read_table(image: BinaryIO, header: bytes) -> list[Qcow2Snapshot]:
                 id=names[:id_length].decode(errors="replace"),
                 name=names[id_length:].decode(errors="replace"),
                 state_bytes=state_bytes,
+                disk_bytes=disk_size,
                 is_active=same,
             )
         )
         offset += (_ENTRY.size + len(rest) + 7) // 8 * 8
-    return found
+    return Qcow2Image(virtual_size, tuple(found))
 
 
 def _read_l1(image: BinaryIO, offset: int, size: int) -> list[int]:

@@ -39,6 +39,12 @@ def seems_stopped(name: str) -> bool:
     return fields is not None and fields[0] in {"T", "t", "D", "Z", "X"}
 
 
+def resident_bytes(name: str) -> int | None:
+    """Return how much of the host's memory a domain's QEMU uses; None when that is unknown."""
+    fields = _read_stat(name)
+    return int(fields[21]) * os.sysconf("SC_PAGE_SIZE") if fields is not None else None
+
+
 def _read_stat(name: str) -> list[str] | None:
     """Return /proc/PID/stat of a domain's QEMU from the state on (proc(5), field 3)."""
     try:
@@ -47,7 +53,7 @@ def _read_stat(name: str) -> list[str] | None:
         fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):
         return None
-    return fields if len(fields) > 20 else None
+    return fields if len(fields) > 21 else None
 
 
 def boot_time() -> int:

@@ -137,6 +137,8 @@ host_info:
         - O(ignore:stats) of a domain that is off holds the sizes of its disks only.
         - O(ignore:stuck) says that its QEMU did not answer; O(ignore:unreadable) says why the
           definition of somebody else's domain could not be read.
+        - O(ignore:snapshots) are what the module P(virtplay.libvirt.snapshot#module) returns under
+          that name, parents first.
       type: list
       elements: dict
       returned: always
@@ -159,7 +161,21 @@ host_info:
           firmware: bios
           virt_type: kvm
           machine: pc-q35-7.2
-          snapshots: 0
+          snapshots:
+            - name: before-upgrade
+              title: Before the upgrade
+              description: null
+              origin: manual
+              expires_at: null
+              job: job-000007
+              parent: null
+              current: true
+              has_memory: true
+              state: running
+              kind: internal
+              size_bytes: 89478485
+              frozen: true
+              created_at: "2026-11-22T13:40:01Z"
           disks:
             - target: vda
               path: /var/lib/libvirt/images/00001234-5000-0000-0000-000000000001-vda.qcow2

@@ -1,0 +1,574 @@
+#!/usr/bin/python
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: the module `snapshot`, one snapshot of a domain from arguments to result."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: snapshot
+short_description: Make, restore and delete one snapshot of a libvirt domain
+version_added: "0.1.0"
+description:
+  - A snapshot of a running guest holds its disks and its memory, one of a stopped guest its disks.
+    Both lie inside the qcow2 images of the domain (internal snapshots).
+  - Where that cannot be (a UEFI guest whose firmware keeps its variables in a raw file, a raw
+    disk, a disk shared with others, a device of the host passed to the running guest), the module
+    says so (V(SNAPSHOT_NOT_POSSIBLE)) before anything is touched.
+  - Snapshots made with C(virsh) can be restored and deleted too.
+  - A run that ends half way is brought to its end, or undone, by the next one.
+author:
+  - Virtplay contributors (@virtplay)
+options:
+  uri:
+    description: The libvirt connection.
+    type: str
+    default: qemu:///system
+  uuid:
+    description: UUID of the domain. The domain is looked up by it when it is given.
+    type: str
+  name:
+    description: Name of the domain. It is looked up by it when O(uuid) is not given.
+    type: str
+  state:
+    description:
+      - V(present) makes the snapshot. The guest goes on afterwards.
+      - V(restored) brings disks, number of CPUs, memory and network cards back to what they were
+        and, where the snapshot holds it, the guest's memory with its power state. A snapshot
+        without memory leaves the domain stopped. Name, description and metadata of the domain
+        stay as they are.
+      - V(absent) deletes the snapshot and keeps its children.
+    type: str
+    choices: [present, absent, restored]
+    default: present
+  snapshot:
+    description:
+      - libvirt's name of the snapshot. A new one has 1 to 64 letters, digits and C(._-), begins
+        with neither dash nor dot, and is no number.
+    type: str
+    required: true
+  title:
+    description: Name of a new snapshot for people, any text without a line break.
+    type: str
+  description:
+    description: Longer text for people.
+    type: str
+  origin:
+    description: Why a new snapshot is made.
+    type: str
+    choices: [manual, schedule, guard]
+    default: manual
+  expires_at:
+    description: When a new snapshot may be deleted, as in V(2026-12-31T23:59:00Z). Only noted.
+    type: str
+  guard:
+    description:
+      - Name of a snapshot of the state before, to be made first when a domain is V(restored).
+    type: str
+  guard_title:
+    description: Name of O(guard) for people.
+    type: str
+  force:
+    description: Restore a domain that runs or is paused, whose memory is lost by that.
+    type: bool
+    default: false
+  freeze:
+    description:
+      - Ask the guest agent, where it answers, to write everything to the disks and hold still
+        while the snapshot is made.
+    type: bool
+    default: true
+  job:
+    description:
+      - Id of the job that this task is part of. A snapshot is made once in a job, and a domain
+        is brought back to one once in a job.
+    type: str
+  generation:
+    description:
+      - Generation of the worker. A task of a lower generation than was seen before is refused.
+    type: int
+  lock_timeout:
+    description: Seconds to wait for another task on the same domain.
+    type: int
+    default: 120
+attributes:
+  check_mode:
+    description: Nothing is changed and no lock is taken.
+    support: full
+  diff_mode:
+    description: The diff lists every change in words, with when it takes effect and what it
+      destroys.
+    support: full
+notes:
+  - A second run without O(job) changes nothing when the snapshot is there (V(present)), is gone
+    (V(absent)), or is the current one of a stopped domain that was not changed since (V(restored)).
+    Any other restore brings the domain back again.
+  - A disk that was grown after the snapshot has its old size again after the restore. With a disk
+    added since, the restore is refused.
+requirements:
+  - python3-libvirt
+  - python3-lxml
+  - qemu-img
+"""
+
+EXAMPLES = r"""
+- name: Make a snapshot
+  virtplay.libvirt.snapshot:
+    name: vm-001
+    snapshot: before-upgrade
+    title: Before the upgrade
+
+- name: Go back to it, and keep the state before
+  virtplay.libvirt.snapshot:
+    name: vm-001
+    snapshot: before-upgrade
+    state: restored
+    guard: before-restore
+    force: true
+
+- name: Delete it
+  virtplay.libvirt.snapshot:
+    name: vm-001
+    snapshot: before-upgrade
+    state: absent
+"""
+
+RETURN = r"""
+domain:
+  description: The domain as the module P(virtplay.libvirt.domain#module) returns it.
+  returned: success
+  type: dict
+  sample:
+    name: vm-001
+    state: running
+snapshot:
+  description: The snapshot, in check mode as it would be. Null when it is gone.
+  returned: success
+  type: dict
+  sample: &entry
+    name: before-upgrade
+    title: Before the upgrade
+    description: null
+    origin: manual
+    expires_at: null
+    job: job-000007
+    parent: null
+    current: true
+    has_memory: true
+    state: running
+    kind: internal
+    size_bytes: 89478485
+    frozen: true
+    created_at: "2026-11-22T13:40:01Z"
+snapshots:
+  description:
+    - All snapshots of the domain, parents first. RV(snapshots[].origin=found) are those that this
+      module did not make. RV(snapshots[].state) is what a restore brings back.
+      RV(snapshots[].size_bytes) is what the memory takes. RV(snapshots[].frozen) says whether the
+      guest agent had frozen the file systems, null when the guest did not run.
+  returned: success
+  type: list
+  elements: dict
+  sample: [*entry]
+guard:
+  description: The snapshot that O(guard) has made.
+  returned: when there is one
+  type: dict
+  sample: *entry
+changes:
+  description: Every field that differs, and when and how it changes.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - field: snapshots.before-upgrade
+      before: null
+      after: disks and memory
+      applies: live
+      destroys: false
+applies_at:
+  description: When all changes are in effect, V(now). Null without a change.
+  returned: success
+  type: str
+  sample: now
+code:
+  description: What kind of failure it was.
+  returned: failure
+  type: str
+  sample: SNAPSHOT_NOT_POSSIBLE
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.virtplay.libvirt.plugins.module_utils.arguments import (
+    canonical_uuid,
+    check_title,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import (
+    DomainState,
+    LibvirtFailure,
+    domain_state,
+    libvirt,
+    lookup_domain,
+    open_connection,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.definition import note_job
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_view import (
+    describe,
+    view_domain,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_xml import parse_domain
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failures import failure_of
+from ansible_collections.virtplay.libvirt.plugins.module_utils.fence import Fence
+from ansible_collections.virtplay.libvirt.plugins.module_utils.plan import (
+    Change,
+    applies_at,
+    merge_metadata,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.plan_diff import build_diff
+from ansible_collections.virtplay.libvirt.plugins.module_utils.qemu_process import started_at
+from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot_plan import (
+    Sight,
+    SnapshotWanted,
+    check_moment,
+    entry_to_be,
+    files_needed,
+    plan_creation,
+    plan_deletion,
+    plan_restore,
+    split_disks,
+    tree_with,
+    tree_without,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot_xml import (
+    GUARD,
+    MANUAL,
+    SCHEDULE,
+    build_snapshot,
+    compose_description,
+    snapshot_domain,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshots import (
+    create_snapshot,
+    delete_snapshot,
+    freeze,
+    look,
+    put_back,
+    require_answer,
+    require_room_for_memory,
+    revert,
+    sweep_half_made,
+    texts_of,
+    thaw,
+)
+
+ARGUMENTS: dict[str, Any] = {
+    "uri": {"type": "str", "default": "qemu:///system"},
+    "uuid": {"type": "str"},
+    "name": {"type": "str"},
+    "state": {
+        "type": "str",
+        "choices": [str(w) for w in SnapshotWanted],
+        "default": str(SnapshotWanted.PRESENT),
+    },
+    "snapshot": {"type": "str", "required": True},
+    "title": {"type": "str"},
+    "description": {"type": "str"},
+    "origin": {"type": "str", "choices": [MANUAL, SCHEDULE, GUARD], "default": MANUAL},
+    "expires_at": {"type": "str"},
+    "guard": {"type": "str"},
+    "guard_title": {"type": "str"},
+    "force": {"type": "bool", "default": False},
+    "freeze": {"type": "bool", "default": True},
+    "job": {"type": "str"},
+    "generation": {"type": "int"},
+    "lock_timeout": {"type": "int", "default": 120},
+}
+
+
+class Task:
+    """One run of the module: the snapshot asked for, its domain, and the result in the making."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.params = module.params
+        self.name: str = self.params["snapshot"]
+        self.job: str | None = self.params["job"]
+        self.bookkeeping = {key: self.params[key] for key in ("job", "generation")}
+        self._check_arguments()
+        self.conn = open_connection(self.params["uri"])
+        self.dom = lookup_domain(self.conn, uuid=self.params["uuid"], name=self._name_to_find())
+        self.label = self.params["name"] or self.params["uuid"]
+        if self.dom is None:
+            raise LibvirtFailure(f"cannot find domain {self.label}", "VM_NOT_FOUND")
+        self.label = self.dom.name()
+        self.fence = Fence(
+            self.dom.UUIDString(),
+            label=self.label,
+            job=self.job,
+            generation=self.params["generation"],
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Do what was asked for, under the domain's lock, and return the module's result."""
+        if self.module.check_mode:
+            self.fence.check(None)
+            return self._act()
+        with self.fence.hold(self.params["lock_timeout"]):
+            return self._act()
+
+    def _check_arguments(self) -> None:
+        if self.params["uuid"] is not None:
+            self.params["uuid"] = canonical_uuid(self.params["uuid"])
+        for key in ("title", "guard_title"):
+            check_title(self.params[key])
+        if self.params["expires_at"] is not None:
+            check_moment(self.params["expires_at"])
+        # All texts go into one description; what XML cannot carry is refused before all else.
+        for wanted in (self._wanted(), self._wanted_guard()):
+            compose_description(wanted or {})
+
+    def _name_to_find(self) -> str | None:
+        # By UUID alone: a domain of the same name with another UUID is somebody else's.
+        return None if self.params["uuid"] else self.params["name"]
+
+    def _wanted(self) -> dict[str, Any]:
+        keys = ("title", "description", "origin", "expires_at", "job")
+        return {"name": self.name, **{key: self.params[key] for key in keys}}
+
+    def _wanted_guard(self) -> dict[str, Any] | None:
+        if self.params["guard"] is None:
+            return None
+        return {
+            "name": self.params["guard"],
+            "title": self.params["guard_title"],
+            "origin": GUARD,
+            "job": self.job,
+        }
+
+    def _act(self) -> dict[str, Any]:
+        sight = self._look()
+        self.fence.check((sight.current.config["metadata"] or {}).get("generation"))
+        if not self.module.check_mode:
+            sight = self._finish_earlier(sight)
+        if self.params["state"] == SnapshotWanted.PRESENT:
+            return self._create(sight)
+        if self.params["state"] == SnapshotWanted.ABSENT:
+            return self._delete(sight)
+        return self._restore(sight)
+
+    def _look(self) -> Sight:
+        current = view_domain(self.conn, self.dom)
+        sight = look(self.conn, self.dom, current)
+        if self.params["state"] == SnapshotWanted.RESTORED and self.name in sight.xmls:
+            needed = files_needed(sight.xmls[self.name])
+            sight.missing = [path for path in needed if not os.path.lexists(path)]
+        return sight
+
+    # --- what an earlier run has left ---
+
+    def _finish_earlier(self, sight: Sight) -> Sight:
+        """Thaw the guest, and undo the half of a snapshot, that a run which crashed has left."""
+        making = self.fence.recall().get("snapshot")
+        if not making:
+            return sight
+        frozen_since = making.get("frozen_since")
+        if sight.find(making["name"]) is None:
+            sweep_half_made(self.dom, making["name"], sight)
+        # Noted first: a guest that cannot be thawed is told of once, and stands in nobody's way.
+        self.fence.remember(snapshot=None)
+        same_guest = frozen_since is not None and frozen_since == started_at(self.label)
+        if same_guest and sight.current.state == DomainState.RUNNING:
+            thaw(self.dom, self.label, "a run that did not come to its end")
+        return self._look()
+
+    # --- create ---
+
+    def _create(self, sight: Sight) -> dict[str, Any]:
+        wanted = self._wanted()
+        known = self._is_half_made(self.name)
+        changes = plan_creation(sight, wanted, known=known)
+        if not changes:
+            return self._result(sight, [], sight.entries)
+        if self.module.check_mode:
+            planned = tree_with(sight.entries, entry_to_be(sight, wanted), self.name)
+            return self._result(sight, changes, planned)
+        self._make(sight, wanted)
+        note_job(self.dom, sight.current, self.bookkeeping)
+        after = self._look()
+        return self._result(after, changes, after.entries)
+
+    def _is_half_made(self, name: str) -> bool:
+        return (self.fence.recall().get("snapshot") or {}).get("name") == name
+
+    def _make(self, sight: Sight, wanted: Mapping[str, Any]) -> None:
+        name = wanted["name"]
+        what = f"make snapshot {name} of {self.label}"
+        require_room_for_memory(sight, what)
+        require_answer(self.dom, sight, what)
+        current = sight.current
+        definition = current.live_xml if current.active else current.config_xml
+        internal, left_out = split_disks(definition)
+        wants_freeze = self.params["freeze"] and current.state == DomainState.RUNNING
+        since = started_at(self.label) if wants_freeze else None
+        # Written down first: only what stands here may ever be deleted as half made.
+        self.fence.remember(snapshot={"name": name, "frozen_since": since})
+        frozen = freeze(self.dom, current.live_xml) if wants_freeze else False
+        try:
+            text = compose_description({**wanted, "frozen": frozen if current.active else None})
+            xml = build_snapshot(name, text, internal, left_out, memory=current.active)
+            create_snapshot(self.dom, xml, sight, what)
+        finally:
+            if frozen:
+                thaw(self.dom, self.label, f"snapshot {name}")
+        self.fence.remember(snapshot=None)
+
+    # --- delete ---
+
+    def _delete(self, sight: Sight) -> dict[str, Any]:
+        changes = plan_deletion(sight, self.name)
+        if not changes:
+            return self._result(sight, [], sight.entries)
+        if self.module.check_mode:
+            return self._result(sight, changes, tree_without(sight.entries, self.name))
+        require_answer(self.dom, sight, f"delete snapshot {self.name} of {self.label}")
+        delete_snapshot(self.dom, self.name, sight)
+        note_job(self.dom, sight.current, self.bookkeeping)
+        after = self._look()
+        return self._result(after, changes, after.entries)
+
+    # --- restore ---
+
+    def _restore(self, sight: Sight) -> dict[str, Any]:
+        remembered = self.fence.recall()
+        this = {"job": self.job, "snapshot": self.name}
+        if self.job is not None and remembered.get("restored") == this:
+            return self._result(sight, [], sight.entries, guard=self._find_guard(sight))
+        note = remembered.get("restoring") or {}
+        resumed = note if {key: note.get(key) for key in this} == this else {}
+        guard = self._wanted_guard()
+        made = sight.find(guard["name"]) if guard else None
+        guard_is_made = made is not None and self._made_guard(made, resumed)
+        changes = plan_restore(
+            sight,
+            self.name,
+            force=self.params["force"],
+            guard=guard,
+            guard_is_made=guard_is_made,
+            # Without a job nobody knows whether this is the same request again.
+            resumed=bool(resumed) and (self.job is not None or bool(resumed.get("reverted"))),
+        )
+        if not changes:
+            return self._result(sight, [], sight.entries)
+        if self.module.check_mode:
+            planned = self._result(sight, changes, self._planned_tree(sight, guard, guard_is_made))
+            planned["domain"]["state"] = planned["snapshot"]["state"]
+            return planned
+        note = {**this, "texts": self._texts_to_keep(sight, resumed), "reverted": False}
+        if guard:
+            note["guard"] = guard["name"]
+        is_reverted = bool(resumed.get("reverted")) and self.job is not None
+        if not is_reverted:
+            self.fence.remember(restoring=note)
+            if guard and not guard_is_made:
+                self._make(sight, guard)
+            require_answer(self.dom, sight, f"restore {self.label} to snapshot {self.name}")
+            self._revert(sight)
+            self.fence.remember(restoring={**note, "reverted": True})
+        self._put_back(note["texts"])
+        entry = sight.find(self.name) or {}
+        if entry.get("frozen") and domain_state(self.dom) == DomainState.RUNNING:
+            thaw(self.dom, self.label, f"the restore to snapshot {self.name}")
+        self.fence.remember(restoring=None, restored=this if self.job is not None else None)
+        after = self._look()
+        return self._result(after, changes, after.entries, guard=self._find_guard(after))
+
+    def _find_guard(self, sight: Sight) -> dict[str, Any] | None:
+        return sight.find(self.params["guard"]) if self.params["guard"] else None
+
+    def _made_guard(self, made: Mapping[str, Any], resumed: Mapping[str, Any]) -> bool:
+        """Say whether the guard that is there is the one of this restore, before a crash."""
+        if self.job is not None:
+            return bool(made["job"] == self.job)
+        return bool(resumed.get("guard") == made["name"])
+
+    def _planned_tree(
+        self, sight: Sight, guard: Mapping[str, Any] | None, guard_is_made: bool
+    ) -> list[dict[str, Any]]:
+        new = entry_to_be(sight, guard) if guard and not guard_is_made else None
+        return tree_with(sight.entries, new, self.name)
+
+    def _texts_to_keep(self, sight: Sight, resumed: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the domain's texts; after a crash those from before it, which libvirt lost."""
+        now = texts_of(sight.current.config)
+        if not resumed:
+            return now
+        then_xml = snapshot_domain(sight.xmls[self.name])
+        turned_back = then_xml is not None and texts_of(parse_domain(then_xml)) == now
+        return dict(resumed["texts"]) if self.job is not None or turned_back else now
+
+    def _revert(self, sight: Sight) -> None:
+        try:
+            revert(self.dom, self.name, sight, force=self.params["force"])
+        except libvirt.libvirtError as error:
+            prefix = f"cannot restore {self.label} to snapshot {self.name}"
+            failure = failure_of(error, prefix)
+            if failure is None:
+                raise
+            failure.message += f"; {self.label} is {domain_state(self.dom)} now"
+            raise failure from error
+
+    def _put_back(self, texts: Mapping[str, Any]) -> None:
+        metadata = texts["metadata"]
+        if metadata is not None:
+            metadata = merge_metadata(metadata, self.bookkeeping)
+        put_back(self.dom, view_domain(self.conn, self.dom), {**texts, "metadata": metadata})
+
+    # --- result ---
+
+    def _result(
+        self,
+        sight: Sight,
+        changes: Sequence[Change],
+        entries: list[dict[str, Any]],
+        guard: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        result: dict[str, Any] = {
+            "changed": bool(changes),
+            "domain": describe(sight.current),
+            "snapshot": next((entry for entry in entries if entry["name"] == self.name), None),
+            "snapshots": entries,
+            "changes": [change.as_dict() for change in changes],
+            "applies_at": applies_at(changes),
+        }
+        if guard is not None:
+            result["guard"] = guard
+        if changes and (self.module._diff or self.module.check_mode):
+            result["diff"] = build_diff(self.label, changes, "", "")
+        return result
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec=ARGUMENTS,
+        supports_check_mode=True,
+        required_one_of=[["uuid", "name"]],
+    )
+    label = module.params["name"] or module.params["uuid"]
+    doing = f"bring snapshot {module.params['snapshot']} of {label} to state"
+    try:
+        result = Task(module).run()
+    except Exception as error:
+        failure = failure_of(error, f"cannot {doing} {module.params['state']}")
+        if failure is None:
+            raise
+        module.fail_json(msg=failure.message, code=failure.code)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
