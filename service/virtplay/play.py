@@ -28,6 +28,9 @@ KEPT_RESULT = (
     "changes",
     "applies_at",
     "image",
+    "console",
+    "snapshot",
+    "snapshots",
     "host_info",
     "module_stderr",
 )
