@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from virtplay.api.console_page import NODE_MODULES, PROJECT, page_headers, read_console_page
+from virtplay.api.console_page import NODE_MODULES, page_headers, read_console_page
+from virtplay.settings import PROJECT
 
 from tests.api.conftest import Service
 from tests.api.test_envelope import failure_of

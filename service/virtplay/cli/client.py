@@ -61,7 +61,7 @@ class Client:
             timeout=httpx.Timeout(TIMEOUT_SECONDS, connect=CONNECT_SECONDS),
             # Certificates take time to load, and a proxy has no business with a loopback address.
             verify=connection.url.startswith("https:"),
-            trust_env=not _is_loopback(connection.url),
+            trust_env=not is_loopback(connection.url),
         )
 
     def __enter__(self) -> Self:
@@ -197,7 +197,8 @@ def path_of(*parts: str) -> str:
         raise CannotChoose("cannot send text that is not valid UTF-8") from None
 
 
-def _is_loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
+    """Whether a URL leads to this machine itself."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback

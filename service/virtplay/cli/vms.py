@@ -432,6 +432,34 @@ def resume_vm(
         _act(client, vm, "resume", None, wait=wait, as_json=as_json)
 
 
+@vm_app.command("console")
+def open_console(
+    vm: VmArgument,
+    *,
+    page: Annotated[
+        bool,
+        typer.Option("--page", help="Print the address of the page that shows it in a browser."),
+    ] = False,
+    url: Url = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Connect this terminal to a VM's serial console; Ctrl-] ends it.
+
+    \b
+    Example:
+      virtplay vm console web-server
+    """
+    with open_client(url, token_file) as client:
+        vm_id = client.find_vm(vm)
+        if page:
+            shown = client.get(path_of("vms", vm_id))["id"]
+            typer.echo(f"{client.url}{path_of('vms', shown, 'console')}")
+            return
+        from virtplay.cli.console import attach  # noqa: PLC0415 - other commands need no terminal
+
+        attach(client, vm_id)
+
+
 def _act(
     client: Client, vm: str, word: str, body: JsonObject | None, *, wait: bool, as_json: bool
 ) -> None:

@@ -1,0 +1,167 @@
+"""Command line: a guest's serial console in the terminal that the command was started in."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import termios
+import threading
+import tty
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+
+from virtplay.cli.client import (
+    CONNECT_SECONDS,
+    CannotChoose,
+    CannotReach,
+    Client,
+    Refused,
+    is_loopback,
+    path_of,
+)
+from virtplay.cli.screen import plain
+
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
+
+ESCAPE = b"\x1d"
+"""Ctrl-], which ends it, as in telnet and virsh console."""
+GOOD_CODES = (1000, 1001)
+"""Close codes of a stream that came to its end, whatever ended it."""
+
+
+def attach(client: Client, vm_id: str) -> None:
+    """Connect this terminal to the serial console until Ctrl-], or until the stream ends.
+
+    CannotChoose without a terminal; Refused and CannotReach when the service does not let it.
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise CannotChoose(
+            "cannot open the console: standard input and output must be a terminal;"
+            " --page prints the address of the page that shows it"
+        )
+    name = client.get(path_of("vms", vm_id))["name"]
+    ticket = client.get(path_of("vms", vm_id, "console"), {"type": "serial"})
+    query = urlsplit(ticket["url"]).query
+    with _connect(client, f"{path_of('console', vm_id)}?{query}") as stream:
+        print(
+            f"Connected to the serial console of {vm_id} ({plain(name)}); Ctrl-] ends it.",
+            file=sys.stderr,
+        )
+        with _raw_terminal():
+            ended_here = _exchange(stream)
+    _say_end(stream, ended_here)
+
+
+def _connect(client: Client, path: str) -> "ClientConnection":
+    """The open websocket at a path of the service."""
+    from websockets.exceptions import InvalidStatus, WebSocketException  # noqa: PLC0415
+    from websockets.sync.client import connect  # noqa: PLC0415 - other commands need none
+    from websockets.typing import Origin  # noqa: PLC0415
+
+    parts = urlsplit(client.url)
+    proxy: Literal[True] | None = None if is_loopback(client.url) else True
+    try:
+        return connect(
+            f"ws{client.url.removeprefix('http')}{path}",
+            # The service takes streams only for pages of its own, and for those who say so.
+            origin=Origin(f"{parts.scheme}://{parts.netloc}"),
+            proxy=proxy,
+            compression=None,
+            open_timeout=CONNECT_SECONDS,
+            close_timeout=2,
+        )
+    except InvalidStatus as error:
+        raise _refusal(client, error.response.status_code, error.response.body) from None
+    except (OSError, WebSocketException) as error:
+        raise CannotReach(f"cannot open the console of {client.url}: {error}") from None
+
+
+def _refusal(client: Client, status: int, body: bytes | bytearray | None) -> Exception:
+    """The error that a refused upgrade is: the API's own, if there is one."""
+    try:
+        error = json.loads(body or b"")["error"]
+        return Refused(str(error["code"]), str(error["message"]))
+    except (ValueError, LookupError, TypeError):
+        return CannotReach(
+            f"cannot open the console of {client.url}: HTTP {status}, and no websocket;"
+            " a proxy between may not let it through"
+        )
+
+
+@contextlib.contextmanager
+def _raw_terminal() -> Iterator[None]:
+    """Let every key through to the guest; the terminal is restored however this ends."""
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    ends = (signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: signal.signal(number, _leave) for number in ends}
+    try:
+        tty.setraw(terminal)
+        yield
+    finally:
+        # A terminal that is gone needs no restoring.
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
+
+
+def _exchange(stream: "ClientConnection") -> bool:
+    """Carry bytes both ways; True when the person ended it, False when the other side did."""
+    from websockets.exceptions import ConnectionClosed  # noqa: PLC0415
+
+    ended, tell = os.pipe()
+    reader = threading.Thread(target=_show, args=(stream, tell), daemon=True)
+    reader.start()
+    keyboard = sys.stdin.fileno()
+    try:
+        while True:
+            ready, _, _ = select.select([keyboard, ended], [], [])
+            if ended in ready:
+                return False
+            typed = os.read(keyboard, 4096)
+            before, escape, _ = typed.partition(ESCAPE)
+            if before:
+                stream.send(before)
+            if escape or not typed:
+                return True
+    except ConnectionClosed:
+        return False
+    finally:
+        stream.close()
+        reader.join(2)
+        os.close(ended)
+
+
+def _show(stream: "ClientConnection", tell: int) -> None:
+    """Print what the guest sends until the stream ends; then close `tell`."""
+    from websockets.exceptions import ConnectionClosed  # noqa: PLC0415
+
+    try:
+        for frame in stream:
+            sys.stdout.buffer.write(frame if isinstance(frame, bytes) else frame.encode())
+            sys.stdout.buffer.flush()
+    except (ConnectionClosed, OSError):
+        pass  # the close code says why, and a terminal that is gone shows nothing
+    finally:
+        os.close(tell)
+
+
+def _say_end(stream: "ClientConnection", ended_here: bool) -> None:
+    """Say why it ended; CannotReach when that was not the end of the stream itself."""
+    if ended_here:
+        print("\nThe console is closed.", file=sys.stderr)
+        return
+    code, reason = stream.close_code, plain(stream.close_reason or "")
+    if code not in GOOD_CODES:
+        print(file=sys.stderr)
+        raise CannotReach(f"cannot go on with the console: {reason or 'the connection broke'}")
+    print(f"\nThe console has ended{f': {reason}' if reason else ''}.", file=sys.stderr)
