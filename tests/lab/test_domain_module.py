@@ -3,79 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.lab import Host, Lab
+from tests.lab import Host
+from tests.lab.plays import IMAGES, Play
 
 pytestmark = pytest.mark.lab
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-IMAGES = "/var/lib/libvirt/images"
-Play = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture
-def host(lab: Lab) -> Host:
-    return lab.hosts[0]
-
-
-@pytest.fixture
-def identity(host: Host) -> Iterator[str]:
-    """A UUID for one test's VM, which is removed afterwards whatever became of it."""
-    identity = str(uuid.uuid4())
-    yield identity
-    host.run("virsh", "destroy", identity, check=False)
-    host.run("virsh", "undefine", identity, "--nvram", "--snapshots-metadata", check=False)
-    host.run("sh", "-c", f"rm -f {IMAGES}/{identity}-*")
-    host.run("virsh", "-q", "pool-refresh", "default")
-
-
-@pytest.fixture
-def play(lab: Lab, host: Host, identity: str, tmp_path: Path) -> Play:
-    """Run the playbook of an action with all texts marked unsafe, as the service does it."""
-
-    def run(action: str, *options: str, **values: Any) -> dict[str, Any]:
-        variables = {"uuid": identity, **values}
-        path = tmp_path / "variables.json"
-        path.write_text(
-            json.dumps({f"libvirt_domain_{key}": unsafe(v) for key, v in variables.items()})
-        )
-        done = subprocess.run(
-            [
-                str(Path(sys.executable).with_name("ansible-playbook")),
-                f"playbooks/{action}.yml",
-                *("-i", str(lab.inventory), "--limit", host.name, "-e", f"@{path}", *options),
-            ],
-            cwd=REPOSITORY,
-            env=os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert "SECRET" not in done.stdout + done.stderr
-        task = json.loads(done.stdout)["plays"][0]["tasks"][-1]
-        result: dict[str, Any] = task["hosts"][host.name]
-        assert bool(result.get("failed")) == bool(done.returncode)
-        return result
-
-    return run
-
-
-def unsafe(value: Any) -> Any:
-    if isinstance(value, str):
-        return {"__ansible_unsafe": value}
-    if isinstance(value, dict):
-        return {key: unsafe(item) for key, item in value.items()}
-    return [unsafe(item) for item in value] if isinstance(value, list) else value
 
 
 def new(identity: str, **values: Any) -> dict[str, Any]:

@@ -392,7 +392,7 @@ class Task:
         known = self._is_half_made(self.name)
         changes = plan_creation(sight, wanted, known=known)
         if not changes:
-            return self._result(sight, [], sight.entries)
+            return self._unchanged(sight)
         if self.module.check_mode:
             planned = tree_with(sight.entries, entry_to_be(sight, wanted), self.name)
             return self._result(sight, changes, planned)
@@ -431,7 +431,7 @@ class Task:
     def _delete(self, sight: Sight) -> dict[str, Any]:
         changes = plan_deletion(sight, self.name)
         if not changes:
-            return self._result(sight, [], sight.entries)
+            return self._unchanged(sight)
         if self.module.check_mode:
             return self._result(sight, changes, tree_without(sight.entries, self.name))
         require_answer(self.dom, sight, f"delete snapshot {self.name} of {self.label}")
@@ -528,6 +528,13 @@ class Task:
         put_back(self.dom, view_domain(self.conn, self.dom), {**texts, "metadata": metadata})
 
     # --- result ---
+
+    def _unchanged(self, sight: Sight) -> dict[str, Any]:
+        """Return the result of a run that finds all done, maybe by one that crashed after it."""
+        if not self.module.check_mode and self.job is not None:
+            note_job(self.dom, sight.current, self.bookkeeping)
+            sight = self._look()
+        return self._result(sight, [], sight.entries)
 
     def _result(
         self,

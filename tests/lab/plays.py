@@ -1,0 +1,54 @@
+"""Lab: runs the playbook of an action against one VM of a host, for the tests of modules."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.lab.lab import Host, Lab
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+IMAGES = "/var/lib/libvirt/images"
+Play = Callable[..., dict[str, Any]]
+
+
+def run_play(
+    lab: Lab, host: Host, path: Path, action: str, options: tuple[str, ...], values: dict[str, Any]
+) -> dict[str, Any]:
+    """Run an action's playbook with all texts marked unsafe, as the service does it.
+
+    values are the variables of the action's role without its prefix; path is where they are put.
+    """
+    role = "libvirt_snapshot" if action.startswith("snapshot_") else "libvirt_domain"
+    path.write_text(json.dumps({f"{role}_{key}": unsafe(v) for key, v in values.items()}))
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            f"playbooks/{action}.yml",
+            *("-i", str(lab.inventory), "--limit", host.name, "-e", f"@{path}", *options),
+        ],
+        cwd=REPOSITORY,
+        env=os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "SECRET" not in done.stdout + done.stderr
+    task = json.loads(done.stdout)["plays"][0]["tasks"][-1]
+    result: dict[str, Any] = task["hosts"][host.name]
+    assert bool(result.get("failed")) == bool(done.returncode)
+    return result
+
+
+def unsafe(value: Any) -> Any:
+    """Mark all texts of a value as never to be evaluated."""
+    if isinstance(value, str):
+        return {"__ansible_unsafe": value}
+    if isinstance(value, dict):
+        return {key: unsafe(item) for key, item in value.items()}
+    return [unsafe(item) for item in value] if isinstance(value, list) else value
