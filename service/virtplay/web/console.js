@@ -8,6 +8,7 @@ const STALE_MS = 10_000;
 const SERVED = ['running', 'paused', 'pausing', 'resuming', 'stopping', 'restarting', 'updating',
   'restoring', 'migrating'];
 const OPEN_MS = 20_000;
+const ERROR_MS = 500;
 const POLICY_VIOLATION = 1008;
 
 const at = (id) => document.getElementById(id);
@@ -249,9 +250,12 @@ async function open(mine, ticket) {
   const socket = new WebSocket(address);
   socket.binaryType = 'arraybuffer';
   socket.addEventListener('open', () => { opened = true; });
-  socket.addEventListener('close', (event) => {
+  const end = (event) => {
     if (mine === attempt) ended(opened, event, failure);
-  });
+  };
+  socket.addEventListener('close', end);
+  // A browser that blocks it by itself may tell of the error only; usually the close follows.
+  socket.addEventListener('error', () => setTimeout(end, ERROR_MS, { code: 1006, reason: '' }));
   const on = {
     connected(words) {
       connected = true;
@@ -263,11 +267,17 @@ async function open(mine, ticket) {
       socket.close();
     },
   };
-  if (kind === 'serial') {
-    view = module.openSerial(at('stage'), socket, on);
-  } else {
-    view = module.openScreen(at('stage'), socket, ticket.password, on);
-    view.scale(fits);
+  try {
+    if (kind === 'serial') {
+      view = module.openSerial(at('stage'), socket, on);
+    } else {
+      view = module.openScreen(at('stage'), socket, ticket.password, on);
+      view.scale(fits);
+    }
+  } catch (error) {
+    if (socket.readyState === WebSocket.CONNECTING) throw error;
+    end({ code: 1006, reason: '' });
+    return;
   }
   await pause(OPEN_MS);
   if (mine === attempt && !connected) {
