@@ -32,11 +32,13 @@ from virtplay import errors, execution
 from virtplay.api import openapi
 from virtplay.api.auth import LoginLimit, Role, authenticate, authorise
 from virtplay.api.calls import Call, Parts
+from virtplay.api.console import serve_console
 from virtplay.api.console_page import ASSET_HEADERS, VM_ID, page_headers, read_console_page
 from virtplay.api.envelope import failure, success
 from virtplay.api.parsing import parse_body, parse_query
 from virtplay.api.routes import ROUTES, Route
 from virtplay.api.schemas import Strict
+from virtplay.console.opening import Consoles
 from virtplay.dispatch.local import LocalDispatcher
 from virtplay.inventory import load_inventory
 from virtplay.jobs import Caller
@@ -47,6 +49,7 @@ from virtplay.settings import Settings
 from virtplay.snapshots import Snapshots
 from virtplay.store.database import close_database, open_database
 from virtplay.store.jobs import forget_jobs
+from virtplay.store.tickets import forget_tickets
 from virtplay.store.tokens import count_tokens, create_token
 from virtplay.store.vms import sync_hosts
 from virtplay.vms import Vms
@@ -142,6 +145,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         app.add_route(_handler(route, limit), path, methods=methods, name=f"route_{number}")
     _add_docs(app)
     _add_console_page(app)
+    _add_console(app)
     app.register_middleware(_begin, "request")
     app.register_middleware(_finish, "response")
     app.before_server_start(partial(_start, settings=settings))
@@ -162,7 +166,10 @@ def _handler(route: Route, limit: LoginLimit) -> Callable[..., Coroutine[Any, An
         query = parse_query(_arguments(request), route.query)
         body = await _read_body(request, route.body) if route.body is not None else None
         caller = Caller(name, token_id, request_id.get(), request.ip)
-        answer = await route.handler(Call(request.app.ctx.parts, caller, path, query, body))
+        address = request.headers.get("host", "")
+        answer = await route.handler(
+            Call(request.app.ctx.parts, caller, path, query, body, address)
+        )
         return answer if isinstance(answer, HTTPResponse) else success(answer)
 
     return handle
@@ -228,6 +235,16 @@ def _add_console_page(app: Sanic[Any, Any]) -> None:
     )
 
 
+def _add_console(app: Sanic[Any, Any]) -> None:
+    async def serve(request: Request, vm_id: str) -> None:
+        await serve_console(request, request.app.ctx.parts, vm_id)
+
+    # Not Sanic's own kind of websocket route, which answers 101 before the handler is asked.
+    app.enable_websocket()
+    serve.is_websocket = True  # type: ignore[attr-defined]
+    app.add_route(serve, "/console/<vm_id:str>", methods=["GET"])
+
+
 async def _begin(request: Request) -> None:
     given = request.headers.get("x-request-id", "")
     request_id.set(given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8))
@@ -283,7 +300,8 @@ async def _put_together(app: Sanic[Any, Any], settings: Settings) -> None:
     app.ctx.dispatcher = dispatcher
     vms = Vms(settings, inventory, dispatcher)
     snapshots = Snapshots(settings, dispatcher)
-    app.ctx.parts = Parts(settings, vms, snapshots, observer)
+    consoles = Consoles(settings, inventory, dispatcher)
+    app.ctx.parts = Parts(settings, vms, snapshots, consoles, observer)
     app.ctx.scheduler = Scheduler(snapshots)
     if threading.current_thread() is threading.main_thread():
         loop = asyncio.get_running_loop()
@@ -294,6 +312,7 @@ async def _put_together(app: Sanic[Any, Any], settings: Settings) -> None:
         asyncio.create_task(_kept_alive(dispatcher.run, "the dispatcher")),
         asyncio.create_task(_kept_alive(observer.run, "the observer")),
         asyncio.create_task(_kept_alive(app.ctx.scheduler.run, "the scheduler")),
+        asyncio.create_task(_kept_alive(consoles.watch, "the console watch")),
         asyncio.create_task(_kept_alive(partial(_upkeep, settings), "the upkeep")),
     ]
 
@@ -309,6 +328,7 @@ async def reload_inventory(app: Sanic[Any, Any]) -> None:
     await sync_hosts(set(inventory.hosts))
     parts.vms.inventory = inventory
     parts.observer.inventory = inventory
+    parts.consoles.inventory = inventory
     log.info("read the inventory: %d hosts", len(inventory.hosts))
 
 
@@ -328,6 +348,7 @@ async def _upkeep(settings: Settings) -> None:
     while True:
         while await forget_jobs(timedelta(days=settings.job_retention_days)):
             pass
+        await forget_tickets()
         await asyncio.sleep(UPKEEP_SECONDS)
 
 
@@ -373,7 +394,7 @@ async def _announce(app: Sanic[Any, Any]) -> None:
     settings: Settings = app.ctx.parts.settings
     # Only now: a token of a start that failed before this line would never have been shown.
     await _first_token(app, settings)
-    address = f"http://{settings.host}:{settings.port}"
+    address = f"{settings.scheme}://{settings.host}:{settings.port}"
     print(f"Virtplay answers at {address} (API documentation: {address}/docs)", flush=True)
     if app.ctx.first_token:
         print(f"First admin token, shown only now: {app.ctx.first_token}", flush=True)
@@ -387,9 +408,12 @@ async def _stop(app: Sanic[Any, Any]) -> None:
         return
     parts.observer.stop()
     app.ctx.scheduler.stop()
+    # Before the jobs get their grace: who looks at a console is told at once.
+    await parts.consoles.stop()
     await app.ctx.dispatcher.stop()
-    *stopping, upkeep_task = app.ctx.tasks
+    *stopping, watch_task, upkeep_task = app.ctx.tasks
     await asyncio.gather(*stopping)
+    watch_task.cancel()
     upkeep_task.cancel()
 
 

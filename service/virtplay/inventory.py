@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from virtplay.settings import Settings
 GROUP = "hypervisors"
 CATALOGUE = "libvirt_image_catalogue"
 EXTRA = "libvirt_image_catalogue_extra"
+CONNECTION = "ansible_"
+URI = "libvirt_console_uri"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class HostConfig:
     overcommit: Overcommit
     catalogue: dict[str, dict[str, Any]]
     """Template name → its entry, this host's replacements merged over the defaults."""
+    connection: dict[str, Any] = field(default_factory=dict, repr=False)
+    """Its variables that say how Ansible connects to it (may hold a password)."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,10 @@ def _host(name: str, variables: Mapping[str, Any], defaults: Mapping[str, Any]) 
         catalogue = {str(key): dict(entry) for key, entry in merged.items()}
     except (TypeError, ValueError) as error:
         raise CannotStart(f"cannot use the variables of host {name}: {error}") from error
-    return HostConfig(name, overcommit, catalogue)
+    connection = {
+        key: value for key, value in variables.items() if key.startswith(CONNECTION) or key == URI
+    }
+    return HostConfig(name, overcommit, catalogue, connection)
 
 
 def _refuse_odd_overcommit(overcommit: Overcommit) -> None:

@@ -1,8 +1,11 @@
 """Pure: every setting of the service and the command line, read from VIRTPLAY_* variables."""
 
+import os
 from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -10,6 +13,24 @@ TOKEN_LENGTH_MIN = 8
 SECONDS_MAX = 86_400.0
 DAYS_MAX = 36_500.0
 """A longer time cannot be taken from every date."""
+
+
+def origin_of(url: str) -> str:
+    """scheme://host[:port] of an address without a path, as browsers write it; else ValueError."""
+    parts = urlsplit(url)
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.username is not None
+        or parts.path not in ("", "/")
+        or parts.query
+        or parts.fragment
+    ):
+        raise ValueError(f"{url} must be like https://virt.example.org, without a path")
+    usual = {"http": 80, "https": 443}[parts.scheme]
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    port = "" if parts.port in (None, usual) else f":{parts.port}"
+    return f"{parts.scheme}://{host}{port}"
 
 
 class Settings(BaseSettings):
@@ -69,6 +90,20 @@ class Settings(BaseSettings):
     login_failures: int = Field(
         10, ge=1, description="failed logins a minute and address before answers are 429"
     )
+    public_url: str = Field(
+        "",
+        description="address at which clients reach the service, e.g. https://virt.example.org;"
+        " default: what each of them calls it",
+    )
+    console_origins: str = Field(
+        "",
+        description="further origins whose pages may open consoles, comma-separated,"
+        " e.g. https://ui.example.org",
+    )
+    tls_certificate: Path | None = Field(
+        None, description="PEM file with the certificate chain; makes the service speak HTTPS"
+    )
+    tls_key: Path | None = Field(None, description="PEM file with the certificate's private key")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
 
     @field_validator("state_dir")
@@ -95,6 +130,45 @@ class Settings(BaseSettings):
         if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
         return value.upper()
+
+    @field_validator("public_url")
+    @classmethod
+    def _public_address(cls, value: str) -> str:
+        return origin_of(value) if value else ""
+
+    @field_validator("console_origins")
+    @classmethod
+    def _known_origins(cls, value: str) -> str:
+        return ",".join(origin_of(part.strip()) for part in value.split(",") if part.strip())
+
+    @field_validator("tls_certificate", "tls_key", mode="before")
+    @classmethod
+    def _unset_when_empty(cls, value: object) -> object:
+        return value or None
+
+    @field_validator("tls_certificate", "tls_key")
+    @classmethod
+    def _readable(cls, value: Path | None) -> Path | None:
+        if value is not None and not os.access(value.expanduser(), os.R_OK):
+            raise ValueError(f"{value} cannot be read")
+        return value.expanduser().absolute() if value else None
+
+    @model_validator(mode="after")
+    def _whole_tls(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key need each other")
+        return self
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """The origins that may always open consoles, beside the service's own."""
+        listed = [*self.console_origins.split(","), self.public_url]
+        return frozenset(origin for origin in listed if origin)
+
+    @property
+    def scheme(self) -> str:
+        """What the service itself speaks: http or https."""
+        return "https" if self.tls_certificate else "http"
 
     @property
     def database(self) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from virtplay.console.opening import Consoles
 from virtplay.jobs import Caller
 from virtplay.observation import Observer
 from virtplay.settings import Settings
@@ -17,6 +18,7 @@ class Parts:
     settings: Settings
     vms: Vms
     snapshots: Snapshots
+    consoles: Consoles
     observer: Observer
 
 
@@ -29,3 +31,5 @@ class Call:
     path: dict[str, str]
     query: Any
     body: Any
+    address: str = ""
+    """What the client calls the service: its Host header, not checked."""

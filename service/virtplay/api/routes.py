@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 from sanic import HTTPResponse
 
-from virtplay.api import health, hosts, jobs, schemas, snapshots, vms
+from virtplay.api import console, health, hosts, jobs, schemas, snapshots, vms
 from virtplay.api import snapshot_schemas as shapes
 from virtplay.api.auth import Role
 from virtplay.api.calls import Call
@@ -121,6 +121,11 @@ ROUTES = (
         "DELETE", f"{PREFIX}/vms/{{id}}/snapshot-schedule", CHANGE, snapshots.delete_schedule,
         "End a VM's snapshot schedule", shapes.ScheduleGone, body=NONE,
         errors=(*ONE_VM, "SCHEDULE_NOT_FOUND"),
+    ),
+    Route(
+        "GET", f"{PREFIX}/vms/{{id}}/console", CHANGE, console.get_console, "Open a VM's console",
+        schemas.ConsoleOut, schemas.ConsoleQuery,
+        errors=(*ONE_VM, "VM_ALREADY_STOPPED", "CONSOLE_NOT_AVAILABLE", "HOST_UNREACHABLE"),
     ),
     Route("GET", f"{PREFIX}/jobs", READ, jobs.list_jobs, "List jobs", schemas.JobPage, schemas.JobQuery),
     Route(

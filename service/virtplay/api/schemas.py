@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from virtplay.console.opening import ConsoleType
 from virtplay.states import HostStatus, JobStatus, VmStatus
 from virtplay.store.vms import SORTS
 
@@ -499,6 +500,33 @@ class TemplateList(BaseModel):
     """The image catalogue."""
 
     templates: list[TemplateOut]
+
+
+class ConsoleQuery(Query):
+    """Which console of a VM."""
+
+    type: ConsoleType = Field(
+        ConsoleType.VNC, description="vnc: its screen; serial: its text console"
+    )
+
+
+class ConsoleOut(BaseModel):
+    """A console that one client may connect to, shortly."""
+
+    type: ConsoleType
+    host: str | None = Field(
+        description="where VNC listens on the VM's hypervisor, for an SSH tunnel; null for serial"
+    )
+    port: int | None = Field(examples=[5900])
+    password: str | None = Field(
+        description="for VNC, valid for a minute; null where none is asked for"
+    )
+    url: str = Field(
+        description="websocket of binary frames, good for one connection until expiresAt",
+        examples=["ws://localhost:3000/console/vm-001?ticket=…"],
+    )
+    expiresAt: str  # noqa: N815
+    jobId: str  # noqa: N815
 
 
 class HealthOut(BaseModel):

@@ -78,6 +78,9 @@ def serve(
     settings = load_settings(host=host, port=port, inventory=inventory)
     set_up_logging(settings.log_level)
     app = create_app(settings)
+    tls = None
+    if settings.tls_certificate and settings.tls_key:
+        tls = {"cert": str(settings.tls_certificate), "key": str(settings.tls_key)}
     try:
         app.run(
             host=settings.host,
@@ -85,6 +88,7 @@ def serve(
             single_process=True,
             access_log=False,
             motd=False,
+            ssl=tls,
         )
     except OSError as error:
         raise CannotStart(

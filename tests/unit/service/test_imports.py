@@ -21,6 +21,8 @@ DOORS = {
     "tortoise": ("store/",),
     "ansible_runner": ("play",),
     "prometheus_client": ("metrics",),
+    "asyncssh": ("console/reach",),
+    "websockets": ("api/", "cli/console"),
     "libvirt": (),
 }
 

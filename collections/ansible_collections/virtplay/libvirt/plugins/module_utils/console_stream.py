@@ -25,6 +25,7 @@ BLOCK = 16 * 1024
 ENDED, USAGE, FAILED, STOPPED, TAKEN = 0, 2, 3, 4, 5
 # A domain that stops closes its console a moment before it counts as stopped.
 STOP_SECONDS = 1.0
+STOPPED_WORDS = "the VM has stopped"
 
 
 class Relay:
@@ -102,14 +103,14 @@ class Relay:
             self.end(STOPPED, text_of(error))
             return
         if events & (libvirt.VIR_STREAM_EVENT_ERROR | libvirt.VIR_STREAM_EVENT_HANGUP):
-            self.end(STOPPED, "the console was closed")
+            self.end(STOPPED, STOPPED_WORDS)
 
     def _receive(self, stream: Any) -> None:
         received = stream.recv(BLOCK)
         if received == -2:  # nothing to read after all
             return
         if not received:
-            self.end(STOPPED, "the console was closed")
+            self.end(STOPPED, STOPPED_WORDS)
         self.from_guest = received
 
 

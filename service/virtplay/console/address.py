@@ -1,0 +1,162 @@
+"""Pure: how Ansible reaches a host, read from its inventory variables, as OpenSSH would be told."""
+
+import getpass
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from virtplay.errors import HostUnreachable
+
+DEFAULT_PYTHON = "/usr/bin/python3"
+DEFAULT_URI = "qemu:///system"
+ARGUMENTS = ("ansible_ssh_args", "ansible_ssh_common_args", "ansible_ssh_extra_args")
+FLAGS = "46AaCfGgKkMNnqsTtVvXxYy"
+"""Options of ssh without a value; none of them decides which host is reached."""
+VALUES = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
+"""Options of ssh with a value."""
+OPTION_KEYS = {"i": "IdentityFile", "J": "ProxyJump", "l": "User", "p": "Port", "b": "BindAddress"}
+LOCAL_CONNECTIONS = ("local", "ansible.builtin.local")
+SSH_CONNECTIONS = ("ssh", "smart", "paramiko", "paramiko_ssh", "ansible.builtin.ssh")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A host as a console reaches it: directly, or over SSH."""
+
+    name: str
+    local: bool = False
+    host: str = ""
+    lines: tuple[str, ...] = ()
+    """What an ssh_config would say of it; of two lines on one matter the first counts."""
+    config_files: tuple[str, ...] | None = None
+    """Files that are read after the lines; None for OpenSSH's usual ones."""
+    password: str | None = field(default=None, repr=False)
+    become: bool = False
+    python: str = DEFAULT_PYTHON
+    uri: str = DEFAULT_URI
+    """The libvirt there."""
+
+
+def read_address(
+    name: str, variables: Mapping[str, Any], defaults: Mapping[str, str], directory: Path
+) -> Address:
+    """Read a host's variables; `defaults` are ansible.cfg's values for them.
+
+    A key's path is relative to `directory`. HostUnreachable names what cannot be used.
+    """
+
+    def value(*keys: str) -> Any:
+        found = next((variables[key] for key in keys if variables.get(key) is not None), None)
+        if found is None:
+            found = next((defaults[key] for key in keys if key in defaults), None)
+        if isinstance(found, str) and ("{{" in found or "{%" in found):
+            raise _unusable(name, f"{keys[0]} is a template, and the console takes only plain text")
+        return found
+
+    connection = str(value("ansible_connection") or "ssh")
+    become = is_true(value("ansible_become"))
+    method = value("ansible_become_method") or "sudo"
+    if become and str(method).rsplit(".", 1)[-1] != "sudo":
+        raise _unusable(name, f"ansible_become_method is {method}, and the console knows only sudo")
+    python = str(value("ansible_python_interpreter") or DEFAULT_PYTHON)
+    common: dict[str, Any] = {
+        "become": become,
+        # auto and its kin: what Ansible would go and find out.
+        "python": DEFAULT_PYTHON if python.startswith("auto") else python,
+        "uri": str(value("libvirt_console_uri") or DEFAULT_URI),
+    }
+    if connection in LOCAL_CONNECTIONS:
+        return Address(name, local=True, **common)
+    if connection not in SSH_CONNECTIONS:
+        raise _unusable(name, f"ansible_connection is {connection}, and the console knows only ssh")
+    key = value("ansible_ssh_private_key_file", "ansible_private_key_file")
+    settings = [
+        ("Port", value("ansible_port", "ansible_ssh_port")),
+        ("IdentityFile", directory / Path(str(key)).expanduser() if key else None),
+        ("User", value("ansible_user", "ansible_ssh_user")),
+        ("ConnectTimeout", value("ansible_timeout", "ansible_ssh_timeout")),
+    ]
+    own = [f"{option} {quote(str(given))}" for option, given in settings if given not in (None, "")]
+    # The order of Ansible's own command line.
+    (first, files), *others = [
+        read_arguments(name, str(value(variable) or "")) for variable in ARGUMENTS
+    ]
+    lines = [*first, *own]
+    for more, more_files in others:
+        lines += more
+        files = more_files if more_files is not None else files
+    password = value("ansible_password", "ansible_ssh_pass", "ansible_ssh_password")
+    return Address(
+        name,
+        host=str(value("ansible_host", "ansible_ssh_host") or name),
+        lines=tuple(lines),
+        config_files=files,
+        password=str(password) if password is not None else None,
+        **common,
+    )
+
+
+def read_arguments(name: str, text: str) -> tuple[list[str], tuple[str, ...] | None]:
+    """The ssh_config lines that arguments of ssh stand for, and the files of -F if it is given."""
+    lines: list[str] = []
+    files: tuple[str, ...] | None = None
+    for letter, given in _options(name, text):
+        if letter == "o":
+            lines.append(option_line(given))
+        elif letter == "F":
+            files = () if given.lower() == "none" else (given,)
+        elif key := OPTION_KEYS.get(letter):
+            lines.append(f"{key} {quote(given)}")
+    return lines, files
+
+
+def _options(name: str, text: str) -> Iterator[tuple[str, str]]:
+    """The options of ssh that have a value, with it; HostUnreachable for what is none."""
+    try:
+        words = iter(shlex.split(text))
+    except ValueError as error:
+        raise _unusable(name, f"its SSH arguments cannot be read ({error})") from None
+    for word in words:
+        if not word.startswith("-") or len(word) < 2:
+            raise _unusable(name, f"its SSH arguments hold {word!r}, which is no option")
+        letters = word[1:].lstrip(FLAGS)
+        if not letters:
+            continue
+        letter = letters[0]
+        if letter not in VALUES:
+            raise _unusable(name, f"its SSH arguments hold -{letter}, which ssh does not know")
+        given = letters[1:] or next(words, None)
+        if given is None:
+            raise _unusable(name, f"its SSH argument -{letter} lacks a value")
+        yield letter, given
+
+
+def option_line(text: str) -> str:
+    """`Key=value` or `Key value` of ssh's -o as a line of ssh_config."""
+    key, separator, value = text.partition("=")
+    if not separator or " " in key.strip():
+        key, _, value = text.strip().partition(" ")
+    return f"{key.strip()} {value.strip()}"
+
+
+def quote(text: str) -> str:
+    """A value that may hold spaces, for ssh_config."""
+    return f'"{text}"' if any(c.isspace() for c in text) else text
+
+
+def is_true(value: object) -> bool:
+    """Whether Ansible takes a variable for true."""
+    return str(value).lower() in ("true", "yes", "on", "1", "y", "t")
+
+
+def stream_command(address: Address, source: str, uuid: str) -> Sequence[str]:
+    """The program that carries a domain's serial console, as words."""
+    root = address.become and getpass.getuser() != "root" if address.local else address.become
+    prefix = ["sudo", "-n", "--"] if root else []
+    return [*prefix, address.python, "-c", source, address.uri, uuid]
+
+
+def _unusable(name: str, reason: str) -> HostUnreachable:
+    return HostUnreachable(f"cannot reach a console on host {name}: {reason}")

@@ -1,0 +1,193 @@
+"""Opens consoles: the job that lets a client in, the ticket for one stream, the stream itself."""
+
+import secrets
+import string
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from functools import partial
+
+from virtplay import errors
+from virtplay.actions import Action
+from virtplay.console.reach import Line, Reach
+from virtplay.console.relay import Client
+from virtplay.console.watch import Stream, Streams
+from virtplay.dispatch import Dispatcher
+from virtplay.inventory import Inventory
+from virtplay.jobs import Caller, await_end, submit
+from virtplay.settings import Settings
+from virtplay.states import HostStatus, JobStatus, VmStatus
+from virtplay.store import vms as store
+from virtplay.store.database import transaction
+from virtplay.store.models import ConsoleTicket, Job, Vm
+from virtplay.store.tickets import create_ticket, find_ticket, use_ticket
+from virtplay.store.tokens import valid_tokens
+
+PASSWORD_LENGTH = 8
+"""VNC has no longer ones."""
+PASSWORD_SECONDS = 60
+"""Longer than a ticket is valid: the job that sets it takes a part of it."""
+JOB_SECONDS = 30.0
+ACTIVE = ("running", "paused", "stopping", "suspended")
+"""The domain states that have a QEMU, hence a screen."""
+JOB_ERRORS: dict[str, type[errors.VirtplayError]] = {
+    "VM_NOT_FOUND": errors.VmNotFound,
+    "VM_ALREADY_STOPPED": errors.VmAlreadyStopped,
+    "HOST_UNREACHABLE": errors.HostUnreachable,
+}
+
+
+class ConsoleType(StrEnum):
+    """What a client can see of a guest."""
+
+    VNC = "vnc"
+    """Its screen, by RFB."""
+    SERIAL = "serial"
+    """Its text console."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A console that one client may connect to."""
+
+    vm: Vm
+    job: Job
+    type: ConsoleType
+    host: str | None
+    """The address and port on the hypervisor; None for a serial console."""
+    port: int | None
+    password: str | None
+    """None where none is asked for."""
+    ticket: str
+    expires_at: datetime
+
+
+class Consoles:
+    """Everything about consoles that the API calls."""
+
+    def __init__(self, settings: Settings, inventory: Inventory, dispatcher: Dispatcher) -> None:
+        self.inventory = inventory
+        self._settings = settings
+        self._dispatcher = dispatcher
+        self._reach = Reach(settings.project_dir)
+        self._streams = Streams()
+        # VM id → password and until when it lets in; nowhere else, so that two people who ask
+        # for one VM at once do not shut each other out.
+        self._passwords: dict[int, tuple[str, float]] = {}
+
+    async def open(self, caller: Caller, ref: str, kind: ConsoleType) -> Opened:
+        """Run console_open for a running VM and make a ticket for its console."""
+        async with transaction():
+            vm = await store.find_vm(ref, lock=True)
+            await self._refuse_unusable(vm)
+            variables = {
+                "libvirt_console_uuid": str(vm.uuid),
+                "libvirt_console_name": str(vm.domain),
+                "libvirt_console_type": kind.value,
+                "libvirt_console_seconds": PASSWORD_SECONDS,
+            }
+            password = self._password(vm.id) if kind is ConsoleType.VNC else None
+            hidden = {"libvirt_console_password": password} if password else {}
+            job = await submit(
+                self._settings, caller, vm, Action.CONSOLE_OPEN, variables, secrets=hidden
+            )
+        self._dispatcher.enqueue(job.id)
+        job = await await_end(job, JOB_SECONDS)
+        _refuse_failure(vm, job)
+        console = (job.result or {})["console"]
+        host, port = console.get("host"), console.get("port")
+        text, expires_at = await create_ticket(vm.id, caller.token_id, kind.value, port)
+        needed = password if console.get("password_set") else None
+        return Opened(vm, job, kind, host, port, needed, text, expires_at)
+
+    async def admit(self, ref: str, text: str) -> tuple[Vm, ConsoleTicket]:
+        """Take a ticket of a running VM, which is used up by this.
+
+        Forbidden for a ticket that is used, old or another VM's, and whose token is not valid any
+        more; VmAlreadyStopped.
+        """
+        refused = errors.Forbidden(
+            f"cannot open the console of VM {ref}: the ticket is not valid; each is good for one"
+            " connection within 40 seconds"
+        )
+        try:
+            vm = await store.find_vm(ref)
+        except errors.VmNotFound:
+            # A ticket is all that the caller has shown: not even what VMs there are is told.
+            raise refused from None
+        ticket = await find_ticket(text, vm.id)
+        if ticket is None or ticket.token_id not in await valid_tokens({ticket.token_id}):
+            raise refused
+        await self._refuse_unusable(vm)
+        if not await use_ticket(ticket):
+            raise refused
+        return vm, ticket
+
+    async def carry(self, vm: Vm, ticket: ConsoleTicket, client: Client) -> None:
+        """Carry the stream of an admitted client to its end."""
+        stream = Stream(str(vm.ref), ticket.kind, ticket.token_id, client)
+        await self._streams.carry(stream, partial(self._connect, vm, ticket))
+
+    async def watch(self) -> None:
+        """End streams whose time has come, for ever."""
+        await self._streams.watch(self._sweep)
+
+    async def stop(self) -> None:
+        """End all streams and connections."""
+        await self._streams.stop()
+        await self._reach.close()
+
+    async def _connect(self, vm: Vm, ticket: ConsoleTicket) -> Line:
+        address = self._reach.address(self.inventory, str(vm.host))
+        if ticket.kind == ConsoleType.SERIAL:
+            return await self._reach.open_serial(address, str(vm.uuid))
+        return await self._reach.open_screen(address, ticket.port or 0)
+
+    async def _sweep(self) -> None:
+        await self._reach.sweep()
+        now = time.monotonic()
+        self._passwords = {id: kept for id, kept in self._passwords.items() if kept[1] > now}
+
+    def _password(self, vm_id: int) -> str:
+        """The password for a VM's screen: the one in force, else a new one; its time starts anew.
+
+        47 random bits for a minute, behind SSH and the loopback.
+        """
+        now = time.monotonic()
+        password, until = self._passwords.get(vm_id, ("", 0.0))
+        if until <= now:
+            alphabet = string.ascii_letters + string.digits
+            password = "".join(secrets.choice(alphabet) for _ in range(PASSWORD_LENGTH))
+        self._passwords[vm_id] = (password, now + PASSWORD_SECONDS)
+        return password
+
+    async def _refuse_unusable(self, vm: Vm) -> None:
+        try:
+            host = await store.find_host(str(vm.host))
+        except errors.HostNotFound:
+            raise errors.HostUnreachable(
+                f"cannot open a console of VM {vm.ref}: the inventory has no host {vm.host}"
+                " any more"
+            ) from None
+        if vm.status == VmStatus.UNREACHABLE or host.status == HostStatus.UNREACHABLE:
+            raise errors.HostUnreachable(
+                f"cannot open a console of VM {vm.ref}: host {vm.host} cannot be reached"
+            )
+        if not vm.provisioned or vm.power not in ACTIVE:
+            raise errors.VmAlreadyStopped(
+                f"cannot open a console of VM {vm.ref}: it is {vm.status}"
+            )
+
+
+def _refuse_failure(vm: Vm, job: Job) -> None:
+    if job.status == JobStatus.SUCCEEDED:
+        return
+    if job.error is None:
+        raise errors.HostUnreachable(
+            f"cannot open a console of VM {vm.ref}: {job.ref} is {job.status} after"
+            f" {JOB_SECONDS:.0f} s",
+            jobId=job.ref,
+        )
+    error = JOB_ERRORS.get(str(job.error["code"]), errors.ConsoleNotAvailable)
+    raise error(str(job.error["message"]), jobId=job.ref)
