@@ -43,6 +43,12 @@ def expect_after(command: str, host: Host) -> None:
     """What the host shows once a command of the page has run."""
     match = re.search(r"playbooks/(\w+)\.yml", command)
     assert match
+    if match[1].startswith("snapshot_"):
+        name = re.search(r'"libvirt_snapshot_name": "([\w-]+)"', command)
+        assert name
+        listed = host.run("virsh", "-q", "snapshot-list", VM, "--name").stdout.split()
+        assert (name[1] in listed) == (match[1] != "snapshot_delete"), command
+        return
     if "--check" in command or match[1] == "vm_delete":
         assert VM not in guests.domains(host), command
         return

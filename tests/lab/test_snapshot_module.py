@@ -287,7 +287,7 @@ def test_memory_without_room_is_said_before_anything_is_touched(
 ) -> None:
     make("stopped")
     host.run("mkdir", "-p", f"/run/{identity}")
-    host.run("mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", f"/run/{identity}")
+    host.run("mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", f"/run/{identity}")
     try:
         path, small = f"{IMAGES}/{identity}-vda.qcow2", f"/run/{identity}/small.qcow2"
         host.run("qemu-img", "create", "-q", "-f", "qcow2", small, "1G")
@@ -305,7 +305,7 @@ def test_memory_without_room_is_said_before_anything_is_touched(
 
 # --- crashes ----------------------------------------------------------------------------------
 
-# Runs the module on the host and ends its process before or after the step of a given number.
+# Runs the module on the host and ends its process right after the step of a given number (0: none).
 CRASHING = """
 import json, os, sys
 sys.path[1:1] = json.loads(sys.argv[1])
@@ -322,12 +322,10 @@ def watch(owner, name):
     real = getattr(owner, name)
     def call(*args, **kwargs):
         global seen
-        for number in range(2):
-            seen += 1
-            if seen == crash_at:
-                os._exit(77)
-            if number == 0:
-                result = real(*args, **kwargs)
+        result = real(*args, **kwargs)
+        seen += 1
+        if seen == crash_at:
+            os._exit(77)
         return result
     setattr(owner, name, call)
 watch(Fence, "remember")
@@ -338,19 +336,23 @@ snapshot.main()
 """
 
 
-def crash(host: Host, at: int, **arguments: Any) -> bool:
-    """Run the module until its step number `at`; says whether there was one."""
+def run_module(
+    host: Host, arguments: dict[str, Any], crash_after: int = 0
+) -> dict[str, Any] | None:
+    """Run the module without Ansible; None when it has crashed after that many steps."""
     paths = [str(REPOSITORY / "collections"), sysconfig.get_path("purelib")]
-    done = host.run(
-        *("python3", "-c", CRASHING, json.dumps(paths), json.dumps(arguments), str(at)),
-        check=False,
-    )
-    assert done.returncode in (0, 77), done.stdout + done.stderr
-    return done.returncode == 77
+    command = ("python3", "-c", CRASHING, json.dumps(paths), json.dumps(arguments))
+    done = host.run(*command, str(crash_after), check=False)
+    if done.returncode == 77:
+        return None
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert not result.get("failed"), result
+    return result
 
 
-def end_state(host: Host, identity: str, result: dict[str, Any]) -> dict[str, Any]:
+def end_state(host: Host, identity: str, result: dict[str, Any] | None) -> dict[str, Any]:
     """All that a run leaves, but for the moments and sizes that differ each time."""
+    assert result is not None
     changing = ("created_at", "size_bytes")
     entries = [
         {key: value for key, value in entry.items() if key not in changing}
@@ -368,22 +370,22 @@ def end_state(host: Host, identity: str, result: dict[str, Any]) -> dict[str, An
 
 @pytest.mark.parametrize("state", ["running", "stopped"])
 def test_creation_that_crashes_at_any_step_is_completed(
-    state: str, host: Host, identity: str, play: Play, make: Make
+    state: str, host: Host, identity: str, make: Make
 ) -> None:
     make(state)
-    run = {"name": "one", "title": "One", "job": "job-1", "generation": 1}
-    expected = end_state(host, identity, play("snapshot_create", **run))
-    play("snapshot_delete", name="one")
-    arguments = {"uuid": identity, "snapshot": "one", "title": "One", "job": "job-1"}
-    step = 1
-    while crash(host, step, **arguments, generation=1):
-        again = play("snapshot_create", **run)
-        assert end_state(host, identity, again) == expected, step
+    run = {"uuid": identity, "snapshot": "one", "title": "One", "job": "job-1", "generation": 1}
+    gone = {"uuid": identity, "snapshot": "one", "state": "absent"}
+    expected = end_state(host, identity, run_module(host, run))
+    steps = 0
+    while True:
+        run_module(host, gone)
+        if run_module(host, run, steps + 1) is not None:
+            break
+        steps += 1
+        assert end_state(host, identity, run_module(host, run)) == expected, steps
         if state == "running":
-            assert agent(host, identity, "guest-fsfreeze-status") == "thawed", step
-        play("snapshot_delete", name="one", job="job-1")
-        step += 1
-    assert step > 6
+            assert agent(host, identity, "guest-fsfreeze-status") == "thawed", steps
+    assert steps >= (5 if state == "running" else 3)
 
 
 def test_half_made_snapshot_is_deleted_whatever_comes_next(
@@ -417,54 +419,60 @@ def test_restore_that_crashes_at_any_step_is_completed(
     play("vm_update", title="Now")
     write_mark(host, identity, "second")
     play("snapshot_create", name="base")  # where every turn begins
-    values = {"guard": "guard", "job": "job-1", "generation": 1, "force": state == "running"}
+    vm: dict[str, Any] = {"uuid": identity}
+    run: dict[str, Any] = {
+        **{"snapshot": "one", "state": "restored", "guard": "guard"},
+        **{"job": "job-1", "generation": 1, "force": state == "running"},
+    }
 
     def begin() -> None:
-        play("snapshot_delete", name="guard")
-        play("snapshot_restore", name="base", force=True)
+        run_module(host, {**vm, "snapshot": "base", "state": "restored", "force": True})
+        run_module(host, {**vm, "snapshot": "guard", "state": "absent"})
         if state == "stopped":
-            play("vm_stop", force=True)
-        fence = f"/var/lib/virtplay/fence/{identity}.json"
-        host.run("rm", "-f", fence)
+            host.run("virsh", "destroy", identity)
+        host.run("rm", "-f", f"/var/lib/virtplay/fence/{identity}.json")
 
     begin()
-    expected = end_state(host, identity, play("snapshot_restore", name="one", **values))
-    assert expected["domain"]["title"] == "Now"
-    step = 1
+    expected = end_state(host, identity, run_module(host, vm | run))
+    assert (expected["domain"]["title"], expected["domain"]["state"]) == ("Now", "running")
+    steps = 0
     while True:
         begin()
-        arguments = {"uuid": identity, "snapshot": "one", "state": "restored", **values}
-        if not crash(host, step, **arguments):
+        if run_module(host, vm | run, steps + 1) is not None:
             break
-        again = play("snapshot_restore", name="one", **values)
-        assert not again.get("failed"), (step, again)
-        assert end_state(host, identity, again) == expected, step
-        assert agent(host, identity, "guest-fsfreeze-status") == "thawed", step
-        assert read_marks(host, identity) == ("first", "first"), step
-        step += 1
-    assert step > 12
+        steps += 1
+        assert end_state(host, identity, run_module(host, vm | run)) == expected, steps
+        assert agent(host, identity, "guest-fsfreeze-status") == "thawed", steps
+        assert read_marks(host, identity) == ("first", "first"), steps
+    assert steps >= 9
 
 
 def test_deletion_that_crashes_at_any_step_is_completed(
-    host: Host, identity: str, play: Play, make: Make
+    host: Host, identity: str, make: Make
 ) -> None:
     make("stopped")
-    for step in range(1, 9):
-        for name in ("one", "two"):
-            play("snapshot_create", name=name)
-        crash(host, step, uuid=identity, snapshot="one", state="absent", job="job-1")
-        again = play("snapshot_delete", name="one", job="job-1")
-        assert (tree(again), held(host, identity)) == ({"two": None}, ["two"]), step
-        play("snapshot_delete", name="two")
-    # Parts that are gone already, and some that are there twice.
-    play("snapshot_create", name="one")
+    vm: dict[str, Any] = {"uuid": identity}
     image = f"{IMAGES}/{identity}-vda.qcow2"
-    host.run("qemu-img", "snapshot", "-d", "one", image)
-    assert tree(play("snapshot_delete", name="one")) == {}
-    play("snapshot_create", name="one")
-    host.run("qemu-img", "snapshot", "-c", "one", image)
-    assert tree(play("snapshot_delete", name="one")) == {}
-    assert held(host, identity) == []
+    gone = {"snapshot": "one", "state": "absent", "job": "job-1"}
+    steps = 0
+    while True:
+        for name in ("one", "two"):
+            run_module(host, {**vm, "snapshot": name})
+        crashed = run_module(host, vm | gone, steps + 1) is None
+        after = run_module(host, vm | gone)
+        assert after is not None
+        assert (tree(after), held(host, identity)) == ({"two": None}, ["two"]), steps
+        run_module(host, {**vm, "snapshot": "two", "state": "absent"})
+        if not crashed:
+            break
+        steps += 1
+    # Parts that are gone already, and some that are there twice.
+    for change in ("-d", "-c"):
+        run_module(host, {**vm, "snapshot": "one"})
+        host.run("qemu-img", "snapshot", change, "one", image)
+        after = run_module(host, vm | gone)
+        assert after is not None
+        assert (tree(after), held(host, identity)) == ({}, []), change
 
 
 # --- guests that do not answer ----------------------------------------------------------------

@@ -123,7 +123,7 @@ def test_write_after_the_snapshot_is_seen_and_undone(tmp_path: Path) -> None:
         assert image is not None
         found = image.find(name)
         assert found is not None
-        return found.is_active
+        return bool(found.is_active)
 
     run("qemu-img", "create", "-f", "qcow2", path, "64M")
     run("qemu-io", "-c", "write -P 1 0 1M", path)

@@ -31,6 +31,8 @@ def _code_of(error: Exception) -> str:
         return "INSUFFICIENT_RESOURCES"
     if has_error_code(error, "VIR_ERR_NO_DOMAIN"):
         return "VM_NOT_FOUND"
+    if has_error_code(error, "VIR_ERR_NO_DOMAIN_SNAPSHOT"):
+        return "SNAPSHOT_NOT_FOUND"
     if has_error_code(error, "VIR_ERR_OPERATION_TIMEOUT", "VIR_ERR_AGENT_UNRESPONSIVE"):
         return "GUEST_NOT_RESPONDING"
     return "LIBVIRT_ERROR"

@@ -26,8 +26,8 @@ AGENT_SECONDS = 5
 THAW_SECONDS = 20.0
 # Memory is written and read at this speed at least, in bytes a second.
 _SLOWEST = 20 * 1024 * 1024
-# What tables and a growing guest need beside the memory.
-_MARGIN = 64 * 1024 * 1024
+# What the image's own tables need.
+_MARGIN = 4 * 1024 * 1024
 _TEXTS = ("title", "description", "metadata")
 
 
@@ -46,7 +46,7 @@ def list_snapshots(dom: Any) -> tuple[list[dict[str, Any]], dict[str, str]]:
         except libvirt.libvirtError as error:
             if not has_error_code(error, "VIR_ERR_NO_DOMAIN_SNAPSHOT"):
                 raise  # deleted since it was listed
-    current = dom.snapshotCurrent(0).getName() if xmls and dom.hasCurrentSnapshot(0) else None
+    current = _current_name(dom) if xmls else None
     entries = [parse_snapshot(xml) for xml in xmls.values()]
     for entry in entries:
         entry["current"] = entry["name"] == current
@@ -54,6 +54,15 @@ def list_snapshots(dom: Any) -> tuple[list[dict[str, Any]], dict[str, str]]:
     # libvirt's clock of snapshots counts whole seconds.
     entries.sort(key=lambda e: (e["created_at"] or "", _depth(e["name"], parents), e["name"]))
     return entries, xmls
+
+
+def _current_name(dom: Any) -> str | None:
+    try:
+        return str(dom.snapshotCurrent(0).getName())
+    except libvirt.libvirtError as error:
+        if not has_error_code(error, "VIR_ERR_NO_DOMAIN_SNAPSHOT"):
+            raise
+        return None
 
 
 def _depth(name: str | None, parents: Mapping[str, str | None]) -> int:
@@ -95,27 +104,28 @@ def look(conn: Any, dom: Any, current: Current, files: Iterable[str] = ()) -> Si
 
 def require_answer(dom: Any, sight: Sight, what: str) -> None:
     """Raise LibvirtFailure (GUEST_NOT_RESPONDING) when the domain's QEMU does not answer."""
-    if not sight.current.active:
+    target = next(iter(sight.images), None)
+    if not sight.current.active or target is None:
         return
-    target = next(iter(sight.images))
     call_within(MONITOR_SECONDS, lambda: dom.blockInfo(target), f"cannot {what}")
 
 
 def require_room_for_memory(sight: Sight, what: str) -> None:
     """Raise LibvirtFailure (INSUFFICIENT_RESOURCES) when a guest's memory finds no room."""
-    needed = _MARGIN
+    memory = 0
     if sight.current.active:
         memory = sight.current.live["memory"] * 1024 * 1024
         # Pages that the guest never wrote to take no room.
-        needed += min(memory, resident_bytes(sight.label) or memory)
-    for disk in sight.current.live["disks"]:
-        if disk["target"] not in sight.images:
-            continue
-        usage = os.statvfs(os.path.dirname(disk["path"]))
+        memory = min(memory, resident_bytes(sight.label) or memory)
+    paths = {disk["target"]: disk["path"] for disk in sight.current.live["disks"]}
+    for number, target in enumerate(sight.images):
+        # QEMU keeps the memory in the first disk that can have snapshots.
+        needed = _MARGIN + (memory if number == 0 else 0)
+        usage = os.statvfs(os.path.dirname(paths[target]))
         available = usage.f_bavail * usage.f_frsize
         if available < needed:
             raise LibvirtFailure(
-                f"cannot {what}: {needed} bytes are needed beside {disk['path']}, "
+                f"cannot {what}: {needed} bytes are needed beside {paths[target]}, "
                 f"{available} are available",
                 "INSUFFICIENT_RESOURCES",
             )
@@ -133,6 +143,9 @@ def create_snapshot(dom: Any, xml: str, sight: Sight, what: str) -> None:
             raise LibvirtFailure(
                 f"cannot {what}: {error_text(error)}", "SNAPSHOT_NOT_POSSIBLE"
             ) from error
+        # QEMU says "Input/output error" of a full file system, and goes on.
+        if "VM state" in error_text(error):
+            require_room_for_memory(sight, what)
         raise
 
 
