@@ -1,0 +1,125 @@
+"""Unit tests: how a console reaches a host, from its inventory variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from virtplay.console.address import Address, read_address, stream_command
+from virtplay.console.reach import read_defaults
+from virtplay.errors import HostUnreachable
+
+PROJECT = Path("/project")
+
+
+def read(defaults: dict[str, str] | None = None, **variables: Any) -> Address:
+    return read_address("kvm1", variables, defaults or {}, PROJECT)
+
+
+def test_a_host_without_variables_is_reached_by_its_name() -> None:
+    assert read() == Address("kvm1", host="kvm1")
+
+
+def test_a_local_host_is_reached_directly() -> None:
+    address = read(ansible_connection="local", ansible_python_interpreter="/opt/python")
+    assert address == Address("kvm1", local=True, python="/opt/python")
+
+
+def test_the_first_of_two_values_counts_as_on_the_command_line_of_ansible() -> None:
+    address = read(
+        ansible_host="198.51.100.7",
+        ansible_port=2222,
+        ansible_user="ops",
+        ansible_ssh_private_key_file="keys/id",
+        ansible_ssh_args="-C -o ControlMaster=auto",
+        ansible_ssh_common_args="-o UserKnownHostsFile=/etc/kh -J jump.example.org",
+        ansible_ssh_extra_args="-4vp22 -F /etc/other",
+    )
+    assert address.host == "198.51.100.7"
+    assert address.lines == (
+        "ControlMaster auto",
+        "Port 2222",
+        "IdentityFile /project/keys/id",
+        "User ops",
+        "UserKnownHostsFile /etc/kh",
+        "ProxyJump jump.example.org",
+        "Port 22",
+    )
+    assert address.config_files == ("/etc/other",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        ("", ()),
+        ("-o Port=22", ("Port 22",)),
+        ("-oPort=22", ("Port 22",)),
+        ("-o 'Port 22'", ("Port 22",)),
+        ("-o Port = 22", None),
+        ("-o 'Port = 22'", ("Port 22",)),
+        ("-o 'ProxyCommand=ssh -W %h:%p a=b'", ("ProxyCommand ssh -W %h:%p a=b",)),
+        ("-i '/a key'", ('IdentityFile "/a key"',)),
+        ("-i/key -l ops -p 22", ("IdentityFile /key", "User ops", "Port 22")),
+        ("-W host:22 -L 1:a:2 -q", ()),
+        ("-p", None),
+        ("-z", None),
+        ("host", None),
+        ("-o 'Port", None),
+        ("--", None),
+    ],
+)
+def test_arguments_of_ssh(arguments: str, lines: tuple[str, ...] | None) -> None:
+    if lines is not None:
+        assert read(ansible_ssh_common_args=arguments).lines == lines
+        return
+    with pytest.raises(HostUnreachable) as caught:
+        read(ansible_ssh_common_args=arguments)
+    assert caught.value.message.startswith("cannot reach a console on host kvm1: its SSH argument")
+
+
+def test_no_config_file_is_read_when_it_is_none() -> None:
+    assert read(ansible_ssh_args="-F none").config_files == ()
+    assert read().config_files is None
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ansible_host": "{{ address }}"},
+        {"ansible_password": "{% if x %}y{% endif %}"},
+        {"ansible_connection": "winrm"},
+        {"ansible_become": True, "ansible_become_method": "doas"},
+    ],
+)
+def test_what_cannot_be_used_is_named(variables: dict[str, Any]) -> None:
+    with pytest.raises(HostUnreachable) as caught:
+        read(**variables)
+    assert next(reversed(variables)) in caught.value.message
+    assert "%}" not in caught.value.message
+
+
+def test_a_password_is_not_shown() -> None:
+    address = read(ansible_password="hunter22")
+    assert address.password == "hunter22"
+    assert "hunter22" not in repr(address)
+
+
+@pytest.mark.parametrize(("value", "root"), [("yes", True), (True, True), ("false", False)])
+def test_the_stream_program_runs_as_root_where_ansible_does(value: Any, root: bool) -> None:
+    words = list(stream_command(read(ansible_become=value), "import x", "1-2"))
+    plain = ["/usr/bin/python3", "-c", "import x", "qemu:///system", "1-2"]
+    assert words == ([*("sudo", "-n", "--"), *plain] if root else plain)
+
+
+def test_defaults_come_from_the_configuration_of_ansible(tmp_path: Path) -> None:
+    path = tmp_path / "ansible.cfg"
+    path.write_text(
+        "[defaults]\nremote_user = ops\ninterpreter_python = auto_silent\n"
+        "[ssh_connection]\nssh_args = -o Port=2222\n[privilege_escalation]\nbecome = true\n"
+    )
+    address = read(read_defaults(path))
+    assert address.lines == ("Port 2222", "User ops")
+    assert (address.python, address.become) == ("/usr/bin/python3", True)
+    assert read(read_defaults(path), ansible_user="me").lines == ("Port 2222", "User me")
+    assert read_defaults(tmp_path / "none") == {}
