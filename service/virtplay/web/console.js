@@ -176,13 +176,13 @@ async function connect() {
     const ticket = await ask(`vms/${vmId}/console?type=${type}`);
     if (mine === attempt) await open(mine, ticket);
   } catch (error) {
-    if (mine === attempt) explain(mine, error);
+    if (mine === attempt) explain(error);
   }
 }
 
 /** Say why it does not go on, and what will make it. */
-function explain(mine, error) {
-  begin();
+function explain(error) {
+  const mine = begin();
   switch (error.code) {
     case 'UNAUTHORIZED':
       askToken('This token is wrong, expired or revoked: give another.');
@@ -197,7 +197,9 @@ function explain(mine, error) {
       notice('VM not found', `There is no VM ${vmId}: it was deleted, or never was.`);
       break;
     case 'VM_ALREADY_STOPPED':
-      wait(attempt, { status: 'stopped' }, STALE_MS);
+      wait(mine, { status: 'stopped' }, STALE_MS).catch((later) => {
+        if (mine === attempt) explain(later);
+      });
       break;
     case 'HOST_UNREACHABLE':
       notice('The host cannot be reached', error.message);
@@ -234,6 +236,27 @@ async function wait(mine, vm, milliseconds) {
     }
     do await pause(milliseconds); while (document.hidden && mine === attempt);
     if (mine !== attempt) return;
+  }
+}
+
+/** Look at a VM whose stream has ended: what it becomes is known only later. */
+async function follow(mine, vm) {
+  for (let before = vm; ;) {
+    do await pause(LOOK_MS); while (document.hidden && mine === attempt);
+    if (mine !== attempt) return;
+    const now = await ask(`vms/${vmId}`);
+    if (mine !== attempt) return;
+    showVm(now);
+    if (!SERVED.includes(now.status)) {
+      await wait(mine, now, LOOK_MS);
+      return;
+    }
+    // It has come back, from a restart perhaps.
+    if (now.status === 'running' && before.status !== 'running') {
+      await connect();
+      return;
+    }
+    before = now;
   }
 }
 
@@ -305,16 +328,17 @@ async function ended(opened, event, failure) {
     } else if (!SERVED.includes(vm.status)) {
       await wait(mine, vm, LOOK_MS);
     } else {
-      const title = event.code === POLICY_VIOLATION ? 'The service ended the connection'
-        : 'The connection has ended';
-      notice(title, reason || `The stream ended without a reason (code ${event.code}).`);
+      notice(event.code === POLICY_VIOLATION ? 'The service ended the connection'
+        : 'The connection has ended',
+      reason || `The stream ended without a reason (code ${event.code}).`);
+      await follow(mine, vm);
     }
   } catch (error) {
     if (mine !== attempt) return;
     if (error.code === 'NETWORK') {
       notice('The service has ended', `${reason} ${error.message}`.trim());
     } else {
-      explain(mine, error);
+      explain(error);
     }
   }
 }
