@@ -20,7 +20,7 @@ DOORS = {
     "sanic": ("app", "api/"),
     "tortoise": ("store/",),
     "ansible_runner": ("play",),
-    "prometheus_client": ("metrics",),
+    "prometheus_client": ("metrics/",),
     "asyncssh": ("console/reach",),
     "websockets": ("api/", "cli/console"),
     "libvirt": (),

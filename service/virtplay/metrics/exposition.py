@@ -1,0 +1,164 @@
+"""Metrics: the text that Prometheus gets of all hosts, ready to be sent."""
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from prometheus_client import generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from virtplay.metrics.families import FAMILIES, Family, Kind
+from virtplay.metrics.host_series import Values, VmLabels, read_host
+
+CHUNK = 64 * 1024
+"""Bytes sent at once: what the event loop copies before it looks at other clients."""
+
+Part = Mapping[str, bytes]
+"""Metric → the lines of one host's series."""
+
+
+class Exposition:
+    """Keeps each host's series as text from one observation to the next.
+
+    Threads may call it: rendering takes time that the event loop does not have.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._parts: dict[str, Part] = {}
+        self._looks: dict[str, _Looks] = {}
+
+    def take(
+        self,
+        host: str,
+        info: Mapping[str, Any],
+        refs: Mapping[str, VmLabels],
+        at: float,
+        took: float,
+    ) -> None:
+        """Replace a host's series by those of its `host_info`.
+
+        `refs` maps the UUIDs of its domains to what people call them, `at` is when the host was
+        observed (Unix seconds), `took` how long that lasted (seconds).
+        """
+        with self._lock:
+            looks = self._looks.setdefault(host, _Looks())
+        values = read_host(host, info, refs, at)
+        values["libvirt_up"] = {(host,): 1}
+        with self._lock:
+            looks.count += 1
+            looks.at, looks.took = at, took
+            values |= looks.series(host)
+        part = _render(values)
+        with self._lock:
+            # The inventory may have lost the host meanwhile.
+            if self._looks.get(host) is looks:
+                self._parts[host] = part
+
+    def fail(self, host: str) -> None:
+        """The host was not observed: all that is known is that."""
+        with self._lock:
+            looks = self._looks.setdefault(host, _Looks())
+            looks.count += 1
+            looks.failures += 1
+            self._parts[host] = _render({"libvirt_up": {(host,): 0}, **looks.series(host)})
+
+    def forget(self, host: str) -> None:
+        """The host left the inventory: it has no series any more."""
+        with self._lock:
+            self._parts.pop(host, None)
+            self._looks.pop(host, None)
+
+    def text(self, host: str | None = None) -> Iterator[bytes]:
+        """The series of all hosts, or of one, in pieces of at most CHUNK bytes.
+
+        What is sent is what was known when it began, however slow the reader is.
+        """
+        with self._lock:
+            if host is None:
+                parts = [self._parts[name] for name in sorted(self._parts)]
+            else:
+                parts = [part for name, part in self._parts.items() if name == host]
+        return in_chunks(_lines(parts))
+
+
+class _Looks:
+    """What is counted of the observations of one host since the service started."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.failures = 0
+        self.at: float | None = None
+        self.took: float | None = None
+
+    def series(self, host: str) -> Values:
+        """As series."""
+        found: dict[str, float | None] = {
+            "virtplay_observations_total": self.count,
+            "virtplay_observation_failures_total": self.failures,
+            "virtplay_host_last_observed_timestamp_seconds": self.at,
+            "virtplay_observation_duration_seconds": self.took,
+        }
+        return {name: {(host,): value} for name, value in found.items() if value is not None}
+
+
+def _lines(parts: list[Part]) -> Iterator[bytes]:
+    """All series metric by metric, as the format wants it."""
+    for family in FAMILIES:
+        found = [part[family.name] for part in parts if family.name in part]
+        if found:
+            yield HEADERS[family.name]
+            yield from found
+
+
+def in_chunks(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of CHUNK bytes, the last one smaller."""
+    waiting: list[bytes | memoryview] = []
+    size = 0
+    for piece in pieces:
+        rest = memoryview(piece)
+        while size + len(rest) >= CHUNK:
+            cut = CHUNK - size
+            yield b"".join([*waiting, rest[:cut]])
+            waiting, size, rest = [], 0, rest[cut:]
+        if rest:
+            waiting.append(rest)
+            size += len(rest)
+    if waiting:
+        yield b"".join(waiting)
+
+
+def _render(values: Values) -> Part:
+    return {
+        family.name: _text(family, values[family.name])[len(HEADERS[family.name]) :]
+        for family in FAMILIES
+        if values.get(family.name)
+    }
+
+
+def _text(family: Family, series: Mapping[tuple[str, ...], float]) -> bytes:
+    metric: GaugeMetricFamily | CounterMetricFamily
+    match family.kind:
+        case Kind.GAUGE:
+            metric = GaugeMetricFamily(family.name, family.help, labels=family.labels)
+        case Kind.COUNTER:
+            metric = CounterMetricFamily(family.name, family.help, labels=family.labels)
+    for labels, value in series.items():
+        metric.add_metric(labels, value)
+    return generate_latest(_Single(metric))
+
+
+class _Single:
+    """A collector of one metric, for prometheus_client."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> Iterator[Metric]:
+        """The metric."""
+        yield self._metric
+
+
+HEADERS = {family.name: _text(family, {}) for family in FAMILIES}
+"""Metric → its HELP and TYPE lines."""

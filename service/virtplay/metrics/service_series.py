@@ -1,0 +1,109 @@
+"""Metrics: what the service counts of itself: requests, jobs, its queue, its process."""
+
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from virtplay import __version__
+from virtplay.actions import Action
+from virtplay.states import FINISHED_JOB
+
+# Their `_created` series double everything, and Prometheus reads them from another format only.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})
+OTHER = "other"
+"""The method or route of a request that is none of ours: what strangers send makes no series."""
+
+REGISTRY = CollectorRegistry()
+"""Counts of this process, from its start on: they belong to it and to no one else."""
+
+_BUILD = Info("virtplay_build", "Version of the service and of its Python.", registry=REGISTRY)
+_BUILD.info({"version": __version__, "python": platform.python_version()})
+_JOBS = Counter(
+    "virtplay_jobs_total",
+    "Jobs that have ended since the service started, by action and outcome.",
+    ("action", "status"),
+    registry=REGISTRY,
+)
+_JOB_SECONDS = Histogram(
+    "virtplay_job_duration_seconds",
+    "How long jobs took from their start to their end, without their time in the queue.",
+    ("action",),
+    buckets=(0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800),
+    registry=REGISTRY,
+)
+_REQUEST_SECONDS = Histogram(
+    "virtplay_http_request_duration_seconds",
+    "Time from a request's arrival to the beginning of its answer, by route.",
+    ("method", "route", "status"),
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    registry=REGISTRY,
+)
+ProcessCollector(registry=REGISTRY)
+
+for _action in Action:
+    # A first failure is an increase only when there was a 0 before it.
+    _JOB_SECONDS.labels(_action)
+    for _status in sorted(FINISHED_JOB):
+        _JOBS.labels(_action, _status)
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The jobs that wait for a worker."""
+
+    length: int
+    oldest_seconds: float
+    """How long the oldest has waited; 0 when there is none."""
+
+
+def count_job(action: str, status: str, seconds: float | None) -> None:
+    """Count a job that ended with `status`; `seconds` since its start, None if it had none."""
+    _JOBS.labels(action, status).inc()
+    if seconds is not None:
+        _JOB_SECONDS.labels(action).observe(seconds)
+
+
+def count_request(method: str, route: str | None, status: int, seconds: float) -> None:
+    """Count a request to a route, given as its template (/api/v1/vms/{id})."""
+    known = method if method in METHODS else OTHER
+    _REQUEST_SECONDS.labels(known, route or OTHER, status).observe(seconds)
+
+
+def service_text(queue: Queue | None) -> bytes:
+    """The service's own series; without those of the queue when it is None."""
+    return generate_latest(_Own(queue))
+
+
+class _Own:
+    """The registry and the queue as one collector, for prometheus_client."""
+
+    def __init__(self, queue: Queue | None) -> None:
+        self._queue = queue
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric of the service."""
+        yield from REGISTRY.collect()
+        length = GaugeMetricFamily("virtplay_job_queue_length", "Jobs that wait for a worker.")
+        oldest = GaugeMetricFamily(
+            "virtplay_job_queue_oldest_seconds",
+            "How long the oldest job that waits for a worker has waited; 0 when there is none.",
+        )
+        if self._queue is not None:
+            length.add_metric([], self._queue.length)
+            oldest.add_metric([], self._queue.oldest_seconds)
+            yield length
+            yield oldest
