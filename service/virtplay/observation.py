@@ -4,9 +4,12 @@ import asyncio
 import contextlib
 import logging
 import math
+import secrets
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from virtplay import runner
@@ -27,112 +30,239 @@ log = logging.getLogger("virtplay.observation")
 GIB = 1024**3
 LEAST_PAUSE = 1.0
 """Seconds between two looks, also when one takes longer than the interval."""
+STAY_SECONDS = 300.0
+ROUNDS_MAX = 60
+"""A staying play is begun anew after so long, or so many rounds."""
+STAY_POLL = 0.5
+"""Seconds between two reads of what a staying play reports."""
+WATCH_SECONDS = 1.0
+SAMPLE_EARLY = 1.0
+SAMPLE_MARGIN = 0.3
+"""The VMs' generations are read this long before a look begins, and are of no use any later."""
+LEAST_LIMIT = 5.0
+NO_ANSWER = "no answer within the time limit"
+ITEMS_FAILED = "One or more items failed"
+"""What Ansible says of a loop whose items have said it themselves."""
 MISSES_UNTIL_GONE = 2
 """A domain that its host does not list this often in a row was removed by someone."""
 
+Generations = Mapping[uuid.UUID, int]
+"""A VM's UUID → its generation."""
+
 
 class Observer:
-    """Runs playbooks/host_observe.yml over all hosts, every `observe_interval` seconds."""
+    """Keeps playbooks/host_observe.yml going over all hosts, and takes in what each round shows.
+
+    One play stays and goes round, as starting ansible-playbook costs more than a look. It is begun
+    anew now and then, because Ansible keeps the results of all rounds in memory. With more hosts
+    than forks no fork can stay with its host: then every round is a play of its own.
+    """
 
     def __init__(self, settings: Settings, inventory: Inventory) -> None:
         self._settings = settings
-        self.inventory = inventory
+        self._inventory = inventory
         self._stopping = asyncio.Event()
-        self._wanted = asyncio.Event()
+        self._renew = asyncio.Event()
         self._seen_once = asyncio.Event()
+        self._unheard = set(inventory.hosts)
+        """Hosts of which nothing was heard since the service started."""
         self._doubtful: set[str] = set()
         """Hosts that the last round reached but could not see."""
+        self._before: dict[str, Generations] = {}
+        """Host → the VMs' generations at a moment before its present look began."""
+        self._looks: dict[str, asyncio.Task[None]] = {}
+        """Host → the look at it that goes on beside the staying play."""
+        self._samples: set[asyncio.Task[None]] = set()
+
+    @property
+    def inventory(self) -> Inventory:
+        """The hosts to look at."""
+        return self._inventory
+
+    @inventory.setter
+    def inventory(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+        self._renew.set()
 
     async def run(self) -> None:
         """Observe until stopped."""
         while not self._stopping.is_set():
-            self._wanted.clear()
-            started = asyncio.get_running_loop().time()
+            self._renew.clear()
+            began = time.monotonic()
             try:
-                await self.observe()
+                began = await self._stay()
             except (VirtplayError, OSError) as error:
                 log.error("cannot observe the hosts: %s", error)
-            self._seen_once.set()
+                self._seen_once.set()
             # An interval is from one beginning to the next, but never without a pause.
-            took = asyncio.get_running_loop().time() - started
-            pause = max(LEAST_PAUSE, self._settings.observe_interval - took)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), pause)
+            took = time.monotonic() - began
+            await self._pause(max(LEAST_PAUSE, self._settings.observe_interval - took))
+        for task in (*self._looks.values(), *self._samples):
+            task.cancel()
+        await asyncio.gather(*self._looks.values(), *self._samples, return_exceptions=True)
 
     @property
     def has_looked(self) -> bool:
-        """Whether the first round has ended: the service is ready from then on."""
+        """Whether every host was heard of once: the service is ready from then on."""
         return self._seen_once.is_set()
 
     async def first_look(self) -> None:
-        """Wait until the first round has ended, for as long as a round may take."""
+        """Wait until every host was heard of once, for as long as a look may take."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._seen_once.wait(), self._settings.observe_timeout)
 
     def stop(self) -> None:
-        """End after the round that is under way, which is cut short."""
+        """End the play that is under way."""
         self._stopping.set()
-        self._wanted.set()
+        self._renew.set()
 
-    async def observe(self) -> None:
-        """One round: every host's answer is taken in as it arrives."""
-        seen_before = {vm.uuid: vm.generation for vm in await Vm.all().only("uuid", "generation")}
-        missed_before = await _missed()
-        directory = self._settings.state_dir / "observation"
+    async def observe(self, host: str | None = None) -> None:
+        """One look at every host, or at one of them, in a play of its own."""
+        directory = self._settings.state_dir / "observation" / f"look-{secrets.token_hex(4)}"
+        before = await _generations()
+        waiting = {host} if host else set(self.inventory.hosts)
+        complaint = NO_ANSWER
+        async for event in self._play(directory, rounds=1, limit=host):
+            name = event.get("host", "")
+            if name in waiting and await self._take_event(name, event, before):
+                waiting.discard(name)
+            complaint = _complaint_of(event) or complaint
+        if not self._stopping.is_set():
+            for name in waiting & self.inventory.hosts.keys():
+                await self._doubt(name, f"cannot observe {name}: {complaint}")
+
+    async def _stay(self) -> float:
+        """One staying play; monotonic time at which its last round began, or had ended."""
+        hosts = set(self.inventory.hosts)
+        interval, patience = self._settings.observe_interval, self._settings.observe_timeout
+        stays = len(hosts) <= self._settings.observe_forks
+        rounds = max(1, min(ROUNDS_MAX, math.ceil(STAY_SECONDS / interval))) if stays else 1
+        self._before = dict.fromkeys(hosts, await _generations())
+        began = time.monotonic()
+        due = dict.fromkeys(hosts, began + patience)
+        silent = set(hosts)
+        complaint = NO_ANSWER
+        watcher = asyncio.create_task(self._watch(due))
+        directory = self._settings.state_dir / "observation" / "stay"
+        try:
+            async for event in self._play(directory, rounds=rounds, limit=None):
+                name = event.get("host", "")
+                if name in due and await self._take_event(name, event, self._before[name]):
+                    silent.discard(name)
+                    due[name] = time.monotonic() + interval + patience
+                    if stays:
+                        began = time.monotonic()
+                        self._sample_later(name, float(event["at"]))
+                complaint = _complaint_of(event) or complaint
+        finally:
+            watcher.cancel()
+        if not self._renew.is_set():
+            for name in silent & self.inventory.hosts.keys():
+                await self._doubt(name, f"cannot observe {name}: {complaint}")
+        return began
+
+    async def _play(
+        self, directory: Path, *, rounds: int, limit: str | None
+    ) -> AsyncIterator[dict[str, Any]]:
+        """The events of one play of host_observe, which is ended when the observer is to stop."""
+        interval, patience = self._settings.observe_interval, self._settings.observe_timeout
+        alone = rounds == 1 and limit is None
         run = await runner.start(
             runner.Specification(
                 project_dir=str(self._settings.project_dir),
                 playbook=playbook("host_observe"),
                 inventory=self._settings.inventory_sources,
-                variables={},
-                time_limit=int(self._settings.observe_timeout),
+                limit=limit,
+                variables={
+                    "libvirt_observe_rounds": rounds,
+                    "libvirt_observe_interval": interval,
+                    # Where all wait for the last, a host that hangs must not cost a round.
+                    "libvirt_observe_limit": math.ceil(
+                        min(patience, max(interval, LEAST_LIMIT)) if alone else patience
+                    ),
+                },
+                time_limit=math.ceil(patience + (rounds - 1) * (interval + patience)),
+                forks=self._settings.observe_forks,
             ),
             directory,
         )
-        waiting = set(self.inventory.hosts)
-        complaint = "no answer within the time limit"
-        stopper = asyncio.create_task(self._end_at_stop(run))
+        asked = self._stopping if limit else self._renew
+        ender = asyncio.create_task(self._end_when_asked(run, asked))
         try:
-            async for batch in run.batches():
+            # A poll is dearer than a moment's delay of what is looked at every few seconds.
+            async for batch in run.batches(STAY_POLL if rounds > 1 else runner.POLL_SECONDS):
                 for event in batch:
-                    name = event.get("host", "")
-                    if name in waiting and await self._take_event(name, event, seen_before):
-                        waiting.discard(name)
-                    if not name and "ERROR" in event.get("text", ""):
-                        complaint = event["text"].strip()
+                    yield event
         finally:
-            stopper.cancel()
+            ender.cancel()
             await run.end()
             await runner.clear(directory)
-        if not self._stopping.is_set():
-            for name in waiting & self.inventory.hosts.keys():
-                await self._doubt(name, f"cannot observe {name}: {complaint}")
-            if await _missed() - missed_before:
-                # Gone, or just being defined anew? The answer must not take another interval.
-                self._wanted.set()
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._renew.wait(), seconds)
+
+    async def _watch(self, due: dict[str, float]) -> None:
+        """Doubt hosts of which nothing was heard in time."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            now = time.monotonic()
+            for name in [name for name, moment in due.items() if moment < now]:
+                due[name] = now + self._settings.observe_interval + self._settings.observe_timeout
+                if name in self.inventory.hosts:
+                    await self._doubt(name, f"cannot observe {name}: {NO_ANSWER}")
+
+    def _sample_later(self, name: str, ended: float) -> None:
+        task = asyncio.create_task(self._sample(name, ended))
+        self._samples.add(task)
+        task.add_done_callback(self._samples.discard)
+
+    async def _sample(self, name: str, ended: float) -> None:
+        """Note the VMs' generations as late as can be before the host's next look begins.
+
+        `ended` (by the clock) is when the last look had ended; the next one begins an interval
+        later. A sample that might be later than that is worth nothing: the one before stays, and
+        a VM that a job has touched since is followed a round later.
+        """
+        begins = ended + self._settings.observe_interval
+        await asyncio.sleep(max(0.0, begins - SAMPLE_EARLY - time.time()))
+        generations = await _generations()
+        if time.time() < begins - SAMPLE_MARGIN:
+            self._before[name] = generations
 
     async def _take_event(
-        self, name: str, event: Mapping[str, Any], seen_before: Mapping[uuid.UUID, int]
+        self, name: str, event: Mapping[str, Any], seen_before: Generations
     ) -> bool:
         """Take in what one event says of host `name`; True when it settles the host's round."""
         result = event.get("res") or {}
         if not await store.knows_host(name):
             return True  # the inventory has lost it since the round began
         match event["event"]:
-            case "runner_on_ok" if "host_info" in result:
+            case "runner_on_ok" | "runner_item_on_ok" if "host_info" in result:
                 try:
-                    await take_observation(name, result["host_info"], seen_before)
+                    missed = await take_observation(name, result["host_info"], seen_before)
                     self._doubtful.discard(name)
                 except (KeyError, TypeError, ValueError, AttributeError, DatabaseError) as error:
                     # One odd host must not keep all others from being seen.
                     log.exception("cannot read the observation of host %s", name)
                     await self._doubt(name, f"cannot read its observation: {error!r}")
+                else:
+                    if missed:
+                        # Gone, or just being defined anew? The answer must not take an interval.
+                        self._look_again(name)
             case "runner_on_unreachable":
                 await mark_host(name, HostStatus.UNREACHABLE, str(result.get("msg")))
-            case "runner_on_failed":
+            case "runner_item_on_failed" if result.get("unreachable"):
+                await mark_host(name, HostStatus.UNREACHABLE, str(result.get("msg")))
+            case "runner_on_failed" if result.get("msg") == ITEMS_FAILED:
+                return False  # each item has said its own
+            case "runner_on_failed" | "runner_item_on_failed":
                 await self._doubt(name, str(result.get("msg")))
             case _:
                 return False
+        self._unheard.discard(name)
+        if not self._unheard & self.inventory.hosts.keys():
+            self._seen_once.set()
         return True
 
     async def _doubt(self, name: str, message: str) -> None:
@@ -144,18 +274,41 @@ class Observer:
         if host.status == HostStatus.READY and name not in self._doubtful:
             log.warning("host %s: %s; looking again", name, message)
             self._doubtful.add(name)
-            self._wanted.set()
+            self._look_again(name)
         else:
             await mark_host(name, HostStatus.ERROR, message)
+        self._unheard.discard(name)
+        if not self._unheard & self.inventory.hosts.keys():
+            self._seen_once.set()
 
-    async def _end_at_stop(self, run: runner.Run) -> None:
-        await self._stopping.wait()
+    def _look_again(self, name: str) -> None:
+        """Look at one host beside the staying play, unless such a look is under way."""
+        if name in self._looks or self._stopping.is_set():
+            return
+        task = asyncio.create_task(self._look_at(name))
+        self._looks[name] = task
+        task.add_done_callback(lambda _: self._looks.pop(name, None))
+
+    async def _look_at(self, name: str) -> None:
+        await asyncio.sleep(LEAST_PAUSE)
+        try:
+            await self.observe(name)
+        except (VirtplayError, OSError) as error:
+            log.error("cannot look at host %s again: %s", name, error)
+
+    async def _end_when_asked(self, run: runner.Run, asked: asyncio.Event) -> None:
+        await asked.wait()
         await run.end()
 
 
-async def _missed() -> set[int]:
-    """The VMs that their hosts did not show when they were last looked at."""
-    return {vm.id for vm in await Vm.filter(missed__gt=0).only("id")}
+def _complaint_of(event: Mapping[str, Any]) -> str:
+    """What Ansible said of no host, such as that it cannot read the inventory."""
+    text = str(event.get("text", ""))
+    return text.strip() if not event.get("host") and "ERROR" in text else ""
+
+
+async def _generations() -> Generations:
+    return {vm.uuid: vm.generation for vm in await Vm.all().only("uuid", "generation")}
 
 
 async def mark_host(name: str, status: HostStatus, message: str) -> None:
@@ -172,15 +325,16 @@ async def mark_host(name: str, status: HostStatus, message: str) -> None:
                 await store.save_vm(vm, status=VmStatus.UNREACHABLE)
 
 
-async def take_observation(
-    name: str, info: Mapping[str, Any], seen_before: Mapping[uuid.UUID, int]
-) -> None:
+async def take_observation(name: str, info: Mapping[str, Any], seen_before: Generations) -> bool:
     """Write one host's observation: the host, its domains, and those that are gone.
+
+    True when a VM that ought to be there was not.
 
     `seen_before` maps each VM's UUID to its generation before the observation began: a VM that a
     job has touched since is left alone, as what was seen may be older than what the job did.
     """
     now = datetime.now(UTC)
+    missed = False
     async with transaction():
         host = await store.find_host(name)
         facts = {key: value for key, value in info.items() if key != "domains"}
@@ -194,7 +348,7 @@ async def take_observation(
             if "unreadable" in domain:
                 log.warning("host %s: %s", name, domain["unreadable"])
             elif vm is None:
-                if identity not in seen_before:
+                if identity not in seen_before and identity not in await job_store.just_deleted():
                     await adopt(host, identity, domain, now)
             elif vm.id not in busy and seen_before.get(identity) == vm.generation:
                 await follow(vm, name, domain)
@@ -209,6 +363,8 @@ async def take_observation(
                 and seen_before.get(vm.uuid) == vm.generation
             ):
                 await miss(vm)
+                missed = True
+    return missed
 
 
 async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now: datetime) -> None:

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -58,7 +59,7 @@ def _run(specification: Specification, directory: Path) -> None:
     ended = False
 
     def write(event: Mapping[str, Any]) -> None:
-        os.write(spool, json.dumps(event).encode() + b"\n")
+        os.write(spool, json.dumps({**event, "at": time.time()}).encode() + b"\n")
 
     def take(event: dict[str, Any]) -> bool:
         write(_trim(event))
@@ -82,6 +83,7 @@ def _run(specification: Specification, directory: Path) -> None:
             playbook=specification.playbook,
             inventory=specification.inventory,
             limit=specification.limit,
+            forks=specification.forks,
             extravars=mark_unsafe(specification.variables),
             cmdline="--check --diff" if specification.check else None,
             envvars={

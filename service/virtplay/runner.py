@@ -35,6 +35,8 @@ class Specification:
     check: bool = False
     time_limit: int = 3600
     """Seconds."""
+    forks: int | None = None
+    """Hosts worked on at once; ansible.cfg's number when None."""
 
 
 class Run:
@@ -50,10 +52,11 @@ class Run:
         """The job process's id."""
         return self._process.pid
 
-    async def batches(self) -> AsyncIterator[list[dict[str, Any]]]:
+    async def batches(self, poll: float = POLL_SECONDS) -> AsyncIterator[list[dict[str, Any]]]:
         """The events of the play in order, as they come; the last is {"event": "exit", rc, status}.
 
-        The `exit` event is missing when the process was killed.
+        They are looked for every `poll` seconds; `at` is when each was written. The `exit` event
+        is missing when the process was killed.
         """
         while True:
             ended = self._process.returncode is not None
@@ -62,7 +65,7 @@ class Run:
             if ended:
                 return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), POLL_SECONDS)
+                await asyncio.wait_for(self._process.wait(), poll)
 
     def _read_events(self) -> list[dict[str, Any]]:
         try:

@@ -66,7 +66,14 @@ class Settings(BaseSettings):
         gt=0,
         le=SECONDS_MAX,
         allow_inf_nan=False,
-        description="time limit of one observation, seconds",
+        description="time limit of one look at a host, seconds",
+    )
+    observe_forks: int = Field(
+        50,
+        ge=1,
+        le=1000,
+        description="hosts looked at at once; up to so many hosts one ansible-playbook stays and"
+        " goes round, about 40 MB a host",
     )
     job_workers: int = Field(8, ge=1, le=256, description="jobs that run at once")
     jobs_per_host: int = Field(4, ge=1, le=64, description="jobs that run at once on one host")

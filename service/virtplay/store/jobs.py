@@ -1,6 +1,7 @@
 """Store: jobs, their events, and the one door through which a job's status changes."""
 
 import re
+import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -12,6 +13,7 @@ from virtplay.states import FINISHED_JOB, JOB_MOVES, UNFINISHED_JOB, JobStatus
 from virtplay.store.models import AuditEntry, Job, JobEvent
 
 REF = re.compile(r"job-\d{6,12}")
+DELETED_LATELY = timedelta(minutes=2)
 
 
 def job_ref(number: int) -> str:
@@ -98,6 +100,15 @@ async def busy_vms(vm_ids: Iterable[int]) -> set[int]:
 async def unfinished_jobs() -> list[Job]:
     """Every unfinished job, the oldest first."""
     return await Job.filter(status__in=UNFINISHED_JOB).order_by("id")
+
+
+async def just_deleted() -> set[uuid.UUID]:
+    """The UUIDs of VMs that were deleted so lately that a look may still have seen them."""
+    since = datetime.now(UTC) - DELETED_LATELY
+    jobs = await Job.filter(
+        action="vm_delete", status=JobStatus.SUCCEEDED, finished_at__gte=since
+    ).only("variables")
+    return {uuid.UUID(job.variables["libvirt_domain_uuid"]) for job in jobs}
 
 
 async def usual_seconds(action: str) -> float | None:
