@@ -21,7 +21,12 @@ from virtplay.states import JobStatus, SnapshotOrigin, SnapshotStatus, VmStatus
 from virtplay.store import jobs as store
 from virtplay.store.database import transaction
 from virtplay.store.models import Job, Vm
-from virtplay.store.snapshots import follow_snapshots, save_snapshot, snapshot_of_job
+from virtplay.store.snapshots import (
+    follow_snapshots,
+    forget_guard,
+    save_snapshot,
+    snapshot_of_job,
+)
 from virtplay.store.vms import forget_vm, save_vm
 
 log = logging.getLogger("virtplay.execution")
@@ -64,8 +69,11 @@ async def execute(settings: Settings, job_id: int, give_up: asyncio.Event) -> li
     if job is None:
         return []
     request_id.set(job.request_id)
-    log.info("%s: %s on %s for VM %s", job.ref, job.action, job.host, job.vm_ref)
     directory = job_directory(settings, str(job.ref))
+    if job.status == JobStatus.FAILED:
+        await runner.clear(directory)
+        return []
+    log.info("%s: %s on %s for VM %s", job.ref, job.action, job.host, job.vm_ref)
     progress = Progress(tasks=RULES[Action(job.action)].tasks)
     try:
         outcome = await _play(settings, job, directory, progress, give_up)
@@ -154,6 +162,7 @@ async def _lease(job_id: int) -> Job | None:
     """Take the lease: the VM's generation rises, and the job runs under it.
 
     A job that does not hold its VM has no generation: it would shut out the one that does.
+    It is failed when its VM is gone; None when it is not to be run.
     """
     async with transaction():
         job = await Job.get_or_none(id=job_id)
@@ -161,7 +170,11 @@ async def _lease(job_id: int) -> Job | None:
             return None
         vm = await Vm.filter(id=job.vm_id).select_for_update().first()
         if vm is None:
-            raise Conflict(f"cannot run {job.ref}: VM {job.vm_ref} is gone")
+            # Only one that does not hold its VM can find it gone.
+            message = f"cannot run {job.ref}: VM {job.vm_ref} is gone"
+            error = {"code": "VM_NOT_FOUND", "message": message, "task": "", "host": job.host}
+            await store.move(job, JobStatus.FAILED, error=error)
+            return job
         # Again under the VM's lock: another process may have taken the lease since.
         await job.refresh_from_db(fields=["status"])
         if job.status != JobStatus.QUEUED:
@@ -282,6 +295,8 @@ async def _settle_success(job: Job, vm: Vm, result: Mapping[str, Any]) -> None:
         return
     if "snapshots" in result:
         await follow_snapshots(vm, result["snapshots"])
+        if snapshot := await snapshot_of_job(vm, job.snapshot_ref):
+            await save_snapshot(snapshot, error=None, prune_after=None)
     started_at = domain.get("started_at")
     booted = job.action in BOOTING
     pending = {} if booted else dict(vm.pending)
@@ -343,7 +358,7 @@ async def _settle_failure(
     job: Job, vm: Vm, error: Mapping[str, Any], result: Mapping[str, Any]
 ) -> None:
     """Give the VM back the status that is known to be true."""
-    reason = {"code": error["code"], "message": error["message"], "jobId": job.ref}
+    reason = _reason(job, error)
     await _settle_snapshot(job, vm, reason)
     if not vm.provisioned:
         await save_vm(vm, status=VmStatus.ERROR, error=reason)
@@ -355,11 +370,18 @@ async def _settle_failure(
     await save_vm(vm, status=status, power=state)
 
 
+def _reason(job: Job, error: Mapping[str, Any]) -> dict[str, Any]:
+    """Why a VM or a snapshot is not what a job was to make it."""
+    return {"code": error["code"], "message": error["message"], "jobId": job.ref}
+
+
 async def _settle_snapshot(job: Job, vm: Vm, reason: Mapping[str, Any]) -> None:
     """Give the snapshot of a job that did not succeed a status; the next observation knows more.
 
-    One of the schedule that could not be made goes: its job says why, and the next turn comes.
+    One of the schedule that could not be made goes: its job says why, and the next turn comes. So
+    does a guard, which comes back with its id when its host shows that it was made.
     """
+    await forget_guard(vm)
     snapshot = await snapshot_of_job(vm, job.snapshot_ref)
     if snapshot is None:
         return
@@ -408,4 +430,5 @@ async def _abandon(job: Job) -> None:
         error = {"code": "INTERNAL_ERROR", "message": message, "task": job.step, "host": job.host}
         await store.move(job, JobStatus.LOST, error=error)
         if vm is not None and job.locks:
+            await _settle_snapshot(job, vm, _reason(job, error))
             await save_vm(vm, status=POWER_STATUS.get(vm.power, VmStatus.ERROR))

@@ -7,6 +7,7 @@ import secrets
 from collections import defaultdict
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from virtplay.errors import ValidationFailed, VirtplayError
 from virtplay.jobs import Caller
@@ -106,18 +107,31 @@ class Scheduler:
     async def take_turns(self, now: datetime) -> None:
         """Submit a snapshot for every schedule whose turn has come, or note why not."""
         for schedule in await store.due_schedules(now):
-            await self._take_turn(schedule, now)
+            try:
+                zone = read_timezone(schedule.timezone)
+                following = next_turn(schedule.cron, zone, now)
+            except ValueError as error:
+                await self._end(schedule, str(error))
+            else:
+                await self._take_turn(schedule, now, zone, following)
 
     async def prune(self, now: datetime) -> None:
         """Submit the deletion of one snapshot of each idle VM that has one too many."""
         for vm_id, snapshot in (await self._expendable(now)).items():
             await self._delete(vm_id, snapshot, now)
 
-    async def _take_turn(self, schedule: SnapshotSchedule, now: datetime) -> None:
-        zone = read_timezone(schedule.timezone)
+    async def _end(self, schedule: SnapshotSchedule, reason: str) -> None:
+        """Stop a schedule that this service cannot read, so that it does not stop all others."""
+        vm, turn = await store.vm_of(schedule), schedule.next_at
+        if await store.claim_turn(schedule, None) and vm is not None and turn is not None:
+            await self._skip(schedule, vm, turn, reason)
+
+    async def _take_turn(
+        self, schedule: SnapshotSchedule, now: datetime, zone: ZoneInfo, following: datetime | None
+    ) -> None:
         turn = schedule.next_at
         assert turn is not None
-        if not await store.claim_turn(schedule, next_turn(schedule.cron, zone, now)):
+        if not await store.claim_turn(schedule, following):
             return  # another service has it
         vm = await store.vm_of(schedule)
         if vm is None:
@@ -147,7 +161,11 @@ class Scheduler:
             made[snapshot.vm_id].append(snapshot)
         expendable = await store.expired_snapshots(now)
         for schedule in await store.list_schedules():
-            keep, zone = Keep(**schedule.keep), read_timezone(schedule.timezone)
+            try:
+                zone = read_timezone(schedule.timezone)
+            except ValueError:
+                continue  # its turn says so
+            keep = Keep(**schedule.keep)
             expendable += choose_expendable(made[schedule.vm_id], _made_at, keep, zone)
         found: dict[int, Snapshot] = {}
         for snapshot in expendable:

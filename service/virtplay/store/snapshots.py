@@ -33,8 +33,12 @@ async def create_snapshot(
     """
     if number is not None:
         values["id"] = number
-    snapshot = Snapshot(vm_id=vm.id, name=name or "", **values)
-    await snapshot.save(force_create=True)
+    while True:
+        snapshot = Snapshot(vm_id=vm.id, name=name or "", **values)
+        await snapshot.save(force_create=True)
+        if name or not await Snapshot.exists(vm_id=vm.id, name=snapshot_ref(snapshot.id)):
+            break
+        await snapshot.delete()  # someone has made one of this name with virsh: the next number
     if number is not None and not is_sqlite():
         await Tortoise.get_connection("default").execute_query(
             "SELECT setval(pg_get_serial_sequence('snapshot', 'id'),"
@@ -66,6 +70,13 @@ async def find_snapshot(vm: Vm, ref: str) -> Snapshot:
 async def snapshot_of_job(vm: Vm, ref: str | None) -> Snapshot | None:
     """The snapshot that a job of `vm` is about, if it is there still."""
     return await Snapshot.get_or_none(vm_id=vm.id, ref=ref) if ref else None
+
+
+async def forget_guard(vm: Vm) -> None:
+    """Delete the row of a guard whose restore did not get to its end."""
+    await Snapshot.filter(
+        vm_id=vm.id, origin=SnapshotOrigin.GUARD, status=SnapshotStatus.CREATING
+    ).delete()
 
 
 async def list_snapshots(vm: Vm) -> list[Snapshot]:
@@ -103,7 +114,7 @@ async def _free_number(entry: Mapping[str, Any]) -> int | None:
     if match is None or entry.get("origin") == SnapshotOrigin.FOUND:
         return None
     number = int(match[1])
-    return None if await Snapshot.exists(id=number) else number
+    return None if not number or await Snapshot.exists(id=number) else number
 
 
 def _seen_values(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,7 +122,7 @@ def _seen_values(entry: Mapping[str, Any]) -> dict[str, Any]:
     values = {
         "title": str(entry.get("title") or entry["name"])[:NAME_MAX],
         "description": entry.get("description") or "",
-        "origin": SnapshotOrigin(entry.get("origin") or SnapshotOrigin.FOUND),
+        "origin": _origin(entry.get("origin")),
         "status": SnapshotStatus.READY,
         "parent": entry.get("parent"),
         "current": bool(entry.get("current")),
@@ -126,5 +137,13 @@ def _seen_values(entry: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _origin(text: str | None) -> SnapshotOrigin:
+    return SnapshotOrigin(text) if text in set(SnapshotOrigin) else SnapshotOrigin.FOUND
+
+
 def _time(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text).astimezone(UTC) if text else None
+    """The moment in a host's text; None for one that is none, as anybody may edit it there."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC) if text else None
+    except (ValueError, OverflowError):
+        return None

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tortoise import Tortoise
+from tortoise.expressions import Q
 from tortoise.queryset import QuerySet
 
 from virtplay.errors import HostNotFound, VmNotFound
@@ -132,11 +133,13 @@ async def page_vms(
 
 
 async def vms_seen_or_expected(host: str, domains: Iterable[Mapping[str, Any]]) -> list[Vm]:
-    """The VMs that `host` shows (by UUID, wherever they were before) or ought to have."""
+    """The VMs that `host` shows (by UUID, wherever they were before) or ought to have.
+
+    Their rows are locked: a request that was accepted meanwhile must not lose what it wrote.
+    """
     identities = [uuid.UUID(domain["uuid"]) for domain in domains]
-    expected = await Vm.filter(host=host)
-    elsewhere = await Vm.filter(uuid__in=identities).exclude(host=host) if identities else []
-    return [*expected, *elsewhere]
+    rows = Vm.filter(Q(host=host) | Q(uuid__in=identities)) if identities else Vm.filter(host=host)
+    return await rows.order_by("id").select_for_update()
 
 
 async def promised_by_host(without: int | None = None) -> dict[str, Promised]:

@@ -5,10 +5,30 @@ from json import dumps, loads
 
 from tortoise import fields, migrations
 from tortoise.migrations import operations as ops
+from tortoise.migrations.schema_editor.base import BaseSchemaEditor
+from tortoise.migrations.schema_generator.state import State
 
 from virtplay.states import SnapshotOrigin, SnapshotStatus
 
 compact = functools.partial(dumps, separators=(",", ":"))
+
+
+class AddLocks(ops.AddField):
+    """Adds job.locks with its default in the database.
+
+    Tortoise 1.1 adds a column without, which SQLite refuses as soon as the table has rows.
+    """
+
+    async def database_forward(
+        self,
+        app_label: str,
+        old_state: State,
+        new_state: State,
+        state_editor: BaseSchemaEditor | None = None,
+    ) -> None:
+        """Add the column; earlier jobs, and those that an earlier release still makes, lock."""
+        column = ops.RunSQL("ALTER TABLE job ADD COLUMN locks BOOL NOT NULL DEFAULT TRUE")
+        await column.database_forward(app_label, old_state, new_state, state_editor)
 
 
 class Migration(migrations.Migration):
@@ -100,7 +120,7 @@ class Migration(migrations.Migration):
             options={"table": "console_ticket", "app": "virtplay", "pk_attr": "id"},
             bases=["Model"],
         ),
-        ops.AddField(model_name="Job", name="locks", field=fields.BooleanField(default=True)),
+        AddLocks(model_name="Job", name="locks", field=fields.BooleanField(default=True)),
         ops.AddField(
             model_name="Job",
             name="snapshot_ref",

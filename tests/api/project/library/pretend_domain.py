@@ -73,6 +73,7 @@ def new_domain(given: dict[str, Any]) -> dict[str, Any]:
                 "target": "vnet0",
             }
         ],
+        "snapshots": [],
         "graphics": {"type": "vnc", "host": "127.0.0.1", "port": 5900},
         "metadata": {
             "id": given["name"],

@@ -1,0 +1,126 @@
+#!/usr/bin/python
+"""Tests: plays the module `snapshot` on a hypervisor that is a JSON file."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+MIB = 1024**2
+KEPT = ("title", "description", "origin", "expires_at", "job")
+
+
+class Refusal(Exception):
+    """What the real module would refuse: code and message."""
+
+
+@contextmanager
+def hypervisor(path: Path) -> Iterator[dict[str, Any]]:
+    """The file's content under its lock; what the block leaves in it is written back."""
+    with Path(f"{path}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        content = json.loads(path.read_text())
+        yield content
+        written = path.with_suffix(".new")
+        written.write_text(json.dumps(content))
+        written.replace(path)
+
+
+def make(domain: dict[str, Any], name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Add a snapshot of the domain as it is, and make it the current one."""
+    current = next((s["name"] for s in domain["snapshots"] if s["current"]), None)
+    active = domain["state"] != "stopped"
+    for each in domain["snapshots"]:
+        each["current"] = False
+    entry = {
+        "name": name,
+        **{key: given.get(key) for key in KEPT},
+        "title": given.get("title") or name,
+        "origin": given.get("origin") or "manual",
+        "parent": current,
+        "current": True,
+        "has_memory": active,
+        "state": domain["state"],
+        "kind": "internal",
+        "size_bytes": 64 * MIB if active else 0,
+        "frozen": given.get("freeze", True) if active else None,
+        "created_at": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+    }
+    domain["snapshots"].append(entry)
+    return entry
+
+
+def act(domain: dict[str, Any], action: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Do what the action asks; what the module answers beside the domain."""
+    name = given["name"]
+    found = next((s for s in domain["snapshots"] if s["name"] == name), None)
+    if action == "snapshot_create":
+        if found is not None and found["job"] != given.get("job"):
+            raise Refusal("SNAPSHOT_EXISTS", f"cannot make snapshot {name}: there is one")
+        return {"changed": found is None, "snapshot": found or make(domain, name, given)}
+    if action == "snapshot_delete":
+        for each in domain["snapshots"]:
+            if found is not None and each["parent"] == name:
+                each["parent"] = found["parent"]
+        domain["snapshots"] = [s for s in domain["snapshots"] if s["name"] != name]
+        return {"changed": found is not None, "snapshot": None}
+    if found is None:
+        raise Refusal("SNAPSHOT_NOT_FOUND", f"cannot find snapshot {name}")
+    if domain["state"] != "stopped" and not given.get("force"):
+        raise Refusal("VM_ALREADY_RUNNING", f"cannot restore to {name}: it runs")
+    answer: dict[str, Any] = {"changed": True, "snapshot": found}
+    if given.get("guard"):
+        title = {"title": given["guard_title"], "origin": "guard", "job": given.get("job")}
+        answer["guard"] = make(domain, given["guard"], title)
+    for each in domain["snapshots"]:
+        each["current"] = each["name"] == name
+    domain["state"] = found["state"]
+    return answer
+
+
+def main() -> None:
+    """Note the call, obey the orders that the test left for this action, then act."""
+    module = AnsibleModule(
+        argument_spec={
+            "hypervisor": {"type": "path", "required": True},
+            "action": {"type": "str", "required": True},
+            "given": {"type": "dict", "default": {}},
+        },
+        supports_check_mode=True,
+    )
+    path = Path(module.params["hypervisor"])
+    action = module.params["action"]
+    given = module.params["given"]
+    with hypervisor(path) as content:
+        content["calls"].append({"action": action, "given": given, "pid": os.getpid()})
+        order = content["orders"].get(action) or {}
+    deadline = time.monotonic() + 60
+    while order.get("hold") and Path(order["hold"]).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if "fail" in order:
+        module.fail_json(**order["fail"])
+    answer: dict[str, Any] = {}
+    with hypervisor(path) as content:
+        domain = content["domains"].get(given["uuid"])
+        if domain is None:
+            module.fail_json(msg=f"cannot find domain {given['uuid']}", code="VM_NOT_FOUND")
+        try:
+            answer = act(domain, action, given)
+        except Refusal as refusal:
+            code, message = refusal.args
+            module.fail_json(msg=message, code=code)
+        content["done"].append(action)
+    module.exit_json(domain=domain, snapshots=domain["snapshots"], changes=[], **answer)
+
+
+if __name__ == "__main__":
+    main()
