@@ -55,7 +55,7 @@ class Browser:
         """Return what can be read in an element, nothing when it is hidden."""
         return str(self.element(name).text)
 
-    def shows(self, name: str, words: str, seconds: float = 20) -> str:
+    def shows(self, name: str, words: str, seconds: float = 30) -> str:
         """Wait until words can be read in an element; all that can be read there."""
         last = [""]
 
