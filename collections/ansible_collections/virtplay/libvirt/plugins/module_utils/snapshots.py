@@ -13,7 +13,6 @@ from typing import Any
 
 from .connection import LibvirtFailure, error_text, has_error_code, libvirt
 from .definition import write_metadata
-from .domain_view import agent_is_connected
 from .plan import Current
 from .power import MONITOR_SECONDS, call_within
 from .qcow2_snapshots import Qcow2Image, read_image
@@ -21,7 +20,9 @@ from .qemu_process import resident_bytes
 from .snapshot_plan import Sight, split_disks
 from .snapshot_xml import build_orphan, parse_snapshot
 
-# How long the guest agent may take for one answer, and a thaw for all its attempts.
+# How long the guest agent may take to write all out and freeze, for another answer, and for all
+# attempts to thaw.
+FREEZE_SECONDS = 30
 AGENT_SECONDS = 5
 THAW_SECONDS = 20.0
 # Memory is written and read at this speed at least, in bytes a second.
@@ -149,19 +150,19 @@ def create_snapshot(dom: Any, xml: str, sight: Sight, what: str) -> None:
         raise
 
 
-def freeze(dom: Any, live_xml: str) -> bool:
-    """Freeze the guest's file systems where its agent answers; says whether it has."""
-    if not agent_is_connected(live_xml):
-        return False
+def freeze(dom: Any) -> tuple[bool, bool]:
+    """Freeze the guest's file systems through its agent; says whether it has, and is to thaw.
+
+    An agent that has got the order and does not answer in time may still carry it out later.
+    """
+    began = time.monotonic()
     try:
-        with _short_agent_answers(dom):
+        with _agent_answers_within(dom, FREEZE_SECONDS):
             dom.fsFreeze(None, 0)
     except libvirt.libvirtError:
-        # Late is possible, too: then they are frozen a moment after nobody waits for it.
-        with suppress(libvirt.libvirtError), _short_agent_answers(dom):
-            dom.fsThaw(None, 0)
-        return False
-    return True
+        # The error is the same for an agent that is not there: libvirt gives that up sooner.
+        return False, time.monotonic() - began >= FREEZE_SECONDS
+    return True, True
 
 
 def thaw(dom: Any, label: str, after: str) -> None:
@@ -172,7 +173,7 @@ def thaw(dom: Any, label: str, after: str) -> None:
     deadline = time.monotonic() + THAW_SECONDS
     while True:
         try:
-            with _short_agent_answers(dom):
+            with _agent_answers_within(dom, AGENT_SECONDS):
                 dom.fsThaw(None, 0)
         except libvirt.libvirtError as error:
             if not dom.isActive():
@@ -189,8 +190,9 @@ def thaw(dom: Any, label: str, after: str) -> None:
 
 
 @contextmanager
-def _short_agent_answers(dom: Any) -> Iterator[None]:
-    dom.agentSetResponseTimeout(AGENT_SECONDS, 0)
+def _agent_answers_within(dom: Any, seconds: int) -> Iterator[None]:
+    # libvirt itself gives an agent five seconds to show that it is there at all.
+    dom.agentSetResponseTimeout(seconds, 0)
     try:
         yield
     finally:

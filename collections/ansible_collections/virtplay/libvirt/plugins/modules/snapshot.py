@@ -217,6 +217,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.definition import note_job
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_view import (
+    agent_is_connected,
     describe,
     view_domain,
 )
@@ -286,6 +287,12 @@ ARGUMENTS: dict[str, Any] = {
     "job": {"type": "str"},
     "generation": {"type": "int"},
     "lock_timeout": {"type": "int", "default": 120},
+}
+
+VERBS = {
+    SnapshotWanted.PRESENT: "make",
+    SnapshotWanted.ABSENT: "delete",
+    SnapshotWanted.RESTORED: "restore",
 }
 
 
@@ -412,17 +419,21 @@ class Task:
         current = sight.current
         definition = current.live_xml if current.active else current.config_xml
         internal, left_out = split_disks(definition)
-        wants_freeze = self.params["freeze"] and current.state == DomainState.RUNNING
-        since = started_at(self.label) if wants_freeze else None
+        freezes = (
+            self.params["freeze"]
+            and current.state == DomainState.RUNNING
+            and agent_is_connected(current.live_xml)
+        )
+        since = started_at(self.label) if freezes else None
         # Written down first: only what stands here may ever be deleted as half made.
         self.fence.remember(snapshot={"name": name, "frozen_since": since})
-        frozen = freeze(self.dom, current.live_xml) if wants_freeze else False
+        frozen, thaws = freeze(self.dom) if freezes else (False, False)
         try:
             text = compose_description({**wanted, "frozen": frozen if current.active else None})
             xml = build_snapshot(name, text, internal, left_out, memory=current.active)
             create_snapshot(self.dom, xml, sight, what)
         finally:
-            if frozen:
+            if thaws:
                 thaw(self.dom, self.label, f"snapshot {name}")
         self.fence.remember(snapshot=None)
 
@@ -566,11 +577,12 @@ def main() -> None:
         required_one_of=[["uuid", "name"]],
     )
     label = module.params["name"] or module.params["uuid"]
-    doing = f"bring snapshot {module.params['snapshot']} of {label} to state"
+    verb = VERBS[module.params["state"]]
     try:
         result = Task(module).run()
     except Exception as error:
-        failure = failure_of(error, f"cannot {doing} {module.params['state']}")
+        prefix = f"cannot {verb} snapshot {module.params['snapshot']} of {label}"
+        failure = failure_of(error, prefix)
         if failure is None:
             raise
         module.fail_json(msg=failure.message, code=failure.code)
