@@ -8,6 +8,7 @@ import re
 import secrets
 import signal
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from functools import partial
@@ -34,15 +35,18 @@ from virtplay.api.auth import LoginLimit, Role, authenticate, authorise
 from virtplay.api.calls import Call, Parts
 from virtplay.api.console import serve_console
 from virtplay.api.console_page import ASSET_HEADERS, VM_ID, page_headers, read_console_page
-from virtplay.api.envelope import failure, success
+from virtplay.api.envelope import Answer, failure, success
 from virtplay.api.parsing import parse_body, parse_query
 from virtplay.api.routes import ROUTES, Route
 from virtplay.api.schemas import Strict
+from virtplay.api.streaming import Stream, send_stream
 from virtplay.console.opening import Consoles
 from virtplay.dispatch.local import LocalDispatcher
 from virtplay.inventory import load_inventory
 from virtplay.jobs import Caller
 from virtplay.logs import request_id
+from virtplay.metrics.exposition import Exposition
+from virtplay.metrics.service_series import count_request
 from virtplay.observation import Observer
 from virtplay.schedules import Scheduler
 from virtplay.settings import Settings
@@ -142,7 +146,10 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
     for number, route in enumerate(ROUTES):
         path = re.sub(r"\{(\w+)\}", r"<\1:str>", route.path)
         methods = ["GET", "HEAD"] if route.method == "GET" else [route.method]
-        app.add_route(_handler(route, limit), path, methods=methods, name=f"route_{number}")
+        guarded = not (route.opened_by and getattr(settings, route.opened_by))
+        app.add_route(
+            _handler(route, limit, guarded), path, methods=methods, name=f"route_{number}"
+        )
     _add_docs(app)
     _add_console_page(app)
     _add_console(app)
@@ -156,10 +163,12 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
     return app
 
 
-def _handler(route: Route, limit: LoginLimit) -> Callable[..., Coroutine[Any, Any, HTTPResponse]]:
-    async def handle(request: Request, **path: str) -> HTTPResponse:
+def _handler(
+    route: Route, limit: LoginLimit, guarded: bool
+) -> Callable[..., Coroutine[Any, Any, HTTPResponse | None]]:
+    async def handle(request: Request, **path: str) -> HTTPResponse | None:
         name, token_id = "", 0
-        if route.role > Role.NOBODY:
+        if guarded and route.role > Role.NOBODY:
             token = await authenticate(request, limit)
             authorise(token, route.role)
             name, token_id = token.name, token.id
@@ -170,7 +179,14 @@ def _handler(route: Route, limit: LoginLimit) -> Callable[..., Coroutine[Any, An
         answer = await route.handler(
             Call(request.app.ctx.parts, caller, path, query, body, address)
         )
-        return answer if isinstance(answer, HTTPResponse) else success(answer)
+        match answer:
+            case Stream():
+                await send_stream(request, answer)
+                return None
+            case Answer():
+                return success(answer)
+            case _:
+                return answer
 
     return handle
 
@@ -248,12 +264,24 @@ def _add_console(app: Sanic[Any, Any]) -> None:
 async def _begin(request: Request) -> None:
     given = request.headers.get("x-request-id", "")
     request_id.set(given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8))
+    request.ctx.began = time.monotonic()
 
 
 async def _finish(request: Request, response: BaseHTTPResponse) -> None:
     response.headers["X-Request-ID"] = request_id.get()
     response.headers.setdefault("Cache-Control", "no-store")
     log.info("%s %s %s from %s", request.method, request.path, response.status, request.ip)
+    began = getattr(request.ctx, "began", None)
+    if began is not None:
+        took = time.monotonic() - began
+        count_request(request.method, _template_of(request), response.status, took)
+
+
+def _template_of(request: Request) -> str | None:
+    """The route of a request as the API writes it, /api/v1/vms/{id}; None when it has none."""
+    if request.route is None:
+        return None
+    return "/" + re.sub(r"<(\w+):\w+>", r"{\1}", request.route.path)
 
 
 async def _start(app: Sanic[Any, Any], *, settings: Settings) -> None:
@@ -296,12 +324,13 @@ async def _put_together(app: Sanic[Any, Any], settings: Settings) -> None:
     inventory = await load_inventory(settings)
     await sync_hosts(set(inventory.hosts))
     dispatcher = LocalDispatcher(settings, partial(execution.execute, settings))
-    observer = Observer(settings, inventory)
+    exposition = Exposition()
+    observer = Observer(settings, inventory, exposition)
     app.ctx.dispatcher = dispatcher
     vms = Vms(settings, inventory, dispatcher)
     snapshots = Snapshots(settings, dispatcher)
     consoles = Consoles(settings, inventory, dispatcher)
-    app.ctx.parts = Parts(settings, vms, snapshots, consoles, observer)
+    app.ctx.parts = Parts(settings, vms, snapshots, consoles, observer, exposition)
     app.ctx.scheduler = Scheduler(snapshots)
     if threading.current_thread() is threading.main_thread():
         loop = asyncio.get_running_loop()
@@ -329,6 +358,7 @@ async def reload_inventory(app: Sanic[Any, Any]) -> None:
     parts.vms.inventory = inventory
     parts.observer.inventory = inventory
     parts.consoles.inventory = inventory
+    parts.exposition.keep(set(inventory.hosts))
     log.info("read the inventory: %d hosts", len(inventory.hosts))
 
 

@@ -15,6 +15,7 @@ from virtplay.actions import ABSENT, RULES, Action, playbook
 from virtplay.errors import Conflict
 from virtplay.jobs import job_directory, read_secrets
 from virtplay.logs import request_id
+from virtplay.metrics.service_series import count_job
 from virtplay.progress import Progress
 from virtplay.settings import Settings
 from virtplay.states import JobStatus, SnapshotOrigin, SnapshotStatus, VmStatus
@@ -71,6 +72,7 @@ async def execute(settings: Settings, job_id: int, give_up: asyncio.Event) -> li
     request_id.set(job.request_id)
     directory = job_directory(settings, str(job.ref))
     if job.status == JobStatus.FAILED:
+        _count(job)
         await runner.clear(directory)
         return []
     log.info("%s: %s on %s for VM %s", job.ref, job.action, job.host, job.vm_ref)
@@ -107,7 +109,7 @@ async def _conclude(
             fresh = await Job.get(id=job.id)
             if fresh.generation != job.generation:
                 raise Conflict(f"cannot finish {job.ref}: another worker has it now")
-            return await _finish(fresh, progress, outcome)
+            followers = await _finish(fresh, progress, outcome)
         except Conflict:
             raise
         except Exception:
@@ -116,6 +118,17 @@ async def _conclude(
                 raise
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(give_up.wait(), RETRY_SECONDS)
+        else:
+            _count(fresh)
+            return followers
+
+
+def _count(job: Job) -> None:
+    """Count a job that has ended, once that is written."""
+    seconds = None
+    if job.started_at and job.finished_at:
+        seconds = (job.finished_at - job.started_at).total_seconds()
+    count_job(job.action, job.status, seconds)
 
 
 async def _play(
@@ -248,6 +261,7 @@ async def _release_waiting(
                 "host": job.host,
             },
         )
+        _count(waiting)
         return []
     await Job.filter(id=waiting.id, finished_at=None).update(after_id=None)
     await save_vm(vm, status=RULES[Action.VM_START].status)
@@ -432,3 +446,4 @@ async def _abandon(job: Job) -> None:
         if vm is not None and job.locks:
             await _settle_snapshot(job, vm, _reason(job, error))
             await save_vm(vm, status=POWER_STATUS.get(vm.power, VmStatus.ERROR))
+    count_job(job.action, job.status, None)

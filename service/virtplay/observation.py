@@ -17,6 +17,8 @@ from virtplay.actions import playbook
 from virtplay.errors import VirtplayError
 from virtplay.execution import POWER_STATUS
 from virtplay.inventory import Inventory
+from virtplay.metrics.exposition import Exposition
+from virtplay.metrics.host_series import VmLabels
 from virtplay.settings import Settings
 from virtplay.states import HostStatus, VmStatus
 from virtplay.store import jobs as job_store
@@ -58,8 +60,9 @@ class Observer:
     than forks no fork can stay with its host: then every round is a play of its own.
     """
 
-    def __init__(self, settings: Settings, inventory: Inventory) -> None:
+    def __init__(self, settings: Settings, inventory: Inventory, exposition: Exposition) -> None:
         self._settings = settings
+        self._exposition = exposition
         self._inventory = inventory
         self._stopping = asyncio.Event()
         self._renew = asyncio.Event()
@@ -241,6 +244,7 @@ class Observer:
             case "runner_on_ok" | "runner_item_on_ok" if "host_info" in result:
                 try:
                     missed = await take_observation(name, result["host_info"], seen_before)
+                    await expose(self._exposition, name, result["host_info"], event["at"])
                     self._doubtful.discard(name)
                 except (KeyError, TypeError, ValueError, AttributeError, DatabaseError) as error:
                     # One odd host must not keep all others from being seen.
@@ -251,9 +255,9 @@ class Observer:
                         # Gone, or just being defined anew? The answer must not take an interval.
                         self._look_again(name)
             case "runner_on_unreachable":
-                await mark_host(name, HostStatus.UNREACHABLE, str(result.get("msg")))
+                await self._mark(name, HostStatus.UNREACHABLE, str(result.get("msg")))
             case "runner_item_on_failed" if result.get("unreachable"):
-                await mark_host(name, HostStatus.UNREACHABLE, str(result.get("msg")))
+                await self._mark(name, HostStatus.UNREACHABLE, str(result.get("msg")))
             case "runner_on_failed" if result.get("msg") == ITEMS_FAILED:
                 return False  # each item has said its own
             case "runner_on_failed" | "runner_item_on_failed":
@@ -274,12 +278,17 @@ class Observer:
         if host.status == HostStatus.READY and name not in self._doubtful:
             log.warning("host %s: %s; looking again", name, message)
             self._doubtful.add(name)
+            self._exposition.doubt(name)
             self._look_again(name)
         else:
-            await mark_host(name, HostStatus.ERROR, message)
+            await self._mark(name, HostStatus.ERROR, message)
         self._unheard.discard(name)
         if not self._unheard & self.inventory.hosts.keys():
             self._seen_once.set()
+
+    async def _mark(self, name: str, status: HostStatus, message: str) -> None:
+        await mark_host(name, status, message)
+        self._exposition.fail(name)
 
     def _look_again(self, name: str) -> None:
         """Look at one host beside the staying play, unless such a look is under way."""
@@ -365,6 +374,16 @@ async def take_observation(name: str, info: Mapping[str, Any], seen_before: Gene
                 await miss(vm)
                 missed = True
     return missed
+
+
+async def expose(exposition: Exposition, name: str, info: Mapping[str, Any], at: float) -> None:
+    """Give one host's observation, made at `at` (Unix seconds), to Prometheus."""
+    refs = {
+        str(vm.uuid): VmLabels(vm.ref or "", vm.name, vm.template, vm.os)
+        for vm in await Vm.filter(host=name).only("uuid", "ref", "name", "template", "os")
+    }
+    took = (info.get("host") or {}).get("took_seconds")
+    await asyncio.to_thread(exposition.take, name, info, refs, at, took)
 
 
 async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now: datetime) -> None:

@@ -107,6 +107,9 @@ class Settings(BaseSettings):
         description="further origins whose pages may open consoles, comma-separated,"
         " e.g. https://ui.example.org",
     )
+    metrics_open: bool = Field(
+        False, description="answer /metrics and the list of Prometheus targets without a token"
+    )
     tls_certificate: Path | None = Field(
         None, description="PEM file with the certificate chain; makes the service speak HTTPS"
     )

@@ -137,7 +137,7 @@ class QuietDispatcher:
 class QuietObserver:
     """Never looks: the test says what was seen."""
 
-    def __init__(self, _settings: Settings, inventory: Inventory) -> None:
+    def __init__(self, _settings: Settings, inventory: Inventory, *_: object) -> None:
         self.inventory = inventory
         self.has_looked = True
         self._stopped = asyncio.Event()

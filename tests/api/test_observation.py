@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from virtplay.execution import _lease
 from virtplay.inventory import Inventory
+from virtplay.metrics.exposition import Exposition
 from virtplay.observation import Observer, mark_host, take_observation
 from virtplay.states import HostStatus, VmStatus
 from virtplay.store.models import AuditEntry, Job, Vm
@@ -228,7 +229,7 @@ async def test_a_host_full_of_domains(service: Service) -> None:
 
 async def test_a_host_that_libvirt_hides_once_is_only_looked_at_again(service: Service) -> None:
     vm = await put_vm(RUNNING)
-    observer = Observer(service.settings, Inventory({}))
+    observer = Observer(service.settings, Inventory({}), Exposition())
     failed = {"event": "runner_on_failed", "host": "kvm1", "res": {"msg": "libvirt is busy"}}
     assert await observer._take_event("kvm1", failed, {})
     assert (await service.get("/hosts/kvm1"))["status"] == "ready"

@@ -31,11 +31,14 @@ def test_readme_lists_every_setting(readme: str) -> None:
 
 
 @pytest.mark.parametrize("readme", READMES)
-def test_readme_gives_the_default_of_every_number(readme: str) -> None:
+def test_readme_gives_the_default_of_every_number_and_switch(readme: str) -> None:
     listed = rows(readme, "VIRTPLAY_")
     for name, field in Settings.model_fields.items():
-        if isinstance(field.default, int | float):
-            assert float(listed[f"VIRTPLAY_{name.upper()}"][0]) == field.default, name
+        given = listed[f"VIRTPLAY_{name.upper()}"][0]
+        if isinstance(field.default, bool):
+            assert given == str(field.default).lower(), name
+        elif isinstance(field.default, int | float):
+            assert float(given) == field.default, name
 
 
 @pytest.mark.parametrize("readme", READMES)

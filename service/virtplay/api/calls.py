@@ -5,6 +5,7 @@ from typing import Any
 
 from virtplay.console.opening import Consoles
 from virtplay.jobs import Caller
+from virtplay.metrics.exposition import Exposition
 from virtplay.observation import Observer
 from virtplay.settings import Settings
 from virtplay.snapshots import Snapshots
@@ -20,6 +21,7 @@ class Parts:
     snapshots: Snapshots
     consoles: Consoles
     observer: Observer
+    exposition: Exposition
 
 
 @dataclass(frozen=True)

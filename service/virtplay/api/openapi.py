@@ -115,6 +115,11 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.role > Role.NOBODY:
         operation["security"] = [{"token": []}]
         operation["description"] = f"Needs a token of role {route.role.name.lower()} or above."
+        if route.opened_by:
+            operation["description"] = (
+                f"Needs a token of role {route.role.name.lower()} or above, unless"
+                f" VIRTPLAY_{route.opened_by.upper()} is set."
+            )
     if route.body is not None and route.body is not EmptyBody:
         schema = {"$ref": REF.format(model=route.body.__name__)}
         required = any(field.is_required() for field in route.body.model_fields.values())
@@ -163,6 +168,8 @@ def _success(route: Route) -> dict[str, Any]:
             "data": {"$ref": REF.format(model=route.answers.__name__)},
         },
     }
+    if route.bare:
+        schema = {"$ref": REF.format(model=route.answers.__name__)}
     answer: dict[str, Any] = {
         "description": route.summary,
         "content": {"application/json": {"schema": schema}},

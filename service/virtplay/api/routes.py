@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 from sanic import HTTPResponse
 
-from virtplay.api import console, health, hosts, jobs, schemas, snapshots, vms
+from virtplay.api import console, health, hosts, jobs, prometheus, schemas, snapshots, vms
 from virtplay.api import snapshot_schemas as shapes
 from virtplay.api.auth import Role
 from virtplay.api.calls import Call
 from virtplay.api.envelope import Answer
+from virtplay.api.streaming import Stream
 
-Handler = Callable[[Call], Awaitable[Answer | HTTPResponse]]
+Handler = Callable[[Call], Awaitable[Answer | HTTPResponse | Stream]]
 PREFIX = "/api/v1"
 
 
@@ -32,6 +33,10 @@ class Route:
     errors: tuple[str, ...] = ()
     also: tuple[int, ...] = ()
     """Further statuses that come with the same answer."""
+    bare: bool = False
+    """The answer has no envelope: somebody else's format."""
+    opened_by: str = ""
+    """The setting that lets everybody in, without a token."""
 
 
 READ = Role.VIEWER
@@ -144,6 +149,15 @@ ROUTES = (
     Route(
         "GET", f"{PREFIX}/templates", READ, hosts.list_templates, "List the image catalogue",
         schemas.TemplateList,
+    ),
+    Route(
+        "GET", f"{PREFIX}/prometheus/targets", READ, prometheus.list_targets,
+        "List one Prometheus target a hypervisor (http_sd)", schemas.TargetList, bare=True,
+        opened_by="metrics_open",
+    ),
+    Route(
+        "GET", "/metrics", READ, prometheus.get_metrics, "Show all metrics as Prometheus reads them",
+        None, schemas.MetricsQuery, errors=("HOST_NOT_FOUND",), opened_by="metrics_open",
     ),
     Route("GET", "/healthz", Role.NOBODY, health.healthz, "The process answers", schemas.HealthOut),
     Route("GET", "/readyz", Role.NOBODY, health.readyz, "The service can do its work", schemas.HealthOut, also=(503,)),

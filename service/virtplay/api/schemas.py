@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 import yaml
@@ -10,6 +11,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    RootModel,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -535,3 +537,40 @@ class HealthOut(BaseModel):
     status: str
     version: str
     checks: dict[str, Any] = Field(default_factory=dict)
+
+
+class MetricsPart(StrEnum):
+    """A part of the metrics."""
+
+    SERVICE = "service"
+    """What the service counts of itself."""
+    HOSTS = "hosts"
+    """All hosts and their VMs."""
+
+
+class MetricsQuery(Query):
+    """The query of GET /metrics."""
+
+    host: str | None = Field(
+        None, max_length=255, description="this host and its VMs only, nothing of the service"
+    )
+    part: MetricsPart | None = Field(
+        None, description="service: what the service counts of itself; hosts: all hosts and VMs"
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.host is not None and self.part is not None:
+            raise ValueError("host and part exclude each other")
+        return self
+
+
+class TargetGroup(BaseModel):
+    """One host as Prometheus' http_sd wants it."""
+
+    targets: list[str]
+    labels: dict[str, str]
+
+
+class TargetList(RootModel[list[TargetGroup]]):
+    """All hosts, in http_sd's own shape."""

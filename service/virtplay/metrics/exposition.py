@@ -35,12 +35,12 @@ class Exposition:
         info: Mapping[str, Any],
         refs: Mapping[str, VmLabels],
         at: float,
-        took: float,
+        took: float | None,
     ) -> None:
         """Replace a host's series by those of its `host_info`.
 
         `refs` maps the UUIDs of its domains to what people call them, `at` is when the host was
-        observed (Unix seconds), `took` how long that lasted (seconds).
+        observed (Unix seconds), `took` how long it looked at itself (seconds), None if unknown.
         """
         with self._lock:
             looks = self._looks.setdefault(host, _Looks())
@@ -64,11 +64,27 @@ class Exposition:
             looks.failures += 1
             self._parts[host] = _render({"libvirt_up": {(host,): 0}, **looks.series(host)})
 
+    def doubt(self, host: str) -> None:
+        """The host was not observed for once: that is counted, and its series stay."""
+        with self._lock:
+            looks = self._looks.setdefault(host, _Looks())
+            looks.count += 1
+            looks.failures += 1
+            if host in self._parts:
+                self._parts[host] = {**self._parts[host], **_render(looks.series(host))}
+
     def forget(self, host: str) -> None:
         """The host left the inventory: it has no series any more."""
         with self._lock:
             self._parts.pop(host, None)
             self._looks.pop(host, None)
+
+    def keep(self, hosts: set[str]) -> None:
+        """Forget all other hosts."""
+        with self._lock:
+            gone = self._looks.keys() - hosts
+        for host in gone:
+            self.forget(host)
 
     def text(self, host: str | None = None) -> Iterator[bytes]:
         """The series of all hosts, or of one, in pieces of at most CHUNK bytes.

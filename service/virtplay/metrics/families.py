@@ -56,7 +56,9 @@ FAMILIES = (
         "When the host was last observed with success, Unix time of the service's clock.",
     ),
     _gauge(
-        "virtplay_observation_duration_seconds", HOST, "How long the host's last observation took."
+        "virtplay_observation_duration_seconds",
+        HOST,
+        "How long the host took to look at itself the last time.",
     ),
     _counter(
         "virtplay_observations_total", HOST, "Observations of the host since the service started."

@@ -14,6 +14,7 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import Metric
 
 from virtplay import __version__
@@ -81,6 +82,10 @@ def count_request(method: str, route: str | None, status: int, seconds: float) -
     """Count a request to a route, given as its template (/api/v1/vms/{id})."""
     known = method if method in METHODS else OTHER
     _REQUEST_SECONDS.labels(known, route or OTHER, status).observe(seconds)
+
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+"""What the text is called in HTTP."""
 
 
 def service_text(queue: Queue | None) -> bytes:

@@ -111,6 +111,19 @@ async def just_deleted() -> set[uuid.UUID]:
     return {uuid.UUID(job.variables["libvirt_domain_uuid"]) for job in jobs}
 
 
+async def queue_state() -> tuple[int, float]:
+    """How many jobs wait for a worker, and for how long the oldest has, in seconds (0 if none).
+
+    A start behind its VM's creation waits for that job, and for no worker.
+    """
+    waiting = Job.filter(status=JobStatus.QUEUED, after_id=None)
+    oldest = await waiting.order_by("created_at").first().only("created_at")
+    if oldest is None:
+        return 0, 0.0
+    age = (datetime.now(UTC) - oldest.created_at).total_seconds()
+    return await waiting.count(), max(0.0, age)
+
+
 async def usual_seconds(action: str) -> float | None:
     """How long the last twenty successful jobs of an action took on average, in seconds."""
     jobs = (

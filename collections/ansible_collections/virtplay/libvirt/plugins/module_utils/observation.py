@@ -68,12 +68,14 @@ def observe(uri: str, timeout: float, templates_path: Path) -> dict[str, Any]:
     Ends after timeout seconds with what is known by then. Leaves threads behind that may never
     end: call it in a process of its own.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     connection = open_connection(uri)
     try:
-        return _observe(connection, uri, timeout, deadline, templates_path)
+        observed = _observe(connection, uri, timeout, began + timeout, templates_path)
     except libvirt.libvirtError as error:
         raise LibvirtFailure(f"cannot observe the host at {uri}: {error_text(error)}") from error
+    observed["host"]["took_seconds"] = round(time.monotonic() - began, 3)
+    return observed
 
 
 def _observe(
@@ -82,6 +84,8 @@ def _observe(
     def connect() -> Any:
         return open_connection(uri)
 
+    # What is counted is read from here on; the clock that nobody sets tells how long that took.
+    uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
     seen = _see_domains(connection)
     networks = connection.listAllNetworks(0)
     leases = read_leases(networks)
@@ -101,7 +105,7 @@ def _observe(
     images = _Late(lambda: _read_images(seen))
     host_networks = read_networks(networks)
     observed = {
-        "host": read_host(connection, uri),
+        "host": {**read_host(connection, uri), "uptime_seconds": round(uptime, 3)},
         "networks": host_networks,
         "bridges": read_bridges(host_networks),
         "templates": read_templates(templates_path),

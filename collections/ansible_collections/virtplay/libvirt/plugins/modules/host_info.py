@@ -68,7 +68,8 @@ host_info:
   type: dict
   contains:
     host:
-      description: Identity, capacity and versions. Times are RFC 3339 in UTC.
+      description: Identity, capacity and versions. Times are RFC 3339 in UTC, O(ignore:took_seconds) is how
+        long the host looked at itself.
       type: dict
       returned: always
       sample:
@@ -87,7 +88,9 @@ host_info:
         libvirt_version: 9.0.0
         qemu_version: 7.2.22
         booted_at: "2026-11-22T13:21:00.000Z"
+        uptime_seconds: 1141.25
         observed_at: "2026-11-22T13:40:01.250Z"
+        took_seconds: 0.043
     pools:
       description: Storage pools; those on a directory are measured during the call.
       type: list
