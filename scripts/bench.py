@@ -19,11 +19,13 @@ from typing import Any
 
 import httpx
 
+from scripts.bench_console import bench_pump, bench_refresh
 from scripts.demo import start_service, stop_service, wait_ready
 from tests.lab.lab import Host, Lab
 
 OUTPUT = Path("build/bench.json")
 PORT = "3199"
+CONSOLE_MEBIBYTES = 1024
 MICRO = {"template": "micro", "cpu": 1, "memory": 128, "disk": 1}
 
 
@@ -48,6 +50,10 @@ class Client:
                 raise RuntimeError(f"{path}: job {job['id']} {job['status']}: {job['error']}")
             time.sleep(0.02)
 
+    def get(self, path: str) -> Any:
+        """The data of a GET."""
+        return self._http.get(path).raise_for_status().json()["data"]
+
     def wait_for(self, vm: str, status: str) -> None:
         """Wait until the VM list shows what was done behind its back."""
         deadline = time.monotonic() + 60
@@ -70,7 +76,7 @@ def main() -> int:
         service = start_service(lab.inventory, Path(state), token, PORT)
         try:
             wait_ready(service, PORT)
-            for figure in measure(Client(token), lab, given.runs):
+            for figure in measure(Client(token), lab, given.runs, Path(state)):
                 print(json.dumps(figure), flush=True)
                 figures.append(figure)
         finally:
@@ -80,12 +86,13 @@ def main() -> int:
     return 0
 
 
-def measure(client: Client, lab: Lab, runs: int) -> list[dict[str, Any]]:
+def measure(client: Client, lab: Lab, runs: int, state: Path) -> list[dict[str, Any]]:
     """The figures of all benchmarks."""
     host = lab.hosts[0]
     return [
         bench_create(client, lab, host, runs),
         bench_power(client, lab, host, runs),
+        *bench_consoles(client, host, state),
     ]
 
 
@@ -135,6 +142,19 @@ def bench_power(client: Client, lab: Lab, host: Host, runs: int) -> dict[str, An
     figure = paired("vm_pause", api[1:], cli[1:])
     figure["virsh_s"] = round(statistics.median(virsh[1:]), 3)
     return figure
+
+
+def bench_consoles(client: Client, host: Host, state: Path) -> list[dict[str, Any]]:
+    """A screen's refreshes, and 1 GiB each way through the websocket."""
+    vm = client.run("POST", "/vms", {"name": "bench console", "autoStart": True, **MICRO})
+    origin = f"http://127.0.0.1:{PORT}"
+    opened = client.get(f"/vms/{vm}/console")
+    figures = [
+        bench_refresh(opened, origin, host),
+        bench_pump(opened["url"], origin, host, state, CONSOLE_MEBIBYTES),
+    ]
+    client.run("DELETE", f"/vms/{vm}?force=true")
+    return figures
 
 
 def timed(work: Callable[[], Any]) -> float:

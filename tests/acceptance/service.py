@@ -104,6 +104,12 @@ class Service:
                 raise ServiceError("the service did not end within 40 s of SIGTERM") from None
         return self._process.returncode
 
+    @property
+    def pid(self) -> int:
+        """The process id of the service itself."""
+        assert self._process
+        return self._process.pid
+
     def pids(self) -> list[int]:
         """Return the process ids of the service and its job processes."""
         state = str(self.state).encode()

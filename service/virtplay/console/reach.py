@@ -50,6 +50,7 @@ CONFIG_KEYS = {
 STREAM = "collections/ansible_collections/virtplay/libvirt/plugins/module_utils/console_stream.py"
 SAID_LIMIT = 4096
 REASON_SECONDS = 3.0
+SETTLE_SECONDS = 0.3
 LINE_ERRORS = (OSError, EOFError, asyncssh.Error)
 """What reading or writing a line may raise when its far end is gone."""
 STOPPED = "the VM has stopped"
@@ -192,12 +193,17 @@ class Reach:
         return Line(ssh_reader, ssh_writer, link)
 
     async def _answers(self, address: Address, port: int) -> bool:
+        """Whether a VNC server greets there; one that is about to end may still be connected to."""
+        await asyncio.sleep(SETTLE_SECONDS)
         try:
             async with asyncio.timeout(REASON_SECONDS):
-                await (await self._connect_port(address, port)).close()
+                line = await self._connect_port(address, port)
+                try:
+                    return bool(await line.reader.read(1))
+                finally:
+                    await line.close()
         except (*LINE_ERRORS, TimeoutError):
             return False
-        return True
 
     async def open_serial(self, address: Address, uuid: str) -> Line:
         """Start the stream program for a domain's serial console; HostUnreachable if it fails."""
