@@ -42,12 +42,14 @@ from virtplay.api.schemas import Strict
 from virtplay.api.streaming import Stream, send_stream
 from virtplay.console.opening import Consoles
 from virtplay.dispatch.local import LocalDispatcher
+from virtplay.history import History
 from virtplay.inventory import load_inventory
 from virtplay.jobs import Caller
 from virtplay.logs import request_id
 from virtplay.metrics.exposition import Exposition
 from virtplay.metrics.service_series import count_request
 from virtplay.observation import Observer
+from virtplay.prometheus_history import PrometheusHistory
 from virtplay.schedules import Scheduler
 from virtplay.settings import Settings
 from virtplay.snapshots import Snapshots
@@ -325,12 +327,14 @@ async def _put_together(app: Sanic[Any, Any], settings: Settings) -> None:
     await sync_hosts(set(inventory.hosts))
     dispatcher = LocalDispatcher(settings, partial(execution.execute, settings))
     exposition = Exposition()
-    observer = Observer(settings, inventory, exposition)
+    history = History(settings)
+    past = PrometheusHistory(settings.prometheus_url) if settings.prometheus_url else history
+    observer = Observer(settings, inventory, exposition, history)
     app.ctx.dispatcher = dispatcher
     vms = Vms(settings, inventory, dispatcher)
     snapshots = Snapshots(settings, dispatcher)
     consoles = Consoles(settings, inventory, dispatcher)
-    app.ctx.parts = Parts(settings, vms, snapshots, consoles, observer, exposition)
+    app.ctx.parts = Parts(settings, vms, snapshots, consoles, observer, exposition, history, past)
     app.ctx.scheduler = Scheduler(snapshots)
     if threading.current_thread() is threading.main_thread():
         loop = asyncio.get_running_loop()
@@ -341,6 +345,7 @@ async def _put_together(app: Sanic[Any, Any], settings: Settings) -> None:
         asyncio.create_task(_kept_alive(dispatcher.run, "the dispatcher")),
         asyncio.create_task(_kept_alive(observer.run, "the observer")),
         asyncio.create_task(_kept_alive(app.ctx.scheduler.run, "the scheduler")),
+        asyncio.create_task(_kept_alive(history.run, "the history")),
         asyncio.create_task(_kept_alive(consoles.watch, "the console watch")),
         asyncio.create_task(_kept_alive(partial(_upkeep, settings), "the upkeep")),
     ]
@@ -438,6 +443,7 @@ async def _stop(app: Sanic[Any, Any]) -> None:
         return
     parts.observer.stop()
     app.ctx.scheduler.stop()
+    parts.history.stop()
     # Before the jobs get their grace: who looks at a console is told at once.
     await parts.consoles.stop()
     await app.ctx.dispatcher.stop()

@@ -172,6 +172,13 @@ class HostUnreachable(VirtplayError):
     status = 503
 
 
+class HistoryNotAvailable(VirtplayError):
+    """The Prometheus that keeps the history gave no answer."""
+
+    code = "HISTORY_NOT_AVAILABLE"
+    status = 503
+
+
 class InternalError(VirtplayError):
     """A fault of the service; the request id finds it in the log."""
 

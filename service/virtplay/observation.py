@@ -16,6 +16,7 @@ from virtplay import runner
 from virtplay.actions import playbook
 from virtplay.errors import VirtplayError
 from virtplay.execution import POWER_STATUS
+from virtplay.history import History
 from virtplay.inventory import Inventory
 from virtplay.metrics.exposition import Exposition
 from virtplay.metrics.host_series import VmLabels
@@ -60,9 +61,12 @@ class Observer:
     than forks no fork can stay with its host: then every round is a play of its own.
     """
 
-    def __init__(self, settings: Settings, inventory: Inventory, exposition: Exposition) -> None:
+    def __init__(
+        self, settings: Settings, inventory: Inventory, exposition: Exposition, history: History
+    ) -> None:
         self._settings = settings
         self._exposition = exposition
+        self._history = history
         self._inventory = inventory
         self._stopping = asyncio.Event()
         self._renew = asyncio.Event()
@@ -244,7 +248,7 @@ class Observer:
             case "runner_on_ok" | "runner_item_on_ok" if "host_info" in result:
                 try:
                     missed = await take_observation(name, result["host_info"], seen_before)
-                    await expose(self._exposition, name, result["host_info"], event["at"])
+                    await self._publish(name, result["host_info"], float(event["at"]))
                     self._doubtful.discard(name)
                 except (KeyError, TypeError, ValueError, AttributeError, DatabaseError) as error:
                     # One odd host must not keep all others from being seen.
@@ -286,9 +290,18 @@ class Observer:
         if not self._unheard & self.inventory.hosts.keys():
             self._seen_once.set()
 
+    async def _publish(self, name: str, info: Mapping[str, Any], at: float) -> None:
+        """Give one host's observation, made at `at` (Unix seconds), to history and Prometheus."""
+        vms = await Vm.filter(host=name).only("id", "uuid", "ref", "name", "template", "os")
+        await self._history.take(name, info, {str(vm.uuid): vm.id for vm in vms}, at)
+        labels = {str(vm.uuid): VmLabels(vm.ref or "", vm.name, vm.template, vm.os) for vm in vms}
+        took = (info.get("host") or {}).get("took_seconds")
+        await asyncio.to_thread(self._exposition.take, name, info, labels, at, took)
+
     async def _mark(self, name: str, status: HostStatus, message: str) -> None:
         await mark_host(name, status, message)
         self._exposition.fail(name)
+        self._history.lose(name)
 
     def _look_again(self, name: str) -> None:
         """Look at one host beside the staying play, unless such a look is under way."""
@@ -374,16 +387,6 @@ async def take_observation(name: str, info: Mapping[str, Any], seen_before: Gene
                 await miss(vm)
                 missed = True
     return missed
-
-
-async def expose(exposition: Exposition, name: str, info: Mapping[str, Any], at: float) -> None:
-    """Give one host's observation, made at `at` (Unix seconds), to Prometheus."""
-    refs = {
-        str(vm.uuid): VmLabels(vm.ref or "", vm.name, vm.template, vm.os)
-        for vm in await Vm.filter(host=name).only("uuid", "ref", "name", "template", "os")
-    }
-    took = (info.get("host") or {}).get("took_seconds")
-    await asyncio.to_thread(exposition.take, name, info, refs, at, took)
 
 
 async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now: datetime) -> None:

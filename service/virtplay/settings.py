@@ -75,6 +75,24 @@ class Settings(BaseSettings):
         description="hosts looked at at once; up to so many hosts one ansible-playbook stays and"
         " goes round, about 40 MB a host",
     )
+    history_raw_days: float = Field(
+        1.0,
+        gt=0,
+        le=DAYS_MAX,
+        allow_inf_nan=False,
+        description="samples of VMs' use are kept this long as they were taken",
+    )
+    history_5m_days: float = Field(
+        30.0, gt=0, le=DAYS_MAX, allow_inf_nan=False, description="their averages over 5 minutes"
+    )
+    history_1h_days: float = Field(
+        180.0, gt=0, le=DAYS_MAX, allow_inf_nan=False, description="their averages over 1 hour"
+    )
+    prometheus_url: str = Field(
+        "",
+        description="a Prometheus that scrapes this service: history is read from it,"
+        " and nothing is stored here",
+    )
     job_workers: int = Field(8, ge=1, le=256, description="jobs that run at once")
     jobs_per_host: int = Field(4, ge=1, le=64, description="jobs that run at once on one host")
     job_retention_days: float = Field(

@@ -38,6 +38,7 @@ def host_info(
             "libvirt_version": "9.0.0",
             "qemu_version": "7.2.22",
             "booted_at": "2026-11-22T13:21:00.000Z",
+            "uptime_seconds": 1141.25,
             "observed_at": "2026-11-22T13:40:01.250Z",
         },
         "pools": [

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from virtplay.execution import _lease
+from virtplay.history import History
 from virtplay.inventory import Inventory
 from virtplay.metrics.exposition import Exposition
 from virtplay.observation import Observer, mark_host, take_observation
@@ -229,7 +230,7 @@ async def test_a_host_full_of_domains(service: Service) -> None:
 
 async def test_a_host_that_libvirt_hides_once_is_only_looked_at_again(service: Service) -> None:
     vm = await put_vm(RUNNING)
-    observer = Observer(service.settings, Inventory({}), Exposition())
+    observer = Observer(service.settings, Inventory({}), Exposition(), History(service.settings))
     failed = {"event": "runner_on_failed", "host": "kvm1", "res": {"msg": "libvirt is busy"}}
     assert await observer._take_event("kvm1", failed, {})
     assert (await service.get("/hosts/kvm1"))["status"] == "ready"

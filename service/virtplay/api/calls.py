@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from virtplay.console.opening import Consoles
+from virtplay.history import History, HistorySource
 from virtplay.jobs import Caller
 from virtplay.metrics.exposition import Exposition
 from virtplay.observation import Observer
@@ -22,6 +23,9 @@ class Parts:
     consoles: Consoles
     observer: Observer
     exposition: Exposition
+    history: History
+    past: HistorySource
+    """Where a VM's past use is read: the history itself, or a Prometheus."""
 
 
 @dataclass(frozen=True)

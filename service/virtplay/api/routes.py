@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 from sanic import HTTPResponse
 
-from virtplay.api import console, health, hosts, jobs, prometheus, schemas, snapshots, vms
+from virtplay.api import (
+    console,
+    health,
+    hosts,
+    jobs,
+    prometheus,
+    schemas,
+    snapshots,
+    vm_metrics,
+    vms,
+)
 from virtplay.api import snapshot_schemas as shapes
 from virtplay.api.auth import Role
 from virtplay.api.calls import Call
@@ -131,6 +141,10 @@ ROUTES = (
         "GET", f"{PREFIX}/vms/{{id}}/console", CHANGE, console.get_console, "Open a VM's console",
         schemas.ConsoleOut, schemas.ConsoleQuery,
         errors=(*ONE_VM, "VM_ALREADY_STOPPED", "CONSOLE_NOT_AVAILABLE", "HOST_UNREACHABLE"),
+    ),
+    Route(
+        "GET", f"{PREFIX}/vms/{{id}}/metrics", READ, vm_metrics.get_metrics, "Show what a VM uses",
+        vm_metrics.VmMetrics, vm_metrics.MetricsQuery, errors=(*ONE_VM, "HISTORY_NOT_AVAILABLE"),
     ),
     Route("GET", f"{PREFIX}/jobs", READ, jobs.list_jobs, "List jobs", schemas.JobPage, schemas.JobQuery),
     Route(

@@ -15,6 +15,7 @@ from virtplay.errors import HostNotFound, VmNotFound
 from virtplay.states import HostStatus, VmStatus
 from virtplay.store.database import is_sqlite
 from virtplay.store.models import ConsoleTicket, Host, Job, Snapshot, SnapshotSchedule, Vm
+from virtplay.store.samples import forget_vm_samples
 
 REF = re.compile(r"vm-(\d{3,9})")
 SORTS = {
@@ -89,6 +90,7 @@ async def forget_vm(vm: Vm) -> None:
     """Delete a VM's row and all that belongs to it; jobs and audit rows stay."""
     for model in (Snapshot, SnapshotSchedule, ConsoleTicket):
         await model.filter(vm_id=vm.id).delete()
+    await forget_vm_samples(vm.id)
     await vm.delete()
 
 

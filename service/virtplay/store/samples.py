@@ -1,0 +1,167 @@
+"""Store: samples of VMs' use, in three resolutions.
+
+Plain tables and SQL, as a sample is a hundred times as frequent as any other row and Tortoise has
+no composite primary keys. Numbers are whole, which SQLite keeps in as few bytes as they need:
+percentages in hundredths, memory in KiB, rates in bytes a second.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from enum import IntEnum
+from typing import Any
+
+from tortoise import Tortoise
+
+from virtplay.store.database import is_sqlite, transaction
+from virtplay.store.models import Vm
+
+CHUNK = 200
+"""VMs worked on in one statement: others wait for the one connection of SQLite meanwhile."""
+
+
+class Resolution(IntEnum):
+    """Seconds from one sample to the next; RAW is as often as the hosts are observed."""
+
+    RAW = 0
+    FIVE_MINUTES = 300
+    HOUR = 3600
+
+
+TABLES = {
+    Resolution.RAW: "sample_raw",
+    Resolution.FIVE_MINUTES: "sample_5m",
+    Resolution.HOUR: "sample_1h",
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a VM used at one moment, or on average; None where nothing is known."""
+
+    at: int
+    """Seconds since the epoch; of an average, the beginning of its span."""
+    cpu: int | None = None
+    """Hundredths of a percent of all its vCPUs."""
+    memory_used: int | None = None
+    """KiB."""
+    memory_total: int | None = None
+    disk_usage: int | None = None
+    """Hundredths of a percent."""
+    disk_read: int | None = None
+    """Bytes a second, as are the following."""
+    disk_write: int | None = None
+    network_rx: int | None = None
+    network_tx: int | None = None
+
+
+COLUMNS = tuple(field.name for field in fields(Sample))
+VALUES = COLUMNS[1:]
+AVERAGES = ", ".join(f"CAST(round(avg(s.{name})) AS BIGINT)" for name in VALUES)
+REPLACE = ", ".join(f"{name} = excluded.{name}" for name in VALUES)
+
+
+def _marks(count: int, first: int = 1) -> list[str]:
+    return ["?"] * count if is_sqlite() else [f"${n}" for n in range(first, first + count)]
+
+
+async def write_samples(samples: Iterable[tuple[int, Sample]]) -> None:
+    """Insert raw samples of VMs by their numbers; a second one of the same moment replaces."""
+    rows: list[list[Any]] = [[vm_id, *astuple(sample)] for vm_id, sample in samples]
+    if rows:
+        marks = ", ".join(_marks(len(COLUMNS) + 1))
+        await Tortoise.get_connection("default").execute_many(
+            f"INSERT INTO sample_raw (vm_id, {', '.join(COLUMNS)}) VALUES ({marks})"  # noqa: S608
+            f" ON CONFLICT (vm_id, at) DO UPDATE SET {REPLACE}",
+            rows,
+        )
+
+
+async def read_samples(
+    vm_id: int, resolution: Resolution, since: int, until: int, step: int
+) -> list[Sample]:
+    """Averages over spans of `step` seconds in [since, until); empty spans are absent."""
+    vm, start, end = _marks(3)
+    _, rows = await Tortoise.get_connection("default").execute_query(
+        f"SELECT s.at - s.at % {step} AS span, {AVERAGES} FROM {TABLES[resolution]} s"  # noqa: S608
+        f" WHERE s.vm_id = {vm} AND s.at >= {start} AND s.at < {end} GROUP BY 1 ORDER BY 1",
+        [vm_id, since, until],
+    )
+    return [Sample(*tuple(row)) for row in rows]
+
+
+async def last_sample(vm_id: int, since: int) -> Sample | None:
+    """The newest raw sample of a VM that is not older than `since`."""
+    vm, start = _marks(2)
+    _, rows = await Tortoise.get_connection("default").execute_query(
+        f"SELECT {', '.join(COLUMNS)} FROM sample_raw"  # noqa: S608
+        f" WHERE vm_id = {vm} AND at >= {start} ORDER BY at DESC LIMIT 1",
+        [vm_id, since],
+    )
+    return Sample(*tuple(rows[0])) if rows else None
+
+
+async def rolled_until(resolution: Resolution) -> int:
+    """Up to when the samples of that resolution were made; 0 before the first time."""
+    (mark,) = _marks(1)
+    _, rows = await Tortoise.get_connection("default").execute_query(
+        f"SELECT until FROM sample_rollup WHERE step = {mark}",  # noqa: S608
+        [int(resolution)],
+    )
+    return int(rows[0]["until"]) if rows else 0
+
+
+async def roll_up(source: Resolution, target: Resolution, since: int, until: int) -> None:
+    """Average the samples of `source` in [since, until) into those of `target`.
+
+    Repeating it does no harm: it is noted as done only at its end.
+    """
+    step = int(target)
+    for first, last in await _ranges():
+        one, other, start, end = _marks(4)
+        async with transaction() as connection:
+            await connection.execute_query(
+                f"INSERT INTO {TABLES[target]} (vm_id, {', '.join(COLUMNS)})"  # noqa: S608
+                f" SELECT s.vm_id, s.at - s.at % {step}, {AVERAGES}"
+                f" FROM vm JOIN {TABLES[source]} s ON s.vm_id = vm.id"
+                f" WHERE vm.id >= {one} AND vm.id <= {other}"
+                f" AND s.at >= {start} AND s.at < {end} GROUP BY 1, 2"
+                f" ON CONFLICT (vm_id, at) DO UPDATE SET {REPLACE}",
+                [first, last, since, until],
+            )
+    marks = _marks(2)
+    await Tortoise.get_connection("default").execute_query(
+        f"INSERT INTO sample_rollup (step, until) VALUES ({marks[0]}, {marks[1]})"  # noqa: S608
+        " ON CONFLICT (step) DO UPDATE SET until = excluded.until",
+        [step, until],
+    )
+
+
+async def forget_samples(resolution: Resolution, before: int) -> None:
+    """Delete the samples of every VM that are older than `before`."""
+    number, moment = _marks(2)
+    ids = [vm.id for vm in await Vm.all().only("id")]
+    for start in range(0, len(ids), CHUNK):
+        await Tortoise.get_connection(
+            "default"
+        ).execute_many(
+            f"DELETE FROM {TABLES[resolution]} WHERE vm_id = {number} AND at < {moment}",  # noqa: S608
+            [[vm_id, before] for vm_id in ids[start : start + CHUNK]],
+        )
+
+
+async def forget_vm_samples(vm_id: int) -> None:
+    """Delete every sample of one VM; inside the caller's transaction."""
+    (mark,) = _marks(1)
+    for table in TABLES.values():
+        await Tortoise.get_connection("default").execute_query(
+            f"DELETE FROM {table} WHERE vm_id = {mark}",  # noqa: S608
+            [vm_id],
+        )
+
+
+async def _ranges() -> Sequence[tuple[int, int]]:
+    """The VMs' numbers in ranges of about CHUNK VMs each."""
+    ids = sorted([vm.id for vm in await Vm.all().only("id")])
+    return [
+        (ids[start], ids[min(start + CHUNK, len(ids)) - 1]) for start in range(0, len(ids), CHUNK)
+    ]
