@@ -155,12 +155,19 @@ def freeze(dom: Any) -> tuple[bool, bool]:
 
     An agent that has got the order and does not answer in time may still carry it out later.
     """
+    try:
+        # First a question that leaves nothing behind: an agent that hangs has the order to freeze
+        # in its queue, and would carry it out once it goes on.
+        with _agent_answers_within(dom, AGENT_SECONDS):
+            dom.getTime(0)
+    except libvirt.libvirtError:
+        return False, False
     began = time.monotonic()
     try:
         with _agent_answers_within(dom, FREEZE_SECONDS):
             dom.fsFreeze(None, 0)
     except libvirt.libvirtError:
-        # The error is the same for an agent that is not there: libvirt gives that up sooner.
+        # A refusal comes at once, and means that nothing is frozen.
         return False, time.monotonic() - began >= FREEZE_SECONDS
     return True, True
 
@@ -191,7 +198,6 @@ def thaw(dom: Any, label: str, after: str) -> None:
 
 @contextmanager
 def _agent_answers_within(dom: Any, seconds: int) -> Iterator[None]:
-    # libvirt itself gives an agent five seconds to show that it is there at all.
     dom.agentSetResponseTimeout(seconds, 0)
     try:
         yield
