@@ -25,7 +25,7 @@ log = logging.getLogger("virtplay.schedules")
 
 NAME = "snapshot schedule"
 ROUND_SECONDS = 5.0
-PRUNE_EVERY = timedelta(minutes=1)
+PRUNE_EVERY = timedelta(seconds=10)
 LATE = timedelta(minutes=5)
 """A turn that nobody took for this long, because no service ran, is skipped."""
 
@@ -89,7 +89,7 @@ class Scheduler:
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Take turns every few seconds and prune every minute, until stopped."""
+        """Take turns and prune every few seconds, until stopped."""
         prune_at = datetime.now(UTC)
         while not self._stopping.is_set():
             now = datetime.now(UTC)

@@ -6,14 +6,14 @@ import sys
 import typer
 
 from virtplay import __version__
-from virtplay.cli import hosts, jobs, server, vms
+from virtplay.cli import hosts, jobs, server, snapshots, vms
 from virtplay.cli.screen import plain
 from virtplay.errors import VirtplayError
 
 HELP = """KVM hypervisors through a REST API in which every change is an Ansible job.
 
-vm, job, host and template ask a running service; serve, token and db work on the machine that
-it runs on.
+vm, snapshot, job, host and template ask a running service; serve, token and db work on the
+machine that it runs on.
 
 \b
 Where the service is, and the token that it wants, come from, in this order:
@@ -40,6 +40,7 @@ app = typer.Typer(
     help=HELP,
 )
 app.add_typer(vms.vm_app, name="vm")
+app.add_typer(snapshots.snapshot_app, name="snapshot")
 app.add_typer(jobs.job_app, name="job")
 app.add_typer(hosts.host_app, name="host")
 app.add_typer(hosts.template_app, name="template")

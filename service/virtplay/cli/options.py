@@ -20,6 +20,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the API's data as JS
 Wait = Annotated[
     bool, typer.Option("--wait/--no-wait", help="Follow the job to its end, or return at once.")
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; it asks on a terminal only.")]
 Page = Annotated[
     int | None, typer.Option(min=1, max=1_000_000, help="Show only this page of the list.")
 ]

@@ -18,6 +18,7 @@ from virtplay.cli.options import (
     Url,
     VmArgument,
     Wait,
+    Yes,
     open_client,
 )
 from virtplay.cli.screen import plain, print_json, print_record, print_table
@@ -64,6 +65,7 @@ Labels = Annotated[
     list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="May be given repeatedly.")
 ]
 Description = Annotated[str | None, typer.Option(help="Text of your own.")]
+CutPower = Annotated[bool, typer.Option("--force", help="Do not ask the guest: cut its power.")]
 AutoStart = Annotated[
     bool | None,
     typer.Option("--auto-start/--no-auto-start", help="Start it whenever its host starts."),
@@ -311,9 +313,7 @@ def delete_vm(
     keep_disks: Annotated[
         bool, typer.Option("--keep-disks", help="Leave its disks in the pool.")
     ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do not ask; it asks on a terminal only.")
-    ] = False,
+    yes: Yes = False,
     wait: Wait = True,
     as_json: AsJson = False,
     url: Url = None,
@@ -356,9 +356,7 @@ def start_vm(
 def stop_vm(
     vm: VmArgument,
     *,
-    force: Annotated[
-        bool, typer.Option("--force", help="Do not ask the guest: cut its power.")
-    ] = False,
+    force: CutPower = False,
     wait: Wait = True,
     as_json: AsJson = False,
     url: Url = None,
@@ -378,9 +376,7 @@ def stop_vm(
 def restart_vm(
     vm: VmArgument,
     *,
-    force: Annotated[
-        bool, typer.Option("--force", help="Do not ask the guest: cut its power.")
-    ] = False,
+    force: CutPower = False,
     wait: Wait = True,
     as_json: AsJson = False,
     url: Url = None,
