@@ -1,6 +1,8 @@
 """Command line: virtplay host and virtplay template."""
 
 import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,30 +29,9 @@ def list_hosts(as_json: AsJson = False, url: Url = None, token_file: TokenFile =
     Example:
       virtplay host list
     """
-    with open_client(url, token_file) as client:
-        data = client.get("/hosts")
-    if as_json:
-        print_json(data)
-        return
-    if not data["hosts"]:
-        print("no hosts: the service's inventory has none", file=sys.stderr)
-        return
-    print_table(
-        HOST_HEADER,
-        [
-            (
-                host["name"],
-                host["status"],
-                host["virtType"],
-                host["vms"],
-                f"{host['available']['cpu']} of {host['capacity']['cpu']}",
-                f"{host['available']['memory']} of {host['capacity']['memory']} MiB",
-                f"{host['available']['disk']} of {host['capacity']['disk']} GiB",
-                host["observedAt"],
-            )
-            for host in data["hosts"]
-        ],
-    )
+    data = _get(url, token_file, "/hosts")
+    none = "no hosts: the service's inventory has none"
+    _print_list(data, "hosts", HOST_HEADER, _host_row, none=none, as_json=as_json)
 
 
 @host_app.command("show")
@@ -66,8 +47,7 @@ def show_host(
     Example:
       virtplay host show kvm1
     """
-    with open_client(url, token_file) as client:
-        data = client.get(path_of("hosts", host))
+    data = _get(url, token_file, path_of("hosts", host))
     if as_json:
         print_json(data)
         return
@@ -105,26 +85,55 @@ def list_templates(as_json: AsJson = False, url: Url = None, token_file: TokenFi
     Example:
       virtplay template list
     """
+    data = _get(url, token_file, "/templates")
+    none = "no templates: the image catalogue is empty"
+    _print_list(data, "templates", TEMPLATE_HEADER, _template_row, none=none, as_json=as_json)
+
+
+def _get(url: str | None, token_file: Path | None, path: str) -> JsonObject:
     with open_client(url, token_file) as client:
-        data = client.get("/templates")
+        return client.get(path)
+
+
+def _print_list(
+    data: JsonObject,
+    name: str,
+    header: Sequence[str],
+    row_of: Callable[[JsonObject], Sequence[object]],
+    *,
+    none: str,
+    as_json: bool,
+) -> None:
+    """Print the list called `name` in the data as a table, or say that there are none."""
     if as_json:
         print_json(data)
-        return
-    if not data["templates"]:
-        print("no templates: the image catalogue is empty", file=sys.stderr)
-        return
-    print_table(
-        TEMPLATE_HEADER,
-        [
-            (
-                template["id"],
-                template["os"],
-                f"{template['minDisk']} GiB" if template["minDisk"] else None,
-                ", ".join(host["host"] for host in template["hosts"] if host["ready"]) or None,
-                template["source"],
-            )
-            for template in data["templates"]
-        ],
+    elif data[name]:
+        print_table(header, [row_of(entry) for entry in data[name]])
+    else:
+        print(none, file=sys.stderr)
+
+
+def _host_row(host: JsonObject) -> Sequence[object]:
+    free, whole = host["available"], host["capacity"]
+    return (
+        host["name"],
+        host["status"],
+        host["virtType"],
+        host["vms"],
+        f"{free['cpu']} of {whole['cpu']}",
+        f"{free['memory']} of {whole['memory']} MiB",
+        f"{free['disk']} of {whole['disk']} GiB",
+        host["observedAt"],
+    )
+
+
+def _template_row(template: JsonObject) -> Sequence[object]:
+    return (
+        template["id"],
+        template["os"],
+        f"{template['minDisk']} GiB" if template["minDisk"] else None,
+        ", ".join(host["host"] for host in template["hosts"] if host["ready"]) or None,
+        template["source"],
     )
 
 
