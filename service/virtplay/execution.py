@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import socket
 from collections.abc import Mapping
@@ -42,6 +43,7 @@ POWER_STATUS = {
 }
 """A domain's state → the VM's status when no job holds it."""
 
+GIB = 1024**3
 RETRY_SECONDS = 5.0
 RETRY_DELETION = timedelta(hours=1)
 """A snapshot that could not be deleted is not pruned again at once."""
@@ -316,8 +318,7 @@ async def _settle_success(job: Job, vm: Vm, result: Mapping[str, Any]) -> None:
     pending = {} if booted else dict(vm.pending)
     values = wanted_values(job.variables) if job.action == Action.VM_UPDATE else {}
     if job.action == Action.SNAPSHOT_RESTORE:
-        # The definition goes back with the disks.
-        values = {"cpu": domain.get("vcpus", vm.cpu), "memory": domain.get("memory", vm.memory)}
+        values = _restored_values(domain, vm)
     for change in result.get("changes") or []:
         field = CHANGE_FIELDS.get(str(change["field"]).split(".", 1)[0].split("[", 1)[0])
         if field is None or job.action != Action.VM_UPDATE:
@@ -338,6 +339,17 @@ async def _settle_success(job: Job, vm: Vm, result: Mapping[str, Any]) -> None:
         **({"snapshots": len(result["snapshots"])} if "snapshots" in result else {}),
         **({"ip": None, "addresses": []} if domain.get("state") == "stopped" else {}),
     )
+
+
+def _restored_values(domain: Mapping[str, Any], vm: Vm) -> dict[str, Any]:
+    """The VM's columns after a restore: the definition goes back with the disks."""
+    disks = domain.get("disks") or [{}]
+    size = disks[0].get("capacity_bytes") or vm.disk * GIB
+    return {
+        "cpu": domain.get("vcpus", vm.cpu),
+        "memory": domain.get("memory", vm.memory),
+        "disk": math.ceil(size / GIB),
+    }
 
 
 BOOTING = (

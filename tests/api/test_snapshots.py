@@ -382,13 +382,15 @@ async def test_a_restore_over_a_vm_that_runs_wants_force(
 
 
 async def test_a_restore_brings_the_definition_back(service: Service) -> None:
-    vm = await put_vm(pending={"memory": 512}, cpu=4, memory=2048)
+    vm = await put_vm(pending={"memory": 512}, cpu=4, memory=2048, disk=9)
     await add_snapshot(vm)
     data = await service.act("vm-001", "snapshots/snap-001/restore")
-    domain = {"state": "stopped", "vcpus": 1, "memory": 512}
+    disks = [{"target": "vda", "capacity_bytes": 2 * 1024**3}]
+    domain = {"state": "stopped", "vcpus": 1, "memory": 512, "disks": disks}
     await end(data["jobId"], domain=domain, snapshots=[entry("snap-001", origin="manual")])
     shown = await service.get("/vms/vm-001")
-    assert (shown["cpu"], shown["memory"], shown["pending"]) == (1, 512, {})
+    assert (shown["cpu"], shown["memory"], shown["disk"]) == (1, 512, 2)
+    assert shown["pending"] == {}
 
 
 async def test_a_viewer_may_look_and_change_nothing(service: Service) -> None:
