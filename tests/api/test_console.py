@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from virtplay.api import websocket
 from virtplay.inventory import HostConfig, Inventory
 from virtplay.placement import Overcommit
 from virtplay.store.models import ConsoleTicket, Token, Vm
@@ -426,6 +427,27 @@ async def test_guest_that_never_reads_holds_up_the_client(service: Service) -> N
             await asyncio.wait_for(send(socket), 3)
         assert sent < 32 * 1024 * 1024
         socket.transport.abort()
+
+
+async def test_silent_client_is_given_up_and_a_quiet_one_is_not(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "QUIET_SECONDS", 1.0)
+    monkeypatch.setattr(websocket, "SILENT_SECONDS", 5.0)
+    async with (
+        console_of(service) as console,
+        console.connect(await console.ticket(), ping_interval=None) as quiet,
+        console.connect(await console.ticket(), ping_interval=None) as silent,
+    ):
+        silent.transport.pause_reading()
+        streams = service.app.ctx.parts.consoles._streams
+        async with asyncio.timeout(15):
+            while len(streams) == 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        await asyncio.sleep(3)
+        await quiet.send(b"x")
+        assert await quiet.recv() == b"x"
+        silent.transport.abort()
 
 
 # --- with plays ---

@@ -92,6 +92,8 @@ class Websocket:
 
     def tend(self, now: float) -> None:
         """Ping a client that is quiet, and give up one that is silent."""
+        if self._paused:
+            self._heard = now  # it is the guest that does not read
         if now - self._heard > SILENT_SECONDS:
             self._transport.abort()
         elif now - self._pinged > QUIET_SECONDS and self.is_open:
