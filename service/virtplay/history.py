@@ -18,6 +18,8 @@ DAY = 86_400
 ROLL_SECONDS = 60.0
 LATE_SECONDS = 30
 """A span is averaged so long after its end, when the last of its samples have come."""
+FILESYSTEMS_SECONDS = 300
+"""What an agent said of file systems is of no use any later."""
 SOURCES = {
     Resolution.FIVE_MINUTES: Resolution.RAW,
     Resolution.HOUR: Resolution.FIVE_MINUTES,
@@ -49,6 +51,8 @@ class History:
         """UUID of a running domain → its counters when it was last seen."""
         self._latest: dict[str, tuple[Use, Counters]] = {}
         """UUID of a running domain → what it used when it was last seen."""
+        self._filesystems: dict[str, tuple[float, list[dict[str, Any]]]] = {}
+        """UUID of a running domain → when its agent spoke of its file systems, and what it said."""
         self._hosts: dict[str, set[str]] = {}
         """Host → the UUIDs of the domains that ran there."""
         self._stopping = asyncio.Event()
@@ -66,7 +70,8 @@ class History:
         for domain in running:
             uuid = domain["uuid"]
             counters = read_counters(info["host"], domain)
-            use = measure(self._counters.get(uuid), counters, domain)
+            seen = {**domain, "filesystems": self._filesystems_of(domain, now)}
+            use = measure(self._counters.get(uuid), counters, seen)
             self._counters[uuid] = counters
             self._latest[uuid] = (use, counters)
             if uuid in numbers:
@@ -80,6 +85,13 @@ class History:
         if self._keeps:
             await store.write_samples(written)
 
+    def _filesystems_of(self, domain: Mapping[str, Any], now: float) -> list[dict[str, Any]]:
+        """What the guest's agent said of its file systems; it is not asked every time."""
+        if "filesystems" in domain:
+            self._filesystems[domain["uuid"]] = (now, domain["filesystems"])
+        at, filesystems = self._filesystems.get(domain["uuid"], (0.0, []))
+        return filesystems if now - at < FILESYSTEMS_SECONDS else []
+
     def lose(self, host: str) -> None:
         """Nothing is known any more of what runs on a host; its counters may go on later."""
         for uuid in self._hosts.get(host, set()):
@@ -88,6 +100,7 @@ class History:
     def _forget(self, uuid: str) -> None:
         self._latest.pop(uuid, None)
         self._counters.pop(uuid, None)
+        self._filesystems.pop(uuid, None)
 
     async def read(self, vm: Mapping[str, Any], since: int, until: int, step: int) -> list[Sample]:
         """Averages over spans of `step` seconds, from the finest samples that reach so far back."""

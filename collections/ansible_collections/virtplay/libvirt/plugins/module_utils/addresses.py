@@ -9,19 +9,13 @@ running guests without a lease: it is a question to the guest, which may never a
 from __future__ import annotations
 
 import ipaddress
-import queue
-import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from .connection import libvirt
 
 NEIGHBOURS = Path("/proc/net/arp")
-# Each takes one of libvirtd's 20 workers while it waits, for AGENT_TIMEOUT seconds at most.
-MAX_ASKING = 5
-AGENT_TIMEOUT = 2
 _COMPLETE = 0x2  # ATF_COM: somebody answered with this address
 
 Address = dict[str, str]
@@ -62,49 +56,9 @@ def read_neighbours() -> dict[str, list[Address]]:
         return {}
 
 
-class AgentQuestions:
-    """Asks the guest agents of domains in parallel threads, from now until `collect`."""
-
-    def __init__(self, connect: Callable[[], Any], uuids: Iterable[str]) -> None:
-        self._found: dict[str, list[Address]] = {}
-        self._waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for uuid in uuids:
-            self._waiting.put(uuid)
-        self._connect = connect
-        self._threads = [
-            threading.Thread(target=self._ask, daemon=True)
-            for _ in range(min(MAX_ASKING, self._waiting.qsize()))
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def collect(self, deadline: float) -> dict[str, list[Address]]:
-        """Return the addresses by MAC that are known at the deadline (monotonic seconds)."""
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        return dict(self._found)
-
-    def _ask(self) -> None:
-        connection = self._connect()  # its own: a request that waits blocks its connection
-        while True:
-            try:
-                uuid = self._waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                self._found.update(ask_agent(connection.lookupByUUIDString(uuid)))
-            except libvirt.libvirtError:
-                continue  # no agent there, or one that does not answer: nothing to say
-
-
-def ask_agent(domain: Any) -> dict[str, list[Address]]:
-    """Return a guest's own addresses by MAC; raises libvirtError after AGENT_TIMEOUT seconds."""
-    domain.agentSetResponseTimeout(AGENT_TIMEOUT, 0)
-    try:
-        interfaces = domain.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT)
-    finally:
-        # The time-out is the domain's, not ours: freezing a file system may take longer.
-        domain.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
+def read_agent_addresses(domain: Any) -> dict[str, list[Address]]:
+    """Return a guest's own addresses by MAC, as its agent says; raises libvirtError."""
+    interfaces = domain.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT)
     found: dict[str, list[Address]] = {}
     for interface in interfaces.values():
         for address in interface.get("addrs") or ():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .addresses import AgentQuestions, choose_addresses, read_leases, read_neighbours
+from .addresses import choose_addresses, read_leases, read_neighbours
 from .connection import (
     DomainState,
     LibvirtFailure,
@@ -24,6 +24,7 @@ from .connection import (
 from .domain_view import agent_is_connected, pending_values
 from .domain_xml import parse_domain
 from .fence import Fence
+from .guest_agents import AgentQuestions
 from .host_facts import (
     measure_pools,
     read_bridges,
@@ -62,7 +63,9 @@ class _Seen:
         return [disk["path"] for disk in self.facts.get("disks", ()) if disk.get("path")]
 
 
-def observe(uri: str, timeout: float, templates_path: Path) -> dict[str, Any]:
+def observe(
+    uri: str, timeout: float, templates_path: Path, *, filesystems: bool = True
+) -> dict[str, Any]:
     """Return the value of host_info; raises LibvirtFailure when libvirt does not answer at uri.
 
     Ends after timeout seconds with what is known by then. Leaves threads behind that may never
@@ -71,7 +74,14 @@ def observe(uri: str, timeout: float, templates_path: Path) -> dict[str, Any]:
     began = time.monotonic()
     connection = open_connection(uri)
     try:
-        observed = _observe(connection, uri, timeout, began + timeout, templates_path)
+        observed = _observe(
+            connection,
+            uri,
+            timeout=timeout,
+            deadline=began + timeout,
+            templates_path=templates_path,
+            filesystems=filesystems,
+        )
     except libvirt.libvirtError as error:
         raise LibvirtFailure(f"cannot observe the host at {uri}: {error_text(error)}") from error
     observed["host"]["took_seconds"] = round(time.monotonic() - began, 3)
@@ -79,7 +89,13 @@ def observe(uri: str, timeout: float, templates_path: Path) -> dict[str, Any]:
 
 
 def _observe(
-    connection: Any, uri: str, timeout: float, deadline: float, templates_path: Path
+    connection: Any,
+    uri: str,
+    *,
+    timeout: float,
+    deadline: float,
+    templates_path: Path,
+    filesystems: bool,
 ) -> dict[str, Any]:
     def connect() -> Any:
         return open_connection(uri)
@@ -89,9 +105,14 @@ def _observe(
     seen = _see_domains(connection)
     networks = connection.listAllNetworks(0)
     leases = read_leases(networks)
-    with_agent = {domain.uuid: domain.handle for domain in _without_lease(seen, leases)}
+    with_agent = {domain.uuid: domain.handle for domain in seen if domain.has_agent}
     # The agent of a stuck QEMU does not answer either.
-    agents = AgentQuestions(connect, with_agent.keys() - occupied_domains(with_agent))
+    answering = with_agent.keys() - occupied_domains(with_agent)
+    agents = AgentQuestions(
+        connect,
+        answering & {domain.uuid for domain in _without_lease(seen, leases)},
+        answering if filesystems else set(),
+    )
     answers = ask_monitors(
         connect,
         {domain.uuid: domain.handle for domain in seen},
@@ -110,7 +131,8 @@ def _observe(
         "bridges": read_bridges(host_networks),
         "templates": read_templates(templates_path),
     }
-    sources = (leases, agents.collect(deadline), read_neighbours())
+    addresses, systems = agents.collect(deadline)
+    sources = (leases, addresses, read_neighbours())
     patience = max(deadline, time.monotonic() + 0.2)
     for name, measured in sizes.collect(patience).items():
         next(pool for pool in pools if pool["name"] == name).update(measured)
@@ -122,6 +144,8 @@ def _observe(
             choose_addresses(domain.macs(), sources) if domain.active else []
         )
         fill_sizes(domain.facts["snapshots"], (read.get(path) for path in domain.paths()))
+        if domain.uuid in systems:
+            domain.facts["filesystems"] = systems[domain.uuid]
         domains.append(_complete(domain, answers, measured_files))
     return {**observed, "pools": pools, "domains": domains}
 

@@ -33,6 +33,12 @@ options:
     description: The directory of the templates and their manifests.
     type: path
     default: /var/lib/libvirt/templates
+  filesystems:
+    description:
+      - Ask the agents of running guests how full their file systems are. It is a question to each
+        guest; who observes often need not ask it every time.
+    type: bool
+    default: true
 requirements:
   - python >= 3.11
   - python3-libvirt
@@ -68,8 +74,9 @@ host_info:
   type: dict
   contains:
     host:
-      description: Identity, capacity and versions. Times are RFC 3339 in UTC, O(ignore:took_seconds) is how
-        long the host looked at itself.
+      description:
+        - Identity, capacity and versions. Times are RFC 3339 in UTC, O(ignore:took_seconds) is how
+          long the host looked at itself.
       type: dict
       returned: always
       sample:
@@ -140,6 +147,7 @@ host_info:
         - O(ignore:stats) of a domain that is off holds the sizes of its disks only.
         - O(ignore:stuck) says that its QEMU did not answer; O(ignore:unreadable) says why the
           definition of somebody else's domain could not be read.
+        - O(ignore:filesystems) are the guest's writable file systems, where its agent answered.
         - O(ignore:snapshots) are what the module P(virtplay.libvirt.snapshot#module) returns under
           that name, parents first.
       type: list
@@ -196,6 +204,12 @@ host_info:
             - mac: "52:54:00:e4:4e:35"
               ip: 203.0.113.50
               source: lease
+          filesystems:
+            - device: vda1
+              mountpoint: /
+              type: ext4
+              total_bytes: 20957446144
+              used_bytes: 1503238553
           graphics:
             type: vnc
             host: 127.0.0.1
@@ -274,6 +288,7 @@ def main() -> None:
             "uri": {"type": "str", "default": DEFAULT_URI},
             "timeout": {"type": "float", "default": 5},
             "templates_path": {"type": "path", "default": "/var/lib/libvirt/templates"},
+            "filesystems": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )
@@ -286,7 +301,10 @@ def main() -> None:
         )
     templates_path = Path(module.params["templates_path"])
     try:
-        host_info = run_in_child(lambda: observe(uri, timeout, templates_path), timeout + GRACE)
+        host_info = run_in_child(
+            lambda: observe(uri, timeout, templates_path, filesystems=module.params["filesystems"]),
+            timeout + GRACE,
+        )
     except LibvirtFailure as failure:
         module.fail_json(msg=failure.message, code=failure.code)
     except TimeoutError:
