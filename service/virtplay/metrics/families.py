@@ -82,6 +82,11 @@ FAMILIES = (
         VM,
         "When the VM was last observed, Unix time of the service's clock.",
     ),
+    _gauge(
+        "virtplay_vm_generation",
+        VM,
+        "Grows with each job that acts on the VM: what else happens to it was not our doing.",
+    ),
     _counter(
         "libvirt_domain_info_cpu_time_seconds_total",
         VM,

@@ -118,6 +118,7 @@ def _read_domain(
     for each in STATES:
         _put(values, "libvirt_domain_state", (*vm, each), 1 if each == state else 0)
     _put(values, "virtplay_vm_last_observed_timestamp_seconds", vm, at)
+    _put(values, "virtplay_vm_generation", vm, domain.get("generation"))
     _put(values, "libvirt_domain_info_virtual_cpus", vm, domain.get("vcpus"))
     _put(values, "libvirt_domain_info_maximum_memory_bytes", vm, domain.get("memory_max"), 1 / MIB)
     stats = domain.get("stats") or {}
