@@ -93,7 +93,7 @@ class Snapshots:
             if vm.status in ACTIVE and not force:
                 raise errors.VmAlreadyRunning(
                     f"cannot restore VM {ref} to {snapshot_ref}: it is {vm.status}; stop it first,"
-                    " or use force=true, which loses its present state"
+                    " or use force=true, which loses its present state unless guard=true keeps it"
                 )
             variables = {**identify(vm, snapshot), "libvirt_snapshot_force": force}
             if guard:
