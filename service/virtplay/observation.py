@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from virtplay import runner
-from virtplay.actions import playbook
+from virtplay.actions import command_line, playbook
 from virtplay.errors import VirtplayError
 from virtplay.execution import POWER_STATUS
 from virtplay.history import History
@@ -299,9 +299,12 @@ class Observer:
         await asyncio.to_thread(self._exposition.take, name, info, labels, at, took)
 
     async def _mark(self, name: str, status: HostStatus, message: str) -> None:
-        await mark_host(name, status, message)
+        await mark_host(name, status, message, self._command(name))
         self._exposition.fail(name)
         self._history.lose(name)
+
+    def _command(self, name: str) -> str:
+        return command_line("host_observe", name, self._settings.inventory_sources, {})
 
     def _look_again(self, name: str) -> None:
         """Look at one host beside the staying play, unless such a look is under way."""
@@ -333,12 +336,18 @@ async def _generations() -> Generations:
     return {vm.uuid: vm.generation for vm in await Vm.all().only("uuid", "generation")}
 
 
-async def mark_host(name: str, status: HostStatus, message: str) -> None:
-    """A host gave no observation: its VMs are unreachable, never stopped or gone."""
+async def mark_host(name: str, status: HostStatus, message: str, command: str = "") -> None:
+    """A host gave no observation: its VMs are unreachable, never stopped or gone.
+
+    The first of a row of such observations is kept as a failed job; `command` is how to repeat it.
+    """
     async with transaction():
         host = await store.find_host(name)
         if host.status != status:
             log.warning("host %s is %s: %s", name, status, message)
+            code = "HOST_UNREACHABLE" if status == HostStatus.UNREACHABLE else "LIBVIRT_ERROR"
+            error = {"code": code, "message": message, "task": "", "host": name}
+            await job_store.keep_observation(host=name, error=error, command=command)
         await store.save_host(host, status, message)
         vms = await Vm.filter(host=name, provisioned=True).exclude(status=VmStatus.UNREACHABLE)
         busy = await job_store.busy_vms(vm.id for vm in vms)

@@ -238,4 +238,13 @@ async def test_a_host_that_libvirt_hides_once_is_only_looked_at_again(service: S
     assert await observer._take_event("kvm1", failed, {})
     host = await service.get("/hosts/kvm1")
     assert (host["status"], host["message"]) == ("error", "libvirt is busy")
+    assert await observer._take_event("kvm1", failed, {})
+    # Of an outage only the first observation is kept, as a job like any other.
+    jobs = (await service.get("/jobs", action="host_observe"))["jobs"]
+    assert [(j["host"], j["status"], j["error"]["message"]) for j in jobs] == [
+        ("kvm1", "failed", "libvirt is busy")
+    ]
+    assert "playbooks/host_observe.yml" in jobs[0]["command"]
+    log = await service.client.get(f"/api/v1/jobs/{jobs[0]['id']}/log")
+    assert log.text == "libvirt is busy\n"
     assert (await service.get(f"/vms/{vm.ref}"))["status"] == "unreachable"

@@ -35,6 +35,28 @@ async def create_job(**values: Any) -> Job:
     return job
 
 
+async def keep_observation(*, host: str, error: Mapping[str, Any], command: str) -> None:
+    """Insert a failed job for an observation that did not see its host; others are not kept."""
+    now = datetime.now(UTC)
+    job = Job(
+        action="host_observe",
+        host=host,
+        status=JobStatus.FAILED,
+        locks=False,
+        requested_by="observation",
+        request_id="-",
+        command=command,
+        error=dict(error),
+        started_at=now,
+        finished_at=now,
+    )
+    await job.save()
+    job.ref = job_ref(job.id)
+    await job.save(update_fields=["ref"])
+    event = {"event": "failed", "host": host, "text": error["message"]}
+    _ = await append_events(job.id, 1, [event])
+
+
 async def move(job: Job, new: JobStatus, **values: Any) -> None:
     """Change the status of `job` from what the caller saw to `new`; Conflict when it differs.
 
