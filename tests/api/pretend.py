@@ -131,6 +131,27 @@ def foreign_domain(name: str = "old-server", **values: Any) -> dict[str, Any]:
     return {**domain, **values}
 
 
+def snapshot_entry(name: str, **values: Any) -> dict[str, Any]:
+    """A snapshot in the shape of host_info; without more, one that virsh made."""
+    return {
+        "name": name,
+        "title": name,
+        "description": None,
+        "origin": "found",
+        "expires_at": None,
+        "job": None,
+        "parent": None,
+        "current": False,
+        "has_memory": False,
+        "state": "stopped",
+        "kind": "internal",
+        "size_bytes": 0,
+        "frozen": None,
+        "created_at": "2026-11-22T13:00:00Z",
+        **values,
+    }
+
+
 class PretendHost:
     """One hypervisor: its file is what the modules in project/library read and write."""
 

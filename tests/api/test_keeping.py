@@ -5,7 +5,7 @@ from virtplay.store.models import Job, Vm
 from virtplay.store.vms import sync_hosts
 
 from tests.api.conftest import BODY, Service
-from tests.api.pretend import foreign_domain
+from tests.api.pretend import foreign_domain, snapshot_entry
 
 NETWORK = {"type": "network", "network": "default", "mac": "52:54:00:00:00:07"}
 
@@ -41,7 +41,8 @@ async def test_vms_of_a_host_that_left_the_inventory_are_unreachable(service: Se
 
 
 async def test_vm_with_snapshots_is_deleted_only_with_force(service: Service) -> None:
-    vm = await seen_vm(service, state="stopped", snapshots=2)
+    snapshots = [snapshot_entry("one"), snapshot_entry("two", parent="one")]
+    vm = await seen_vm(service, state="stopped", snapshots=snapshots)
     refused = await service.client.delete(f"/api/v1/vms/{vm.ref}")
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "VM_HAS_SNAPSHOTS")
     assert refused.json()["error"]["details"] == {"snapshots": 2}

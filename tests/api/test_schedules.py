@@ -11,11 +11,11 @@ from virtplay.states import HostStatus, JobStatus, SnapshotStatus, VmStatus
 from virtplay.store.models import AuditEntry, Job, Snapshot, SnapshotSchedule, Vm
 
 from tests.api.conftest import Service
+from tests.api.pretend import snapshot_entry
 from tests.api.test_snapshots import (
     FAULT,
     add_snapshot,
     end,
-    entry,
     listed,
     only_sqlite,
     put_snapshot,
@@ -258,7 +258,7 @@ async def test_only_the_schedules_own_are_pruned_one_at_a_time(service: Service)
     await look.prune(NOON)
     assert await deleting() == [series[0].ref], "it is busy"
     left = [
-        entry(s.name, origin=s.origin, created_at=s.created_at.isoformat())
+        snapshot_entry(s.name, origin=s.origin, created_at=s.created_at.isoformat())
         for s in await Snapshot.filter(vm_id=vm.id).exclude(id=series[0].id)
         if s.status != SnapshotStatus.CREATING
     ]

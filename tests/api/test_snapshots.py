@@ -19,7 +19,7 @@ from virtplay.store.models import AuditEntry, ConsoleTicket, Job, Snapshot, Snap
 
 from tests.api.conftest import Service, _execute
 from tests.api.postgres import Cluster
-from tests.api.pretend import foreign_domain
+from tests.api.pretend import foreign_domain, host_info, snapshot_entry
 from tests.api.test_observation import own_domain
 from tests.api.test_threats import LITERAL
 from tests.api.test_vms import RUNNING, add_vm, put_vm
@@ -30,27 +30,6 @@ SHAPE = {"id", "name", "description", "status", "parent", "current", "hasMemory"
          "createdAt", "expiresAt", "origin", "restoresTo", "frozen", "error"}  # fmt: skip
 KEYS_OF_THE_DOCUMENT = SHAPE - {"origin", "restoresTo", "frozen", "error"}
 MIB = 1024**2
-
-
-def entry(name: str, **values: Any) -> dict[str, Any]:
-    """A snapshot in the shape of host_info; without more, one that virsh made."""
-    return {
-        "name": name,
-        "title": name,
-        "description": None,
-        "origin": "found",
-        "expires_at": None,
-        "job": None,
-        "parent": None,
-        "current": False,
-        "has_memory": False,
-        "state": "stopped",
-        "kind": "internal",
-        "size_bytes": 0,
-        "frozen": None,
-        "created_at": "2026-11-22T13:00:00Z",
-        **values,
-    }
 
 
 async def put_snapshot(vm: Vm, **values: Any) -> Snapshot:
@@ -243,14 +222,16 @@ async def test_a_failure_leaves_a_snapshot_ready_with_its_reason(
     assert (shown["status"], shown["error"]["message"]) == ("ready", FAULT["message"])
     assert shown["error"]["jobId"] == data["jobId"]
     if verb == "restore":
-        guard = entry("snap-002", origin="guard", title="before restoring before")
-        own = own_domain(await Vm.get(), snapshots=[entry("snap-001", origin="manual"), guard])
+        guard = snapshot_entry("snap-002", origin="guard", title="before restoring before")
+        own = own_domain(
+            await Vm.get(), snapshots=[snapshot_entry("snap-001", origin="manual"), guard]
+        )
         await service.see("kvm1", domains=[own])
         assert (await listed(service))["snap-002"]["origin"] == "guard"
     assert (await listed(service))["snap-001"]["error"], "an observation does not take it back"
 
     again = await service.act("vm-001", "snapshots/snap-001/restore", {"force": True})
-    shows = [entry("snap-001", origin="manual", current=True)]
+    shows = [snapshot_entry("snap-001", origin="manual", current=True)]
     await end(again["jobId"], domain={"state": "stopped"}, snapshots=shows)
     assert (await listed(service))["snap-001"]["error"] is None
     assert (await Snapshot.get(id=made.id)).prune_after is None
@@ -261,7 +242,7 @@ async def test_a_creation_that_seemed_to_fail_is_ready_when_its_host_shows_it(
 ) -> None:
     await add_vm()
     await end((await take(service))["jobId"], error=FAULT)
-    shown = [entry("snap-001", title="before", origin="manual")]
+    shown = [snapshot_entry("snap-001", title="before", origin="manual")]
     await service.see("kvm1", domains=[own_domain(await Vm.get(), snapshots=shown)])
     found = (await listed(service))["snap-001"]
     assert (found["status"], found["error"], found["name"]) == ("ready", None, "before")
@@ -387,7 +368,7 @@ async def test_a_restore_brings_the_definition_back(service: Service) -> None:
     data = await service.act("vm-001", "snapshots/snap-001/restore")
     disks = [{"target": "vda", "capacity_bytes": 2 * 1024**3}]
     domain = {"state": "stopped", "vcpus": 1, "memory": 512, "disks": disks}
-    await end(data["jobId"], domain=domain, snapshots=[entry("snap-001", origin="manual")])
+    await end(data["jobId"], domain=domain, snapshots=[snapshot_entry("snap-001", origin="manual")])
     shown = await service.get("/vms/vm-001")
     assert (shown["cpu"], shown["memory"], shown["disk"]) == (1, 512, 2)
     assert shown["pending"] == {}
@@ -431,8 +412,10 @@ async def test_mutations_are_audited(service: Service) -> None:
 
 async def test_snapshots_made_with_virsh_appear_and_go(service: Service) -> None:
     snapshots = [
-        entry("clean install"),
-        entry("../{{ x }}", parent="clean install", current=True, has_memory=True, state="running"),
+        snapshot_entry("clean install"),
+        snapshot_entry(
+            "../{{ x }}", parent="clean install", current=True, has_memory=True, state="running"
+        ),
     ]
     domain = foreign_domain(snapshots=snapshots)
     await service.see("kvm1", domains=[domain])
@@ -448,7 +431,7 @@ async def test_snapshots_made_with_virsh_appear_and_go(service: Service) -> None
     job = await Job.get(ref=data["jobId"])
     assert job.variables["libvirt_snapshot_name"] == "../{{ x }}", "libvirt's own name"
     await end(data["jobId"], domain={"state": "running"}, snapshots=snapshots)
-    again = {**domain, "snapshots": [entry("third", parent="clean install")]}
+    again = {**domain, "snapshots": [snapshot_entry("third", parent="clean install")]}
     await service.see("kvm1", domains=[again])
     found = await listed(service)
     assert [(s["id"], s["name"], s["parent"]) for s in found.values()] == [
@@ -461,10 +444,10 @@ async def test_snapshots_made_with_virsh_appear_and_go(service: Service) -> None
 
 async def test_an_odd_entry_hides_no_other(service: Service) -> None:
     odd = [
-        entry("x" * 300),
-        entry("edited", origin="nobody", expires_at="soon", created_at=None, title=None),
-        entry("early", expires_at="0001-01-01T00:00:00+14:00", title="t" * 400),
-        entry("naive", expires_at="2099-01-01T00:00:00"),
+        snapshot_entry("x" * 300),
+        snapshot_entry("edited", origin="nobody", expires_at="soon", created_at=None, title=None),
+        snapshot_entry("early", expires_at="0001-01-01T00:00:00+14:00", title="t" * 400),
+        snapshot_entry("naive", expires_at="2099-01-01T00:00:00"),
     ]
     await service.see("kvm1", domains=[foreign_domain(snapshots=odd)])
     found = list((await listed(service)).values())
@@ -475,10 +458,15 @@ async def test_an_odd_entry_hides_no_other(service: Service) -> None:
 
 async def test_an_empty_database_takes_up_the_ids_that_hosts_remember(service: Service) -> None:
     ours = {"origin": "schedule", "title": "scheduled", "expires_at": "2030-01-01T00:00:00Z"}
-    one = foreign_domain("one", snapshots=[entry("snap-012", **ours), entry("snap-007")])
+    one = foreign_domain(
+        "one", snapshots=[snapshot_entry("snap-012", **ours), snapshot_entry("snap-007")]
+    )
     two = foreign_domain(
         "two",
-        snapshots=[entry("snap-012", origin="manual"), entry("snap-000", origin="manual")],
+        snapshots=[
+            snapshot_entry("snap-012", origin="manual"),
+            snapshot_entry("snap-000", origin="manual"),
+        ],
     )
     await service.see("kvm1", domains=[one])
     found = await listed(service)
@@ -498,18 +486,19 @@ async def test_an_empty_database_takes_up_the_ids_that_hosts_remember(service: S
 async def test_an_observation_leaves_the_snapshots_of_a_busy_vm_alone(service: Service) -> None:
     vm = await put_vm()
     made = await put_snapshot(vm)
-    before = own_domain(vm, snapshots=[entry("snap-001", origin="manual")])
+    before = own_domain(vm, snapshots=[snapshot_entry("snap-001", origin="manual")])
     data = await take(service, name="second")
     await service.see("kvm1", domains=[before])
     statuses = [s["status"] for s in (await listed(service)).values()]
     assert statuses == ["ready", "creating"]
     # 1. An observation has looked. 2. A job begins and ends. 3. What was seen arrives.
     seen = {each.uuid: each.generation for each in await Vm.all()}
-    both = [entry("snap-001", origin="manual"), entry("snap-002", origin="manual")]
+    both = [
+        snapshot_entry("snap-001", origin="manual"),
+        snapshot_entry("snap-002", origin="manual"),
+    ]
     await end(data["jobId"], domain={"state": "stopped"}, snapshots=both)
     from virtplay.observation import take_observation
-
-    from tests.api.pretend import host_info
 
     await take_observation("kvm1", host_info(domains=[before]), seen)
     assert (await listed(service)).keys() == {"snap-001", "snap-002"}
