@@ -199,7 +199,7 @@ def test_a_value_that_is_no_number_is_absent(given: object) -> None:
 def test_what_libvirt_does_not_give_is_absent(key: str) -> None:
     info = sample_info()
     del info["domains"][0]["stats"][key]
-    assert 0 < len(of_vm(taken(sample_info())) - of_vm(taken(info)))
+    assert of_vm(taken(sample_info())) - of_vm(taken(info))
 
 
 def test_a_domain_of_which_nothing_can_be_read() -> None:
@@ -289,7 +289,9 @@ def test_promtool_has_nothing_to_say() -> None:
     count_job("vm_create", "succeeded", 2.5)
     count_request("GET", "/api/v1/vms/{id}", 200, 0.1)
     text = b"".join(exposition.text()) + service_text(Queue(3, 17.5))
-    told = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
+    told = subprocess.run(
+        ["promtool", "check", "metrics"], check=False, input=text, capture_output=True
+    )
     assert (told.returncode, told.stdout, told.stderr) == (0, b"", b"")
 
 
