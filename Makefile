@@ -1,6 +1,6 @@
 # What there is to do here; `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast check lab demo bench setup setup-dev setup-hosts setup-lab clean
+.PHONY: help run test test-fast check lab demo bench dashboards setup setup-dev setup-hosts setup-lab clean
 BIN := .venv/bin
 
 help: ## list the targets
@@ -26,6 +26,9 @@ demo: setup-hosts ## the lab with the service on it at http://localhost:3000, un
 
 bench: setup-hosts ## measure, print one JSON object a line, keep them in build/bench.json
 	@$(BIN)/python -m scripts.bench
+
+dashboards: setup-dev ## write grafana/dashboards anew from scripts/dashboards.py
+	@$(BIN)/python -m scripts.dashboards
 
 setup: # what serving needs
 	@scripts/setup base

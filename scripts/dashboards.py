@@ -1,0 +1,606 @@
+"""Writes the Grafana dashboards, grafana/dashboards/*.json: `make dashboards`.
+
+A test says whether the committed files are what this makes. The dashboards ask only for what the
+service publishes, so that they work without the rules of prometheus/rules, too.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from grafana_foundation_sdk.builders import dashboard, statetimeline, table, timeseries
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import common as kinds
+from grafana_foundation_sdk.models import dashboard as models
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+from scripts.panels import SOURCE, WIDTH, Line, Place, at, figure, graph, grid, query, rows
+
+DIRECTORY = Path(__file__).parents[1] / "grafana/dashboards"
+NAMED = "* on (host, uuid) group_left (name) max by (host, uuid, name) (libvirt_domain_info{scope})"
+"""Puts a VM's name on a series that has only its UUID."""
+STATES = {
+    "running": ("Running", "green"),
+    "paused": ("Paused", "yellow"),
+    "suspended": ("Suspended", "blue"),
+    "stopping": ("Stopping", "orange"),
+    "stopped": ("Stopped", "text"),
+    "crashed": ("Crashed", "red"),
+    "unknown": ("Unknown", "purple"),
+}
+
+
+def main() -> None:
+    """Write every dashboard."""
+    DIRECTORY.mkdir(parents=True, exist_ok=True)
+    for name, text in dashboards():
+        (DIRECTORY / name).write_text(text)
+
+
+def dashboards() -> Iterator[tuple[str, str]]:
+    """The name and the JSON of each dashboard's file."""
+    for name, made in (("fleet", fleet()), ("host", one_host()), ("vm", one_vm())):
+        text = JSONEncoder(sort_keys=True, indent=2).encode(made.build())
+        yield f"{name}.json", text + "\n"
+
+
+def fleet() -> dashboard.Dashboard:
+    """All hosts: what needs a look, who uses most, and how the service does."""
+    made = start("virtplay-fleet", "Virtplay / Fleet", "All hosts and VMs, and the service itself.")
+    small = 4
+    for number, panel in enumerate(
+        (
+            figure("Hosts", "count(max by (host) (libvirt_up))"),
+            figure(
+                "Hosts unreachable",
+                "count(max by (host) (libvirt_up) == 0) or vector(0)",
+                steps=((None, "green"), (1, "red")),
+            ),
+            figure(
+                "VMs running",
+                'sum(max by (host, uuid) (libvirt_domain_state{state="running"}))',
+            ),
+            figure(
+                "Alerts firing",
+                'count(ALERTS{alertname=~"Virtplay.*", alertstate="firing"}) or vector(0)',
+                steps=((None, "green"), (1, "red")),
+                text="Of the rules in prometheus/rules; 0 without them.",
+            ),
+            figure(
+                "Jobs waiting",
+                "max(virtplay_job_queue_length)",
+                steps=((None, "green"), (10, "yellow"), (50, "red")),
+            ),
+            figure(
+                "Jobs failed in this range",
+                'sum(increase(virtplay_jobs_total{status="failed"}[$__range]))',
+                steps=((None, "green"), (1, "yellow")),
+                decimals=0,
+            ),
+        )
+    ):
+        made.with_panel(at(panel, Place(number * small, 0, small, 4)))
+    made.with_panel(at(host_table(), Place(0, 4, WIDTH, 8)))
+    grid(
+        made,
+        12,
+        graph(
+            "CPU of the VMs by host",
+            Line(
+                "sum by (host) (rate(libvirt_domain_info_cpu_time_seconds_total[$__rate_interval]))"
+                " / max by (host) (virtplay_host_cpus)",
+                "{{host}}",
+            ),
+            unit="percentunit",
+            steps=((None, "green"), (0.8, "yellow"), (0.95, "red")),
+            text="Share of the host's CPUs that its VMs use.",
+        ),
+        graph(
+            "Memory in use by host",
+            Line(
+                "1 - max by (host) (virtplay_host_memory_free_bytes)"
+                " / max by (host) (virtplay_host_memory_bytes)",
+                "{{host}}",
+            ),
+            unit="percentunit",
+            ceiling=1,
+            steps=((None, "green"), (0.85, "yellow"), (0.95, "red")),
+        ),
+        graph(
+            "VMs by state",
+            Line("sum by (state) (max by (host, uuid, state) (libvirt_domain_state))", "{{state}}"),
+            stacked=True,
+        ),
+        top("CPUs", "libvirt_domain_info_cpu_time_seconds_total", "", unit="none"),
+        top("disk, read and written", BLOCK_BYTES, "", unit="Bps"),
+        top("network, received and sent", INTERFACE_BYTES, "", unit="Bps"),
+        graph(
+            "Jobs that ended, by outcome",
+            Line(
+                "sum by (status) (rate(virtplay_jobs_total[$__rate_interval])) * 60", "{{status}}"
+            ),
+            unit="opm",
+            stacked=True,
+        ),
+        graph(
+            "How long jobs take (95 %)",
+            Line(
+                "histogram_quantile(0.95, sum by (action, le)"
+                " (rate(virtplay_job_duration_seconds_bucket[$__range])))",
+                "{{action}}",
+            ),
+            unit="s",
+        ),
+        graph(
+            "Oldest job waiting",
+            Line("max(virtplay_job_queue_oldest_seconds)", "oldest"),
+            unit="s",
+            steps=((None, "green"), (60, "yellow"), (300, "red")),
+        ),
+        graph(
+            "Requests by outcome",
+            Line(
+                "sum by (status) (rate(virtplay_http_request_duration_seconds_count"
+                "[$__rate_interval]))",
+                "{{status}}",
+            ),
+            unit="reqps",
+            stacked=True,
+        ),
+        graph(
+            "Time to answer by route (99 %)",
+            Line(
+                "histogram_quantile(0.99, sum by (route, le)"
+                " (rate(virtplay_http_request_duration_seconds_bucket[$__rate_interval])))",
+                "{{route}}",
+            ),
+            unit="s",
+        ),
+        graph(
+            "Age of the observation by host",
+            Line(
+                "time() - max by (host) (virtplay_host_last_observed_timestamp_seconds)", "{{host}}"
+            ),
+            unit="s",
+            steps=((None, "green"), (60, "yellow"), (120, "red")),
+        ),
+    )
+    return made
+
+
+def one_host() -> dashboard.Dashboard:
+    """One host: what it has, has promised and uses, and its VMs."""
+    made = start("virtplay-host", "Virtplay / Host", "One host and what runs on it.")
+    made.with_variable(host_variable(every=False))
+    of = '{host="$host"}'
+    small = 4
+    for number, panel in enumerate(
+        (
+            figure(
+                "Observed",
+                f"max(libvirt_up{of})",
+                steps=((None, "red"), (1, "green")),
+                names={"0": "no", "1": "yes"},
+            ),
+            figure(
+                "VMs running",
+                'sum(max by (uuid) (libvirt_domain_state{host="$host", state="running"}))',
+            ),
+            figure(
+                "CPU of the VMs",
+                "sum(rate(libvirt_domain_info_cpu_time_seconds_total"
+                f"{of}[$__rate_interval])) / max(virtplay_host_cpus{of})",
+                unit="percentunit",
+                steps=((None, "green"), (0.8, "yellow"), (0.95, "red")),
+            ),
+            figure(
+                "Memory in use",
+                f"1 - max(virtplay_host_memory_free_bytes{of})"
+                f" / max(virtplay_host_memory_bytes{of})",
+                unit="percentunit",
+                steps=((None, "green"), (0.85, "yellow"), (0.95, "red")),
+            ),
+            figure(
+                "Fullest pool",
+                f"max(1 - libvirt_storage_pool_available_bytes{of}"
+                f" / libvirt_storage_pool_capacity_bytes{of})",
+                unit="percentunit",
+                steps=((None, "green"), (0.8, "yellow"), (0.9, "red")),
+            ),
+            figure(
+                "Age of the observation",
+                f"time() - max(virtplay_host_last_observed_timestamp_seconds{of})",
+                unit="s",
+                decimals=0,
+                steps=((None, "green"), (60, "yellow"), (120, "red")),
+            ),
+        )
+    ):
+        made.with_panel(at(panel, Place(number * small, 0, small, 4)))
+    made.with_panel(at(vm_table(of), Place(0, 4, WIDTH, 8)))
+    grid(
+        made,
+        12,
+        graph(
+            "CPUs",
+            Line(f"max(virtplay_host_cpus{of})", "of the host"),
+            Line(f"max(virtplay_host_cpus_allocated{of})", "promised to VMs"),
+            Line(
+                f"sum(rate(libvirt_domain_info_cpu_time_seconds_total{of}[$__rate_interval]))",
+                "used by VMs",
+            ),
+            text="Promised are the vCPUs of all VMs, whether they run or not.",
+        ),
+        graph(
+            "Memory",
+            Line(f"max(virtplay_host_memory_bytes{of})", "of the host"),
+            Line(f"max(virtplay_host_memory_bytes_allocated{of})", "promised to VMs"),
+            Line(
+                f"max(virtplay_host_memory_bytes{of}) - max(virtplay_host_memory_free_bytes{of})",
+                "in use",
+            ),
+            Line(f"sum(libvirt_domain_memory_stats_rss_bytes{of})", "held by VMs"),
+            unit="bytes",
+        ),
+        graph(
+            "Storage pools in use",
+            Line(
+                f"1 - max by (pool) (libvirt_storage_pool_available_bytes{of})"
+                f" / max by (pool) (libvirt_storage_pool_capacity_bytes{of})",
+                "{{pool}}",
+            ),
+            unit="percentunit",
+            ceiling=1,
+            steps=((None, "green"), (0.8, "yellow"), (0.9, "red")),
+        ),
+        top("CPUs", "libvirt_domain_info_cpu_time_seconds_total", of, unit="none"),
+        top("disk, read and written", BLOCK_BYTES, of, unit="Bps"),
+        top("network, received and sent", INTERFACE_BYTES, of, unit="Bps"),
+        graph(
+            "Waiting for a CPU of the host, by VM",
+            Line(
+                "topk(10, sum by (host, uuid) (rate(libvirt_domain_vcpu_delay_seconds_total"
+                f"{of}[$__rate_interval])) {NAMED.replace('{scope}', of)})",
+                "{{name}}",
+            ),
+            text="vCPUs that wanted to run and could not; guests call it steal time.",
+        ),
+        graph(
+            "Memory held by VMs",
+            Line(
+                f"topk(10, max by (host, uuid) (libvirt_domain_memory_stats_rss_bytes{of})"
+                f" {NAMED.replace('{scope}', of)})",
+                "{{name}}",
+            ),
+            unit="bytes",
+        ),
+        graph(
+            "Observation",
+            Line(f"max(virtplay_observation_duration_seconds{of})", "duration"),
+            unit="s",
+        ),
+        graph(
+            "Observations that failed",
+            Line(
+                f"sum(rate(virtplay_observation_failures_total{of}[$__rate_interval])) * 60",
+                "failed",
+            ),
+            Line(
+                f"sum(rate(virtplay_observations_total{of}[$__rate_interval])) * 60",
+                "all",
+            ),
+            unit="opm",
+        ),
+    )
+    return made
+
+
+def one_vm() -> dashboard.Dashboard:
+    """One VM: its state, and what it uses."""
+    made = start("virtplay-vm", "Virtplay / VM", "One VM; its name is at the top.")
+    made.with_variable(host_variable(every=True))
+    made.with_variable(
+        dashboard.QueryVariable("domain")
+        .label("VM")
+        .description("The domain's name on its host, which is the VM's id.")
+        .query('label_values(libvirt_domain_info{host=~"$host"}, domain)')
+        .datasource(SOURCE)
+        .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(models.VariableSort.ALPHABETICAL_ASC)
+    )
+    of = '{host=~"$host", domain="$domain"}'
+    rate = f"{of}[$__rate_interval]"
+    made.with_panel(
+        at(
+            figure("Name", f"max by (name) (libvirt_domain_info{of})", legend="{{name}}"),
+            Place(0, 0, 6, 4),
+        )
+    )
+    made.with_panel(
+        at(
+            figure(
+                "From",
+                f"max by (template, os, host) (libvirt_domain_info{of})",
+                legend="{{template}} on {{host}}",
+            ),
+            Place(6, 0, 6, 4),
+        )
+    )
+    made.with_panel(at(state_line(of), Place(12, 0, 8, 4)))
+    made.with_panel(
+        at(
+            figure(
+                "Age of the observation",
+                f"time() - max(virtplay_vm_last_observed_timestamp_seconds{of})",
+                unit="s",
+                decimals=0,
+                steps=((None, "green"), (60, "yellow"), (120, "red")),
+            ),
+            Place(20, 0, 4, 4),
+        )
+    )
+    grid(
+        made,
+        4,
+        graph(
+            "CPU",
+            Line(
+                f"sum(rate(libvirt_domain_info_cpu_time_seconds_total{rate}))"
+                f" / max(libvirt_domain_info_virtual_cpus{of})",
+                "of all vCPUs",
+            ),
+            unit="percentunit",
+            steps=((None, "green"), (0.8, "yellow"), (0.95, "red")),
+            text="QEMU's own work is in it, so that it can be more than 100 %.",
+        ),
+        graph(
+            "vCPUs",
+            Line(f"sum by (vcpu) (rate(libvirt_domain_vcpu_time_seconds_total{rate}))", "{{vcpu}}"),
+            unit="percentunit",
+        ),
+        graph(
+            "vCPUs that wait",
+            Line(
+                f"sum by (vcpu) (rate(libvirt_domain_vcpu_delay_seconds_total{rate}))",
+                "{{vcpu}} for a CPU of the host",
+            ),
+            Line(
+                f"sum by (vcpu) (rate(libvirt_domain_vcpu_wait_seconds_total{rate}))",
+                "{{vcpu}} for I/O of the host",
+            ),
+            unit="percentunit",
+        ),
+        graph(
+            "Memory",
+            Line(f"max(libvirt_domain_memory_used_bytes{of})", "used by the guest"),
+            Line(f"max(libvirt_domain_memory_stats_available_bytes{of})", "of the guest's kernel"),
+            Line(f"max(libvirt_domain_memory_stats_actual_balloon_bytes{of})", "given"),
+            Line(f"max(libvirt_domain_info_maximum_memory_bytes{of})", "most"),
+            Line(f"max(libvirt_domain_memory_stats_rss_bytes{of})", "held on the host"),
+            unit="bytes",
+        ),
+        graph(
+            "Swap of the guest",
+            Line(f"sum(rate(libvirt_domain_memory_stats_swap_in_bytes_total{rate}))", "in"),
+            Line(f"sum(rate(libvirt_domain_memory_stats_swap_out_bytes_total{rate}))", "out"),
+            unit="Bps",
+        ),
+        graph(
+            "Page faults of the guest",
+            Line(f"sum(rate(libvirt_domain_memory_stats_major_faults_total{rate}))", "major"),
+            Line(f"sum(rate(libvirt_domain_memory_stats_minor_faults_total{rate}))", "minor"),
+            unit="ops",
+        ),
+        *(graph(title, *lines, unit=unit) for title, unit, lines in disk_lines(rate, of)),
+        *(graph(title, *lines, unit=unit) for title, unit, lines in network_lines(rate)),
+    )
+    return made
+
+
+def disk_lines(rate: str, of: str) -> Iterator[tuple[str, str, list[Line]]]:
+    """Title, unit and queries of the panels of a VM's disks."""
+    ways = ("read", "write")
+
+    def each(what: str, way: str) -> str:
+        name = f"libvirt_domain_block_stats_{way}_{what}_total"
+        return f"sum by (target_device) (rate({name}{rate}))"
+
+    yield "Disks", "Bps", [Line(each("bytes", way), f"{{{{target_device}}}} {way}") for way in ways]
+    yield (
+        "Requests to the disks",
+        "iops",
+        [Line(each("requests", way), f"{{{{target_device}}}} {way}") for way in (*ways, "flush")],
+    )
+    yield (
+        "Time that a request takes",
+        "s",
+        [
+            Line(
+                f"{each('time_seconds', way)} / {each('requests', way)}",
+                f"{{{{target_device}}}} {way}",
+            )
+            for way in (*ways, "flush")
+        ],
+    )
+    yield (
+        "Size of the disks",
+        "bytes",
+        [
+            Line(
+                f"max by (target_device) (libvirt_domain_block_stats_{what}_bytes{of})",
+                f"{{{{target_device}}}} {called}",
+            )
+            for what, called in (("capacity", "for the guest"), ("physical", "on the host"))
+        ],
+    )
+
+
+def network_lines(rate: str) -> Iterator[tuple[str, str, list[Line]]]:
+    """Title, unit and queries of the panels of a VM's network cards."""
+    ways = (("receive", "received"), ("transmit", "sent"))
+
+    def each(what: str, way: str) -> str:
+        name = f"libvirt_domain_interface_stats_{way}_{what}_total"
+        return f"sum by (target_device) (rate({name}{rate}))"
+
+    for title, unit, names in (
+        ("Network", "Bps", ("bytes",)),
+        ("Packets", "pps", ("packets",)),
+        ("Network errors and drops", "pps", ("errors", "drops")),
+    ):
+        yield (
+            title,
+            unit,
+            [
+                Line(each(what, way), f"{{{{target_device}}}} {called} {what}")
+                for way, called in ways
+                for what in names
+            ],
+        )
+
+
+BLOCK_BYTES = "libvirt_domain_block_stats_{read,write}_bytes_total"
+INTERFACE_BYTES = "libvirt_domain_interface_stats_{receive,transmit}_bytes_total"
+
+
+def start(uid: str, title: str, text: str) -> dashboard.Dashboard:
+    """A dashboard without panels, with the choice of the Prometheus and links to the others."""
+    return (
+        dashboard.Dashboard(title)
+        .uid(uid)
+        .description(text)
+        .tags(["virtplay", "libvirt"])
+        .timezone("browser")
+        .time("now-1h", "now")
+        .refresh("30s")
+        .tooltip(models.DashboardCursorSync.CROSSHAIR)
+        .with_variable(
+            dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus")
+        )
+        .link(
+            dashboard.DashboardLink("Virtplay")
+            .type(models.DashboardLinkType.DASHBOARDS)
+            .tags(["virtplay"])
+            .keep_time(True)
+        )
+    )
+
+
+def host_variable(*, every: bool) -> dashboard.QueryVariable:
+    """The choice of a host, or of all."""
+    made = (
+        dashboard.QueryVariable("host")
+        .label("Host")
+        .query("label_values(libvirt_up, host)")
+        .datasource(SOURCE)
+        .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(models.VariableSort.ALPHABETICAL_ASC)
+    )
+    if every:
+        made.include_all(True).all_value(".*")
+        made.current(models.VariableOption(text="All", value="$__all"))
+    return made
+
+
+def top(what: str, metric: str, of: str, *, unit: str) -> timeseries.Panel:
+    """The ten VMs that use most; `metric` may have two names in braces, which are added up."""
+    before, brace, rest = metric.partition("{")
+    inner, _, after = rest.partition("}")
+    names = [f"{before}{each}{after}" for each in inner.split(",")] if brace else [metric]
+    used = " + ".join(f"sum by (host, uuid) (rate({name}{of}[$__rate_interval]))" for name in names)
+    if brace:
+        used = f"({used})"
+    return graph(
+        f"Top 10: {what}",
+        Line(f"topk(10, {used} {NAMED.replace('{scope}', of)})", "{{name}}"),
+        unit=unit,
+    )
+
+
+def state_line(of: str) -> statetimeline.Panel:
+    """The state of a VM over time, each in its colour."""
+    # One series of what are seven: exactly one of them is 1.
+    expr = " + ".join(
+        f'{number} * max(libvirt_domain_state{of[:-1]}, state="{state}"}})'
+        for number, state in enumerate(STATES)
+    )
+    results = {
+        str(number): models.ValueMappingResult(text=called, color=colour, index=number)
+        for number, (called, colour) in enumerate(STATES.values())
+    }
+    return (
+        statetimeline.Panel()
+        .title("State")
+        .datasource(SOURCE)
+        .show_value(kinds.VisibilityMode.NEVER)
+        .row_height(0.9)
+        .mappings([models.ValueMap(options=results)])
+        .with_target(query(Line(expr, "state"), "A"))
+    )
+
+
+def host_table() -> table.Panel:
+    """One row a host, with links to its dashboard."""
+    columns = {
+        "Observed": ("max by (host) (libvirt_up)", "none"),
+        "VMs running": (
+            'sum by (host) (max by (host, uuid) (libvirt_domain_state{state="running"}))',
+            "none",
+        ),
+        "CPU of the VMs": (
+            "sum by (host) (rate(libvirt_domain_info_cpu_time_seconds_total[$__rate_interval]))"
+            " / max by (host) (virtplay_host_cpus)",
+            "percentunit",
+        ),
+        "vCPUs promised": (
+            "max by (host) (virtplay_host_cpus_allocated) / max by (host) (virtplay_host_cpus)",
+            "percentunit",
+        ),
+        "Memory in use": (
+            "1 - max by (host) (virtplay_host_memory_free_bytes)"
+            " / max by (host) (virtplay_host_memory_bytes)",
+            "percentunit",
+        ),
+        "Memory promised": (
+            "max by (host) (virtplay_host_memory_bytes_allocated)"
+            " / max by (host) (virtplay_host_memory_bytes)",
+            "percentunit",
+        ),
+        "Fullest pool": (
+            "max by (host) (1 - libvirt_storage_pool_available_bytes"
+            " / libvirt_storage_pool_capacity_bytes)",
+            "percentunit",
+        ),
+    }
+    link = "/d/virtplay-host?var-host=${__value.text:percentencode}&${__url_time_range}"
+    return rows("Each host", "host", columns, {"host": ("Host", link)})
+
+
+def vm_table(of: str) -> table.Panel:
+    """One row a VM of a host, with links to its dashboard."""
+    by = "max by (domain, uuid)"
+    columns = {
+        "Running": (f'{by} (libvirt_domain_state{of[:-1]}, state="running"}})', "none"),
+        "CPU": (
+            "sum by (domain, uuid) (rate(libvirt_domain_info_cpu_time_seconds_total"
+            f"{of}[$__rate_interval])) / {by} (libvirt_domain_info_virtual_cpus{of})",
+            "percentunit",
+        ),
+        "Memory used by the guest": (f"{by} (libvirt_domain_memory_used_bytes{of})", "bytes"),
+        "Memory held": (f"{by} (libvirt_domain_memory_stats_rss_bytes{of})", "bytes"),
+        "Disks": (
+            f"sum by (domain, uuid) (libvirt_domain_block_stats_physical_bytes{of})",
+            "bytes",
+        ),
+    }
+    link = (
+        "/d/virtplay-vm?var-host=${host:percentencode}"
+        "&var-domain=${__value.text:percentencode}&${__url_time_range}"
+    )
+    made = rows("Each VM", "domain", columns, {"domain": ("VM", link), "name": ("Name", "")})
+    last = chr(ord("A") + len(columns))
+    names = Line(f"max by (domain, uuid, name) (libvirt_domain_info{of})")
+    return made.with_target(query(names, last, now=True).format(PromQueryFormat.TABLE))
+
+
+if __name__ == "__main__":
+    main()
