@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 
 from scripts.bench_console import bench_pump, bench_refresh
+from scripts.bench_metrics import bench_scrape
 from scripts.demo import start_service, stop_service, wait_ready
 from tests.lab.lab import Host, Lab
 
@@ -76,11 +77,11 @@ def main() -> int:
         service = start_service(lab.inventory, Path(state), token, PORT)
         try:
             wait_ready(service, PORT)
-            for figure in measure(Client(token), lab, given.runs, Path(state)):
-                print(json.dumps(figure), flush=True)
-                figures.append(figure)
+            figures += measure(Client(token), lab, given.runs, Path(state))
         finally:
             stop_service(service)
+    # Without the lab, which would take its share of the processors.
+    figures.append(shown(bench_scrape()))
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_text("".join(json.dumps(figure) + "\n" for figure in figures))
     return 0
@@ -90,10 +91,16 @@ def measure(client: Client, lab: Lab, runs: int, state: Path) -> list[dict[str, 
     """The figures of all benchmarks."""
     host = lab.hosts[0]
     return [
-        bench_create(client, lab, host, runs),
-        bench_power(client, lab, host, runs),
-        *bench_consoles(client, host, state),
+        shown(bench_create(client, lab, host, runs)),
+        shown(bench_power(client, lab, host, runs)),
+        *map(shown, bench_consoles(client, host, state)),
     ]
+
+
+def shown(figure: dict[str, Any]) -> dict[str, Any]:
+    """Print a figure as its line, as soon as there is one."""
+    print(json.dumps(figure), flush=True)
+    return figure
 
 
 def bench_create(client: Client, lab: Lab, host: Host, runs: int) -> dict[str, Any]:
