@@ -11,6 +11,7 @@ from virtplay.errors import HostUnreachable
 
 DEFAULT_PYTHON = "/usr/bin/python3"
 DEFAULT_URI = "qemu:///system"
+ROOT = "root"
 ARGUMENTS = ("ansible_ssh_args", "ansible_ssh_common_args", "ansible_ssh_extra_args")
 FLAGS = "46AaCfGgKkMNnqsTtVvXxYy"
 """Options of ssh without a value; none of them decides which host is reached."""
@@ -33,7 +34,8 @@ class Address:
     config_files: tuple[str, ...] | None = None
     """Files that are read after the lines; None for OpenSSH's usual ones."""
     password: str | None = field(default=None, repr=False)
-    become: bool = False
+    become: str | None = None
+    """The user that sudo turns into; None without."""
     python: str = DEFAULT_PYTHON
     uri: str = DEFAULT_URI
     """The libvirt there."""
@@ -62,7 +64,7 @@ def read_address(
         raise _unusable(name, f"ansible_become_method is {method}, and the console knows only sudo")
     python = str(value("ansible_python_interpreter") or DEFAULT_PYTHON)
     common: dict[str, Any] = {
-        "become": become,
+        "become": str(value("ansible_become_user") or ROOT) if become else None,
         # auto and its kin: what Ansible would go and find out.
         "python": DEFAULT_PYTHON if python.startswith("auto") else python,
         "uri": str(value("libvirt_console_uri") or DEFAULT_URI),
@@ -153,8 +155,10 @@ def is_true(value: object) -> bool:
 
 def stream_command(address: Address, source: str, uuid: str) -> Sequence[str]:
     """The program that carries a domain's serial console, as words."""
-    root = address.become and getpass.getuser() != "root" if address.local else address.become
-    prefix = ["sudo", "-n", "--"] if root else []
+    user = address.become
+    if address.local and user == getpass.getuser():
+        user = None
+    prefix = ["sudo", "-n", f"--user={user}", "--"] if user else []
     return [*prefix, address.python, "-c", source, address.uri, uuid]
 
 

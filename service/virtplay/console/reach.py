@@ -365,8 +365,9 @@ def read_defaults(path: Path) -> dict[str, str]:
     ):
         if parser.has_option("defaults", key):
             found[variable] = parser.get("defaults", key)
-    if parser.has_option("privilege_escalation", "become"):
-        found["ansible_become"] = parser.get("privilege_escalation", "become")
+    for key in ("become", "become_user"):
+        if parser.has_option("privilege_escalation", key):
+            found[f"ansible_{key}"] = parser.get("privilege_escalation", key)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +106,29 @@ def test_a_password_is_not_shown() -> None:
     assert "hunter22" not in repr(address)
 
 
-@pytest.mark.parametrize(("value", "root"), [("yes", True), (True, True), ("false", False)])
-def test_the_stream_program_runs_as_root_where_ansible_does(value: Any, root: bool) -> None:
-    words = list(stream_command(read(ansible_become=value), "import x", "1-2"))
+@pytest.mark.parametrize(
+    ("variables", "user"),
+    [
+        ({"ansible_become": "yes"}, "root"),
+        ({"ansible_become": True}, "root"),
+        ({"ansible_become": True, "ansible_become_user": "virt; id"}, "virt; id"),
+        ({"ansible_become": "false", "ansible_become_user": "virt"}, None),
+    ],
+)
+def test_the_stream_program_runs_as_the_user_that_ansible_becomes(
+    variables: dict[str, Any], user: str | None
+) -> None:
+    words = list(stream_command(read(**variables), "import x", "1-2"))
     plain = ["/usr/bin/python3", "-c", "import x", "qemu:///system", "1-2"]
-    assert words == ([*("sudo", "-n", "--"), *plain] if root else plain)
+    assert words == ([*("sudo", "-n", f"--user={user}", "--"), *plain] if user else plain)
+
+
+def test_the_stream_program_of_a_local_host_becomes_nobody_that_the_service_is() -> None:
+    variables: dict[str, Any] = {"ansible_connection": "local", "ansible_become": True}
+    own = {**variables, "ansible_become_user": getpass.getuser()}
+    assert stream_command(read(**own), "import x", "1-2")[0] == "/usr/bin/python3"
+    other = {**variables, "ansible_become_user": "somebody-else"}
+    assert list(stream_command(read(**other), "", ""))[:3] == ["sudo", "-n", "--user=somebody-else"]
 
 
 def test_defaults_come_from_the_configuration_of_ansible(tmp_path: Path) -> None:
@@ -117,9 +136,10 @@ def test_defaults_come_from_the_configuration_of_ansible(tmp_path: Path) -> None
     path.write_text(
         "[defaults]\nremote_user = ops\ninterpreter_python = auto_silent\n"
         "[ssh_connection]\nssh_args = -o Port=2222\n[privilege_escalation]\nbecome = true\n"
+        "become_user = virt\n"
     )
     address = read(read_defaults(path))
     assert address.lines == ("Port 2222", "User ops")
-    assert (address.python, address.become) == ("/usr/bin/python3", True)
+    assert (address.python, address.become) == ("/usr/bin/python3", "virt")
     assert read(read_defaults(path), ansible_user="me").lines == ("Port 2222", "User me")
     assert read_defaults(tmp_path / "none") == {}
