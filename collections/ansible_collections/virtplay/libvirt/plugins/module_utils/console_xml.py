@@ -17,7 +17,8 @@ from .domain_xml import parse_xml, render_xml
 
 # For ever in the past; libvirt reads it as UTC.
 LONG_AGO = "1970-01-01T00:00:01"
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+# Not ::1: a console is connected to by its port alone, and on 127.0.0.1 that may be another VM's.
+LOOPBACK = ("127.0.0.1", "localhost")
 # What virDomainOpenConsole can open.
 _STREAMS = ("pty", "unix")
 
@@ -74,8 +75,7 @@ def find_vnc(live_xml: str, label: str) -> Any:
 
 def vnc_address(graphics: Any) -> tuple[str, int]:
     """Return the address and port of a VNC element that find_vnc has found."""
-    host = _listens_on(graphics)
-    return ("::1" if host == "::1" else "127.0.0.1"), _port(graphics)
+    return "127.0.0.1", _port(graphics)
 
 
 def has_password(graphics: Any) -> bool:
