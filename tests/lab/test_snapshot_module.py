@@ -199,6 +199,21 @@ def test_tree_is_shared_with_virsh(host: Host, identity: str, play: Play, make: 
     assert (tree(last), known(host, identity), held(host, identity)) == ({}, ["three"], ["three"])
 
 
+def test_delete_leaves_disks_alone_that_the_snapshot_is_not_in(
+    host: Host, identity: str, play: Play, make: Make
+) -> None:
+    make("stopped")
+    play("snapshot_create", name="one")
+    for target, mode in (("vdy", ("--mode", "readonly")), ("vdz", ())):
+        image = f"{IMAGES}/{identity}-{target}.qcow2"
+        host.run("qemu-img", "create", "-q", "-f", "qcow2", image, "16M")
+        host.run("qemu-img", "snapshot", "-c", "one", image)
+        options = ("--driver", "qemu", "--subdriver", "qcow2", *mode, "--config")
+        host.run("virsh", "attach-disk", identity, image, target, *options)
+    assert play("snapshot_delete", name="one")["changed"] is True
+    assert [held(host, identity, disk) for disk in ("vda", "vdy", "vdz")] == [[], ["one"], ["one"]]
+
+
 def test_names_that_cannot_be_are_refused(
     host: Host, identity: str, play: Play, make: Make
 ) -> None:

@@ -18,7 +18,7 @@ from .power import MONITOR_SECONDS, call_within
 from .qcow2_snapshots import Qcow2Image, read_image
 from .qemu_process import resident_bytes
 from .snapshot_plan import Sight, split_disks
-from .snapshot_xml import build_orphan, parse_snapshot
+from .snapshot_xml import build_orphan, parse_snapshot, snapshot_targets
 
 # How long the guest agent may take to write all out and freeze, for another answer, and for all
 # attempts to thaw.
@@ -254,12 +254,18 @@ def delete_snapshot(dom: Any, name: str, sight: Sight) -> None:
     _call_slowly(sight, lambda: snapshot.delete(0), what)
     # libvirt reports success when an image still has it, or has it twice.
     if not sight.current.active:
-        erase(sight.current.config["disks"], name)
+        erase(sight, snapshot_targets(sight.xmls[name]), name)
 
 
-def erase(disks: Iterable[Mapping[str, Any]], name: str) -> None:
-    """Delete all snapshots of a name from the images of a stopped domain's disks."""
-    for disk in disks:
+def erase(sight: Sight, targets: Iterable[str], name: str) -> None:
+    """Delete all snapshots of a name from the images of these disks of a stopped domain.
+
+    A disk that is only read, or came later, may hold one of the name that is somebody else's.
+    """
+    mine = set(targets) & set(sight.images)
+    for disk in sight.current.config["disks"]:
+        if disk["target"] not in mine:
+            continue
         image = read_image(disk["path"]) if disk["path"] else None
         for _ in [s for s in image.snapshots if s.name == name] if image else ():
             done = subprocess.run(
@@ -280,7 +286,7 @@ def sweep_half_made(dom: Any, name: str, sight: Sight) -> None:
     if not targets:
         return
     if not sight.current.active:
-        erase(sight.current.config["disks"], name)
+        erase(sight, targets, name)
         return
     # QEMU has the images open: let libvirt take the snapshot over, and delete it.
     orphan = build_orphan(name, sight.current.config_xml, targets)
