@@ -28,6 +28,7 @@ STATUSES = {
     "PAYLOAD_TOO_LARGE": 413,
     "RATE_LIMITED": 429,
     "HOST_UNREACHABLE": 503,
+    "HISTORY_NOT_AVAILABLE": 503,
     "INTERNAL_ERROR": 500,
 }
 """Those of api.md whose endpoints exist."""
