@@ -310,7 +310,8 @@ def claim_directory(directory: Path) -> int:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A directory that the user made stays as it is; what is put into it is private.
-        (directory / "jobs").mkdir(mode=0o700, exist_ok=True)
+        for name in ("jobs", "observation"):
+            (directory / name).mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise errors.CannotStart(
