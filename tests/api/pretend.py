@@ -40,6 +40,7 @@ def host_info(
             "booted_at": "2026-11-22T13:21:00.000Z",
             "uptime_seconds": 1141.25,
             "observed_at": "2026-11-22T13:40:01.250Z",
+            "took_seconds": 0.043,
         },
         "pools": [
             {

@@ -22,7 +22,7 @@ from virtplay.store.vms import find_host, list_hosts
 log = logging.getLogger("virtplay.prometheus")
 
 
-async def get_metrics(call: Call) -> Stream:
+async def get_exposition(call: Call) -> Stream:
     """GET /metrics: what the last observations showed; no host is asked."""
     host, part = call.query.host, call.query.part
     if host is not None:

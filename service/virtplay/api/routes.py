@@ -170,7 +170,7 @@ ROUTES = (
         opened_by="metrics_open",
     ),
     Route(
-        "GET", "/metrics", READ, prometheus.get_metrics, "Show all metrics as Prometheus reads them",
+        "GET", "/metrics", READ, prometheus.get_exposition, "Show all metrics as Prometheus reads them",
         None, schemas.MetricsQuery, errors=("HOST_NOT_FOUND",), opened_by="metrics_open",
     ),
     Route("GET", "/healthz", Role.NOBODY, health.healthz, "The process answers", schemas.HealthOut),
