@@ -527,6 +527,17 @@ async def test_console_needs_no_lock(playing: Service) -> None:
         await playing.succeed(pausing["jobId"])
 
 
+async def test_console_waits_for_no_job_that_holds_a_vm(playing: Service) -> None:
+    playing.settings.job_workers = playing.settings.jobs_per_host = 1
+    async with playing_vm(playing, port=5900) as vm:
+        gate = playing.hosts["kvm1"].hold("pause")
+        pausing = await playing.act(vm, "pause")
+        both = await asyncio.gather(*(playing.get(f"/vms/{vm}/console") for _ in range(2)))
+        assert [opened["port"] for opened in both] == [5900, 5900]
+        gate.unlink()
+        await playing.succeed(pausing["jobId"])
+
+
 @pytest.mark.parametrize(
     ("code", "status", "answer"),
     [

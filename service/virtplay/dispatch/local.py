@@ -12,18 +12,25 @@ from virtplay.store.models import Job
 Execute = Callable[[int, asyncio.Event], Awaitable[list[int]]]
 """Runs one job to its end, or until the event asks to give up; answers the jobs it let go on."""
 
+Lane = tuple[bool, str]
+"""Whether a job holds its VM, and its host."""
+
 log = logging.getLogger("virtplay.dispatch")
 
 
 class LocalDispatcher:
-    """The dispatcher of the single-process service."""
+    """The dispatcher of the single-process service.
+
+    Jobs that hold no VM have the same limits for themselves: somebody waits for a console, maybe to
+    see why the guests do not end that all workers wait for.
+    """
 
     def __init__(self, settings: Settings, execute: Execute) -> None:
         self._settings = settings
         self._execute = execute
-        self._waiting: deque[tuple[int, str]] = deque()
+        self._waiting: deque[tuple[int, Lane]] = deque()
         self._new: asyncio.Queue[int] = asyncio.Queue()
-        self._running: dict[asyncio.Task[None], str] = {}
+        self._running: dict[asyncio.Task[None], Lane] = {}
         self._give_up = asyncio.Event()
         self._changed = asyncio.Event()
         self._stopping = False
@@ -56,22 +63,25 @@ class LocalDispatcher:
         while not self._new.empty():
             job = await Job.get_or_none(id=self._new.get_nowait())
             if job is not None and job.status == JobStatus.QUEUED and job.after_id is None:
-                self._waiting.append((job.id, job.host or ""))
+                self._waiting.append((job.id, (job.locks, job.host or "")))
 
     def _start_what_fits(self) -> None:
         busy = Counter(self._running.values())
-        kept: deque[tuple[int, str]] = deque()
+        workers = Counter(locks for locks, _ in self._running.values())
+        kept: deque[tuple[int, Lane]] = deque()
         while self._waiting:
-            job_id, host = self._waiting.popleft()
+            job_id, lane = self._waiting.popleft()
+            locks, _ = lane
             if (
-                len(self._running) >= self._settings.job_workers
-                or busy[host] >= self._settings.jobs_per_host
+                workers[locks] >= self._settings.job_workers
+                or busy[lane] >= self._settings.jobs_per_host
             ):
-                kept.append((job_id, host))
+                kept.append((job_id, lane))
                 continue
-            busy[host] += 1
+            workers[locks] += 1
+            busy[lane] += 1
             task = asyncio.create_task(self._run_one(job_id), name=f"job {job_id}")
-            self._running[task] = host
+            self._running[task] = lane
             task.add_done_callback(self._ended)
         self._waiting = kept
 
