@@ -19,6 +19,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot_xml impo
 )
 
 FACTS: dict[str, Any] = {
+    "name": "one",
     "title": "Before the upgrade",
     "description": "two\nlines",
     "origin": "manual",
@@ -84,14 +85,17 @@ def test_control_characters_are_refused(text: str) -> None:
         f"{MARK} {{",
         f"{MARK} []",
         f"{MARK} {{}}",
-        f'{MARK} {{"origin": "found"}}',
-        f'{MARK} {{"origin": ["manual"]}}',
-        f'{MARK} {{"origin": "manual", "title": 1}}',
-        f'{MARK} {{"origin": "manual"}}\nmore',
+        f'{MARK} {{"name": "one", "origin": "found"}}',
+        f'{MARK} {{"name": "one", "origin": ["manual"]}}',
+        f'{MARK} {{"name": "one", "origin": "manual", "title": 1}}',
+        f'{MARK} {{"name": "one", "origin": "manual"}}\nmore',
+        # Made by hand from the XML of another one: no schedule may delete it.
+        f'{MARK} {{"name": "two", "origin": "schedule"}}',
+        f'{MARK} {{"origin": "schedule", "expires_at": "2001-01-01T00:00:00Z"}}',
     ],
 )
 def test_snapshot_without_a_sound_mark_is_found(text: str | None) -> None:
-    assert read_description(text) is None
+    assert read_description(text, "one") is None
     entry = parse_snapshot(as_libvirt(text or ""))
     assert (entry["origin"], entry["title"], entry["frozen"]) == ("found", "one", None)
     assert entry["description"] == (text or None)

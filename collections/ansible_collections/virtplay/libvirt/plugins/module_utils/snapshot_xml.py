@@ -25,6 +25,7 @@ MARK = "urn:virtplay:snapshot:1"
 MANUAL, SCHEDULE, GUARD, FOUND = "manual", "schedule", "guard", "found"
 # What the mark tells, by type; whatever else stands in it is somebody else's.
 _MARKED = {
+    "name": str,
     "title": str,
     "description": str,
     "origin": str,
@@ -43,7 +44,7 @@ _STATES = {"running": "running", "blocked": "running", "paused": "paused"}
 def compose_description(facts: Mapping[str, Any]) -> str:
     """Return the description of a snapshot of ours; raises InvalidDomain for control characters.
 
-    facts holds title, description, origin, expires_at, job and frozen; None is left out.
+    facts holds name, title, description, origin, expires_at, job and frozen; None is left out.
     """
     for key in ("title", "description", "expires_at", "job"):
         if facts.get(key) and _CONTROL.search(facts[key]):
@@ -54,11 +55,14 @@ def compose_description(facts: Mapping[str, Any]) -> str:
     return "\n\n".join([*words, f"{MARK} {json.dumps(told)}"])
 
 
-def read_description(text: str | None) -> dict[str, Any] | None:
-    """Return what the mark in a snapshot's description tells; None without a sound mark."""
+def read_description(text: str | None, name: str | None) -> dict[str, Any] | None:
+    """Return what the mark in the description of snapshot name tells; None without a sound mark.
+
+    One made by hand from the XML of ours has its mark, too, but another name.
+    """
     last = (text or "").rstrip().rpartition("\n")[2]
-    name, _, told = last.partition(" ")
-    if name != MARK:
+    mark, _, told = last.partition(" ")
+    if mark != MARK:
         return None
     try:
         facts = json.loads(told)
@@ -67,6 +71,8 @@ def read_description(text: str | None) -> dict[str, Any] | None:
     if not isinstance(facts, dict) or facts.get("origin") not in (MANUAL, SCHEDULE, GUARD):
         return None
     if any(not isinstance(facts[key], kind) for key, kind in _MARKED.items() if key in facts):
+        return None
+    if facts.get("name") != name:
         return None
     return {key: facts.get(key) for key in _MARKED}
 
@@ -111,7 +117,7 @@ def parse_snapshot(xml: str) -> dict[str, Any]:
     root = parse_xml(xml)
     name = root.findtext("name")
     text = root.findtext("description")
-    facts = read_description(text) or {"title": name, "description": text, "origin": FOUND}
+    facts = read_description(text, name) or {"title": name, "description": text, "origin": FOUND}
     memory = root.find("memory")
     kept = memory.get("snapshot", "no") if memory is not None else "no"
     kinds = {disk.get("snapshot") for disk in root.iterfind("disks/disk")} | {kept}
