@@ -75,7 +75,7 @@ def test_configuration_shows_its_token_wherever_it_asks(path: Path) -> None:
         assert job["authorization"] == {"credentials_file": "token"}
         assert job["job_name"].startswith("virtplay"), "the alert VirtplayDown goes by it"
         for discovery in job.get("http_sd_configs", ()):
-            assert discovery["authorization"] == {"credentials_file": "token"}
+            assert discovery["authorization"] == {"type": "Bearer", "credentials_file": "token"}
             assert "/" + discovery["url"].split("/", 3)[3] in paths
 
 
