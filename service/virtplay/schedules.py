@@ -5,6 +5,7 @@ import contextlib
 import logging
 import secrets
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -17,7 +18,7 @@ from virtplay.states import SnapshotOrigin
 from virtplay.store import schedules as store
 from virtplay.store.database import transaction
 from virtplay.store.jobs import unfinished_job, write_audit
-from virtplay.store.models import Snapshot, SnapshotSchedule, Vm
+from virtplay.store.models import SnapshotSchedule, Vm
 from virtplay.store.vms import find_vm
 from virtplay.times import time_text
 
@@ -154,29 +155,24 @@ class Scheduler:
         await store.note_turn(schedule, skipped_at=turn, skipped_because=reason)
         await _audit(this_caller(), "snapshot_turn_skipped", vm)
 
-    async def _expendable(self, now: datetime) -> dict[int, Snapshot]:
+    async def _expendable(self, now: datetime) -> dict[int, store.Prunable]:
         """VM number → one snapshot of it that may go now: a VM has one job at a time."""
-        made: dict[int, list[Snapshot]] = defaultdict(list)
-        for snapshot in await store.scheduled_snapshots():
-            made[snapshot.vm_id].append(snapshot)
-        expendable = await store.expired_snapshots(now)
-        for schedule in await store.list_schedules():
-            try:
-                zone = read_timezone(schedule.timezone)
-            except ValueError:
-                continue  # its turn says so
-            keep = Keep(**schedule.keep)
-            expendable += choose_expendable(made[schedule.vm_id], _made_at, keep, zone)
-        found: dict[int, Snapshot] = {}
-        for snapshot in expendable:
+        expired = await store.expired_snapshots(now)
+        made = await store.scheduled_snapshots()
+        schedules = await store.list_schedules()
+        # There may be tens of thousands, and no request shall wait for their sorting.
+        unkept = await asyncio.to_thread(_choose_unkept, made, schedules)
+        found: dict[int, store.Prunable] = {}
+        for snapshot in (*expired, *unkept):
             waits = snapshot.prune_after is not None and snapshot.prune_after > now
-            if not waits and snapshot.vm_id not in found:
-                found[snapshot.vm_id] = snapshot
+            if not waits:
+                found.setdefault(snapshot.vm_id, snapshot)
         return found
 
-    async def _delete(self, vm_id: int, snapshot: Snapshot, now: datetime) -> None:
-        vm = await store.vm_of(snapshot)
-        if vm is None or await unfinished_job(vm_id) is not None:
+    async def _delete(self, vm_id: int, prunable: store.Prunable, now: datetime) -> None:
+        snapshot = await store.snapshot_to_prune(prunable)
+        vm = await store.vm_of(snapshot) if snapshot else None
+        if snapshot is None or vm is None or await unfinished_job(vm_id) is not None:
             return  # it is looked at again in a moment
         try:
             _ = await self._snapshots.delete(this_caller(), str(vm.ref), str(snapshot.ref))
@@ -185,5 +181,23 @@ class Scheduler:
             await store.put_off(snapshot, now + LATE)
 
 
-def _made_at(snapshot: Snapshot) -> datetime:
+def _choose_unkept(
+    made: Iterable[store.Prunable], schedules: Iterable[SnapshotSchedule]
+) -> list[store.Prunable]:
+    """Those of the schedules' snapshots that none of the schedules keeps."""
+    made_of: dict[int, list[store.Prunable]] = defaultdict(list)
+    for snapshot in made:
+        made_of[snapshot.vm_id].append(snapshot)
+    unkept = []
+    for schedule in schedules:
+        try:
+            zone = read_timezone(schedule.timezone)
+        except ValueError:
+            continue  # its turn says so
+        keep = Keep(**schedule.keep)
+        unkept += choose_expendable(made_of[schedule.vm_id], _made_at, keep, zone)
+    return unkept
+
+
+def _made_at(snapshot: store.Prunable) -> datetime:
     return snapshot.created_at

@@ -1,11 +1,22 @@
 """Store: snapshot schedules as rows."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
+
+from tortoise.queryset import QuerySet
 
 from virtplay.errors import ScheduleNotFound
 from virtplay.states import SnapshotOrigin, SnapshotStatus
 from virtplay.store.models import Snapshot, SnapshotSchedule, Vm
+
+
+class Prunable(NamedTuple):
+    """What pruning asks of a snapshot."""
+
+    id: int
+    vm_id: int
+    created_at: datetime
+    prune_after: datetime | None
 
 
 async def find_schedule(vm: Vm) -> SnapshotSchedule:
@@ -48,18 +59,28 @@ async def list_schedules() -> list[SnapshotSchedule]:
     return await SnapshotSchedule.filter(enabled=True).order_by("id")
 
 
-async def scheduled_snapshots() -> list[Snapshot]:
+async def scheduled_snapshots() -> list[Prunable]:
     """All snapshots that schedules made, the oldest first."""
-    return await Snapshot.filter(
-        origin=SnapshotOrigin.SCHEDULE, status=SnapshotStatus.READY
-    ).order_by("created_at", "id")
+    rows = Snapshot.filter(origin=SnapshotOrigin.SCHEDULE, status=SnapshotStatus.READY)
+    return await _prunable(rows.order_by("created_at", "id"))
 
 
-async def expired_snapshots(now: datetime) -> list[Snapshot]:
+async def expired_snapshots(now: datetime) -> list[Prunable]:
     """Snapshots whose time is over, the oldest first."""
-    return await Snapshot.filter(
+    rows = Snapshot.filter(
         expires_at__lte=now, status__in=(SnapshotStatus.READY, SnapshotStatus.ERROR)
-    ).order_by("expires_at", "id")
+    )
+    return await _prunable(rows.order_by("expires_at", "id"))
+
+
+async def _prunable(rows: QuerySet[Snapshot]) -> list[Prunable]:
+    # No model of each: there may be tens of thousands, every few seconds.
+    return [Prunable(*row) for row in await rows.values_list(*Prunable._fields)]
+
+
+async def snapshot_to_prune(prunable: Prunable) -> Snapshot | None:
+    """Its row, if it is there still."""
+    return await Snapshot.get_or_none(id=prunable.id)
 
 
 async def vm_of(row: SnapshotSchedule | Snapshot) -> Vm | None:
