@@ -143,6 +143,27 @@ def option_line(text: str) -> str:
     return f"{key.strip()} {value.strip()}"
 
 
+def jump_address(address: Address, jumps: str) -> Address:
+    """The last of ProxyJump's hosts, which is reached through those before it.
+
+    As with ssh, of the settings for the host itself only its files count here.
+    """
+    before, _, last = jumps.rpartition(",")
+    user, _, place = last.strip().removeprefix("ssh://").rpartition("@")
+    if place.startswith("["):
+        host, _, port = place[1:].partition("]")
+    else:
+        host, _, port = place.partition(":")
+    settings = (("User", user), ("Port", port.lstrip(":")))
+    lines = [f"{option} {quote(given)}" for option, given in settings if given]
+    return Address(
+        address.name,
+        host=host,
+        lines=(f"ProxyJump {before or 'none'}", *lines),
+        config_files=address.config_files,
+    )
+
+
 def quote(text: str) -> str:
     """A value that may hold spaces, for ssh_config."""
     return f'"{text}"' if any(c.isspace() for c in text) else text

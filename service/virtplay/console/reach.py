@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import asyncssh
 
-from virtplay.console.address import Address, read_address, stream_command
+from virtplay.console.address import Address, jump_address, read_address, stream_command
 from virtplay.errors import HostUnreachable
 from virtplay.inventory import Inventory
 
@@ -306,11 +306,21 @@ class Reach:
 
 
 async def connect(address: Address) -> asyncssh.SSHClientConnection:
-    """Make an SSH connection as Ansible would, its host key checked."""
+    """Make an SSH connection as Ansible would, its host key checked, and those on the way to it."""
     # asyncssh reads the file again when it connects.
     with _config_file(address.lines) as own:
         options = await asyncio.to_thread(_options, address, own)
-        return await asyncssh.connect(address.host, options=options)
+        if not isinstance(options.tunnel, str):
+            return await asyncssh.connect(address.host, options=options)
+        # By itself asyncssh would know of the way what ~/.ssh/config says, even of host keys.
+        way = await connect(jump_address(address, options.tunnel))
+        try:
+            connection = await asyncssh.connect(address.host, options=options, tunnel=way)
+        except BaseException:
+            way.abort()
+            raise
+        connection.set_tunnel(way)  # which ends with it
+        return connection
 
 
 def _options(address: Address, own: str) -> asyncssh.SSHClientConnectionOptions:

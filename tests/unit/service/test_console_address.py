@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from virtplay.console.address import Address, read_address, stream_command
+from virtplay.console.address import Address, jump_address, read_address, stream_command
 from virtplay.console.reach import read_defaults
 from virtplay.errors import HostUnreachable
 
@@ -98,6 +98,25 @@ def test_what_cannot_be_used_is_named(variables: dict[str, Any]) -> None:
         read(**variables)
     assert next(reversed(variables)) in caught.value.message
     assert "%}" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("jumps", "host", "lines"),
+    [
+        ("hop", "hop", ("ProxyJump none",)),
+        ("ops@hop:2222", "hop", ("ProxyJump none", "User ops", "Port 2222")),
+        ("ssh://ops@hop:2222", "hop", ("ProxyJump none", "User ops", "Port 2222")),
+        ("a@b@[2001:db8::7]:22", "2001:db8::7", ("ProxyJump none", "User a@b", "Port 22")),
+        ("[2001:db8::7]", "2001:db8::7", ("ProxyJump none",)),
+        ("me@one:1,two,three:3", "three", ("ProxyJump me@one:1,two", "Port 3")),
+    ],
+)
+def test_the_way_goes_over_the_last_jump_first(
+    jumps: str, host: str, lines: tuple[str, ...]
+) -> None:
+    address = read(ansible_ssh_common_args="-F /etc/other", ansible_port=7, ansible_password="x")
+    expected = Address("kvm1", host=host, lines=lines, config_files=("/etc/other",))
+    assert jump_address(address, jumps) == expected
 
 
 def test_a_password_is_not_shown() -> None:

@@ -15,6 +15,14 @@ from virtplay.console.reach import connect
 Name = Callable[..., Address]
 
 
+class Forwarding(asyncssh.SSHServer):
+    """A server that connects its clients to any port."""
+
+    def connection_requested(self, *_: object) -> bool:
+        """Say yes."""
+        return True
+
+
 @asynccontextmanager
 async def ssh_server(directory: Path) -> AsyncIterator[Name]:
     """An SSH server on a loopback port; what is yielded makes the address of it.
@@ -27,6 +35,7 @@ async def ssh_server(directory: Path) -> AsyncIterator[Name]:
     server = await asyncssh.listen(
         "127.0.0.1",
         0,
+        server_factory=Forwarding,
         server_host_keys=[own],
         authorized_client_keys=str(directory / "authorized"),
     )
@@ -86,3 +95,29 @@ async def test_unknown_host_is_refused_whatever_the_inventory_says(
     async with ssh_server(tmp_path) as address:
         with pytest.raises(asyncssh.HostKeyNotVerifiable):
             await connect(address(arguments.format(directory=tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("known", "connects"), [("right", True), ("wrong", False), ("none", False)]
+)
+async def test_host_on_the_way_is_checked_too(tmp_path: Path, known: str, connects: bool) -> None:
+    folders = [tmp_path / name for name in ("way", "host")]
+    for folder in folders:
+        folder.mkdir()
+    async with ssh_server(folders[0]) as way, ssh_server(folders[1]) as host:
+        hop = way("")
+        said = {"HostName": hop.host, "UserKnownHostsFile": folders[0] / known}
+        if known == "none":
+            said["UserKnownHostsFile"] = known
+        lines = [*hop.lines, *(f"{option} {value}" for option, value in said.items())]
+        config = tmp_path / "config"
+        config.write_text("\n".join(["Host hop", *lines]))
+        known_host = f"-o UserKnownHostsFile={folders[1]}/right"
+        address = host(f"-F {config} {known_host} -J hop")
+        if connects:
+            connection = await connect(address)
+            connection.abort()
+            await connection.wait_closed()
+        else:
+            with pytest.raises(asyncssh.HostKeyNotVerifiable):
+                await connect(address)
