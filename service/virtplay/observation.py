@@ -415,7 +415,9 @@ async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now:
         generation=int(domain.get("generation") or 0),
         **{"disk": 0, **_seen_values(domain)},
     )
-    await snapshot_store.follow_snapshots(vm, domain.get("snapshots") or ())
+    snapshots = domain.get("snapshots") or ()
+    await snapshot_store.follow_snapshots(vm, snapshots)
+    await job_store.pass_over_jobs([metadata.get("job"), *(one.get("job") for one in snapshots)])
     log.info("found domain %s on %s: it is VM %s", domain["name"], host.name, vm.ref)
     await job_store.write_audit(actor="observation", action="vm_found", vm_ref=vm.ref)
 

@@ -483,6 +483,23 @@ async def test_an_empty_database_takes_up_the_ids_that_hosts_remember(service: S
     assert number > 12
 
 
+async def test_an_empty_database_gives_no_job_a_number_that_hosts_remember(
+    service: Service,
+) -> None:
+    # The host would take it for the old job, and do nothing of what that has done already.
+    one = foreign_domain("one", metadata={"id": "vm-001", "job": "job-000041"})
+    await service.see("kvm1", domains=[one])
+    assert (await take(service))["jobId"] == "job-000042"
+    odd = [snapshot_entry("x", job="job-9999999999"), snapshot_entry("y", job="job-'; --")]
+    two = foreign_domain("two", snapshots=[snapshot_entry("z", job="job-000007"), *odd])
+    three = foreign_domain("three", snapshots=[snapshot_entry("snap-007", job="job-000050")])
+    await service.see("kvm1", domains=[one, two])
+    number = int((await take(service, "vm-002"))["jobId"].removeprefix("job-"))
+    assert 42 < number < 50
+    await service.see("kvm1", domains=[one, two, three])
+    assert int((await take(service, "vm-003"))["jobId"].removeprefix("job-")) > 50
+
+
 async def test_an_observation_leaves_the_snapshots_of_a_busy_vm_alone(service: Service) -> None:
     vm = await put_vm()
     made = await put_snapshot(vm)

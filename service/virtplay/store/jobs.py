@@ -6,13 +6,16 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+from tortoise import Tortoise
 from tortoise.exceptions import IntegrityError
 
 from virtplay.errors import Conflict, JobNotFound, OperationInProgress
 from virtplay.states import FINISHED_JOB, JOB_MOVES, UNFINISHED_JOB, JobStatus
+from virtplay.store.database import is_sqlite
 from virtplay.store.models import AuditEntry, Job, JobEvent
 
 REF = re.compile(r"job-\d{6,12}")
+REMEMBERED = re.compile(r"job-(\d{6,9})")
 DELETED_LATELY = timedelta(minutes=2)
 
 
@@ -33,6 +36,33 @@ async def create_job(**values: Any) -> Job:
     job.ref = job_ref(job.id)
     await job.save(update_fields=["ref"])
     return job
+
+
+async def pass_over_jobs(refs: Iterable[object]) -> None:
+    """Give new jobs higher numbers than those, which a host remembers of an earlier database.
+
+    It would take a new job for the old one of that number, which has restored its snapshot already.
+    """
+    found = [match for ref in refs if (match := REMEMBERED.fullmatch(str(ref or "")))]
+    number = max((int(match[1]) for match in found), default=0)
+    if not number:
+        return
+    connection = Tortoise.get_connection("default")
+    if not is_sqlite():
+        await connection.execute_query(
+            "SELECT setval(sequence, greatest($1, nextval(sequence)))"
+            " FROM (SELECT pg_get_serial_sequence('job', 'id') AS sequence) AS sequences",
+            [number],
+        )
+        return
+    # SQLite makes the row with the table's first one.
+    await connection.execute_query(
+        "INSERT INTO sqlite_sequence (name, seq) SELECT 'job', 0"
+        " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'job')"
+    )
+    await connection.execute_query(
+        "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'job'", [number]
+    )
 
 
 async def keep_observation(*, host: str, error: Mapping[str, Any], command: str) -> None:
