@@ -1,0 +1,113 @@
+"""Acceptance tests: a Prometheus of their own, with the configuration and the rules we ship."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.acceptance.service import Service, wait_for
+
+REPOSITORY = Path(__file__).parents[2]
+SCRAPE_SECONDS = 1
+Series = dict[str, str]
+
+
+class Prometheus:
+    """The process, and its query API."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._http = httpx.Client(base_url=f"{url}/api/v1", timeout=20)
+
+    def _ask(self, path: str, **values: Any) -> Any:
+        answer = self._http.get(path, params=values).json()
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def query(self, expr: str, at: float | None = None) -> list[tuple[Series, float]]:
+        """The labels and values that an expression gives now, or at a moment."""
+        moment = {} if at is None else {"time": at}
+        found = self._ask("/query", query=expr, **moment)["result"]
+        return [(entry["metric"], float(entry["value"][1])) for entry in found]
+
+    def value(self, expr: str, at: float | None = None) -> float:
+        """The one value that an expression gives."""
+        found = self.query(expr, at)
+        assert len(found) == 1, f"{expr} gives {found}"
+        return found[0][1]
+
+    def has(self, expr: str) -> bool:
+        """Whether an expression gives anything."""
+        return bool(self.query(expr))
+
+    def targets(self) -> list[dict[str, Any]]:
+        """Its active targets."""
+        found: list[dict[str, Any]] = self._ask("/targets", state="active")["activeTargets"]
+        return found
+
+    def rules(self) -> list[dict[str, Any]]:
+        """All its rules, with their health."""
+        return [rule for group in self._ask("/rules")["groups"] for rule in group["rules"]]
+
+
+def make_token(service: Service, name: str) -> str:
+    """A new viewer's token, made by the command line."""
+    return subprocess.run(
+        [Path(sys.executable).with_name("virtplay"), "token", "create", name, "--role", "viewer"],
+        env={**os.environ, "VIRTPLAY_STATE_DIR": str(service.state)},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()[-1]
+
+
+@contextlib.contextmanager
+def run_prometheus(directory: Path, shipped: str, service: Service) -> Iterator[Prometheus]:
+    """Debian's prometheus on one of the configurations we ship, but faster and on the service."""
+    text = (REPOSITORY / "prometheus" / shipped).read_text()
+    for ours, here in (
+        ("localhost:3000", f"127.0.0.1:{service.port}"),
+        ("interval: 15s", f"interval: {SCRAPE_SECONDS}s"),
+        ("interval: 1m", "interval: 5s"),
+    ):
+        text = text.replace(ours, here)
+    directory.mkdir()
+    (directory / "prometheus.yml").write_text(text)
+    (directory / "rules").symlink_to(REPOSITORY / "prometheus/rules")
+    (directory / "token").write_text(make_token(service, f"prometheus-{secrets.token_hex(4)}"))
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    log = directory / "log"
+    with log.open("wb") as said:
+        process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "TERM", "prometheus",
+             f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data",
+             f"--web.listen-address={url.removeprefix('http://')}", "--log.level=warn"],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def ready() -> bool:
+        assert process.poll() is None, log.read_text()[-3000:]
+        try:
+            return httpx.get(f"{url}/-/ready", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    try:
+        wait_for("Prometheus", ready, 20)
+        yield Prometheus(url)
+    finally:
+        process.terminate()
+        process.wait(20)
