@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from virtplay.api import websocket
+from virtplay.console import opening
 from virtplay.inventory import HostConfig, Inventory
 from virtplay.placement import Overcommit
 from virtplay.store.models import ConsoleTicket, Token, Vm
@@ -536,6 +537,27 @@ async def test_console_waits_for_no_job_that_holds_a_vm(playing: Service) -> Non
         assert [opened["port"] for opened in both] == [5900, 5900]
         gate.unlink()
         await playing.succeed(pausing["jobId"])
+
+
+async def test_console_that_finds_no_worker_is_not_opened_later(
+    playing: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    playing.settings.job_workers = 1
+    async with playing_vm(playing, port=5900) as vm:
+        monkeypatch.setattr(opening, "JOB_SECONDS", 3.0)
+        gate = playing.hosts["kvm1"].hold("console")
+        path = f"/api/v1/vms/{vm}/console"
+        answers = await asyncio.gather(*(playing.client.get(path) for _ in range(2)))
+        [queued] = [a.json()["error"] for a in answers if a.status_code == 409]
+        assert queued["code"] == "CONSOLE_NOT_AVAILABLE"
+        assert "no worker was free" in queued["message"]
+        ref = queued["details"]["jobId"]
+        assert (await playing.get(f"/jobs/{ref}"))["status"] == "cancelled"
+        assert not (playing.settings.state_dir / "jobs" / ref).exists()
+        gate.unlink()
+        monkeypatch.undo()
+        assert (await playing.get(f"/vms/{vm}/console"))["port"] == 5900
+        assert len(playing.hosts["kvm1"].calls("console")) == 2
 
 
 @pytest.mark.parametrize(

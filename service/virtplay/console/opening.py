@@ -1,8 +1,10 @@
 """Opens consoles: the job that lets a client in, the ticket for one stream, the stream itself."""
 
+import asyncio
 import secrets
 import string
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -15,11 +17,12 @@ from virtplay.console.relay import Client
 from virtplay.console.watch import Stream, Streams
 from virtplay.dispatch import Dispatcher
 from virtplay.inventory import Inventory
-from virtplay.jobs import Caller, await_end, submit
+from virtplay.jobs import Caller, await_end, job_directory, submit, write_secrets
 from virtplay.settings import Settings
 from virtplay.states import HostStatus, JobStatus, VmStatus
 from virtplay.store import vms as store
 from virtplay.store.database import transaction
+from virtplay.store.jobs import move
 from virtplay.store.models import ConsoleTicket, Job, Vm
 from virtplay.store.tickets import create_ticket, find_ticket, use_ticket
 from virtplay.store.tokens import valid_tokens
@@ -94,12 +97,23 @@ class Consoles:
             )
         self._dispatcher.enqueue(job.id)
         job = await await_end(job, JOB_SECONDS)
+        await self._give_up_waiting(vm, job)
         _refuse_failure(vm, job)
         console = (job.result or {})["console"]
         host, port = console.get("host"), console.get("port")
         text, expires_at = await create_ticket(vm.id, caller.token_id, kind.value, port)
         needed = password if console.get("password_set") else None
         return Opened(vm, job, kind, host, port, needed, text, expires_at)
+
+    async def _give_up_waiting(self, vm: Vm, job: Job) -> None:
+        """Cancel a job that found no worker: nobody waits for what it would open later."""
+        if job.status != JobStatus.QUEUED:
+            return
+        message = f"cannot open a console of VM {vm.ref}: no worker was free for {JOB_SECONDS:g} s"
+        error = {"code": errors.ConsoleNotAvailable.code, "message": message, "task": ""}
+        with suppress(errors.Conflict):  # it has just begun
+            await move(job, JobStatus.CANCELLED, error={**error, "host": job.host})
+            await asyncio.to_thread(write_secrets, job_directory(self._settings, str(job.ref)), {})
 
     async def admit(self, ref: str, text: str) -> tuple[Vm, ConsoleTicket]:
         """Take a ticket of a running VM, which is used up by this.
