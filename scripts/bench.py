@@ -21,12 +21,15 @@ import httpx
 
 from scripts.bench_console import bench_pump, bench_refresh
 from scripts.bench_metrics import bench_scrape
+from scripts.bench_observation import bench_history, bench_observation
 from scripts.demo import start_service, stop_service, wait_ready
 from tests.lab.lab import Host, Lab
 
 OUTPUT = Path("build/bench.json")
 PORT = "3199"
 CONSOLE_MEBIBYTES = 1024
+IDLE_SECONDS = 310
+"""More than the five minutes after which the staying play is begun anew."""
 MICRO = {"template": "micro", "cpu": 1, "memory": 128, "disk": 1}
 
 
@@ -82,6 +85,8 @@ def main() -> int:
             stop_service(service)
     # Without the lab, which would take its share of the processors.
     figures.append(shown(bench_scrape()))
+    figures.append(shown(bench_history()))
+    figures += map(shown, bench_observation(IDLE_SECONDS))
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_text("".join(json.dumps(figure) + "\n" for figure in figures))
     return 0
