@@ -24,7 +24,7 @@ lab: setup-hosts ## bring up two real hypervisors in namespaces, print their inv
 demo: setup-hosts ## the lab with the service on it at http://localhost:3000, until Ctrl-C
 	@$(BIN)/python -m scripts.demo
 
-bench: setup-hosts ## measure, print one JSON object a line, keep them in build/bench.json
+bench: setup-lab ## measure, print one JSON object a line, keep them in build/bench.json
 	@$(BIN)/python -m scripts.bench
 
 dashboards: setup-dev ## write grafana/dashboards anew from scripts/dashboards.py

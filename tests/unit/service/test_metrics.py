@@ -231,6 +231,23 @@ def test_a_restart_keeps_every_series() -> None:
     assert taken(info).keys() == taken(sample_info()).keys()
 
 
+def test_a_clock_that_was_set_back_changes_nothing_but_the_moment() -> None:
+    exposition = Exposition()
+    exposition.take("kvm1", sample_info(), refs(), 1000.5, 0.25)
+    before = exposed(exposition)
+    exposition.take("kvm1", sample_info(), refs(), 400.0, 0.25)
+    after = exposed(exposition)
+    changed = {sample[0] for sample, value in after.items() if before[sample] != value}
+    assert changed == {
+        "virtplay_host_last_observed_timestamp_seconds",
+        "virtplay_vm_last_observed_timestamp_seconds",
+        "virtplay_observations_total",
+    }
+    # No line says when: Prometheus refuses none for being older than the last.
+    lines = b"".join(exposition.text()).decode().splitlines()
+    assert not any(re.search(r"} \S+ \S+$", line) for line in lines)
+
+
 def test_interfaces_without_an_address_of_their_own_go_by_their_device() -> None:
     mac = "52:54:00:00:00:01"
     cards: list[dict[str, Any]] = [
