@@ -93,7 +93,9 @@ class Settings(BaseSettings):
         description="a Prometheus that scrapes this service: history is read from it,"
         " and nothing is stored here",
     )
-    job_workers: int = Field(8, ge=1, le=256, description="jobs that run at once")
+    job_workers: int = Field(
+        8, ge=1, le=256, description="jobs that run at once; consoles are opened beside them"
+    )
     jobs_per_host: int = Field(4, ge=1, le=64, description="jobs that run at once on one host")
     job_retention_days: float = Field(
         30.0,
