@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from scripts.dashboards import DIRECTORY, dashboards
 from tests.unit.published import labels_of, published
@@ -79,6 +81,12 @@ def test_dashboard_loads_anywhere(shipped: dict[str, Any]) -> None:
         assert not cells & places, f"{panel['title']} lies on another panel"
         assert all(x < 24 for x, _ in cells)
         places |= cells
+
+
+def test_dashboard_has_the_shape_that_grafana_reads(shipped: dict[str, Any]) -> None:
+    """Grafana is no package of Debian: what its own types read back must be all there is."""
+    read = Dashboard.from_json(json.loads(json.dumps(shipped)))
+    assert json.loads(JSONEncoder(sort_keys=True).encode(read)) == shipped
 
 
 def test_lines_are_named_and_gaps_are_gaps(shipped: dict[str, Any]) -> None:
