@@ -34,6 +34,7 @@ KEPT_RESULT = (
     "snapshots",
     "host_info",
     "module_stderr",
+    "unreachable",
 )
 
 
