@@ -150,7 +150,8 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
     limit = LoginLimit(settings.login_failures)
     for number, route in enumerate(ROUTES):
         path = re.sub(r"\{(\w+)\}", r"<\1:str>", route.path)
-        methods = ["GET", "HEAD"] if route.method == "GET" else [route.method]
+        reads = route.method == "GET" and not route.acts
+        methods = ["GET", "HEAD"] if reads else [route.method]
         guarded = not (route.opened_by and getattr(settings, route.opened_by))
         app.add_route(
             _handler(route, limit, guarded), path, methods=methods, name=f"route_{number}"
@@ -340,7 +341,7 @@ async def _put_together(app: Sanic[Any, Any], settings: Settings) -> None:
     snapshots = Snapshots(settings, dispatcher)
     consoles = Consoles(settings, inventory, dispatcher)
     app.ctx.parts = Parts(settings, vms, snapshots, consoles, observer, exposition, history, past)
-    app.ctx.scheduler = Scheduler(snapshots)
+    app.ctx.scheduler = Scheduler(snapshots, settings.job_workers)
     if threading.current_thread() is threading.main_thread():
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, lambda: app.add_task(reload_inventory(app)))

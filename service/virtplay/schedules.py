@@ -17,7 +17,7 @@ from virtplay.snapshots import NewSnapshot, Snapshots
 from virtplay.states import SnapshotOrigin
 from virtplay.store import schedules as store
 from virtplay.store.database import transaction
-from virtplay.store.jobs import unfinished_job, write_audit
+from virtplay.store.jobs import count_unfinished, unfinished_job, write_audit
 from virtplay.store.models import SnapshotSchedule, Vm
 from virtplay.store.vms import find_vm
 from virtplay.times import time_text
@@ -27,8 +27,9 @@ log = logging.getLogger("virtplay.schedules")
 NAME = "snapshot schedule"
 ROUND_SECONDS = 5.0
 PRUNE_EVERY = timedelta(seconds=10)
-LATE = timedelta(minutes=5)
-"""A turn that nobody took for this long, because no service ran, is skipped."""
+LATE = timedelta(minutes=30)
+"""A turn that nobody took for this long is skipped."""
+LATE_REASON = "no service ran when it came, or too many others came first"
 
 
 def this_caller() -> Caller:
@@ -85,8 +86,10 @@ async def _audit(caller: Caller, action: str, vm: Vm) -> None:
 class Scheduler:
     """Takes the turns of all schedules, and deletes what they do not keep and what has expired."""
 
-    def __init__(self, snapshots: Snapshots) -> None:
+    def __init__(self, snapshots: Snapshots, job_workers: int) -> None:
         self._snapshots = snapshots
+        self._at_once = max(1, job_workers // 2)
+        """Our jobs at once: a job holds its VM while it waits, and people's jobs stand in line."""
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -108,6 +111,8 @@ class Scheduler:
     async def take_turns(self, now: datetime) -> None:
         """Submit a snapshot for every schedule whose turn has come, or note why not."""
         for schedule in await store.due_schedules(now):
+            if await self._room() == 0:
+                return  # it stays due
             try:
                 zone = read_timezone(schedule.timezone)
                 following = next_turn(schedule.cron, zone, now)
@@ -119,7 +124,13 @@ class Scheduler:
     async def prune(self, now: datetime) -> None:
         """Submit the deletion of one snapshot of each idle VM that has one too many."""
         for vm_id, snapshot in (await self._expendable(now)).items():
+            if await self._room() == 0:
+                return
             await self._delete(vm_id, snapshot, now)
+
+    async def _room(self) -> int:
+        """How many more jobs we may submit now."""
+        return max(0, self._at_once - await count_unfinished(NAME))
 
     async def _end(self, schedule: SnapshotSchedule, reason: str) -> None:
         """Stop a schedule that this service cannot read, so that it does not stop all others."""
@@ -138,7 +149,7 @@ class Scheduler:
         if vm is None:
             return
         if now - turn > LATE:
-            await self._skip(schedule, vm, turn, "no service ran when it came")
+            await self._skip(schedule, vm, turn, LATE_REASON)
             return
         title = f"scheduled {turn.astimezone(zone):%Y-%m-%d %H:%M}"
         new = NewSnapshot(title=title, origin=SnapshotOrigin.SCHEDULE)

@@ -19,7 +19,8 @@ from virtplay.api import websocket
 from virtplay.console import opening
 from virtplay.inventory import HostConfig, Inventory
 from virtplay.placement import Overcommit
-from virtplay.store.models import ConsoleTicket, Token, Vm
+from virtplay.states import VmStatus
+from virtplay.store.models import ConsoleTicket, Job, Token, Vm
 from virtplay.store.tickets import create_ticket, forget_tickets
 from virtplay.store.tokens import create_token, revoke_token
 from websockets.asyncio.client import ClientConnection, connect
@@ -28,6 +29,7 @@ from websockets.typing import Origin, Subprotocol
 
 from tests.api.conftest import CATALOGUE, Service
 from tests.api.pretend import foreign_domain
+from tests.api.test_vms import put_vm
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
@@ -590,3 +592,10 @@ async def test_who_may_open_consoles_and_of_what(service: Service) -> None:
     for host in ("a b", "evil.example.org/x", "x@evil.example.org", "[::1", "evil\u00e9"):
         answer = await service.client.get(path, headers={b"Host": host.encode()})
         assert answer.status_code == 400, host
+
+
+async def test_a_head_request_opens_no_console(service: Service) -> None:
+    vm = await put_vm(VmStatus.RUNNING)
+    answer = await service.client.head(f"/api/v1/vms/{vm.ref}/console")
+    assert answer.status_code == 405
+    assert await Job.all().count() == 0

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from virtplay import schedules
-from virtplay.schedules import LATE, NAME, Scheduler
+from virtplay.schedules import LATE, LATE_REASON, NAME, Scheduler
 from virtplay.states import HostStatus, JobStatus, SnapshotStatus, VmStatus
 from virtplay.store.models import AuditEntry, Job, Snapshot, SnapshotSchedule, Vm
 
@@ -42,7 +42,7 @@ async def show(service: Service, vm: str = "vm-001") -> Any:
 
 def scheduler(service: Service) -> Scheduler:
     """A second scheduler: the service's own has no reason to look at this very moment."""
-    return Scheduler(service.app.ctx.parts.snapshots)
+    return Scheduler(service.app.ctx.parts.snapshots, job_workers=20)
 
 
 async def come(turn: datetime = NOON) -> None:
@@ -179,7 +179,7 @@ async def test_a_turn_that_no_service_took_is_skipped(service: Service) -> None:
     await scheduler(service).take_turns(now)
     assert (await show(service))["skipped"] == {
         "at": "2026-11-22T12:00:00Z",
-        "reason": "no service ran when it came",
+        "reason": LATE_REASON,
     }
     assert (await show(service))["nextAt"] == "2026-11-22T13:00:00Z"
     assert await Job.all().count() == 0
@@ -359,3 +359,18 @@ async def test_the_service_takes_turns_and_prunes_by_itself(hasty: None, playing
     done = await Job.filter(status=JobStatus.SUCCEEDED, requested_by=NAME).order_by("id")
     assert [job.action for job in done] == ["snapshot_create"] * 2 + ["snapshot_delete"]
     assert playing.hosts["kvm1"].calls("snapshot_delete")[0]["given"]["name"] == "snap-001"
+
+
+async def test_many_turns_at_once_leave_room_for_people(service: Service) -> None:
+    look = Scheduler(service.app.ctx.parts.snapshots, job_workers=4)
+    vms = [await put_vm(VmStatus.RUNNING) for _ in range(5)]
+    for vm in vms:
+        await put(service, str(vm.ref))
+        await SnapshotSchedule.filter(vm_id=vm.id).update(next_at=NOON)
+    await look.take_turns(NOON)
+    await look.take_turns(NOON)
+    assert await Job.filter(requested_by=NAME).count() == 2, "half of the four workers"
+    assert await SnapshotSchedule.filter(next_at=NOON).count() == 3, "they stay due"
+    await Job.all().update(finished_at=NOON)
+    await look.take_turns(NOON)
+    assert await Job.filter(requested_by=NAME).count() == 4

@@ -45,6 +45,8 @@ class Route:
     """Further statuses that come with the same answer."""
     bare: bool = False
     """The answer has no envelope: somebody else's format."""
+    acts: bool = False
+    """A GET that makes a job: a HEAD of it is refused."""
     opened_by: str = ""
     """The setting that lets everybody in, without a token."""
 
@@ -139,7 +141,7 @@ ROUTES = (
     ),
     Route(
         "GET", f"{PREFIX}/vms/{{id}}/console", CHANGE, console.get_console, "Open a VM's console",
-        schemas.ConsoleOut, schemas.ConsoleQuery,
+        schemas.ConsoleOut, schemas.ConsoleQuery, acts=True,
         errors=(*ONE_VM, "VM_ALREADY_STOPPED", "CONSOLE_NOT_AVAILABLE", "HOST_UNREACHABLE"),
     ),
     Route(

@@ -149,6 +149,11 @@ async def busy_vms(vm_ids: Iterable[int]) -> set[int]:
     return set(cast("list[int]", rows))
 
 
+async def count_unfinished(requested_by: str) -> int:
+    """How many unfinished jobs somebody has asked for."""
+    return await Job.filter(finished_at=None, requested_by=requested_by).count()
+
+
 async def unfinished_jobs() -> list[Job]:
     """Every unfinished job, the oldest first."""
     return await Job.filter(status__in=UNFINISHED_JOB).order_by("id")
