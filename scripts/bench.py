@@ -98,6 +98,7 @@ def measure(client: Client, lab: Lab, runs: int, state: Path) -> list[dict[str, 
     return [
         shown(bench_create(client, lab, host, runs)),
         shown(bench_power(client, lab, host, runs)),
+        shown(bench_snapshot(client, lab, host, runs)),
         *map(shown, bench_consoles(client, host, state)),
     ]
 
@@ -152,6 +153,35 @@ def bench_power(client: Client, lab: Lab, host: Host, runs: int) -> dict[str, An
         client.run("POST", f"/vms/{vm}/resume")
     client.run("DELETE", f"/vms/{vm}?force=true")
     figure = paired("vm_pause", api[1:], cli[1:])
+    figure["virsh_s"] = round(statistics.median(virsh[1:]), 3)
+    return figure
+
+
+def bench_snapshot(client: Client, lab: Lab, host: Host, runs: int) -> dict[str, Any]:
+    """A snapshot of a running guest with its memory: API, bare playbook, and virsh over SSH."""
+    vm = client.run("POST", "/vms", {"name": "bench snapshot", "autoStart": True, **MICRO})
+    api, cli, virsh = [], [], []
+    for number in range(-1, runs):
+        made: list[str] = []
+        api.append(
+            timed(
+                lambda made=made: made.append(  # type: ignore[misc]
+                    client.run("POST", f"/vms/{vm}/snapshots", {"name": "bench"})
+                )
+            )
+        )
+        client.run("DELETE", f"/vms/{vm}/snapshots/{made[0]}")
+        named = {
+            "libvirt_snapshot_domain": vm,
+            "libvirt_snapshot_name": f"bench-{number + 1}",
+            "libvirt_snapshot_title": "bench",
+        }
+        cli.append(timed(lambda named=named: play(lab, host, "snapshot_create", named)))  # type: ignore[misc]
+        play(lab, host, "snapshot_delete", named)
+        virsh.append(timed(lambda: host.ssh(f"virsh snapshot-create-as {vm} by-virsh")))
+        host.ssh(f"virsh snapshot-delete {vm} by-virsh")
+    client.run("DELETE", f"/vms/{vm}?force=true")
+    figure = paired("snapshot_create", api[1:], cli[1:])
     figure["virsh_s"] = round(statistics.median(virsh[1:]), 3)
     return figure
 
