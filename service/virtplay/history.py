@@ -14,7 +14,10 @@ from virtplay.store.samples import Resolution, Sample
 
 log = logging.getLogger("virtplay.history")
 
-DAY = 86_400
+HOUR = 3600
+DAY = 24 * HOUR
+SLACK_SECONDS = 300
+"""The last 24 hours are asked for from a whole minute on, a moment after they began."""
 ROLL_SECONDS = 60.0
 LATE_SECONDS = 30
 """A span is averaged so long after its end, when the last of its samples have come."""
@@ -106,7 +109,8 @@ class History:
         """Averages over spans of `step` seconds, from the finest samples that reach so far back."""
         now = time.time()
         resolution = next(
-            (r for r, days in self._days.items() if since >= now - days * DAY), Resolution.HOUR
+            (r for r, days in self._days.items() if since >= now - days * DAY - SLACK_SECONDS),
+            Resolution.HOUR,
         )
         step = max(step, int(resolution))
         found = await store.read_samples(vm["id"], resolution, since, until, step)
@@ -145,7 +149,7 @@ class History:
             await store.roll_up(source, target, since, ready)
             if target == Resolution.HOUR:
                 for resolution, days in self._days.items():
-                    await store.forget_samples(resolution, now - int(days * DAY))
+                    await store.forget_samples(resolution, now - int(days * DAY) - HOUR)
 
 
 def as_sample(at: int, use: Use) -> Sample:
