@@ -49,8 +49,13 @@ ITEMS_FAILED = "One or more items failed"
 MISSES_UNTIL_GONE = 2
 """A domain that its host does not list this often in a row was removed by someone."""
 
-Generations = Mapping[uuid.UUID, int]
-"""A VM's UUID → its generation."""
+
+class Generations(dict[uuid.UUID, int]):
+    """A VM's UUID → its generation, as they were at a moment before a look began."""
+
+    def __init__(self, values: Mapping[uuid.UUID, int], at: datetime) -> None:
+        super().__init__(values)
+        self.at = at
 
 
 class Observer:
@@ -238,7 +243,7 @@ class Observer:
             self._before[name] = generations
 
     async def _take_event(
-        self, name: str, event: Mapping[str, Any], seen_before: Generations
+        self, name: str, event: Mapping[str, Any], seen_before: Mapping[uuid.UUID, int]
     ) -> bool:
         """Take in what one event says of host `name`; True when it settles the host's round."""
         result = event.get("res") or {}
@@ -333,7 +338,9 @@ def _complaint_of(event: Mapping[str, Any]) -> str:
 
 
 async def _generations() -> Generations:
-    return {vm.uuid: vm.generation for vm in await Vm.all().only("uuid", "generation")}
+    now = datetime.now(UTC)
+    rows = await Vm.all().only("uuid", "generation")
+    return Generations({vm.uuid: vm.generation for vm in rows}, now)
 
 
 async def mark_host(name: str, status: HostStatus, message: str, command: str = "") -> None:
@@ -356,7 +363,9 @@ async def mark_host(name: str, status: HostStatus, message: str, command: str = 
                 await store.save_vm(vm, status=VmStatus.UNREACHABLE)
 
 
-async def take_observation(name: str, info: Mapping[str, Any], seen_before: Generations) -> bool:
+async def take_observation(
+    name: str, info: Mapping[str, Any], seen_before: Mapping[uuid.UUID, int]
+) -> bool:
     """Write one host's observation: the host, its domains, and those that are gone.
 
     True when a VM that ought to be there was not.
@@ -379,7 +388,9 @@ async def take_observation(name: str, info: Mapping[str, Any], seen_before: Gene
             if "unreadable" in domain:
                 log.warning("host %s: %s", name, domain["unreadable"])
             elif vm is None:
-                if identity not in seen_before and identity not in await job_store.just_deleted():
+                if identity not in seen_before and identity not in await _deleted_since(
+                    seen_before
+                ):
                     await adopt(host, identity, domain, now)
             elif vm.id not in busy and seen_before.get(identity) == vm.generation:
                 await follow(vm, name, domain)
@@ -396,6 +407,13 @@ async def take_observation(name: str, info: Mapping[str, Any], seen_before: Gene
                 await miss(vm)
                 missed = True
     return missed
+
+
+async def _deleted_since(seen_before: Mapping[uuid.UUID, int]) -> set[uuid.UUID]:
+    """The VMs that were deleted since: the look may have seen them before."""
+    if not isinstance(seen_before, Generations):
+        return set()
+    return await job_store.deleted_since(seen_before.at)
 
 
 async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now: datetime) -> None:

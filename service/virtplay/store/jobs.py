@@ -16,7 +16,6 @@ from virtplay.store.models import AuditEntry, Job, JobEvent
 
 REF = re.compile(r"job-\d{6,12}")
 REMEMBERED = re.compile(r"job-(\d{6,9})")
-DELETED_LATELY = timedelta(minutes=2)
 
 
 def job_ref(number: int) -> str:
@@ -159,11 +158,10 @@ async def unfinished_jobs() -> list[Job]:
     return await Job.filter(status__in=UNFINISHED_JOB).order_by("id")
 
 
-async def just_deleted() -> set[uuid.UUID]:
-    """The UUIDs of VMs that were deleted so lately that a look may still have seen them."""
-    since = datetime.now(UTC) - DELETED_LATELY
+async def deleted_since(moment: datetime) -> set[uuid.UUID]:
+    """The UUIDs of the VMs that jobs have deleted since then."""
     jobs = await Job.filter(
-        action="vm_delete", status=JobStatus.SUCCEEDED, finished_at__gte=since
+        action="vm_delete", status=JobStatus.SUCCEEDED, finished_at__gte=moment
     ).only("variables")
     return {uuid.UUID(job.variables["libvirt_domain_uuid"]) for job in jobs}
 
