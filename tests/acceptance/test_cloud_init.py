@@ -55,3 +55,22 @@ def test_debian_with_cloud_init(debian: Path, api: Api, two: Host) -> None:
     wait_for("its address in the list", lambda: api.vm(vm["id"])["ip"], 30)
     size = int(in_guest(two, vm["id"], "/bin/cat", "/sys/block/vda/size")) * 512
     assert size == 3 * 1024**3
+    # With real file systems: how full they are, and a snapshot that freezes them.
+    root = next(
+        each for each in agent(two, vm["id"], "guest-get-fsinfo") if each["mountpoint"] == "/"
+    )
+    share = root["used-bytes"] / root["total-bytes"] * 100
+
+    def shown() -> bool:
+        usage = api.get(f"/vms/{vm['id']}/metrics")["disk"]["usage"]
+        return usage is not None and abs(usage - share) < 5
+
+    wait_for("the use of its file systems", shown, 60)
+    api.run("POST", f"/vms/{vm['id']}/snapshots", {"name": "frozen"})
+    (snapshot,) = api.get(f"/vms/{vm['id']}/snapshots")["snapshots"]
+    assert (snapshot["frozen"], snapshot["hasMemory"]) == (True, True)
+    assert agent(two, vm["id"], "guest-fsfreeze-status") == "thawed"
+    path = f"/vms/{vm['id']}/snapshots/{snapshot['id']}"
+    api.run("POST", f"{path}/restore", {"force": True})
+    assert agent(two, vm["id"], "guest-fsfreeze-status") == "thawed"
+    api.run("DELETE", path)
