@@ -356,6 +356,7 @@ async def test_stream_ends_with_its_token(service: Service, how: str) -> None:
             assert await other.recv() == b"y"
 
 
+@pytest.mark.slow
 async def test_streams_end_when_the_service_stops(service: Service) -> None:
     async def flood(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -410,6 +411,7 @@ async def test_client_that_never_reads_holds_up_the_guest_and_not_the_service(
         socket.transport.abort()
 
 
+@pytest.mark.slow
 async def test_guest_that_never_reads_holds_up_the_client(service: Service) -> None:
     async def deaf(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(60)
@@ -432,6 +434,7 @@ async def test_guest_that_never_reads_holds_up_the_client(service: Service) -> N
         socket.transport.abort()
 
 
+@pytest.mark.slow
 async def test_silent_client_is_given_up_and_a_quiet_one_is_not(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -518,6 +521,7 @@ async def test_console_is_opened_by_a_job_that_keeps_the_password(playing: Servi
         ]
 
 
+@pytest.mark.slow
 async def test_console_needs_no_lock(playing: Service) -> None:
     async with playing_vm(playing, port=5900) as vm:
         gate = playing.hosts["kvm1"].hold("pause")
@@ -530,6 +534,7 @@ async def test_console_needs_no_lock(playing: Service) -> None:
         await playing.succeed(pausing["jobId"])
 
 
+@pytest.mark.slow
 async def test_console_waits_for_no_job_that_holds_a_vm(playing: Service) -> None:
     playing.settings.job_workers = playing.settings.jobs_per_host = 1
     async with playing_vm(playing, port=5900) as vm:
@@ -541,6 +546,7 @@ async def test_console_waits_for_no_job_that_holds_a_vm(playing: Service) -> Non
         await playing.succeed(pausing["jobId"])
 
 
+@pytest.mark.slow
 async def test_console_that_finds_no_worker_is_not_opened_later(
     playing: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -562,6 +568,7 @@ async def test_console_that_finds_no_worker_is_not_opened_later(
         assert len(playing.hosts["kvm1"].calls("console")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "status", "answer"),
     [

@@ -325,6 +325,7 @@ def nonsense() -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 @only_sqlite
 async def test_one_host_that_answers_nonsense_hides_no_other(
     playing: Service, tmp_path: Path
@@ -348,6 +349,7 @@ async def test_one_host_that_answers_nonsense_hides_no_other(
     assert VmStatus.RUNNING not in {v["status"] for v in (await playing.get("/vms"))["vms"]}
 
 
+@pytest.mark.slow
 @only_sqlite
 async def test_an_outcome_that_cannot_be_written_is_written_later(
     playing: Service, monkeypatch: pytest.MonkeyPatch

@@ -262,6 +262,7 @@ async def wait_for(service: Service, test: Callable[[Series], object]) -> Series
     return found
 
 
+@pytest.mark.slow
 async def test_a_vm_comes_is_renamed_and_goes(worked: Service) -> None:
     found = await wait_for(worked, lambda found: found.get("libvirt_domain_info"))
     vm = found["libvirt_domain_info"][0][0]
