@@ -120,10 +120,10 @@ code:
 
 import re
 import time
-import uuid as uuids
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.virtplay.libvirt.plugins.module_utils.arguments import canonical_uuid
 from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import (
     LibvirtFailure,
     error_text,
@@ -143,6 +143,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_view impor
     describe,
     view_domain,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failures import failure_of
 from ansible_collections.virtplay.libvirt.plugins.module_utils.power import call_within
 
 ARGUMENTS: dict[str, Any] = {
@@ -163,12 +164,7 @@ PATIENCE = 10.0
 def check_arguments(params: dict[str, Any]) -> None:
     """Raise LibvirtFailure (VALIDATION_ERROR) for arguments that make no console."""
     if params["uuid"] is not None:
-        try:
-            params["uuid"] = str(uuids.UUID(params["uuid"]))
-        except ValueError:
-            raise LibvirtFailure(
-                f"cannot use UUID {params['uuid']!r}: it is not one", "VALIDATION_ERROR"
-            ) from None
+        params["uuid"] = canonical_uuid(params["uuid"])
     if not 1 <= params["seconds"] <= SECONDS_MAX:
         raise LibvirtFailure(
             f"cannot use seconds {params['seconds']}: it must be 1 to {SECONDS_MAX}",
@@ -222,8 +218,9 @@ def open_console(params: dict[str, Any], *, dry_run: bool) -> dict[str, Any]:
 def give_password(dom: Any, graphics: Any, label: str, params: dict[str, Any]) -> bool:
     """Set the password on the running QEMU; False when that asks for none and takes none.
 
-    Through the live definition, which libvirt keeps on a tmpfs for itself: a command straight to
-    QEMU's monitor would mark the domain as tampered with.
+    Through the live definition, which libvirt keeps for itself (on a tmpfs, and in snapshots that
+    are taken meanwhile): a command straight to QEMU's monitor would mark the domain as tampered
+    with.
     """
     # libvirt reads the time as UTC, and QEMU compares it with the clock of this same host.
     valid_to = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + params["seconds"]))
@@ -235,28 +232,16 @@ def give_password(dom: Any, graphics: Any, label: str, params: dict[str, Any]) -
             f"cannot open a console of {label}",
         )
     except libvirt.libvirtError as error:
+        if has_error_code(error, "VIR_ERR_OPERATION_INVALID"):
+            raise LibvirtFailure(
+                f"cannot open a console of {label}: {error_text(error)}", "VM_ALREADY_STOPPED"
+            ) from error  # it went down a moment ago
         if has_password(graphics) or has_error_code(
-            error, "VIR_ERR_OPERATION_TIMEOUT", "VIR_ERR_OPERATION_INVALID", "VIR_ERR_NO_DOMAIN"
+            error, "VIR_ERR_OPERATION_TIMEOUT", "VIR_ERR_NO_DOMAIN"
         ):
             raise
         return False
     return True
-
-
-def failure_of(error: BaseException, label: str) -> LibvirtFailure | None:
-    """Turn an exception into a failure with a code; None for one that is a fault of ours."""
-    if isinstance(error, LibvirtFailure):
-        return error
-    if libvirt is not None and isinstance(error, libvirt.libvirtError):
-        code = "LIBVIRT_ERROR"
-        if has_error_code(error, "VIR_ERR_NO_DOMAIN"):
-            code = "VM_NOT_FOUND"
-        elif has_error_code(error, "VIR_ERR_OPERATION_INVALID"):
-            code = "VM_ALREADY_STOPPED"  # it went down a moment ago
-        elif has_error_code(error, "VIR_ERR_OPERATION_TIMEOUT"):
-            code = "GUEST_NOT_RESPONDING"
-        return LibvirtFailure(f"cannot open a console of {label}: {error_text(error)}", code)
-    return None
 
 
 def main() -> None:
@@ -270,7 +255,7 @@ def main() -> None:
     try:
         result = open_console(module.params, dry_run=module.check_mode)
     except Exception as error:
-        failure = failure_of(error, label)
+        failure = failure_of(error, f"cannot open a console of {label}")
         if failure is None:
             raise
         module.fail_json(msg=failure.message, code=failure.code)
