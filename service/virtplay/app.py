@@ -342,9 +342,10 @@ async def _put_together(app: Sanic[Any, Any], settings: Settings) -> None:
     consoles = Consoles(settings, inventory, dispatcher)
     app.ctx.parts = Parts(settings, vms, snapshots, consoles, observer, exposition, history, past)
     app.ctx.scheduler = Scheduler(snapshots, settings.job_workers)
+    asked = asyncio.Event()
     if threading.current_thread() is threading.main_thread():
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, lambda: app.add_task(reload_inventory(app)))
+        loop.add_signal_handler(signal.SIGHUP, asked.set)
     for job_id in await execution.recover():
         dispatcher.enqueue(job_id)
     app.ctx.tasks = [
@@ -354,6 +355,7 @@ async def _put_together(app: Sanic[Any, Any], settings: Settings) -> None:
         asyncio.create_task(_kept_alive(history.run, "the history")),
         asyncio.create_task(_kept_alive(consoles.watch, "the console watch")),
         asyncio.create_task(_kept_alive(partial(_upkeep, settings), "the upkeep")),
+        asyncio.create_task(_kept_alive(partial(_reload_when, asked, app), "the reload")),
     ]
 
 
@@ -371,6 +373,17 @@ async def reload_inventory(app: Sanic[Any, Any]) -> None:
     parts.consoles.inventory = inventory
     parts.exposition.keep(set(inventory.hosts))
     log.info("read the inventory: %d hosts", len(inventory.hosts))
+
+
+async def _reload_when(asked: asyncio.Event, app: Sanic[Any, Any]) -> None:
+    """Reload each time it is asked for; however often meanwhile, one more follows.
+
+    A reload starts ansible-inventory: hundreds at once would leave nothing for the service.
+    """
+    while True:
+        await asked.wait()
+        asked.clear()
+        await reload_inventory(app)
 
 
 async def _kept_alive(work: Callable[[], Awaitable[None]], name: str) -> None:
@@ -453,10 +466,10 @@ async def _stop(app: Sanic[Any, Any]) -> None:
     # Before the jobs get their grace: who looks at a console is told at once.
     await parts.consoles.stop()
     await app.ctx.dispatcher.stop()
-    *stopping, watch_task, upkeep_task = app.ctx.tasks
+    *stopping, watch_task, upkeep_task, reload_task = app.ctx.tasks
     await asyncio.gather(*stopping)
-    watch_task.cancel()
-    upkeep_task.cancel()
+    for task in (watch_task, upkeep_task, reload_task):
+        task.cancel()
 
 
 async def _close(_app: Sanic[Any, Any]) -> None:

@@ -32,8 +32,17 @@ class HostConfig:
     overcommit: Overcommit
     catalogue: dict[str, dict[str, Any]]
     """Template name → its entry, this host's replacements merged over the defaults."""
-    connection: dict[str, Any] = field(default_factory=dict, repr=False)
-    """Its variables that say how Ansible connects to it (may hold a password)."""
+    variables: dict[str, Any] = field(default_factory=dict, repr=False)
+    """All its variables (may hold a password)."""
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        """Its variables that say how Ansible connects to it."""
+        return {
+            key: value
+            for key, value in self.variables.items()
+            if key.startswith(CONNECTION) or key == URI
+        }
 
 
 @dataclass(frozen=True)
@@ -135,10 +144,7 @@ def _host(name: str, variables: Mapping[str, Any], defaults: Mapping[str, Any]) 
         catalogue = {str(key): dict(entry) for key, entry in merged.items()}
     except (TypeError, ValueError) as error:
         raise CannotStart(f"cannot use the variables of host {name}: {error}") from error
-    connection = {
-        key: value for key, value in variables.items() if key.startswith(CONNECTION) or key == URI
-    }
-    return HostConfig(name, overcommit, catalogue, connection)
+    return HostConfig(name, overcommit, catalogue, dict(variables))
 
 
 def _refuse_odd_overcommit(overcommit: Overcommit) -> None:

@@ -93,8 +93,10 @@ class Observer:
 
     @inventory.setter
     def inventory(self, inventory: Inventory) -> None:
-        self._inventory = inventory
-        self._renew.set()
+        # Reloads that find nothing new must not keep the play from ever ending a round.
+        if inventory != self._inventory:
+            self._inventory = inventory
+            self._renew.set()
 
     async def run(self) -> None:
         """Observe until stopped."""
