@@ -26,6 +26,7 @@ from virtplay.store.models import Job, Vm
 from virtplay.store.snapshots import (
     follow_snapshots,
     forget_guard,
+    list_snapshots,
     save_snapshot,
     snapshot_of_job,
 )
@@ -310,7 +311,7 @@ async def _settle_success(job: Job, vm: Vm, result: Mapping[str, Any]) -> None:
         await forget_vm(vm)
         return
     if "snapshots" in result:
-        await follow_snapshots(vm, result["snapshots"])
+        await follow_snapshots(vm, result["snapshots"], await list_snapshots(vm))
         if snapshot := await snapshot_of_job(vm, job.snapshot_ref):
             await save_snapshot(snapshot, error=None, prune_after=None)
     started_at = domain.get("started_at")

@@ -7,7 +7,7 @@ import math
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from virtplay.store import jobs as job_store
 from virtplay.store import snapshots as snapshot_store
 from virtplay.store import vms as store
 from virtplay.store.database import DatabaseError, transaction
-from virtplay.store.models import Host, Vm
+from virtplay.store.models import Host, Snapshot, Vm
 
 log = logging.getLogger("virtplay.observation")
 
@@ -133,7 +133,7 @@ class Observer:
     async def observe(self, host: str | None = None) -> None:
         """One look at every host, or at one of them, in a play of its own."""
         directory = self._settings.state_dir / "observation" / f"look-{secrets.token_hex(4)}"
-        before = await _generations()
+        before = await generations()
         waiting = {host} if host else set(self.inventory.hosts)
         complaint = NO_ANSWER
         async for event in self._play(directory, rounds=1, limit=host):
@@ -151,7 +151,7 @@ class Observer:
         interval, patience = self._settings.observe_interval, self._settings.observe_timeout
         stays = len(hosts) <= self._settings.observe_forks
         rounds = max(1, min(ROUNDS_MAX, math.ceil(STAY_SECONDS / interval))) if stays else 1
-        self._before = dict.fromkeys(hosts, await _generations())
+        self._before = dict.fromkeys(hosts, await generations())
         began = time.monotonic()
         due = dict.fromkeys(hosts, began + patience)
         silent = set(hosts)
@@ -240,12 +240,12 @@ class Observer:
         """
         begins = ended + self._settings.observe_interval
         await asyncio.sleep(max(0.0, begins - SAMPLE_EARLY - time.time()))
-        generations = await _generations()
+        sample = await generations()
         if time.time() < begins - SAMPLE_MARGIN:
-            self._before[name] = generations
+            self._before[name] = sample
 
     async def _take_event(
-        self, name: str, event: Mapping[str, Any], seen_before: Mapping[uuid.UUID, int]
+        self, name: str, event: Mapping[str, Any], seen_before: Generations
     ) -> bool:
         """Take in what one event says of host `name`; True when it settles the host's round."""
         result = event.get("res") or {}
@@ -275,9 +275,7 @@ class Observer:
                 await self._doubt(name, str(result.get("msg")))
             case _:
                 return False
-        self._unheard.discard(name)
-        if not self._unheard & self.inventory.hosts.keys():
-            self._seen_once.set()
+        self._hear_of(name)
         return True
 
     async def _doubt(self, name: str, message: str) -> None:
@@ -293,6 +291,10 @@ class Observer:
             self._look_again(name)
         else:
             await self._mark(name, HostStatus.ERROR, message)
+        self._hear_of(name)
+
+    def _hear_of(self, name: str) -> None:
+        """Note that something was heard of a host; ready is who has heard of every one."""
         self._unheard.discard(name)
         if not self._unheard & self.inventory.hosts.keys():
             self._seen_once.set()
@@ -339,7 +341,8 @@ def _complaint_of(event: Mapping[str, Any]) -> str:
     return text.strip() if not event.get("host") and "ERROR" in text else ""
 
 
-async def _generations() -> Generations:
+async def generations() -> Generations:
+    """Every VM's generation at this moment."""
     now = datetime.now(UTC)
     rows = await Vm.all().only("uuid", "generation")
     return Generations({vm.uuid: vm.generation for vm in rows}, now)
@@ -365,15 +368,13 @@ async def mark_host(name: str, status: HostStatus, message: str, command: str = 
                 await store.save_vm(vm, status=VmStatus.UNREACHABLE)
 
 
-async def take_observation(
-    name: str, info: Mapping[str, Any], seen_before: Mapping[uuid.UUID, int]
-) -> bool:
+async def take_observation(name: str, info: Mapping[str, Any], seen_before: Generations) -> bool:
     """Write one host's observation: the host, its domains, and those that are gone.
 
     True when a VM that ought to be there was not.
 
-    `seen_before` maps each VM's UUID to its generation before the observation began: a VM that a
-    job has touched since is left alone, as what was seen may be older than what the job did.
+    `seen_before` was noted before the observation began: a VM that a job has touched since is left
+    alone, as what was seen may be older than what the job did.
     """
     now = datetime.now(UTC)
     missed = False
@@ -383,6 +384,7 @@ async def take_observation(
         await store.save_host(host, HostStatus.READY, "", facts=facts, observed_at=now)
         known = {vm.uuid: vm for vm in await store.vms_seen_or_expected(name, info["domains"])}
         busy = await job_store.busy_vms(vm.id for vm in known.values())
+        snapshots = await snapshot_store.snapshots_of(vm.id for vm in known.values())
         present: list[int] = []
         for domain in info["domains"]:
             identity = uuid.UUID(domain["uuid"])
@@ -390,12 +392,13 @@ async def take_observation(
             if "unreadable" in domain:
                 log.warning("host %s: %s", name, domain["unreadable"])
             elif vm is None:
-                if identity not in seen_before and identity not in await _deleted_since(
-                    seen_before
+                # The look may have seen one that was deleted since.
+                if identity not in seen_before and identity not in await job_store.deleted_since(
+                    seen_before.at
                 ):
                     await adopt(host, identity, domain, now)
             elif vm.id not in busy and seen_before.get(identity) == vm.generation:
-                await follow(vm, name, domain)
+                await follow(vm, name, domain, snapshots.get(vm.id, ()))
                 present.append(vm.id)
         if present:
             await Vm.filter(id__in=present).update(observed_at=now, missed=0)
@@ -409,13 +412,6 @@ async def take_observation(
                 await miss(vm)
                 missed = True
     return missed
-
-
-async def _deleted_since(seen_before: Mapping[uuid.UUID, int]) -> set[uuid.UUID]:
-    """The VMs that were deleted since: the look may have seen them before."""
-    if not isinstance(seen_before, Generations):
-        return set()
-    return await job_store.deleted_since(seen_before.at)
 
 
 async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now: datetime) -> None:
@@ -436,14 +432,16 @@ async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now:
         **{"disk": 0, **_seen_values(domain)},
     )
     snapshots = domain.get("snapshots") or ()
-    await snapshot_store.follow_snapshots(vm, snapshots)
+    await snapshot_store.follow_snapshots(vm, snapshots, ())
     await job_store.pass_over_jobs([metadata.get("job"), *(one.get("job") for one in snapshots)])
     log.info("found domain %s on %s: it is VM %s", domain["name"], host.name, vm.ref)
     await job_store.write_audit(actor="observation", action="vm_found", vm_ref=vm.ref)
 
 
-async def follow(vm: Vm, host: str, domain: Mapping[str, Any]) -> None:
-    """Bring a VM's row to what its host shows."""
+async def follow(
+    vm: Vm, host: str, domain: Mapping[str, Any], snapshots: Iterable[Snapshot]
+) -> None:
+    """Bring a VM's row, and those of its `snapshots`, to what its host shows."""
     values = _seen_values(domain)
     network = values.get("network", {})
     if vm.network.get("ip") and vm.network.get("mac") == network.get("mac"):
@@ -451,7 +449,7 @@ async def follow(vm: Vm, host: str, domain: Mapping[str, Any]) -> None:
     if not vm.provisioned:
         values["error"] = None
     await store.save_vm(vm, host=host, domain=domain["name"], provisioned=True, **values)
-    await snapshot_store.follow_snapshots(vm, domain.get("snapshots") or ())
+    await snapshot_store.follow_snapshots(vm, domain.get("snapshots") or (), snapshots)
 
 
 async def miss(vm: Vm) -> None:

@@ -18,12 +18,11 @@ from sanic import Sanic
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from virtplay import app as wiring
 from virtplay.inventory import HostConfig, Inventory
-from virtplay.observation import take_observation
+from virtplay.observation import generations, take_observation
 from virtplay.placement import Overcommit
 from virtplay.settings import Settings
 from virtplay.states import HostStatus
 from virtplay.store.database import close_database, open_database
-from virtplay.store.models import Vm
 from virtplay.store.tokens import create_token
 from virtplay.store.vms import find_host, save_host
 
@@ -212,8 +211,7 @@ class Service:
 
     async def see(self, host: str = "kvm1", **values: Any) -> None:
         """Let an observation of the host answer `host_info(**values)`."""
-        seen = {vm.uuid: vm.generation for vm in await Vm.all()}
-        await take_observation(host, host_info(**values), seen)
+        await take_observation(host, host_info(**values), await generations())
 
     async def mark(self, host: str, status: HostStatus, message: str = "") -> None:
         """Give a host that status."""

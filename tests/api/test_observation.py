@@ -1,6 +1,7 @@
 """API tests: the VM list follows what observations show."""
 
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from virtplay.execution import _lease
 from virtplay.history import History
 from virtplay.inventory import Inventory
 from virtplay.metrics.exposition import Exposition
-from virtplay.observation import Observer, mark_host, take_observation
+from virtplay.observation import Generations, Observer, generations, mark_host, take_observation
 from virtplay.states import HostStatus, VmStatus
 from virtplay.store.models import AuditEntry, Job, Vm
 
@@ -156,7 +157,7 @@ async def test_a_vm_with_an_unfinished_job_is_left_alone(service: Service) -> No
 
 async def test_an_observation_older_than_a_job_changes_nothing(service: Service) -> None:
     vm = await put_vm(RUNNING)
-    seen_before = {vm.uuid: vm.generation}
+    seen_before = await generations()
     data = await service.act("vm-001", "stop")
     job = await _lease((await Job.get(ref=data["jobId"])).id)
     assert job is not None
@@ -170,7 +171,7 @@ async def test_an_observation_older_than_a_job_changes_nothing(service: Service)
 
 async def test_a_vm_deleted_during_the_observation_is_not_adopted_again(service: Service) -> None:
     vm = await put_vm(STOPPED)
-    seen_before = {vm.uuid: vm.generation}
+    seen_before = await generations()
     domain = own_domain(vm)
     await vm.delete()
     await take_observation("kvm1", host_info(domains=[domain]), seen_before)
@@ -180,7 +181,7 @@ async def test_a_vm_deleted_during_the_observation_is_not_adopted_again(service:
 async def test_a_vm_made_during_the_observation_is_not_missed(service: Service) -> None:
     vm = await put_vm(STOPPED)
     for _ in range(3):
-        await take_observation("kvm1", host_info(), {})
+        await take_observation("kvm1", host_info(), Generations({}, datetime.now(UTC)))
     assert (await Vm.get()).id == vm.id
 
 
@@ -232,13 +233,13 @@ async def test_a_host_that_libvirt_hides_once_is_only_looked_at_again(service: S
     vm = await put_vm(RUNNING)
     observer = Observer(service.settings, Inventory({}), Exposition(), History(service.settings))
     failed = {"event": "runner_on_failed", "host": "kvm1", "res": {"msg": "libvirt is busy"}}
-    assert await observer._take_event("kvm1", failed, {})
+    assert await observer._take_event("kvm1", failed, Generations({}, datetime.now(UTC)))
     assert (await service.get("/hosts/kvm1"))["status"] == "ready"
     assert (await service.get(f"/vms/{vm.ref}"))["status"] == "running"
-    assert await observer._take_event("kvm1", failed, {})
+    assert await observer._take_event("kvm1", failed, Generations({}, datetime.now(UTC)))
     host = await service.get("/hosts/kvm1")
     assert (host["status"], host["message"]) == ("error", "libvirt is busy")
-    assert await observer._take_event("kvm1", failed, {})
+    assert await observer._take_event("kvm1", failed, Generations({}, datetime.now(UTC)))
     # Of an outage only the first observation is kept, as a job like any other.
     jobs = (await service.get("/jobs", action="host_observe"))["jobs"]
     assert [(j["host"], j["status"], j["error"]["message"]) for j in jobs] == [

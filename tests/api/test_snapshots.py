@@ -509,14 +509,14 @@ async def test_an_observation_leaves_the_snapshots_of_a_busy_vm_alone(service: S
     statuses = [s["status"] for s in (await listed(service)).values()]
     assert statuses == ["ready", "creating"]
     # 1. An observation has looked. 2. A job begins and ends. 3. What was seen arrives.
-    seen = {each.uuid: each.generation for each in await Vm.all()}
+    from virtplay.observation import generations, take_observation
+
+    seen = await generations()
     both = [
         snapshot_entry("snap-001", origin="manual"),
         snapshot_entry("snap-002", origin="manual"),
     ]
     await end(data["jobId"], domain={"state": "stopped"}, snapshots=both)
-    from virtplay.observation import take_observation
-
     await take_observation("kvm1", host_info(domains=[before]), seen)
     assert (await listed(service)).keys() == {"snap-001", "snap-002"}
     assert (await Snapshot.get(id=made.id)).status == SnapshotStatus.READY

@@ -37,8 +37,8 @@ def lab(lab_machine: None) -> Iterator[Lab]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that use a lab and keep those of one folder on one pytest-xdist worker.
 
-    Each of those workers has one lab for all its tests. They wait for guests under emulation, whose speed no machine promises: each gets a second try,
-    which the summary names.
+    Each of those workers has one lab for all its tests. They wait for guests under emulation, whose
+    speed no machine promises: each gets a second try, which the summary names.
     """
     for item in items:
         names: list[str] = getattr(item, "fixturenames", [])

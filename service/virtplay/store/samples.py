@@ -60,8 +60,8 @@ AVERAGES = ", ".join(f"CAST(round(avg(s.{name})) AS BIGINT)" for name in VALUES)
 REPLACE = ", ".join(f"{name} = excluded.{name}" for name in VALUES)
 
 
-def _marks(count: int, first: int = 1) -> list[str]:
-    return ["?"] * count if is_sqlite() else [f"${n}" for n in range(first, first + count)]
+def _marks(count: int) -> list[str]:
+    return ["?"] * count if is_sqlite() else [f"${n}" for n in range(1, count + 1)]
 
 
 async def write_samples(samples: Iterable[tuple[int, Sample]]) -> None:
@@ -87,17 +87,6 @@ async def read_samples(
         [vm_id, since, until],
     )
     return [Sample(*tuple(row)) for row in rows]
-
-
-async def last_sample(vm_id: int, since: int) -> Sample | None:
-    """The newest raw sample of a VM that is not older than `since`."""
-    vm, start = _marks(2)
-    _, rows = await Tortoise.get_connection("default").execute_query(
-        f"SELECT {', '.join(COLUMNS)} FROM sample_raw"  # noqa: S608
-        f" WHERE vm_id = {vm} AND at >= {start} ORDER BY at DESC LIMIT 1",
-        [vm_id, since],
-    )
-    return Sample(*tuple(rows[0])) if rows else None
 
 
 async def rolled_until(resolution: Resolution) -> int:

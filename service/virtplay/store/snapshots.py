@@ -84,12 +84,22 @@ async def list_snapshots(vm: Vm) -> list[Snapshot]:
     return await Snapshot.filter(vm_id=vm.id).order_by("created_at", "id")
 
 
-async def follow_snapshots(vm: Vm, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Make the rows of an idle VM's snapshots what its host shows of them.
+async def snapshots_of(vm_ids: Iterable[int]) -> dict[int, list[Snapshot]]:
+    """VM number → the rows of its snapshots; a VM without any is absent."""
+    found: dict[int, list[Snapshot]] = {}
+    for row in await Snapshot.filter(vm_id__in=list(vm_ids)):
+        found.setdefault(row.vm_id, []).append(row)
+    return found
+
+
+async def follow_snapshots(
+    vm: Vm, entries: Iterable[Mapping[str, Any]], rows: Iterable[Snapshot]
+) -> None:
+    """Make `rows`, all of an idle VM's snapshots, what its host shows of them.
 
     One that could not be made, and so never was on the host, stays until it is deleted.
     """
-    known = {row.name: row for row in await Snapshot.filter(vm_id=vm.id)}
+    known = {row.name: row for row in rows}
     for entry in entries:
         name = str(entry["name"])
         if len(name) > NAME_MAX:
