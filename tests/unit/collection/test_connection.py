@@ -50,9 +50,11 @@ def test_error_text_is_one_line() -> None:
     assert error_text(ValueError("one\n  two")) == "one two"
 
 
-def test_missing_libvirt_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "libvirt", None)
-    with pytest.raises(LibvirtFailure, match="cannot import libvirt on the host"):
+@pytest.mark.parametrize("library", ["libvirt", "lxml"])
+def test_missing_library_is_said(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    monkeypatch.setattr(connection, "libvirt", object())
+    monkeypatch.setattr(connection, "libvirt" if library == "libvirt" else "etree", None)
+    with pytest.raises(LibvirtFailure, match=f"cannot import {library} on the host"):
         open_connection()
 
 
@@ -69,7 +71,7 @@ def on_host(code: str) -> subprocess.CompletedProcess[str]:
 
 
 needs_libvirt = pytest.mark.skipif(
-    not HOST_PYTHON.exists() or on_host("require_libvirt()").returncode != 0,
+    not HOST_PYTHON.exists() or on_host("require_libraries()").returncode != 0,
     reason="the system's Python has no libvirt",
 )
 

@@ -68,7 +68,7 @@ def _read_all(reader: int, deadline: float) -> bytes:
     """Read the pipe to its end; raises TimeoutError at the deadline (monotonic seconds)."""
     pieces: list[bytes] = []
     while True:
-        ready, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
+        ready = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))[0]
         if not ready:
             raise TimeoutError
         piece = os.read(reader, 1 << 20)
@@ -81,7 +81,7 @@ def _end(pid: int) -> None:
     """Kill and reap the child; one that even SIGKILL does not end is left to init."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    for _ in range(50):
+    for _try in range(50):
         if os.waitpid(pid, os.WNOHANG)[0] == pid:
             return
         time.sleep(0.002)

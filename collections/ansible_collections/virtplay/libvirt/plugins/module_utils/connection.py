@@ -1,9 +1,9 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: the only importer of libvirt; opens connections and names its integers.
+"""Collection layer: the only importer of libvirt and lxml; opens connections, names integers.
 
-Other files take the library from here (``from .connection import libvirt``). It is None on a
-machine without python3-libvirt, so that this file can be imported and tested there.
+Other files take the libraries from here (``from .connection import etree, libvirt``). One
+is None on a machine that lacks it, so that modules can be imported there and say what to install.
 """
 
 from __future__ import annotations
@@ -12,11 +12,16 @@ from enum import Enum
 from typing import Any
 
 try:
-    import libvirt as _library
+    import libvirt as _libvirt
 except ImportError:
-    _library = None
+    _libvirt = None
+try:
+    from lxml import etree as _etree
+except ImportError:
+    _etree = None
 
-libvirt: Any = _library
+libvirt: Any = _libvirt
+etree: Any = _etree
 
 DEFAULT_URI = "qemu:///system"
 
@@ -65,15 +70,16 @@ ACTIVE_STATES = frozenset(
 )
 
 
-def require_libvirt() -> None:
-    """Raise LibvirtFailure when the host's Python has no libvirt binding."""
-    if libvirt is None:
-        raise LibvirtFailure("cannot import libvirt on the host: install python3-libvirt")
+def require_libraries() -> None:
+    """Raise LibvirtFailure when the host's Python lacks the libvirt binding or lxml."""
+    for name, library in (("libvirt", libvirt), ("lxml", etree)):
+        if library is None:
+            raise LibvirtFailure(f"cannot import {name} on the host: install python3-{name}")
 
 
 def open_connection(uri: str = DEFAULT_URI) -> Any:
     """Open a read-write virConnect to uri; raises LibvirtFailure when nobody answers there."""
-    require_libvirt()
+    require_libraries()
     _silence()
     try:
         return libvirt.open(uri)

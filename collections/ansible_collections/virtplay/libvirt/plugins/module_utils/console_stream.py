@@ -17,7 +17,10 @@ import sys
 import time
 from typing import Any
 
-import libvirt
+try:
+    import libvirt
+except ImportError:
+    libvirt = None
 
 BLOCK = 16 * 1024
 # Exit statuses: the client left, wrong arguments, libvirt refused or went away, the domain stopped,
@@ -125,6 +128,9 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("usage: console_stream URI UUID\n")
         return USAGE
     uri, uuid = arguments
+    if libvirt is None:
+        sys.stderr.write("cannot open the console: install python3-libvirt on the host\n")
+        return FAILED
     libvirt.registerErrorHandler(lambda *_: None, None)
     libvirt.virEventRegisterDefaultImpl()
     try:

@@ -198,7 +198,7 @@ def describe_creation(creation: Creation) -> list[Change]:
         Change(f"disks.{disk.target}.size", None, disk.size / GIB or "template", Applies.OFFLINE)
         for disk in creation.disks
     ]
-    for _, mac, address in creation.reservations:
+    for _network, mac, address in creation.reservations:
         changes.append(Change(f"interfaces.{mac}.ip", None, address, Applies.OFFLINE))
     if creation.autostart:
         changes.append(Change("autostart", False, True, Applies.OFFLINE))
@@ -421,7 +421,7 @@ def prepare_update(
             taken.add(nic.mac)
         elif "source" in item.edits:
             _check_source(conn, item.edits["type"], item.edits["source"])
-    for (nic, _), item in zip(nics, (i for i in plan.interfaces if i.mac is None)):
+    for (nic, _item), item in zip(nics, (i for i in plan.interfaces if i.mac is None)):
         if nic.type == "network" and item.wanted.get("ip"):
             address = item.wanted["ip"].partition("/")[0]
             plan.reservations[nic.mac] = (nic.source, address)
@@ -433,7 +433,7 @@ def prepare_update(
     if disks:
         edits["add_disks"] = [Disk(disk.target, disk.path) for disk in disks]
     if nics:
-        edits["add_interfaces"] = [nic for nic, _ in nics]
+        edits["add_interfaces"] = [nic for nic, _item in nics]
     xml = edit_domain(current.config_xml, edits) if edits else current.config_xml
     return Update(plan, disks, nics, xml)
 
@@ -512,7 +512,7 @@ def _update_live(
     for disk in update.disks:
         xml = build_disk(Disk(disk.target, disk.path))
         attempt((f"disks.{disk.target}.size",), lambda xml=xml: dom.attachDeviceFlags(xml, live))
-    for number, (nic, _) in enumerate(update.nics, len(current.config["interfaces"])):
+    for number, (nic, _item) in enumerate(update.nics, len(current.config["interfaces"])):
         xml = build_interface(nic)
         attempt((f"interfaces.{number}",), lambda xml=xml: dom.attachDeviceFlags(xml, live))
     for item in plan.interfaces:

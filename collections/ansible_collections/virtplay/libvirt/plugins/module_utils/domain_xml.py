@@ -13,10 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-try:
-    from lxml import etree
-except ImportError:
-    etree = None
+from .connection import etree
 
 NAMESPACE = "urn:virtplay:vm:1"
 VM_TAG = f"{{{NAMESPACE}}}vm"
@@ -92,8 +89,6 @@ class DomainSpec:
 
 def parse_xml(xml: str) -> Any:
     """Parse a document into an lxml element; entities and network access are off."""
-    if etree is None:
-        raise InvalidDomain("cannot import lxml on the host: install python3-lxml")
     parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_blank_text=True)
     try:
         return etree.fromstring(xml.encode(), parser)
@@ -264,7 +259,7 @@ def build_domain(spec: DomainSpec) -> str:
     for number, disk in enumerate(spec.disks):
         devices.append(_disk_element(disk, boot_order=1 if number == 0 else None))
     _add(devices, "controller", type="pci", model="pcie-root")
-    for _ in range(PCIE_ROOT_PORTS):
+    for _port in range(PCIE_ROOT_PORTS):
         _add(devices, "controller", type="pci", model="pcie-root-port")
     _add(devices, "controller", type="usb", model="none")
     if any(disk.bus == "scsi" for disk in spec.disks):

@@ -38,7 +38,7 @@ class AgentQuestions:
         self._connect = connect
         self._threads = [
             threading.Thread(target=self._ask, daemon=True)
-            for _ in range(min(MAX_ASKING, self._waiting.qsize()))
+            for _thread in range(min(MAX_ASKING, self._waiting.qsize()))
         ]
         for thread in self._threads:
             thread.start()

@@ -50,7 +50,7 @@ def read_pools(connection: Any) -> list[dict[str, Any]]:
     pools = []
     for pool in connection.listAllStoragePools(0):
         root = ET.fromstring(pool.XMLDesc(0))
-        _, capacity, allocation, available = pool.info()
+        _state, capacity, allocation, available = pool.info()
         pools.append(
             {
                 "name": pool.name(),
@@ -163,7 +163,7 @@ def _available_kib(memory: dict[str, int]) -> int:
 def _cpu_model() -> str | None:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
+            key, _colon, value = line.partition(":")
             if key.strip() == "model name":
                 return value.strip()
     except OSError:
@@ -174,7 +174,7 @@ def _cpu_model() -> str | None:
 def _os_name() -> str | None:
     try:
         for line in Path("/etc/os-release").read_text().splitlines():
-            key, _, value = line.partition("=")
+            key, _sign, value = line.partition("=")
             if key == "PRETTY_NAME":
                 return value.strip().strip("\"'")
     except OSError:

@@ -135,7 +135,7 @@ def _ask_one_by_one(
         if len(hanging) == len(asking) and waiting.empty():
             break
         room = min(MAX_ASKING + len(hanging), may_hang) - len(asking)
-        for _ in range(min(room, waiting.qsize())):
+        for _thread in range(min(room, waiting.qsize())):
             askers.append(_Asker(connect, waiting, records))
         if len(hanging) >= may_hang:
             break
@@ -186,7 +186,7 @@ def occupied_domains(domains: dict[str, Any]) -> set[str]:
 
 def _is_occupied(domain: Any) -> bool:
     try:
-        state, _, milliseconds = domain.controlInfo()
+        state, _details, milliseconds = domain.controlInfo()
     except libvirt.libvirtError:
         return False  # it has stopped or gone meanwhile
     return bool(state == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED and milliseconds >= STUCK_AFTER * 1000)

@@ -98,7 +98,7 @@ def _read_image(image: BinaryIO, header: bytes) -> Qcow2Image:
         raise ValueError(f"{count} snapshots")
     active = _read_l1(image, l1_offset, l1_size) if count else []
     found = []
-    for _ in range(count):
+    for _number in range(count):
         entry = _ENTRY.unpack(_read(image, offset, _ENTRY.size))
         id_length, name_length, extra_length = entry[2], entry[3], entry[8]
         rest = _read(image, offset + _ENTRY.size, extra_length + id_length + name_length)

@@ -59,7 +59,7 @@ def _read_stat(name: str) -> list[str] | None:
 def boot_time() -> int:
     """Return when the host booted, in seconds since the epoch."""
     for line in (PROC / "stat").read_text().splitlines():
-        key, _, value = line.partition(" ")
+        key, _space, value = line.partition(" ")
         if key == "btime":
             return int(value)
     raise OSError("cannot find btime in /proc/stat")

@@ -8,9 +8,7 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Any
 
-from lxml import etree
-
-from .connection import LibvirtFailure, error_text, has_error_code, libvirt
+from .connection import LibvirtFailure, error_text, etree, has_error_code, libvirt
 
 
 def find_network(conn: Any, name: str) -> Any:

@@ -14,12 +14,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .connection import etree
 from .domain_xml import InvalidDomain, normalize, parse_xml
-
-try:
-    from lxml import etree
-except ImportError:
-    etree = None
 
 MARK = "urn:virtplay:snapshot:1"
 MANUAL, SCHEDULE, GUARD, FOUND = "manual", "schedule", "guard", "found"
@@ -61,7 +57,7 @@ def read_description(text: str | None, name: str | None) -> dict[str, Any] | Non
     One made by hand from the XML of ours has its mark, too, but another name.
     """
     last = (text or "").rstrip().rpartition("\n")[2]
-    mark, _, told = last.partition(" ")
+    mark, _space, told = last.partition(" ")
     if mark != MARK:
         return None
     try:

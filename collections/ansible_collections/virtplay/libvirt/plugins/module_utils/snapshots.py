@@ -267,7 +267,7 @@ def erase(sight: Sight, targets: Iterable[str], name: str) -> None:
         if disk["target"] not in mine:
             continue
         image = read_image(disk["path"]) if disk["path"] else None
-        for _ in [s for s in image.snapshots if s.name == name] if image else ():
+        for _snapshot in [s for s in image.snapshots if s.name == name] if image else ():
             done = subprocess.run(
                 ["qemu-img", "snapshot", "-d", name, disk["path"]],
                 capture_output=True,

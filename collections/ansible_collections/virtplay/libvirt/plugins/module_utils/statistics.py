@@ -69,8 +69,8 @@ def read_statistics(
         stats["cpu_time_ns"] = cpu_time_ns
     stats["vcpu"] = [{"vcpu": number, **entry} for number, entry in _entries(record, "vcpu", _VCPU)]
     stats["balloon"] = _read_balloon(record)
-    stats["block"] = [entry for _, entry in _entries(record, "block", _BLOCK)]
-    stats["interface"] = [entry for _, entry in _entries(record, "net", _INTERFACE)]
+    stats["block"] = [entry for _number, entry in _entries(record, "block", _BLOCK)]
+    stats["interface"] = [entry for _number, entry in _entries(record, "net", _INTERFACE)]
     for interface in stats["interface"]:
         if interface.get("target") in mac_of_target:
             interface["mac"] = mac_of_target[interface["target"]]
@@ -100,8 +100,8 @@ def _entries(
     """
     found: dict[int, dict[str, Any]] = {}
     for key, value in record.items():
-        head, _, rest = key.partition(".")
-        number, _, field = rest.partition(".")
+        head, _dot, rest = key.partition(".")
+        number, _dot, field = rest.partition(".")
         if head == group and number.isdigit() and field in names:
             found.setdefault(int(number), {})[names[field]] = value
     yield from sorted(found.items())

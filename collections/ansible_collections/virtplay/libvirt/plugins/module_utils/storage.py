@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lxml import etree
-
-from .connection import LibvirtFailure, error_text, has_error_code, libvirt
+from .connection import LibvirtFailure, error_text, etree, has_error_code, libvirt
 from .plan import GIB
 from .qemu_process import file_sizes
 

@@ -54,9 +54,9 @@ attributes:
     description: There is nothing to show; a password never is.
     support: none
 requirements:
+  - python >= 3.9
   - python3-libvirt
   - python3-lxml
-extends_documentation_fragment: []
 """
 
 EXAMPLES = r"""

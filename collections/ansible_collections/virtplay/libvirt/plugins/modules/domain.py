@@ -150,7 +150,6 @@ options:
         description: Public keys, one line each.
         type: list
         elements: str
-        no_log: false
       user_data:
         description: User-data, handed over as it is.
         type: str
@@ -208,10 +207,10 @@ attributes:
         where it differs. What a new guest is told through O(seed) is never shown.
     support: full
 requirements:
+  - python >= 3.9
   - python3-libvirt
   - python3-lxml
   - python3-pycdlib (for a seed)
-extends_documentation_fragment: []
 """
 
 EXAMPLES = r"""
@@ -387,6 +386,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_xml import
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failures import failure_of
 from ansible_collections.virtplay.libvirt.plugins.module_utils.fence import Fence
+from ansible_collections.virtplay.libvirt.plugins.module_utils.fenced import run_fenced
 from ansible_collections.virtplay.libvirt.plugins.module_utils.plan import (
     Applies,
     Change,
@@ -479,6 +479,15 @@ DEFINITION = (
     "metadata",
 )
 CAN_CREATE = (Wanted.PRESENT, Wanted.RUNNING)
+VERBS = {
+    Wanted.PRESENT: "change",
+    Wanted.ABSENT: "delete",
+    Wanted.RUNNING: "start",
+    Wanted.STOPPED: "stop",
+    Wanted.RESTARTED: "restart",
+    Wanted.PAUSED: "pause",
+    Wanted.RESUMED: "resume",
+}
 
 
 class DomainModule(AnsibleModule):
@@ -520,22 +529,25 @@ class Task:
         self.bookkeeping = {key: self.params[key] for key in ("job", "generation")}
         self._check_arguments()
         self.conn = open_connection(self.params["uri"])
-        self.uuid = self._find_uuid()
-        self.label = self.params["name"] or self.uuid
+        self.uuid, self.label = self._find_domain()
         self.fence = Fence(
             self.uuid,
             label=self.label,
+            task=f"{VERBS[self.wanted]} {self.label}",
             job=self.params["job"],
             generation=self.params["generation"],
         )
 
     def run(self) -> dict[str, Any]:
         """Do what was asked for, under the domain's lock, and return the module's result."""
-        if self.module.check_mode:
-            self.fence.check(None)
-            return self._act()
-        with self.fence.hold(self.params["lock_timeout"]):
-            return self._act()
+        return run_fenced(
+            self.fence,
+            self.conn,
+            self._act,
+            check_mode=self.module.check_mode,
+            lock_timeout=self.params["lock_timeout"],
+            warn=self.module.warn,
+        )
 
     def _check_arguments(self) -> None:
         uuid, title = self.params["uuid"], self.params["title"]
@@ -549,12 +561,13 @@ class Task:
                     "VALIDATION_ERROR",
                 )
 
-    def _find_uuid(self) -> str:
-        if self.params["uuid"]:
-            return str(self.params["uuid"])
-        name = self.params["name"]
-        dom = lookup_domain(self.conn, name=name)
-        return str(dom.UUIDString()) if dom else derive_uuid(socket.gethostname(), name)
+    def _find_domain(self) -> tuple[str, str]:
+        """Return UUID and name, also of one that is not there yet; a name nobody knows is its UUID."""
+        uuid, name = self.params["uuid"], self.params["name"]
+        dom = lookup_domain(self.conn, uuid=uuid, name=None if uuid else name)
+        if uuid is None:
+            uuid = dom.UUIDString() if dom else derive_uuid(socket.gethostname(), name)
+        return str(uuid), name or (dom.name() if dom else str(uuid))
 
     def _act(self) -> dict[str, Any]:
         # By UUID alone: a domain of the same name with another UUID is somebody else's.

@@ -9,7 +9,8 @@ DOCUMENTATION = r"""
 module: host_info
 short_description: Look at a hypervisor and all its domains in one call
 version_added: 0.1.0
-author: Virtplay contributors (@virtplay)
+author:
+  - Virtplay contributors (@virtplay)
 description:
   - Returns capacity, versions, storage pools, networks, bridges and templates of a host, and all
     its domains with state, addresses and statistics.
@@ -40,7 +41,7 @@ options:
     type: bool
     default: true
 requirements:
-  - python >= 3.11
+  - python >= 3.9
   - python3-libvirt
   - python3-lxml
 attributes:

@@ -67,7 +67,8 @@ options:
     type: bool
     default: false
 requirements:
-  - qemu-img on the host
+  - python >= 3.9
+  - qemu-img
 attributes:
   check_mode:
     description: Says what would change without network or writing.
@@ -76,7 +77,7 @@ attributes:
     description: Shows the manifest before and after; what only the download tells is left out.
     support: full
 author:
-  - Virtplay contributors
+  - Virtplay contributors (@virtplay)
 """
 
 EXAMPLES = r"""

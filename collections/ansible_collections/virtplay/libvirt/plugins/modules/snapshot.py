@@ -106,6 +106,7 @@ notes:
   - A disk that was grown after the snapshot has its old size again after the restore. With a disk
     added since, the restore is refused.
 requirements:
+  - python >= 3.9
   - python3-libvirt
   - python3-lxml
   - qemu-img
@@ -162,10 +163,10 @@ snapshot:
     created_at: "2026-11-22T13:40:01Z"
 snapshots:
   description:
-    - All snapshots of the domain, parents first. RV(snapshots[].origin=found) are those that this
-      module did not make. RV(snapshots[].state) is what a restore brings back.
-      RV(snapshots[].size_bytes) is what the memory takes. RV(snapshots[].frozen) says whether the
-      guest agent had frozen the file systems, null when the guest did not run.
+    - All snapshots of the domain, parents first.
+    - Those of O(ignore:origin=found) were not made by this module. O(ignore:state) is what a
+      restore brings back, O(ignore:size_bytes) is what the memory takes. O(ignore:frozen) says
+      whether the guest agent had frozen the file systems, null when the guest did not run.
   returned: success
   type: list
   elements: dict
@@ -224,6 +225,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_view impor
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_xml import parse_domain
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failures import failure_of
 from ansible_collections.virtplay.libvirt.plugins.module_utils.fence import Fence
+from ansible_collections.virtplay.libvirt.plugins.module_utils.fenced import run_fenced
 from ansible_collections.virtplay.libvirt.plugins.module_utils.plan import (
     Change,
     applies_at,
@@ -315,17 +317,21 @@ class Task:
         self.fence = Fence(
             self.dom.UUIDString(),
             label=self.label,
+            task=f"{VERBS[self.params['state']]} snapshot {self.name} of {self.label}",
             job=self.job,
             generation=self.params["generation"],
         )
 
     def run(self) -> dict[str, Any]:
         """Do what was asked for, under the domain's lock, and return the module's result."""
-        if self.module.check_mode:
-            self.fence.check(None)
-            return self._act()
-        with self.fence.hold(self.params["lock_timeout"]):
-            return self._act()
+        return run_fenced(
+            self.fence,
+            self.conn,
+            self._act,
+            check_mode=self.module.check_mode,
+            lock_timeout=self.params["lock_timeout"],
+            warn=self.module.warn,
+        )
 
     def _check_arguments(self) -> None:
         if self.params["uuid"] is not None:
@@ -378,18 +384,13 @@ class Task:
     # --- what an earlier run has left ---
 
     def _finish_earlier(self, sight: Sight) -> Sight:
-        """Thaw the guest, and undo the half of a snapshot, that a run which crashed has left."""
+        """Undo the half of a snapshot that a run which crashed has left."""
         making = self.fence.recall().get("snapshot")
-        if not making:
+        if not making or making.get("frozen_since") is not None:
             return sight
-        frozen_since = making.get("frozen_since")
         if sight.find(making["name"]) is None:
             sweep_half_made(self.dom, making["name"], sight)
-        # Noted first: a guest that cannot be thawed is told of once, and stands in nobody's way.
         self.fence.remember(snapshot=None)
-        same_guest = frozen_since is not None and frozen_since == started_at(self.label)
-        if same_guest and sight.current.state == DomainState.RUNNING:
-            thaw(self.dom, self.label, "a run that did not come to its end")
         return self._look()
 
     # --- create ---
