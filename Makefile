@@ -1,6 +1,6 @@
 # What there is to do here; `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast check lab demo bench dashboards setup setup-dev setup-hosts setup-lab clean
+.PHONY: help run test test-fast check lab demo bench dashboards role-tables setup setup-dev setup-hosts setup-lab clean
 BIN := .venv/bin
 
 help: ## list the targets
@@ -29,6 +29,9 @@ bench: setup-lab ## measure, print one JSON object a line, keep them in build/be
 
 dashboards: setup-dev ## write grafana/dashboards anew from scripts/dashboards.py
 	@$(BIN)/python -m scripts.dashboards
+
+role-tables: setup-dev ## write the variable tables of the roles' READMEs anew from their argument_specs
+	@$(BIN)/python -m scripts.role_tables
 
 setup: # what serving needs
 	@scripts/setup base

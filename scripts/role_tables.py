@@ -1,0 +1,114 @@
+"""Writes the variable tables of the roles' READMEs from their argument_specs: `make role-tables`.
+
+A test says whether the committed tables are what this makes. The table stands between two marks; a
+README without them gets a section at its end.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROLES = Path(__file__).parents[1] / "roles"
+BEGIN = "<!-- variables: `make role-tables` writes them from meta/argument_specs.yml -->\n"
+END = "<!-- end of variables -->\n"
+LONGEST_DEFAULT = 40
+"""Characters; what is longer is only pointed to."""
+MAIN = "main"
+
+Options = Mapping[str, Mapping[str, Any]]
+
+
+def main() -> None:
+    """Write the table of every role."""
+    for role in described_roles():
+        readme = role / "README.md"
+        readme.write_text(with_table(readme.read_text(), role))
+
+
+def described_roles() -> list[Path]:
+    """The directories of the roles that have argument_specs."""
+    return sorted(path.parents[1] for path in ROLES.glob("*/meta/argument_specs.yml"))
+
+
+def read_specs(role: Path) -> dict[str, Options]:
+    """The options of each entry point of a role."""
+    document = yaml.safe_load((role / "meta/argument_specs.yml").read_text())
+    return {entry: spec.get("options", {}) for entry, spec in document["argument_specs"].items()}
+
+
+def with_table(readme: str, role: Path) -> str:
+    """A README's text with the role's present table between the marks."""
+    block = f"{BEGIN}\n{table(read_specs(role))}\n{END}"
+    if BEGIN not in readme:
+        return f"{readme.rstrip()}\n\n## Variables\n\n{block}"
+    before, rest = readme.split(BEGIN, 1)
+    return before + block + rest.split(END, 1)[1]
+
+
+def table(specs: Mapping[str, Options]) -> str:
+    """The Markdown table of all entry points' variables, each once."""
+    # The entry point without tasks_from is one of the others by its second name.
+    named = {e: o for e, o in specs.items() if e != MAIN or o not in _others(specs)} or dict(specs)
+    several = len(named) > 1
+    head = ["variable", "type", "default", *(["`tasks_from`"] if several else []), "meaning"]
+    lines = [head, ["---"] * len(head)]
+    for name, entries in _entries_of(named).items():
+        options = [named[entry][name] for entry in entries]
+        where = "all" if len(entries) == len(named) else ", ".join(f"`{e}`" for e in entries)
+        required = [entry for entry in entries if named[entry][name].get("required")]
+        default = _default(options[0], "" if len(required) == len(entries) else ", ".join(required))
+        row = [f"`{name}`", _type(options[0]), default, *([where] if several else [])]
+        lines.append([*row, _text(options[0])])
+        for key, option in _suboptions(options[0]):
+            cells = [f"– `{key}`", _type(option), _default(option, "")]
+            lines.append([*cells, *([""] if several else []), _text(option)])
+    return "".join(re.sub(r"\|  (?=\|)", "| ", f"| {' | '.join(cells)} |\n") for cells in lines)
+
+
+def _others(specs: Mapping[str, Options]) -> list[Options]:
+    return [options for entry, options in specs.items() if entry != MAIN]
+
+
+def _entries_of(specs: Mapping[str, Options]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for entry, options in specs.items():
+        for name in options:
+            found.setdefault(name, []).append(entry)
+    return found
+
+
+def _suboptions(option: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    yield from (option.get("options") or {}).items()
+
+
+def _type(option: Mapping[str, Any]) -> str:
+    elements = option.get("elements")
+    return f"{option['type']} of {elements}" if elements else str(option["type"])
+
+
+def _default(option: Mapping[str, Any], only_for: str) -> str:
+    if option.get("required"):
+        return f"required by `{only_for}`" if only_for else "required"
+    if "default" not in option:
+        return ""
+    default = option["default"]
+    text = default if isinstance(default, str) and default else json.dumps(default)
+    return f"`{text}`" if len(text) <= LONGEST_DEFAULT else "[long](defaults/main.yml)"
+
+
+def _text(option: Mapping[str, Any]) -> str:
+    described = option["description"]
+    text = " ".join(described) if isinstance(described, list) else str(described)
+    text = re.sub(r"\b[CVO]\(([^)]*)\)", r"`\1`", " ".join(text.split())).replace("|", "\\|")
+    choices = option.get("choices")
+    if choices and not all(f"`{choice}`" in text for choice in choices):
+        text = f"{text.rstrip('.')}: {', '.join(f'`{choice}`' for choice in choices)}."
+    return text.removesuffix(".")
+
+
+if __name__ == "__main__":
+    main()
