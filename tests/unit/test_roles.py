@@ -128,7 +128,7 @@ def test_readme_has_the_present_table_and_an_example(role: Path) -> None:
 
 
 def test_table_says_where_a_variable_is_needed() -> None:
-    name = {"type": "str", "description": "Its name."}
+    name: dict[str, Any] = {"type": "str", "description": "Its name."}
     options = {"vm_name": {**name, "required": True}, "vm_size": {"type": "int", **SIZE}}
     specs = {"main": options, "make": options, "end": {"vm_name": name}}
     assert table(specs) == (
