@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Role libvirt_host: finds out whether KVM runs a guest on this host, by running one.
 
 A device file proves nothing: in a container or a VM without nested virtualisation it can be there

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Guest micro: builds the bootable disk from the distribution's kernel, busybox and guest agent.
 
 Nothing is installed or mounted: packages are downloaded into a cache and unpacked beside it, the
@@ -364,7 +363,7 @@ def needed_names(elf: bytes) -> list[str]:
     size, count = struct.unpack_from("<HH", elf, 54)
     headers = [struct.unpack_from("<IIQQQQ", elf, start + i * size) for i in range(count)]
     names = []
-    for kind, _, offset, _, _, length in headers:
+    for kind, _flags, offset, _address, _physical, length in headers:
         if kind == 3:  # PT_INTERP
             names.append(Path(elf[offset : offset + length].rstrip(b"\0").decode()).name)
         if kind == 2:  # PT_DYNAMIC

@@ -1,0 +1,139 @@
+"""Scripts: the collection as Galaxy's users get it, with the roles and playbooks in it.
+
+`python -m scripts.collection build|sanity|integration|changelog [argument …]`. Everything works on a
+copy under build/, because ansible-galaxy and ansible-test want roles and playbooks inside of it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from configparser import ConfigParser
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "collections/ansible_collections/virtplay/libvirt"
+BUILD = ROOT / "build"
+BIN = Path(sys.executable).parent
+# Never part of what is shipped: what other tools leave, and the scenarios that test the roles.
+LEFT_OUT = shutil.ignore_patterns(
+    "__pycache__", "*.pyc", ".mypy_cache", ".ruff_cache", ".ansible", "molecule", "output"
+)
+
+
+def stage(target: Path) -> Path:
+    """Copy collection, roles, playbooks and licence to target/ansible_collections/virtplay/libvirt.
+
+    Returns that path. What an earlier copy had is gone, except the outputs of tests.
+    """
+    copy = target / "ansible_collections/virtplay/libvirt"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(SOURCE, copy, ignore=LEFT_OUT)
+    for directory in ("roles", "playbooks"):
+        shutil.copytree(ROOT / directory, copy / directory, ignore=LEFT_OUT)
+    shutil.copy(ROOT / "LICENSE", copy)
+    return copy
+
+
+def build(output: Path = BUILD) -> Path:
+    """Build the tarball into output and return its path."""
+    copy = stage(output / "collection")
+    about = yaml.safe_load((copy / "galaxy.yml").read_text())
+    _run("ansible-galaxy", "collection", "build", "--force", str(copy), "--output-path", str(output))
+    return output / f"{about['namespace']}-{about['name']}-{about['version']}.tar.gz"
+
+
+def ansible_test(*arguments: str) -> None:
+    """Run ansible-test on a copy of the collection, with a home of its own under build/.
+
+    Its virtual environments are kept there. It would fetch pip itself from a server of Ansible's;
+    Python brings one, so that a package index is enough.
+    """
+    home = BUILD / "ansible-test"
+    cache = home / ".ansible/test/cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "get_pip_24_2.py").write_text("import ensurepip\n\nensurepip.bootstrap()\n")
+    _write_pip_settings(home / ".config/pip/pip.conf")
+    copy = stage(home)
+    # It asks git for the files, and this repository's git says that it ignores build/.
+    subprocess.run(["git", "init", "-q", str(copy)], check=True)
+    (copy / ".gitignore").write_text("/tests/output/\n")
+    _run("ansible-test", *arguments, cwd=copy, env={"HOME": str(home), "LC_ALL": "C.UTF-8"})
+
+
+def sanity(*arguments: str) -> None:
+    """Run every sanity test, and those of modules with every Python that this machine has."""
+    ansible_test("sanity", "--python", f"3.{sys.version_info.minor}", *arguments)
+    for version in [] if arguments else other_pythons():
+        ansible_test("sanity", "--python", version, "--test", "compile", "--test", "import")
+
+
+def other_pythons() -> list[str]:
+    """Return the versions of Python that run here, beside our own, from the hosts' oldest on."""
+    found = []
+    for minor in set(range(9, 14)) - {sys.version_info.minor}:
+        program = shutil.which(f"python3.{minor}")
+        # A shim may be there for a Python that is not.
+        if program and not subprocess.run([program, "-c", ""], stderr=subprocess.DEVNULL).returncode:
+            found.append(f"3.{minor}")
+    return found
+
+
+def changelog(*arguments: str) -> None:
+    """Run antsibull-changelog in the collection, e.g. `lint` or `release`."""
+    _run("antsibull-changelog", *arguments, cwd=SOURCE, env={"ANSIBLE_CONFIG": os.devnull})
+
+
+def _write_pip_settings(path: Path) -> None:
+    """Write down what pip is told by its user, as ansible-test hands no variable on to it."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+    )
+    settings = ConfigParser(interpolation=None)
+    for line in shown.stdout.splitlines():
+        name, _sign, value = line.partition("=")
+        section, _dot, option = name.rpartition(".")
+        section = "global" if section == ":env:" else section
+        if not settings.has_section(section):
+            settings.add_section(section)
+        settings[section][option] = value.strip("'\"").replace("\\n", "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        settings.write(file)
+
+
+def _run(
+    program: str, *arguments: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None
+) -> None:
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        [str(BIN / program), *arguments],
+        cwd=cwd,
+        env=os.environ | {"PATH": path} | (env or {}),
+        check=True,
+    )
+
+
+def main(command: str, *arguments: str) -> None:
+    """Do what the first argument says."""
+    match command:
+        case "build":
+            print(build())
+        case "sanity":
+            sanity(*arguments)
+        case "changelog":
+            changelog(*arguments)
+        case _:
+            raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:] or ["help"])
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(error.returncode) from None
