@@ -29,6 +29,11 @@ def main() -> int:
     up.add_argument("--hosts", type=int, default=2, help="how many hosts (default 2)")
     up.add_argument("--dir", type=Path, help="the lab's directory (default: a new one)")
     up.add_argument("--bare", action="store_true", help="do not run the preparing playbooks")
+    up.add_argument(
+        "--without-libvirt",
+        action="store_true",
+        help="nor start libvirt, nor set QEMU up for namespaces: what the role libvirt_host is for",
+    )
     way = up.add_mutually_exclusive_group()
     way.add_argument("--detach", action="store_true", help="return when it is up; see down")
     way.add_argument(
@@ -51,7 +56,10 @@ def main() -> int:
 def _up(given: argparse.Namespace) -> int:
     if given.detach:
         return _up_detached(sys.argv[2:])
-    supervisor = Supervisor(given.dir, given.hosts, prepare=not given.bare)
+    prepare = not (given.bare or given.without_libvirt)
+    supervisor = Supervisor(
+        given.dir, given.hosts, prepare=prepare, libvirt=not given.without_libvirt
+    )
     if given.until_eof:
         supervisor.run(_say_json, _wait_for_eof)
     else:

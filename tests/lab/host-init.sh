@@ -2,12 +2,12 @@
 # Lab: the first process of one lab host. Runs inside the host's own mount, UTS, IPC, network and
 # process namespaces, gives the host its own files, and starts virtlogd, libvirtd and sshd.
 #
-# Usage: host-init.sh OWN NAME UUID ADDRESS/PREFIX
+# Usage: host-init.sh OWN NAME UUID ADDRESS/PREFIX libvirt|no-libvirt
 # OWN is the host's directory; what is written to /etc, /var and /root inside ends up there and
 # nowhere else. One line on standard input says that eth0 is there; the line "ready" on standard
 # output says that sshd and libvirtd answer. Everything else goes to standard error.
 set -euo pipefail
-own=$1 name=$2 uuid=$3 address=$4
+own=$1 name=$2 uuid=$3 address=$4 libvirt=$5
 
 hostname "$name"
 # A /sys of its own network devices and without cgroups. The old one has to go, not to be covered:
@@ -41,7 +41,8 @@ echo "$name" > "$own/etc/hostname"
 printf '127.0.0.1 localhost\n%s %s\n' "${address%/*}" "$name" > "$own/etc/hosts"
 echo "${uuid//-/}" > "$own/etc/machine-id"
 echo "host_uuid = \"$uuid\"" >> "$own/etc/libvirt/libvirtd.conf"
-printf 'namespaces = []\nsecurity_driver = "none"\n' >> "$own/etc/libvirt/qemu.conf"
+[ "$libvirt" = no-libvirt ] ||
+  printf 'namespaces = []\nsecurity_driver = "none"\n' >> "$own/etc/libvirt/qemu.conf"
 cat > "$own/etc/ssh/sshd_config" <<END
 HostKey /etc/ssh/host_key
 AuthorizedKeysFile /etc/ssh/authorized_keys
@@ -87,8 +88,10 @@ read -r _                               # the machine has moved eth0 in
 ip address add "$address" dev eth0
 ip link set eth0 up
 
-virtlogd -d
-libvirtd -d
+if [ "$libvirt" = libvirt ]; then
+  virtlogd -d
+  libvirtd -d
+fi
 /usr/sbin/sshd
 echo ready
 exec < /dev/null > /dev/null

@@ -48,10 +48,13 @@ def missing_programs() -> list[str]:
 class Supervisor:
     """One lab from start to end, in the process that calls `run`."""
 
-    def __init__(self, directory: Path | None, hosts: int, prepare: bool) -> None:
+    def __init__(
+        self, directory: Path | None, hosts: int, prepare: bool, libvirt: bool = True
+    ) -> None:
         self._path = directory
         self._count = hosts
         self._prepare = prepare
+        self._libvirt = libvirt
         self._slot: Slot | None = None
         self._claim: socket.socket | None = None
         self.directory: LabDirectory | None = None
@@ -155,6 +158,7 @@ class Supervisor:
                     *("unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--mount-proc"),
                     *("--fork", "--kill-child=KILL"),
                     *(str(_HOST_INIT), str(own), host.name, host.uuid, f"{host.address}/{PREFIX}"),
+                    "libvirt" if self._libvirt else "no-libvirt",
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
