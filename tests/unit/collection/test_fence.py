@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import LibvirtFailure
@@ -20,18 +25,20 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from ansible_collections.virtplay.libvirt.plugins.module_utils.fence import Fence
 base = Path(sys.argv[2])
-fence = Fence(sys.argv[3], label="vm-001", job="job-000007",
+fence = Fence(sys.argv[3], label="vm-001", task="start vm-001", job=sys.argv[4] or None,
               lock_directory=base / "run", fence_directory=base / "fence")
 with fence.hold(1):
     print("held", flush=True)
-    time.sleep(60)
+    sys.stdin.readline()
 """
+LOCK = f"run/{UUID}.lock"
 
 
 def make(tmp_path: Path, generation: int | None = None, job: str = "job-000008") -> Fence:
     return Fence(
         UUID,
         label="vm-001",
+        task="stop vm-001",
         job=job,
         generation=generation,
         lock_directory=tmp_path / "run",
@@ -46,28 +53,84 @@ def refused(fence: Fence, timeout: float = 0.2) -> LibvirtFailure:
     return failure
 
 
-def test_second_process_waits_and_is_told_who_holds_the_lock(tmp_path: Path) -> None:
+@contextmanager
+def holding(tmp_path: Path, job: str = "job-000007", **environment: str) -> Iterator[Any]:
+    """Another process that holds the lock until it gets a line."""
     collections = str(Path(__file__).resolve().parents[3] / "collections")
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, collections, str(tmp_path), UUID],
+        [sys.executable, "-c", HOLDER, collections, str(tmp_path), UUID, job],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        env={**os.environ, **environment},
     )
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
+        yield holder
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_second_process_waits_and_is_told_who_holds_the_lock(tmp_path: Path) -> None:
+    with holding(tmp_path) as holder:
         started = time.monotonic()
         failure = refused(make(tmp_path), timeout=0.5)
         assert time.monotonic() - started >= 0.5
-        assert failure.code == "OPERATION_IN_PROGRESS"
-        assert "job-000007" in failure.message
-        assert str(holder.pid) in failure.message
-    finally:
-        holder.kill()
-        holder.wait()
-    # The lock goes with its process, however that ends.
+    assert failure.code == "OPERATION_IN_PROGRESS"
+    pattern = (
+        r"cannot stop vm-001: job-000007 \(start vm-001, process (\d+), since \d\d:\d\d:\d\d UTC\)"
+        r" holds it; waited 0.5 s"
+    )
+    found = re.fullmatch(pattern, failure.message)
+    assert found is not None
+    assert int(found[1]) == holder.pid
+    # The lock goes with its process, however that ends, and its note misleads nobody.
+    assert "job-000007" in (tmp_path / LOCK).read_text()
     with make(tmp_path).hold(1):
         pass
+
+
+def test_run_by_hand_is_named_by_its_user_and_where_its_login_came_from(tmp_path: Path) -> None:
+    login = {"SSH_CONNECTION": "198.51.100.7 50000 198.51.100.9 22", "SUDO_USER": "alice"}
+    with holding(tmp_path, job="", **login):
+        message = refused(make(tmp_path)).message
+    assert "a run by alice from 198.51.100.7 (start vm-001, process" in message
+
+
+def test_wait_is_told_when_it_was_worth_while(tmp_path: Path) -> None:
+    fence = make(tmp_path)
+    with holding(tmp_path) as holder:
+        threading.Timer(0.4, lambda: print(file=holder.stdin, flush=True)).start()
+        with fence.hold(10):
+            waited = fence.waited()
+    assert 0.3 <= waited["waited_seconds"] <= 5
+    assert waited["waited_for"].startswith("job-000007 (start vm-001, process")
+    alone = make(tmp_path)
+    with alone.hold(1):
+        assert alone.waited() == {"waited_seconds": 0.0, "waited_for": None}
+    assert (tmp_path / LOCK).read_text() == ""  # nothing is left to be believed
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "",
+        "{",
+        "[]",
+        '{"job": "job-000001"}',
+        # As a process leaves it that is killed: of one that has ended, or whose number is reused.
+        '{"job": "job-000001", "by": null, "task": "x", "pid": 4194304, "began": "1", "since": 1}',
+        f'{{"job": "job-1", "task": "x", "pid": {os.getpid()}, "began": "1", "since": 1}}',
+        '{"job": "job-000001", "by": null, "task": "x", "pid": 4194304, "began": null, "since": 1}',
+    ],
+)
+def test_note_of_a_holder_that_died_is_not_believed(tmp_path: Path, note: str) -> None:
+    with holding(tmp_path):
+        (tmp_path / LOCK).write_text(note)
+        message = refused(make(tmp_path)).message
+    assert message == "cannot stop vm-001: another process holds it; waited 0.2 s"
 
 
 def test_lower_generation_is_refused_and_equal_one_accepted(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Collection layer: one mutation of a domain at a time, and none by a worker thought dead.
 
-A lock file per domain UUID makes the successor of a lost worker wait until the survivor's task
-has ended; the highest generation seen, kept beside it, makes a late worker's task fail.
+A lock file per domain UUID makes a second task on it wait, by hand or of a job, and so the
+successor of a lost worker until the survivor's task has ended; the highest generation seen, kept
+beside it, makes a late worker's task fail.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from . import holder
 from .connection import LibvirtFailure
 
 LOCK_DIRECTORY = Path("/run/virtplay")
@@ -33,16 +35,23 @@ class Fence:
         uuid: str,
         *,
         label: str,
+        task: str = "",
         job: str | None = None,
         generation: int | None = None,
         lock_directory: Path = LOCK_DIRECTORY,
         fence_directory: Path = FENCE_DIRECTORY,
     ) -> None:
-        """Describe the fence of the domain with this (canonical) UUID; touches nothing yet."""
+        """Describe the fence of the domain with this (canonical) UUID; touches nothing yet.
+
+        task says what its holder does ("stop vm-001"); those who wait are told.
+        """
         self.uuid = uuid
         self.label = label
+        self.task = task or f"change {label}"
         self.job = job
         self.generation = generation
+        self.waited_seconds = 0.0
+        self.waited_for: str | None = None
         self._lock_path = lock_directory / f"{uuid}.lock"
         self._fence_path = fence_directory / f"{uuid}.json"
 
@@ -58,13 +67,20 @@ class Fence:
         # The file is never unlinked: a waiter could then hold a lock on a file nobody else sees.
         try:
             self._acquire(descriptor, timeout)
-            self._sign(descriptor)
-            self.check(None)
-            if self.generation is not None:
-                self.remember(generation=self.generation)
-            yield
+            try:
+                self._write(descriptor, holder.sign(self.job, self.task))
+                self.check(None)
+                if self.generation is not None:
+                    self.remember(generation=self.generation)
+                yield
+            finally:
+                self._write(descriptor, "")
         finally:
             os.close(descriptor)
+
+    def waited(self) -> dict[str, Any]:
+        """Return what a result says of the wait for the lock: waited_seconds and waited_for."""
+        return {"waited_seconds": round(self.waited_seconds, 1), "waited_for": self.waited_for}
 
     def check(self, seen: int | None) -> None:
         """Raise LibvirtFailure (STALE_GENERATION) when our generation is not the highest one.
@@ -104,24 +120,29 @@ class Fence:
         sweep(self._fence_path.parent)
 
     def _acquire(self, descriptor: int, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
+        started = time.monotonic()
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if time.monotonic() >= deadline:
+                found = holder.read(os.pread(descriptor, 4096, 0).decode(errors="replace"))
+                # One that has not written its name yet does not take that of another away.
+                if self.waited_for is None or found != holder.UNKNOWN:
+                    self.waited_for = found
+                self.waited_seconds = time.monotonic() - started
+                if self.waited_seconds >= timeout:
                     raise LibvirtFailure(
-                        f"cannot lock {self.label} within {timeout:g} s: {_holder(descriptor)}",
+                        f"cannot {self.task}: {found} holds it; waited {timeout:g} s",
                         "OPERATION_IN_PROGRESS",
                     ) from None
                 time.sleep(_POLL_SECONDS)
             else:
                 return
 
-    def _sign(self, descriptor: int) -> None:
+    @staticmethod
+    def _write(descriptor: int, note: str) -> None:
         os.ftruncate(descriptor, 0)
-        note = {"job": self.job, "pid": os.getpid(), "since": time.time()}
-        os.pwrite(descriptor, json.dumps(note).encode(), 0)
+        os.pwrite(descriptor, note.encode(), 0)
 
 
 def sweep(directory: Path, keep_seconds: float = KEEP_SECONDS) -> None:
@@ -142,13 +163,3 @@ def _names_disks(path: Path) -> bool:
         remembered = json.loads(path.read_text())
         return bool(remembered.get("kept") or remembered.get("creating"))
     return False
-
-
-def _holder(descriptor: int) -> str:
-    try:
-        note = json.loads(os.pread(descriptor, 4096, 0))
-        who = note["job"] or "a run without a job"
-        held = max(0, int(time.time() - note["since"]))
-        return f"{who} (process {note['pid']}) has held it for {held} s"
-    except (ValueError, KeyError, TypeError):
-        return "another process holds it"

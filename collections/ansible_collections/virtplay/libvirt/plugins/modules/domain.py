@@ -193,7 +193,9 @@ options:
     type: int
     default: 90
   lock_timeout:
-    description: Seconds to wait for another task on the same domain.
+    description:
+      - Seconds to wait for another task on the same domain. Then this one fails with the code
+        V(OPERATION_IN_PROGRESS) and says who holds it.
     type: int
     default: 120
 attributes:
@@ -336,6 +338,16 @@ applies_at:
   returned: success
   type: str
   sample: now
+waited_seconds:
+  description: How long another run held the domain's lock, in seconds.
+  returned: success, not in check mode
+  type: float
+  sample: 2.4
+waited_for:
+  description: Who held it, null when nobody did.
+  returned: success, not in check mode
+  type: str
+  sample: job-000007 (stop vm-001, process 4711, since 12:00:03 UTC)
 code:
   description: What kind of failure it was.
   returned: failure
@@ -562,7 +574,7 @@ class Task:
                 )
 
     def _find_domain(self) -> tuple[str, str]:
-        """Return UUID and name, also of one that is not there yet; a name nobody knows is its UUID."""
+        """Return UUID and name, also of one that is not there yet."""
         uuid, name = self.params["uuid"], self.params["name"]
         dom = lookup_domain(self.conn, uuid=uuid, name=None if uuid else name)
         if uuid is None:

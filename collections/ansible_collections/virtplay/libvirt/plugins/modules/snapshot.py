@@ -88,7 +88,9 @@ options:
       - Generation of the worker. A task of a lower generation than was seen before is refused.
     type: int
   lock_timeout:
-    description: Seconds to wait for another task on the same domain.
+    description:
+      - Seconds to wait for another task on the same domain. Then this one fails with the code
+        V(OPERATION_IN_PROGRESS) and says who holds it.
     type: int
     default: 120
 attributes:
@@ -192,6 +194,16 @@ applies_at:
   returned: success
   type: str
   sample: now
+waited_seconds:
+  description: How long another run held the domain's lock, in seconds.
+  returned: success, not in check mode
+  type: float
+  sample: 2.4
+waited_for:
+  description: Who held it, null when nobody did.
+  returned: success, not in check mode
+  type: str
+  sample: job-000007 (stop vm-001, process 4711, since 12:00:03 UTC)
 code:
   description: What kind of failure it was.
   returned: failure
@@ -386,7 +398,7 @@ class Task:
     def _finish_earlier(self, sight: Sight) -> Sight:
         """Undo the half of a snapshot that a run which crashed has left."""
         making = self.fence.recall().get("snapshot")
-        if not making or making.get("frozen_since") is not None:
+        if not making:
             return sight
         if sight.find(making["name"]) is None:
             sweep_half_made(self.dom, making["name"], sight)
@@ -425,9 +437,11 @@ class Task:
             and current.state == DomainState.RUNNING
             and agent_is_connected(current.live_xml)
         )
-        since = started_at(self.label) if freezes else None
-        # Written down first: only what stands here may ever be deleted as half made.
-        self.fence.remember(snapshot={"name": name, "frozen_since": since})
+        # Written down first: only what stands here may ever be deleted as half made, and whoever
+        # comes after a crash knows that the guest may be frozen.
+        self.fence.remember(snapshot={"name": name})
+        if freezes:
+            self.fence.remember(frozen_since=started_at(self.label))
         frozen, thaws = freeze(self.dom) if freezes else (False, False)
         try:
             text = compose_description({**wanted, "frozen": frozen if current.active else None})
@@ -436,6 +450,8 @@ class Task:
         finally:
             if thaws:
                 thaw(self.dom, self.label, f"snapshot {name}")
+            if freezes:
+                self.fence.remember(frozen_since=None)
         self.fence.remember(snapshot=None)
 
     # --- delete ---
@@ -479,6 +495,7 @@ class Task:
             planned = self._result(sight, changes, self._planned_tree(sight, guard, guard_is_made))
             planned["domain"]["state"] = planned["snapshot"]["state"]
             return planned
+        entry = sight.find(self.name) or {}
         note = {**this, "texts": self._texts_to_keep(sight, resumed), "reverted": False}
         if guard:
             note["guard"] = guard["name"]
@@ -489,11 +506,13 @@ class Task:
                 self._make(sight, guard)
             require_answer(self.dom, sight, f"restore {self.label} to snapshot {self.name}")
             self._revert(sight)
-            self.fence.remember(restoring={**note, "reverted": True})
+            # The guest comes back as it was saved: frozen, if it was. Another one it is anyway.
+            frozen_since = started_at(self.label) if entry.get("frozen") else None
+            self.fence.remember(restoring={**note, "reverted": True}, frozen_since=frozen_since)
         self._put_back(note["texts"])
-        entry = sight.find(self.name) or {}
         if entry.get("frozen") and domain_state(self.dom) == DomainState.RUNNING:
             thaw(self.dom, self.label, f"the restore to snapshot {self.name}")
+            self.fence.remember(frozen_since=None)
         self.fence.remember(restoring=None, restored=this if self.job is not None else None)
         after = self._look()
         return self._result(after, changes, after.entries, guard=self._find_guard(after))
