@@ -55,7 +55,7 @@ ANY_STATE = frozenset({"stopped", "running", "paused", "crashed", "suspended"})
 
 RULES: dict[Action, ActionRules] = {
     Action.VM_CREATE: ActionRules(
-        VmStatus.CREATING, frozenset({"stopped", "running"}), tasks=12, time_limit=7200
+        VmStatus.CREATING, frozenset({"stopped", "running"}), tasks=10, time_limit=7200
     ),
     Action.VM_UPDATE: ActionRules(
         VmStatus.UPDATING, frozenset({"stopped", "running", "paused"}), tasks=2, time_limit=600

@@ -157,8 +157,8 @@ def test_a_power_action_is_one_task_beside_the_validation(
     action: Action, listed_tasks: dict[str, list[str]]
 ) -> None:
     validation, work = listed_tasks[action.value]
-    assert "Validating arguments" in validation
-    assert "Validating arguments" not in work
+    assert "Check the variables" in validation
+    assert "Check the variables" not in work
 
 
 async def test_the_validation_of_arguments_counts_as_a_task_in_a_real_run(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: the action `check_arguments`, which runs on the controller alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.playbook.role.definition import RoleDefinition
+from ansible.plugins.action import ActionBase
+from ansible_collections.virtplay.libvirt.plugins.module_utils.role_variables import (
+    refuse_several_hosts,
+    unknown_variables,
+)
+
+
+class ActionModule(ActionBase):
+    """Validates the variables of the roles that a play is about to run."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return a result that has failed with every fault, or says that there is none."""
+        variables = task_vars or {}
+        result: dict[str, Any] = super().run(tmp, variables)
+        _, arguments = self.validate_argument_spec(
+            argument_spec={
+                "roles": {"type": "dict", "required": True},
+                "single_host": {"type": "bool", "default": False},
+            }
+        )
+        if arguments["single_host"]:
+            faults = refuse_several_hosts(
+                str(self._task.get_play().name), variables.get("ansible_play_hosts_all", [])
+            )
+        else:
+            faults = []
+        for role, entry in arguments["roles"].items():
+            faults += self._faults(role, entry, variables)
+        if faults:
+            return {**result, "failed": True, "msg": "; ".join(faults), "argument_errors": faults}
+        return {**result, "changed": False}
+
+    def _faults(self, role: str, entry: str, variables: Mapping[str, Any]) -> list[str]:
+        specs = self._read_specs(role)
+        if entry not in specs:
+            raise AnsibleActionFail(f"cannot check role {role}: it describes no {entry}")
+        options = specs[entry].get("options", {})
+        given = {name: variables[name] for name in options if name in variables}
+        # The templating is Ansible's own: a fault in a value is told with its origin.
+        values = self._templar.template(given)
+        checked = ArgumentSpecValidator(options).validate(values, validate_role_argument_spec=True)
+        return [*unknown_variables(role, specs, variables), *checked.error_messages]
+
+    def _read_specs(self, role: str) -> dict[str, Any]:
+        definition = RoleDefinition(loader=self._loader, collection_list=self._task.collections)
+        definition.preprocess_data({"role": role})
+        path = os.path.join(definition.get_role_path(), "meta", "argument_specs.yml")
+        if not self._loader.path_exists(path):
+            raise AnsibleActionFail(f"cannot check role {role}: it has no {path}")
+        specs: dict[str, Any] = self._loader.load_from_file(path)["argument_specs"]
+        return specs

@@ -1,0 +1,79 @@
+"""Every playbook refuses wrong variables before it touches a host, and has its tags."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PLAYBOOKS = sorted(
+    path for path in (ROOT / "playbooks").glob("*.yml") if "libvirt_" in path.read_text()
+)
+FOR_MANY_HOSTS = {"host_observe", "host_prepare", "image_prepare", "vms"}
+NOWHERE = {
+    "hypervisors": {
+        "vars": {"ansible_host": "192.0.2.1", "ansible_timeout": 1},
+        "hosts": {"kvm1": None, "kvm2": None},
+    }
+}
+"""Hosts whose address nobody answers at: whoever touches them fails in another way."""
+
+
+def by_name(value: Any) -> str:
+    """The id of a parameter: a playbook's name."""
+    return value.stem if isinstance(value, Path) else str(value)
+
+
+def run(tmp_path: Path, action: str, *options: str) -> str:
+    """What a playbook that has to fail says."""
+    inventory = tmp_path / "hosts.yml"
+    inventory.write_text(yaml.safe_dump(NOWHERE))
+    program = str(Path(sys.executable).with_name("ansible-playbook"))
+    done = subprocess.run(
+        [program, f"playbooks/{action}.yml", "-i", str(inventory), *options],
+        cwd=ROOT,
+        env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stdout
+    assert "unreachable=1" not in done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize("path", PLAYBOOKS, ids=by_name)
+def test_playbook_begins_with_the_check_of_all_its_roles(path: Path) -> None:
+    plays = yaml.safe_load(path.read_text())
+    check, *others = plays[0]["tasks"]
+    arguments = check["virtplay.libvirt.check_arguments"]
+    assert check["tags"] == ["always"]
+    assert bool(arguments.get("single_host")) == (path.stem not in FOR_MANY_HOSTS)
+    imported = {}
+    for task in others + [task for play in plays[1:] for task in play["tasks"]]:
+        if role := task.get("ansible.builtin.import_role"):
+            imported[role["name"]] = role.get("tasks_from", "main")
+            assert role["rolespec_validate"] is False
+    assert imported.items() <= arguments["roles"].items()
+
+
+def test_wrong_variables_are_named_and_no_host_is_touched(tmp_path: Path) -> None:
+    values = ["name=vm-1", "template=micro", "vcpus=many", "memroy=256", "state=runnin"]
+    options = [word for value in values for word in ("-e", f"libvirt_domain_{value}")]
+    said = run(tmp_path, "vm_create", "--limit", "kvm1", *options)
+    assert "argument 'libvirt_domain_vcpus' is of type str" in said
+    assert "value of libvirt_domain_state must be one of: stopped, running, got: runnin" in said
+    assert "cannot use libvirt_domain_memroy" in said
+    assert "did you mean libvirt_domain_memory?" in said
+    assert "missing required arguments: libvirt_domain_memory" in said
+
+
+def test_action_on_several_hosts_asks_for_a_limit(tmp_path: Path) -> None:
+    said = run(tmp_path, "vm_start", "-e", "libvirt_domain_name=vm-1")
+    assert "cannot start a VM on 2 hosts: name one with --limit (kvm1, kvm2)" in said
