@@ -1,7 +1,7 @@
 """Scripts: the collection as Galaxy's users get it, with the roles and playbooks in it.
 
-`python -m scripts.collection build|sanity|integration|changelog [argument …]`. Everything works on a
-copy under build/, because ansible-galaxy and ansible-test want roles and playbooks inside of it.
+`python -m scripts.collection build|sanity|integration|changelog [argument …]`. All but the last work
+on a copy under build/, because ansible-galaxy and ansible-test want roles and playbooks inside it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def build(output: Path = BUILD) -> Path:
     """Build the tarball into output and return its path."""
     copy = stage(output / "collection")
     about = yaml.safe_load((copy / "galaxy.yml").read_text())
-    _run("ansible-galaxy", "collection", "build", "--force", str(copy), "--output-path", str(output))
+    _run(
+        "ansible-galaxy", "collection", "build", "--force", str(copy), "--output-path", str(output)
+    )
     return output / f"{about['namespace']}-{about['name']}-{about['version']}.tar.gz"
 
 
@@ -76,10 +78,14 @@ def sanity(*arguments: str) -> None:
 def other_pythons() -> list[str]:
     """Return the versions of Python that run here, beside our own, from the hosts' oldest on."""
     found = []
-    for minor in set(range(9, 14)) - {sys.version_info.minor}:
+    for minor in sorted(set(range(9, 14)) - {sys.version_info.minor}):
         program = shutil.which(f"python3.{minor}")
         # A shim may be there for a Python that is not.
-        if program and not subprocess.run([program, "-c", ""], stderr=subprocess.DEVNULL).returncode:
+        if (
+            program
+            and subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode
+            == 0
+        ):
             found.append(f"3.{minor}")
     return found
 
@@ -110,11 +116,12 @@ def _write_pip_settings(path: Path) -> None:
 def _run(
     program: str, *arguments: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None
 ) -> None:
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    environment = dict(os.environ)
+    environment |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **(env or {})}
     subprocess.run(
         [str(BIN / program), *arguments],
         cwd=cwd,
-        env=os.environ | {"PATH": path} | (env or {}),
+        env=environment,
         check=True,
     )
 

@@ -1,0 +1,144 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: what hypervisors run, as hosts of an Ansible inventory; pure, no I/O.
+
+All texts come from hosts and guests: they are checked here, or stay values that nothing evaluates.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# What would end a name in a --limit or a pattern, be a wildcard there, or break a line.
+_NOT_IN_NAMES = re.compile(r"[\s,:&!~*?{}\[\]()/\\'\"\x00-\x1f\x7f]+")
+_NOT_IN_GROUPS = re.compile(r"[^A-Za-z0-9_]+")
+# Values of host_info's domains that become variables under their own names.
+_FACTS = (
+    "uuid",
+    "title",
+    "description",
+    "stuck",
+    "autostart",
+    "started_at",
+    "vcpus",
+    "memory",
+    "firmware",
+    "disks",
+    "interfaces",
+    "addresses",
+)
+# And of the metadata that this collection writes into a domain.
+_METADATA = ("id", "template", "os", "labels")
+
+
+@dataclass(frozen=True)
+class AddressChoice:
+    """Which of a VM's addresses is the one to reach it by."""
+
+    family: str = "any"  # any (IPv4 first), ipv4 or ipv6
+    sources: Collection[str] = ("lease", "agent", "neighbour")
+    networks: Collection[ipaddress.IPv4Network | ipaddress.IPv6Network] = ()
+
+    def choose(self, addresses: Iterable[Mapping[str, Any]]) -> str | None:
+        """Return the best of host_info's addresses ({ip, source, mac}), None when none will do."""
+        found = []
+        for entry in addresses:
+            try:
+                address = ipaddress.ip_address(str(entry.get("ip")))
+            except ValueError:
+                continue  # an agent may say anything
+            if (
+                entry.get("source") in self.sources
+                and self.family in ("any", f"ipv{address.version}")
+                and not _is_useless(address)
+                and (not self.networks or any(address in network for network in self.networks))
+            ):
+                found.append(address)
+        # Sorting is stable: host_info's order says which interface comes first.
+        return str(min(found, key=lambda address: address.version)) if found else None
+
+
+@dataclass(frozen=True)
+class Vm:
+    """A VM as a host of an inventory: its name there, its variables and the groups it is in."""
+
+    name: str
+    variables: dict[str, Any]
+    groups: tuple[str, ...]
+
+
+def list_vms(
+    domains: Mapping[str, Iterable[Mapping[str, Any]]],
+    taken: Collection[str],
+    choice: AddressChoice,
+    *,
+    use_titles: bool = False,
+) -> tuple[list[Vm], list[str]]:
+    """Turn {hypervisor: host_info's domains} into VMs, and say in words what was renamed.
+
+    A name that two VMs have, or that is in taken (hosts and groups that are not VMs), is given to
+    nobody: they are called name@hypervisor, and where that is taken too, name@hypervisor-UUID.
+    """
+    found = [
+        (host, domain, _host_name(domain, use_titles=use_titles))
+        for host in sorted(domains)
+        for domain in domains[host]
+    ]
+    names = Counter(name for _host, _domain, name in found)
+    longer = Counter(f"{name}@{host}" for host, _domain, name in found)
+    vms, renamed = [], []
+    for host, domain, plain in found:
+        name = plain
+        if names[name] > 1 or name in taken:
+            name = f"{plain}@{host}"
+            if longer[name] > 1 or name in taken or name in names:
+                name = f"{name}-{domain['uuid']}"
+            renamed.append(f"{plain} on {host} is listed as {name}: the name is taken")
+        vms.append(Vm(name, _variables(host, domain, choice), _groups(host, domain)))
+    return vms, renamed
+
+
+def _is_useless(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    return (
+        address.is_loopback
+        or address.is_link_local
+        or address.is_multicast
+        or address.is_unspecified
+    )
+
+
+def _host_name(domain: Mapping[str, Any], *, use_titles: bool) -> str:
+    texts = (domain.get("title") if use_titles else None, domain.get("name"), domain["uuid"])
+    # A leading hyphen would make an option of it, for ssh and others.
+    cleaned = (_NOT_IN_NAMES.sub("_", str(text or "")).strip("_-@.") for text in texts)
+    return next(text for text in cleaned if text)
+
+
+def _variables(host: str, domain: Mapping[str, Any], choice: AddressChoice) -> dict[str, Any]:
+    metadata = domain.get("metadata") or {}
+    variables = {f"libvirt_{fact}": domain[fact] for fact in _FACTS if fact in domain}
+    variables |= {f"libvirt_{key}": metadata[key] for key in _METADATA if key in metadata}
+    variables |= {
+        "libvirt_name": domain.get("name"),
+        "libvirt_host": host,
+        "libvirt_status": domain.get("state", "unknown"),
+        "libvirt_labels": metadata.get("labels") or {},
+    }
+    address = choice.choose(domain.get("addresses") or ())
+    if address is not None:
+        variables["ansible_host"] = address
+    return variables
+
+
+def _groups(host: str, domain: Mapping[str, Any]) -> tuple[str, ...]:
+    metadata = domain.get("metadata") or {}
+    names = [f"host_{host}", f"status_{domain.get('state', 'unknown')}"]
+    if metadata.get("template"):
+        names.append(f"template_{metadata['template']}")
+    names += [f"label_{key}_{value}" for key, value in (metadata.get("labels") or {}).items()]
+    return tuple(_NOT_IN_GROUPS.sub("_", name).rstrip("_") for name in names)
