@@ -1,7 +1,7 @@
 """Scripts: the collection as Galaxy's users get it, with the roles and playbooks in it.
 
-`python -m scripts.collection build|sanity|integration|changelog [argument …]`. All but the last work
-on a copy under build/, because ansible-galaxy and ansible-test want roles and playbooks inside it.
+`python -m scripts.collection build|sanity|integration|changelog [argument …]`. All but the last
+work on a copy under build/, as ansible-galaxy and ansible-test want roles and playbooks inside.
 """
 
 from __future__ import annotations
