@@ -51,6 +51,7 @@ from virtplay.metrics.exposition import Exposition
 from virtplay.metrics.service_series import count_request
 from virtplay.observation import Observer
 from virtplay.prometheus_history import PrometheusHistory
+from virtplay.reports import watch_reports
 from virtplay.schedules import Scheduler
 from virtplay.settings import Settings
 from virtplay.snapshots import Snapshots
@@ -153,8 +154,8 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         reads = route.method == "GET" and not route.acts
         methods = ["GET", "HEAD"] if reads else [route.method]
         guarded = not (route.opened_by and getattr(settings, route.opened_by))
-        app.add_route(
-            _handler(route, limit, guarded), path, methods=methods, name=f"route_{number}"
+        _add_route(
+            app, _handler(route, limit, guarded), path, methods=methods, name=f"route_{number}"
         )
     _add_docs(app)
     _add_console_page(app)
@@ -167,6 +168,11 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
     app.before_server_stop(_stop)
     app.after_server_stop(_close)
     return app
+
+
+def _add_route(app: Sanic[Any, Any], handler: Any, path: str, **options: Any) -> None:
+    # Told, Sanic does not parse every handler's source to guess it, which is most of a start.
+    app.add_route(handler, path, error_format="json", **options)
 
 
 def _handler(
@@ -224,9 +230,9 @@ def _add_docs(app: Sanic[Any, Any]) -> None:
         kind = "text/css" if name.endswith(".css") else "text/javascript"
         return raw(assets[name], content_type=kind)
 
-    app.add_route(show_document, "/openapi.json")
-    app.add_route(show_page, "/docs")
-    app.add_route(show_asset, "/docs/<name:str>")
+    _add_route(app, show_document, "/openapi.json")
+    _add_route(app, show_page, "/docs")
+    _add_route(app, show_asset, "/docs/<name:str>")
 
 
 def _add_console_page(app: Sanic[Any, Any]) -> None:
@@ -245,15 +251,16 @@ def _add_console_page(app: Sanic[Any, Any]) -> None:
 
     methods = ["GET", "HEAD"]
     # Strict: the page finds everything relative to its own address.
-    app.add_route(
+    _add_route(
+        app,
         show_page,
         "/vms/<vm_id:str>/console",
         methods=methods,
         strict_slashes=True,
         name="console_page",
     )
-    app.add_route(
-        show_asset, "/web/<digest:str>/<name:path>", methods=methods, name="console_asset"
+    _add_route(
+        app, show_asset, "/web/<digest:str>/<name:path>", methods=methods, name="console_asset"
     )
 
 
@@ -264,7 +271,7 @@ def _add_console(app: Sanic[Any, Any]) -> None:
     # Not Sanic's own kind of websocket route, which answers 101 before the handler is asked.
     app.enable_websocket()
     serve.is_websocket = True  # type: ignore[attr-defined]
-    app.add_route(serve, "/console/<vm_id:str>", methods=["GET"])
+    _add_route(app, serve, "/console/<vm_id:str>", methods=["GET"])
 
 
 async def _begin(request: Request) -> None:
@@ -354,6 +361,7 @@ async def _put_together(app: Sanic[Any, Any], settings: Settings) -> None:
         asyncio.create_task(_kept_alive(app.ctx.scheduler.run, "the scheduler")),
         asyncio.create_task(_kept_alive(history.run, "the history")),
         asyncio.create_task(_kept_alive(consoles.watch, "the console watch")),
+        asyncio.create_task(_kept_alive(watch_reports, "the watch over reported runs")),
         asyncio.create_task(_kept_alive(partial(_upkeep, settings), "the upkeep")),
         asyncio.create_task(_kept_alive(partial(_reload_when, asked, app), "the reload")),
     ]
@@ -466,9 +474,9 @@ async def _stop(app: Sanic[Any, Any]) -> None:
     # Before the jobs get their grace: who looks at a console is told at once.
     await parts.consoles.stop()
     await app.ctx.dispatcher.stop()
-    *stopping, watch_task, upkeep_task, reload_task = app.ctx.tasks
+    *stopping, watch_task, reports_task, upkeep_task, reload_task = app.ctx.tasks
     await asyncio.gather(*stopping)
-    for task in (watch_task, upkeep_task, reload_task):
+    for task in (watch_task, reports_task, upkeep_task, reload_task):
         task.cancel()
 
 

@@ -27,7 +27,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
-from tests.api.conftest import CATALOGUE, Service
+from tests.api.conftest import CATALOGUE, Service, only_sqlite
 from tests.api.pretend import foreign_domain
 from tests.api.test_vms import put_vm
 
@@ -121,6 +121,7 @@ async def ending(socket: ClientConnection) -> tuple[int, str]:
     return (await rest_of(socket))[1:]
 
 
+@only_sqlite
 async def test_bytes_pass_both_ways_in_their_order(service: Service) -> None:
     rng = random.Random(7)
     sent = rng.randbytes(6 * 1024 * 1024)
@@ -146,6 +147,7 @@ async def test_bytes_pass_both_ways_in_their_order(service: Service) -> None:
     assert hashlib.sha256(received).digest() == hashlib.sha256(sent).digest()
 
 
+@only_sqlite
 async def test_serial_console_of_a_local_host(service: Service) -> None:
     async with (
         console_of(service) as console,
@@ -157,6 +159,7 @@ async def test_serial_console_of_a_local_host(service: Service) -> None:
         assert await ending(socket) == (1001, "the VM has stopped")
 
 
+@only_sqlite
 async def test_subprotocol_is_agreed_to_when_it_is_asked_for(service: Service) -> None:
     async with console_of(service) as console:
         for asked, given in (
@@ -219,6 +222,7 @@ async def test_only_the_hash_of_a_ticket_is_kept(service: Service) -> None:
         )
 
 
+@only_sqlite
 @pytest.mark.parametrize(
     "origin",
     [
@@ -245,6 +249,7 @@ async def test_foreign_origins_are_refused(service: Service, origin: str | None)
             pass
 
 
+@only_sqlite
 async def test_listed_origins_may_open_consoles(service: Service) -> None:
     settings = service.app.ctx.parts.settings
     settings.console_origins = "https://ui.example.org,http://other.example.org:8080"
@@ -276,6 +281,7 @@ async def test_stopped_vm_is_refused_and_its_ticket_stays(service: Service) -> N
             pass
 
 
+@only_sqlite
 async def test_what_is_no_handshake_is_answered_in_the_envelope(service: Service) -> None:
     async with console_of(service) as console:
         ticket = await console.ticket()
@@ -291,6 +297,7 @@ async def test_what_is_no_handshake_is_answered_in_the_envelope(service: Service
             pass
 
 
+@only_sqlite
 async def test_wrong_frames_close_the_stream(service: Service) -> None:
     async with console_of(service) as console:
         async with console.connect(await console.ticket()) as socket:
@@ -307,6 +314,7 @@ async def test_wrong_frames_close_the_stream(service: Service) -> None:
             assert (await ending(socket))[0] == 1002
 
 
+@only_sqlite
 async def test_what_the_guest_says_last_arrives_before_the_end(service: Service) -> None:
     last = random.Random(3).randbytes(1_000_000)
 
@@ -321,6 +329,7 @@ async def test_what_the_guest_says_last_arrives_before_the_end(service: Service)
         assert await rest_of(socket) == (last, 1001, "the VM has closed the connection")
 
 
+@only_sqlite
 async def test_stream_says_when_nobody_answers(service: Service) -> None:
     async with console_of(service) as console:
         async with vnc_server(repeat) as (port, server):
@@ -357,6 +366,7 @@ async def test_stream_ends_with_its_token(service: Service, how: str) -> None:
 
 
 @pytest.mark.slow
+@only_sqlite
 async def test_streams_end_when_the_service_stops(service: Service) -> None:
     async def flood(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -382,6 +392,7 @@ async def test_streams_end_when_the_service_stops(service: Service) -> None:
             assert await ending(late) == (1001, "the service is stopping")
 
 
+@only_sqlite
 async def test_client_that_never_reads_holds_up_the_guest_and_not_the_service(
     service: Service,
 ) -> None:
@@ -412,6 +423,7 @@ async def test_client_that_never_reads_holds_up_the_guest_and_not_the_service(
 
 
 @pytest.mark.slow
+@only_sqlite
 async def test_guest_that_never_reads_holds_up_the_client(service: Service) -> None:
     async def deaf(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(60)
@@ -435,6 +447,7 @@ async def test_guest_that_never_reads_holds_up_the_client(service: Service) -> N
 
 
 @pytest.mark.slow
+@only_sqlite
 async def test_silent_client_is_given_up_and_a_quiet_one_is_not(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -535,6 +548,7 @@ async def test_console_needs_no_lock(playing: Service) -> None:
 
 
 @pytest.mark.slow
+@only_sqlite
 async def test_console_waits_for_no_job_that_holds_a_vm(playing: Service) -> None:
     playing.settings.job_workers = playing.settings.jobs_per_host = 1
     async with playing_vm(playing, port=5900) as vm:
@@ -547,6 +561,7 @@ async def test_console_waits_for_no_job_that_holds_a_vm(playing: Service) -> Non
 
 
 @pytest.mark.slow
+@only_sqlite
 async def test_console_that_finds_no_worker_is_not_opened_later(
     playing: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -569,6 +584,7 @@ async def test_console_that_finds_no_worker_is_not_opened_later(
 
 
 @pytest.mark.slow
+@only_sqlite
 @pytest.mark.parametrize(
     ("code", "status", "answer"),
     [

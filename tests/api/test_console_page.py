@@ -9,17 +9,16 @@ import pytest
 from virtplay.api.console_page import NODE_MODULES, page_headers, read_console_page
 from virtplay.settings import PROJECT
 
-from tests.api.conftest import Service
+from tests.api.conftest import Service, only_sqlite
 from tests.api.test_envelope import failure_of
 
 # Nothing here depends on the database.
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 with_packages = pytest.mark.skipif(not NODE_MODULES.exists(), reason="npm has not been run")
 
 IMPORT = re.compile(r"""(?:^import\b[^'"]*|\bfrom\s*|\bimport\()["']([^"']+)["']""", re.M)
 
 
-@on_sqlite
+@only_sqlite
 async def test_page_needs_no_token_and_trusts_nothing(service: Service) -> None:
     answer = await service.client.get("/vms/vm-001/console", headers={"Authorization": ""})
     assert answer.status_code == 200
@@ -41,7 +40,7 @@ async def test_page_needs_no_token_and_trusts_nothing(service: Service) -> None:
     assert (head.status_code, head.content) == (200, b"")
 
 
-@on_sqlite
+@only_sqlite
 async def test_ids_of_no_vm_have_no_page(service: Service) -> None:
     for ref in (
         *("vm-", "vm-x", "VM-001", "vm-001<script>", "vm-001%22", "vm-001%0a", "..%2fvm-001"),
@@ -66,7 +65,7 @@ def test_policy_allows_websockets_of_the_own_host(host: str) -> None:
     assert f"'self' ws://{host} wss://{host};" in page_headers(host)["Content-Security-Policy"]
 
 
-@on_sqlite
+@only_sqlite
 @with_packages
 async def test_files_of_the_page_are_served_and_kept(service: Service) -> None:
     page = await service.client.get("/vms/vm-001/console")
@@ -81,7 +80,7 @@ async def test_files_of_the_page_are_served_and_kept(service: Service) -> None:
         assert answer.headers["content-type"].startswith(kind)
 
 
-@on_sqlite
+@only_sqlite
 async def test_nothing_but_its_files_is_served(service: Service) -> None:
     digest = read_console_page().digest
     for path in (

@@ -10,10 +10,10 @@ import pytest
 from virtplay.api import vms as vms_api
 from virtplay.api.routes import ROUTES
 
-from tests.api.conftest import BODY, Service
+from tests.api.conftest import BODY, Service, only_sqlite
 
 # Nothing here depends on the database.
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = only_sqlite
 
 READS = ["/vms", "/vms/vm-001", "/vms/vm-001/status", "/jobs", "/jobs/job-000001", "/hosts",
          "/hosts/kvm1", "/templates"]  # fmt: skip

@@ -13,10 +13,8 @@ from virtplay.actions import RULES, Action
 from virtplay.states import VmStatus
 from virtplay.store.models import AuditEntry, Job, JobEvent, Vm
 
-from tests.api.conftest import Service, write_inventory
+from tests.api.conftest import Service, only_sqlite, write_inventory
 from tests.api.pretend import host_info
-
-only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def living(needle: str) -> list[int]:

@@ -16,7 +16,7 @@ from virtplay.settings import Settings
 from virtplay.states import JobStatus
 from virtplay.store.models import Job
 
-from tests.api.conftest import Service
+from tests.api.conftest import Service, only_sqlite
 from tests.api.pretend import foreign_domain, host_info
 
 TARGETS = "/api/v1/prometheus/targets"
@@ -263,6 +263,7 @@ async def wait_for(service: Service, test: Callable[[Series], object]) -> Series
 
 
 @pytest.mark.slow
+@only_sqlite
 async def test_a_vm_comes_is_renamed_and_goes(worked: Service) -> None:
     found = await wait_for(worked, lambda found: found.get("libvirt_domain_info"))
     vm = found["libvirt_domain_info"][0][0]
@@ -283,6 +284,7 @@ async def test_a_vm_comes_is_renamed_and_goes(worked: Service) -> None:
     assert not re.search("vm-001", str(found))
 
 
+@only_sqlite
 async def test_a_host_that_fails_has_only_its_failures(playing: Service) -> None:
     observer = playing.app.ctx.parts.observer
     failed = {"event": "runner_on_unreachable", "host": "kvm1", "res": {"msg": "no route"}}

@@ -10,14 +10,13 @@ from virtplay.schedules import LATE, LATE_REASON, NAME, Scheduler
 from virtplay.states import HostStatus, JobStatus, SnapshotStatus, VmStatus
 from virtplay.store.models import AuditEntry, Job, Snapshot, SnapshotSchedule, Vm
 
-from tests.api.conftest import Service
+from tests.api.conftest import Service, only_sqlite
 from tests.api.pretend import snapshot_entry
 from tests.api.test_snapshots import (
     FAULT,
     add_snapshot,
     end,
     listed,
-    only_sqlite,
     put_snapshot,
 )
 from tests.api.test_vms import add_vm, put_vm

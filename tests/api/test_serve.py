@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.conftest import ADMIN, BODY, FINISHED, PROJECT, write_inventory
+from tests.api.conftest import ADMIN, BODY, FINISHED, PROJECT, only_sqlite, write_inventory
 from tests.api.postgres import free_port
 from tests.api.pretend import PretendHost
 
@@ -195,7 +195,7 @@ def test_sigterm_in_the_middle_of_a_job_leaves_nothing_running(server: Server) -
     assert server.end(signal.SIGINT) < 10
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@only_sqlite
 def test_tokens_by_the_command_line_while_it_serves(server: Server) -> None:
     server.start()
     made = server.command("token", "create", "ci", "--role", "viewer")
@@ -223,7 +223,7 @@ def test_tokens_by_the_command_line_while_it_serves(server: Server) -> None:
     assert text not in server.log()
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@only_sqlite
 def test_what_keeps_it_from_starting_is_one_line(server: Server) -> None:
     for key, value, words in (
         ("VIRTPLAY_PORT", "0", "VIRTPLAY_PORT"),
@@ -244,7 +244,7 @@ def test_what_keeps_it_from_starting_is_one_line(server: Server) -> None:
         assert "hidden-word" not in tried.stderr
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@only_sqlite
 def test_a_port_in_use_is_one_line_and_costs_no_token(server: Server) -> None:
     del server.environment["VIRTPLAY_BOOTSTRAP_TOKEN"]
     with socket.create_server(("127.0.0.1", server.port)):
@@ -256,7 +256,7 @@ def test_a_port_in_use_is_one_line_and_costs_no_token(server: Server) -> None:
     assert server.log().count("First admin token") == 1
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@only_sqlite
 @pytest.mark.parametrize("empty", [False, True])
 def test_the_first_start_prints_an_admin_token_once(server: Server, empty: bool) -> None:
     if empty:
@@ -276,7 +276,7 @@ def test_the_first_start_prints_an_admin_token_once(server: Server, empty: bool)
         assert not path.is_file() or text.encode() not in path.read_bytes()
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@only_sqlite
 def test_a_slow_client_does_not_keep_it_from_ending(server: Server) -> None:
     server.start()
     with socket.create_connection(("127.0.0.1", server.port)) as slow:
@@ -288,7 +288,7 @@ def test_a_slow_client_does_not_keep_it_from_ending(server: Server) -> None:
             each.close()
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@only_sqlite
 def test_a_second_service_on_the_state_directory_is_refused(server: Server) -> None:
     server.start()
     second = subprocess.run(
@@ -307,7 +307,7 @@ def test_a_second_service_on_the_state_directory_is_refused(server: Server) -> N
     assert server.get("/vms")["vms"] == []
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@only_sqlite
 def test_sighup_reads_the_inventory_anew(server: Server) -> None:
     server.start()
     assert server.process is not None
@@ -330,7 +330,7 @@ def ignores_hangup(pid: int) -> bool:
     return bool(int(mask.split()[1], 16) >> (signal.SIGHUP - 1) & 1)
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@only_sqlite
 def test_a_sighup_before_it_is_ready_does_not_end_it(server: Server) -> None:
     with (server.folder / "serve.log").open("ab") as log:
         server.process = subprocess.Popen(
@@ -349,7 +349,7 @@ def test_a_sighup_before_it_is_ready_does_not_end_it(server: Server) -> None:
     assert server.process.returncode == 0
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@only_sqlite
 @pytest.mark.parametrize("first", ["db upgrade", "token list", "serve"])
 def test_what_it_writes_is_private_in_any_directory(server: Server, first: str) -> None:
     state = server.folder / "shared"
@@ -371,7 +371,7 @@ def test_what_it_writes_is_private_in_any_directory(server: Server, first: str) 
     assert state.stat().st_mode & 0o777 == 0o755, "it is the user's"
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@only_sqlite
 def test_at_a_terminal_it_says_nothing_of_sanic(server: Server) -> None:
     reader, terminal = os.openpty()
     server.process = subprocess.Popen(

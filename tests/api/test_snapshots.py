@@ -17,14 +17,12 @@ from virtplay.store import snapshots as store
 from virtplay.store.database import close_database, open_database, tortoise_config, transaction
 from virtplay.store.models import AuditEntry, ConsoleTicket, Job, Snapshot, SnapshotSchedule, Vm
 
-from tests.api.conftest import Service, _execute
+from tests.api.conftest import Service, _execute, only_sqlite
 from tests.api.postgres import Cluster
 from tests.api.pretend import foreign_domain, host_info, snapshot_entry
 from tests.api.test_observation import own_domain
 from tests.api.test_threats import LITERAL
 from tests.api.test_vms import RUNNING, add_vm, put_vm
-
-only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 SHAPE = {"id", "name", "description", "status", "parent", "current", "hasMemory", "size",
          "createdAt", "expiresAt", "origin", "restoresTo", "frozen", "error"}  # fmt: skip

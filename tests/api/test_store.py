@@ -94,7 +94,10 @@ async def check_schema() -> None:
     for model in Tortoise.apps["virtplay"].values():
         for field in model._meta.fields_db_projection.values():
             assert (model._meta.db_table, field) in columns
-    assert {"one_unfinished_job_a_vm", "one_waiting_job_a_vm"} <= indexes
+    assert {
+        *("one_unfinished_job_a_vm", "one_waiting_job_a_vm"),
+        *("one_job_a_run", "unfinished_reported_jobs", "jobs_of_origin"),
+    } <= indexes
 
 
 async def test_migrations_from_an_empty_sqlite_file_and_again(tmp_path: Path) -> None:

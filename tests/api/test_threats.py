@@ -7,11 +7,9 @@ from typing import Any
 import pytest
 from virtplay.store.models import AuditEntry, Job, Vm
 
-from tests.api.conftest import BODY, Service
+from tests.api.conftest import BODY, Service, only_sqlite
 from tests.api.test_vms import RUNNING, add_vm, put_vm
 from tests.unit.service.test_parsing import BODY_FAULTS
-
-only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 LITERAL = [
     "{{ lookup('pipe','touch CANARY') }}",

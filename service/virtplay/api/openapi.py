@@ -1,6 +1,7 @@
 """API: /openapi.json, drawn from the routes and schemas, and /docs, which shows it."""
 
 import re
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -46,8 +47,9 @@ def error_classes() -> dict[str, type[errors.VirtplayError]]:
     return found
 
 
+@cache
 def build_openapi() -> dict[str, Any]:
-    """The OpenAPI 3.1 document of all routes."""
+    """The OpenAPI 3.1 document of all routes; not to be changed."""
     models: set[type[BaseModel]] = set()
     for route in ROUTES:
         models |= {model for model in (route.answers, route.body) if model is not None}
