@@ -89,14 +89,16 @@ def list_vms(
         for host in sorted(domains)
         for domain in domains[host]
     ]
+    groups = {group for host, domain, _name in found for group in _groups(host, domain)}
+    reserved = {*taken, *groups}
     names = Counter(name for _host, _domain, name in found)
     longer = Counter(f"{name}@{host}" for host, _domain, name in found)
     vms, renamed = [], []
     for host, domain, plain in found:
         name = plain
-        if names[name] > 1 or name in taken:
+        if names[name] > 1 or name in reserved:
             name = f"{plain}@{host}"
-            if longer[name] > 1 or name in taken or name in names:
+            if longer[name] > 1 or name in reserved or name in names:
                 name = f"{name}-{domain['uuid']}"
             renamed.append(f"{plain} on {host} is listed as {name}: the name is taken")
         vms.append(Vm(name, _variables(host, domain, choice), _groups(host, domain)))

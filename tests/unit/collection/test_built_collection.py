@@ -1,0 +1,193 @@
+"""The collection as Galaxy's users have it: built, installed, used without the checkout."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scripts.collection import SOURCE, build
+
+ROOT = Path(__file__).resolve().parents[3]
+BIN = Path(sys.executable).parent
+NAME = "virtplay.libvirt"
+KINDS = {"modules": "module", "filter": "filter", "inventory": "inventory", "callback": "callback"}
+
+# One group, so that one worker builds and installs it once for all.
+pytestmark = pytest.mark.xdist_group("built-collection")
+
+
+@dataclass
+class Elsewhere:
+    """A user's directory with the collection, from which nothing leads to the checkout."""
+
+    home: Path
+
+    def run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(BIN / program), *arguments],
+            cwd=self.home,
+            env={
+                "HOME": str(self.home),
+                "PATH": f"{BIN}:{os.environ['PATH']}",
+                "LC_ALL": "C.UTF-8",
+                "ANSIBLE_NOCOLOR": "true",
+                "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    @property
+    def installed(self) -> Path:
+        return self.home / ".ansible/collections/ansible_collections/virtplay/libvirt"
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
+    home = tmp_path_factory.mktemp("home")
+    tarball = build(tmp_path_factory.mktemp("build"))
+    user = Elsewhere(home)
+    done = user.run("ansible-galaxy", "collection", "install", "--offline", str(tarball))
+    assert done.returncode == 0, done.stderr
+    (home / "hosts.yml").write_text(
+        "hypervisors:\n  hosts:\n    kvm1:\n      ansible_connection: local\n"
+        f"      ansible_python_interpreter: {sys.executable}\n"
+    )
+    return user
+
+
+def names_of(directory: str) -> list[str]:
+    """The names of a kind of plugins; a file has one, but for filters."""
+    names = []
+    for file in (SOURCE / "plugins" / directory).glob("*.py"):
+        module = f"ansible_collections.{NAME}.plugins.{directory}.{file.stem}"
+        filters = directory == "filter" and importlib.import_module(module).FilterModule().filters()
+        names += [f"{NAME}.{name}" for name in filters or [file.stem]]
+    return sorted(names)
+
+
+def test_it_has_every_role_and_playbook_and_no_scenario(elsewhere: Elsewhere) -> None:
+    for directory, pattern in (("roles", "*/meta/main.yml"), ("playbooks", "*.yml")):
+        here = {file.relative_to(ROOT) for file in (ROOT / directory).glob(pattern)}
+        there = (elsewhere.installed / directory).glob(pattern)
+        assert here == {file.relative_to(elsewhere.installed) for file in there}
+    assert not list(elsewhere.installed.rglob("molecule"))
+    assert (elsewhere.installed / "LICENSE").is_file()
+
+
+def test_every_playbook_finds_its_roles(elsewhere: Elsewhere) -> None:
+    names = [f"{NAME}.{file.stem}" for file in sorted((ROOT / "playbooks").glob("*.yml"))]
+    assert len(names) > 10
+    done = elsewhere.run("ansible-playbook", "-i", "hosts.yml", "--syntax-check", *names)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(str(elsewhere.installed / "playbooks")) == len(names)
+
+
+def test_playbook_checks_its_variables(elsewhere: Elsewhere) -> None:
+    done = elsewhere.run(
+        *("ansible-playbook", f"{NAME}.vm_create", "-i", "hosts.yml"),
+        *("-e", "libvirt_domain_name=vm-001", "-e", "libvirt_domain_vcpus=many"),
+    )
+    assert done.returncode == 2
+    assert "argument 'libvirt_domain_vcpus'" in done.stdout
+
+
+def test_role_checks_its_variables_in_a_play_of_ones_own(elsewhere: Elsewhere) -> None:
+    role = {"role": f"{NAME}.libvirt_domain", "libvirt_domain_vcpus": "many"}
+    play = [{"hosts": "hypervisors", "gather_facts": False, "roles": [role]}]
+    (elsewhere.home / "play.yml").write_text(yaml.safe_dump(play))
+    done = elsewhere.run("ansible-playbook", "-i", "hosts.yml", "play.yml")
+    assert done.returncode == 2
+    assert "argument 'libvirt_domain_vcpus'" in done.stdout
+
+
+def test_action_group_gives_modules_their_defaults(elsewhere: Elsewhere) -> None:
+    groups = yaml.safe_load((SOURCE / "meta/runtime.yml").read_text())["action_groups"]
+    # Those that are done on the controller know no libvirt.
+    on_hosts = set(names_of("modules")) - set(names_of("action"))
+    assert {f"{NAME}.{name}" for name in groups["libvirt"]} == on_hosts
+    play = {
+        "hosts": "hypervisors",
+        "gather_facts": False,
+        "module_defaults": {f"group/{NAME}.libvirt": {"nonsense": 1}},
+        "tasks": [{f"{NAME}.host_info": {}}],
+    }
+    (elsewhere.home / "play.yml").write_text(yaml.safe_dump([play]))
+    done = elsewhere.run("ansible-playbook", "-i", "hosts.yml", "play.yml")
+    assert "Unsupported parameters" in done.stdout
+    assert "nonsense" in done.stdout
+
+
+@pytest.mark.parametrize("directory", KINDS)
+def test_ansible_doc_shows_every_plugin(elsewhere: Elsewhere, directory: str) -> None:
+    names = names_of(directory)
+    if directory == "callback" and not names:
+        pytest.skip("there is none")
+    assert names
+    listed = elsewhere.run("ansible-doc", "-t", KINDS[directory], "--list", "--json", NAME)
+    assert set(json.loads(listed.stdout)) == set(names)
+    shown = elsewhere.run("ansible-doc", "-t", KINDS[directory], *names)
+    assert shown.returncode == 0, shown.stderr
+    assert "(ignore:" not in shown.stdout
+    given = elsewhere.run("ansible-doc", "-t", KINDS[directory], "--json", *names)
+    for name, plugin in json.loads(given.stdout).items():
+        doc = plugin["doc"]
+        assert doc["short_description"], name
+        assert doc["description"], name
+        assert doc["author"] == ["Virtplay contributors (@virtplay)"], name
+        assert doc["version_added"], name
+        assert all_described(doc.get("options", {})), name
+        if directory != "callback":
+            assert plugin["examples"].strip(), name
+        if directory in ("modules", "filter"):
+            assert plugin["return"], name
+            assert all("sample" in v or "contains" in v for v in plugin["return"].values()), name
+
+
+def all_described(options: dict[str, Any]) -> bool:
+    """Tell whether all options and suboptions have a description."""
+    return all(
+        option.get("description") and all_described(option.get("suboptions") or {})
+        for option in options.values()
+    )
+
+
+def test_every_state_of_a_module_has_an_example(elsewhere: Elsewhere) -> None:
+    shown = elsewhere.run("ansible-doc", "--json", *names_of("modules"))
+    for name, module in json.loads(shown.stdout).items():
+        state = module["doc"]["options"].get("state", {})
+        examples = yaml.safe_load(module["examples"])
+        used = {task[name].get("state", state.get("default")) for task in examples if task[name]}
+        assert used >= set(state.get("choices") or []), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "cannot list the VMs of every hypervisor: kvm1 (cannot "),
+        ({"hypervisors": "nobody"}, "cannot ask any hypervisor"),
+        ({"address_networks": ["here"], "strict_hosts": True}, "cannot "),
+        ({"inventory": ["nowhere.yml"]}, "cannot ask any hypervisor"),
+        ({"names": "uuid"}, "names"),
+    ],
+)
+def test_inventory_that_cannot_be_made_is_an_error(
+    elsewhere: Elsewhere, settings: dict[str, Any], message: str
+) -> None:
+    # Nothing answers there, whatever this machine runs.
+    base = {"inventory": ["hosts.yml"], "uri": "qemu+unix:///system?socket=/nonexistent"}
+    config = {"plugin": f"{NAME}.libvirt", **base, **settings}
+    (elsewhere.home / "libvirt.yml").write_text(yaml.safe_dump(config))
+    done = elsewhere.run("ansible-inventory", "-i", "libvirt.yml", "--graph")
+    assert done.returncode != 0
+    assert message in " ".join(done.stderr.split())
