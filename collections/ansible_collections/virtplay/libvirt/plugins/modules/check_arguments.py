@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: check_arguments
 short_description: Check the variables of a play's roles before anything is touched
-version_added: "0.2.0"
+version_added: 0.1.0
 description:
   - Validates the variables of all roles that a play is about to run against their
     C(meta/argument_specs.yml), as Ansible does at the beginning of each role, but of all of them
@@ -63,6 +63,7 @@ argument_errors:
   type: list
   elements: str
   sample:
-    - cannot use libvirt_domain_memroy: role libvirt_domain has no such variable, did you mean
+    - >-
+      cannot use libvirt_domain_memroy: role libvirt_domain has no such variable, did you mean
       libvirt_domain_memory?
 """
