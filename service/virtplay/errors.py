@@ -151,6 +151,13 @@ class ConsoleNotAvailable(VirtplayError):
     status = 409
 
 
+class JobFinished(VirtplayError):
+    """The job has ended: nothing more can be reported of it."""
+
+    code = "JOB_FINISHED"
+    status = 409
+
+
 class PayloadTooLarge(VirtplayError):
     """The body is over 1 MiB."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from virtplay.actions import RULES, Action, command_line
 from virtplay.errors import OperationInProgress
 from virtplay.settings import Settings
-from virtplay.states import FINISHED_JOB
+from virtplay.states import FINISHED_JOB, JobOrigin
 from virtplay.store import jobs as store
 from virtplay.store.models import Job, Snapshot, Vm
 from virtplay.store.vms import save_vm
@@ -29,6 +29,7 @@ class Caller:
     token_id: int
     request_id: str
     address: str
+    origin: JobOrigin = JobOrigin.API
 
 
 def job_directory(settings: Settings, ref: str) -> Path:
@@ -104,6 +105,7 @@ async def submit(
         snapshot_ref=snapshot.ref if snapshot else None,
         locks=rules.locks,
         host=vm.host,
+        origin=caller.origin,
         requested_by=caller.name,
         request_id=caller.request_id,
         variables=dict(variables),

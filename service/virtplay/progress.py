@@ -34,7 +34,10 @@ class Progress:
         if kind == "playbook_on_task_start":
             self.started += 1
             self.item_error = None
-            done = 100 * (self.started - 1) // max(self.tasks, self.started)
+            # Only the run itself knows how far it is when it is not one of the actions.
+            done = event.get("percent")
+            if done is None:
+                done = 100 * (self.started - 1) // max(self.tasks, self.started)
             self.percent = max(self.percent, min(99, max(1, done)))
             self.step = step_of(str(event.get("task") or ""))
             return True

@@ -14,7 +14,7 @@ from virtplay.errors import ValidationFailed, VirtplayError
 from virtplay.jobs import Caller
 from virtplay.retention import Keep, choose_expendable, next_turn, read_timezone
 from virtplay.snapshots import NewSnapshot, Snapshots
-from virtplay.states import SnapshotOrigin
+from virtplay.states import JobOrigin, SnapshotOrigin
 from virtplay.store import schedules as store
 from virtplay.store.database import transaction
 from virtplay.store.jobs import count_unfinished, unfinished_job, write_audit
@@ -34,7 +34,8 @@ LATE_REASON = "no service ran when it came, or too many others came first"
 
 def this_caller() -> Caller:
     """The schedules as the one who asks for a job."""
-    return Caller(name=NAME, token_id=0, request_id=secrets.token_hex(8), address="")
+    request_id = secrets.token_hex(8)
+    return Caller(NAME, token_id=0, request_id=request_id, address="", origin=JobOrigin.SCHEDULE)
 
 
 async def set_schedule(
@@ -130,7 +131,7 @@ class Scheduler:
 
     async def _room(self) -> int:
         """How many more jobs we may submit now."""
-        return max(0, self._at_once - await count_unfinished(NAME))
+        return max(0, self._at_once - await count_unfinished(JobOrigin.SCHEDULE))
 
     async def _end(self, schedule: SnapshotSchedule, reason: str) -> None:
         """Stop a schedule that this service cannot read, so that it does not stop all others."""

@@ -68,6 +68,19 @@ class JobStatus(StrEnum):
     """Its process vanished and running it again could do harm; observation tells the VM's state."""
 
 
+class JobOrigin(StrEnum):
+    """Who has a job run, and where."""
+
+    API = "api"
+    """Somebody asked this service for it."""
+    SCHEDULE = "schedule"
+    """A snapshot schedule of this service did."""
+    OBSERVATION = "observation"
+    """An observation that did not see its host; others are not kept."""
+    CLI = "cli"
+    """A run from a shell, which only tells of itself: nothing here runs, ends or repeats it."""
+
+
 class HostStatus(StrEnum):
     """What the last observation said about a host."""
 

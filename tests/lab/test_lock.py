@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.guests import agent, booted
+from tests.acceptance.guests import agent, booted, in_guest
 from tests.lab import Host, Lab
 from tests.lab.plays import run_play
 
@@ -72,7 +72,9 @@ def test_guest_that_a_dead_run_left_frozen_is_thawed_by_whatever_comes_next(
     small = {"template": "micro", "vcpus": 1, "memory": 96, "disk": 1, "state": "running"}
     made = play("vm_create", name=f"vm-{identity[:8]}", **small)
     booted(host, identity)
-    agent(host, identity, "guest-fsfreeze-freeze")
+    make = "mke2fs /dev/vda 8192; mkdir -p /mnt; mount -t ext4 /dev/vda /mnt"
+    said = in_guest(host, identity, "/bin/sh", "-c", make)
+    assert agent(host, identity, "guest-fsfreeze-freeze") == 1, said
     assert agent(host, identity, "guest-fsfreeze-status") == "frozen"
     note = json.dumps({"frozen_since": made["domain"]["started_at"], "snapshot": {"name": "half"}})
     host.run("sh", "-c", f"cat > /var/lib/virtplay/fence/{identity}.json", stdin=note)

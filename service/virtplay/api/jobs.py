@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from sanic import HTTPResponse, text
 
+from virtplay.actions import playbook
 from virtplay.api.calls import Call
 from virtplay.api.envelope import Answer
 from virtplay.api.schemas import JobError, JobOut, JobPage, Pagination
@@ -19,10 +20,13 @@ def job_out(job: Job) -> JobOut:
     result = job.result or {}
     return JobOut(
         id=str(job.ref),
+        origin=job.origin,
         action=job.action,
+        playbook=job.playbook or playbook(job.action),
         vmId=job.vm_ref,
         snapshotId=job.snapshot_ref,
         host=job.host,
+        hosts=[job.host] if job.hosts is None and job.host else job.hosts or [],
         status=job.status,
         progress=job.progress,
         step=job.step,
@@ -32,6 +36,7 @@ def job_out(job: Job) -> JobOut:
         appliesAt=PUBLIC_PLACE.get(str(result.get("applies_at"))),
         changes=result.get("changes"),
         requestedBy=job.requested_by,
+        user=job.run_by,
         requestId=job.request_id,
         command=job.command,
         error=JobError(**job.error) if job.error else None,
@@ -55,7 +60,12 @@ async def list_jobs(call: Call) -> Answer:
     """GET /jobs, the newest first."""
     query = call.query
     jobs, total = await store.page_jobs(
-        page=query.page, limit=query.limit, vm=query.vm, status=query.status, action=query.action
+        page=query.page,
+        limit=query.limit,
+        vm=query.vm,
+        status=query.status,
+        action=query.action,
+        origin=query.origin,
     )
     page = JobPage(
         jobs=[job_out(job) for job in jobs],

@@ -12,11 +12,13 @@ from virtplay.api import (
     hosts,
     jobs,
     prometheus,
+    reports,
     schemas,
     snapshots,
     vm_metrics,
     vms,
 )
+from virtplay.api import report_schemas as told
 from virtplay.api import snapshot_schemas as shapes
 from virtplay.api.auth import Role
 from virtplay.api.calls import Call
@@ -149,6 +151,16 @@ ROUTES = (
         vm_metrics.VmMetrics, vm_metrics.MetricsQuery, errors=(*ONE_VM, "HISTORY_NOT_AVAILABLE"),
     ),
     Route("GET", f"{PREFIX}/jobs", READ, jobs.list_jobs, "List jobs", schemas.JobPage, schemas.JobQuery),
+    Route(
+        "POST", f"{PREFIX}/jobs", CHANGE, reports.report_run,
+        "Report a run from a shell, which becomes a job", schemas.JobOut, body=told.ReportBody,
+        status=201, also=(200,),
+    ),
+    Route(
+        "POST", f"{PREFIX}/jobs/{{id}}/events", CHANGE, reports.report_events,
+        "Report how a run from a shell goes on", told.ReportedOut, body=told.EventsBody,
+        errors=("JOB_NOT_FOUND", "JOB_FINISHED"),
+    ),
     Route(
         "GET", f"{PREFIX}/jobs/{{id}}", READ, jobs.get_job, "Show a job", schemas.JobOut,
         errors=("JOB_NOT_FOUND",),

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from virtplay.console.opening import ConsoleType
-from virtplay.states import HostStatus, JobStatus, VmStatus
+from virtplay.states import HostStatus, JobOrigin, JobStatus, VmStatus
 from virtplay.store.vms import SORTS
 
 MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
@@ -330,6 +330,7 @@ class JobQuery(PageQuery):
     vm: str | None = Field(None, max_length=32, description="VM id")
     status: JobStatus | None = None
     action: str | None = Field(None, max_length=32)
+    origin: JobOrigin | None = Field(None, description="who has it run, and where")
 
 
 class Pagination(BaseModel):
@@ -405,10 +406,13 @@ class JobOut(BaseModel):
     """A job."""
 
     id: str
+    origin: JobOrigin = Field(description="cli: a run from a shell, which reports itself")
     action: str
+    playbook: str
     vmId: str | None  # noqa: N815
     snapshotId: str | None = Field(description="the snapshot that it is about")  # noqa: N815
-    host: str | None
+    host: str | None = Field(description="null when they are several")
+    hosts: list[str]
     status: JobStatus
     progress: int
     step: str
@@ -417,7 +421,8 @@ class JobOut(BaseModel):
     dryRun: bool  # noqa: N815
     appliesAt: str | None = Field(description="now, next_boot, or null")  # noqa: N815
     changes: list[dict[str, Any]] | None
-    requestedBy: str  # noqa: N815
+    requestedBy: str = Field(description="the token's name")  # noqa: N815
+    user: str | None = Field(description="user@machine, as a run from a shell says")
     requestId: str  # noqa: N815
     command: str
     error: JobError | None

@@ -6,16 +6,16 @@ from typing import Annotated
 import typer
 
 from virtplay.cli import following
-from virtplay.cli.client import JOB_ID, CannotChoose, path_of
+from virtplay.cli.client import JOB_ID, CannotChoose, JsonObject, path_of
 from virtplay.cli.options import AsJson, JobArgument, TokenFile, Url, open_client
 from virtplay.cli.screen import plain, plain_lines, print_json, print_record, print_table
-from virtplay.states import JobStatus
+from virtplay.states import JobOrigin, JobStatus
 
 job_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Jobs: every change of a VM is one."
 )
 
-HEADER = ("ID", "ACTION", "VM", "HOST", "STATUS", "DONE", "CREATED", "SECONDS", "BY")
+HEADER = ("ID", "ORIGIN", "ACTION", "VM", "HOST", "STATUS", "DONE", "CREATED", "SECONDS", "BY")
 
 
 @job_app.command("list")
@@ -25,6 +25,9 @@ def list_jobs(
     status: Annotated[JobStatus | None, typer.Option(help="Only in this status.")] = None,
     action: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only of this kind, such as vm_start.")
+    ] = None,
+    origin: Annotated[
+        JobOrigin | None, typer.Option(help="Only of this origin; cli: runs from a shell.")
     ] = None,
     page: Annotated[int, typer.Option(min=1, max=1_000_000, help="Page of the list.")] = 1,
     limit: Annotated[int, typer.Option(min=1, max=100, help="Entries on a page.")] = 20,
@@ -40,7 +43,10 @@ def list_jobs(
     """
     with open_client(url, token_file) as client:
         vm_id = client.find_vm(vm) if vm is not None else None
-        query = {"vm": vm_id, "status": status, "action": action, "page": page, "limit": limit}
+        query = {
+            **{"vm": vm_id, "status": status, "action": action, "origin": origin},
+            **{"page": page, "limit": limit},
+        }
         data = client.get("/jobs", query)
     if as_json:
         print_json(data)
@@ -52,14 +58,15 @@ def list_jobs(
         rows.append(
             (
                 job["id"],
+                job["origin"],
                 job["action"],
                 job["vmId"],
-                job["host"],
+                _hosts(job),
                 job["status"],
                 f"{job['progress']}%",
                 job["createdAt"],
                 None if seconds is None else f"{seconds:.0f}",
-                job["requestedBy"],
+                job["user"] or job["requestedBy"],
             )
         )
     if rows:
@@ -92,9 +99,11 @@ def show_job(
     print_record(
         {
             "id": data["id"],
+            "origin": data["origin"],
             "action": data["action"],
+            "playbook": data["playbook"],
             "vm": data["vmId"],
-            "host": data["host"],
+            "host": ", ".join(data["hosts"]),
             "status": data["status"],
             "progress": f"{data['progress']}%",
             "step": data["step"],
@@ -103,6 +112,7 @@ def show_job(
             "changes": changes,
             "applies": data["appliesAt"],
             "by": data["requestedBy"],
+            "user": data["user"],
             "request": data["requestId"],
             "command": data["command"],
             "created": data["createdAt"],
@@ -138,6 +148,11 @@ def show_log(job: JobArgument, url: Url = None, token_file: TokenFile = None) ->
     with open_client(url, token_file) as client:
         text = client.get_text(f"{_job_path(job)}/log")
     typer.echo(plain_lines(text), nl=not text.endswith("\n"))
+
+
+def _hosts(job: JsonObject) -> str | None:
+    """The job's host, or how many there are."""
+    return f"{len(job['hosts'])} hosts" if len(job["hosts"]) > 1 else job["host"]
 
 
 def _job_path(job: str) -> str:

@@ -19,7 +19,7 @@ from prometheus_client.metrics_core import Metric
 
 from virtplay import __version__
 from virtplay.actions import Action
-from virtplay.states import FINISHED_JOB
+from virtplay.states import FINISHED_JOB, JobStatus
 
 # Their `_created` series double everything, and Prometheus reads them from another format only.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -46,6 +46,12 @@ _JOB_SECONDS = Histogram(
     buckets=(0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800),
     registry=REGISTRY,
 )
+_REPORTED_JOBS = Counter(
+    "virtplay_reported_jobs_total",
+    "Runs from a shell that were reported and have ended since the service started, by outcome.",
+    ("status",),
+    registry=REGISTRY,
+)
 _REQUEST_SECONDS = Histogram(
     "virtplay_http_request_duration_seconds",
     "Time from a request's arrival to the beginning of its answer, by route.",
@@ -55,6 +61,8 @@ _REQUEST_SECONDS = Histogram(
 )
 ProcessCollector(registry=REGISTRY)
 
+for _status in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.LOST):
+    _REPORTED_JOBS.labels(_status)
 for _action in Action:
     # A first failure is an increase only when there was a 0 before it.
     _JOB_SECONDS.labels(_action)
@@ -76,6 +84,11 @@ def count_job(action: str, status: str, seconds: float | None) -> None:
     _JOBS.labels(action, status).inc()
     if seconds is not None:
         _JOB_SECONDS.labels(action).observe(seconds)
+
+
+def count_reported_job(status: str) -> None:
+    """Count a run from a shell that ended with `status`; its playbook may be anybody's."""
+    _REPORTED_JOBS.labels(status).inc()
 
 
 def count_request(method: str, route: str | None, status: int, seconds: float) -> None:

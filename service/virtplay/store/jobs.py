@@ -10,7 +10,7 @@ from tortoise import Tortoise
 from tortoise.exceptions import IntegrityError
 
 from virtplay.errors import Conflict, JobNotFound, OperationInProgress
-from virtplay.states import FINISHED_JOB, JOB_MOVES, UNFINISHED_JOB, JobStatus
+from virtplay.states import FINISHED_JOB, JOB_MOVES, UNFINISHED_JOB, JobOrigin, JobStatus
 from virtplay.store.database import is_sqlite
 from virtplay.store.models import AuditEntry, Job, JobEvent
 
@@ -72,6 +72,7 @@ async def keep_observation(*, host: str, error: Mapping[str, Any], command: str)
         host=host,
         status=JobStatus.FAILED,
         locks=False,
+        origin=JobOrigin.OBSERVATION,
         requested_by="observation",
         request_id="-",
         command=command,
@@ -116,7 +117,13 @@ async def find_job(ref: str) -> Job:
 
 
 async def page_jobs(
-    *, page: int, limit: int, vm: str | None, status: JobStatus | None, action: str | None
+    *,
+    page: int,
+    limit: int,
+    vm: str | None,
+    status: JobStatus | None,
+    action: str | None,
+    origin: JobOrigin | None,
 ) -> tuple[list[Job], int]:
     """One page of jobs, the newest first, and how many there are in all."""
     rows = Job.all()
@@ -126,6 +133,8 @@ async def page_jobs(
         rows = rows.filter(status=status)
     if action is not None:
         rows = rows.filter(action=action)
+    if origin is not None:
+        rows = rows.filter(origin=origin)
     total = await rows.count()
     return await rows.order_by("-id").offset((page - 1) * limit).limit(limit), total
 
@@ -148,21 +157,24 @@ async def busy_vms(vm_ids: Iterable[int]) -> set[int]:
     return set(cast("list[int]", rows))
 
 
-async def count_unfinished(requested_by: str) -> int:
-    """How many unfinished jobs somebody has asked for."""
-    return await Job.filter(finished_at=None, requested_by=requested_by).count()
+async def count_unfinished(origin: JobOrigin) -> int:
+    """How many jobs of that origin have not ended."""
+    return await Job.filter(finished_at=None, origin=origin).count()
 
 
 async def unfinished_jobs() -> list[Job]:
-    """Every unfinished job, the oldest first."""
-    return await Job.filter(status__in=UNFINISHED_JOB).order_by("id")
+    """Every unfinished job that a worker runs or has to run, the oldest first."""
+    jobs = Job.filter(status__in=UNFINISHED_JOB).exclude(origin=JobOrigin.CLI)
+    return await jobs.order_by("id")
 
 
 async def deleted_since(moment: datetime) -> set[uuid.UUID]:
     """The UUIDs of the VMs that jobs have deleted since then."""
-    jobs = await Job.filter(
-        action="vm_delete", status=JobStatus.SUCCEEDED, finished_at__gte=moment
-    ).only("variables")
+    jobs = (
+        await Job.filter(action="vm_delete", status=JobStatus.SUCCEEDED, finished_at__gte=moment)
+        .exclude(origin=JobOrigin.CLI)
+        .only("variables")
+    )
     return {uuid.UUID(job.variables["libvirt_domain_uuid"]) for job in jobs}
 
 
@@ -183,6 +195,7 @@ async def usual_seconds(action: str) -> float | None:
     """How long the last twenty successful jobs of an action took on average, in seconds."""
     jobs = (
         await Job.filter(action=action, status=JobStatus.SUCCEEDED, started_at__not_isnull=True)
+        .exclude(origin=JobOrigin.CLI)
         .order_by("-id")
         .limit(20)
     )

@@ -5,7 +5,14 @@ from typing import Any
 from tortoise import fields
 from tortoise.models import Model
 
-from virtplay.states import HostStatus, JobStatus, SnapshotOrigin, SnapshotStatus, VmStatus
+from virtplay.states import (
+    HostStatus,
+    JobOrigin,
+    JobStatus,
+    SnapshotOrigin,
+    SnapshotStatus,
+    VmStatus,
+)
 
 
 class Host(Model):
@@ -111,6 +118,19 @@ class Job(Model):
     """The unfinished creation behind which this start waits."""
     generation = fields.IntField(default=0)
     leased_by = fields.CharField(max_length=128, default="")
+    origin: Any = fields.CharEnumField(JobOrigin, max_length=16, default=JobOrigin.API)
+    playbook = fields.CharField(max_length=255, null=True)
+    """What a run from a shell has played; null for the action's own playbook."""
+    hosts: Any = fields.JSONField(null=True)
+    """The hosts of a run from a shell; null for `host` alone."""
+    run_by = fields.CharField(max_length=255, null=True)
+    """user@machine, as a run from a shell says."""
+    run_id = fields.CharField(max_length=64, null=True)
+    """The run's own name for itself: the same one of the same token is the same job."""
+    token_id = fields.IntField(null=True)
+    """The token that reports the run, and nobody else."""
+    heard_at = fields.DatetimeField(null=True)
+    """When a run from a shell was last heard of."""
     created_at = fields.DatetimeField(auto_now_add=True)
     started_at = fields.DatetimeField(null=True)
     finished_at = fields.DatetimeField(null=True, db_index=True)

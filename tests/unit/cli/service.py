@@ -161,10 +161,13 @@ def make_job(**given: Any) -> JobOut:
     """A job as the API shows one: running unless told otherwise."""
     values: dict[str, Any] = {
         "id": "job-000012",
+        "origin": "api",
         "action": "vm_start",
+        "playbook": "playbooks/vm_start.yml",
         "vmId": "vm-001",
         "snapshotId": None,
         "host": "kvm1",
+        "hosts": ["kvm1"],
         "status": "running",
         "progress": 50,
         "step": "Start the VM",
@@ -174,6 +177,7 @@ def make_job(**given: Any) -> JobOut:
         "appliesAt": None,
         "changes": None,
         "requestedBy": "tests",
+        "user": None,
         "requestId": "0123456789abcdef",
         "command": "ansible-playbook playbooks/vm_start.yml -i inventory/local.yml --limit kvm1",
         "error": None,

@@ -122,7 +122,14 @@ def test_watch_of_unknown_jobs(service: FakeService, run: Run) -> None:
 
 def test_list_filters_by_the_name_of_a_vm(service: FakeService, run: Run) -> None:
     page = {
-        "jobs": [j.model_dump(mode="json") for j in (make_job(vmId=None), make_failed())],
+        "jobs": [
+            job.model_dump(mode="json")
+            for job in (
+                make_job(vmId=None),
+                make_failed(),
+                make_job(origin="cli", host=None, hosts=["a", "b"], user="alice@admin"),
+            )
+        ],
         "pagination": Pagination.of(1, 20, 9).model_dump(),
     }
     service.reply("GET", "/jobs", page)
@@ -134,10 +141,20 @@ def test_list_filters_by_the_name_of_a_vm(service: FakeService, run: Run) -> Non
         "page": 1,
         "limit": 20,
     }
-    first, second = (line.split() for line in result.out.splitlines()[1:])
-    assert first[2] == "-"
-    assert second[4:6] == ["failed", "50%"]
-    assert result.err == "2 of 9 jobs\n"
+    first, second, third = (line.split() for line in result.out.splitlines()[1:])
+    assert first[3] == "-"
+    assert second[1:7] == ["api", "vm_start", "vm-001", "kvm1", "failed", "50%"]
+    assert third[1:6] == ["cli", "vm_start", "vm-001", "2", "hosts"]
+    assert third[-1] == "alice@admin"
+    assert result.err == "3 of 9 jobs\n"
+
+
+def test_list_filters_by_origin(service: FakeService, run: Run) -> None:
+    page = {"jobs": [], "pagination": Pagination.of(1, 20, 0).model_dump()}
+    service.reply("GET", "/jobs", page)
+    run("job", "list", "--origin", "cli")
+    assert service.asked("GET")[0][1] == {"origin": "cli", "page": 1, "limit": 20}
+    assert run("job", "list", "--origin", "shell").status == 2
 
 
 def test_show_tells_changes_and_error(service: FakeService, run: Run) -> None:

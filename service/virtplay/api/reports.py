@@ -1,0 +1,53 @@
+"""API: runs from a shell that tell of themselves."""
+
+from virtplay.api.calls import Call
+from virtplay.api.envelope import Answer
+from virtplay.api.jobs import job_out
+from virtplay.api.report_schemas import EventsBody, ReportBody, ReportedEvent, ReportedOut
+from virtplay.reports import Batch, Domain, begin_report, take_report
+from virtplay.states import JobStatus
+
+
+async def report_run(call: Call) -> Answer:
+    """POST /jobs: a run begins; 200 instead of 201 when it is known already."""
+    body: ReportBody = call.body
+    job, is_new = await begin_report(
+        call.caller,
+        run_id=body.runId,
+        playbook=body.playbook,
+        run_by=body.user,
+        command=body.command,
+        dry_run=body.dryRun,
+    )
+    return Answer(
+        job_out(job).model_dump(mode="json"),
+        201 if is_new else 200,
+        {"Location": f"/api/v1/jobs/{job.ref}"},
+    )
+
+
+async def report_events(call: Call) -> Answer:
+    """POST /jobs/{id}/events."""
+    body: EventsBody = call.body
+    batch = Batch(
+        first=body.first,
+        events=[_event(event) for event in body.events],
+        hosts=body.hosts,
+        domains=None
+        if body.domains is None
+        else [Domain(d.uuid, d.name, d.host) for d in body.domains],
+        outcome=JobStatus(body.outcome) if body.outcome else None,
+        error=body.error.model_dump() if body.error else None,
+    )
+    job, following = await take_report(call.caller, call.path["id"], batch)
+    answer = ReportedOut(id=str(job.ref), status=job.status, next=following)
+    return Answer(answer.model_dump(mode="json"))
+
+
+def _event(event: ReportedEvent) -> dict[str, object]:
+    """The event as a runner would have written it."""
+    told = event.model_dump(exclude_none=True)
+    told["ignore_errors"] = told.pop("ignoreErrors")
+    # Else it would be counted from the tasks of one batch.
+    told.setdefault("percent", 0)
+    return told

@@ -1,0 +1,396 @@
+"""API tests: runs from a shell that tell of themselves, and only of themselves."""
+
+import asyncio
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from virtplay import execution
+from virtplay.errors import Conflict
+from virtplay.metrics.service_series import REGISTRY
+from virtplay.reports import LEASE, give_up_silent
+from virtplay.states import JobOrigin, JobStatus
+from virtplay.store import jobs as store
+from virtplay.store.models import AuditEntry, Job, JobEvent, Vm
+from virtplay.store.reports import create_reported_job
+
+from tests.api.conftest import Service
+from tests.api.test_vms import put_vm
+
+RUN = "run-of-these-tests"
+BEGIN = {"runId": RUN, "playbook": "playbooks/vm_start.yml", "user": "alice@admin"}
+TASK = {"event": "playbook_on_task_start", "task": "Start the VM", "text": "TASK [Start the VM]"}
+
+
+async def begin(service: Service, **values: Any) -> Any:
+    """The job of a run that begins."""
+    answer = await service.post("/jobs", {**BEGIN, **values})
+    assert answer.status_code in (200, 201), answer.text
+    return answer.json()["data"]
+
+
+async def tell(service: Service, job: str, first: int = 1, **values: Any) -> httpx.Response:
+    """The answer to a batch."""
+    return await service.post(f"/jobs/{job}/events", {"first": first, **values})
+
+
+async def told(service: Service, job: str, first: int = 1, **values: Any) -> Any:
+    """The job after a batch that was taken in."""
+    answer = await tell(service, job, first, **values)
+    assert answer.status_code == 200, answer.text
+    return await service.get(f"/jobs/{job}")
+
+
+def code(answer: httpx.Response) -> tuple[int, str]:
+    """Status and code of a refusal."""
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+def counted(status: str) -> float:
+    """How many reported jobs have ended so."""
+    value = REGISTRY.get_sample_value("virtplay_reported_jobs_total", {"status": status})
+    assert value is not None
+    return value
+
+
+async def test_run_is_a_job_with_its_progress_and_log(service: Service) -> None:
+    vm = await put_vm()
+    before = counted("succeeded")
+    answer = await service.post(
+        "/jobs", {**BEGIN, "command": "ansible-playbook playbooks/vm_start.yml"}
+    )
+    assert answer.status_code == 201
+    job = answer.json()["data"]
+    assert answer.headers["Location"] == f"/api/v1/jobs/{job['id']}"
+    wanted = {
+        **{"origin": "cli", "action": "vm_start", "playbook": "playbooks/vm_start.yml"},
+        **{"status": "running", "progress": 0, "user": "alice@admin", "requestedBy": "bootstrap"},
+        **{"vmId": None, "host": None, "hosts": [], "dryRun": False},
+        "command": "ansible-playbook playbooks/vm_start.yml",
+    }
+    assert {key: job[key] for key in wanted} == wanted
+    told_of = [{"uuid": str(vm.uuid)}]
+    half = await told(
+        service, job["id"], events=[{**TASK, "percent": 50}], hosts=["kvm1"], domains=told_of
+    )
+    shown = ("progress", "step", "host", "hosts", "vmId", "status")
+    assert [half[key] for key in shown] == [
+        50,
+        "Start the VM",
+        "kvm1",
+        ["kvm1"],
+        "vm-001",
+        "running",
+    ]
+    # It holds nothing: the API may do what it likes meanwhile.
+    assert (await service.get("/vms/vm-001/status"))["job"] is None
+    assert (await service.act("vm-001", "start"))["jobId"]
+    change = {"field": "state", "before": "stopped", "after": "running", "applies": "live"}
+    done = {
+        **{"event": "runner_on_ok", "host": "kvm1", "task": "Start the VM"},
+        "text": "changed: [kvm1]",
+        "res": {"changed": True, "domain": {}, "changes": [change], "applies_at": "live"},
+    }
+    ended = await told(service, job["id"], 2, events=[done], outcome="succeeded")
+    shown = ("status", "progress", "changed", "changes", "appliesAt", "error")
+    assert [ended[key] for key in shown] == ["succeeded", 100, True, [change], "now", None]
+    assert ended["finishedAt"]
+    log = await service.client.get(f"/api/v1/jobs/{job['id']}/log")
+    assert log.text == "TASK [Start the VM]\nchanged: [kvm1]\n"
+    assert counted("succeeded") == before + 1
+    entry = await AuditEntry.get(action="report")
+    assert (entry.actor, entry.job_ref) == ("bootstrap", job["id"])
+
+
+async def test_jobs_are_listed_by_origin(service: Service) -> None:
+    _ = await put_vm()
+    run = await begin(service)
+    started = await service.act("vm-001", "start")
+    error = {"code": "HOST_UNREACHABLE", "message": "y", "task": "", "host": "kvm1"}
+    await store.keep_observation(host="kvm1", error=error, command="")
+    for origin, found in (
+        ("cli", run["id"]),
+        ("api", started["jobId"]),
+        ("observation", "job-000003"),
+    ):
+        page = await service.get("/jobs", origin=origin)
+        assert [(job["id"], job["origin"]) for job in page["jobs"]] == [(found, origin)]
+    assert (await service.get("/jobs", origin="schedule"))["jobs"] == []
+    answer = await service.client.get("/api/v1/jobs", params={"origin": "shell"})
+    assert code(answer) == (400, "VALIDATION_ERROR")
+
+
+async def test_same_run_is_the_same_job_for_its_token_alone(service: Service) -> None:
+    answers = await asyncio.gather(*(service.post("/jobs", BEGIN) for _ in range(5)))
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 200, 201]
+    assert {answer.json()["data"]["id"] for answer in answers} == {"job-000001"}
+    other = await service.client.post(
+        "/api/v1/jobs", json=BEGIN, headers=await service.as_role("operator")
+    )
+    assert other.status_code == 201
+    assert other.json()["data"]["id"] != "job-000001"
+
+
+async def test_batch_that_is_sent_again_changes_nothing(service: Service) -> None:
+    job = (await begin(service))["id"]
+    events = [{"event": "output", "text": str(number)} for number in range(1, 6)]
+    for _ in range(2):
+        answer = await tell(service, job, 1, events=events[:3])
+        assert answer.json()["data"] == {"id": job, "status": "running", "next": 4}
+    _ = await told(service, job, 2, events=events[1:])  # some known, some new
+    for _ in range(2):
+        ended = await tell(
+            service, job, 6, outcome="failed", events=[{"event": "output", "text": "6"}]
+        )
+        assert ended.json()["data"] == {"id": job, "status": "failed", "next": 7}
+    log = await service.client.get(f"/api/v1/jobs/{job}/log")
+    assert log.text == "1\n2\n3\n4\n5\n6\n"
+    late = await tell(service, job, 7, events=[{"event": "output", "text": "7"}])
+    assert code(late) == (409, "JOB_FINISHED")
+    assert code(await tell(service, job, 7)) == (409, "JOB_FINISHED")
+
+
+async def test_same_batch_many_times_at_once_is_taken_in_once(service: Service) -> None:
+    job = (await begin(service))["id"]
+    events = [{"event": "output", "text": str(number)} for number in range(50)]
+    answers = await asyncio.gather(*(tell(service, job, 1, events=events) for _ in range(8)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert await JobEvent.all().count() == 50
+
+
+async def test_only_the_token_that_reported_a_run_goes_on_with_it(service: Service) -> None:
+    _ = await put_vm()
+    job = (await begin(service))["id"]
+    of_api = (await service.act("vm-001", "start"))["jobId"]
+    operator, viewer = await service.as_role("operator"), await service.as_role("viewer")
+    body = {"first": 1, "outcome": "succeeded"}
+    for path, headers, wanted in (
+        (f"/jobs/{job}/events", operator, (403, "FORBIDDEN")),
+        (f"/jobs/{job}/events", viewer, (403, "FORBIDDEN")),
+        (f"/jobs/{of_api}/events", None, (403, "FORBIDDEN")),
+        ("/jobs/job-000099/events", None, (404, "JOB_NOT_FOUND")),
+    ):
+        answer = await service.client.post(f"/api/v1{path}", json=body, headers=headers)
+        assert code(answer) == wanted, path
+    answer = await service.client.post("/api/v1/jobs", json=BEGIN, headers=viewer)
+    assert code(answer) == (403, "FORBIDDEN")
+    assert {j["status"] for j in (await service.get("/jobs"))["jobs"]} == {"running", "queued"}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "events", "error"),
+    [
+        (
+            "failed",
+            [
+                {
+                    **{"event": "runner_on_failed", "host": "kvm1", "task": "Stop the VM"},
+                    "res": {"msg": "cannot stop web", "code": "GUEST_NOT_RESPONDING"},
+                }
+            ],
+            ("GUEST_NOT_RESPONDING", "cannot stop web", "Stop the VM", "kvm1"),
+        ),
+        (
+            "failed",
+            [{"event": "runner_on_unreachable", "host": "kvm1", "res": {"msg": "no route"}}],
+            ("HOST_UNREACHABLE", "cannot reach host kvm1: no route", "", "kvm1"),
+        ),
+        (
+            "failed",
+            [{"event": "runner_on_failed", "ignoreErrors": True, "res": {"msg": "harmless"}}],
+            ("PLAYBOOK_FAILED", "cannot tell why job-000001 failed; the log may", "", ""),
+        ),
+        ("succeeded", [{"event": "runner_on_failed", "res": {"msg": "rescued"}}], None),
+    ],
+)
+async def test_outcome_is_the_runs_own(
+    service: Service, outcome: str, events: list[Any], error: tuple[str, ...] | None
+) -> None:
+    job = (await begin(service))["id"]
+    _ = await told(service, job, events=events)
+    ended = await told(service, job, 2, outcome=outcome)
+    assert ended["status"] == outcome
+    found = ended["error"]
+    keys = ("code", "message", "task", "host")
+    assert (tuple(found[key] for key in keys) if found else None) == error
+
+
+async def test_interrupted_run_says_so(service: Service) -> None:
+    job = (await begin(service, dryRun=True))["id"]
+    error = {"code": "RUN_INTERRUPTED", "message": "cannot finish: it was interrupted"}
+    ended = await told(service, job, outcome="failed", error=error)
+    assert (ended["status"], ended["dryRun"]) == ("failed", True)
+    assert {key: ended["error"][key] for key in error} == error
+
+
+async def test_progress_never_falls_and_is_100_only_when_succeeded(service: Service) -> None:
+    job = (await begin(service))["id"]
+    seen = []
+    for first, percent in enumerate((0, 60, 30, 100, None), start=1):
+        event = {**TASK, **({} if percent is None else {"percent": percent})}
+        seen.append((await told(service, job, first, events=[event]))["progress"])
+    assert seen == [1, 60, 60, 99, 99]
+    assert (await told(service, job, 6, outcome="failed"))["progress"] == 99
+
+
+async def test_vm_is_found_by_uuid_or_by_name_and_host(service: Service) -> None:
+    web, db = await put_vm(), await put_vm(host="kvm2", domain="db")
+    twins = [await put_vm(host=host, domain="twin") for host in ("kvm1", "kvm2")]
+    job = (await begin(service))["id"]
+    for domains, ref in (
+        ([{"uuid": str(web.uuid)}], "vm-001"),
+        ([{"uuid": str(web.uuid).upper().replace("-", "")}], "vm-001"),
+        ([{"name": "db"}], str(db.ref)),
+        ([{"name": "db", "host": "kvm1"}], None),
+        ([{"name": "twin"}], None),
+        ([{"name": "twin", "host": "kvm2"}], str(twins[1].ref)),
+        ([{"uuid": str(uuid.uuid4()), "name": "db"}], None),  # another of that name
+        ([{"uuid": str(web.uuid)}, {"name": "db"}], None),  # several
+        ([{"name": "vm-001"}], "vm-001"),
+    ):
+        assert (await told(service, job, domains=domains))["vmId"] == ref, domains
+    assert (await told(service, job))["vmId"] == "vm-001"  # as before
+    page = await service.get("/jobs", vm="vm-001")
+    assert [found["id"] for found in page["jobs"]] == [job]
+
+
+async def test_several_hosts_are_all_named(service: Service) -> None:
+    job = (await begin(service))["id"]
+    several = await told(service, job, hosts=["kvm1", "kvm2"])
+    assert (several["host"], several["hosts"]) == (None, ["kvm1", "kvm2"])
+
+
+PLAYBOOKS = [
+    ("playbooks/vm_stop.yml", "vm_stop"),
+    ("/srv/site.yaml", "site"),
+    ("Web-Farm.yml", "playbook"),
+    ("x" * 60 + ".yml", "playbook"),
+    ("{{ lookup('pipe', 'id') }}", "playbook"),
+]
+
+
+async def test_action_is_the_playbooks_name(service: Service) -> None:
+    for number, (playbook, action) in enumerate(PLAYBOOKS):
+        job = await begin(service, runId=f"run-number-{number}", playbook=playbook)
+        assert (job["action"], job["playbook"]) == (action, playbook)
+
+
+ODD_RUNS: list[dict[str, Any]] = [
+    {},
+    {**BEGIN, "runId": "short"},
+    {**BEGIN, "runId": "../../../etc/passwd"},
+    {**BEGIN, "playbook": ""},
+    {**BEGIN, "playbook": "x" * 256},
+    {**BEGIN, "user": "a\nb"},
+    {**BEGIN, "user": "\x00"},
+    {**BEGIN, "command": "x" * 4097},
+    {**BEGIN, "dryRun": "yes"},
+    {**BEGIN, "vmId": "vm-001"},
+]
+
+
+async def test_odd_runs_are_refused(service: Service) -> None:
+    for body in ODD_RUNS:
+        assert code(await service.post("/jobs", body)) == (400, "VALIDATION_ERROR"), body
+    assert await Job.all().count() == 0
+
+
+ODD_BATCHES: list[dict[str, Any]] = [
+    {},
+    {"first": 0},
+    {"first": True},
+    {"first": 2**31},
+    {"first": 1, "events": [{"event": "output"}] * 501},
+    {"first": 1, "events": [{"event": "rm -rf"}]},
+    {"first": 1, "events": [{"event": "output", "text": "x" * 20_001}]},
+    {"first": 1, "events": [{"event": "output", "text": "\x00"}]},
+    {"first": 1, "events": [{"event": "output", "percent": 101}]},
+    {"first": 1, "events": [{"event": "output", "res": {"password": "x"}}]},
+    {"first": 1, "events": [{"event": "output", "res": {"code": "no code"}}]},
+    {"first": 1, "domains": [{"uuid": "x"}]},
+    {"first": 1, "domains": [{}, {}, {}]},
+    {"first": 1, "hosts": [""]},
+    {"first": 1, "hosts": ["x"] * 1001},
+    {"first": 1, "outcome": "lost"},
+    {"first": 1, "error": {"code": "X"}},
+]
+
+
+async def test_odd_batches_are_refused(service: Service) -> None:
+    job = (await begin(service))["id"]
+    for body in ODD_BATCHES:
+        refused = await service.post(f"/jobs/{job}/events", body)
+        assert code(refused) == (400, "VALIDATION_ERROR"), body
+    assert (await service.get(f"/jobs/{job}"))["status"] == "running"
+    assert await JobEvent.all().count() == 0
+
+
+async def test_text_is_kept_as_it_is(service: Service) -> None:
+    job = (await begin(service))["id"]
+    text = "{{ 7*7 }} $(id) <b>\u202e'; DROP TABLE job; -- 🐧\x1b[0m"
+    found = await told(
+        service, job, events=[{"event": "playbook_on_task_start", "task": text, "text": text}]
+    )
+    assert found["step"] == text
+    assert (await service.client.get(f"/api/v1/jobs/{job}/log")).text == text + "\n"
+
+
+async def test_run_that_falls_silent_is_lost_and_says_nothing_more(service: Service) -> None:
+    job = (await begin(service))["id"]
+    talking = (await begin(service, runId="another-run"))["id"]
+    long_ago = datetime.now(UTC) - LEASE - timedelta(seconds=1)
+    await Job.filter(ref=job).update(heard_at=long_ago)
+    before = counted("lost")
+    await give_up_silent(datetime.now(UTC) - LEASE)
+    lost = await service.get(f"/jobs/{job}")
+    assert (lost["status"], lost["error"]["code"]) == ("lost", "RUN_LOST")
+    assert "nothing was heard of the run for 60 s" in lost["error"]["message"]
+    assert (await service.get(f"/jobs/{talking}"))["status"] == "running"
+    assert counted("lost") == before + 1
+    assert code(await tell(service, job, outcome="succeeded")) == (409, "JOB_FINISHED")
+
+
+async def test_batch_of_nothing_keeps_a_run_alive(service: Service) -> None:
+    job = (await begin(service))["id"]
+    await Job.filter(ref=job).update(heard_at=datetime.now(UTC) - LEASE * 2)
+    _ = await told(service, job)
+    await give_up_silent(datetime.now(UTC) - LEASE)
+    assert (await service.get(f"/jobs/{job}"))["status"] == "running"
+
+
+async def test_service_never_runs_repeats_or_reckons_with_a_reported_job(service: Service) -> None:
+    vm = await put_vm()
+    job = (await begin(service, playbook="playbooks/vm_delete.yml"))["id"]
+    _ = await told(service, job, domains=[{"uuid": str(vm.uuid)}])
+    assert await execution.recover() == []
+    assert (await service.get(f"/jobs/{job}"))["status"] == "running"
+    assert service.app.ctx.dispatcher.enqueued == []
+    assert await store.queue_state() == (0, 0.0)
+    assert await store.busy_vms([vm.id]) == set()
+    _ = await told(service, job, outcome="succeeded")
+    assert await store.deleted_since(datetime.now(UTC) - timedelta(hours=1)) == set()
+    assert await store.usual_seconds("vm_delete") is None
+    assert await Vm.get_or_none(id=vm.id) is not None
+
+
+async def test_reported_jobs_go_with_their_events_when_they_are_old(service: Service) -> None:
+    job = (await begin(service))["id"]
+    _ = await told(service, job, events=[TASK], outcome="succeeded")
+    await Job.filter(ref=job).update(finished_at=datetime.now(UTC) - timedelta(days=2))
+    assert await store.forget_jobs(timedelta(days=1)) == 1
+    assert (await Job.all().count(), await JobEvent.all().count()) == (0, 0)
+
+
+async def test_index_lets_no_run_be_two_jobs(database: str) -> None:
+    values: dict[str, Any] = {
+        **{"action": "x", "requested_by": "x", "request_id": "x", "run_id": "one"},
+        "token_id": 1,
+    }
+    _ = await create_reported_job(**values)
+    with pytest.raises(Conflict, match="cannot report run one twice"):
+        _ = await create_reported_job(**values)
+    _ = await create_reported_job(**{**values, "token_id": 2})
+    for job in await Job.all():
+        assert (job.origin, job.status, job.locks) == (JobOrigin.CLI, JobStatus.RUNNING, False)
