@@ -174,7 +174,7 @@ def bridge_network(lab: Lab) -> Iterator[ipaddress.IPv4Network]:
     run("ip", "link", "delete", BRIDGE)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(
     lab: Lab,
     bridge_network: ipaddress.IPv4Network,
@@ -182,7 +182,10 @@ def service(
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> Iterator[Service]:
-    """The service on the session's lab; what its last test needs is built from here on."""
+    """The service on the session's lab; what its last test needs is built from here on.
+
+    It ends with the last of these tests: it would go on looking at its hosts.
+    """
     wanted = any("debian" in getattr(item, "fixturenames", ()) for item in request.session.items)
     if wanted and not debian_image.missing_programs():
         BUILDER.start()
@@ -204,7 +207,7 @@ def service(
         assert left == [], "the service left processes behind"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def api(service: Service) -> Api:
     """The service's API."""
     return Api(service.port)

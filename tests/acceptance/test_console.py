@@ -26,7 +26,7 @@ from tests.tickets import draw_ticket
 
 SMALL: Json = {"memory": 96, "autoStart": True}
 IDLE_CONSOLES = 200
-IDLE_SECONDS = 20.0
+IDLE_SECONDS = 8.0
 
 
 class Stream:
