@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,14 @@ def run(tmp_path: Path, action: str, *options: str) -> str:
     return done.stdout
 
 
+def flat(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The tasks, and those of their blocks."""
+    for task in tasks:
+        yield task
+        for part in ("block", "rescue", "always"):
+            yield from flat(task.get(part, []))
+
+
 @pytest.mark.parametrize("path", PLAYBOOKS, ids=by_name)
 def test_playbook_begins_with_the_check_of_all_its_roles(path: Path) -> None:
     plays = yaml.safe_load(path.read_text())
@@ -56,7 +65,7 @@ def test_playbook_begins_with_the_check_of_all_its_roles(path: Path) -> None:
     assert check["tags"] == ["always"]
     assert bool(arguments.get("single_host")) == (path.stem not in FOR_MANY_HOSTS)
     imported = {}
-    for task in others + [task for play in plays[1:] for task in play["tasks"]]:
+    for task in flat(others + [task for play in plays[1:] for task in play["tasks"]]):
         if role := task.get("ansible.builtin.import_role"):
             imported[role["name"]] = role.get("tasks_from", "main")
             assert role["rolespec_validate"] is False

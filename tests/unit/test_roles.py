@@ -16,7 +16,7 @@ ROLES = described_roles()
 ENTRIES = [(role, entry) for role in ROLES for entry in read_specs(role)]
 BOUND = ("register", "loop_var", "index_var")
 """Keywords whose value is a name that the tasks give themselves."""
-PLAY_ONLY: dict[str, set[str]] = {}
+PLAY_ONLY = {"vms": {"libvirt_domain_vms_serial"}}
 """Variables that are for the play around the role, as serial is: entry point → names."""
 
 
@@ -92,7 +92,9 @@ def test_defaults_are_those_of_the_specs(role: Path) -> None:
     described: dict[str, Any] = {}
     for entry, name, default in options_with_defaults(role):
         assert described.setdefault(name, default) == default, f"{entry}: {name}"
-    assert defaults == described
+    # What is only known when it runs has no value for the specs to show.
+    made = {name for name, value in defaults.items() if "{{" in str(value)} - described.keys()
+    assert {name: value for name, value in defaults.items() if name not in made} == described
 
 
 @pytest.mark.parametrize(("role", "entry"), ENTRIES, ids=by_name)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.errors import UnsupportedError
 from ansible.playbook.role.definition import RoleDefinition
 from ansible.plugins.action import ActionBase
 from ansible_collections.virtplay.libvirt.plugins.module_utils.role_variables import (
@@ -55,7 +56,12 @@ class ActionModule(ActionBase):
         # The templating is Ansible's own: a fault in a value is told with its origin.
         values = self._templar.template(given)
         checked = ArgumentSpecValidator(options).validate(values, validate_role_argument_spec=True)
-        return [*unknown_variables(role, specs, variables), *checked.error_messages]
+        # Ansible names the keys that an option does not have, and does not say what is the matter.
+        messages = [
+            f"cannot use {message}" if isinstance(error, UnsupportedError) else message
+            for error, message in zip(checked.errors, checked.error_messages)
+        ]
+        return [*unknown_variables(role, specs, variables), *messages]
 
     def _read_specs(self, role: str) -> dict[str, Any]:
         definition = RoleDefinition(loader=self._loader, collection_list=self._task.collections)

@@ -1,0 +1,46 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: filters for the VMs that an inventory declares; they run on the controller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.virtplay.libvirt.plugins.module_utils.fleet import (
+    InvalidFleet,
+    combine_runs,
+    describe_hosts,
+    domain_list,
+)
+
+
+def domains(
+    vms: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Turn libvirt_domain_vms and their defaults into the domains of the module domains."""
+    try:
+        return domain_list(vms, defaults or {})
+    except InvalidFleet as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def fleet_summary(hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str]) -> list[str]:
+    """Say of each host what the role's entry point vms has done there, a line a host."""
+    found = {}
+    for host in hosts:
+        results = hostvars[host]
+        plan = results.get("__libvirt_domain_plan") or {}
+        applied = (results.get("__libvirt_domain_applied") or {}).get("results") or []
+        purged = results.get("__libvirt_domain_purged") or {}
+        found[host] = combine_runs(plan, [*applied, purged]) if "vms" in plan else None
+    return describe_hosts(found)
+
+
+class FilterModule:
+    """What Ansible asks for the filters of this file."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters by name."""
+        return {"domains": domains, "fleet_summary": fleet_summary}

@@ -1,0 +1,141 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: the VMs that are declared for hosts, and what became of them; pure, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# What a run makes of a VM, in the order in which a summary tells it.
+CREATED, CHANGED, REMOVED, UNCHANGED, FAILED = OUTCOMES = (
+    "created",
+    "changed",
+    "removed",
+    "unchanged",
+    "failed",
+)
+ABSENT = "absent"
+_SAME = (
+    "name",
+    "uuid",
+    "state",
+    "title",
+    "description",
+    "vcpus",
+    "vcpus_max",
+    "memory",
+    "memory_max",
+    "virt_type",
+    "firmware",
+    "autostart",
+    "interfaces",
+    "disks",
+    "force",
+    "keep_disks",
+    "timeout",
+)
+_ABSENT_TOO = ("name", "uuid", "state", "force", "keep_disks")
+_SEED = ("hostname", "ssh_keys", "user_data", "network_config")
+_METADATA = ("os", "labels")
+_NEEDED = ("vcpus", "memory")
+
+
+class InvalidFleet(ValueError):
+    """What is declared cannot be meant so; the message says which VM and why."""
+
+
+def domain_list(
+    vms: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Turn declared VMs into what the module domains takes; raises InvalidFleet.
+
+    A VM has the options of the role libvirt_domain without its prefix. defaults are those of every
+    VM that does not say otherwise.
+    """
+    merged = [{**defaults, **vm} for vm in vms]
+    for vm in merged:
+        if not vm.get("name"):
+            raise InvalidFleet(f"cannot use a VM without a name: {sorted(vm)}")
+        missing = [key for key in _NEEDED if vm.get(key) is None]
+        if vm.get("state") != ABSENT and missing:
+            raise InvalidFleet(f"cannot use VM {vm['name']}: it has no {' and no '.join(missing)}")
+    for key in ("name", "uuid"):
+        values = [vm[key] for vm in merged if vm.get(key)]
+        twice = sorted({value for value in values if values.count(value) > 1})
+        if twice:
+            raise InvalidFleet(f"cannot use VM {twice[0]}: two VMs of the host have that {key}")
+    return [_arguments(vm) for vm in merged]
+
+
+def _arguments(vm: Mapping[str, Any]) -> dict[str, Any]:
+    if vm.get("state") == ABSENT:
+        return _given(vm, _ABSENT_TOO)
+    arguments = {
+        **_given(vm, _SAME),
+        "seed": _given(vm, _SEED),
+        "metadata": _given(vm, _METADATA),
+    }
+    disk = {"size": vm.get("disk"), **_given(vm, ("template", "clone"))}
+    if "disks" not in arguments and (disk["size"] is not None or "template" in disk):
+        arguments["disks"] = [{"target": "vda", **_given(disk, disk)}]
+    network = vm.get("network")
+    if "interfaces" not in arguments and network:
+        source = network.get("network") or network.get("bridge")
+        keys = ("type", "model", "mac", "ip", "gateway", "nameservers")
+        nic = {**_given(network, keys), **({"source": source} if source else {})}
+        arguments["interfaces"] = [nic]
+    return arguments
+
+
+def _given(values: Mapping[str, Any], keys: Any) -> dict[str, Any]:
+    return {key: values[key] for key in keys if values.get(key) is not None}
+
+
+def outcome_of(result: Mapping[str, Any]) -> str:
+    """Say in one word what the result of the module domain means."""
+    if not result["changed"]:
+        return UNCHANGED
+    for change in result["changes"]:
+        if change["field"] == "state" and change["before"] == ABSENT:
+            return CREATED
+    return REMOVED if result["domain"] is None else CHANGED
+
+
+def summarize(vms: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the names of the VMs of each outcome, from the results of each."""
+    return {outcome: [vm["name"] for vm in vms if vm["outcome"] == outcome] for outcome in OUTCOMES}
+
+
+def combine_runs(
+    plan: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Return what became of each VM of a host: what was done, for the others what was found."""
+    done = [vm for run in runs for vm in run.get("vms") or ()]
+    names = {vm["name"] for vm in done}
+    return [*done, *(vm for vm in plan.get("vms") or () if vm["name"] not in names)]
+
+
+def describe_hosts(hosts: Mapping[str, Sequence[Mapping[str, Any]] | None]) -> list[str]:
+    """Return a line for each host and one for all; None stands for one that was not looked at."""
+    lines = []
+    everything: list[Mapping[str, Any]] = []
+    for host, vms in hosts.items():
+        if vms is not None:
+            everything += vms
+            lines.append(f"{host}: {_describe(vms, named=True)}")
+    waiting = [host for host, vms in hosts.items() if vms is None]
+    if waiting:
+        lines.append(f"not looked at: {', '.join(waiting)}")
+    if len(hosts) > 1:
+        lines.append(f"all: {_describe(everything, named=False)}")
+    return lines
+
+
+def _describe(vms: Sequence[Mapping[str, Any]], *, named: bool) -> str:
+    parts = []
+    for outcome, names in summarize(vms).items():
+        if names:
+            shown = named and outcome != UNCHANGED
+            parts.append(f"{len(names)} {outcome}" + (f" ({', '.join(names)})" if shown else ""))
+    return ", ".join(parts) or "no VMs"

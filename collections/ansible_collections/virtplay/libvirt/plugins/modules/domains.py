@@ -1,0 +1,488 @@
+#!/usr/bin/python
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: the module `domains`, all declared domains of a host in one task."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: domains
+short_description: Bring many libvirt domains of one host to the states asked for
+version_added: "0.1.0"
+description:
+  - Does what M(virtplay.libvirt.domain) does, for a list of domains one after the other, in one
+    task. Where nothing changes, a hundred domains take hardly longer than one.
+  - A domain that fails does not stop the others. The task then fails at its end and names it.
+  - Domains that are not in the list are left alone, unless O(purge) is set.
+author:
+  - Virtplay contributors (@virtplay)
+options:
+  uri:
+    description: The libvirt connection.
+    type: str
+    default: qemu:///system
+  domains:
+    description: The domains, each as M(virtplay.libvirt.domain) takes it.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      uuid:
+        description:
+          - UUID of the domain. The domain is looked up by it when it is given.
+          - For a new domain without one it is derived from the name of the host and of the domain.
+        type: str
+      name:
+        description:
+          - Name of the domain, 1 to 64 letters, digits and C(._-). The domain is looked up by it
+            when O(domains[].uuid) is not given.
+        type: str
+        required: true
+      state:
+        description:
+          - V(present) makes or changes the domain and leaves its power alone.
+          - V(running) and V(stopped) do so too, and see to its power. A guest that is to stop is
+            asked to shut down, or with O(domains[].force) switched off.
+          - V(absent) removes the domain, its disks and its address reservations.
+        type: str
+        choices: [present, absent, running, stopped]
+        default: present
+      title:
+        description: Name for people, any text without a line break.
+        type: str
+      description:
+        description: Longer text for people.
+        type: str
+      vcpus:
+        description: Number of virtual CPUs.
+        type: int
+      vcpus_max:
+        description:
+          - Number of virtual CPUs that can be reached without a reboot.
+          - Twice O(domains[].vcpus), at least 8, for a new domain.
+        type: int
+      memory:
+        description: Memory in MiB.
+        type: int
+      memory_max:
+        description:
+          - Memory in MiB that can be reached without a reboot. O(domains[].memory) for a new
+            domain.
+        type: int
+      virt_type:
+        description:
+          - Hardware virtualisation (V(kvm)) or emulation (V(qemu)) for a new domain.
+          - V(auto) takes what the role libvirt_host has found out, else what libvirt says.
+        type: str
+        choices: [auto, kvm, qemu]
+        default: auto
+      firmware:
+        description: Firmware of a new domain, V(bios) unless set. It cannot be changed later.
+        type: str
+        choices: [bios, efi]
+      disks:
+        description:
+          - Disks by their target. Missing ones are made, smaller ones are grown, others left alone.
+        type: list
+        elements: dict
+        suboptions:
+          target:
+            description: Name of the disk in the guest, V(vda), V(vdb) and so on.
+            type: str
+            required: true
+          size:
+            description: Size in GiB, the template's size unless set. A disk never shrinks.
+            type: int
+          template:
+            description: Name of the template that a new disk stands on. An empty disk without.
+            type: str
+          clone:
+            description: A new disk is an overlay on its template (V(linked)) or a V(full) copy.
+            type: str
+            choices: [linked, full]
+            default: linked
+          pool:
+            description: Storage pool of a new disk.
+            type: str
+            default: default
+      interfaces:
+        description:
+          - Network interfaces, found by their MAC address, else by their position. Missing ones are
+            made, others are left alone.
+          - A new domain without this argument has one interface on the network V(default).
+        type: list
+        elements: dict
+        suboptions:
+          type:
+            description: A libvirt network or a bridge of the host. V(network) for a new interface.
+            type: str
+            choices: [network, bridge]
+          source:
+            description: Name of the network (V(default) unless set) or the bridge.
+            type: str
+          model:
+            description: Model of the card, V(virtio) for a new interface.
+            type: str
+            choices: [virtio, e1000e, e1000, rtl8139]
+          mac:
+            description: MAC address, derived from the UUID unless set.
+            type: str
+          ip:
+            description:
+              - Fixed address. On a network it becomes a DHCP reservation there.
+              - On a bridge it needs a prefix length, and is told to a new guest through its seed.
+            type: str
+          gateway:
+            description: Router of a fixed address on a bridge.
+            type: str
+          nameservers:
+            description: Name servers of a fixed address on a bridge.
+            type: list
+            elements: str
+      autostart:
+        description: Start the domain together with the host.
+        type: bool
+      seed:
+        description: What cloud-init in a new guest is told (NoCloud).
+        type: dict
+        suboptions:
+          hostname:
+            description: Host name, made of O(domains[].title) or O(domains[].name) unless set.
+            type: str
+          ssh_keys:
+            description: Public keys, one line each.
+            type: list
+            elements: str
+          user_data:
+            description: User-data, handed over as it is.
+            type: str
+          network_config:
+            description:
+              - Network configuration in place of the one made from O(domains[].interfaces).
+            type: dict
+      metadata:
+        description: What the domain's metadata says of it.
+        type: dict
+        suboptions:
+          id:
+            description: Id of the virtual machine, O(domains[].name) unless set.
+            type: str
+          template:
+            description: Name of the template, that of the first disk unless set.
+            type: str
+          os:
+            description: Operating system, that of the template unless set.
+            type: str
+          labels:
+            description: All labels of the domain, names and values.
+            type: dict
+      force:
+        description:
+          - Switch a guest off without asking it, and delete one that runs or has snapshots.
+        type: bool
+        default: false
+      keep_disks:
+        description: Leave the disks of a deleted domain on the host.
+        type: bool
+        default: false
+      timeout:
+        description: Seconds that a guest may take to shut down.
+        type: int
+        default: 90
+  purge:
+    description:
+      - Also remove, with their disks, the domains that Virtplay has made on this host, by hand or
+        through the service, and that are neither in O(domains) nor in O(keep). Others are never
+        touched.
+    type: bool
+    default: false
+  keep:
+    description: Names of domains that O(purge) leaves alone.
+    type: list
+    elements: str
+    default: []
+  force:
+    description: With O(purge), remove domains although they run or have snapshots.
+    type: bool
+    default: false
+  job:
+    description: Id of the job that this task is part of.
+    type: str
+  lock_timeout:
+    description: Seconds to wait for another task on the same domain.
+    type: int
+    default: 120
+attributes:
+  check_mode:
+    description: Nothing is changed and no lock is taken.
+    support: full
+  diff_mode:
+    description: One diff a domain, as M(virtplay.libvirt.domain) shows it.
+    support: full
+requirements:
+  - python3-libvirt
+  - python3-lxml
+  - python3-pycdlib (for a seed)
+"""
+
+EXAMPLES = r"""
+- name: Have two web servers running and the old one gone
+  virtplay.libvirt.domains:
+    domains:
+      - name: web-1
+        state: running
+        vcpus: 2
+        memory: 2048
+        disks:
+          - target: vda
+            template: debian12
+            size: 20
+      - name: web-2
+        state: running
+        vcpus: 2
+        memory: 2048
+        disks:
+          - target: vda
+            template: debian12
+            size: 20
+      - name: web-0
+        state: absent
+
+- name: Have no other VMs of ours on this host
+  virtplay.libvirt.domains:
+    domains: []
+    keep: [web-1, web-2]
+    purge: true
+"""
+
+RETURN = r"""
+vms:
+  description: What became of each domain, in check mode what would.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - name: web-1
+      outcome: changed
+      changes:
+        - field: vcpus
+          before: 2
+          after: 4
+          applies: live
+          destroys: false
+      applies_at: now
+      warnings: []
+    - name: web-2
+      outcome: failed
+      msg: "cannot shrink disk vda of web-2 from 20 GiB to 10 GiB: that would cut off data"
+      code: VALIDATION_ERROR
+summary:
+  description: Names of the domains by what became of them.
+  returned: always
+  type: dict
+  sample:
+    created: []
+    changed: [web-1]
+    removed: []
+    unchanged: []
+    failed: [web-2]
+undeclared:
+  description: Names of the domains that O(purge) has removed or would remove.
+  returned: always
+  type: list
+  elements: str
+missing_templates:
+  description: Names of templates that domains need and the host does not have.
+  returned: always
+  type: list
+  elements: str
+"""
+
+import traceback
+from typing import Any, NoReturn
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import (
+    LibvirtFailure,
+    libvirt,
+    open_connection,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_task import (
+    ARGUMENTS,
+    DomainTask,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_xml import parse_domain
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failures import failure_of
+from ansible_collections.virtplay.libvirt.plugins.module_utils.fleet import (
+    ABSENT,
+    FAILED,
+    UNCHANGED,
+    outcome_of,
+    summarize,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.storage import find_template
+
+# What every domain of a task has in common; the rest is each domain's own.
+COMMON = ("uri", "job", "generation", "lock_timeout")
+STATES = ["present", ABSENT, "running", "stopped"]
+
+
+def domain_options() -> dict[str, Any]:
+    """Return the suboptions of one domain: those of the module domain."""
+    options = {name: option for name, option in ARGUMENTS.items() if name not in COMMON}
+    options["name"] = {"type": "str", "required": True}
+    options["state"] = {"type": "str", "choices": STATES, "default": "present"}
+    return options
+
+
+class DomainsModule(AnsibleModule):
+    """An AnsibleModule whose results never repeat the seeds, which may hold secrets."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            argument_spec={
+                "uri": ARGUMENTS["uri"],
+                "domains": {
+                    "type": "list",
+                    "elements": "dict",
+                    "required": True,
+                    "options": domain_options(),
+                },
+                "purge": {"type": "bool", "default": False},
+                "keep": {"type": "list", "elements": "str", "default": []},
+                "force": {"type": "bool", "default": False},
+                "job": ARGUMENTS["job"],
+                "lock_timeout": ARGUMENTS["lock_timeout"],
+            },
+            supports_check_mode=True,
+            no_log=True,
+        )
+
+    def exit_json(self, **result: Any) -> NoReturn:
+        """Report success, without the seeds."""
+        super().exit_json(**result, invocation=self._invocation())
+        raise AssertionError("exit_json returned")
+
+    def fail_json(self, msg: str, **result: Any) -> NoReturn:
+        """Report a failure, without the seeds."""
+        super().fail_json(msg, **result, invocation=self._invocation())
+        raise AssertionError("fail_json returned")
+
+    def _invocation(self) -> dict[str, Any]:
+        return {"module_args": {k: v for k, v in self.params.items() if k != "domains"}}
+
+
+class FleetTask:
+    """One run of the module: the domains one after the other, and what became of each."""
+
+    def __init__(self, module: DomainsModule) -> None:
+        self.module = module
+        self.params = module.params
+        self.conn = open_connection(self.params["uri"])
+        self.vms: list[dict[str, Any]] = []
+        self.diffs: list[dict[str, Any]] = []
+
+    def run(self) -> dict[str, Any]:
+        """Return the module's result, without saying whether it is a failure."""
+        for domain in self.params["domains"]:
+            self._bring(domain)
+        undeclared = self._undeclared() if self.params["purge"] else []
+        for name in undeclared:
+            self._bring({**_unset(), "name": name, "state": ABSENT, "force": self.params["force"]})
+        result: dict[str, Any] = {
+            "changed": any(vm["outcome"] not in (UNCHANGED, FAILED) for vm in self.vms),
+            "vms": self.vms,
+            "summary": summarize(self.vms),
+            "undeclared": undeclared,
+            "missing_templates": self._missing_templates(),
+        }
+        return {**result, "diff": self.diffs} if self.diffs else result
+
+    def _bring(self, domain: dict[str, Any]) -> None:
+        warnings: list[str] = []
+        vm: dict[str, Any] = {"name": domain["name"]}
+        try:
+            task = DomainTask(
+                {**domain, **{key: self.params.get(key) for key in COMMON}},
+                check_mode=self.module.check_mode,
+                diff=self.module._diff,
+                warn=warnings.append,
+                conn=self.conn,
+            )
+            result = task.run()
+        except Exception as error:
+            failure = failure_of(error, f"cannot bring {vm['name']} to state {domain['state']}")
+            if failure is None:
+                # A fault of ours in one VM is not to stop the others.
+                failure = LibvirtFailure(
+                    f"cannot bring {vm['name']} to what is declared: {error!r}"
+                )
+                vm["exception"] = traceback.format_exc()
+            vm.update(outcome=FAILED, msg=failure.message, code=failure.code)
+            if not self.conn.isAlive():
+                self.conn = open_connection(self.params["uri"])
+        else:
+            vm.update(
+                outcome=outcome_of(result),
+                changes=result["changes"],
+                applies_at=result["applies_at"],
+                warnings=warnings,
+            )
+            if self.module._diff and "diff" in result:
+                self.diffs.append(result["diff"])
+        for warning in warnings:
+            self.module.warn(warning)
+        self.vms.append(vm)
+
+    def _undeclared(self) -> list[str]:
+        declared = {domain["name"] for domain in self.params["domains"]}
+        uuids = {domain["uuid"] for domain in self.params["domains"]}
+        others = []
+        for dom in self.conn.listAllDomains():
+            if dom.name() in declared | set(self.params["keep"]) or dom.UUIDString() in uuids:
+                continue
+            try:
+                ours = parse_domain(dom.XMLDesc())["metadata"] is not None
+            except libvirt.libvirtError:
+                continue  # gone since
+            if ours:
+                others.append(dom.name())
+        return sorted(others)
+
+    def _missing_templates(self) -> list[str]:
+        due = {vm["name"] for vm in self.vms if vm["outcome"] != UNCHANGED}
+        missing = set()
+        for domain in self.params["domains"]:
+            disks = (domain["disks"] or []) if domain["name"] in due else []
+            for name in {disk["template"] for disk in disks if disk["template"]}:
+                try:
+                    find_template(name)
+                except LibvirtFailure:
+                    missing.add(name)
+        return sorted(missing)
+
+
+def _unset() -> dict[str, Any]:
+    return {name: option.get("default") for name, option in domain_options().items()}
+
+
+def main() -> None:
+    """Run the module."""
+    module = DomainsModule()
+    try:
+        result = FleetTask(module).run()
+    except Exception as error:
+        failure = failure_of(error, "cannot bring the VMs of this host to what is declared")
+        if failure is None:
+            raise
+        module.fail_json(msg=failure.message, code=failure.code)
+    failed = [vm["msg"] for vm in result["vms"] if vm["outcome"] == FAILED]
+    if failed:
+        module.fail_json(
+            msg=f"{len(failed)} of {len(result['vms'])} VMs: {'; '.join(failed)}", **result
+        )
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
