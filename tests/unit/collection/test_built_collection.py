@@ -95,7 +95,7 @@ def test_every_playbook_finds_its_roles(elsewhere: Elsewhere) -> None:
 
 def test_playbook_checks_its_variables(elsewhere: Elsewhere) -> None:
     done = elsewhere.run(
-        *("ansible-playbook", f"{NAME}.vm_create", "-i", "hosts.yml"),
+        *("ansible-playbook", f"{NAME}.vm_update", "-i", "hosts.yml"),
         *("-e", "libvirt_domain_name=vm-001", "-e", "libvirt_domain_vcpus=many"),
     )
     assert done.returncode == 2

@@ -1,0 +1,37 @@
+"""Arguments that several modules take: UUIDs and titles."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils.arguments import (
+    canonical_uuid,
+    check_title,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import LibvirtFailure
+
+UUID = "0157c680-d8f0-4d2a-855a-94a165065017"
+
+
+@pytest.mark.parametrize(
+    "text", [UUID, UUID.upper(), UUID.replace("-", ""), f"{{{UUID}}}", f"urn:uuid:{UUID}"]
+)
+def test_every_spelling_of_a_uuid_names_one_lock(text: str) -> None:
+    assert canonical_uuid(text) == UUID
+
+
+@pytest.mark.parametrize("text", ["", "vm-001", UUID[:-1], UUID + "0", "../../etc/passwd"])
+def test_what_is_no_uuid_is_refused(text: str) -> None:
+    with pytest.raises(LibvirtFailure, match="cannot use UUID") as caught:
+        canonical_uuid(text)
+    assert caught.value.code == "VALIDATION_ERROR"
+
+
+@pytest.mark.parametrize("title", [None, "", "Web server", "标题", "{{ x }}", "<b>&"])
+def test_title_may_be_any_line(title: str | None) -> None:
+    check_title(title)
+
+
+@pytest.mark.parametrize("title", ["a\nb", "a\r", "\n"])
+def test_title_of_several_lines_is_refused(title: str) -> None:
+    with pytest.raises(LibvirtFailure, match="line break"):
+        check_title(title)

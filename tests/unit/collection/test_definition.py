@@ -1,0 +1,143 @@
+"""What a creation and a deletion mean on a host: derived identities, interfaces, the plan."""
+
+from __future__ import annotations
+
+import re
+import uuid as uuids
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils import definition
+from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import (
+    DomainState,
+    LibvirtFailure,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.definition import (
+    Creation,
+    NewDisk,
+    derive_mac,
+    derive_uuid,
+    describe_creation,
+    plan_removal,
+    prepare_interface,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.plan import Current
+
+UUID = "0157c680-d8f0-4d2a-855a-94a165065017"
+OURS, THEIRS = f"/srv/{UUID}-vda.qcow2", "/srv/somebody.qcow2"
+
+
+def test_uuid_of_a_name_is_the_same_each_time_and_another_on_another_host() -> None:
+    given = derive_uuid("host-1", "web")
+    assert given == derive_uuid("host-1", "web") == str(uuids.UUID(given))
+    assert uuids.UUID(given).version == 8
+    assert len({given, derive_uuid("host-2", "web"), derive_uuid("host-1", "db")}) == 3
+
+
+def test_mac_addresses_are_of_single_cards_and_differ() -> None:
+    macs = [derive_mac(UUID, number) for number in range(50)]
+    assert macs == [derive_mac(UUID, number) for number in range(50)]
+    assert len(set(macs)) == 50
+    for mac in macs:
+        assert re.fullmatch(r"52(:[0-9a-f]{2}){5}", mac)
+
+
+class Connection:
+    def networkLookupByName(self, name: str) -> str:  # noqa: N802
+        return name
+
+
+@pytest.fixture
+def bridges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(definition, "BRIDGES", tmp_path)
+    (tmp_path / "br0/bridge").mkdir(parents=True)
+    (tmp_path / "eth0").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ({}, ("network", "default", derive_mac(UUID, 3), "virtio")),
+        ({"source": "lab", "model": "e1000"}, ("network", "lab", derive_mac(UUID, 3), "e1000")),
+        (
+            {"type": "bridge", "source": "br0", "mac": "52:54:00:AB:CD:EF"},
+            ("bridge", "br0", "52:54:00:ab:cd:ef", "virtio"),
+        ),
+    ],
+)
+def test_interface_is_completed(
+    wanted: dict[str, Any], expected: tuple[str, ...], bridges: None
+) -> None:
+    made = prepare_interface(Connection(), UUID, 3, wanted)
+    assert (made.type, made.source, made.mac, made.model) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ({"type": "bridge"}, "name the bridge"),
+        ({"type": "bridge", "source": "eth0"}, "the host has none of that name"),
+        ({"type": "bridge", "source": "../br0"}, "the host has none of that name"),
+        ({"type": "bridge", "source": ".."}, "the host has none of that name"),
+        ({"mac": "01:00:5e:00:00:01"}, "cannot use MAC address"),
+        ({"mac": "52:54:00:00:00"}, "cannot use MAC address"),
+        ({"mac": "52:54:00:00:00:01'/>"}, "cannot use MAC address"),
+    ],
+)
+def test_interface_that_cannot_be(wanted: dict[str, Any], words: str, bridges: None) -> None:
+    with pytest.raises(LibvirtFailure, match=words) as caught:
+        prepare_interface(Connection(), UUID, 0, wanted)
+    assert caught.value.code == "VALIDATION_ERROR"
+
+
+def test_creation_is_described_disk_by_disk() -> None:
+    disks = [
+        NewDisk("vda", "default", "a", "/a", 0, None, "linked"),
+        NewDisk("vdb", "default", "b", "/b", 3 << 30, None, "linked"),
+    ]
+    nics = [("default", "52:54:00:00:00:01", "203.0.113.5")]
+    creation = Creation(None, "", disks, reservations=nics, autostart=True)
+    assert [(change.field, change.after) for change in describe_creation(creation)] == [
+        ("disks.vda.size", "template"),
+        ("disks.vdb.size", 3),
+        ("interfaces.52:54:00:00:00:01.ip", "203.0.113.5"),
+        ("autostart", True),
+    ]
+
+
+def current(*paths: str | None, snapshots: int = 0) -> Current:
+    disks = [{"target": f"vd{chr(97 + n)}", "path": path} for n, path in enumerate(paths)]
+    config = {"name": "vm-001", "uuid": UUID, "disks": disks}
+    return Current(DomainState.STOPPED, False, True, config, config, snapshots=snapshots)
+
+
+@pytest.mark.parametrize(
+    ("paths", "keep", "destroyed", "stays"),
+    [
+        ((OURS,), False, [OURS], []),
+        ((OURS,), True, [], [OURS]),
+        ((OURS, THEIRS, None), False, [OURS], [THEIRS]),
+        ((), False, [], []),
+    ],
+)
+def test_deletion_takes_what_is_ours_and_nothing_else(
+    paths: tuple[str | None, ...], keep: bool, destroyed: list[str], stays: list[str]
+) -> None:
+    changes, kept = plan_removal(current(*paths), keep_disks=keep, force=False)
+    assert [change.before for change in changes if change.destroys] == destroyed
+    assert kept == stays
+    assert (changes[0].field, changes[0].after) == ("state", "absent")
+
+
+def test_deletion_says_that_snapshots_and_reservations_go_too() -> None:
+    domain = current(snapshots=2)
+    domain.reservations = {"52:54:00:00:00:01": ("default", "203.0.113.5")}
+    with pytest.raises(LibvirtFailure, match="it has 2 snapshots") as caught:
+        plan_removal(domain, keep_disks=False, force=False)
+    assert caught.value.code == "VM_HAS_SNAPSHOTS"
+    changes, _stays = plan_removal(domain, keep_disks=False, force=True)
+    assert [(change.field, change.before, change.destroys) for change in changes[1:]] == [
+        ("snapshots", 2, True),
+        ("interfaces.52:54:00:00:00:01.ip", "203.0.113.5", False),
+    ]

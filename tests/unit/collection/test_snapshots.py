@@ -1,0 +1,93 @@
+"""The snapshots of a domain as a list: parents first, the current one, what memory takes."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils import snapshots
+from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshots import (
+    fill_sizes,
+    list_snapshots,
+)
+
+from tests.unit.collection.pretend_libvirt import OTHER, libvirtError, pretend
+
+NO_SNAPSHOT = 72
+
+
+class Snapshot:
+    def __init__(
+        self, name: str, parent: str | None, at: int = 100, error: libvirtError | None = None
+    ) -> None:
+        self.name, self.error = name, error
+        above = f"<parent><name>{parent}</name></parent>" if parent else ""
+        self.xml = (
+            f"<domainsnapshot><name>{name}</name><state>running</state>{above}"
+            f"<creationTime>{at}</creationTime><memory snapshot='internal'/></domainsnapshot>"
+        )
+
+    def getName(self) -> str:  # noqa: N802
+        return self.name
+
+    def getXMLDesc(self, _flags: int) -> str:  # noqa: N802
+        if self.error:
+            raise self.error
+        return self.xml
+
+
+class Domain:
+    def __init__(self, *listed: Snapshot, current: str | None = None) -> None:
+        self.listed, self.current = listed, current
+
+    def listAllSnapshots(self, _flags: int) -> tuple[Snapshot, ...]:  # noqa: N802
+        return self.listed
+
+    def snapshotCurrent(self, _flags: int) -> Snapshot:  # noqa: N802
+        if self.current is None:
+            raise libvirtError("none", NO_SNAPSHOT)
+        return Snapshot(self.current, None)
+
+
+@pytest.fixture(autouse=True)
+def _libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, snapshots)
+
+
+@pytest.mark.parametrize(
+    ("listed", "names"),
+    [
+        ([], []),
+        ([("b", None, 200), ("a", None, 100)], ["a", "b"]),
+        # All within one second: libvirt's clock doesn't tell which was first.
+        ([("a", "b", 100), ("b", "c", 100), ("c", None, 100)], ["c", "b", "a"]),
+        # A circle would be libvirt's fault, and is no reason to hang.
+        ([("a", "b", 100), ("b", "a", 100)], ["a", "b"]),
+    ],
+)
+def test_parents_come_first(listed: list[tuple[str, str | None, int]], names: list[str]) -> None:
+    entries, xmls = list_snapshots(Domain(*(Snapshot(*facts) for facts in listed)))
+    assert [entry["name"] for entry in entries] == names
+    assert xmls.keys() == set(names)
+
+
+def test_current_one_is_marked() -> None:
+    domain = Domain(Snapshot("a", None), Snapshot("b", "a"), current="b")
+    assert [entry["current"] for entry in list_snapshots(domain)[0]] == [False, True]
+
+
+def test_one_that_was_deleted_meanwhile_is_left_out() -> None:
+    gone = Snapshot("b", "a", error=libvirtError("gone", NO_SNAPSHOT))
+    entries, _xmls = list_snapshots(Domain(Snapshot("a", None), gone))
+    assert [entry["name"] for entry in entries] == ["a"]
+
+
+def test_other_failures_are_not_taken_for_a_deletion() -> None:
+    lost = Snapshot("b", "a", error=libvirtError("connection lost", OTHER))
+    with pytest.raises(libvirtError):
+        list_snapshots(Domain(lost))
+
+
+def test_size_stays_open_without_an_image() -> None:
+    entries, _xmls = list_snapshots(Domain(Snapshot("a", None)))
+    fill_sizes(entries, [None])
+    assert entries[0]["has_memory"]
+    assert entries[0]["size_bytes"] is None

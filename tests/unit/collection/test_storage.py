@@ -1,0 +1,269 @@
+"""Volumes and templates: names, sizes, manifests, and the XML that libvirt makes volumes from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils import storage
+from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import LibvirtFailure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.storage import (
+    Template,
+    create_disk,
+    disk_name,
+    find_pool,
+    find_template,
+    find_volume,
+    is_no_room,
+    is_ours,
+    list_volumes,
+    require_room,
+    seed_name,
+    volume_of,
+    wanted_size,
+)
+
+from tests.unit.collection.pretend_libvirt import NO_POOL, NO_VOLUME, OTHER, libvirtError, pretend
+
+UUID = "0157c680-d8f0-4d2a-855a-94a165065017"
+GIB = 1 << 30
+TEMPLATE = Template("micro", "/srv/templates/micro-1.qcow2", "qcow2", 2 * GIB, "micro")
+
+
+class Volume:
+    def __init__(self, xml: str = "") -> None:
+        self.xml = xml
+        self.sizes: list[int] = []
+
+    def resize(self, size: int, _flags: int) -> None:
+        self.sizes.append(size)
+
+
+class Pool:
+    """A pool on a directory that knows the volumes it has seen at its last refresh."""
+
+    def __init__(self, path: Path, *, active: bool = True) -> None:
+        self.path, self.active = path, active
+        self.seen: set[str] = set()
+        self.refreshes = 0
+
+    def name(self) -> str:
+        return "default"
+
+    def isActive(self) -> bool:  # noqa: N802
+        return self.active
+
+    def XMLDesc(self, _flags: int) -> str:  # noqa: N802
+        return f"<pool><target><path>{self.path}</path></target></pool>"
+
+    def refresh(self) -> None:
+        self.refreshes += 1
+        self.seen = {file.name for file in self.path.iterdir()}
+
+    def listVolumes(self) -> list[str]:  # noqa: N802
+        return sorted(self.seen)
+
+    def storageVolLookupByName(self, name: str) -> str:  # noqa: N802
+        if name not in self.seen:
+            raise libvirtError("no such volume", NO_VOLUME)
+        return f"volume {name}"
+
+    def createXML(self, xml: str) -> Volume:  # noqa: N802
+        return Volume(xml)
+
+    def createXMLFrom(self, xml: str, source: object, _flags: int) -> Volume:  # noqa: N802
+        assert source == "the template's volume"
+        return Volume(xml)
+
+
+class Connection:
+    def __init__(self, *pools: Pool, error: libvirtError | None = None) -> None:
+        self.pools, self.error = pools, error
+
+    def storagePoolLookupByName(self, _name: str) -> Pool:  # noqa: N802
+        if self.error:
+            raise self.error
+        return self.pools[0]
+
+    def storageVolLookupByPath(self, _path: str) -> str:  # noqa: N802
+        if self.error:
+            raise self.error
+        return "the template's volume"
+
+    def listAllStoragePools(self, _flags: int) -> tuple[Pool, ...]:  # noqa: N802
+        return self.pools
+
+
+@pytest.fixture(autouse=True)
+def _libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, storage)
+    storage.libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE = 2
+
+
+def test_volumes_are_named_after_the_uuid_alone() -> None:
+    assert disk_name(UUID, "vda") == f"{UUID}-vda.qcow2"
+    assert seed_name(UUID) == f"{UUID}-seed.iso"
+
+
+@pytest.mark.parametrize(
+    ("path", "ours"),
+    [
+        (f"/srv/{UUID}-vda.qcow2", True),
+        (f"{UUID}-seed.iso", True),
+        (f"/srv/{UUID}/disk.qcow2", False),
+        (f"/srv/{UUID}.qcow2", False),
+        ("/srv/other-vda.qcow2", False),
+        ("", False),
+    ],
+)
+def test_only_volumes_of_that_name_are_ours(path: str, ours: bool) -> None:
+    assert is_ours(UUID, path) is ours
+
+
+def write_manifest(directory: Path, **values: Any) -> None:
+    manifest = {"file": "micro-1.qcow2", "virtual_size_bytes": GIB, "os": "micro", **values}
+    (directory / "micro.json").write_text(json.dumps(manifest))
+    (directory / "micro-1.qcow2").write_bytes(b"x")
+
+
+def test_template_is_read_from_its_manifest(tmp_path: Path) -> None:
+    write_manifest(tmp_path)
+    path = str(tmp_path / "micro-1.qcow2")
+    assert find_template("micro", tmp_path) == Template("micro", path, "qcow2", GIB, "micro")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"file": "gone.qcow2"}, "is not in"),
+        ({"file": "../outside.qcow2"}, "is not in"),
+        ({"file": "/etc/passwd"}, "is not in"),
+        ({"file": "link.qcow2"}, "is not in"),
+        ({"virtual_size_bytes": "large"}, "cannot read the manifest"),
+        ({"virtual_size_bytes": None}, "cannot read the manifest"),
+    ],
+)
+def test_bad_manifest_is_no_template(values: dict[str, Any], words: str, tmp_path: Path) -> None:
+    directory = tmp_path / "templates"
+    directory.mkdir()
+    (tmp_path / "outside.qcow2").write_bytes(b"x")
+    write_manifest(directory, **values)
+    (directory / "link.qcow2").symlink_to(tmp_path / "outside.qcow2")
+    with pytest.raises(LibvirtFailure, match=words) as caught:
+        find_template("micro", directory)
+    assert caught.value.code == "TEMPLATE_NOT_FOUND"
+
+
+@pytest.mark.parametrize("name", ["other", "../micro", "", "a/b", "micro\n"])
+def test_template_that_is_not_there(name: str, tmp_path: Path) -> None:
+    write_manifest(tmp_path)
+    with pytest.raises(LibvirtFailure, match="cannot find template"):
+        find_template(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("size", "template", "expected"),
+    [
+        (3, None, 3 * GIB),
+        (None, TEMPLATE, 2 * GIB),
+        (2, TEMPLATE, 2 * GIB),
+        (5, TEMPLATE, 5 * GIB),
+        (None, None, "neither a size nor a template"),
+        (1, TEMPLATE, "it needs 2 GiB"),
+    ],
+)
+def test_size_of_a_disk(size: int | None, template: Template | None, expected: int | str) -> None:
+    disk = {"target": "vda", "size": size}
+    if isinstance(expected, int):
+        assert wanted_size(disk, template) == expected
+        return
+    with pytest.raises(LibvirtFailure, match=expected):
+        wanted_size(disk, template)
+
+
+@pytest.mark.parametrize(
+    ("message", "full"),
+    [
+        ("cannot write: No space left on device", True),
+        ("Disk quota exceeded", True),
+        ("qemu-img: ENOSPC", True),
+        ("there is not enough space", True),
+        ("Permission denied", False),
+    ],
+)
+def test_full_file_system_is_known_by_its_words(message: str, full: bool) -> None:
+    assert is_no_room(libvirtError(message)) is full
+
+
+def test_room_is_asked_of_the_file_system(tmp_path: Path) -> None:
+    require_room(Pool(tmp_path), 1)
+    with pytest.raises(LibvirtFailure, match="are available") as caught:
+        require_room(Pool(tmp_path), 1 << 60)
+    assert caught.value.code == "INSUFFICIENT_RESOURCES"
+
+
+def test_file_that_libvirt_has_not_seen_is_found_by_one_refresh(tmp_path: Path) -> None:
+    pool = Pool(tmp_path)
+    assert find_volume(pool, "new.qcow2") is None
+    assert pool.refreshes == 0
+    (tmp_path / "new.qcow2").write_bytes(b"x")
+    assert find_volume(pool, "new.qcow2") == "volume new.qcow2"
+    assert find_volume(pool, "new.qcow2") == "volume new.qcow2"
+    assert pool.refreshes == 1
+
+
+def test_volumes_of_a_domain_are_listed_and_no_others(tmp_path: Path) -> None:
+    pool = Pool(tmp_path)
+    pool.seen = {f"{UUID}-vda.qcow2", f"{UUID}-seed.iso", "other-vda.qcow2"}
+    assert list_volumes(Connection(pool), UUID) == [
+        f"volume {UUID}-seed.iso",
+        f"volume {UUID}-vda.qcow2",
+    ]
+
+
+@pytest.mark.parametrize("code", [NO_VOLUME, NO_POOL])
+def test_path_that_no_pool_knows_has_no_volume(code: int) -> None:
+    assert volume_of(Connection(error=libvirtError("unknown", code)), "/x") is None
+
+
+def test_other_failures_are_not_taken_for_absence() -> None:
+    with pytest.raises(libvirtError):
+        volume_of(Connection(error=libvirtError("connection lost", OTHER)), "/x")
+
+
+def test_pool_has_to_be_there_and_active(tmp_path: Path) -> None:
+    with pytest.raises(LibvirtFailure, match="the host has none of that name"):
+        find_pool(Connection(error=libvirtError("unknown", NO_POOL)), "fast")
+    with pytest.raises(LibvirtFailure, match="it is not active"):
+        find_pool(Connection(Pool(tmp_path, active=False)), "fast")
+
+
+@pytest.mark.parametrize(
+    ("template", "clone", "backing", "resized"),
+    [
+        (None, "linked", None, []),
+        (None, "full", None, []),
+        (TEMPLATE, "linked", TEMPLATE.path, []),
+        (TEMPLATE, "full", None, [5 * GIB]),
+    ],
+)
+def test_disk_is_empty_or_over_its_template_or_a_copy(
+    template: Template | None,
+    clone: str,
+    backing: str | None,
+    resized: list[int],
+    tmp_path: Path,
+) -> None:
+    name = "<disk>&.qcow2"
+    made = create_disk(
+        Connection(), Pool(tmp_path), name, size=5 * GIB, template=template, clone=clone
+    )
+    root = ElementTree.fromstring(made.xml)
+    assert root.findtext("name") == name
+    assert root.findtext("capacity") == str(2 * GIB if resized else 5 * GIB)
+    assert root.findtext("backingStore/path") == backing
+    assert root.findtext("target/permissions/mode") == "0600"
+    assert made.sizes == resized
