@@ -34,7 +34,7 @@ def tasks_of(role: Path, file: str) -> str:
         if name in texts:
             continue
         texts[name] = text = (role / "tasks" / name).read_text()
-        waiting += re.findall(r"(?:import|include)_tasks:\s*\"?([^\s\"{]+\.yml)", text)
+        waiting += re.findall(r"(?:import|include)_tasks:\s*(?:file:\s*)?\"?([^\s\"{]+\.yml)", text)
         for made in re.findall(r"include_tasks:(?:\s+file:)?\s*\"([^\"]*\{[^\"]*)\"", text):
             # A name that is made when it runs, as in `install_{{ … }}.yml`.
             pattern = re.sub(r"\{\{.*?\}\}", "*", made)
