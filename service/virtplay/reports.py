@@ -143,7 +143,7 @@ async def _show(job: Job, events: Sequence[Mapping[str, Any]], batch: Batch) -> 
     for event in events:
         progress.take(event)
     job.progress, job.step, job.changed = progress.percent, progress.step, progress.changed
-    job.error = progress.error or (_error(job, batch.error) if batch.error else None)
+    job.error = _error(job, batch.error) if batch.error else progress.error
     job.heard_at = datetime.now(UTC)
     if batch.hosts is not None:
         job.hosts = list(batch.hosts)

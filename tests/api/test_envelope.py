@@ -121,7 +121,7 @@ METHODS = [
     ("PATCH", "/api/v1/vms/vm-001", {"GET", "PUT", "DELETE"}),
     ("GET", "/api/v1/vms/vm-001/start", {"POST"}),
     ("PUT", "/api/v1/vms/vm-001/stop", {"POST"}),
-    ("POST", "/api/v1/jobs", {"GET"}),
+    ("PUT", "/api/v1/jobs", {"GET", "POST"}),
     ("DELETE", "/api/v1/jobs/job-000001", {"GET"}),
     ("POST", "/healthz", {"GET"}),
     ("OPTIONS", "/api/v1/vms", {"GET", "POST"}),

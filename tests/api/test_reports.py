@@ -220,7 +220,9 @@ async def test_outcome_is_the_runs_own(
 async def test_interrupted_run_says_so(service: Service) -> None:
     job = (await begin(service, dryRun=True))["id"]
     error = {"code": "RUN_INTERRUPTED", "message": "cannot finish: it was interrupted"}
-    ended = await told(service, job, outcome="failed", error=error)
+    rescued = {"event": "runner_on_failed", "res": {"msg": "rescued"}}
+    assert (await told(service, job, events=[rescued]))["error"] is None
+    ended = await told(service, job, 2, outcome="failed", error=error)
     assert (ended["status"], ended["dryRun"]) == ("failed", True)
     assert {key: ended["error"][key] for key in error} == error
 

@@ -39,7 +39,8 @@ def job_out(job: Job) -> JobOut:
         user=job.run_by,
         requestId=job.request_id,
         command=job.command,
-        error=JobError(**job.error) if job.error else None,
+        # A run from a shell may still recover from what has failed in it.
+        error=JobError(**job.error) if job.error and job.finished_at else None,
         attempt=job.attempt,
         retryOf=job.retry_of,
         createdAt=time_text(job.created_at) or "",

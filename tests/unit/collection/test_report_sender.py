@@ -1,0 +1,180 @@
+"""Tests of the thread that sends a run's report: the run never waits, and nothing is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from ansible_collections.virtplay.libvirt.plugins.plugin_utils import report_sender
+from ansible_collections.virtplay.libvirt.plugins.plugin_utils.report_sender import (
+    Refused,
+    Sender,
+    Unreachable,
+)
+
+
+class Service:
+    """Takes batches as the real one does, and fails when told to."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.failures: list[Exception] = []
+        self.delay = 0.0
+        self.lose_answers = 0
+        self.outcome: str | None = None
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(self.delay)
+        if self.failures:
+            raise self.failures.pop(0)
+        if path == "/jobs":
+            return {"id": "job-000001"}
+        assert path == "/jobs/job-000001/events"
+        self.bodies.append(body)
+        self.log += [e["text"] for e in body["events"][max(0, len(self.log) + 1 - body["first"]) :]]
+        self.outcome = body.get("outcome", self.outcome)
+        if self.lose_answers:
+            self.lose_answers -= 1
+            raise Unreachable("the answer was lost")
+        return {"next": len(self.log) + 1}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (
+        *(("SEND_SECONDS", 0.02), ("HEARTBEAT_SECONDS", 0.1)),
+        *(("PATIENCE", 2.0), ("NO_PATIENCE", 0.3)),
+    ):
+        monkeypatch.setattr(report_sender, name, seconds)
+    monkeypatch.setattr(report_sender, "RETRY_SECONDS", (0.02, 0.05))
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()
+
+
+@pytest.fixture
+def sender(service: Service) -> Sender:
+    """A report that has not begun: a test may make the service fail before that."""
+    return Sender(service.post, {"runId": "x"})
+
+
+def lines(sender: Sender, first: int, last: int) -> list[str]:
+    """Add the lines first to last, and return them."""
+    texts = [f"line {number}" for number in range(first, last + 1)]
+    for text in texts:
+        sender.add({"event": "output", "text": text})
+    return texts
+
+
+def until(condition: Any, seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_everything_arrives_once_and_in_order(service: Service, sender: Sender) -> None:
+    sender.start()
+    sender.tell(hosts=["kvm1"])
+    wanted = lines(sender, 1, 1200)
+    until(lambda: service.log)
+    wanted += lines(sender, 1201, 1300)
+    sender.close(outcome="succeeded")
+    assert service.log == wanted
+    assert max(len(body["events"]) for body in service.bodies) <= 500
+    assert (service.outcome, sender.problem) == ("succeeded", None)
+    # What has not changed is not said again.
+    assert [body.get("hosts") for body in service.bodies].count(["kvm1"]) == 1
+
+
+def test_quiet_run_shows_that_it_is_still_there(service: Service, sender: Sender) -> None:
+    sender.start()
+    until(lambda: [body["events"] for body in service.bodies].count([]) >= 3)
+    sender.close(outcome="succeeded")
+
+
+def test_answer_that_is_lost_doubles_nothing(service: Service, sender: Sender) -> None:
+    service.lose_answers = 2
+    sender.start()
+    wanted = lines(sender, 1, 10)
+    until(lambda: not service.lose_answers)
+    wanted += lines(sender, 11, 12)
+    until(lambda: len(service.log) == 12)
+    sender.close(outcome="succeeded")
+    assert service.log == wanted
+    assert sender.problem is None
+
+
+def test_service_that_was_away_for_a_while_gets_all_of_it(service: Service, sender: Sender) -> None:
+    service.failures = [Unreachable("away")] * 4
+    sender.start()
+    wanted = lines(sender, 1, 20)
+    until(lambda: service.log)
+    sender.close(outcome="failed", error={"code": "X"})
+    assert (service.log, service.outcome, sender.problem) == (wanted, "failed", None)
+    assert service.bodies[-1]["error"] == {"code": "X"}
+
+
+def test_service_that_is_away_costs_a_run_next_to_nothing(service: Service, sender: Sender) -> None:
+    service.failures = [Unreachable("cannot reach it")] * 1000
+    sender.start()
+    started = time.monotonic()
+    lines(sender, 1, 10_000)
+    sender.close(outcome="succeeded")
+    assert time.monotonic() - started < 1
+    assert sender.problem == "cannot reach it"
+    assert len(sender._events) <= report_sender.MOST_WAITING
+
+
+def test_service_that_hangs_does_not_hold_up_the_end(service: Service, sender: Sender) -> None:
+    service.delay = 5
+    sender.start()
+    started = time.monotonic()
+    sender.close(outcome="succeeded")
+    assert time.monotonic() - started < 1
+    assert sender.problem == "the service does not answer"
+
+
+def test_oldest_lines_go_when_too_many_wait_and_the_log_says_so(
+    service: Service, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_sender, "MOST_WAITING", 10)
+    gate = threading.Event()
+    post = service.post
+
+    def held(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        gate.wait(5)
+        return post(path, body)
+
+    sender._post = held
+    sender.start()
+    wanted = lines(sender, 1, 30)[-10:]
+    gate.set()
+    sender.close(outcome="succeeded")
+    assert service.log[-10:] == wanted
+    missing = [text for text in service.log if "lines are missing" in text]
+    assert len(missing) == 1
+    assert len(service.log) < 30
+
+
+def test_refused_report_is_not_sent_again(service: Service, sender: Sender) -> None:
+    service.failures = [Refused("the token is wrong")]
+    sender.start()
+    until(lambda: not sender._thread.is_alive())
+    lines(sender, 1, 5)
+    sender.close(outcome="succeeded")
+    assert (sender.problem, service.bodies) == ("the token is wrong", [])
+    assert not sender._events
+
+
+def test_fault_of_ours_is_told_and_not_raised(service: Service, sender: Sender) -> None:
+    service.failures = [RuntimeError("odd")]
+    sender.start()
+    until(lambda: sender.problem)
+    sender.close(outcome="succeeded")
+    assert sender.problem == "odd"
