@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import yaml
+
 from tests.acceptance import guests
 from tests.acceptance.shell import run_line
 from tests.lab import Lab
@@ -12,6 +14,7 @@ from tests.lab.lab import Host
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/playbooks.md"
+DECLARED = ROOT / "inventory/vms.yml"
 VM = "web-1"
 
 
@@ -26,17 +29,59 @@ def shown_commands() -> list[str]:
     ]
 
 
-def test_shown_commands_run(lab: Lab, one: Host) -> None:
-    commands = shown_commands()
-    assert len(commands) >= 12
+def test_every_playbook_is_shown() -> None:
+    shown = set(re.findall(r"playbooks/(\w+)\.yml", "".join(shown_commands())))
+    about_hosts = {path.stem for path in (ROOT / "playbooks").glob("*.yml")} - {"service"}
+    assert shown == about_hosts
+
+
+def test_shown_declaration_is_the_file_that_is_there() -> None:
+    assert yaml.safe_load(shown_declaration()) == yaml.safe_load(DECLARED.read_text())
+
+
+def test_shown_commands_run(lab: Lab, one: Host, tmp_path: Path) -> None:
+    declared = tmp_path / "vms.yml"
+    declared.write_text(shown_declaration().replace("kvm1", one.name))
     before = guests.traces(one)
-    for command in commands:
+    fleet_runs = 0
+    for command in shown_commands():
         line = command.replace("inventory/hosts.yml", str(lab.inventory)).replace("kvm1", one.name)
         if "vm_stop" in command:
             guests.booted(one, VM)
-        run_line(line)
-        expect_after(command, one)
+        said = run_line(line.replace("inventory/vms.yml", str(declared))).stdout
+        if "playbooks/vms.yml" in command:
+            expect_of_fleet(fleet_runs, said, one)
+            fleet_runs += 1
+        else:
+            expect_after(command, one)
+    assert fleet_runs == 4
     assert guests.traces(one) == before
+
+
+def shown_declaration() -> str:
+    """The YAML block that declares VMs."""
+    blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.S)
+    (block,) = [block for block in blocks if "libvirt_domain_vms:" in block]
+    return str(block)
+
+
+def expect_of_fleet(run: int, said: str, host: Host) -> None:
+    """What the runs of vms.yml say, and what the host shows: looked, made, again, removed."""
+    made = {"shop-1": "running", "shop-2": "shut off"}
+    (changed,) = re.findall(r"changed=(\d+)", said)
+    told = [
+        "2 created (shop-1, shop-2), 1 unchanged",
+        "2 created (shop-1, shop-2), 1 unchanged",
+        "3 unchanged",
+        "2 removed (shop-1, shop-2)",
+    ]
+    assert f"{host.name}: {told[run]}" in said
+    assert (changed == "0") == (run == 2)
+    if run in (1, 2):
+        assert {name: guests.power(host, name) for name in made} == made
+        assert host.run("virsh", "domblkinfo", "shop-2", "vda").stdout.split()[1] == str(2 << 30)
+    else:
+        assert not made.keys() & set(guests.domains(host))
 
 
 def expect_after(command: str, host: Host) -> None:
