@@ -16,10 +16,15 @@ from pathlib import Path
 
 import yaml
 
+from tests.lab import Lab
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "collections/ansible_collections/virtplay/libvirt"
 BUILD = ROOT / "build"
+ANSIBLE_TEST = BUILD / "ansible-test"
 BIN = Path(sys.executable).parent
+HOST_PYTHON = "/usr/bin/python3"
+OUR_PYTHON = f"3.{sys.version_info.minor}"
 # Never part of what is shipped: what other tools leave, and the scenarios that test the roles.
 LEFT_OUT = shutil.ignore_patterns(
     "__pycache__", "*.pyc", ".mypy_cache", ".ruff_cache", ".ansible", "molecule", "output"
@@ -56,21 +61,20 @@ def ansible_test(*arguments: str) -> None:
     Its virtual environments are kept there. It would fetch pip itself from a server of Ansible's;
     Python brings one, so that a package index is enough.
     """
-    home = BUILD / "ansible-test"
-    cache = home / ".ansible/test/cache"
+    cache = ANSIBLE_TEST / ".ansible/test/cache"
     cache.mkdir(parents=True, exist_ok=True)
     (cache / "get_pip_24_2.py").write_text("import ensurepip\n\nensurepip.bootstrap()\n")
-    _write_pip_settings(home / ".config/pip/pip.conf")
-    copy = stage(home)
+    _write_pip_settings(ANSIBLE_TEST / ".config/pip/pip.conf")
+    copy = stage(ANSIBLE_TEST)
     # It asks git for the files, and this repository's git says that it ignores build/.
     subprocess.run(["git", "init", "-q", str(copy)], check=True)
     (copy / ".gitignore").write_text("/tests/output/\n")
-    _run("ansible-test", *arguments, cwd=copy, env={"HOME": str(home), "LC_ALL": "C.UTF-8"})
+    _run("ansible-test", *arguments, cwd=copy, env={"HOME": str(ANSIBLE_TEST), "LC_ALL": "C.UTF-8"})
 
 
 def sanity(*arguments: str) -> None:
     """Run every sanity test, and those of modules with every Python that this machine has."""
-    ansible_test("sanity", "--python", f"3.{sys.version_info.minor}", *arguments)
+    ansible_test("sanity", "--python", OUR_PYTHON, *arguments)
     for version in [] if arguments else other_pythons():
         ansible_test("sanity", "--python", version, "--test", "compile", "--test", "import")
 
@@ -88,6 +92,30 @@ def other_pythons() -> list[str]:
         ):
             found.append(f"3.{minor}")
     return found
+
+
+def integration(*arguments: str) -> None:
+    """Run the integration targets on a host of a lab, or with --local on this machine, as root."""
+    # A host's own Python is the one that has libvirt; the lab's hosts share this machine's.
+    version = "import sys; print('%d.%d' % sys.version_info[:2])"
+    asked = subprocess.run([HOST_PYTHON, "-c", version], stdout=subprocess.PIPE, check=True)
+    python = f"python={asked.stdout.decode().strip()}@{HOST_PYTHON}"
+
+    def run(target: str) -> None:
+        others = [argument for argument in arguments if argument != "--local"]
+        where = ("--controller", f"origin:python={OUR_PYTHON}", "--target", f"{target}{python}")
+        ansible_test("integration", *where, "--allow-root", "--allow-destructive", *others)
+
+    if "--local" in arguments:
+        run("controller:")
+        return
+    with Lab(hosts=1) as lab:
+        # ansible-test logs in with the key that it finds here.
+        keys = ANSIBLE_TEST / ".ansible/test"
+        keys.mkdir(parents=True, exist_ok=True)
+        for suffix in ("", ".pub"):
+            shutil.copy(lab.directory / f"id_ed25519{suffix}", keys / f"id_rsa{suffix}")
+        run(f"ssh:root@{lab.hosts[0].address},")
 
 
 def changelog(*arguments: str) -> None:
@@ -117,7 +145,9 @@ def _run(
     program: str, *arguments: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None
 ) -> None:
     environment = dict(os.environ)
-    environment |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **(env or {})}
+    if str(BIN) not in environment["PATH"].split(os.pathsep):
+        environment["PATH"] = f"{BIN}{os.pathsep}{environment['PATH']}"
+    environment |= env or {}
     subprocess.run(
         [str(BIN / program), *arguments],
         cwd=cwd,
@@ -133,6 +163,8 @@ def main(command: str, *arguments: str) -> None:
             print(build())
         case "sanity":
             sanity(*arguments)
+        case "integration":
+            integration(*arguments)
         case "changelog":
             changelog(*arguments)
         case _:

@@ -243,7 +243,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             "filesystems": False,
         }
         command = [
-            *(sys.executable, "-m", "ansible", "adhoc", self.get_option("hypervisors")),
+            *(sys.executable, "-m", "ansible.cli.adhoc", self.get_option("hypervisors")),
             *("-m", MODULE, "-a", json.dumps(arguments)),
             *("-f", str(self.get_option("forks"))),
             *("--task-timeout", str(self.get_option("timeout"))),
