@@ -3,16 +3,21 @@
 import asyncio
 import uuid
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from tortoise import Tortoise
+from tortoise.backends.base.executor import EXECUTOR_CACHE
+from tortoise.migrations.api.migrate import migrate
 from virtplay import execution
 from virtplay.errors import Conflict
 from virtplay.metrics.service_series import REGISTRY
 from virtplay.reports import LEASE, give_up_silent
 from virtplay.states import JobOrigin, JobStatus
 from virtplay.store import jobs as store
+from virtplay.store.database import close_database, open_database, tortoise_config
 from virtplay.store.models import AuditEntry, Job, JobEvent, Vm
 from virtplay.store.reports import create_reported_job
 
@@ -396,3 +401,27 @@ async def test_index_lets_no_run_be_two_jobs(database: str) -> None:
     _ = await create_reported_job(**{**values, "token_id": 2})
     for job in await Job.all():
         assert (job.origin, job.status, job.locks) == (JobOrigin.CLI, JobStatus.RUNNING, False)
+
+
+async def test_jobs_of_an_earlier_release_get_their_origin(tmp_path: Path) -> None:
+    EXECUTOR_CACHE.clear()
+    url = f"sqlite://{tmp_path}/old.sqlite3"
+    await migrate(config=tortoise_config(url), target="virtplay.0004_samples")
+    await Tortoise.init(config=tortoise_config(url))
+    for action, caller in (
+        ("vm_stop", "bootstrap"), ("host_observe", "observation"),
+        ("snapshot_create", "snapshot schedule"),
+    ):  # fmt: skip
+        await Tortoise.get_connection("default").execute_script(
+            "INSERT INTO job (ref, action, host, status, progress, step, dry_run, requested_by,"
+            " request_id, command, variables, attempt, generation, leased_by, created_at)"
+            f" VALUES ('{action}', '{action}', 'kvm1', 'failed', 0, '', '0', '{caller}', 'x', '',"
+            " '{}', 1, 4, '', '2026-11-01 00:00:00+00:00')"
+        )
+    await close_database()
+    await open_database(url)
+    try:
+        origins = [job.origin for job in await Job.all().order_by("id")]
+        assert origins == [JobOrigin.API, JobOrigin.OBSERVATION, JobOrigin.SCHEDULE]
+    finally:
+        await close_database()
