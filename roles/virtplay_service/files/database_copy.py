@@ -1,0 +1,86 @@
+"""Role virtplay_service: copies the service's database to a file, or brings it back from there.
+
+Usage: database_copy.py save|restore FILE
+
+The database is that of VIRTPLAY_DATABASE_URL, or the SQLite file in VIRTPLAY_STATE_DIR. Nothing
+else may use it meanwhile. PostgreSQL wants pg_dump, pg_restore and psql of the server's version or
+newer.
+"""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+EMPTY = """DO $$
+DECLARE found record;
+BEGIN
+  FOR found IN SELECT tablename AS name FROM pg_tables
+               WHERE schemaname = current_schema() AND tableowner = current_user
+  LOOP EXECUTE format('DROP TABLE %I CASCADE', found.name); END LOOP;
+END $$"""
+"""The service's tables, and the sequences that belong to them."""
+
+
+def copy_sqlite(source, target):
+    """Make the database `target` what `source` is, with what is only in its write-ahead log."""
+    if not source.exists():
+        sys.exit(f"cannot copy the database {source}: it does not exist")
+    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
+        old.backup(new)
+
+
+def postgres_environment(url):
+    """What libpq's programs need to reach `url`, the password not being shown to other users."""
+    parts = urlsplit(url)
+    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    given = {
+        "PGHOST": parts.hostname or query.get("host"),
+        "PGPORT": parts.port or query.get("port"),
+        "PGUSER": unquote(parts.username or "") or query.get("user"),
+        "PGPASSWORD": unquote(parts.password or "") or query.get("password"),
+        "PGSSLMODE": query.get("ssl") or query.get("sslmode"),
+        "PGDATABASE": unquote(parts.path.lstrip("/")),
+    }
+    return {**os.environ, **{key: str(value) for key, value in given.items() if value}}
+
+
+def run(arguments, environment):
+    """Run one of PostgreSQL's programs; end with what it says when it fails."""
+    try:
+        subprocess.run(arguments, env=environment, check=True)
+    except OSError as error:
+        sys.exit(f"cannot copy the database: {arguments[0]}: {error.strerror}")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"cannot copy the database: {arguments[0]} failed with {error.returncode}")
+
+
+def main(verb, file):
+    """Save the database to `file`, or restore it from there."""
+    os.umask(0o077)
+    url = os.environ.get("VIRTPLAY_DATABASE_URL", "")
+    if url and not url.startswith("sqlite"):
+        environment = postgres_environment(url)
+        if verb == "save":
+            run(["pg_dump", "--format=custom", f"--file={file}"], environment)
+        else:
+            run(["psql", "--quiet", "--set=ON_ERROR_STOP=1", f"--command={EMPTY}"], environment)
+            run(
+                ["pg_restore", "--no-owner", "--no-privileges", "--exit-on-error",
+                 "--single-transaction", f"--dbname={environment['PGDATABASE']}", file],
+                environment,
+            )  # fmt: skip
+        return
+    path = (
+        Path(url.removeprefix("sqlite://"))
+        if url
+        else Path(os.environ["VIRTPLAY_STATE_DIR"], "virtplay.sqlite3")
+    )
+    copy_sqlite(*((path, file) if verb == "save" else (Path(file), path)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
