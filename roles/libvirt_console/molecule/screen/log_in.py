@@ -12,7 +12,7 @@ from tests.rfb import RfbRefused, shake_hands
 
 
 async def main(port: str, password: str, *ssh: str) -> int:
-    """Return 0 when the server lets us in, 1 when it refuses."""
+    """Return 0 when the server lets us in, 3 when it refuses."""
     tunnel = await asyncio.create_subprocess_exec(
         *ssh,
         "-W",
@@ -32,7 +32,7 @@ async def main(port: str, password: str, *ssh: str) -> int:
         screen = await shake_hands(tunnel.stdout.readexactly, write, password)
     except RfbRefused as refusal:
         print(f"refused: {refusal}")
-        return 1
+        return 3
     finally:
         tunnel.terminate()
         await tunnel.wait()
