@@ -65,16 +65,15 @@ def this_run() -> str:
 def _login_address() -> str | None:
     """Return where the SSH login of this process or an ancestor came from; sudo hides it."""
     pid = os.getpid()
-    for _ in range(_GENERATIONS):
+    for _generation in range(_GENERATIONS):
         try:
             environment = (PROC / str(pid) / "environ").read_bytes()
             status = (PROC / str(pid) / "stat").read_text()
         except OSError:
             return None
         for entry in environment.split(b"\0"):
-            name, _, value = entry.partition(b"=")
-            if name == b"SSH_CONNECTION" and value:
-                return value.split()[0].decode(errors="replace")
+            if entry.startswith(b"SSH_CONNECTION=") and (words := entry.split(b"=", 1)[1].split()):
+                return words[0].decode(errors="replace")
         pid = int(status.rpartition(")")[2].split()[1])
         if pid <= 1:
             return None
