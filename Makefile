@@ -1,6 +1,6 @@
 # What there is to do here; `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast check lab demo bench dashboards role-tables setup setup-dev setup-hosts setup-lab clean
+.PHONY: help run test test-fast check molecule lab demo bench dashboards role-tables setup setup-dev setup-hosts setup-roles setup-lab clean
 BIN := .venv/bin
 
 help: ## list the targets
@@ -17,6 +17,9 @@ test-fast: setup-dev ## run the tests that need no lab, in under a minute
 
 check: setup-dev ## lint and type-check everything
 	@scripts/check
+
+molecule: setup-roles ## test every role with Molecule on hosts of the lab, as root (docs/molecule.md)
+	@scripts/molecule
 
 lab: setup-hosts ## bring up two real hypervisors in namespaces, print their inventory, wait for Ctrl-C
 	@$(BIN)/python -m tests.lab up
@@ -41,6 +44,9 @@ setup-dev: # and what the checks and the tests without a lab need
 
 setup-hosts: # what serving on the lab's hosts needs
 	@scripts/setup base lab
+
+setup-roles: # what testing the roles needs
+	@scripts/setup base dev lab
 
 setup-lab: # all of it
 	@scripts/setup base dev lab test
