@@ -29,7 +29,7 @@ class ActionModule(ActionBase):
         """Return a result that has failed with every fault, or says that there is none."""
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
-        _, arguments = self.validate_argument_spec(
+        _result, arguments = self.validate_argument_spec(
             argument_spec={
                 "roles": {"type": "dict", "required": True},
                 "single_host": {"type": "bool", "default": False},
