@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 
 from scripts.bench_console import bench_pump, bench_refresh
+from scripts.bench_fleet import bench_fleet
 from scripts.bench_metrics import bench_scrape
 from scripts.bench_observation import bench_history, bench_observation
 from scripts.demo import start_service, stop_service, wait_ready
@@ -83,6 +84,7 @@ def main() -> int:
             figures += measure(Client(token), lab, given.runs, Path(state))
         finally:
             stop_service(service)
+    figures.append(shown(bench_fleet()))
     # Without the lab, which would take its share of the processors.
     figures.append(shown(bench_scrape()))
     figures.append(shown(bench_history()))

@@ -6,7 +6,7 @@ README without them gets a section at its end.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +56,19 @@ def table(specs: Mapping[str, Options]) -> str:
     several = len(named) > 1
     head = ["variable", "type", "default", *(["`tasks_from`"] if several else []), "meaning"]
     lines = [head, ["---"] * len(head)]
+    told: dict[str, Options] = {}
     for name, entries in _entries_of(named).items():
         options = [named[entry][name] for entry in entries]
         where = "all" if len(entries) == len(named) else ", ".join(f"`{e}`" for e in entries)
         required = [entry for entry in entries if named[entry][name].get("required")]
         default = _default(options[0], "" if len(required) == len(entries) else ", ".join(required))
         row = [f"`{name}`", _type(options[0]), default, *([where] if several else [])]
-        lines.append([*row, _text(options[0])])
-        for key, option in _suboptions(options[0]):
+        keys = options[0].get("options") or {}
+        # Keys that a variable above has as well are not told twice.
+        like = next((n for n, o in told.items() if keys and keys.items() <= o.items()), None)
+        told[name] = keys
+        lines.append([*row, _text(options[0]) + (_like(like, keys, told[like]) if like else "")])
+        for key, option in () if like else keys.items():
             cells = [f"– `{key}`", _type(option), _default(option, "")]
             lines.append([*cells, *([""] if several else []), _text(option)])
     return "".join(re.sub(r"\|  (?=\|)", "| ", f"| {' | '.join(cells)} |\n") for cells in lines)
@@ -81,8 +86,9 @@ def _entries_of(specs: Mapping[str, Options]) -> dict[str, list[str]]:
     return found
 
 
-def _suboptions(option: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    yield from (option.get("options") or {}).items()
+def _like(other: str, keys: Options, its: Options) -> str:
+    missing = [f"`{key}`" for key in its if key not in keys]
+    return f"; the keys of `{other}`" + (f" but {', '.join(missing)}" if missing else "")
 
 
 def _type(option: Mapping[str, Any]) -> str:

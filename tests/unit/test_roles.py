@@ -141,6 +141,26 @@ def test_table_says_where_a_variable_is_needed() -> None:
     )
 
 
+def test_keys_that_a_variable_above_has_too_are_not_told_twice() -> None:
+    name = {"type": "str", "description": "Its name."}
+    size = {"type": "int", "description": "Its size."}
+    vms = {
+        "type": "list",
+        "elements": "dict",
+        "description": "VMs.",
+        "options": {"n": name, "s": size},
+    }
+    usual = {"type": "dict", "description": "What is usual.", "options": {"s": size}}
+    assert table({"main": {"vms": vms, "usual": usual}}) == (
+        "| variable | type | default | meaning |\n"
+        "| --- | --- | --- | --- |\n"
+        "| `vms` | list of dict | | VMs |\n"
+        "| – `n` | str | | Its name |\n"
+        "| – `s` | int | | Its size |\n"
+        "| `usual` | dict | | What is usual; the keys of `vms` but `n` |\n"
+    )
+
+
 SIZE = {"description": ["Size."], "default": 5, "choices": [5, 7]}
 
 

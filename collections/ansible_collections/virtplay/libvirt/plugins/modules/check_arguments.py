@@ -38,22 +38,15 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Start a VM
-  hosts: hypervisors
-  gather_facts: false
-  tasks:
-    - name: Check the variables
-      virtplay.libvirt.check_arguments:
-        roles:
-          libvirt_domain: start
-        single_host: true
-      run_once: true
-      tags: [always]
-    - name: Start the VM
-      ansible.builtin.import_role:
-        name: libvirt_domain
-        tasks_from: start
-        rolespec_validate: false
+# The roles are then imported with rolespec_validate: false.
+- name: Check the variables before a VM is made of a template
+  virtplay.libvirt.check_arguments:
+    roles:
+      libvirt_domain: create
+      libvirt_image: main
+    single_host: true
+  run_once: true
+  tags: [always]
 """
 
 RETURN = r"""

@@ -291,11 +291,13 @@ undeclared:
   returned: always
   type: list
   elements: str
+  sample: [web-0]
 missing_templates:
   description: Names of templates that domains need and the host does not have.
   returned: always
   type: list
   elements: str
+  sample: [debian12]
 """
 
 import traceback
