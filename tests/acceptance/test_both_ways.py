@@ -1,0 +1,105 @@
+"""Acceptance: a VM that is changed by hand and by the service at once, and who sees what."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.acceptance.service import STOP_TIMEOUT, TOKEN, Api, Service, wait_for
+from tests.lab import Lab
+from tests.lab.lab import Host
+from tests.lab.locks import halted
+from tests.lab.plays import REPOSITORY
+
+
+class Shell:
+    """A person's shell beside the service, with the callback plugin switched on."""
+
+    def __init__(self, lab: Lab, host: Host, service: Service) -> None:
+        self._line = ("-i", str(lab.inventory), "--limit", host.name)
+        self._environment = {
+            **os.environ,
+            "ANSIBLE_CALLBACKS_ENABLED": "virtplay.libvirt.report",
+            "VIRTPLAY_URL": f"http://127.0.0.1:{service.port}",
+            "VIRTPLAY_TOKEN": TOKEN,
+        }
+
+    def start(self, action: str, **variables: Any) -> subprocess.Popen[str]:
+        """Begin the playbook of an action, with the variables of its role."""
+        given = [f"-elibvirt_domain_{name}={value}" for name, value in variables.items()]
+        return subprocess.Popen(
+            [
+                str(Path(sys.executable).with_name("ansible-playbook")),
+                f"playbooks/{action}.yml",
+                *self._line,
+                *given,
+            ],
+            cwd=REPOSITORY,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, action: str, **variables: Any) -> tuple[int, str]:
+        """Its exit code and what it printed."""
+        process = self.start(action, **variables)
+        said, _ = process.communicate(timeout=120)
+        return process.returncode, said
+
+
+def reported(api: Api, action: str) -> dict[str, Any]:
+    """The newest run from a shell of that action."""
+    found: dict[str, Any] = api.get(f"/jobs?origin=cli&action={action}&limit=1")["jobs"][0]
+    return found
+
+
+def test_run_from_a_shell_is_a_job_and_meets_those_of_the_service(
+    api: Api, service: Service, lab: Lab, one: Host
+) -> None:
+    shell = Shell(lab, one, service)
+    # So little memory that it never gets as far as to hear that it shall go down.
+    vm = api.create(host=one.name, memory=32)["id"]
+    code, said = shell.run("vm_start", name=vm)
+    assert code == 0, said
+    job = reported(api, "vm_start")
+    wanted = {
+        **{"origin": "cli", "status": "succeeded", "progress": 100, "changed": True},
+        **{"vmId": vm, "host": one.name, "hosts": [one.name], "requestedBy": "bootstrap"},
+        **{"playbook": "playbooks/vm_start.yml", "appliesAt": "now", "error": None},
+    }
+    assert {key: job[key] for key in wanted} == wanted
+    assert job["command"].endswith(f"--limit {one.name} -e libvirt_domain_name={vm}")
+    assert [change["field"] for change in job["changes"]] == ["state"]
+    log = api.log(job["id"])
+    assert "TASK [libvirt_domain : Start the VM]" in log
+    assert f"changed: [{one.name}]" in log
+    api.shows(vm, status="running")
+
+    # The service is at it: who comes by hand is told so, and the service's list has that run too.
+    stop = api.send("POST", f"/vms/{vm}/stop")["jobId"]
+    with halted(one, stop):
+        code, said = shell.run("vm_pause", name=vm, lock_timeout=1)
+    assert code == 2, said
+    assert f"cannot pause {vm}: {stop} (stop {vm}, process " in said
+    job = reported(api, "vm_pause")
+    assert (job["status"], job["vmId"]) == ("failed", vm)
+    assert job["error"]["code"] == "OPERATION_IN_PROGRESS"
+    api.failed(stop, "GUEST_NOT_RESPONDING")
+
+    # Somebody is at it by hand: the service's job waits for that, and then does what it was to.
+    by_hand = shell.start("vm_stop", name=vm, timeout=STOP_TIMEOUT)
+    with halted(one, "a run by"):
+        half = reported(api, "vm_stop")
+        off = api.send("POST", f"/vms/{vm}/stop", {"force": True})["jobId"]
+        wait_for("the job", lambda: api.job(off)["step"] == "Stop the VM", 60)
+    assert (half["status"], half["step"]) == ("running", "Stop the VM")
+    assert 0 < half["progress"] < 100
+    said, _ = by_hand.communicate(timeout=90)
+    assert "did not shut down within" in said
+    assert reported(api, "vm_stop")["error"]["code"] == "GUEST_NOT_RESPONDING"
+    assert api.succeeded(off)["changed"] is True
+    api.shows(vm, status="stopped")

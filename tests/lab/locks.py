@@ -1,0 +1,41 @@
+"""Lab: halts who holds a VM's lock, so that tests meet it however slow the machine is."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.lab.lab import Host
+
+LOCKS = "/run/virtplay"
+PATIENCE = 60.0
+_NOTES = f"for lock in {LOCKS}/*.lock; do cat $lock; echo; done"
+_OPEN = f"ls -l /proc/[0-9]*/fd 2>/dev/null | grep -c {LOCKS}/"
+
+
+@contextmanager
+def halted(host: Host, holder: str) -> Iterator[None]:
+    """Halt the process whose note in a lock names holder, once there is one, for the block."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        notes = host.run("sh", "-c", _NOTES).stdout.splitlines()
+        pid = next((json.loads(note)["pid"] for note in notes if holder in note), None)
+        if pid is not None:
+            break
+        assert time.monotonic() < deadline, f"{holder} holds no lock"
+        time.sleep(0.1)
+    host.run("kill", "-STOP", str(pid))
+    try:
+        yield
+    finally:
+        host.run("kill", "-CONT", str(pid))
+
+
+def wait_for_waiting(host: Host) -> None:
+    """Wait until a second process has a lock's file open."""
+    deadline = time.monotonic() + PATIENCE
+    while int(host.run("sh", "-c", _OPEN, check=False).stdout or 0) < 2:
+        assert time.monotonic() < deadline, "nobody waits for a lock"
+        time.sleep(0.1)
