@@ -1,6 +1,6 @@
 # What there is to do here; `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast check molecule lab demo bench dashboards role-tables setup setup-dev setup-hosts setup-roles setup-lab clean
+.PHONY: help run test test-fast check molecule collection sanity integration changelog lab demo bench dashboards role-tables setup setup-dev setup-hosts setup-roles setup-lab clean
 BIN := .venv/bin
 
 help: ## list the targets
@@ -20,6 +20,18 @@ check: setup-dev ## lint and type-check everything
 
 molecule: setup-roles ## test every role with Molecule on hosts of the lab, as root (docs/molecule.md)
 	@scripts/molecule
+
+collection: setup-dev ## build the collection, with the roles and playbooks in it, into build/
+	@$(BIN)/python -m scripts.collection build
+
+sanity: setup-dev ## run ansible-test sanity on the collection
+	@$(BIN)/python -m scripts.collection sanity
+
+integration: setup-lab ## run the collection's integration targets on a hypervisor in a namespace
+	@$(BIN)/python -m scripts.collection integration
+
+changelog: setup-dev ## write the collection's CHANGELOG.md from changelogs/fragments, for a release
+	@$(BIN)/python -m scripts.collection changelog release
 
 lab: setup-hosts ## bring up two real hypervisors in namespaces, print their inventory, wait for Ctrl-C
 	@$(BIN)/python -m tests.lab up
