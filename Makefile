@@ -1,6 +1,6 @@
 # What there is to do here; `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast check molecule collection sanity integration changelog lab demo bench dashboards role-tables setup setup-dev setup-hosts setup-roles setup-lab clean
+.PHONY: help run test test-fast check molecule test-installation collection sanity integration changelog lab demo bench dashboards role-tables setup setup-dev setup-hosts setup-roles setup-lab clean
 BIN := .venv/bin
 
 help: ## list the targets
@@ -20,6 +20,9 @@ check: setup-dev ## lint and type-check everything
 
 molecule: setup-roles ## test every role with Molecule on hosts of the lab, as root (docs/molecule.md)
 	@scripts/molecule
+
+test-installation: setup-lab ## install, upgrade and roll back the service on a systemd of its own; run from a fresh clone
+	@$(BIN)/pytest -q tests/installation
 
 collection: setup-dev ## build the collection, with the roles and playbooks in it, into build/
 	@$(BIN)/python -m scripts.collection build
