@@ -120,7 +120,8 @@ def integration(*arguments: str) -> None:
 
 def changelog(*arguments: str) -> None:
     """Run antsibull-changelog in the collection, e.g. `lint` or `release`."""
-    _run("antsibull-changelog", *arguments, cwd=SOURCE, env={"ANSIBLE_CONFIG": os.devnull})
+    _run("antsibull-changelog", *arguments, cwd=SOURCE)
+    (SOURCE / "changelogs/.plugin-cache.yaml").unlink(missing_ok=True)
 
 
 def _write_pip_settings(path: Path) -> None:
