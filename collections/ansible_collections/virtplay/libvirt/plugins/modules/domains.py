@@ -478,7 +478,7 @@ def main() -> None:
         if failure is None:
             raise
         module.fail_json(msg=failure.message, code=failure.code)
-    failed = [vm["msg"] for vm in result["vms"] if vm["outcome"] == FAILED]
+    failed = [f"{vm['name']}: {vm['msg']}" for vm in result["vms"] if vm["outcome"] == FAILED]
     if failed:
         module.fail_json(
             msg=f"{len(failed)} of {len(result['vms'])} VMs: {'; '.join(failed)}", **result
