@@ -10,8 +10,8 @@ module: domains
 short_description: Bring many libvirt domains of one host to the states asked for
 version_added: "0.1.0"
 description:
-  - Does what M(virtplay.libvirt.domain) does, for a list of domains one after the other, in one
-    task. Where nothing changes, a hundred domains take hardly longer than one.
+  - Does what M(virtplay.libvirt.domain) does, for a list of domains, in one task, four domains at
+    a time. Where nothing changes, a hundred domains take hardly longer than one.
   - A domain that fails does not stop the others. The task then fails at its end and names it.
   - Domains that are not in the list are left alone, unless O(purge) is set.
 author:
@@ -301,6 +301,7 @@ missing_templates:
 """
 
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
@@ -326,6 +327,8 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.storage import fi
 
 # What every domain of a task has in common; the rest is each domain's own.
 COMMON = ("uri", "job", "generation", "lock_timeout")
+# Domains that are worked on at the same time, as many as the service has jobs at once on a host.
+AT_ONCE = 4
 STATES = ["present", ABSENT, "running", "stopped"]
 
 
@@ -375,7 +378,7 @@ class DomainsModule(AnsibleModule):
 
 
 class FleetTask:
-    """One run of the module: the domains one after the other, and what became of each."""
+    """One run of the module: the domains, and what became of each, in their order."""
 
     def __init__(self, module: DomainsModule) -> None:
         self.module = module
@@ -386,11 +389,16 @@ class FleetTask:
 
     def run(self) -> dict[str, Any]:
         """Return the module's result, without saying whether it is a failure."""
-        for domain in self.params["domains"]:
-            self._bring(domain)
         undeclared = self._undeclared() if self.params["purge"] else []
-        for name in undeclared:
-            self._bring({**_unset(), "name": name, "state": ABSENT, "force": self.params["force"]})
+        force = self.params["force"]
+        others = [{**_unset(), "name": n, "state": ABSENT, "force": force} for n in undeclared]
+        # Looking is quick; what takes long is waiting, for libvirtd, QEMU and guests.
+        with ThreadPoolExecutor(1 if self.module.check_mode else AT_ONCE) as pool:
+            for vm, diff in pool.map(self._bring, [*self.params["domains"], *others]):
+                self.vms.append(vm)
+                self.diffs += diff
+                for warning in vm.get("warnings", ()):
+                    self.module.warn(warning)
         result: dict[str, Any] = {
             "changed": any(vm["outcome"] not in (UNCHANGED, FAILED) for vm in self.vms),
             "vms": self.vms,
@@ -400,7 +408,8 @@ class FleetTask:
         }
         return {**result, "diff": self.diffs} if self.diffs else result
 
-    def _bring(self, domain: dict[str, Any]) -> None:
+    def _bring(self, domain: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Return what became of one domain, and its diff if one is wanted; never raises."""
         warnings: list[str] = []
         vm: dict[str, Any] = {"name": domain["name"]}
         try:
@@ -416,25 +425,17 @@ class FleetTask:
             failure = failure_of(error, f"cannot bring {vm['name']} to state {domain['state']}")
             if failure is None:
                 # A fault of ours in one VM is not to stop the others.
-                failure = LibvirtFailure(
-                    f"cannot bring {vm['name']} to what is declared: {error!r}"
-                )
+                failure = LibvirtFailure(f"cannot bring it to what is declared: {error!r}")
                 vm["exception"] = traceback.format_exc()
-            vm.update(outcome=FAILED, msg=failure.message, code=failure.code)
-            if not self.conn.isAlive():
-                self.conn = open_connection(self.params["uri"])
-        else:
-            vm.update(
-                outcome=outcome_of(result),
-                changes=result["changes"],
-                applies_at=result["applies_at"],
-                warnings=warnings,
-            )
-            if self.module._diff and "diff" in result:
-                self.diffs.append(result["diff"])
-        for warning in warnings:
-            self.module.warn(warning)
-        self.vms.append(vm)
+            vm.update(outcome=FAILED, msg=failure.message, code=failure.code, warnings=warnings)
+            return vm, []
+        vm.update(
+            outcome=outcome_of(result),
+            changes=result["changes"],
+            applies_at=result["applies_at"],
+            warnings=warnings,
+        )
+        return vm, [result["diff"]] if self.module._diff and "diff" in result else []
 
     def _undeclared(self) -> list[str]:
         declared = {domain["name"] for domain in self.params["domains"]}
