@@ -78,6 +78,7 @@ changed:
   description: Whether a password was set.
   returned: success
   type: bool
+  sample: true
 domain:
   description: The domain, as in the module domain.
   returned: success
