@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from ansible_collections.virtplay.libvirt.plugins.plugin_utils.report_sender imp
     Refused,
     Sender,
     Unreachable,
+    make_post,
 )
 
 
@@ -178,3 +182,68 @@ def test_fault_of_ours_is_told_and_not_raised(service: Service, sender: Sender) 
     until(lambda: sender.problem)
     sender.close(outcome="succeeded")
     assert sender.problem == "odd"
+
+
+@pytest.fixture
+def answers() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The URL of an HTTP server, and what it answers (`code`, `text`) and was asked (`asked`)."""
+    script: dict[str, Any] = {"code": 200, "text": '{"data": {"id": "x"}}', "asked": []}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            script["asked"].append((self.path, self.headers["Authorization"], json.loads(body)))
+            self.send_response(script["code"])
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+            self.wfile.write(script["text"].encode())
+
+        def do_GET(self) -> None:
+            script["asked"].append(("followed", self.path))
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", script
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/api/v1", "/api/v1/"])
+def test_api_is_found_however_its_url_is_written(
+    answers: tuple[str, dict[str, Any]], ending: str
+) -> None:
+    url, script = answers
+    post = make_post(url + ending, "token-of-the-tests", validate_certs=True)
+    assert post("/jobs", {"runId": "é"}) == {"id": "x"}
+    assert script["asked"] == [("/api/v1/jobs", "Bearer token-of-the-tests", {"runId": "é"})]
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "kind", "reason"),
+    [
+        (
+            401,
+            '{"error": {"message": "cannot accept it"}}',
+            Refused,
+            r"cannot accept it \(HTTP 401\)",
+        ),
+        (404, "<html>", Refused, r"Not Found \(HTTP 404\)"),
+        (302, "", Refused, r"HTTP 302"),
+        (200, "<html>", Refused, "what answers there is not Virtplay"),
+        (200, "[]", Refused, "what answers there is not Virtplay"),
+        (503, "", Unreachable, "HTTP 503"),
+        (429, '{"error": {"message": "too many"}}', Unreachable, "too many"),
+    ],
+)
+def test_answers_are_taken_for_what_they_are(
+    answers: tuple[str, dict[str, Any]], code: int, text: str, kind: type[Exception], reason: str
+) -> None:
+    url, script = answers
+    script.update(code=code, text=text)
+    with pytest.raises(kind, match=reason):
+        make_post(url, "token-of-the-tests", validate_certs=True)("/jobs", {})
+    assert len(script["asked"]) == 1  # no redirect was followed with the token
