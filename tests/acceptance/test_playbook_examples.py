@@ -77,6 +77,7 @@ def expect_of_fleet(run: int, said: str, host: Host) -> None:
     ]
     assert f"{host.name}: {told[run]}" in said
     assert (changed == "0") == (run == 2)
+    assert ("+++ after: shop-1, changes" in said) == (run == 0)
     if run in (1, 2):
         assert {name: guests.power(host, name) for name in made} == made
         assert host.run("virsh", "domblkinfo", "shop-2", "vda").stdout.split()[1] == str(2 << 30)

@@ -435,7 +435,7 @@ class FleetTask:
             applies_at=result["applies_at"],
             warnings=warnings,
         )
-        return vm, [result["diff"]] if self.module._diff and "diff" in result else []
+        return vm, result.get("diff", []) if self.module._diff else []
 
     def _undeclared(self) -> list[str]:
         declared = {domain["name"] for domain in self.params["domains"]}
