@@ -1,0 +1,114 @@
+"""How one domain's entry in host_info is put together from what several sources say."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils.monitor import MonitorAnswers
+from ansible_collections.virtplay.libvirt.plugins.module_utils.observation import (
+    _complete,
+    _Late,
+    _Seen,
+    _without_lease,
+)
+
+GIB = 1 << 30
+PATH = "/srv/vda.qcow2"
+MAC = "52:54:00:00:00:01"
+
+
+def seen(
+    record: dict[str, Any] | None = None, *, active: bool = True, has_agent: bool = False
+) -> _Seen:
+    facts = {
+        "name": "vm-001",
+        "disks": [{"target": "vda", "path": PATH}, {"target": "vdb", "path": None}],
+        "interfaces": [{"mac": MAC, "target": "vnet0"}, {"mac": None}],
+    }
+    return _Seen("u", None, active, record or {}, facts, has_agent, 7 if active else None)
+
+
+def block(**fields: int) -> dict[str, Any]:
+    named = {"block.count": 1, "block.0.name": "vda"}
+    return named | {f"block.0.{key}": value for key, value in fields.items()}
+
+
+@pytest.mark.parametrize(
+    ("answer", "files", "sizes"),
+    [
+        ({}, {}, {}),
+        (block(capacity=2 * GIB), {}, {"capacity_bytes": 2 * GIB, "size": 2.0}),
+        # QEMU knows the size of the disk, the file system what it takes.
+        (
+            block(capacity=2 * GIB, allocation=99),
+            {PATH: {"capacity_bytes": GIB, "allocation_bytes": 5}},
+            {"capacity_bytes": 2 * GIB, "allocation_bytes": 5, "size": 2.0},
+        ),
+        (
+            {},
+            {PATH: {"capacity_bytes": GIB, "allocation_bytes": 5}},
+            {"capacity_bytes": GIB, "allocation_bytes": 5, "size": 1.0},
+        ),
+    ],
+)
+def test_sizes_of_a_disk_come_from_who_knows_them(
+    answer: dict[str, Any], files: dict[str, dict[str, int]], sizes: dict[str, Any]
+) -> None:
+    entry = _complete(seen(), MonitorAnswers(records={"u": answer}), files)
+    assert entry["disks"] == [
+        {"target": "vda", "path": PATH, **sizes},
+        {"target": "vdb", "path": None},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stuck", "answer", "active", "expected"),
+    [
+        (set(), {}, True, False),
+        ({"u"}, {}, True, True),
+        # It answered after all, between two looks.
+        ({"u"}, {"balloon.rss": 1}, True, False),
+        ({"u"}, {}, False, False),
+        ({"other"}, {}, True, False),
+    ],
+)
+def test_stuck_is_who_runs_and_has_not_answered(
+    stuck: set[str], answer: dict[str, Any], active: bool, expected: bool
+) -> None:
+    answers = MonitorAnswers(records={"u": answer}, stuck=stuck)
+    assert _complete(seen(active=active), answers, {})["stuck"] is expected
+
+
+def test_domain_that_is_off_has_sizes_and_no_counters() -> None:
+    record = {**block(capacity=GIB), "vcpu.0.time": 5, "balloon.current": 1024}
+    stats = _complete(seen(active=False), MonitorAnswers(records={"u": record}), {})["stats"]
+    assert stats["block"] == [{"target": "vda", "capacity_bytes": GIB}]
+    assert not stats["vcpu"]
+    assert not stats["balloon"]
+    assert "cpu_time_ns" not in stats
+
+
+def test_interface_gets_the_address_of_its_card() -> None:
+    record = {"net.count": 1, "net.0.name": "vnet0", "net.0.rx.bytes": 3}
+    (interface,) = _complete(seen(record), MonitorAnswers(), {})["stats"]["interface"]
+    assert interface == {"target": "vnet0", "rx_bytes": 3, "mac": MAC}
+
+
+@pytest.mark.parametrize(
+    ("has_agent", "leases", "asked"), [(True, {}, 1), (True, {MAC: []}, 0), (False, {}, 0)]
+)
+def test_agent_is_asked_for_addresses_only_where_no_lease_tells(
+    has_agent: bool, leases: dict[str, Any], asked: int
+) -> None:
+    assert len(_without_lease([seen(has_agent=has_agent)], leases)) == asked
+
+
+def test_dead_file_system_holds_nothing_up() -> None:
+    answers = threading.Event()
+    late = _Late(lambda: {"ended": answers.wait(10)})
+    assert late.collect(time.monotonic() + 0.1) == {}
+    answers.set()
+    assert late.collect(time.monotonic() + 10) == {"ended": True}
