@@ -125,6 +125,7 @@ class CallbackModule(CallbackBase):
         self._playbook: Any = None
         self._sender: Sender | None = None
         self._hosts: list[str] = []
+        self._last_task: str | None = None
         self._item_failure: dict[tuple[str, str], Any] = {}
         self._process = os.getpid()
 
@@ -163,6 +164,7 @@ class CallbackModule(CallbackBase):
         if self._sender is None:
             self._begin(dict(manager.extra_vars))
         number = self._plays.index(play._uuid) if play._uuid in self._plays else 0
+        self._last_task = None
         self._meter.begin_play(number, len(batch) / len(everybody) if everybody else 1.0)
         self._hosts += [host for host in everybody if host not in self._hosts]
         self._tell(hosts=self._hosts[:HOSTS_LIMIT], domains=self._domains.listed())
@@ -251,7 +253,7 @@ class CallbackModule(CallbackBase):
         """Log that a task is tried again."""
         answer = _answer_of(result)
         left = int(answer.get("retries") or 0) - int(answer.get("attempts") or 0)
-        task = _task_of(result)
+        task = _task_of(result).get_name()
         self._add(
             "output", f"FAILED - RETRYING: [{_host_of(result)}]: {task} ({left} left)", result
         )
@@ -289,8 +291,10 @@ class CallbackModule(CallbackBase):
         atexit.register(self._break_off)
 
     def _begin_task(self, task: Any, word: str) -> None:
-        if self._sender is None:
+        # With the strategy free each host begins it for itself.
+        if self._sender is None or task._uuid == self._last_task:
             return
+        self._last_task = task._uuid
         text = banner(f"{word} [{task.get_name().strip()}]")
         # Without its role's name, as the service has the tasks of its own runs.
         name = self._redactor.line(task.name or task.action)
