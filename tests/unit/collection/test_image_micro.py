@@ -91,3 +91,24 @@ def test_empty_cache_without_network_is_told(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("cannot build the micro guest: ")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("release", "family"),
+    [
+        ('ID=debian\nVERSION_ID="12"\n', "debian"),
+        ('ID=ubuntu\nID_LIKE=debian\nVERSION_ID="22.04"\n', "ubuntu"),
+        ('ID=ubuntu\nID_LIKE=debian\nVERSION_ID="24.04"\n', "ubuntu"),
+        ('ID=linuxmint\nID_LIKE="ubuntu debian"\n', "ubuntu"),
+        ('ID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.6"\n', None),
+    ],
+)
+def test_kernel_is_that_of_the_distribution_and_others_are_refused(
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch, release: str, family: str | None
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda _path: release)
+    if family:
+        assert build.distribution() == family
+    else:
+        with pytest.raises(build.BuildError, match="only Debian and Ubuntu hosts can build it"):
+            build.distribution()
