@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,10 +14,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-PLAYBOOKS = sorted(
-    path for path in (ROOT / "playbooks").glob("*.yml") if "libvirt_" in path.read_text()
-)
-FOR_MANY_HOSTS = {"host_observe", "host_prepare", "image_prepare", "vms"}
+PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
+FOR_MANY_HOSTS = {"host_observe", "host_prepare", "image_prepare", "service", "vms"}
 NOWHERE = {
     "hypervisors": {
         "vars": {"ansible_host": "192.0.2.1", "ansible_timeout": 1},
@@ -60,12 +59,15 @@ def flat(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("path", PLAYBOOKS, ids=by_name)
 def test_playbook_begins_with_the_check_of_all_its_roles(path: Path) -> None:
     plays = yaml.safe_load(path.read_text())
-    check, *others = plays[0]["tasks"]
+    tasks: list[dict[str, Any]] = []
+    for play in plays:
+        tasks += [*play.get("pre_tasks", []), *play.get("tasks", [])]
+    check, *others = flat(tasks)
     arguments = check["virtplay.libvirt.check_arguments"]
     assert check["tags"] == ["always"]
     assert bool(arguments.get("single_host")) == (path.stem not in FOR_MANY_HOSTS)
     imported = {}
-    for task in flat(others + [task for play in plays[1:] for task in play["tasks"]]):
+    for task in others:
         if role := task.get("ansible.builtin.import_role"):
             imported[role["name"]] = role.get("tasks_from", "main")
             assert role["rolespec_validate"] is False
@@ -81,6 +83,28 @@ def test_wrong_variables_are_named_and_no_host_is_touched(tmp_path: Path) -> Non
     assert "cannot use libvirt_domain_memroy" in said
     assert "did you mean libvirt_domain_memory?" in said
     assert "missing required arguments: libvirt_domain_memory" in said
+
+
+def test_tags_are_those_that_are_documented() -> None:
+    program = str(Path(sys.executable).with_name("ansible-playbook"))
+    paths = [str(path) for path in PLAYBOOKS if path.stem != "service"]
+    done = subprocess.run(
+        [program, "--list-tags", "-i", "localhost,", *paths],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    page = (ROOT / "docs/playbooks.md").read_text().split("## Tags", 1)[1].split("\n## ", 1)[0]
+    rows = dict(re.findall(r"^\| (.+) \| (`.+) \|$", page, re.M))
+    for block in done.stdout.split("playbook: ")[1:]:
+        name = Path(block.splitlines()[0]).stem
+        tags = {
+            tag for found in re.findall(r"TASK TAGS: \[(.*)\]", block) for tag in found.split(", ")
+        }
+        row = next(row for row in rows if re.search(f"`({name}|{name.split('_')[0]}_…)`", row))
+        documented = set(re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", rows[row])))
+        assert tags - {"always"} == documented, name
 
 
 def test_action_on_several_hosts_asks_for_a_limit(tmp_path: Path) -> None:
