@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.virtplay.libvirt.plugins.module_utils import holder
 from ansible_collections.virtplay.libvirt.plugins.module_utils.image_error import ImageError
 
 # No "@": it sets temporary files apart from the files of any template.
@@ -78,20 +79,21 @@ class TemplateStore:
                 except BlockingIOError as error:
                     if time.monotonic() >= end:
                         file.seek(0)
-                        holder = file.read(32).strip() or "?"
+                        who = holder.read(file.read(4096))
                         raise ImageError(
                             "OPERATION_IN_PROGRESS",
-                            f"cannot prepare template {name}: process {holder} is doing so",
+                            f"cannot prepare template {name}: {who} holds it",
                         ) from error
                     time.sleep(LOCK_POLL)
             file.truncate(0)
-            file.write(f"{os.getpid()}\n")
+            file.write(holder.sign(None, f"prepare template {name}"))
             file.flush()
             self._sweep(name)
             try:
                 yield
             finally:
                 self._sweep(name)
+                file.truncate(0)
 
     def temporary(self, name: str) -> Path:
         """Return a fresh path in the directory for unfinished work on the name."""
