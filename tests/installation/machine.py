@@ -1,7 +1,7 @@
 """Tests: a Debian 12 of its own with systemd as its first process, in namespaces of this machine.
 
-By hand: python -m tests.installation.machine DIRECTORY [--lab LAB_DIRECTORY] brings one up until
-Ctrl-C, on the network of a running lab, or on this machine's own.
+By hand: python -m tests.installation.machine DIRECTORY [--beside ADDRESS] brings one up until
+Ctrl-C, on the network of a running lab's host, or on this machine's own.
 """
 
 from __future__ import annotations

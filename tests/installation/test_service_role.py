@@ -225,7 +225,8 @@ def site(lab_machine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             )
             machine.run(
                 *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-                *("-subj", "/CN=service", "-out", CERTIFICATE, "-keyout", KEY),
+                *("-subj", "/CN=service", "-addext", "subjectAltName=DNS:service"),
+                *("-out", CERTIFICATE, "-keyout", KEY),
             )
             machine.run("chmod", "600", KEY)
             key = host.run("cat", "/etc/ssh/host_key.pub").stdout.strip()
