@@ -138,6 +138,9 @@ def _write_pip_settings(path: Path) -> None:
             settings.add_section(section)
         settings[section][option] = value.strip("'\"").replace("\\n", "\n")
     path.parent.mkdir(parents=True, exist_ok=True)
+    # An index's address may have a password in it.
+    path.touch(mode=0o600)
+    path.chmod(0o600)
     with path.open("w") as file:
         settings.write(file)
 
