@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -83,6 +84,13 @@ def test_wrong_variables_are_named_and_no_host_is_touched(tmp_path: Path) -> Non
     assert "cannot use libvirt_domain_memroy" in said
     assert "did you mean libvirt_domain_memory?" in said
     assert "missing required arguments: libvirt_domain_memory" in said
+
+
+def test_wrong_key_of_a_declared_vm_is_named(tmp_path: Path) -> None:
+    vms = [{"name": "web-1", "vcpus": 1, "memory": 256, "memroy": 512, "state": "on"}]
+    said = run(tmp_path, "vms", "-e", json.dumps({"libvirt_domain_vms": vms}))
+    assert "cannot use libvirt_domain_vms.memroy. Supported parameters include: " in said
+    assert "got: on found in libvirt_domain_vms" in said
 
 
 def test_tags_are_those_that_are_documented() -> None:

@@ -37,7 +37,7 @@ class ActionModule(ActionBase):
         )
         if arguments["single_host"]:
             faults = refuse_several_hosts(
-                str(self._task.get_play().name), variables.get("ansible_play_hosts_all", [])
+                str(variables["ansible_play_name"]), variables["ansible_play_hosts_all"]
             )
         else:
             faults = []
