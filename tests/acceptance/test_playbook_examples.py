@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.acceptance import guests
@@ -39,6 +40,7 @@ def test_shown_declaration_is_the_file_that_is_there() -> None:
     assert yaml.safe_load(shown_declaration()) == yaml.safe_load(DECLARED.read_text())
 
 
+@pytest.mark.timeout(600)
 def test_shown_commands_run(lab: Lab, one: Host, tmp_path: Path) -> None:
     declared = tmp_path / "vms.yml"
     declared.write_text(shown_declaration().replace("kvm1", one.name))
