@@ -6,15 +6,18 @@ under emulation, which takes a minute or two.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.acceptance.guests import agent, booted, in_guest
 from tests.acceptance.service import Api, wait_for
-from tests.lab.lab import Host
+from tests.lab.lab import Host, Lab
 
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDexampleexampleexampleexampleexampleexample me@home"
 USER_DATA = """#cloud-config
 write_files:
   - path: /etc/virtplay-test
@@ -25,7 +28,12 @@ runcmd:
 
 
 @pytest.mark.timeout(900)
-def test_debian_with_cloud_init(debian: Path, api: Api, two: Host) -> None:
+def test_debian_with_cloud_init(
+    debian: Path, api: Api, lab: Lab, two: Host, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    public_key = key.with_suffix(".pub").read_text().strip()
     vm = api.create(
         seconds=240,
         template="debian12-cloud",
@@ -34,7 +42,7 @@ def test_debian_with_cloud_init(debian: Path, api: Api, two: Host) -> None:
         cpu=2,
         memory=1024,
         disk=3,
-        sshKeys=[KEY],
+        sshKeys=[public_key],
         userData=USER_DATA,
         autoStart=True,
     )
@@ -48,11 +56,12 @@ def test_debian_with_cloud_init(debian: Path, api: Api, two: Host) -> None:
     wait_for("the end of cloud-init", done, 300)
     assert agent(two, vm["id"], "guest-get-host-name")["host-name"] == "debian-vm"
     assert "Debian" in agent(two, vm["id"], "guest-get-osinfo")["pretty-name"]
-    assert KEY in in_guest(two, vm["id"], "/bin/cat", "/home/debian/.ssh/authorized_keys")
+    assert public_key in in_guest(two, vm["id"], "/bin/cat", "/home/debian/.ssh/authorized_keys")
     text = in_guest(two, vm["id"], "/bin/cat", "/etc/virtplay-test")
     assert text == "written by cloud-init: {{ no template }} $(no shell)\n"
     assert in_guest(two, vm["id"], "/bin/cat", "/etc/virtplay-ran") == "ran\n"
     wait_for("its address in the list", lambda: api.vm(vm["id"])["ip"], 30)
+    expect_ping(lab, two, vm["id"], key)
     size = int(in_guest(two, vm["id"], "/bin/cat", "/sys/block/vda/size")) * 512
     assert size == 3 * 1024**3
     # With real file systems: how full they are, and a snapshot that freezes them.
@@ -74,3 +83,32 @@ def test_debian_with_cloud_init(debian: Path, api: Api, two: Host) -> None:
     api.run("POST", f"{path}/restore", {"force": True})
     assert agent(two, vm["id"], "guest-fsfreeze-status") == "thawed"
     api.run("DELETE", path)
+
+
+def expect_ping(lab: Lab, host: Host, name: str, key: Path) -> None:
+    """Go straight into the guest with nothing but the inventory of VMs."""
+    jump = f"-o ProxyCommand='{lab.ssh_program} {host.name} -W %h:%p'"
+    checks = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
+    inventory = key.with_name("libvirt.yml")
+    config = {
+        "plugin": "virtplay.libvirt.libvirt",
+        "inventory": [str(lab.inventory)],
+        "require_address": True,
+        "compose": {
+            "ansible_user": "'debian'",
+            "ansible_python_interpreter": "'/usr/bin/python3'",
+            "ansible_ssh_private_key_file": repr(str(key)),
+            "ansible_ssh_common_args": f'"{jump} {checks}"',
+        },
+    }
+    inventory.write_text(yaml.safe_dump(config))
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ansible"), name, "-i", inventory, "-m", "ping"],
+        cwd=Path(__file__).parents[2],
+        # A guest under emulation takes its time.
+        env=os.environ | {"ANSIBLE_TIMEOUT": "60"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert '"ping": "pong"' in done.stdout, done.stdout + done.stderr
