@@ -74,11 +74,6 @@ class Builder:
 BUILDER = Builder()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the test of the large guest last: its image is built meanwhile."""
-    items.sort(key=lambda item: "debian" in getattr(item, "fixturenames", ()))
-
-
 def pytest_unconfigure() -> None:
     """Leave no builder running."""
     BUILDER.stop()
@@ -182,7 +177,7 @@ def service(
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> Iterator[Service]:
-    """The service on the session's lab; what its last test needs is built from here on.
+    """The service on the session's lab; what the large guest needs is built from here on.
 
     It ends with the last of these tests: it would go on looking at its hosts.
     """

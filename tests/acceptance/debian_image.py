@@ -8,6 +8,7 @@ file system from a directory, mtools and syslinux make the boot partition in a p
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -48,6 +49,14 @@ def recipe() -> str:
 def build(output: Path) -> None:
     """Write the disk to `output` in one step; CalledProcessError says what failed."""
     output.parent.mkdir(parents=True, exist_ok=True)
+    with output.with_suffix(".lock").open("w") as lock:
+        # Another test worker may be at it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not output.exists():
+            _build(output)
+
+
+def _build(output: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="debian-image-", dir=output.parent) as name:
         work = Path(name)
         root = work / "root"

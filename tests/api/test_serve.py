@@ -8,11 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from tests.api.conftest import ADMIN, BODY, FINISHED, PROJECT, only_sqlite, write_inventory
 from tests.api.postgres import free_port
@@ -50,6 +55,7 @@ class Server:
         self.folder = folder
         self.mark = f"VIRTPLAY_STATE_DIR={folder / 'state'}"
         self.port = free_port()
+        self.address = f"http://127.0.0.1:{self.port}"
         hypervisors = folder / "hypervisors"
         hypervisors.mkdir()
         self.host = PretendHost("kvm1", hypervisors)
@@ -86,7 +92,8 @@ class Server:
         assert self.process is not None
         assert self.process.poll() is None, self.log()
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"http://127.0.0.1:{self.port}/readyz").status_code == 200
+            answer = httpx.get(f"{self.address}/readyz", verify=False)
+            return answer.status_code == 200
         return False
 
     def log(self) -> str:
@@ -242,6 +249,39 @@ def test_what_keeps_it_from_starting_is_one_line(server: Server) -> None:
         assert words in tried.stderr
         assert "Traceback" not in tried.stderr
         assert "hidden-word" not in tried.stderr
+
+
+def write_certificate(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for the name `virt` and its key; no alternative names."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "virt")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, *private))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+@only_sqlite
+def test_any_certificate_with_its_key_is_served(server: Server) -> None:
+    certificate, key = write_certificate(server.folder)
+    server.environment["VIRTPLAY_TLS_CERTIFICATE"] = str(certificate)
+    server.environment["VIRTPLAY_TLS_KEY"] = str(certificate)
+    tried = server.command("serve")
+    assert tried.returncode == 1
+    assert f"cannot use the certificate {certificate} with the key {certificate}" in tried.stderr
+    assert "Traceback" not in tried.stderr
+    server.environment["VIRTPLAY_TLS_KEY"] = str(key)
+    server.address = f"https://127.0.0.1:{server.port}"
+    server.start()
+    assert f"Virtplay answers at {server.address}" in server.log()
 
 
 @only_sqlite

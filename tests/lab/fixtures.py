@@ -35,9 +35,9 @@ def lab(lab_machine: None) -> Iterator[Lab]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use a lab and keep those of one folder on one pytest-xdist worker.
+    """Mark the tests that use a lab and keep those of one file on one pytest-xdist worker.
 
-    Each of those workers has one lab for all its tests. They wait for guests under emulation, whose
+    A worker has one lab for all its tests. They wait for guests under emulation, whose
     speed no machine promises: each gets a second try, which the summary names.
     """
     for item in items:
@@ -45,5 +45,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "lab_machine" in names:
             item.add_marker(pytest.mark.lab)
         if "lab" in names:
-            item.add_marker(pytest.mark.xdist_group(f"lab-{item.path.parent.name}"))
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
             item.add_marker(pytest.mark.flaky(reruns=1))

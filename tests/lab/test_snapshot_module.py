@@ -431,6 +431,8 @@ def test_restore_that_crashes_at_any_step_is_completed(
     play("snapshot_create", name="one")
     play("vm_update", title="Now")
     write_mark(host, identity, "second")
+    if state == "stopped":
+        host.run("virsh", "destroy", identity)
     play("snapshot_create", name="base")  # where every turn begins
     vm: dict[str, Any] = {"uuid": identity}
     run: dict[str, Any] = {
@@ -441,8 +443,6 @@ def test_restore_that_crashes_at_any_step_is_completed(
     def begin() -> None:
         run_module(host, {**vm, "snapshot": "base", "state": "restored", "force": True})
         run_module(host, {**vm, "snapshot": "guard", "state": "absent"})
-        if state == "stopped":
-            host.run("virsh", "destroy", identity)
         host.run("rm", "-f", f"/var/lib/virtplay/fence/{identity}.json")
 
     begin()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import ssl
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -78,9 +79,7 @@ def serve(
     settings = load_settings(host=host, port=port, inventory=inventory)
     set_up_logging(settings.log_level)
     app = create_app(settings)
-    tls = None
-    if settings.tls_certificate and settings.tls_key:
-        tls = {"cert": str(settings.tls_certificate), "key": str(settings.tls_key)}
+    tls = _read_tls(settings)
     try:
         app.run(
             host=settings.host,
@@ -94,6 +93,23 @@ def serve(
         raise CannotStart(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
         ) from error
+
+
+def _read_tls(settings: "Settings") -> ssl.SSLContext | None:
+    """What the service speaks TLS with; CannotStart when the files do not hold it."""
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if certificate is None or key is None:
+        return None
+    # Not Sanic's own: that breaks on a certificate without alternative names.
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as error:
+        raise CannotStart(
+            f"cannot use the certificate {certificate} with the key {key}: {error}"
+        ) from error
+    return context
 
 
 @token_app.command("create")
