@@ -61,7 +61,7 @@ setup-hosts: # what serving on the lab's hosts needs
 	@scripts/setup base lab
 
 setup-roles: # what testing the roles needs
-	@scripts/setup base dev lab
+	@scripts/setup base dev lab roles
 
 setup-lab: # all of it
 	@scripts/setup base dev lab test

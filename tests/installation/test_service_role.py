@@ -5,7 +5,6 @@ Each test goes on where the one before it ended, as a machine's life does.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -24,13 +23,12 @@ from websockets.typing import Origin
 
 from tests.acceptance.service import MICRO, UNFINISHED, wait_for
 from tests.installation.machine import Machine, MachineError, find_cgroups
+from tests.installation.wheels import PROJECT, WHEELS, fill_wheels
 from tests.lab import Lab
 from tests.lab.lab import Host
 
-PROJECT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 NGINX_PORT = 8080
-WHEELS = PROJECT / "build" / "wheels"
 CERTIFICATE, KEY = "/etc/ssl/virtplay.pem", "/etc/ssl/private/virtplay.key"
 STATE = "/var/lib/virtplay/service"
 MIGRATION = '''"""Store: for a test, what an older release does not know."""
@@ -56,20 +54,6 @@ pytestmark = [
     pytest.mark.usefixtures("lab_machine"),
     pytest.mark.xdist_group("installation"),
 ]
-
-
-def fill_wheels() -> None:
-    """Have every Python package of the service as a wheel, for a machine without the internet."""
-    pins = PROJECT / "constraints.txt"
-    text = pins.read_bytes() + (PROJECT / "pyproject.toml").read_bytes()
-    complete = WHEELS / f".complete-{hashlib.sha256(text).hexdigest()[:12]}"
-    if not complete.exists():
-        subprocess.run(
-            [BIN / "python", "-m", "pip", "wheel", "--quiet", "-c", pins, "-w", WHEELS, PROJECT,
-             "setuptools>=77", "wheel"],
-            check=True,
-        )  # fmt: skip
-        complete.touch()
 
 
 def copy_project(target: Path) -> None:
