@@ -4,7 +4,7 @@
 BIN := .venv/bin
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 run: setup ## make this machine a hypervisor and serve the API at http://localhost:3000
 	@scripts/run
@@ -51,19 +51,19 @@ dashboards: setup-dev ## write grafana/dashboards anew from scripts/dashboards.p
 role-tables: setup-dev ## write the variable tables of the roles' READMEs anew from their argument_specs
 	@$(BIN)/python -m scripts.role_tables
 
-setup: # what serving needs
+setup: ## install what serving needs, without starting anything
 	@scripts/setup base
 
-setup-dev: # and what the checks and the tests without a lab need
+setup-dev: ## and what the checks and the tests without a lab need
 	@scripts/setup base dev
 
-setup-hosts: # what serving on the lab's hosts needs
+setup-hosts: ## what serving on the lab's hosts needs
 	@scripts/setup base lab
 
-setup-roles: # what testing the roles needs
+setup-roles: ## what testing the roles needs
 	@scripts/setup base dev lab roles
 
-setup-lab: # all of it
+setup-lab: ## what all tests need
 	@scripts/setup base dev lab test
 
 clean: ## remove the virtual environment and what was built (not var/, the service's data)

@@ -86,6 +86,16 @@ def test_wrong_variables_are_named_and_no_host_is_touched(tmp_path: Path) -> Non
     assert "missing required arguments: libvirt_domain_memory" in said
 
 
+def test_what_is_missing_is_named_beside_all_other_faults(tmp_path: Path) -> None:
+    said = run(tmp_path, "vm_create", "--limit", "kvm1", "-e", "libvirt_domain_vcpus=many")
+    assert "missing required arguments: libvirt_domain_memory, libvirt_domain_name" in said
+    assert "argument 'libvirt_domain_vcpus' is of type str" in said
+    said = run(tmp_path, "vm_start", "--limit", "kvm1")
+    assert "set libvirt_domain_name or libvirt_domain_uuid" in said
+    said = run(tmp_path, "snapshot_create", "--limit", "kvm1", "-e", "libvirt_snapshot_name=a")
+    assert "set libvirt_snapshot_domain or libvirt_snapshot_uuid" in said
+
+
 def test_wrong_key_of_a_declared_vm_is_named(tmp_path: Path) -> None:
     vms = [{"name": "web-1", "vcpus": 1, "memory": 256, "memroy": 512, "state": "on"}]
     said = run(tmp_path, "vms", "-e", json.dumps({"libvirt_domain_vms": vms}))

@@ -146,6 +146,16 @@ def test_what_was_done_stands_in_for_what_was_planned() -> None:
     )
 
 
+def test_what_no_run_has_told_of_is_not_done() -> None:
+    plan = {
+        "vms": [vm("a", "created"), vm("b", "unchanged"), vm("c", "failed"), vm("d", "removed")]
+    }
+    runs: list[dict[str, Any]] = [{"unreachable": True}]
+    told = summarize(combine_runs(plan, runs))
+    assert (told["not done"], told["unchanged"], told["failed"]) == (["a", "d"], ["b"], ["c"])
+    assert told["created"] == told["removed"] == []
+
+
 def test_each_host_has_a_line_and_unchanged_vms_are_counted_only() -> None:
     lines = describe_hosts(
         {

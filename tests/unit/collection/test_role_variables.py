@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.role_variables import (
+    missing_vm,
     refuse_several_hosts,
     unknown_variables,
 )
@@ -33,6 +37,35 @@ def test_variables_of_other_entry_points_and_roles_are_let_through() -> None:
 def test_role_of_a_collection_has_the_prefix_of_its_own_name() -> None:
     assert unknown_variables("space.set.vm", SPECS, ["vm_name"]) == []
     assert len(unknown_variables("space.set.vm", SPECS, ["vm_nmae"])) == 1
+
+
+MAY_NAME = {"libvirt_domain_name": {"type": "str"}, "libvirt_domain_uuid": {"type": "str"}}
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "faults"),
+    [
+        (MAY_NAME, {}, 1),
+        (MAY_NAME, {"libvirt_domain_name": ""}, 1),
+        (MAY_NAME, {"libvirt_domain_name": "vm-1"}, 0),
+        (MAY_NAME, {"libvirt_domain_uuid": "0b9a217a-0000-4000-8000-000000000000"}, 0),
+        # Where it is required, its spec says so.
+        ({**MAY_NAME, "libvirt_domain_name": {"required": True}}, {}, 0),
+        ({"libvirt_domain_vms": {"type": "list"}}, {}, 0),
+    ],
+)
+def test_vm_without_name_and_uuid_is_refused(
+    options: dict[str, Any], values: dict[str, Any], faults: int
+) -> None:
+    told = missing_vm("libvirt_domain", options, values)
+    message = "cannot tell which VM is meant: set libvirt_domain_name or libvirt_domain_uuid"
+    assert told == [message] * faults
+
+
+def test_vm_of_a_snapshot_is_its_domain() -> None:
+    options: dict[str, Any] = {f"libvirt_snapshot_{key}": {} for key in ("name", "domain", "uuid")}
+    (told,) = missing_vm("libvirt_snapshot", options, {"libvirt_snapshot_name": "one"})
+    assert told.endswith("set libvirt_snapshot_domain or libvirt_snapshot_uuid")
 
 
 def test_one_host_is_enough_for_an_action() -> None:

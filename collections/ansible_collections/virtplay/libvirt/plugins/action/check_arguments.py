@@ -14,6 +14,7 @@ from ansible.module_utils.errors import UnsupportedError
 from ansible.playbook.role.definition import RoleDefinition
 from ansible.plugins.action import ActionBase
 from ansible_collections.virtplay.libvirt.plugins.module_utils.role_variables import (
+    missing_vm,
     refuse_several_hosts,
     unknown_variables,
 )
@@ -61,7 +62,11 @@ class ActionModule(ActionBase):
             f"cannot use {message}" if isinstance(error, UnsupportedError) else message
             for error, message in zip(checked.errors, checked.error_messages)
         ]
-        return [*unknown_variables(role, specs, variables), *messages]
+        return [
+            *unknown_variables(role, specs, variables),
+            *missing_vm(role, options, values),
+            *messages,
+        ]
 
     def _read_specs(self, role: str) -> dict[str, Any]:
         definition = RoleDefinition(loader=self._loader, collection_list=self._task.collections)

@@ -26,15 +26,23 @@ def domains(
         raise AnsibleFilterError(str(error)) from error
 
 
-def fleet_summary(hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str]) -> list[str]:
-    """Say of each host what the role's entry point vms has done there, a line a host."""
+def fleet_summary(
+    hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str], dry_run: bool = False
+) -> list[str]:
+    """Say of each host what the role's entry point vms has done there, a line a host.
+
+    Of a dry run it is what would be done.
+    """
     found = {}
     for host in hosts:
         results = hostvars[host]
         plan = results.get("__libvirt_domain_plan") or {}
         applied = (results.get("__libvirt_domain_applied") or {}).get("results") or []
         purged = results.get("__libvirt_domain_purged") or {}
-        found[host] = combine_runs(plan, [*applied, purged]) if "vms" in plan else None
+        done = plan.get("vms")
+        if done is not None and not dry_run:
+            done = combine_runs(plan, [*applied, purged])
+        found[host] = done
     return describe_hosts(found)
 
 

@@ -141,6 +141,14 @@ VERBS = {
 }
 
 
+def label_texts(labels: Mapping[str, Any]) -> dict[str, str]:
+    """Return labels as they are kept, which is text: YAML's 1 and true are "1" and "true"."""
+    return {
+        str(name): str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in labels.items()
+    }
+
+
 class DomainTask:
     """One domain to be brought to a state: the arguments, the connection, the result to be."""
 
@@ -189,6 +197,9 @@ class DomainTask:
         uuid, title = self.params["uuid"], self.params["title"]
         if uuid is not None:
             self.params["uuid"] = canonical_uuid(uuid)
+        metadata = self.params["metadata"] or {}
+        if metadata.get("labels"):
+            metadata["labels"] = label_texts(metadata["labels"])
         check_title(title)
         for key in ("vcpus", "vcpus_max", "memory", "memory_max"):
             if self.params[key] is not None and self.params[key] < 1:

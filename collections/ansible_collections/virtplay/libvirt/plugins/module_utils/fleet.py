@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # What a run makes of a VM, in the order in which a summary tells it.
-CREATED, CHANGED, REMOVED, UNCHANGED, FAILED = OUTCOMES = (
+CREATED, CHANGED, REMOVED, UNCHANGED, FAILED, NOT_DONE = OUTCOMES = (
     "created",
     "changed",
     "removed",
     "unchanged",
     "failed",
+    "not done",
 )
 ABSENT = "absent"
 _SAME = (
@@ -110,10 +111,18 @@ def summarize(vms: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 def combine_runs(
     plan: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """Return what became of each VM of a host: what was done, for the others what was found."""
+    """Return what became of each VM of a host; planned and in no run, it is `not done`.
+
+    That is so where the host was lost in the middle, or tags left it out.
+    """
     done = [vm for run in runs for vm in run.get("vms") or ()]
     names = {vm["name"] for vm in done}
-    return [*done, *(vm for vm in plan.get("vms") or () if vm["name"] not in names)]
+    found = [vm for vm in plan.get("vms") or () if vm["name"] not in names]
+    stays = (UNCHANGED, FAILED)
+    return [
+        *done,
+        *(vm if vm["outcome"] in stays else {**vm, "outcome": NOT_DONE} for vm in found),
+    ]
 
 
 def describe_hosts(hosts: Mapping[str, Sequence[Mapping[str, Any]] | None]) -> list[str]:

@@ -28,6 +28,20 @@ def unknown_variables(
     return messages
 
 
+def missing_vm(
+    role: str, options: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any]
+) -> list[str]:
+    """Return a message when a role that is about one VM is told neither its name nor its UUID."""
+    prefix = f"{role.rpartition('.')[2]}_"
+    name = next((prefix + key for key in ("domain", "name") if prefix + key in options), "")
+    uuid = f"{prefix}uuid"
+    if not name or uuid not in options or options[name].get("required"):
+        return []
+    if values.get(name) or values.get(uuid):
+        return []
+    return [f"cannot tell which VM is meant: set {name} or {uuid}"]
+
+
 def refuse_several_hosts(play: str, hosts: Sequence[str]) -> list[str]:
     """Return a message when a play named like "Start a VM", which is for one host, has several."""
     if len(hosts) <= 1:

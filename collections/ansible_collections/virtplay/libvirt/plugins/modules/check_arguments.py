@@ -14,7 +14,8 @@ description:
     C(meta/argument_specs.yml), as Ansible does at the beginning of each role, but of all of them
     at once and first. It runs on the controller only.
   - Also refuses variables that begin with a role's name and that it does not have, since Ansible
-    would ignore the misspelt one, and a play for one host that was started for several.
+    would ignore the misspelt one, roles about one VM that are told neither its name nor its UUID,
+    and a play for one host that was started for several.
   - Saves the tasks that validate each role by itself, with C(rolespec_validate=false) there.
 author:
   - Virtplay contributors (@virtplay)
