@@ -151,9 +151,8 @@ def test_what_no_run_has_told_of_is_not_done() -> None:
         "vms": [vm("a", "created"), vm("b", "unchanged"), vm("c", "failed"), vm("d", "removed")]
     }
     runs: list[dict[str, Any]] = [{"unreachable": True}]
-    told = summarize(combine_runs(plan, runs))
-    assert (told["not done"], told["unchanged"], told["failed"]) == (["a", "d"], ["b"], ["c"])
-    assert told["created"] == told["removed"] == []
+    told = describe_hosts({"kvm1": combine_runs(plan, runs)})
+    assert told == ["kvm1: 1 unchanged, 1 failed (c), 2 not done (a, d)"]
 
 
 def test_each_host_has_a_line_and_unchanged_vms_are_counted_only() -> None:

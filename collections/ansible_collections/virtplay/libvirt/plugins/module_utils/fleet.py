@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # What a run makes of a VM, in the order in which a summary tells it.
-CREATED, CHANGED, REMOVED, UNCHANGED, FAILED, NOT_DONE = OUTCOMES = (
+CREATED, CHANGED, REMOVED, UNCHANGED, FAILED = OUTCOMES = (
     "created",
     "changed",
     "removed",
     "unchanged",
     "failed",
-    "not done",
 )
+NOT_DONE = "not done"
 ABSENT = "absent"
 _SAME = (
     "name",
@@ -103,9 +103,11 @@ def outcome_of(result: Mapping[str, Any]) -> str:
     return REMOVED if result["domain"] is None else CHANGED
 
 
-def summarize(vms: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+def summarize(
+    vms: Sequence[Mapping[str, Any]], outcomes: Sequence[str] = OUTCOMES
+) -> dict[str, list[str]]:
     """Return the names of the VMs of each outcome, from the results of each."""
-    return {outcome: [vm["name"] for vm in vms if vm["outcome"] == outcome] for outcome in OUTCOMES}
+    return {outcome: [vm["name"] for vm in vms if vm["outcome"] == outcome] for outcome in outcomes}
 
 
 def combine_runs(
@@ -143,7 +145,7 @@ def describe_hosts(hosts: Mapping[str, Sequence[Mapping[str, Any]] | None]) -> l
 
 def _describe(vms: Sequence[Mapping[str, Any]], *, named: bool) -> str:
     parts = []
-    for outcome, names in summarize(vms).items():
+    for outcome, names in summarize(vms, (*OUTCOMES, NOT_DONE)).items():
         if names:
             shown = named and outcome != UNCHANGED
             parts.append(f"{len(names)} {outcome}" + (f" ({', '.join(names)})" if shown else ""))
