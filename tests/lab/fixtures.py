@@ -37,8 +37,9 @@ def lab(lab_machine: None) -> Iterator[Lab]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that use a lab and keep those of one file on one pytest-xdist worker.
 
-    A worker has one lab for all its tests. They wait for guests under emulation, whose
-    speed no machine promises: each gets a second try, which the summary names.
+    A worker has one lab for all its tests. They, and those with a lab of their own or a whole
+    service process, wait for guests and processes whose speed no machine promises: each gets a
+    second try, which the summary names.
     """
     for item in items:
         names: list[str] = getattr(item, "fixturenames", [])
@@ -46,4 +47,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.lab)
         if "lab" in names:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        if "lab_machine" in names or item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.flaky(reruns=1))

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -57,18 +57,19 @@ def traces(directory: Path) -> list[str]:
     return found
 
 
-def machine_state(networks: list[str]) -> dict[str, Counter[str]]:
-    """Return what a lab could leave on the machine, less what others may be doing on it just now.
+def machine_state(labs: Sequence[Lab], networks: list[str]) -> dict[str, Counter[str]]:
+    """Return what `labs` could leave on the machine, less what others may do on it just now.
 
-    Links count when they have an address in one of `networks`, mounts when a lab host has a mount
-    of its own there.
+    Links count when they have an address in one of `networks` and are not another lab's, which
+    takes a network as soon as it is free; mounts when a lab host has a mount of its own there.
     """
-    shown = subprocess.run(["ip", "-json", "-4", "address"], capture_output=True, check=True)
+    shown = subprocess.run(["ip", "-json", "-details", "address"], capture_output=True, check=True)
     links = [
         link["ifname"]
         for link in json.loads(shown.stdout)
         for address in link["addr_info"]
         if any(ip_address(address["local"]) in ip_network(network) for network in networks)
+        and any(str(lab.directory) in link.get("ifalias", str(lab.directory)) for lab in labs)
     ]
     spaces = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True)
     covered = {"/dev", "/dev/pts", "/dev/shm", "/etc", "/proc", "/root", "/run", "/sys", "/usr"}
@@ -104,7 +105,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 
 def test_two_labs_run_at_once_and_leave_nothing() -> None:
-    before = machine_state([])
+    before = machine_state([], [])
     with Lab(prepare=False) as one, Lab(prepare=False) as two:
         hosts = [*one.hosts, *two.hosts]
         assert len({host.address for host in hosts}) == 4
@@ -117,12 +118,12 @@ def test_two_labs_run_at_once_and_leave_nothing() -> None:
         assert traces(one.directory)
         firsts = (one.hosts[0].address, two.hosts[0].address)
         networks = [str(ip_network(f"{first}/{PREFIX}", strict=False)) for first in firsts]
-        assert machine_state(networks)["links"].total() == 2
+        assert machine_state([one, two], networks)["links"].total() == 2
         inits = [host.init for host in hosts]
     assert [init for init in inits if init.alive()] == []
     assert traces(one.directory) == []
     assert traces(two.directory) == []
-    assert machine_state(networks) == before
+    assert machine_state([one, two], networks) == before
 
 
 def test_bare_hosts_are_up_within_six_seconds() -> None:
