@@ -177,6 +177,9 @@ async def _finish(job: Job, outcome: JobStatus) -> None:
     if outcome == JobStatus.SUCCEEDED:
         await store.move(job, outcome, progress=100, error=None)
         return
+    if outcome == JobStatus.CANCELLED:
+        await store.move(job, outcome)
+        return
     message = f"cannot tell why {job.ref} failed; the log may"
     told = {"code": "PLAYBOOK_FAILED", "message": message}
     await store.move(job, outcome, error=job.error or _error(job, told))

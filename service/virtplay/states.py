@@ -63,7 +63,10 @@ class JobStatus(StrEnum):
     FAILED = "failed"
     """The play failed; `error` says where and why."""
     CANCELLED = "cancelled"
-    """It ended before it changed anything, or what it changed was undone."""
+    """It ended before it changed anything, or what it changed was undone.
+
+    Of a run from a shell: somebody ended it, wherever it was.
+    """
     LOST = "lost"
     """Its process vanished and running it again could do harm; observation tells the VM's state."""
 
@@ -101,6 +104,7 @@ JOB_MOVES: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.RUNNING: frozenset(
         {
             JobStatus.CANCELLING,
+            JobStatus.CANCELLED,
             JobStatus.SUCCEEDED,
             JobStatus.FAILED,
             JobStatus.LOST,
@@ -115,4 +119,7 @@ JOB_MOVES: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.CANCELLED: frozenset(),
     JobStatus.LOST: frozenset(),
 }
-"""The only status changes a job can make (running → queued: its process died and it runs again)."""
+"""The only status changes a job can make.
+
+running → queued: its process died and it runs again. running → cancelled: a run from a shell.
+"""

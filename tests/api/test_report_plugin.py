@@ -137,13 +137,23 @@ async def test_failed_run_says_which_item_failed_and_why(service: Service, tmp_p
     assert "failed: [one] => (item=b) => cannot go past b" in log
 
 
-async def test_interrupted_run_has_ended(service: Service, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "exit_code"),
+    # What Ansible makes of them without the plugin, too.
+    [(signal.SIGINT, 99), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGHUP, -signal.SIGHUP)],
+)
+async def test_run_that_is_ended_says_so_at_once(
+    service: Service, tmp_path: Path, number: signal.Signals, exit_code: int
+) -> None:
     async with running(tmp_path, to(service), pause="60") as process:
         await service.until("/jobs", lambda d: d["jobs"] and d["jobs"][0]["step"] == "Wait")
-        os.killpg(process.pid, signal.SIGINT)
+        os.kill(process.pid, number)
         await process.communicate()
+    assert process.returncode == exit_code
     job = await only_job(service)
-    assert (job["status"], job["error"]["code"]) == ("failed", "RUN_INTERRUPTED")
+    assert (job["status"], job["error"]["code"]) == ("cancelled", "RUN_INTERRUPTED")
+    assert f"ended by {number.name};" in job["error"]["message"]
+    assert job["error"]["task"] == "Wait"
 
 
 async def test_runs_of_the_service_itself_are_not_reported(

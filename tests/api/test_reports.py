@@ -232,6 +232,22 @@ async def test_interrupted_run_says_so(service: Service) -> None:
     assert {key: ended["error"][key] for key in error} == error
 
 
+@pytest.mark.parametrize("error", [None, {"code": "RUN_INTERRUPTED", "message": "by SIGTERM"}])
+async def test_run_that_somebody_ended_is_cancelled(
+    service: Service, error: dict[str, str] | None
+) -> None:
+    job = (await begin(service))["id"]
+    before = counted("cancelled")
+    _ = await told(service, job, events=[{**TASK, "percent": 50}])
+    ended = await told(service, job, 2, outcome="cancelled", error=error)
+    assert (ended["status"], ended["progress"]) == ("cancelled", 50)
+    assert ended["finishedAt"] is not None
+    found = ended["error"]
+    assert (found and {key: found[key] for key in ("code", "message")}) == error
+    assert counted("cancelled") == before + 1
+    assert code(await tell(service, job, 3, outcome="succeeded")) == (409, "JOB_FINISHED")
+
+
 async def test_progress_never_falls_and_is_100_only_when_succeeded(service: Service) -> None:
     job = (await begin(service))["id"]
     seen = []

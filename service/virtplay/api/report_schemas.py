@@ -97,7 +97,9 @@ class EventsBody(Strict):
     domains: list[ReportedDomain] | None = Field(
         None, max_length=2, description="that it is about so far, two for many; null: as before"
     )
-    outcome: Literal["succeeded", "failed"] | None = Field(None, description="ends the job")
+    outcome: Literal["succeeded", "failed", "cancelled"] | None = Field(
+        None, description="ends the job; cancelled: somebody ended the run"
+    )
     error: ReportedError | None = None
 
 

@@ -19,7 +19,7 @@ from prometheus_client.metrics_core import Metric
 
 from virtplay import __version__
 from virtplay.actions import Action
-from virtplay.states import FINISHED_JOB, JobStatus
+from virtplay.states import FINISHED_JOB
 
 # Their `_created` series double everything, and Prometheus reads them from another format only.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -61,7 +61,7 @@ _REQUEST_SECONDS = Histogram(
 )
 ProcessCollector(registry=REGISTRY)
 
-for _status in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.LOST):
+for _status in sorted(FINISHED_JOB):
     _REPORTED_JOBS.labels(_status)
 for _action in Action:
     # A first failure is an increase only when there was a 0 before it.

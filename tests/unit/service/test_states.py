@@ -13,6 +13,7 @@ ALLOWED = {
     ("queued", "failed"),
     ("running", "queued"),
     ("running", "cancelling"),
+    ("running", "cancelled"),
     ("running", "succeeded"),
     ("running", "failed"),
     ("running", "lost"),

@@ -21,7 +21,12 @@ description:
     is sent from a thread, waits in a queue of bounded length, and what does not arrive is one
     warning. At its end a run waits for the last of it, up to 5 seconds when the service has
     answered before, and up to one when not.
-  - A run that is killed becomes C(lost) in the list after a minute without a sign of it.
+  - A run that is ended by Ctrl-C (SIGINT), SIGTERM or a terminal that goes away (SIGHUP) is
+    C(cancelled) in the list at once, and says what ended it. On SIGTERM and SIGHUP the service is
+    told before Ansible ends its tasks, which waits for it as the end of a run does; a second signal
+    ends the run without that.
+  - A run that is killed otherwise (SIGKILL) becomes C(lost) in the list after a minute without a
+    sign of it.
   - Runs of the service itself are not reported.
   - What tasks with C(no_log) do is not told. Of the extra variables only those appear that say
     what the collection's roles do, such as C(libvirt_domain_name). Values of extra variables
@@ -79,7 +84,9 @@ ansible.cfg: |
 import atexit
 import getpass
 import os
+import signal
 import socket
+import threading
 import uuid
 from typing import Any
 
@@ -106,10 +113,13 @@ from ansible_collections.virtplay.libvirt.plugins.plugin_utils.run_report import
 # The service sets it for the plays that it runs itself, which are jobs already.
 SERVICE_MARK = "VIRTPLAY_RUN"
 HOSTS_LIMIT = 1000
-INTERRUPTED = {
+BROKEN_OFF = {
     "code": "RUN_INTERRUPTED",
-    "message": "cannot finish: the run was interrupted, or broke off before its end",
+    "message": "cannot finish: the run broke off before its end",
 }
+# Of these Ansible handles SIGINT, which becomes an exception and then an exit, and SIGTERM, after
+# which the process dies at once, as it does of SIGHUP without.
+ENDING_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class CallbackModule(CallbackBase):
@@ -128,6 +138,8 @@ class CallbackModule(CallbackBase):
         self._last_task: str | None = None
         self._item_failure: dict[tuple[str, str], Any] = {}
         self._process = os.getpid()
+        self._handlers: dict[int, Any] = {}
+        self._interrupted_by: str | None = None
 
     def set_options(self, *args: Any, **kwargs: Any) -> None:
         """Read the options; without a token, or in a run of the service, there is nothing to do."""
@@ -289,6 +301,7 @@ class CallbackModule(CallbackBase):
         self._sender = Sender(self._post, begin)
         self._sender.start()
         atexit.register(self._break_off)
+        self._watch_signals()
 
     def _begin_task(self, task: Any, word: str) -> None:
         # With the strategy free each host begins it for itself.
@@ -340,8 +353,43 @@ class CallbackModule(CallbackBase):
 
     def _break_off(self) -> None:
         # A fork of this process has not run the playbook.
-        if os.getpid() == self._process:
-            self._end(outcome="failed", error=INTERRUPTED)
+        if os.getpid() != self._process:
+            return
+        if self._interrupted_by is None:
+            self._end(outcome="failed", error=BROKEN_OFF)
+            return
+        message = (
+            f"cannot finish: the run was ended by {self._interrupted_by}; what it had begun on a"
+            " host may have gone on"
+        )
+        self._end(outcome="cancelled", error={"code": "RUN_INTERRUPTED", "message": message})
+
+    def _watch_signals(self) -> None:
+        """Come before Ansible's own handling of the signals that end a run."""
+        if self._handlers or threading.current_thread() is not threading.main_thread():
+            return
+        for number in (getattr(signal, name) for name in ENDING_SIGNALS if hasattr(signal, name)):
+            handler = signal.getsignal(number)
+            # One that is ignored, as under nohup, ends nothing.
+            if handler is not None and handler != signal.SIG_IGN:
+                self._handlers[number] = handler
+                signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        handler = self._handlers[number]
+        # A second one does not wait for the report.
+        signal.signal(number, handler)
+        self._interrupted_by = signal.Signals(number).name
+        # SIGINT becomes an exception, after which Ansible tidies up and this process exits; on all
+        # others it dies without.
+        try:
+            if number != signal.SIGINT:
+                self._break_off()
+        finally:
+            if callable(handler):
+                handler(number, frame)
+            else:
+                os.kill(os.getpid(), number)
 
     def _warn(self, text: str) -> None:
         self._display.warning(f"virtplay.libvirt.report: {text}")
