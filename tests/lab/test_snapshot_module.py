@@ -319,48 +319,18 @@ def test_memory_without_room_is_said_before_anything_is_touched(
 
 # --- crashes ----------------------------------------------------------------------------------
 
-# Runs the module on the host and ends its process right after the step of a given number (0: none).
-CRASHING = """
-import importlib, json, os, sys
-sys.path[1:1] = json.loads(sys.argv[1])
-arguments, crash_at, module = json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-sys.argv[1:] = []
-import libvirt
-from ansible.module_utils import basic
-from ansible_collections.virtplay.libvirt.plugins.module_utils.fence import Fence
-basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode()
-basic._ANSIBLE_PROFILE = "legacy"
-seen = 0
-def watch(owner, name):
-    real = getattr(owner, name)
-    def call(*args, **kwargs):
-        global seen
-        result = real(*args, **kwargs)
-        seen += 1
-        if seen == crash_at:
-            os._exit(77)
-        return result
-    setattr(owner, name, call)
-watch(Fence, "remember")
-for name in ("fsFreeze", "fsThaw", "snapshotCreateXML", "revertToSnapshot", "setMetadata"):
-    watch(libvirt.virDomain, name)
-watch(libvirt.virDomainSnapshot, "delete")
-importlib.import_module("ansible_collections.virtplay.libvirt.plugins.modules." + module).main()
-"""
+Run = tuple[dict[str, Any], int]
+"""A module's arguments, and the number of the step that it does not survive (0: none)."""
 
 
-def run_module(
-    host: Host, arguments: dict[str, Any], crash_after: int = 0, module: str = "snapshot"
-) -> dict[str, Any] | None:
-    """Run a module without Ansible; None when it has crashed after that many steps."""
+def run_modules(host: Host, *runs: Run, module: str = "snapshot") -> list[dict[str, Any] | None]:
+    """Run a module without Ansible, once after the other; None for one that has crashed."""
     paths = [str(REPOSITORY / "collections"), sysconfig.get_path("purelib")]
-    command = ("python3", "-c", CRASHING, json.dumps(paths), json.dumps(arguments))
-    done = host.run(*command, str(crash_after), module, check=False)
-    if done.returncode == 77:
-        return None
-    result: dict[str, Any] = json.loads(done.stdout)
-    assert not result.get("failed"), result
-    return result
+    asked = json.dumps({"paths": paths, "module": module, "runs": runs})
+    done = host.run("python3", str(REPOSITORY / "tests/lab/crash.py"), stdin=asked)
+    results: list[dict[str, Any] | None] = json.loads(done.stdout)
+    assert [result for result in results if result and result.get("failed")] == []
+    return results
 
 
 def end_state(host: Host, identity: str, result: dict[str, Any] | None) -> dict[str, Any]:
@@ -388,14 +358,14 @@ def test_creation_that_crashes_at_any_step_is_completed(
     make(state)
     run = {"uuid": identity, "snapshot": "one", "title": "One", "job": "job-1", "generation": 1}
     gone = {"uuid": identity, "snapshot": "one", "state": "absent"}
-    expected = end_state(host, identity, run_module(host, run))
+    expected = end_state(host, identity, *run_modules(host, (run, 0)))
     steps = 0
     while True:
-        run_module(host, gone)
-        if run_module(host, run, steps + 1) is not None:
+        _, crashed, completed = run_modules(host, (gone, 0), (run, steps + 1), (run, 0))
+        assert end_state(host, identity, completed) == expected, steps
+        if crashed is not None:
             break
         steps += 1
-        assert end_state(host, identity, run_module(host, run)) == expected, steps
         if state == "running":
             assert agent(host, identity, "guest-fsfreeze-status") == "thawed", steps
     assert steps >= (5 if state == "running" else 3)
@@ -440,23 +410,24 @@ def test_restore_that_crashes_at_any_step_is_completed(
         **{"job": "job-1", "generation": 1, "force": state == "running"},
     }
 
-    def begin() -> None:
-        run_module(host, {**vm, "snapshot": "base", "state": "restored", "force": True})
-        run_module(host, {**vm, "snapshot": "guard", "state": "absent"})
-        host.run("rm", "-f", f"/var/lib/virtplay/fence/{identity}.json")
+    begin: list[Run] = [
+        ({**vm, "snapshot": "base", "state": "restored", "force": True}, 0),
+        ({**vm, "snapshot": "guard", "state": "absent"}, 0),
+    ]
 
-    begin()
-    expected = end_state(host, identity, run_module(host, vm | run))
+    *_, restored = run_modules(host, *begin, (vm | run, 0))
+    expected = end_state(host, identity, restored)
     assert (expected["domain"]["title"], expected["domain"]["state"]) == ("Now", "running")
     steps = 0
     while True:
-        begin()
-        if run_module(host, vm | run, steps + 1) is not None:
-            break
-        steps += 1
-        assert end_state(host, identity, run_module(host, vm | run)) == expected, steps
+        host.run("rm", "-f", f"/var/lib/virtplay/fence/{identity}.json")
+        *_, crashed, completed = run_modules(host, *begin, (vm | run, steps + 1), (vm | run, 0))
+        assert end_state(host, identity, completed) == expected, steps
         assert agent(host, identity, "guest-fsfreeze-status") == "thawed", steps
         assert read_marks(host, identity) == ("first", "first"), steps
+        if crashed is not None:
+            break
+        steps += 1
     assert steps >= 9
 
 
@@ -469,21 +440,25 @@ def test_deletion_that_crashes_at_any_step_is_completed(
     gone = {"snapshot": "one", "state": "absent", "job": "job-1"}
     steps = 0
     while True:
-        for name in ("one", "two"):
-            run_module(host, {**vm, "snapshot": name})
-        crashed = run_module(host, vm | gone, steps + 1) is None
-        after = run_module(host, vm | gone)
+        *_, crashed, after = run_modules(
+            host,
+            ({**vm, "snapshot": "two", "state": "absent"}, 0),
+            ({**vm, "snapshot": "one"}, 0),
+            ({**vm, "snapshot": "two"}, 0),
+            (vm | gone, steps + 1),
+            (vm | gone, 0),
+        )
         assert after is not None
         assert (tree(after), held(host, identity)) == ({"two": None}, ["two"]), steps
-        run_module(host, {**vm, "snapshot": "two", "state": "absent"})
-        if not crashed:
+        if crashed is not None:
             break
         steps += 1
+    run_modules(host, ({**vm, "snapshot": "two", "state": "absent"}, 0))
     # Parts that are gone already, and some that are there twice.
     for change in ("-d", "-c"):
-        run_module(host, {**vm, "snapshot": "one"})
+        run_modules(host, ({**vm, "snapshot": "one"}, 0))
         host.run("qemu-img", "snapshot", change, "one", image)
-        after = run_module(host, vm | gone)
+        [after] = run_modules(host, (vm | gone, 0))
         assert after is not None
         assert (tree(after), held(host, identity)) == ({}, []), change
 
@@ -524,7 +499,7 @@ def test_observation_lists_snapshots_of_a_guest_that_is_stuck(
     pid = host.run("cat", f"/run/libvirt/qemu/vm-{identity[:8]}.pid").stdout.strip()
     host.run("kill", "-STOP", pid)
     try:
-        seen = run_module(host, {"timeout": 3}, module="host_info")
+        [seen] = run_modules(host, ({"timeout": 3}, 0), module="host_info")
     finally:
         host.run("kill", "-CONT", pid)
     assert seen is not None

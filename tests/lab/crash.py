@@ -1,0 +1,76 @@
+"""Run on a lab's host: runs a module of the collection many times, and ends it where told.
+
+Standard input is a JSON object: `paths` to import from, the `module`, and its `runs`, each a list
+of its arguments and the number of the step that it does not survive (0: none). Standard output is
+a list with the result of each run, null for one that has ended at its step. Each run is a process
+of its own, which has imported everything: a second of work that is not asked for here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import tempfile
+from typing import Any
+
+CRASHED = 77
+
+
+def main() -> None:
+    """Do what standard input says."""
+    asked = json.load(sys.stdin)
+    sys.path[1:1] = asked["paths"]
+    sys.argv[1:] = []
+    name = "ansible_collections.virtplay.libvirt.plugins.modules." + asked["module"]
+    module = importlib.import_module(name)
+    json.dump([run(module, *each) for each in asked["runs"]], sys.stdout)
+
+
+def run(module: Any, arguments: dict[str, Any], crash_after: int) -> Any:
+    """Run the module in a process of its own; return its result, or None when it has crashed."""
+    with tempfile.TemporaryFile("w+") as said:
+        child = os.fork()
+        if child == 0:
+            os.dup2(said.fileno(), 1)
+            watch_steps(crash_after)
+            from ansible.module_utils import basic
+
+            basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode()
+            basic._ANSIBLE_PROFILE = "legacy"
+            module.main()  # which exits
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status == CRASHED:
+            return None
+        said.seek(0)
+        return json.load(said)
+
+
+def watch_steps(crash_after: int) -> None:
+    """End this process right after a step of that number, of those that change something."""
+    import libvirt
+    from ansible_collections.virtplay.libvirt.plugins.module_utils.fence import Fence
+
+    seen = 0
+
+    def watch(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal seen
+            result = real(*args, **kwargs)
+            seen += 1
+            if seen == crash_after:
+                os._exit(CRASHED)
+            return result
+
+        setattr(owner, name, call)
+
+    watch(Fence, "remember")
+    for name in ("fsFreeze", "fsThaw", "snapshotCreateXML", "revertToSnapshot", "setMetadata"):
+        watch(libvirt.virDomain, name)
+    watch(libvirt.virDomainSnapshot, "delete")
+
+
+main()
