@@ -21,7 +21,8 @@ from virtplay.states import FINISHED_JOB, JobOrigin, JobStatus
 from virtplay.store import jobs as store
 from virtplay.store import reports
 from virtplay.store.database import transaction
-from virtplay.store.models import Job, Vm
+from virtplay.store.models import Job
+from virtplay.store.reports import Domain
 
 log = logging.getLogger("virtplay.reports")
 
@@ -36,15 +37,6 @@ KEPT_RESULTS = ("changes", "applies_at")
 
 
 @dataclass(frozen=True)
-class Domain:
-    """A domain as a run knows it."""
-
-    uuid: str | None = None
-    name: str | None = None
-    host: str | None = None
-
-
-@dataclass(frozen=True)
 class Batch:
     """What a run tells at once, beside that it is still there."""
 
@@ -55,7 +47,7 @@ class Batch:
     hosts: Sequence[str] | None = None
     """All hosts so far; None when that is as before."""
     domains: Sequence[Domain] | None = None
-    """The domains that it is about so far, two standing for many; None when that is as before."""
+    """The domains that it is about so far; None when that is as before."""
     outcome: JobStatus | None = None
     error: Mapping[str, str] | None = None
     """code and message, where no task failed."""
@@ -151,21 +143,19 @@ async def _show(job: Job, events: Sequence[Mapping[str, Any]], batch: Batch) -> 
     if progress.result is not None:
         job.result = {key: progress.result[key] for key in KEPT_RESULTS if key in progress.result}
     if batch.domains is not None:
-        vms = [await _find_vm(domain) for domain in batch.domains]
-        job.vm_ref = str(vms[0].ref) if len(vms) == 1 and vms[0] is not None else None
-        if len(vms) > 1:
+        refs = [str(vm.ref) for vm in await reports.find_vms(batch.domains)]
+        several = len(batch.domains) > 1
+        job.vm_ref = refs[0] if refs and not several else None
+        job.vm_refs = f" {' '.join(refs)} " if refs and several else None
+        if several:
             # What the last of many has changed says nothing of the run.
             job.result = None
     await job.save(
         update_fields=[
             *("progress", "step", "changed", "error", "heard_at"),
-            *("hosts", "host", "result", "vm_ref"),
+            *("hosts", "host", "result", "vm_ref", "vm_refs"),
         ]
     )
-
-
-async def _find_vm(domain: Domain) -> Vm | None:
-    return await reports.find_vm_of_domain(domain.uuid, domain.name, domain.host)
 
 
 def _error(job: Job, told: Mapping[str, str]) -> dict[str, Any]:

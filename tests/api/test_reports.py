@@ -279,6 +279,32 @@ async def test_vm_is_found_by_uuid_or_by_name_and_host(service: Service) -> None
     assert [found["id"] for found in page["jobs"]] == [job]
 
 
+async def test_run_over_several_vms_is_a_job_of_each(service: Service) -> None:
+    web, db = await put_vm(), await put_vm(host="kvm2", domain="db")
+    other = await put_vm(domain="other")
+    job = (await begin(service))["id"]
+    stranger = {"uuid": str(uuid.uuid4())}
+    named = [{"uuid": str(web.uuid)}, stranger, {"name": "db", "host": "kvm2"}, {"name": "vm-001"}]
+    change = {"field": "vcpus", "before": 1, "after": 2, "applies": "live"}
+    done = {"event": "runner_on_ok", "res": {"domain": {}, "changes": [change]}}
+    several = await told(service, job, events=[done], domains=named)
+    assert (several["vmId"], several["vmIds"]) == (None, [web.ref, db.ref])
+    assert several["changes"] is None
+    assert (await told(service, job, 2))["vmIds"] == [web.ref, db.ref]  # as before
+    of_api = (await service.act(str(web.ref), "start"))["jobId"]
+    for vm, found in ((web, [of_api, job]), (db, [job]), (other, [])):
+        page = await service.get("/jobs", vm=str(vm.ref))
+        assert [entry["id"] for entry in page["jobs"]] == found
+        assert page["pagination"]["total"] == len(found)
+    for odd in ("vm-00", "vm-0010", "%", "\n", "vm_001"):
+        assert (await service.get("/jobs", vm=odd))["jobs"] == []
+    alone = await told(service, job, 2, domains=[{"name": "db"}])
+    assert (alone["vmId"], alone["vmIds"]) == (db.ref, [db.ref])
+    assert (await service.get("/jobs", vm=str(web.ref)))["pagination"]["total"] == 1
+    none = await told(service, job, 2, domains=[])
+    assert (none["vmId"], none["vmIds"]) == (None, [])
+
+
 async def test_several_hosts_are_all_named(service: Service) -> None:
     job = (await begin(service))["id"]
     several = await told(service, job, hosts=["kvm1", "kvm2"])
@@ -333,7 +359,7 @@ ODD_BATCHES: list[dict[str, Any]] = [
     {"first": 1, "events": [{"event": "output", "res": {"password": "x"}}]},
     {"first": 1, "events": [{"event": "output", "res": {"code": "no code"}}]},
     {"first": 1, "domains": [{"uuid": "x"}]},
-    {"first": 1, "domains": [{}, {}, {}]},
+    {"first": 1, "domains": [{}] * 1001},
     {"first": 1, "hosts": [""]},
     {"first": 1, "hosts": ["x"] * 1001},
     {"first": 1, "outcome": "lost"},

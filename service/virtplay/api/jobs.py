@@ -24,6 +24,7 @@ def job_out(job: Job) -> JobOut:
         action=job.action,
         playbook=job.playbook or playbook(job.action),
         vmId=job.vm_ref,
+        vmIds=[job.vm_ref] if job.vm_ref else (job.vm_refs or "").split(),
         snapshotId=job.snapshot_ref,
         host=job.host,
         hosts=[job.host] if job.hosts is None and job.host else job.hosts or [],

@@ -10,6 +10,7 @@ from virtplay.states import JobStatus
 
 EVENTS_AT_ONCE = 500
 HOSTS_LIMIT = 1000
+DOMAINS_LIMIT = 1000
 
 Line = Annotated[str, Field(max_length=255), AfterValidator(check_printable)]
 HostName = Annotated[Line, Field(min_length=1)]
@@ -95,7 +96,7 @@ class EventsBody(Strict):
         None, max_length=HOSTS_LIMIT, description="all so far; null: as before"
     )
     domains: list[ReportedDomain] | None = Field(
-        None, max_length=2, description="that it is about so far, two for many; null: as before"
+        None, max_length=DOMAINS_LIMIT, description="that it is about so far; null: as before"
     )
     outcome: Literal["succeeded", "failed", "cancelled"] | None = Field(
         None, description="ends the job; cancelled: somebody ended the run"

@@ -4,8 +4,9 @@ from virtplay.api.calls import Call
 from virtplay.api.envelope import Answer
 from virtplay.api.jobs import job_out
 from virtplay.api.report_schemas import EventsBody, ReportBody, ReportedEvent, ReportedOut
-from virtplay.reports import Batch, Domain, begin_report, take_report
+from virtplay.reports import Batch, begin_report, take_report
 from virtplay.states import JobStatus
+from virtplay.store.reports import Domain
 
 
 async def report_run(call: Call) -> Answer:

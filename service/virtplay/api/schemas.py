@@ -409,7 +409,8 @@ class JobOut(BaseModel):
     origin: JobOrigin = Field(description="cli: a run from a shell, which reports itself")
     action: str
     playbook: str
-    vmId: str | None  # noqa: N815
+    vmId: str | None = Field(description="null when there is none, or several")  # noqa: N815
+    vmIds: list[str]  # noqa: N815
     snapshotId: str | None = Field(description="the snapshot that it is about")  # noqa: N815
     host: str | None = Field(description="null when they are several")
     hosts: list[str]

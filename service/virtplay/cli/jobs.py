@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from virtplay.cli import following
-from virtplay.cli.client import JOB_ID, CannotChoose, JsonObject, path_of
+from virtplay.cli.client import JOB_ID, CannotChoose, path_of
 from virtplay.cli.options import AsJson, JobArgument, TokenFile, Url, open_client
 from virtplay.cli.screen import plain, plain_lines, print_json, print_record, print_table
 from virtplay.states import JobOrigin, JobStatus
@@ -60,8 +60,8 @@ def list_jobs(
                 job["id"],
                 job["origin"],
                 job["action"],
-                job["vmId"],
-                _hosts(job),
+                _one_or_count(job["vmIds"], "VMs"),
+                _one_or_count(job["hosts"], "hosts"),
                 job["status"],
                 f"{job['progress']}%",
                 job["createdAt"],
@@ -102,7 +102,7 @@ def show_job(
             "origin": data["origin"],
             "action": data["action"],
             "playbook": data["playbook"],
-            "vm": data["vmId"],
+            "vm": ", ".join(data["vmIds"]),
             "host": ", ".join(data["hosts"]),
             "status": data["status"],
             "progress": f"{data['progress']}%",
@@ -150,9 +150,9 @@ def show_log(job: JobArgument, url: Url = None, token_file: TokenFile = None) ->
     typer.echo(plain_lines(text), nl=not text.endswith("\n"))
 
 
-def _hosts(job: JsonObject) -> str | None:
-    """The job's host, or how many there are."""
-    return f"{len(job['hosts'])} hosts" if len(job["hosts"]) > 1 else job["host"]
+def _one_or_count(names: list[str], word: str) -> str | None:
+    """The only one of a job's VMs or hosts, or how many there are."""
+    return f"{len(names)} {word}" if len(names) > 1 else next(iter(names), None)
 
 
 def _job_path(job: str) -> str:

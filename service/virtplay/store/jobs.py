@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from tortoise import Tortoise
 from tortoise.exceptions import IntegrityError
+from tortoise.expressions import Q
 
 from virtplay.errors import Conflict, JobNotFound, OperationInProgress
 from virtplay.states import FINISHED_JOB, JOB_MOVES, UNFINISHED_JOB, JobOrigin, JobStatus
@@ -128,7 +129,7 @@ async def page_jobs(
     """One page of jobs, the newest first, and how many there are in all."""
     rows = Job.all()
     if vm is not None:
-        rows = rows.filter(vm_ref=vm)
+        rows = rows.filter(Q(vm_ref=vm) | Q(vm_refs__contains=f" {vm} "))
     if status is not None:
         rows = rows.filter(status=status)
     if action is not None:

@@ -1,6 +1,8 @@
 """Store: jobs that are runs from a shell, and the VMs that they are about."""
 
 import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -47,17 +49,30 @@ async def silent_jobs(since: datetime) -> list[Job]:
     return await Job.filter(finished_at=None, run_id__not_isnull=True, heard_at__lt=since)
 
 
-async def find_vm_of_domain(identity: str | None, name: str | None, host: str | None) -> Vm | None:
-    """The VM that a run calls by UUID, or else by libvirt's name; None unless it is exactly one."""
-    if identity is not None:
-        try:
-            return await Vm.get_or_none(uuid=uuid.UUID(identity))
-        except ValueError:
-            return None
-    if name is None:
-        return None
-    rows = Vm.filter(domain=name)
-    if host is not None:
-        rows = rows.filter(host=host)
-    found = await rows.limit(2)
-    return found[0] if len(found) == 1 else None
+@dataclass(frozen=True)
+class Domain:
+    """A domain as a run knows it."""
+
+    uuid: str | None = None
+    name: str | None = None
+    """libvirt's."""
+    host: str | None = None
+
+
+async def find_vms(domains: Sequence[Domain]) -> list[Vm]:
+    """The VMs that a run calls by UUID, or else by a name that exactly one has, in its order."""
+    known = await Vm.filter(uuid__in=[uuid.UUID(d.uuid) for d in domains if d.uuid])
+    of_uuid = {vm.uuid: vm for vm in known}
+    named: dict[str, list[Vm]] = {}
+    for vm in await Vm.filter(domain__in=[d.name for d in domains if d.name and not d.uuid]):
+        named.setdefault(str(vm.domain), []).append(vm)
+    found: dict[int, Vm] = {}
+    for domain in domains:
+        if domain.uuid:
+            its = of_uuid.get(uuid.UUID(domain.uuid))
+        else:
+            vms = [vm for vm in named.get(domain.name or "", ()) if domain.host in (None, vm.host)]
+            its = vms[0] if len(vms) == 1 else None
+        if its is not None:
+            found[its.id] = its
+    return list(found.values())

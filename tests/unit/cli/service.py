@@ -165,6 +165,7 @@ def make_job(**given: Any) -> JobOut:
         "action": "vm_start",
         "playbook": "playbooks/vm_start.yml",
         "vmId": "vm-001",
+        "vmIds": ["vm-001"],
         "snapshotId": None,
         "host": "kvm1",
         "hosts": ["kvm1"],

@@ -125,9 +125,13 @@ def test_list_filters_by_the_name_of_a_vm(service: FakeService, run: Run) -> Non
         "jobs": [
             job.model_dump(mode="json")
             for job in (
-                make_job(vmId=None),
+                make_job(vmId=None, vmIds=[]),
                 make_failed(),
-                make_job(origin="cli", host=None, hosts=["a", "b"], user="alice@admin"),
+                make_job(
+                    **{"origin": "cli", "host": None, "hosts": ["a", "b"], "vmId": None},
+                    vmIds=["vm-001", "vm-002", "vm-003"],
+                    user="alice@admin",
+                ),
             )
         ],
         "pagination": Pagination.of(1, 20, 9).model_dump(),
@@ -144,7 +148,7 @@ def test_list_filters_by_the_name_of_a_vm(service: FakeService, run: Run) -> Non
     first, second, third = (line.split() for line in result.out.splitlines()[1:])
     assert first[3] == "-"
     assert second[1:7] == ["api", "vm_start", "vm-001", "kvm1", "failed", "50%"]
-    assert third[1:6] == ["cli", "vm_start", "vm-001", "2", "hosts"]
+    assert third[1:6] == ["cli", "vm_start", "3", "VMs", "2"]
     assert third[-1] == "alice@admin"
     assert result.err == "3 of 9 jobs\n"
 

@@ -67,15 +67,38 @@ def test_run_is_about_the_domain_that_it_names(
     assert Domains(variables).listed() == listed
 
 
-def test_run_is_about_the_domains_of_its_results_and_two_stand_for_many() -> None:
+def test_run_is_about_the_domains_of_its_results() -> None:
     domains = Domains({"libvirt_domain_name": "web"})
-    domains.see({"uuid": UUID, "name": "vm-001"}, "kvm1")
-    domains.see({"uuid": UUID, "name": "vm-001"}, "kvm1")
-    domains.see({"name": "no uuid"}, "kvm1")
+    first = {"domain": {"uuid": UUID, "name": "vm-001"}}
+    assert [domains.see(first, "kvm1"), domains.see(first, "kvm1")] == [True, False]
+    for odd in ({}, {"domain": None}, {"domain": {"name": "no uuid"}}, {"vms": 3}, {"vms": [1]}):
+        assert not domains.see(odd, "kvm1")
     assert domains.listed() == [{"uuid": UUID, "name": "vm-001", "host": "kvm1"}]
-    domains.see({"uuid": OTHER}, "kvm2")
-    domains.see({"uuid": "third"}, "kvm2")
+    assert domains.see({"domain": {"uuid": OTHER}}, "kvm2")
     assert [domain["uuid"] for domain in domains.listed()] == [UUID, OTHER]
+
+
+def test_of_a_fleet_those_count_that_were_touched() -> None:
+    domains = Domains({})
+    vms = [
+        {"name": "web-1", "outcome": "created"},
+        {"name": "web-2", "outcome": "unchanged"},
+        {"name": "web-3", "outcome": "failed", "msg": "no room"},
+        {"name": "of another module"},
+    ]
+    assert [domains.see({"vms": vms}, host) for host in ("kvm1", "kvm2", "kvm1")] == [
+        True, True, False,
+    ]  # fmt: skip
+    names = [(domain["name"], domain["host"]) for domain in domains.listed()]
+    assert names == [("web-1", "kvm1"), ("web-3", "kvm1"), ("web-1", "kvm2"), ("web-3", "kvm2")]
+
+
+def test_of_very_many_domains_the_first_thousand_are_told() -> None:
+    domains = Domains({})
+    vms = [{"name": f"web-{number}", "outcome": "changed"} for number in range(1500)]
+    assert domains.see({"vms": vms}, "kvm1")
+    assert len(domains.listed()) == 1000
+    assert not domains.see({"domain": {"uuid": UUID}}, "kvm1")
 
 
 SECRETS: dict[str, Any] = {

@@ -321,9 +321,7 @@ class CallbackModule(CallbackBase):
         )
 
     def _see(self, answer: Any, host: str) -> None:
-        domain = answer.get("domain")
-        if isinstance(domain, dict) and self._sender is not None:
-            self._domains.see(domain, host)
+        if self._sender is not None and self._domains.see(answer, host):
             self._tell(domains=self._domains.listed())
 
     def _tell(self, **news: Any) -> None:

@@ -14,6 +14,7 @@ MESSAGE_LIMIT = 4_000
 NAME_LIMIT = 255
 COMMAND_LIMIT = 4_096
 CHANGES_LIMIT = 200
+DOMAINS_LIMIT = 1000
 DEPTH_LIMIT = 12
 HIDDEN = "********"
 CUT = " […]"
@@ -65,17 +66,32 @@ class Domains:
     def __init__(self, variables: Mapping[str, Any]) -> None:
         """Begin with the domain that the run's extra variables name, if any."""
         self._named = _named_domain(variables)
-        self._seen: dict[str, dict[str, str]] = {}
+        self._seen: dict[Any, dict[str, str]] = {}
 
-    def see(self, domain: Mapping[str, Any], host: str) -> None:
-        """Take note of a domain in a result."""
-        identity = str(domain.get("uuid") or "")
-        if identity and len(self._seen) < 2:
-            seen = {"uuid": identity, "name": _line(domain.get("name") or ""), "host": host}
-            self._seen.setdefault(identity, {key: text for key, text in seen.items() if text})
+    def see(self, answer: Mapping[str, Any], host: str) -> bool:
+        """Take note of the domains in a task's answer; say whether there is a new one.
+
+        Of a fleet those count that were changed, or were to be.
+        """
+        before = len(self._seen)
+        domain = answer.get("domain")
+        if isinstance(domain, Mapping) and domain.get("uuid"):
+            identity = str(domain["uuid"])
+            self._note(identity, {"uuid": identity, "name": domain.get("name"), "host": host})
+        fleet = answer.get("vms")
+        for vm in fleet if isinstance(fleet, list) else ():
+            name = vm.get("name") if isinstance(vm, Mapping) else None
+            if name and vm.get("outcome", "unchanged") != "unchanged":
+                self._note((host, name), {"name": name, "host": host})
+        return len(self._seen) > before
+
+    def _note(self, key: Any, domain: Mapping[str, Any]) -> None:
+        if len(self._seen) < DOMAINS_LIMIT:
+            told = {name: _line(value)[:NAME_LIMIT] for name, value in domain.items() if value}
+            self._seen.setdefault(key, told)
 
     def listed(self) -> list[dict[str, str]]:
-        """Return them as the service takes them: two stand for many."""
+        """Return them as the service takes them."""
         return list(self._seen.values()) or self._named
 
 
