@@ -10,6 +10,9 @@ from cronsim import CronSim, CronSimError
 
 Item = TypeVar("Item")
 
+CRON_FIELDS = 5
+CRON_FORM = "five fields (minute, hour, day of the month, month, day of the week), as in 0 3 * * *"
+
 
 @dataclass(frozen=True)
 class Keep:
@@ -48,10 +51,14 @@ def next_turn(expressions: Iterable[str], zone: ZoneInfo, after: datetime) -> da
     local = after.astimezone(zone)
     turns = []
     for expression in expressions:
+        if len(expression.split()) != CRON_FIELDS:
+            raise ValueError(f"{expression!r} is not a cron expression: it must have {CRON_FORM}")
         try:
             turns.append(next(CronSim(expression, local)))
         except CronSimError as error:
-            raise ValueError(f"{expression!r} is not a cron expression: {error}") from None
+            raise ValueError(
+                f"{expression!r} is not a cron expression: {error}; it must have {CRON_FORM}"
+            ) from None
         except StopIteration:
             continue  # the 31st of February
     return min(turns).astimezone(UTC) if turns else None

@@ -168,6 +168,14 @@ def test_what_is_no_cron_expression_says_so(cron: str) -> None:
         next_turn([cron], ZoneInfo("UTC"), at("2026-11-22 12:00"))
 
 
+@pytest.mark.parametrize("cron", ["", "never", "@daily", "0 0 3 * * *", "0 25 * * *"])
+def test_it_says_what_a_cron_expression_looks_like(cron: str) -> None:
+    with pytest.raises(ValueError, match="it must have five fields") as refused:
+        next_turn([cron], ZoneInfo("UTC"), at("2026-11-22 12:00"))
+    assert repr(cron) in str(refused.value)
+    assert str(refused.value).endswith("as in 0 3 * * *")
+
+
 def test_no_expression_is_no_turn() -> None:
     assert next_turn([], ZoneInfo("UTC"), at("2026-11-22 12:00")) is None
 
