@@ -56,7 +56,7 @@ from virtplay.schedules import Scheduler
 from virtplay.settings import Settings
 from virtplay.snapshots import Snapshots
 from virtplay.store.database import close_database, open_database
-from virtplay.store.jobs import forget_jobs
+from virtplay.store.jobs import forget_audit, forget_jobs
 from virtplay.store.tickets import forget_tickets
 from virtplay.store.tokens import count_tokens, create_token
 from virtplay.store.vms import sync_hosts
@@ -348,7 +348,7 @@ async def _put_together(app: Sanic[Any, Any], settings: Settings) -> None:
     snapshots = Snapshots(settings, dispatcher)
     consoles = Consoles(settings, inventory, dispatcher)
     app.ctx.parts = Parts(settings, vms, snapshots, consoles, observer, exposition, history, past)
-    app.ctx.scheduler = Scheduler(snapshots, settings.job_workers)
+    app.ctx.scheduler = Scheduler(snapshots, settings)
     asked = asyncio.Event()
     if threading.current_thread() is threading.main_thread():
         loop = asyncio.get_running_loop()
@@ -409,6 +409,8 @@ async def _kept_alive(work: Callable[[], Awaitable[None]], name: str) -> None:
 async def _upkeep(settings: Settings) -> None:
     while True:
         while await forget_jobs(timedelta(days=settings.job_retention_days)):
+            pass
+        while await forget_audit(timedelta(days=settings.audit_retention_days)):
             pass
         await forget_tickets()
         await asyncio.sleep(UPKEEP_SECONDS)

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from virtplay.errors import ValidationFailed, VirtplayError
 from virtplay.jobs import Caller
 from virtplay.retention import Keep, choose_expendable, next_turn, read_timezone
+from virtplay.settings import Settings
 from virtplay.snapshots import NewSnapshot, Snapshots
 from virtplay.states import JobOrigin, SnapshotOrigin
 from virtplay.store import schedules as store
@@ -87,9 +88,10 @@ async def _audit(caller: Caller, action: str, vm: Vm) -> None:
 class Scheduler:
     """Takes the turns of all schedules, and deletes what they do not keep and what has expired."""
 
-    def __init__(self, snapshots: Snapshots, job_workers: int) -> None:
+    def __init__(self, snapshots: Snapshots, settings: Settings) -> None:
         self._snapshots = snapshots
-        self._at_once = max(1, job_workers // 2)
+        self._guard_retention = timedelta(days=settings.guard_retention_days)
+        self._at_once = max(1, settings.job_workers // 2)
         """Our jobs at once: a job holds its VM while it waits, and people's jobs stand in line."""
         self._stopping = asyncio.Event()
 
@@ -170,12 +172,13 @@ class Scheduler:
     async def _expendable(self, now: datetime) -> dict[int, store.Prunable]:
         """VM number → one snapshot of it that may go now: a VM has one job at a time."""
         expired = await store.expired_snapshots(now)
+        guards = await store.guards_before(now - self._guard_retention)
         made = await store.scheduled_snapshots()
         schedules = await store.list_schedules()
         # There may be tens of thousands, and no request shall wait for their sorting.
         unkept = await asyncio.to_thread(_choose_unkept, made, schedules)
         found: dict[int, store.Prunable] = {}
-        for snapshot in (*expired, *unkept):
+        for snapshot in (*expired, *guards, *unkept):
             waits = snapshot.prune_after is not None and snapshot.prune_after > now
             if not waits:
                 found.setdefault(snapshot.vm_id, snapshot)

@@ -104,6 +104,21 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="finished jobs are kept this long",
     )
+    audit_retention_days: float = Field(
+        365.0,
+        gt=0,
+        le=DAYS_MAX,
+        allow_inf_nan=False,
+        description="rows of the audit table are kept this long",
+    )
+    guard_retention_days: float = Field(
+        30.0,
+        gt=0,
+        le=DAYS_MAX,
+        allow_inf_nan=False,
+        description="snapshots that a restore with guard took of the state before are kept this"
+        " long",
+    )
     stop_timeout: int = Field(
         90, ge=1, le=3600, description="seconds that a graceful stop waits for the guest"
     )

@@ -1,7 +1,7 @@
 """What may happen to the snapshots of a VM, and the jobs that make it happen."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from virtplay import errors
@@ -151,6 +151,14 @@ def _refuse_unmade(snapshot: Snapshot) -> None:
         raise errors.ValidationFailed(
             f"cannot restore snapshot {snapshot.ref}: it was never made ({reason}); delete it"
         )
+
+
+def expiry_of(settings: Settings, snapshot: Snapshot) -> datetime | None:
+    """When a snapshot is deleted by itself: its own time, or for the guard of a restore ours."""
+    is_guard = snapshot.origin == SnapshotOrigin.GUARD and snapshot.name == snapshot.ref
+    if snapshot.expires_at is None and is_guard:
+        return snapshot.created_at + timedelta(days=settings.guard_retention_days)
+    return snapshot.expires_at
 
 
 def identify(vm: Vm, snapshot: Snapshot) -> dict[str, Any]:

@@ -41,7 +41,13 @@ async def show(service: Service, vm: str = "vm-001") -> Any:
 
 def scheduler(service: Service) -> Scheduler:
     """A second scheduler: the service's own has no reason to look at this very moment."""
-    return Scheduler(service.app.ctx.parts.snapshots, job_workers=20)
+    return scheduler_with(service, job_workers=20)
+
+
+def scheduler_with(service: Service, **settings: Any) -> Scheduler:
+    """The same with settings of its own."""
+    parts = service.app.ctx.parts
+    return Scheduler(parts.snapshots, parts.settings.model_copy(update=settings))
 
 
 async def come(turn: datetime = NOON) -> None:
@@ -291,6 +297,31 @@ async def test_any_snapshot_expires(service: Service, origin: str) -> None:
     assert (await listed(service))["snap-001"]["status"] == "deleting"
 
 
+async def test_guards_of_restores_are_kept_for_a_time(service: Service) -> None:
+    vm = await put_vm()
+    await add_snapshot(vm, origin="guard", created_at=NOON)
+    await add_snapshot(vm, origin="guard", created_at=NOON, name="by-hand")
+    await add_snapshot(vm, origin="manual", created_at=NOON)
+    own = datetime(2050, 1, 1, tzinfo=UTC)
+    await add_snapshot(vm, origin="guard", created_at=NOON, expires_at=own)
+    shown = {ref: one["expiresAt"] for ref, one in (await listed(service)).items()}
+    assert shown == {
+        **{"snap-001": "2026-12-22T12:00:00Z", "snap-002": None, "snap-003": None},
+        "snap-004": "2050-01-01T00:00:00Z",
+    }
+    assert (await service.get("/vms/vm-001/snapshots/snap-001"))["expiresAt"] == shown["snap-001"]
+    await scheduler(service).prune(NOON + timedelta(days=30, seconds=-1))
+    assert await deleting() == []
+    await scheduler_with(service, guard_retention_days=31).prune(NOON + timedelta(days=30))
+    assert await deleting() == []
+    await scheduler(service).prune(NOON + timedelta(days=30))
+    assert await deleting() == ["snap-001"]
+    await Snapshot.filter(ref="snap-001").delete()
+    await Job.all().delete()
+    await scheduler(service).prune(NOON + timedelta(days=300))
+    assert await deleting() == []
+
+
 async def test_one_that_was_never_made_expires_too(service: Service) -> None:
     vm = await put_vm()
     await add_snapshot(vm, status=SnapshotStatus.ERROR, power="", expires_at=NOON)
@@ -361,7 +392,7 @@ async def test_the_service_takes_turns_and_prunes_by_itself(hasty: None, playing
 
 
 async def test_many_turns_at_once_leave_room_for_people(service: Service) -> None:
-    look = Scheduler(service.app.ctx.parts.snapshots, job_workers=4)
+    look = scheduler_with(service, job_workers=4)
     vms = [await put_vm(VmStatus.RUNNING) for _ in range(5)]
     for vm in vms:
         await put(service, str(vm.ref))

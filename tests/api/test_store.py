@@ -14,7 +14,7 @@ from virtplay.states import FINISHED_JOB, JOB_MOVES, JobStatus
 from virtplay.store import jobs as store
 from virtplay.store import tokens
 from virtplay.store.database import close_database, open_database, transaction
-from virtplay.store.models import Job, JobEvent, Token, Vm
+from virtplay.store.models import AuditEntry, Job, JobEvent, Token, Vm
 
 from tests.api.conftest import _execute
 from tests.api.postgres import Cluster
@@ -235,3 +235,14 @@ async def test_tokens_expire_and_are_revoked(database: str) -> None:
     with pytest.raises(ValidationFailed, match="cannot create token over"):
         await tokens.create_token("over", "viewer")
     assert [token.name for token in await tokens.list_tokens()] == ["over", "valid"]
+
+
+async def test_old_audit_rows_go_and_the_others_stay(database: str) -> None:
+    now = datetime.now(UTC)
+    for days in (400, 366, 364, 0):
+        await store.write_audit(actor=f"{days} days ago", action="vm_start")
+        await AuditEntry.filter(actor=f"{days} days ago").update(created_at=now - timedelta(days))
+    assert await store.forget_audit(timedelta(days=365)) == 2
+    assert await store.forget_audit(timedelta(days=365)) == 0
+    left = [entry.actor for entry in await AuditEntry.all().order_by("id")]
+    assert left == ["364 days ago", "0 days ago"]

@@ -16,7 +16,8 @@ from virtplay.api.snapshot_schemas import (
     SnapshotOut,
 )
 from virtplay.schedules import remove_schedule, set_schedule
-from virtplay.snapshots import AcceptedSnapshot, NewSnapshot
+from virtplay.settings import Settings
+from virtplay.snapshots import AcceptedSnapshot, NewSnapshot, expiry_of
 from virtplay.store import schedules as schedule_store
 from virtplay.store import snapshots as store
 from virtplay.store.models import Snapshot, SnapshotSchedule, Vm
@@ -24,7 +25,7 @@ from virtplay.store.vms import find_vm
 from virtplay.times import time_text
 
 
-def snapshot_out(snapshot: Snapshot, refs: dict[str, str]) -> SnapshotOut:
+def snapshot_out(settings: Settings, snapshot: Snapshot, refs: dict[str, str]) -> SnapshotOut:
     """A snapshot as the API shows it; `refs` maps libvirt's names to ids."""
     return SnapshotOut(
         id=str(snapshot.ref),
@@ -36,7 +37,7 @@ def snapshot_out(snapshot: Snapshot, refs: dict[str, str]) -> SnapshotOut:
         hasMemory=snapshot.has_memory,
         size=snapshot.size,
         createdAt=time_text(snapshot.created_at) or "",
-        expiresAt=time_text(snapshot.expires_at),
+        expiresAt=time_text(expiry_of(settings, snapshot)),
         origin=snapshot.origin,
         restoresTo=snapshot.power or None,
         frozen=snapshot.frozen,
@@ -44,10 +45,10 @@ def snapshot_out(snapshot: Snapshot, refs: dict[str, str]) -> SnapshotOut:
     )
 
 
-async def _snapshots_out(vm: Vm) -> list[SnapshotOut]:
+async def _snapshots_out(settings: Settings, vm: Vm) -> list[SnapshotOut]:
     snapshots = await store.list_snapshots(vm)
     refs = {snapshot.name: str(snapshot.ref) for snapshot in snapshots}
-    return [snapshot_out(snapshot, refs) for snapshot in snapshots]
+    return [snapshot_out(settings, snapshot, refs) for snapshot in snapshots]
 
 
 def accepted(what: AcceptedSnapshot) -> Answer:
@@ -67,14 +68,18 @@ def accepted(what: AcceptedSnapshot) -> Answer:
 async def list_snapshots(call: Call) -> Answer:
     """GET /vms/{id}/snapshots."""
     vm = await find_vm(call.path["id"])
-    return Answer(SnapshotList(snapshots=await _snapshots_out(vm)).model_dump(mode="json"))
+    return Answer(
+        SnapshotList(snapshots=await _snapshots_out(call.parts.settings, vm)).model_dump(
+            mode="json"
+        )
+    )
 
 
 async def get_snapshot(call: Call) -> Answer:
     """GET /vms/{id}/snapshots/{sid}."""
     vm = await find_vm(call.path["id"])
     snapshot = await store.find_snapshot(vm, call.path["sid"])
-    shown = next(s for s in await _snapshots_out(vm) if s.id == snapshot.ref)
+    shown = next(s for s in await _snapshots_out(call.parts.settings, vm) if s.id == snapshot.ref)
     return Answer(shown.model_dump(mode="json"))
 
 

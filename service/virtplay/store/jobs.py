@@ -249,6 +249,16 @@ async def forget_jobs(older_than: timedelta) -> int:
     return len(ids)
 
 
+async def forget_audit(older_than: timedelta) -> int:
+    """Delete some of the audit rows that were made longer ago than that; how many."""
+    before = datetime.now(UTC) - older_than
+    rows = AuditEntry.filter(created_at__lt=before).order_by("created_at").limit(5000)
+    ids = await rows.values_list("id", flat=True)
+    if ids:
+        await AuditEntry.filter(id__in=ids).delete()
+    return len(ids)
+
+
 async def write_audit(**values: Any) -> None:
     """Insert an audit row."""
     entry = AuditEntry(**values)

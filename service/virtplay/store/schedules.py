@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from tortoise.expressions import F
 from tortoise.queryset import QuerySet
 
 from virtplay.errors import ScheduleNotFound
@@ -71,6 +72,19 @@ async def expired_snapshots(now: datetime) -> list[Prunable]:
         expires_at__lte=now, status__in=(SnapshotStatus.READY, SnapshotStatus.ERROR)
     )
     return await _prunable(rows.order_by("expires_at", "id"))
+
+
+async def guards_before(moment: datetime) -> list[Prunable]:
+    """Guards of this service's restores that were taken before it, the oldest first.
+
+    Those have their id as libvirt's name; one of a restore by hand has another.
+    """
+    rows = Snapshot.filter(
+        **{"origin": SnapshotOrigin.GUARD, "status": SnapshotStatus.READY, "expires_at": None},
+        name=F("ref"),
+        created_at__lte=moment,
+    )
+    return await _prunable(rows.order_by("created_at", "id"))
 
 
 async def _prunable(rows: QuerySet[Snapshot]) -> list[Prunable]:
