@@ -101,10 +101,9 @@ def test_text_of_users_is_kept_and_runs_nothing(
             title=trap("title"),
             description=trap("description") + "\n</description><devices/>",
             os=trap("os"),
-            hostname=trap("hostname"),
             ssh_keys=[f"ssh-ed25519 AAAA {trap('key')}"],
             user_data=f"#cloud-config\n# SECRET {trap('data')}\n",
-            labels={trap("label name"): trap("label")},
+            labels={"label": trap("label")},
             job=trap("job"),
         ),
     )
@@ -112,12 +111,16 @@ def test_text_of_users_is_kept_and_runs_nothing(
     assert domain["title"] == trap("title")
     assert domain["description"] == trap("description") + "\n</description><devices/>"
     assert domain["metadata"]["os"] == trap("os")
-    assert domain["metadata"]["labels"] == {trap("label name"): trap("label")}
+    assert domain["metadata"]["labels"] == {"label": trap("label")}
     seed = host.run("grep", "-a", "-c", "SECRET {{ lookup", f"{IMAGES}/{identity}-seed.iso")
     assert seed.stdout.strip() == "1"
-    refused = play("vm_update", network={"type": "network", "network": trap("network")})
-    assert refused["code"] == "VALIDATION_ERROR"
-    assert trap("network") in refused["msg"] or "lookup" in refused["msg"]
+    for wrong in (
+        {"network": {"type": "network", "network": trap("network")}},
+        {"labels": {trap("label name"): "text"}},
+    ):
+        refused = play("vm_update", **wrong)
+        assert refused["code"] == "VALIDATION_ERROR"
+        assert "lookup" in refused["msg"]
     assert [path.name for path in tmp_path.iterdir()] == ["variables.json"]
     assert host.run("test", "!", "-e", f"{tmp_path}/title").returncode == 0
 
@@ -155,7 +158,7 @@ def test_dry_run_says_in_words_when_each_change_acts_and_what_it_destroys(
     def dry(action: str, **values: Any) -> tuple[list[str], str]:
         return told(play(action, "--check", "--diff", **values))
 
-    made = play("vm_create", **new(identity, state="running", user_data="SECRET"))["domain"]
+    made = play("vm_create", **new(identity, state="running", user_data="#!SECRET"))["domain"]
     mac, disk = made["interfaces"][0]["mac"], made["disks"][0]["path"]
     address = {"type": "network", "network": "default", "ip": "203.0.113.252"}
     assert dry("vm_update", disk=5) == (["disks.vda.size: 1", "disks.vda.size: 5  (live)"], "")

@@ -99,8 +99,9 @@ def test_what_is_missing_is_named_beside_all_other_faults(tmp_path: Path) -> Non
 def test_wrong_key_of_a_declared_vm_is_named(tmp_path: Path) -> None:
     vms = [{"name": "web-1", "vcpus": 1, "memory": 256, "memroy": 512, "state": "on"}]
     said = run(tmp_path, "vms", "-e", json.dumps({"libvirt_domain_vms": vms}))
-    assert "cannot use libvirt_domain_vms.memroy. Supported parameters include: " in said
-    assert "got: on found in libvirt_domain_vms" in said
+    assert "cannot use libvirt_domain_vms[0].memroy of VM web-1: there is no such key" in said
+    assert "did you mean memory?" in said
+    assert "libvirt_domain_vms[0] of VM web-1: value of state must be one of: " in said
 
 
 def test_tags_are_those_that_are_documented() -> None:

@@ -1,13 +1,14 @@
-"""Arguments that several modules take: UUIDs and titles."""
+"""Arguments that several modules take: UUIDs, and values that must make sense."""
 
 from __future__ import annotations
 
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.arguments import (
     canonical_uuid,
-    check_title,
+    check_values,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import LibvirtFailure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules import DOMAIN
 
 UUID = "0157c680-d8f0-4d2a-855a-94a165065017"
 
@@ -28,10 +29,16 @@ def test_what_is_no_uuid_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("title", [None, "", "Web server", "标题", "{{ x }}", "<b>&"])
 def test_title_may_be_any_line(title: str | None) -> None:
-    check_title(title)
+    check_values(DOMAIN, {"title": title})
 
 
 @pytest.mark.parametrize("title", ["a\nb", "a\r", "\n"])
 def test_title_of_several_lines_is_refused(title: str) -> None:
-    with pytest.raises(LibvirtFailure, match="line break"):
-        check_title(title)
+    with pytest.raises(LibvirtFailure, match=r"cannot use title .*: it must be one line") as caught:
+        check_values(DOMAIN, {"title": title})
+    assert caught.value.code == "VALIDATION_ERROR"
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(LibvirtFailure, match=r"cannot use vcpus 0: .*; cannot use memory -1: "):
+        check_values(DOMAIN, {"vcpus": 0, "memory": -1})

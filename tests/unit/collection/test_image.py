@@ -239,10 +239,10 @@ def test_absent_file_and_dead_server_are_told(
 def test_more_than_fits_is_refused_before_it_is_written(
     server: Server, ask: Callable[..., dict[str, Any]], templates: Path
 ) -> None:
-    server.serve("/disk.qcow2", b"x", announce=10**17)
+    server.serve("/disk.qcow2", b"x", announce=6 * 10**13)
     wanted = {"url": URL, "checksum": "sha256:" + "1" * 64, "mirror": server.url}
     assert refused(ask, **wanted).code == "IMAGE_REFUSED"
-    error = refused(ask, **wanted, max_virtual_size=10**9)
+    error = refused(ask, **wanted, max_virtual_size=65_536)
     assert error.code == "INSUFFICIENT_RESOURCES"
     assert left(templates) == set()
 
@@ -466,7 +466,7 @@ def test_lock_held_too_long_is_told_with_its_holder(
 ) -> None:
     path = qcow2(tmp_path / "disk.qcow2")
     with TemplateStore(templates).locked("disk", 1):
-        error = refused(ask, path=str(path), timeout=0)
+        error = refused(ask, path=str(path), timeout=1)
     assert error.code == "OPERATION_IN_PROGRESS"
     assert str(os.getpid()) in str(error)
     assert ask(path=str(path))["changed"]

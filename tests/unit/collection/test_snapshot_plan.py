@@ -17,7 +17,6 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.qcow2_snapshots i
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot_plan import (
     Sight,
-    check_moment,
     check_new_name,
     entry_to_be,
     find_obstacles,
@@ -29,6 +28,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot_plan imp
     tree_without,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot_xml import parse_snapshot
+from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules import SNAPSHOT
 
 GIB = 1 << 30
 OLD, NEW = 9_000_000, 10_010_000
@@ -127,14 +127,15 @@ def test_names_that_cannot_be(name: str) -> None:
     "text", ["2026-12-31T23:59:00Z", "2026-12-31T23:59:00.123456789+01:00", "2026-12-31 23:59:00z"]
 )
 def test_moments(text: str) -> None:
-    check_moment(text)
+    assert list(SNAPSHOT.find_faults({"expires_at": text})) == []
 
 
 @pytest.mark.parametrize(
     "text", ["", "soon", "2026-12-31", "2026-13-01T00:00:00Z", "2026-12-31T23:59:00", "1795366578"]
 )
 def test_no_moments(text: str) -> None:
-    assert refusal(check_moment, text)[0] == "VALIDATION_ERROR"
+    (fault,) = SNAPSHOT.find_faults({"expires_at": text})
+    assert fault.startswith(f"cannot use expires_at {text!r}: it must be a time like ")
 
 
 # --- what can be ------------------------------------------------------------------------------

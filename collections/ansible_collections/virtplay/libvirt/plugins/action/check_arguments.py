@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible.module_utils.errors import UnsupportedError
 from ansible.playbook.role.definition import RoleDefinition
 from ansible.plugins.action import ActionBase
+from ansible.utils.vars import load_extra_vars
 from ansible_collections.virtplay.libvirt.plugins.module_utils.role_variables import (
+    check_variables,
     missing_vm,
+    refuse_extra_variables,
     refuse_several_hosts,
     unknown_variables,
 )
@@ -45,7 +46,8 @@ class ActionModule(ActionBase):
         for role, entry in arguments["roles"].items():
             faults += self._faults(role, entry, variables)
         if faults:
-            return {**result, "failed": True, "msg": "; ".join(faults), "argument_errors": faults}
+            told = {"msg": "; ".join(faults), "argument_errors": faults}
+            return {**result, **told, "failed": True, "code": "VALIDATION_ERROR"}
         return {**result, "changed": False}
 
     def _faults(self, role: str, entry: str, variables: Mapping[str, Any]) -> list[str]:
@@ -56,16 +58,11 @@ class ActionModule(ActionBase):
         given = {name: variables[name] for name in options if name in variables}
         # The templating is Ansible's own: a fault in a value is told with its origin.
         values = self._templar.template(given)
-        checked = ArgumentSpecValidator(options).validate(values, validate_role_argument_spec=True)
-        # Ansible names the keys that an option does not have, and does not say what is the matter.
-        messages = [
-            f"cannot use {message}" if isinstance(error, UnsupportedError) else message
-            for error, message in zip(checked.errors, checked.error_messages)
-        ]
         return [
             *unknown_variables(role, specs, variables),
+            *refuse_extra_variables(role, entry, options, load_extra_vars(self._loader)),
             *missing_vm(role, options, values),
-            *messages,
+            *check_variables(role, entry, options, values),
         ]
 
     def _read_specs(self, role: str) -> dict[str, Any]:

@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import uuid as uuids
+from collections.abc import Mapping
+from typing import Any
 
 from .connection import LibvirtFailure
+from .value_rules import Table
 
 
 def canonical_uuid(text: str) -> str:
@@ -19,7 +22,8 @@ def canonical_uuid(text: str) -> str:
         ) from None
 
 
-def check_title(title: str | None) -> None:
-    """Raise LibvirtFailure for a title of several lines."""
-    if title is not None and ("\n" in title or "\r" in title):
-        raise LibvirtFailure("cannot use the title: it holds a line break", "VALIDATION_ERROR")
+def check_values(table: Table, params: Mapping[str, Any]) -> None:
+    """Raise LibvirtFailure (VALIDATION_ERROR) for arguments whose values make no sense."""
+    faults = list(table.find_faults(params))
+    if faults:
+        raise LibvirtFailure("; ".join(faults), "VALIDATION_ERROR")

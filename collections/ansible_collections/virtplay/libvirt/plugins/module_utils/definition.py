@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import json
 import os
-import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -62,12 +61,10 @@ from .storage import (
     volume_of,
     wanted_size,
 )
+from .value_rules import DISK_TARGET, MAC, NEW_NAME
 
 HOST_FACTS = Path("/etc/virtplay/host.json")
 BRIDGES = Path("/sys/class/net")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_TARGET = re.compile(r"vd[a-z]{1,2}")
-_MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}", re.IGNORECASE)
 # How long to watch a guest take its new memory size before leaving it to itself.
 BALLOON_SECONDS = 2.0
 # Interfaces whose derived MAC addresses are looked for when a domain is already gone.
@@ -117,10 +114,9 @@ def prepare_creation(
     Raises LibvirtFailure (VALIDATION_ERROR, TEMPLATE_NOT_FOUND).
     """
     name = desired["name"]
-    if not _NAME.fullmatch(name):
+    if not NEW_NAME.allows(name):
         raise LibvirtFailure(
-            f"cannot create {name!r}: a name is 1 to 64 letters, digits and . _ -",
-            "VALIDATION_ERROR",
+            f"cannot create {name!r}: the name {NEW_NAME.sentence}", "VALIDATION_ERROR"
         )
     taken = lookup_domain(conn, name=name)
     if taken is not None:
@@ -262,11 +258,9 @@ def prepare_interface(conn: Any, uuid: str, number: int, wanted: Mapping[str, An
         )
     _check_source(conn, kind, source)
     mac = wanted.get("mac") or derive_mac(uuid, number)
-    if not _MAC.fullmatch(mac):
+    if not MAC.allows(mac):
         raise LibvirtFailure(
-            f"cannot use MAC address {mac!r}: it is not six pairs of hexadecimal digits "
-            "of a single card",
-            "VALIDATION_ERROR",
+            f"cannot use MAC address {mac!r}: it {MAC.sentence}", "VALIDATION_ERROR"
         )
     return Interface(mac.lower(), kind, source, wanted.get("model") or "virtio")
 
@@ -284,9 +278,9 @@ def _prepare_disk(
     conn: Any, uuid: str, disk: Mapping[str, Any], templates: Path, *, dry_run: bool = False
 ) -> NewDisk:
     target = disk["target"]
-    if not _TARGET.fullmatch(target):
+    if not DISK_TARGET.allows(target):
         raise LibvirtFailure(
-            f"cannot make disk {target!r}: targets are vda, vdb and so on", "VALIDATION_ERROR"
+            f"cannot make disk {target!r}: it {DISK_TARGET.sentence}", "VALIDATION_ERROR"
         )
     template = None
     if disk.get("template"):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .arguments import canonical_uuid, check_title
+from .arguments import canonical_uuid, check_values
 from .connection import (
     DomainState,
     LibvirtFailure,
@@ -51,6 +51,7 @@ from .plan import (
 )
 from .plan_diff import build_diff
 from .power import run_steps
+from .value_rules import DOMAIN
 
 ARGUMENTS: dict[str, Any] = {
     "uri": {"type": "str", "default": "qemu:///system"},
@@ -194,19 +195,12 @@ class DomainTask:
         )
 
     def _check_arguments(self) -> None:
-        uuid, title = self.params["uuid"], self.params["title"]
-        if uuid is not None:
-            self.params["uuid"] = canonical_uuid(uuid)
+        check_values(DOMAIN, self.params)
+        if self.params["uuid"] is not None:
+            self.params["uuid"] = canonical_uuid(self.params["uuid"])
         metadata = self.params["metadata"] or {}
         if metadata.get("labels"):
             metadata["labels"] = label_texts(metadata["labels"])
-        check_title(title)
-        for key in ("vcpus", "vcpus_max", "memory", "memory_max"):
-            if self.params[key] is not None and self.params[key] < 1:
-                raise LibvirtFailure(
-                    f"cannot use {key} {self.params[key]}: it must be at least 1",
-                    "VALIDATION_ERROR",
-                )
 
     def _find_domain(self) -> tuple[str, str]:
         """Return UUID and name, also of one that is not there yet."""

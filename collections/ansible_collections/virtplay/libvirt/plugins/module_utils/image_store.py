@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -23,19 +22,7 @@ from typing import Any
 from ansible_collections.virtplay.libvirt.plugins.module_utils import holder
 from ansible_collections.virtplay.libvirt.plugins.module_utils.image_error import ImageError
 
-# No "@": it sets temporary files apart from the files of any template.
-NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 LOCK_POLL = 0.2
-
-
-def check_name(name: str) -> None:
-    """Raise ImageError (VALIDATION_ERROR) unless the name is safe as a part of a file name."""
-    if not NAME.fullmatch(name):
-        raise ImageError(
-            "VALIDATION_ERROR",
-            f"cannot use template name {name!r}: letters, digits, dots, dashes and underscores, "
-            "at most 63, first and last a letter or digit",
-        )
 
 
 def spec_hash(spec: dict[str, Any]) -> str:

@@ -8,6 +8,41 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.common.validation import check_type_dict
+
+from .value_rules import ROLES, Table, name_owner, rules_of, unknown_keys
+
+Options = Mapping[str, Mapping[str, Any]]
+
+_NESTED = ("options", "elements")
+_FIXED = "it is fixed when a VM is made; make another VM with it"
+_FIRST_START = "cloud-init reads it at a VM's first start; change it in the guest"
+_POWER = "an update leaves a VM's power alone; start and stop it with vm_start and vm_stop"
+# What an entry point does not have, and whoever gives it with -e would wait for in vain:
+# (role, entry point) → variable → what can be done.
+_REFUSED = {
+    ("libvirt_domain", "update"): {
+        "libvirt_domain_template": _FIXED,
+        "libvirt_domain_clone": _FIXED,
+        "libvirt_domain_virt_type": _FIXED,
+        "libvirt_domain_firmware": _FIXED,
+        "libvirt_domain_hostname": _FIRST_START,
+        "libvirt_domain_ssh_keys": _FIRST_START,
+        "libvirt_domain_user_data": _FIRST_START,
+        "libvirt_domain_network_config": _FIRST_START,
+        "libvirt_domain_state": _POWER,
+    },
+    ("libvirt_snapshot", "create"): {
+        "libvirt_snapshot_guard": "a guard is made by snapshot_restore",
+    },
+}
+_CLOSE = 0.9  # of 1: how near a name must be to one of the role's
+
+
+def _prefix(role: str) -> str:
+    return f"{role.rpartition('.')[2]}_"
+
 
 def unknown_variables(
     role: str, specs: Mapping[str, Mapping[str, Any]], names: Iterable[str]
@@ -18,7 +53,7 @@ def unknown_variables(
     them. So may its result.
     """
     known = {name for spec in specs.values() for name in spec.get("options", {})}
-    prefix = f"{role.rpartition('.')[2]}_"
+    prefix = _prefix(role)
     messages = []
     for name in sorted(names):
         if name.startswith(prefix) and name not in known and name != f"{prefix}result":
@@ -28,11 +63,96 @@ def unknown_variables(
     return messages
 
 
+def check_variables(
+    role: str, entry: str, options: Options, values: Mapping[str, Any]
+) -> list[str]:
+    """Return a message for each value of a wrong type, a wrong choice, or that makes no sense."""
+    rules = rules_of(role, entry)
+    prefix = _prefix(role)
+    nouns = {
+        f"{prefix}{key}": rule.noun for key, rule in rules.keys.items() if isinstance(rule, Table)
+    }
+    faults, typed = check_options(options, values, nouns=nouns)
+    own = {key[len(prefix) :]: value for key, value in typed.items() if key.startswith(prefix)}
+    return [*faults, *rules.find_faults(own, prefix=prefix)]
+
+
+def check_options(
+    options: Options,
+    values: Mapping[str, Any],
+    where: str = "",
+    owner: str = "",
+    nouns: Mapping[str, str] = {},
+) -> tuple[list[str], dict[str, Any]]:
+    """Return a message for each value of a wrong type or choice, and the values as they are used.
+
+    Those are of the types asked for, with defaults. Options of options are looked at one by one,
+    so that a message says where a fault is: Ansible's own name neither index nor VM. nouns says
+    what the elements of a list are, as "VM".
+    """
+    # Ansible would take a wrong element out of its list, and the others would change their places.
+    inner = {name: option["options"] for name, option in options.items() if option.get("options")}
+    flat = {
+        name: {k: v for k, v in option.items() if name not in inner or k not in _NESTED}
+        for name, option in options.items()
+    }
+    known = {name: value for name, value in values.items() if name in options}
+    checked = ArgumentSpecValidator(flat).validate(known)
+    place = f"{where}{owner}: " if where else ""
+    messages = [f"{place}{message}" for message in checked.error_messages]
+    if where:
+        messages += unknown_keys(values, options, f"{where}.", owner)
+    typed = dict(checked.validated_parameters)
+    for name, nested in inner.items():
+        value = typed.get(name)
+        path = f"{where}.{name}" if where else name
+        if isinstance(value, Mapping):
+            faults, typed[name] = check_options(nested, value, path, owner)
+            messages += faults
+        elif isinstance(value, list):
+            typed[name] = []
+            for number, element in enumerate(value):
+                place = f"{path}[{number}]"
+                try:
+                    keys = check_type_dict(element)
+                except TypeError:
+                    messages.append(f"cannot use {place}{owner}: it must be a mapping")
+                    typed[name].append(element)
+                    continue
+                of = owner or name_owner(nouns.get(path, ""), keys)
+                faults, one = check_options(nested, keys, place, of)
+                messages += faults
+                typed[name].append(one)
+    return messages, typed
+
+
+def refuse_extra_variables(
+    role: str, entry: str, options: Options, names: Iterable[str]
+) -> list[str]:
+    """Return a message for each name given with -e that would be without effect.
+
+    In an inventory such a variable is for those whom it concerns; on a command line somebody means
+    it. So he does with a name that is nearly one of the role's.
+    """
+    refused = _REFUSED.get((role.rpartition(".")[2], entry), {})
+    prefixes = tuple(f"{name}_" for name in ROLES)
+    messages = []
+    for name in sorted(names):
+        if name in refused:
+            messages.append(f"cannot use {name} for {entry}: {refused[name]}")
+        elif name not in options and not name.startswith(prefixes):
+            near = difflib.get_close_matches(name, options, n=1, cutoff=_CLOSE)
+            if near:
+                hint = f"did you mean {near[0]}?"
+                messages.append(f"cannot use {name}: no role has such a variable, {hint}")
+    return messages
+
+
 def missing_vm(
     role: str, options: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any]
 ) -> list[str]:
     """Return a message when a role that is about one VM is told neither its name nor its UUID."""
-    prefix = f"{role.rpartition('.')[2]}_"
+    prefix = _prefix(role)
     name = next((prefix + key for key in ("domain", "name") if prefix + key in options), "")
     uuid = f"{prefix}uuid"
     if not name or uuid not in options or options[name].get("required"):

@@ -8,8 +8,6 @@ plans, so they cannot disagree.
 
 from __future__ import annotations
 
-import datetime
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,11 +17,10 @@ from .domain_xml import list_files, parse_domain, parse_xml
 from .plan import GIB, Applies, Change, Current
 from .qcow2_snapshots import Qcow2Image
 from .snapshot_xml import snapshot_domain, snapshot_targets
+from .value_rules import NEW_SNAPSHOT_NAME
 
 # Internal snapshots of UEFI guests, with the firmware's variables in a qcow2.
 UEFI_VERSION = 10_010_000
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
-_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 _FORMAT_WITH_SNAPSHOTS = "qcow2"
 # The values of a domain that a snapshot brings back, beside its disks and its memory.
 _DEFINITION = ("vcpus", "vcpus_max", "memory", "memory_max")
@@ -77,27 +74,11 @@ def check_new_name(name: str) -> None:
     Digits alone are refused: QEMU looks for a snapshot by its number in the image first, and would
     go back to another one.
     """
-    if not _NAME.fullmatch(name) or name.isdigit():
+    if not NEW_SNAPSHOT_NAME.allows(name):
         raise LibvirtFailure(
-            f"cannot make snapshot {name!r}: a name is 1 to 64 letters, digits and . _ -, begins "
-            "with neither dash nor dot, and is no number",
+            f"cannot make snapshot {name!r}: the name {NEW_SNAPSHOT_NAME.sentence}",
             "VALIDATION_ERROR",
         )
-
-
-def check_moment(text: str) -> None:
-    """Raise LibvirtFailure (VALIDATION_ERROR) when text is no moment as RFC 3339 writes it."""
-    match = _MOMENT.fullmatch(text)
-    try:
-        if match is None:
-            raise ValueError("another form")
-        zone = "+00:00" if match[4] in "Zz" else match[4]
-        datetime.datetime.fromisoformat(f"{match[1]}T{match[2]}{zone}")
-    except ValueError:
-        raise LibvirtFailure(
-            f"cannot use expires_at {text!r}: it is not a time like 2026-12-31T23:59:00Z",
-            "VALIDATION_ERROR",
-        ) from None
 
 
 # --- what can be ------------------------------------------------------------------------------

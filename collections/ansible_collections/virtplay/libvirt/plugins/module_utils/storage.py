@@ -18,11 +18,11 @@ from typing import Any
 from .connection import LibvirtFailure, error_text, etree, has_error_code, libvirt
 from .plan import GIB
 from .qemu_process import file_sizes
+from .value_rules import TEMPLATE
 
 TEMPLATES_DIRECTORY = Path("/var/lib/libvirt/templates")
 TEMPLATES_POOL = "templates"
 DEFAULT_POOL = "default"
-_TEMPLATE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Whatever else fails, qcow2's own tables need a little room.
 _SMALLEST_ROOM = 4 * 1024 * 1024
 _REFRESH_SECONDS = 60.0
@@ -58,7 +58,7 @@ def is_ours(uuid: str, path: str) -> bool:
 def find_template(name: str, directory: Path = TEMPLATES_DIRECTORY) -> Template:
     """Read a template's manifest; raises LibvirtFailure (TEMPLATE_NOT_FOUND) without a good one."""
     missing = LibvirtFailure(f"cannot find template {name!r} on the host", "TEMPLATE_NOT_FOUND")
-    if not _TEMPLATE_NAME.fullmatch(name):
+    if not TEMPLATE.allows(name):
         raise missing
     try:
         manifest = json.loads((directory / f"{name}.json").read_text())

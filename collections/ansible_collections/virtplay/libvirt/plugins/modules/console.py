@@ -119,12 +119,14 @@ code:
   sample: VM_ALREADY_STOPPED
 """
 
-import re
 import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.virtplay.libvirt.plugins.module_utils.arguments import canonical_uuid
+from ansible_collections.virtplay.libvirt.plugins.module_utils.arguments import (
+    canonical_uuid,
+    check_values,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import (
     LibvirtFailure,
     error_text,
@@ -146,6 +148,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_view impor
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failures import failure_of
 from ansible_collections.virtplay.libvirt.plugins.module_utils.power import call_within
+from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules import CONSOLE
 
 ARGUMENTS: dict[str, Any] = {
     "uri": {"type": "str", "default": "qemu:///system"},
@@ -156,26 +159,15 @@ ARGUMENTS: dict[str, Any] = {
     "seconds": {"type": "int", "default": 60},
     "job": {"type": "str"},
 }
-PASSWORD = re.compile(r"[!-~]{6,8}")
-SECONDS_MAX = 86_400
 # How long QEMU may take for the password before it counts as stuck: somebody waits for it.
 PATIENCE = 10.0
 
 
 def check_arguments(params: dict[str, Any]) -> None:
     """Raise LibvirtFailure (VALIDATION_ERROR) for arguments that make no console."""
+    check_values(CONSOLE, params)
     if params["uuid"] is not None:
         params["uuid"] = canonical_uuid(params["uuid"])
-    if not 1 <= params["seconds"] <= SECONDS_MAX:
-        raise LibvirtFailure(
-            f"cannot use seconds {params['seconds']}: it must be 1 to {SECONDS_MAX}",
-            "VALIDATION_ERROR",
-        )
-    if params["type"] == "vnc" and not PASSWORD.fullmatch(params["password"] or ""):
-        raise LibvirtFailure(
-            "cannot use the password: it must be 6 to 8 printable ASCII characters",
-            "VALIDATION_ERROR",
-        )
 
 
 def open_console(params: dict[str, Any], *, dry_run: bool) -> dict[str, Any]:

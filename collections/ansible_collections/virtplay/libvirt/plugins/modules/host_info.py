@@ -277,6 +277,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import
     LibvirtFailure,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observation import observe
+from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules import HOST_INFO
 
 # What the observation may need beyond its own deadline, to put the picture together.
 GRACE = 1.0
@@ -295,11 +296,9 @@ def main() -> None:
     )
     uri = module.params["uri"]
     timeout = module.params["timeout"]
-    if not 0.5 <= timeout <= 600:
-        module.fail_json(
-            msg=f"cannot observe with timeout {timeout}: it must be 0.5 to 600 seconds",
-            code="VALIDATION_ERROR",
-        )
+    faults = list(HOST_INFO.find_faults(module.params))
+    if faults:
+        module.fail_json(msg="; ".join(faults), code="VALIDATION_ERROR")
     templates_path = Path(module.params["templates_path"])
     try:
         host_info = run_in_child(

@@ -185,9 +185,9 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.image_source impo
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.image_store import (
     TemplateStore,
-    check_name,
     spec_hash,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules import IMAGE_MODULE
 
 
 @dataclass(frozen=True)
@@ -255,6 +255,9 @@ def main() -> None:
 
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """Do the module's work; return its result, or raise ImageError."""
+    faults = list(IMAGE_MODULE.find_faults(params))
+    if faults:
+        raise ImageError("VALIDATION_ERROR", "; ".join(faults))
     wish = Wish(
         name=params["name"],
         url=params["url"],
@@ -282,7 +285,6 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
 
 def validate(wish: Wish, mirror: str | None) -> None:
     """Raise ImageError (VALIDATION_ERROR) for what could never work."""
-    check_name(wish.name)
     if wish.checksum is not None and parse_checksum(wish.checksum) is None and wish.path:
         raise ImageError(
             "VALIDATION_ERROR",

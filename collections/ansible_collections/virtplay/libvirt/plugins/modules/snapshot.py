@@ -218,7 +218,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.virtplay.libvirt.plugins.module_utils.arguments import (
     canonical_uuid,
-    check_title,
+    check_values,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import (
     DomainState,
@@ -248,7 +248,6 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.qemu_process impo
 from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot_plan import (
     Sight,
     SnapshotWanted,
-    check_moment,
     entry_to_be,
     files_needed,
     plan_creation,
@@ -279,6 +278,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshots import 
     texts_of,
     thaw,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules import SNAPSHOT
 
 ARGUMENTS: dict[str, Any] = {
     "uri": {"type": "str", "default": "qemu:///system"},
@@ -346,12 +346,9 @@ class Task:
         )
 
     def _check_arguments(self) -> None:
+        check_values(SNAPSHOT, self.params)
         if self.params["uuid"] is not None:
             self.params["uuid"] = canonical_uuid(self.params["uuid"])
-        for key in ("title", "guard_title"):
-            check_title(self.params[key])
-        if self.params["expires_at"] is not None:
-            check_moment(self.params["expires_at"])
         # All texts go into one description; what XML cannot carry is refused before all else.
         for wanted in (self._wanted(), self._wanted_guard()):
             compose_description(wanted or {})
