@@ -12,10 +12,15 @@ hostname "$name"
 mount --make-rprivate /
 mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
+# It may set nothing of the kernel but its own network, and each of its boots has a name.
+mount --bind "$root/proc/sys" "$root/proc/sys"
+mount -o remount,bind,ro "$root/proc/sys"
+[ -z "$address" ] || mount --bind /proc/sys/net "$root/proc/sys/net"
 mount -t sysfs -o ro sysfs "$root/sys"
 mount -t tmpfs -o mode=755 tmpfs "$root/dev"
 cp -a /dev/{null,zero,full,random,urandom,tty} "$root/dev/"
-mkdir "$root"/dev/{pts,shm}
+mkdir "$root"/dev/{net,pts,shm}
+mknod -m 666 "$root/dev/net/tun" c 10 200
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts "$root/dev/pts"
 mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
 ln -s pts/ptmx "$root/dev/ptmx"
@@ -24,6 +29,8 @@ for stream in stdin:0 stdout:1 stderr:2; do
   ln -s "/proc/self/fd/${stream#*:}" "$root/dev/${stream%:*}"
 done
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
+cat /proc/sys/kernel/random/uuid > "$root/run/boot_id"
+mount --bind "$root/run/boot_id" "$root/proc/sys/kernel/random/boot_id"
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 # The part of the control groups in which the machine was started is the whole of them for it.
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"

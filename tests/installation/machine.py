@@ -1,7 +1,7 @@
 """Tests: a Debian 12 of its own with systemd as its first process, in namespaces of this machine.
 
-By hand: python -m tests.installation.machine DIRECTORY [--beside ADDRESS] brings one up until
-Ctrl-C, on the network of a running lab's host, or on this machine's own.
+By hand: python -m tests.installation.machine DIRECTORY [--beside ADDRESS] [--kind KIND] brings one
+up until Ctrl-C, on the network of a running lab's host, or on this machine's own. It may reboot.
 """
 
 from __future__ import annotations
@@ -17,18 +17,49 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-PACKAGES = (
-    *("systemd", "systemd-sysv", "dbus", "openssh-server", "openssh-client", "python3"),
-    *("python3-apt", "python3-venv", "ca-certificates", "iproute2", "procps"),
-    *("nginx-light", "postgresql"),
-)
+import yaml
+
+PROJECT = Path(__file__).parents[2]
+BASE = ("systemd", "systemd-sysv", "dbus", "openssh-server", "openssh-client", "python3")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a machine has before a role comes: installed, in the archive that apt asks, and off."""
+
+    installed: tuple[str, ...]
+    offered: tuple[str, ...] = ()
+    off: tuple[str, ...] = ()
+
+
+def _wanted_by_role() -> tuple[str, ...]:
+    text = (PROJECT / "roles/libvirt_host/vars/Debian.yml").read_text()
+    return tuple(yaml.safe_load(text)["__libvirt_host_distribution_packages"])
+
+
+KINDS = {
+    "service": Kind(
+        installed=(
+            *BASE,
+            *("python3-apt", "python3-venv", "ca-certificates", "iproute2", "procps"),
+            *("nginx-light", "postgresql"),
+        ),
+        off=("nginx", "postgresql"),
+    ),
+    # As bare as can be: even what Ansible's apt module needs is brought by Ansible.
+    "hypervisor": Kind(
+        installed=(*BASE, "ifupdown", "iproute2", "procps"), offered=_wanted_by_role()
+    ),
+}
 EXCLUDED = ("/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/man/*", "/usr/share/info/*")
 CACHE = Path("/var/cache/virtplay")
 INIT = Path(__file__).with_name("machine-init.sh")
+ARCHIVE = Path(__file__).with_name("machine-archive.sh")
 CGROUPS = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))
 ADDRESS_INDEX = 29
 """The machine's place in the network of a lab, whose hosts begin at 11."""
@@ -47,19 +78,24 @@ def find_cgroups() -> Path:
     raise MachineError("cannot run systemd in a namespace: there are no control groups version 2")
 
 
-def build_root() -> Path:
+def build_root(kind: Kind) -> Path:
     """An archive of the machine's file system, made once for each recipe and kept."""
     words = [
-        *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
+        *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(kind.installed)}"),
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED),
         '--aptopt=Acquire::Languages "none"',
         '--customize-hook=rm -f "$1"/etc/ssh/ssh_host_*; : > "$1/etc/machine-id"',
-        # There, but turned on by the role alone.
-        '--customize-hook=chroot "$1" systemctl disable --quiet nginx postgresql',
-        "bookworm",
     ]
-    recipe = hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
-    archive = CACHE / f"systemd-machine-{recipe}.tar"
+    if kind.off:  # there, but turned on by the role alone
+        words += [f'--customize-hook=chroot "$1" systemctl disable --quiet {" ".join(kind.off)}']
+    words += ["bookworm"]
+    recipe = hashlib.sha256()
+    recipe.update("\n".join(words).encode())
+    if kind.offered:
+        packages = " ".join(kind.offered)
+        recipe.update(f"{packages}\n{ARCHIVE.read_text()}".encode())
+        words.insert(-1, f'--customize-hook={shlex.quote(str(ARCHIVE))} "$1" {packages}')
+    archive = CACHE / f"systemd-machine-{recipe.hexdigest()[:12]}.tar"
     if not archive.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         part = archive.with_suffix(".part.tar")
@@ -72,16 +108,16 @@ class Machine:
     """The machine while the `with` block runs; root gets in by SSH with `key`."""
 
     def __init__(
-        self, directory: Path, neighbour: str | None = None, name: str = "service"
+        self, directory: Path, neighbour: str | None = None, kind: str = "service"
     ) -> None:
         self.directory = directory
-        self.name = name
+        self.name = kind
         self.root = directory / "root"
         self.key = directory / "key"
         self.address = "127.0.0.1"
         self.port = 22
         self._neighbour = neighbour
-        self._group = find_cgroups() / f"virtplay-{os.getpid()}-{name}"
+        self._group = find_cgroups() / f"virtplay-{os.getpid()}-{kind}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -127,10 +163,16 @@ class Machine:
         )
         return answer.stdout
 
+    def keep(self) -> None:
+        """Start it again whenever it reboots itself; return when it powers itself off."""
+        while self._process and self._process.wait() == -signal.SIGHUP:
+            self._remove_group()
+            self._start()
+
     def _make_root(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)
         self.root.mkdir()
-        subprocess.run(["tar", "-xf", build_root(), "-C", self.root], check=True)
+        subprocess.run(["tar", "-xf", build_root(KINDS[self.name]), "-C", self.root], check=True)
         for file in (self.key, self.key.with_suffix(".pub")):
             file.unlink(missing_ok=True)
         _make_key(self.key)
@@ -181,7 +223,12 @@ class Machine:
                     raise MachineError("cannot start the machine: its first process did not appear")
                 time.sleep(0.05)
             veth = f"vm{os.getpid()}"
-            _ip("link", "add", veth, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+            # That of the machine before a reboot goes with its network namespace, but when?
+            subprocess.run(["ip", "link", "delete", veth], capture_output=True, check=False)
+            # The NIC is the same one after a reboot: else neighbours go on sending to the old one.
+            mac = bytes([2, 0, *ipaddress.IPv4Address(self.address).packed]).hex(":")
+            peer = ("peer", "name", "eth0", "address", mac, "netns", str(pid))
+            _ip("link", "add", veth, "type", "veth", *peer)
             _ip("link", "set", veth, "master", self._bridge, "addrgenmode", "none", "up")
         assert self._process.stdin
         self._process.stdin.write(b"\n")
@@ -210,6 +257,10 @@ class Machine:
             # Its child is the machine's first process, which ends with it and takes all others.
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
+        self._remove_group()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _remove_group(self) -> None:
         deadline = time.monotonic() + 10
         while self._group.exists() and time.monotonic() < deadline:
             for path in sorted(self._group.rglob("*"), reverse=True):
@@ -217,7 +268,6 @@ class Machine:
                     _remove(path)
             _remove(self._group)
             time.sleep(0.05)
-        shutil.rmtree(self.root, ignore_errors=True)
 
 
 def _remove(group: Path) -> None:
@@ -269,12 +319,13 @@ def main() -> None:
     parser.add_argument(
         "--beside", help="an address of a lab's host; default: this machine's network"
     )
+    parser.add_argument("--kind", choices=KINDS, default="service")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-    with Machine(given.directory, given.beside) as machine:
+    with Machine(given.directory, given.beside, given.kind) as machine:
         print(f"ssh {' '.join(machine.ssh_options)} root@{machine.address}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
-            signal.pause()
+            machine.keep()
 
 
 if __name__ == "__main__":

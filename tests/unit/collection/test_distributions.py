@@ -40,6 +40,7 @@ DEBIAN = {
         *("qemu-system-x86", "qemu-utils"),
     },
     "services": ["virtlogd.socket", "libvirtd.service"],
+    "boot_services": [],
     "restarted": "libvirtd.service",
 }
 RED_HAT = {
@@ -53,6 +54,7 @@ RED_HAT = {
     "services": [
         *("virtlogd.socket", "virtqemud.socket", "virtnetworkd.socket", "virtstoraged.socket"),
     ],
+    "boot_services": ["virtqemud.service", "virtnetworkd.service", "virtstoraged.service"],
     "restarted": "virtqemud.service",
 }
 EXPECTED = {"debian12": DEBIAN, "ubuntu2204": DEBIAN, "ubuntu2404": DEBIAN, "rocky9": RED_HAT}
@@ -88,6 +90,7 @@ PLAYBOOK = [
                         "program": "{{ __libvirt_host_query[0] }}",
                         "packages": "{{ __libvirt_host_wanted }}",
                         "services": "{{ __libvirt_host_services }}",
+                        "boot_services": "{{ __libvirt_host_boot_services }}",
                         "restarted": "{{ __libvirt_host_qemu_service }}",
                     }
                 },
