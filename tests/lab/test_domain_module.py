@@ -166,9 +166,9 @@ def test_dry_run_says_in_words_when_each_change_acts_and_what_it_destroys(
         [f"interfaces.{mac}.ip: none", f"interfaces.{mac}.ip: 203.0.113.252  (at next boot)"],
         "",
     )
-    words, xml = dry("vm_update", vcpus=2, memory=512, disk=5, labels={"a": "b\n+c"})
+    words, xml = dry("vm_update", vcpus=2, memory=512, disk=5, labels={"a": "b: +c"})
     assert words[-5:] == [
-        'metadata.labels: {"a": "b\\n+c"}  (live)',
+        'metadata.labels: {"a": "b: +c"}  (live)',
         "vcpus: 2  (live)",
         "memory_max: 512  (at next boot)",
         "memory: 512  (at next boot)",
@@ -202,7 +202,7 @@ def test_dry_run_says_in_words_when_each_change_acts_and_what_it_destroys(
 def test_failed_creation_leaves_nothing(host: Host, identity: str, play: Play) -> None:
     fixed = {"type": "network", "network": "default", "ip": "203.0.113.250"}
     # QEMU cannot get that much memory: it fails at the start, when all else has been made.
-    failed = play("vm_create", **new(identity, state="running", memory=900_000_000, network=fixed))
+    failed = play("vm_create", **new(identity, state="running", memory=16_777_216, network=fixed))
     assert failed["code"] == "INSUFFICIENT_RESOURCES"
     assert failed["msg"].startswith("cannot create vm-")
     assert volumes(host, identity) == set()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible.errors import AnsibleParserError
 from ansible_collections.virtplay.libvirt.plugins.inventory.libvirt import (
+    COLLECTIONS,
     InventoryModule,
     _environment,
     _read_answer,
@@ -140,3 +144,54 @@ def test_callbacks_of_the_user_are_not_run_with_the_plugins_own_ansible(
     environment = _environment()
     assert environment["ANSIBLE_STDOUT_CALLBACK"] == "ansible.posix.json"
     assert "report" not in environment["ANSIBLE_CALLBACKS_ENABLED"]
+
+
+WRONG_OPTIONS: list[tuple[str, Any, str]] = [
+    ("requre_address", True, "there is no such option, did you mean require_address?"),
+    ("zzzzzz", True, "cannot use zzzzzz: there is no such option, there are address_family"),
+    ("require_address", "maybe", "cannot use require_address 'maybe': it must be true or"),
+    ("forks", 0, "cannot use forks 0: it must be 1 to 1000"),
+    ("forks", "many", "'forks'"),
+    ("timeout", -1, "cannot use timeout -1: it must be 1 to 3600 seconds"),
+    ("guest_timeout", 0, "cannot use guest_timeout 0"),
+    ("uri", "here", "cannot use uri 'here': it must be a libvirt URI"),
+    ("hypervisors", "", "cannot use hypervisors ''"),
+    ("inventory", [], "cannot use inventory: it must name a source"),
+    ("names", "titel", "'names'"),
+    ("address_family", "ipv5", "'address_family'"),
+    ("address_sources", ["rumour"], "'address_sources'"),
+    ("address_networks", ["192.0.2.1/24"], "cannot use address_networks[0] '192.0.2.1/24'"),
+]
+READ = """
+import sys
+from ansible.errors import AnsibleError
+from ansible.inventory.data import InventoryData
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader, inventory_loader
+
+name, collections, *paths = sys.argv[1:]
+init_plugin_loader([collections])
+for path in paths:
+    try:
+        inventory_loader.get(name).parse(InventoryData(), DataLoader(), path)
+        print("taken")
+    except AnsibleError as error:
+        print(" ".join(str(error).split()))
+"""
+"""Reads inventories with the plugin as Ansible loads it, which is for a whole process."""
+
+
+def test_option_that_cannot_be_is_named_before_any_host_is_asked(tmp_path: Path) -> None:
+    paths = []
+    for number, (option, value, _words) in enumerate(WRONG_OPTIONS):
+        path = tmp_path / f"{number}.libvirt.yml"
+        given = {"plugin": InventoryModule.NAME, "inventory": ["hosts.yml"], option: value}
+        path.write_text(yaml.safe_dump(given))
+        paths.append(str(path))
+    command = [sys.executable, "-c", READ, InventoryModule.NAME, str(COLLECTIONS), *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    for (option, _value, words), line in zip(WRONG_OPTIONS, said, strict=True):
+        assert option in line
+        assert words in line

@@ -157,12 +157,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ansible import constants, context
 from ansible.errors import AnsibleParserError
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
+from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules import (
+    INVENTORY,
+    unknown_keys,
+)
 from ansible_collections.virtplay.libvirt.plugins.plugin_utils.vm_inventory import (
     AddressChoice,
     list_vms,
@@ -187,7 +193,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
         """Add the VMs to the inventory; raises AnsibleParserError."""
         super().parse(inventory, loader, path, cache)
-        self._read_config_data(path)
+        self._check_options(self._read_config_data(path))
         domains = self._observed(path, cache)
         taken = {*inventory.hosts, *inventory.groups, *domains}
         vms, renamed = list_vms(
@@ -199,6 +205,22 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         for vm in vms:
             if "ansible_host" in vm.variables or not self.get_option("require_address"):
                 self._add(vm.name, vm.variables, vm.groups)
+
+    def _check_options(self, given: Mapping[str, Any]) -> None:
+        """Raise AnsibleParserError for options that there are not, and values that cannot be."""
+        definitions = self.option_definitions
+        known = {*definitions, *(a for its in definitions.values() for a in its.get("aliases", ()))}
+        faults = unknown_keys(given, known, noun="option")
+        for option, value in given.items():
+            # Ansible takes all that is not true for false.
+            if definitions.get(option, {}).get("type") in ("bool", "boolean") and not _is_bool(
+                value
+            ):
+                faults.append(f"cannot use {option} {value!r}: it must be true or false")
+        values = {option: self.get_option(option) for option in INVENTORY.keys}
+        faults += INVENTORY.find_faults(values)
+        if faults:
+            raise AnsibleParserError("; ".join(faults))
 
     def _add(self, name: str, variables: dict[str, Any], groups: tuple[str, ...]) -> None:
         self.inventory.add_host(name, group=ALL_VMS)
@@ -265,13 +287,18 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         return _read_answer(done)
 
     def _address_choice(self) -> AddressChoice:
-        try:
-            networks = [ipaddress.ip_network(text) for text in self.get_option("address_networks")]
-        except ValueError as error:
-            raise AnsibleParserError(f"cannot use address_networks: {error}") from error
+        networks = [ipaddress.ip_network(text) for text in self.get_option("address_networks")]
         return AddressChoice(
             self.get_option("address_family"), self.get_option("address_sources"), networks
         )
+
+
+def _is_bool(value: Any) -> bool:
+    try:
+        boolean(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _environment() -> dict[str, str]:

@@ -135,7 +135,11 @@ def name_owner(noun: str, element: Any) -> str:
 
 
 def unknown_keys(
-    values: Iterable[Any], known: Iterable[str], start: str = "", owner: str = ""
+    values: Iterable[Any],
+    known: Iterable[str],
+    start: str = "",
+    owner: str = "",
+    noun: str = "key",
 ) -> list[str]:
     """Return a message for each key that is not a known one, with the nearest that is."""
     names = sorted(known)
@@ -143,7 +147,7 @@ def unknown_keys(
     for key in sorted(str(key) for key in values if key not in names):
         near = difflib.get_close_matches(key, names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-        messages.append(f"cannot use {start}{key}{owner}: there is no such key, {hint}")
+        messages.append(f"cannot use {start}{key}{owner}: there is no such {noun}, {hint}")
     return messages
 
 
@@ -272,12 +276,18 @@ def is_interface(text: str) -> bool:
     return "/" in text
 
 
-def is_network(text: str) -> bool:
-    """Tell whether a text is a network that has room for a host and a guest."""
+def is_cidr(text: str) -> bool:
+    """Tell whether a text is a network."""
     try:
-        return ipaddress.ip_network(text).num_addresses >= 4
+        ipaddress.ip_network(text)
     except ValueError:
         return False
+    return True
+
+
+def is_network(text: str) -> bool:
+    """Tell whether a text is a network that has room for a host and a guest."""
+    return is_cidr(text) and ipaddress.ip_network(text).num_addresses >= 4
 
 
 def is_inside(address: str, network: str) -> bool:
@@ -576,6 +586,25 @@ _OBSERVATION = Table(
         "filesystems_every": _between(0, 1_000_000),
         "limit": _between(1, 3600, "seconds"),
     }
+)
+
+INVENTORY = Table(
+    {
+        "inventory": SOME_LINE,
+        "hypervisors": SOME_LINE,
+        "uri": URI,
+        "forks": _between(1, 1000),
+        "timeout": _between(1, 3600, "seconds"),
+        "guest_timeout": _between(0.5, 600, "seconds"),
+        "address_networks": _text(is_cidr, "must be a network such as 192.0.2.0/24"),
+    },
+    (
+        Relation(
+            "inventory",
+            lambda options: bool(options.get("inventory")),
+            "must name a source of the inventory that has the hypervisors",
+        ),
+    ),
 )
 
 # --- images -----------------------------------------------------------------------------------
