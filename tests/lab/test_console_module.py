@@ -163,6 +163,15 @@ async def test_password_lets_in_while_it_is_valid(lab: Lab, host: Host, play: Pl
     kept = host.run("grep", "-rlF", PASSWORD, "/etc/libvirt", "/var/log/libvirt", check=False)
     assert kept.stdout == ""
 
+    # Nor has a snapshot that is taken meanwhile, and the password goes on opening the screen.
+    play("snapshot_create", libvirt_snapshot_uuid=vm["uuid"], libvirt_snapshot_name="meanwhile")
+    shown = host.run("virsh", "snapshot-dumpxml", "--security-info", vm["uuid"], "meanwhile")
+    assert "passwd=" in shown.stdout
+    kept = host.run("grep", "-rlF", PASSWORD, "/var/lib/libvirt/qemu", check=False)
+    assert (PASSWORD in shown.stdout, kept.stdout) == (False, "")
+    assert await log_in(lab, host, port, PASSWORD)
+    play("snapshot_delete", libvirt_snapshot_uuid=vm["uuid"], libvirt_snapshot_name="meanwhile")
+
     open_console(play, vm, seconds=1)
     await asyncio.sleep(2.5)
     await refused(lab, host, port, PASSWORD)

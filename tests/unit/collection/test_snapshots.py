@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils import snapshots
+from ansible_collections.virtplay.libvirt.plugins.module_utils.console_xml import (
+    LONG_AGO,
+    set_password,
+    utc_text,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_xml import parse_xml
 from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshots import (
+    consoles_aside,
     fill_sizes,
     list_snapshots,
 )
@@ -91,3 +102,75 @@ def test_size_stays_open_without_an_image() -> None:
     fill_sizes(entries, [None])
     assert entries[0]["has_memory"]
     assert entries[0]["size_bytes"] is None
+
+
+class Screen:
+    """A running domain with one VNC, given as its attributes."""
+
+    def __init__(self, error: libvirtError | None = None, **attributes: str) -> None:
+        self.graphics, self.error = {"type": "vnc", **attributes}, error
+
+    def XMLDesc(self, flags: int) -> str:  # noqa: N802
+        assert flags == 1, "with secrets"
+        words = " ".join(f"{key}='{value}'" for key, value in self.graphics.items())
+        return f"<domain><devices><graphics {words}/></devices></domain>"
+
+    def updateDeviceFlags(self, xml: str, flags: int) -> None:  # noqa: N802
+        assert flags == 1, "live"
+        if self.error:
+            raise self.error
+        self.graphics = dict(parse_xml(xml).attrib)
+
+
+def sight_of(*, active: bool = True) -> Any:
+    return SimpleNamespace(current=SimpleNamespace(active=active), label="web")
+
+
+def open_screen(seconds: float, **values: Any) -> Screen:
+    """One whose password runs out in so many seconds."""
+    return Screen(passwd="secret", passwdValidTo=utc_text(time.time() + seconds), **values)
+
+
+def test_password_of_an_open_console_is_aside_and_comes_back() -> None:
+    screen = open_screen(60)
+    before = dict(screen.graphics)
+    with consoles_aside(screen, sight_of()):
+        assert screen.graphics["passwd"] not in ("", "secret")
+        assert screen.graphics["passwdValidTo"] == LONG_AGO
+    assert screen.graphics == before
+    with pytest.raises(libvirtError, match="disk is full"), consoles_aside(screen, sight_of()):
+        raise libvirtError("disk is full")
+    assert screen.graphics == before
+
+
+def test_password_that_has_run_out_goes_for_good() -> None:
+    screen = open_screen(-1)
+    with consoles_aside(screen, sight_of()):
+        pass
+    assert screen.graphics["passwd"] != "secret"
+    assert screen.graphics["passwdValidTo"] == LONG_AGO
+
+
+def test_password_given_meanwhile_stays() -> None:
+    screen = open_screen(60)
+    with consoles_aside(screen, sight_of()):
+        xml = parse_xml(screen.XMLDesc(1)).find("devices/graphics")
+        screen.updateDeviceFlags(set_password(xml, "newer", "2999-01-01T00:00:00"), 1)
+    assert screen.graphics["passwd"] == "newer"
+
+
+@pytest.mark.parametrize(
+    ("screen", "active"),
+    [
+        (Screen(passwd="nobodys", passwdValidTo=LONG_AGO), True),
+        (Screen(passwd="of the owner"), True),
+        (Screen(), True),
+        (open_screen(60), False),
+        (open_screen(60, error=libvirtError("unsupported")), True),
+    ],
+)
+def test_all_else_stays_as_it_is(screen: Screen, active: bool) -> None:
+    before = dict(screen.graphics)
+    with consoles_aside(screen, sight_of(active=active)):
+        assert screen.graphics == before
+    assert screen.graphics == before

@@ -10,6 +10,7 @@ that is planned with, compared and printed never holds one, and it comes in just
 from __future__ import annotations
 
 import copy
+import time
 from typing import Any
 
 from .connection import LibvirtFailure
@@ -89,6 +90,29 @@ def set_password(graphics: Any, password: str, valid_to: str) -> str:
     element.set("passwd", password)
     element.set("passwdValidTo", valid_to)
     return render_xml(element)
+
+
+def temporary_screens(secret_live_xml: str) -> list[Any]:
+    """Return the VNC elements whose password was given for a time, which may be over.
+
+    The definition is that of a running domain, read with secrets.
+    """
+    every = parse_xml(secret_live_xml).iterfind("devices/graphics[@type='vnc']")
+    return [
+        graphics
+        for graphics in every
+        if graphics.get("passwd") and graphics.get("passwdValidTo") not in (None, LONG_AGO)
+    ]
+
+
+def is_valid(graphics: Any, now: float) -> bool:
+    """Say whether the temporary password of a VNC element is still good, at a UNIX time."""
+    return str(graphics.get("passwdValidTo")) > utc_text(now)
+
+
+def utc_text(moment: float) -> str:
+    """Return a UNIX time as libvirt takes it for passwdValidTo: UTC without a zone."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
 
 
 def check_serial(live_xml: str, label: str) -> None:

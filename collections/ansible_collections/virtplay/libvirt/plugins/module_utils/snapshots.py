@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +13,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from .connection import LibvirtFailure, error_text, has_error_code, libvirt
+from .console_xml import LONG_AGO, is_valid, set_password, temporary_screens
 from .definition import write_metadata
+from .domain_xml import parse_xml
 from .plan import Current
 from .power import MONITOR_SECONDS, call_within
 from .qcow2_snapshots import Qcow2Image, read_image
@@ -204,6 +207,47 @@ def _agent_answers_within(dom: Any, seconds: int) -> Iterator[None]:
     finally:
         with suppress(libvirt.libvirtError):
             dom.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
+
+
+@contextmanager
+def consoles_aside(dom: Any, sight: Sight) -> Iterator[None]:
+    """Take the passwords of open consoles out of the live definition, which a snapshot keeps.
+
+    They are put back when they are still good. Who is connected stays so; who connects meanwhile is
+    refused. A password that cannot be taken out is no reason to have no snapshot: it is good for a
+    minute, and only root reads it.
+    """
+    taken: list[tuple[Any, str]] = []
+    if sight.current.active:
+        with suppress(libvirt.libvirtError):
+            for graphics in temporary_screens(dom.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)):
+                nobodys = secrets.token_hex(4)
+                _update(dom, set_password(graphics, nobodys, LONG_AGO), sight)
+                taken.append((graphics, nobodys))
+    try:
+        yield
+    finally:
+        # What was to be done meanwhile has its own outcome; the console can be opened again.
+        with suppress(libvirt.libvirtError, LibvirtFailure):
+            _give_back(dom, sight, taken)
+
+
+def _give_back(dom: Any, sight: Sight, taken: Iterable[tuple[Any, str]]) -> None:
+    mine = {nobodys: graphics for graphics, nobodys in taken}
+    if not mine:
+        return
+    # One that was opened anew meanwhile has a newer password.
+    for now in parse_xml(dom.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)).iterfind("devices/graphics"):
+        before = mine.get(now.get("passwd"))
+        if before is not None and is_valid(before, time.time()):
+            xml = set_password(now, before.get("passwd"), before.get("passwdValidTo"))
+            _update(dom, xml, sight)
+
+
+def _update(dom: Any, xml: str, sight: Sight) -> None:
+    failure = f"cannot set the password of the console of {sight.label}"
+    live = libvirt.VIR_DOMAIN_AFFECT_LIVE
+    call_within(MONITOR_SECONDS, lambda: dom.updateDeviceFlags(xml, live), failure)
 
 
 # --- go back ----------------------------------------------------------------------------------

@@ -140,6 +140,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.console_xml impor
     find_vnc,
     has_password,
     set_password,
+    utc_text,
     vnc_address,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_view import (
@@ -211,12 +212,11 @@ def open_console(params: dict[str, Any], *, dry_run: bool) -> dict[str, Any]:
 def give_password(dom: Any, graphics: Any, label: str, params: dict[str, Any]) -> bool:
     """Set the password on the running QEMU; False when that asks for none and takes none.
 
-    Through the live definition, which libvirt keeps for itself (on a tmpfs, and in snapshots that
-    are taken meanwhile): a command straight to QEMU's monitor would mark the domain as tampered
-    with.
+    Through the live definition, which libvirt keeps for itself on a tmpfs: a command straight to
+    QEMU's monitor would mark the domain as tampered with.
     """
     # libvirt reads the time as UTC, and QEMU compares it with the clock of this same host.
-    valid_to = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + params["seconds"]))
+    valid_to = utc_text(time.time() + params["seconds"])
     xml = set_password(graphics, params["password"], valid_to)
     try:
         call_within(

@@ -266,6 +266,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot_xml impo
     snapshot_domain,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshots import (
+    consoles_aside,
     create_snapshot,
     delete_snapshot,
     freeze,
@@ -439,16 +440,17 @@ class Task:
         self.fence.remember(snapshot={"name": name})
         if freezes:
             self.fence.remember(frozen_since=started_at(self.label))
-        frozen, thaws = freeze(self.dom) if freezes else (False, False)
-        try:
-            text = compose_description({**wanted, "frozen": frozen if current.active else None})
-            xml = build_snapshot(name, text, internal, left_out, memory=current.active)
-            create_snapshot(self.dom, xml, sight, what)
-        finally:
-            if thaws:
-                thaw(self.dom, self.label, f"snapshot {name}")
-            if freezes:
-                self.fence.remember(frozen_since=None)
+        with consoles_aside(self.dom, sight):
+            frozen, thaws = freeze(self.dom) if freezes else (False, False)
+            try:
+                text = compose_description({**wanted, "frozen": frozen if current.active else None})
+                xml = build_snapshot(name, text, internal, left_out, memory=current.active)
+                create_snapshot(self.dom, xml, sight, what)
+            finally:
+                if thaws:
+                    thaw(self.dom, self.label, f"snapshot {name}")
+                if freezes:
+                    self.fence.remember(frozen_since=None)
         self.fence.remember(snapshot=None)
 
     # --- delete ---
