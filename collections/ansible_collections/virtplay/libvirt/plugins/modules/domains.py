@@ -257,7 +257,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 vms:
-  description: What became of each domain, in check mode what would.
+  description:
+    - What became of each domain, in check mode what would. C(missing_templates) is there where a
+      new disk stands on templates that the host does not have.
   returned: always
   type: list
   elements: dict
@@ -301,6 +303,7 @@ missing_templates:
 """
 
 import traceback
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
@@ -318,6 +321,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_xml import
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failures import failure_of
 from ansible_collections.virtplay.libvirt.plugins.module_utils.fleet import (
     ABSENT,
+    CREATED,
     FAILED,
     UNCHANGED,
     outcome_of,
@@ -394,8 +398,10 @@ class FleetTask:
         others = [{**_unset(), "name": n, "state": ABSENT, "force": force} for n in undeclared]
         # Looking is quick; what takes long is waiting, for libvirtd, QEMU and guests.
         with ThreadPoolExecutor(1 if self.module.check_mode else AT_ONCE) as pool:
-            for vm, diff in pool.map(self._bring, [*self.params["domains"], *others]):
-                self.vms.append(vm)
+            domains = [*self.params["domains"], *others]
+            for domain, (vm, diff) in zip(domains, pool.map(self._bring, domains)):
+                missing = _find_missing(domain, vm)
+                self.vms.append({**vm, "missing_templates": missing} if missing else vm)
                 self.diffs += diff
                 for warning in vm.get("warnings", ()):
                     self.module.warn(warning)
@@ -404,7 +410,9 @@ class FleetTask:
             "vms": self.vms,
             "summary": summarize(self.vms),
             "undeclared": undeclared,
-            "missing_templates": self._missing_templates(),
+            "missing_templates": sorted(
+                {name for vm in self.vms for name in vm.get("missing_templates", ())}
+            ),
         }
         return {**result, "diff": self.diffs} if self.diffs else result
 
@@ -452,17 +460,20 @@ class FleetTask:
                 others.append(dom.name())
         return sorted(others)
 
-    def _missing_templates(self) -> list[str]:
-        due = {vm["name"] for vm in self.vms if vm["outcome"] != UNCHANGED}
-        missing = set()
-        for domain in self.params["domains"]:
-            disks = (domain["disks"] or []) if domain["name"] in due else []
-            for name in {disk["template"] for disk in disks if disk["template"]}:
-                try:
-                    find_template(name)
-                except LibvirtFailure:
-                    missing.add(name)
-        return sorted(missing)
+
+def _find_missing(domain: Mapping[str, Any], vm: Mapping[str, Any]) -> list[str]:
+    """Return the templates that disks to be made stand on, and that the host does not have."""
+    changes = {change["field"]: change for change in vm.get("changes", ())}
+    missing = set()
+    for disk in domain["disks"] or ():
+        change = changes.get(f"disks.{disk['target']}.size")
+        new = vm["outcome"] in (CREATED, FAILED) or (change and change["before"] is None)
+        if new and disk["template"]:
+            try:
+                find_template(disk["template"])
+            except LibvirtFailure:
+                missing.add(disk["template"])
+    return sorted(missing)
 
 
 def _unset() -> dict[str, Any]:
