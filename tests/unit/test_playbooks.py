@@ -24,6 +24,7 @@ NOWHERE = {
     }
 }
 """Hosts whose address nobody answers at: whoever touches them fails in another way."""
+VALUES = {"name": "web-1", "template": "micro", "vcpus": 1, "memory": 64, "disk": 1}
 
 
 def by_name(value: Any) -> str:
@@ -87,13 +88,31 @@ def test_wrong_variables_are_named_and_no_host_is_touched(tmp_path: Path) -> Non
 
 
 def test_what_is_missing_is_named_beside_all_other_faults(tmp_path: Path) -> None:
-    said = run(tmp_path, "vm_create", "--limit", "kvm1", "-e", "libvirt_domain_vcpus=many")
+    values = {"vcpus": "many", "title": "{{ nowhere }}", "template": "win95"}
+    variables = json.dumps({f"libvirt_domain_{name}": value for name, value in values.items()})
+    said = run(tmp_path, "vm_create", "--limit", "kvm1", "--check", "-e", variables)
     assert "missing required arguments: libvirt_domain_memory, libvirt_domain_name" in said
     assert "argument 'libvirt_domain_vcpus' is of type str" in said
+    assert "cannot use libvirt_domain_title: 'nowhere' is undefined" in said
+    assert "cannot find template win95: the catalogue has debian12, " in said
     said = run(tmp_path, "vm_start", "--limit", "kvm1")
     assert "set libvirt_domain_name or libvirt_domain_uuid" in said
     said = run(tmp_path, "snapshot_create", "--limit", "kvm1", "-e", "libvirt_snapshot_name=a")
     assert "set libvirt_snapshot_domain or libvirt_snapshot_uuid" in said
+
+
+def test_what_would_be_ignored_or_fail_on_the_host_is_refused_before(tmp_path: Path) -> None:
+    vm = ["--limit", "kvm1", "-e", "libvirt_domain_name=vm-1"]
+    said = run(tmp_path, "vm_update", *vm, "-e", "libvirt_domain_firmware=efi")
+    assert "cannot use libvirt_domain_firmware for update: it is fixed when a VM is made" in said
+    said = run(tmp_path, "console_open", "--limit", "kvm1", "-e", "libvirt_console_name=vm-1")
+    assert "cannot do without libvirt_console_password: it is needed unless" in said
+
+
+def test_serial_that_is_none_is_named_before_ansible_reads_it(tmp_path: Path) -> None:
+    said = run(tmp_path, "vms", "-e", "libvirt_domain_vms_serial=abc")
+    assert "cannot use libvirt_domain_vms_serial 'abc': it must be a number of hosts" in said
+    assert "Traceback" not in said
 
 
 def test_wrong_key_of_a_declared_vm_is_named(tmp_path: Path) -> None:
@@ -124,6 +143,60 @@ def test_tags_are_those_that_are_documented() -> None:
         row = next(row for row in rows if re.search(f"`({name}|{name.split('_')[0]}_…)`", row))
         documented = set(re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", rows[row])))
         assert tags - {"always"} == documented, name
+
+
+def play(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run playbooks for one VM on the first of the hosts that nobody answers at."""
+    inventory = tmp_path / "hosts.yml"
+    inventory.write_text(yaml.safe_dump(NOWHERE))
+    values = {
+        **{f"libvirt_domain_{key}": value for key, value in VALUES.items()},
+        "libvirt_snapshot_domain": "web-1",
+        "libvirt_snapshot_name": "one",
+        "libvirt_console_name": "web-1",
+        "libvirt_console_password": "k4rT9wqz",
+        "libvirt_image_name": "micro",
+    }
+    program = str(Path(sys.executable).with_name("ansible-playbook"))
+    options = ["-i", str(inventory), "--limit", "kvm1", "-e", json.dumps(values)]
+    return subprocess.run(
+        [program, *arguments, *options],
+        cwd=ROOT,
+        env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_task_that_touches_a_host_has_a_documented_tag(tmp_path: Path) -> None:
+    # vms compares in any case, and service has no tags.
+    paths = [str(path) for path in PLAYBOOKS if path.stem not in ("service", "vms")]
+    page = (ROOT / "docs/playbooks.md").read_text().split("## Tags", 1)[1].split("\n## ", 1)[0]
+    cells = re.findall(r"^\| `.+ \| (`.+) \|$", page, re.M)
+    tags = set(re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", " ".join(cells))))
+    done = play(tmp_path, *paths, "--skip-tags", ",".join(tags))
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("PLAY RECAP") == len(paths)
+    assert "TASK [Check the variables]" in done.stdout
+    assert "unreachable=1" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "tag", "first"),
+    [
+        ("--tags", "image", "libvirt_image"),
+        ("--tags", "domain", "libvirt_domain"),
+        ("--skip-tags", "image", "libvirt_domain"),
+        ("--skip-tags", "domain", "libvirt_image"),
+    ],
+)
+def test_tag_says_what_a_creation_begins_with(
+    tmp_path: Path, option: str, tag: str, first: str
+) -> None:
+    done = play(tmp_path, "playbooks/vm_create.yml", option, tag)
+    assert done.returncode == 4, done.stdout
+    assert set(re.findall(r"^TASK \[(\w+) : ", done.stdout, re.M)) == {first}
 
 
 def test_action_on_several_hosts_asks_for_a_limit(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.role_variables import (
     missing_vm,
+    refuse_extra_variables,
     refuse_several_hosts,
+    unknown_templates,
     unknown_variables,
 )
 
@@ -77,3 +79,49 @@ def test_several_hosts_are_refused_with_their_names() -> None:
     assert message == "cannot start a VM on 2 hosts: name one with --limit (kvm1, kvm2)"
     (message,) = refuse_several_hosts("Start a VM", [f"kvm{n}" for n in range(9)])
     assert message.endswith("9 hosts: name one with --limit (kvm0, kvm1, kvm2, kvm3, kvm4, …)")
+
+
+UPDATE = {"libvirt_domain_name": {"type": "str"}, "libvirt_domain_memory": {"type": "int"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("libvirt_domain_template", "it is fixed when a VM is made; make another VM with it"),
+        ("libvirt_domain_firmware", "it is fixed when a VM is made; make another VM with it"),
+        ("libvirt_domain_user_data", "cloud-init reads it at a VM's first start"),
+        ("libvirt_domain_state", "start and stop it with vm_start and vm_stop"),
+        ("libvrt_domain_memory", "did you mean libvirt_domain_memory?"),
+        ("libvirt_domian_memory", "did you mean libvirt_domain_memory?"),
+    ],
+)
+def test_what_an_update_given_with_e_would_ignore_is_refused(name: str, words: str) -> None:
+    names = ["libvirt_domain_name", "libvirt_domain_memory", name]
+    (message,) = refuse_extra_variables("libvirt_domain", "update", UPDATE, names)
+    assert message.startswith(f"cannot use {name}")
+    assert message.endswith(words) or words in message
+
+
+@pytest.mark.parametrize("role", ["libvirt_domain", "virtplay.libvirt.libvirt_domain"])
+def test_variables_of_others_given_with_e_are_let_through(role: str) -> None:
+    names = ["web_port", "memory", "libvirt_domain_lock_timeout", "libvirt_snapshot_name"]
+    assert refuse_extra_variables(role, "update", UPDATE, names) == []
+
+
+IMAGES = {
+    "libvirt_image_catalogue": {"default": {"debian12": {}}},
+    "libvirt_image_catalogue_extra": {"default": {}},
+}
+
+
+@pytest.mark.parametrize("names", ["own", ["own", "debian12"], [], "", 3, ["a b"], None])
+def test_template_of_the_catalogue_or_the_inventory_is_found(names: Any) -> None:
+    values = {"libvirt_image_catalogue_extra": {"own": {}}, "libvirt_image_name": names}
+    assert unknown_templates(IMAGES, values) == []
+
+
+def test_template_in_no_catalogue_is_told_with_the_vm() -> None:
+    values = {"libvirt_image_name": ["win95", "debian12"]}
+    assert unknown_templates(IMAGES, values, " for VM web-1") == [
+        "cannot find template win95 for VM web-1: the catalogue has debian12"
+    ]

@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.playbook.role.definition import RoleDefinition
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
@@ -17,6 +17,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.role_variables im
     missing_vm,
     refuse_extra_variables,
     refuse_several_hosts,
+    unknown_templates,
     unknown_variables,
 )
 
@@ -54,16 +55,37 @@ class ActionModule(ActionBase):
         specs = self._read_specs(role)
         if entry not in specs:
             raise AnsibleActionFail(f"cannot check role {role}: it describes no {entry}")
-        options = specs[entry].get("options", {})
-        given = {name: variables[name] for name in options if name in variables}
-        # The templating is Ansible's own: a fault in a value is told with its origin.
-        values = self._templar.template(given)
+        values, faults = self._evaluate(specs[entry].get("options", {}), variables)
+        options = {n: o for n, o in specs[entry].get("options", {}).items() if n not in faults}
+        templates = []
+        if role.rpartition(".")[2] == "libvirt_image":
+            vm = self._evaluate(["libvirt_domain_name"], variables)[0].values()
+            templates = unknown_templates(
+                options, values, "".join(f" for VM {name}" for name in vm)
+            )
         return [
             *unknown_variables(role, specs, variables),
             *refuse_extra_variables(role, entry, options, load_extra_vars(self._loader)),
             *missing_vm(role, options, values),
+            *faults.values(),
             *check_variables(role, entry, options, values),
+            *templates,
         ]
+
+    def _evaluate(
+        self, names: Iterable[str], variables: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return the values of those variables that there are, and a message for each without."""
+        values: dict[str, Any] = {}
+        faults = {}
+        for name in names:
+            if name in variables:
+                try:
+                    # As a mapping, from which Ansible takes what is to be omitted.
+                    values |= self._templar.template({name: variables[name]})
+                except AnsibleError as error:
+                    faults[name] = f"cannot use {name}: {' '.join(str(error).split())}"
+        return values, faults
 
     def _read_specs(self, role: str) -> dict[str, Any]:
         definition = RoleDefinition(loader=self._loader, collection_list=self._task.collections)

@@ -11,7 +11,7 @@ from typing import Any
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.validation import check_type_dict
 
-from .value_rules import ROLES, Table, name_owner, rules_of, unknown_keys
+from .value_rules import ROLES, TEMPLATE, Table, name_owner, rules_of, unknown_keys
 
 Options = Mapping[str, Mapping[str, Any]]
 
@@ -160,6 +160,25 @@ def missing_vm(
     if values.get(name) or values.get(uuid):
         return []
     return [f"cannot tell which VM is meant: set {name} or {uuid}"]
+
+
+def unknown_templates(options: Options, values: Mapping[str, Any], user: str = "") -> list[str]:
+    """Return a message for each template that the role libvirt_image is to bring and cannot find.
+
+    user says what wants it, like " for VM web-1". Values of other types are told elsewhere.
+    """
+    entries: set[str] = set()
+    for name in ("libvirt_image_catalogue", "libvirt_image_catalogue_extra"):
+        found = values.get(name, options.get(name, {}).get("default"))
+        entries |= set(found) if isinstance(found, Mapping) else set()
+    wanted = values.get("libvirt_image_name") or []
+    names = [wanted] if isinstance(wanted, str) else wanted
+    known = ", ".join(sorted(map(str, entries)))
+    return [
+        f"cannot find template {name}{user}: the catalogue has {known}"
+        for name in (names if isinstance(names, list) else [])
+        if isinstance(name, str) and TEMPLATE.allows(name) and name not in entries
+    ]
 
 
 def refuse_several_hosts(play: str, hosts: Sequence[str]) -> list[str]:
