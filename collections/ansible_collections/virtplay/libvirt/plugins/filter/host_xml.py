@@ -8,26 +8,26 @@ They run on the controller, so they use the standard library only.
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 from xml.etree import ElementTree
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules import (
+    NETWORK,
+    POOL,
+    Table,
+)
 
 Addresses = ipaddress.IPv4Network | ipaddress.IPv6Network
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,49}")
-# An interface's name has at most 15 characters in Linux.
-_INTERFACE = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,14}")
 
 
 def pool_xml(pool: Mapping[str, Any]) -> str:
     """Return the XML of a directory pool from {name, path}."""
+    _check(POOL, "pool", {"name": "", "path": "", **pool})
     root = ElementTree.Element("pool", type="dir")
-    ElementTree.SubElement(root, "name").text = _checked_name(pool, "pool")
-    path = str(pool.get("path", ""))
-    if not path.startswith("/") or ".." in path.split("/"):
-        raise AnsibleFilterError(f"cannot make pool {pool['name']}: path {path!r} is not absolute")
+    ElementTree.SubElement(root, "name").text = str(pool["name"])
+    path = str(pool["path"])
     ElementTree.SubElement(ElementTree.SubElement(root, "target"), "path").text = path
     return ElementTree.tostring(root, encoding="unicode")
 
@@ -81,34 +81,19 @@ def network_differs(current: str, network: Mapping[str, Any]) -> bool:
 
 
 def _network_wish(network: Mapping[str, Any]) -> dict[str, Any]:
-    name = _checked_name(network, "network")
-    try:
-        cidr: Addresses = ipaddress.ip_network(str(network.get("cidr", "")))
-    except ValueError as error:
-        raise AnsibleFilterError(f"cannot make network {name}: cidr: {error}") from error
-    if cidr.num_addresses < 4:
-        raise AnsibleFilterError(f"cannot make network {name}: {cidr} has no room for guests")
+    _check(NETWORK, "network", {"name": "", "cidr": "", **network})
+    name = network["name"]
+    cidr: Addresses = ipaddress.ip_network(network["cidr"])
     forward = str(network.get("forward", "nat"))
     if forward not in ("nat", "route", "isolated"):
         raise AnsibleFilterError(
             f"cannot make network {name}: forward is {forward!r}, not nat, route or isolated"
         )
     bridge = network.get("bridge")
-    if bridge is not None and not _INTERFACE.fullmatch(str(bridge)):
-        raise AnsibleFilterError(f"cannot make network {name}: bad bridge name {bridge!r}")
     span = None
     if network.get("dhcp", True):
         last = cidr[-2] if cidr.version == 4 else cidr[min(cidr.num_addresses - 1, 0xFFFF)]
         span = (str(network.get("dhcp_start", cidr[2])), str(network.get("dhcp_end", last)))
-        for address in span:
-            try:
-                inside = ipaddress.ip_address(address) in cidr
-            except ValueError:
-                inside = False
-            if not inside:
-                raise AnsibleFilterError(
-                    f"cannot make network {name}: DHCP address {address} is not in {cidr}"
-                )
     return {
         "name": name,
         "forward": forward,
@@ -119,11 +104,10 @@ def _network_wish(network: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _checked_name(item: Mapping[str, Any], what: str) -> str:
-    name = str(item.get("name", ""))
-    if not _NAME.fullmatch(name):
-        raise AnsibleFilterError(f"cannot make {what}: bad name {name!r}")
-    return name
+def _check(table: Table, what: str, item: Mapping[str, Any]) -> None:
+    faults = list(table.find_faults(item))
+    if faults:
+        raise AnsibleFilterError(f"cannot make {what} {item['name']}: {'; '.join(faults)}")
 
 
 class FilterModule:

@@ -13,6 +13,11 @@ description:
   - Validates the variables of all roles that a play is about to run against their
     C(meta/argument_specs.yml), as Ansible does at the beginning of each role, but of all of them
     at once and first. It runs on the controller only.
+  - A fault in a list or in a mapping is told with index and key, that of a declared VM with the VM.
+  - Also refuses values of the right type that make no sense, as V(0) CPUs, a name with a slash or
+    an address that is none, by the same rules as the modules of this collection, templates that no
+    catalogue has, and, among the variables given with C(-e), those that the entry point would
+    ignore although somebody waits for their effect.
   - Also refuses variables that begin with a role's name and that it does not have, since Ansible
     would ignore the misspelt one, roles about one VM that are told neither its name nor its UUID,
     and a play for one host that was started for several.

@@ -53,7 +53,7 @@ options:
     description: Longer text for people.
     type: str
   vcpus:
-    description: Number of virtual CPUs.
+    description: Number of virtual CPUs, 1 to 512.
     type: int
   vcpus_max:
     description:
@@ -61,7 +61,7 @@ options:
       - Twice O(vcpus), at least 8, for a new domain.
     type: int
   memory:
-    description: Memory in MiB.
+    description: Memory in MiB, 32 to 16777216.
     type: int
   memory_max:
     description:
@@ -89,7 +89,7 @@ options:
         type: str
         required: true
       size:
-        description: Size in GiB, the template's size unless set. A disk never shrinks.
+        description: Size in GiB, 1 to 65536, the template's unless set. A disk never shrinks.
         type: int
       template:
         description: Name of the template that a new disk stands on. An empty disk without.
@@ -145,14 +145,14 @@ options:
     type: dict
     suboptions:
       hostname:
-        description: Host name, made of O(title) or O(name) unless set.
+        description: Host name without a domain, made of O(title) or O(name) unless set.
         type: str
       ssh_keys:
         description: Public keys, one line each.
         type: list
         elements: str
       user_data:
-        description: User-data, handed over as it is.
+        description: User-data with one of cloud-init's headers, handed over as it is.
         type: str
       network_config:
         description: Network configuration in place of the one made from O(interfaces).
@@ -171,7 +171,7 @@ options:
         description: Operating system, that of the template unless set.
         type: str
       labels:
-        description: All labels of the domain, names and values.
+        description: All labels of the domain, names and values, at most 64.
         type: dict
   job:
     description: Id of the job that this task is part of.
@@ -190,7 +190,7 @@ options:
     type: bool
     default: false
   timeout:
-    description: Seconds that a guest may take to shut down.
+    description: Seconds that a guest may take to shut down, 1 to 3600.
     type: int
     default: 90
   lock_timeout:
