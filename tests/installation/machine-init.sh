@@ -38,6 +38,7 @@ mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
 if [ -n "$address" ]; then
   ip link set lo up
   read -r _                             # whoever started the machine has moved eth0 in
+  ip link add eth1 type veth peer name cable  # a second NIC, which goes nowhere
   ip address add "$address" dev eth0
   ip link set eth0 up
 fi
