@@ -1,7 +1,8 @@
 """Measures playbooks/vms.yml beside community.libvirt's modules: `python -m scripts.bench_fleet`.
 
-A hundred stopped VMs with linked disks over four hosts, once made and once left as they are. The
-other playbook makes the same with one call of virt_volume and one of virt for each VM.
+A hundred stopped VMs with linked disks over four hosts (`--vms`, `--hosts`), once made and once left
+as they are. The other playbook makes the same with one call of virt_volume and one of virt for each
+VM.
 """
 
 import argparse
@@ -85,13 +86,15 @@ def main() -> int:
     """Print the figures of one comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vms", type=int, default=VMS, help=f"default {VMS}")
-    print(json.dumps(bench_fleet(parser.parse_args().vms)))
+    parser.add_argument("--hosts", type=int, default=HOSTS, help=f"default {HOSTS}")
+    asked = parser.parse_args()
+    print(json.dumps(bench_fleet(asked.vms, asked.hosts)))
     return 0
 
 
-def bench_fleet(vms: int = VMS) -> dict[str, Any]:
+def bench_fleet(vms: int = VMS, hosts: int = HOSTS) -> dict[str, Any]:
     """Seconds of the first and the second run each way, and what ran on hosts for each VM."""
-    with Lab(hosts=HOSTS) as lab, tempfile.TemporaryDirectory(prefix="virtplay-fleet-") as place:
+    with Lab(hosts=hosts) as lab, tempfile.TemporaryDirectory(prefix="virtplay-fleet-") as place:
         declared, community = Path(place) / "vms.yml", Path(place) / "community.yml"
         declared.write_text(yaml.safe_dump(declare(lab.hosts, vms)))
         community.write_text(COMMUNITY)
@@ -100,7 +103,7 @@ def bench_fleet(vms: int = VMS) -> dict[str, Any]:
     return {
         "bench": "fleet",
         "vms": vms,
-        "hosts": HOSTS,
+        "hosts": hosts,
         **{f"vms_yml_{key}": value for key, value in ours.items()},
         **{f"community_{key}": value for key, value in theirs.items()},
         "first_ratio": round(ours["first_s"] / theirs["first_s"], 3),
@@ -121,7 +124,7 @@ def declare(hosts: list[Host], vms: int) -> dict[str, Any]:
     lists = {
         host.name: {
             "libvirt_domain_vms": [
-                {"name": f"vm-{number:03}"} for number in range(vms) if number % HOSTS == place
+                {"name": f"vm-{number:03}"} for number in range(vms) if number % len(hosts) == place
             ]
         }
         for place, host in enumerate(hosts)
