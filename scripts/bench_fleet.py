@@ -1,8 +1,8 @@
 """Measures playbooks/vms.yml beside community.libvirt's modules: `python -m scripts.bench_fleet`.
 
-A hundred stopped VMs with linked disks over four hosts (`--vms`, `--hosts`), once made and once left
-as they are. The other playbook makes the same with one call of virt_volume and one of virt for each
-VM.
+A hundred stopped VMs with linked disks over four hosts (`--vms`, `--hosts`), once made and once
+left as they are. The other playbook makes the same with one call of virt_volume and one of virt for
+each VM.
 """
 
 import argparse
