@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_task import ARGUMENTS
+from ansible_collections.virtplay.libvirt.plugins.module_utils.role_rules import ROLES, rules_of
 from ansible_collections.virtplay.libvirt.plugins.module_utils.role_variables import (
     check_variables,
 )
@@ -14,11 +15,9 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules impor
     CONSOLE,
     DOMAIN,
     HOST_INFO,
-    ROLES,
     SNAPSHOT,
     Entries,
     Table,
-    rules_of,
 )
 from ansible_collections.virtplay.libvirt.plugins.modules import console, snapshot
 

@@ -11,7 +11,8 @@ from typing import Any
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.validation import check_type_dict
 
-from .value_rules import ROLES, TEMPLATE, Table, name_owner, rules_of, unknown_keys
+from .role_rules import ROLES, rules_of
+from .value_rules import TEMPLATE, Table, name_owner, unknown_keys
 
 Options = Mapping[str, Mapping[str, Any]]
 

@@ -9,7 +9,6 @@ A table says it for each key. The playbooks are told before any host is touched
 from __future__ import annotations
 
 import datetime
-import difflib
 import ipaddress
 import re
 import uuid as uuids
@@ -142,6 +141,9 @@ def unknown_keys(
     noun: str = "key",
 ) -> list[str]:
     """Return a message for each key that is not a known one, with the nearest that is."""
+    # Imported for a fault only: the modules of power actions are to be quick.
+    import difflib  # noqa: PLC0415
+
     names = sorted(known)
     messages = []
     for key in sorted(str(key) for key in values if key not in names):
@@ -171,7 +173,9 @@ def _shorten(value: Any) -> str:
 # A value of another type is let through: that is told by those who check types.
 
 
-def _between(low: float, high: float, unit: str = "") -> Rule:
+def between(low: float, high: float, unit: str = "") -> Rule:
+    """Return the rule of a number, or a list of them, that lies in a range."""
+
     def allows(value: Any) -> bool:
         wrong_type = not isinstance(value, (int, float)) or isinstance(value, bool)
         return wrong_type or low <= value <= high
@@ -179,24 +183,29 @@ def _between(low: float, high: float, unit: str = "") -> Rule:
     return Rule(allows, f"must be {low} to {high}{f' {unit}' if unit else ''}")
 
 
-def _matching(pattern: str, sentence: str, *, shown: bool = True) -> Rule:
-    found = re.compile(pattern)
+def matching(pattern: str, sentence: str, *, shown: bool = True) -> Rule:
+    """Return the rule of a text, or a list of them, that matches a pattern as a whole."""
 
     def allows(value: Any) -> bool:
-        return not isinstance(value, str) or found.fullmatch(value) is not None
+        # Compiled when it is needed: a power action needs two of all these patterns.
+        return not isinstance(value, str) or re.fullmatch(pattern, value) is not None
 
     return Rule(allows, sentence, shown)
 
 
-def _text(allows: Callable[[str], bool], sentence: str, *, shown: bool = True) -> Rule:
+def text(allows: Callable[[str], bool], sentence: str, *, shown: bool = True) -> Rule:
+    """Return the rule of a text, or a list of them, that is allowed."""
     return Rule(lambda value: not isinstance(value, str) or allows(value), sentence, shown)
 
 
-def _given(values: Mapping[str, Any], *keys: str) -> bool:
+def given(values: Mapping[str, Any], *keys: str) -> bool:
+    """Tell whether there are values of all those keys."""
     return all(values.get(key) is not None for key in keys)
 
 
-def _at_least(key: str, other: str) -> Relation:
+def at_least(key: str, other: str) -> Relation:
+    """Return the relation of a number that is not below another."""
+
     def holds(values: Mapping[str, Any]) -> bool:
         one, least = values.get(key), values.get(other)
         return not isinstance(one, int) or not isinstance(least, int) or one >= least
@@ -204,14 +213,9 @@ def _at_least(key: str, other: str) -> Relation:
     return Relation(key, holds, f"must not be below {{{other}}}")
 
 
-def _in_cidr(key: str) -> Relation:
-    def holds(values: Mapping[str, Any]) -> bool:
-        return not _given(values, key, "cidr") or is_inside(values[key], values["cidr"])
+def distinct(key: str, inner: str) -> Relation:
+    """Return the relation of a list whose mappings have different values of a key."""
 
-    return Relation(key, holds, "must be in {cidr}")
-
-
-def _distinct(key: str, inner: str) -> Relation:
     def holds(values: Mapping[str, Any]) -> bool:
         found = [
             str(entry[inner]).lower()
@@ -226,9 +230,7 @@ def _distinct(key: str, inner: str) -> Relation:
 # --- texts ------------------------------------------------------------------------------------
 
 _JOINERS = "\u200c\u200d"  # inside emoji
-_MOMENT = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII
-)
+_MOMENT = r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9:]{8})(?:\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 
 
 def is_printable(text: str, also: str = "") -> bool:
@@ -267,40 +269,9 @@ def is_address(text: str) -> bool:
     return True
 
 
-def is_interface(text: str) -> bool:
-    """Tell whether a text is an IP address with a prefix length."""
-    try:
-        ipaddress.ip_interface(text)
-    except ValueError:
-        return False
-    return "/" in text
-
-
-def is_cidr(text: str) -> bool:
-    """Tell whether a text is a network."""
-    try:
-        ipaddress.ip_network(text)
-    except ValueError:
-        return False
-    return True
-
-
-def is_network(text: str) -> bool:
-    """Tell whether a text is a network that has room for a host and a guest."""
-    return is_cidr(text) and ipaddress.ip_network(text).num_addresses >= 4
-
-
-def is_inside(address: str, network: str) -> bool:
-    """Tell whether an address is of a network; so is what is no address or no network at all."""
-    try:
-        return ipaddress.ip_address(address) in ipaddress.ip_network(network)
-    except ValueError:
-        return True
-
-
 def is_moment(text: str) -> bool:
     """Tell whether a text is a moment as RFC 3339 writes it."""
-    found = _MOMENT.fullmatch(text)
+    found = re.fullmatch(_MOMENT, text)
     if found is None:
         return False
     zone = "+00:00" if found[3] in "Zz" else found[3]
@@ -311,83 +282,75 @@ def is_moment(text: str) -> bool:
     return True
 
 
-def is_serial(value: Any) -> bool:
-    """Tell whether a value is one that a play's serial takes: a number, or a part in %."""
-    percent = re.fullmatch(r"([0-9]{1,3})%", str(value))
-    if percent:
-        return 1 <= int(percent[1]) <= 100
-    return not isinstance(value, bool) and re.fullmatch(r"[1-9][0-9]{0,6}", str(value)) is not None
-
-
 def _is_label_value(value: Any) -> bool:
     # Numbers and truth values are kept as text; null and what is nested would be kept as "None".
     text = str(value) if isinstance(value, (str, int, float)) else "\0"
     return is_printable(text) and len(text) <= 255
 
 
-ONE_LINE = _text(
+ONE_LINE = text(
     lambda text: is_printable(text) and len(text) <= 255,
     "must be one line of at most 255 printable characters",
 )
-SOME_LINE = _text(
+SOME_LINE = text(
     lambda text: 0 < len(text) <= 255 and is_printable(text) and text == text.strip(),
     "must be one line of 1 to 255 printable characters, with no space at its ends",
 )
-LINES = _text(
+LINES = text(
     lambda text: is_printable(text, also="\n\t") and len(text) <= 1024,
     "must be at most 1024 printable characters",
 )
-UUID = _text(is_uuid, "must be a UUID such as 0b9a217a-5d53-4d7e-9b0c-3c6f1c9d2e11")
-URI = _matching(r"[a-z][a-z0-9+.-]*://[!-~]*", "must be a libvirt URI such as qemu:///system")
-ABSOLUTE = _text(
+UUID = text(is_uuid, "must be a UUID such as 0b9a217a-5d53-4d7e-9b0c-3c6f1c9d2e11")
+URI = matching(r"[a-z][a-z0-9+.-]*://[!-~]*", "must be a libvirt URI such as qemu:///system")
+ABSOLUTE = text(
     lambda text: text.startswith("/") and is_printable(text) and ".." not in text.split("/"),
     "must be an absolute path, without ..",
 )
-SECONDS = _between(1, 3600, "seconds")
-LOCK_SECONDS = _between(0, 86_400, "seconds")
-GENERATION = _between(0, 2**63 - 1)
+SECONDS = between(1, 3600, "seconds")
+LOCK_SECONDS = between(0, 86_400, "seconds")
+GENERATION = between(0, 2**63 - 1)
 
 # --- domains ----------------------------------------------------------------------------------
 
-NEW_NAME = _matching(
+NEW_NAME = matching(
     r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
     "must be 1 to 64 letters, digits and . _ -, the first a letter or digit",
 )
 # Somebody else may have made it: libvirt takes nearly all names.
-KNOWN_NAME = _text(
+KNOWN_NAME = text(
     lambda text: not re.search(r"[/\r\n\0]", text) and (not text or bool(text.strip())),
     "must be one line without /, as libvirt's names are",
 )
-TEMPLATE = _matching(
+TEMPLATE = matching(
     r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?",
     "must be 1 to 63 letters, digits and . _ -, with a letter or digit at both ends",
 )
-VCPUS = _between(1, 512)
-MEMORY = _between(32, 16_777_216, "MiB")
-DISK_SIZE = _between(1, 65_536, "GiB")
-DISK_TARGET = _matching(r"vd[a-z]{1,2}", "must be vda, vdb and so on")
-DEVICE_NAME = _matching(
+VCPUS = between(1, 512)
+MEMORY = between(32, 16_777_216, "MiB")
+DISK_SIZE = between(1, 65_536, "GiB")
+DISK_TARGET = matching(r"vd[a-z]{1,2}", "must be vda, vdb and so on")
+DEVICE_NAME = matching(
     r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
     "must be 1 to 64 letters, digits and . _ -, the first a letter or digit",
 )
-BRIDGE_NAME = _matching(
+BRIDGE_NAME = matching(
     r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}",
     "must be 1 to 15 letters, digits and . _ -, the first a letter or digit",
 )
-MAC = _matching(
+MAC = matching(
     r"(?!00(?::00){5})[0-9a-fA-F][02468aceACE](?::[0-9a-fA-F]{2}){5}",
     "must be the MAC address of a single card, such as 52:54:00:12:34:56",
 )
-GUEST_ADDRESS = _text(
+GUEST_ADDRESS = text(
     is_guest_address,
     "must be an IP address that a guest can have, such as 192.0.2.5, on a bridge 192.0.2.5/24",
 )
-ADDRESS = _text(is_address, "must be an IP address such as 192.0.2.1")
-HOSTNAME = _matching(
+ADDRESS = text(is_address, "must be an IP address such as 192.0.2.1")
+HOSTNAME = matching(
     r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?",
     "must be 1 to 63 letters, digits and -, with a letter or digit at both ends and no domain",
 )
-SSH_KEY = _text(
+SSH_KEY = text(
     lambda text: (
         text.isprintable()
         and re.fullmatch(
@@ -398,7 +361,7 @@ SSH_KEY = _text(
     "must be an OpenSSH public key in one line",
     shown=False,
 )
-USER_DATA = _text(
+USER_DATA = text(
     lambda text: (
         text.startswith(("#", "MIME-Version:", "Content-Type: multipart/")) and len(text) <= 65_536
     ),
@@ -412,7 +375,7 @@ NETWORK_CONFIG = Rule(
     shown=False,
 )
 LABELS = Entries(
-    _matching(
+    matching(
         r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?",
         "must be 1 to 63 letters, digits and . _ / -, with a letter or digit at both ends",
     ),
@@ -447,7 +410,7 @@ _DOMAIN: Mapping[str, Checked] = {
     "title": ONE_LINE,
     "description": LINES,
     "vcpus": VCPUS,
-    "vcpus_max": _between(1, 1024),
+    "vcpus_max": between(1, 1024),
     "memory": MEMORY,
     "memory_max": MEMORY,
     "template": TEMPLATE,
@@ -501,35 +464,21 @@ _DOMAIN: Mapping[str, Checked] = {
     "lock_timeout": LOCK_SECONDS,
 }
 _DOMAIN_RELATIONS = (
-    _at_least("vcpus_max", "vcpus"),
-    _at_least("memory_max", "memory"),
-    _distinct("disks", "target"),
-    _distinct("interfaces", "mac"),
+    at_least("vcpus_max", "vcpus"),
+    at_least("memory_max", "memory"),
+    distinct("disks", "target"),
+    distinct("interfaces", "mac"),
 )
 DOMAIN = Table({**_DOMAIN, "name": KNOWN_NAME}, _DOMAIN_RELATIONS)
 NEW_DOMAIN = Table({**_DOMAIN, "name": NEW_NAME}, _DOMAIN_RELATIONS)
 
-_FLEET = Table(
-    {
-        "uri": URI,
-        "vms": Table(NEW_DOMAIN.keys, _DOMAIN_RELATIONS, noun="VM", defaults="vms_defaults"),
-        "vms_defaults": Table(_DOMAIN),
-        "vms_batch": _between(1, 1000),
-        "vms_serial": Rule(
-            is_serial, "must be a number of hosts from 1 on, a part such as 25%, or a list of such"
-        ),
-        "job": ONE_LINE,
-        "lock_timeout": LOCK_SECONDS,
-    }
-)
-
 # --- snapshots --------------------------------------------------------------------------------
 
-NEW_SNAPSHOT_NAME = _matching(
+NEW_SNAPSHOT_NAME = matching(
     r"(?![0-9]+$)[A-Za-z0-9_][A-Za-z0-9._-]{0,63}",
     "must be 1 to 64 letters, digits and . _ -, begin with neither dash nor dot, and be no number",
 )
-MOMENT = _text(is_moment, "must be a time like 2026-12-31T23:59:00Z")
+MOMENT = text(is_moment, "must be a time like 2026-12-31T23:59:00Z")
 _SNAPSHOT: Mapping[str, Checked] = {
     "uri": URI,
     "uuid": UUID,
@@ -545,14 +494,6 @@ _SNAPSHOT: Mapping[str, Checked] = {
 # The module calls the domain's name `name` and the snapshot's `snapshot`, the role `domain` and
 # `name`. Snapshots that are there already may be somebody else's.
 SNAPSHOT = Table({**_SNAPSHOT, "name": KNOWN_NAME, "snapshot": KNOWN_NAME})
-_GUARDED = Relation(
-    "guard",
-    lambda values: not _given(values, "guard") or values["guard"] != values.get("name"),
-    "must be another name than {name}",
-)
-_KNOWN_SNAPSHOT = Table({**_SNAPSHOT, "domain": KNOWN_NAME, "name": KNOWN_NAME}, (_GUARDED,))
-_NEW_SNAPSHOT = Table({**_SNAPSHOT, "domain": KNOWN_NAME, "name": NEW_SNAPSHOT_NAME})
-
 # --- consoles and observations ----------------------------------------------------------------
 
 CONSOLE = Table(
@@ -561,90 +502,31 @@ CONSOLE = Table(
         "name": KNOWN_NAME,
         "uuid": UUID,
         "type": Rule(lambda value: True, ""),
-        "password": _matching(
+        "password": matching(
             r"[!-~]{6,8}", "must be 6 to 8 printable ASCII characters, no space", shown=False
         ),
-        "seconds": _between(1, 86_400, "seconds"),
+        "seconds": between(1, 86_400, "seconds"),
         "job": ONE_LINE,
     },
     (
         Relation(
             "password",
-            lambda values: values.get("type", "vnc") != "vnc" or _given(values, "password"),
+            lambda values: values.get("type", "vnc") != "vnc" or given(values, "password"),
             "is needed unless {type} is serial",
         ),
     ),
 )
-HOST_INFO = Table(
-    {"uri": URI, "timeout": _between(0.5, 600, "seconds"), "templates_path": ABSOLUTE}
-)
-_OBSERVATION = Table(
-    {
-        **HOST_INFO.keys,
-        "rounds": _between(1, 1_000_000),
-        "interval": _between(0, 86_400, "seconds"),
-        "filesystems_every": _between(0, 1_000_000),
-        "limit": _between(1, 3600, "seconds"),
-    }
-)
-
-INVENTORY = Table(
-    {
-        "inventory": SOME_LINE,
-        "hypervisors": SOME_LINE,
-        "uri": URI,
-        "forks": _between(1, 1000),
-        "timeout": _between(1, 3600, "seconds"),
-        "guest_timeout": _between(0.5, 600, "seconds"),
-        "address_networks": _text(is_cidr, "must be a network such as 192.0.2.0/24"),
-    },
-    (
-        Relation(
-            "inventory",
-            lambda options: bool(options.get("inventory")),
-            "must name a source of the inventory that has the hypervisors",
-        ),
-    ),
-)
-
+HOST_INFO = Table({"uri": URI, "timeout": between(0.5, 600, "seconds"), "templates_path": ABSOLUTE})
 # --- images -----------------------------------------------------------------------------------
 
-_SOURCES = ("url", "path", "micro")
-HTTP_URL = _matching(r"https?://[!-~]+", "must be an http or https URL")
-CHECKSUM = _matching(
+HTTP_URL = matching(r"https?://[!-~]+", "must be an http or https URL")
+CHECKSUM = matching(
     r"(?:sha256:)?[0-9a-fA-F]{64}|(?:sha512:)?[0-9a-fA-F]{128}|https?://[!-~]+",
     "must be sha256:HEX, sha512:HEX, or the URL of a file with checksums",
 )
-MIRROR = _matching(
+MIRROR = matching(
     r"|https?://[!-~]+|/(?!(?:.*/)?\.\.(?:/|$))[^\x00-\x1f\x7f]*",
     "must be an absolute path on the host or an http or https URL",
-)
-_CATALOGUE = Entries(
-    TEMPLATE,
-    Table(
-        {
-            "os": SOME_LINE,
-            "url": HTTP_URL,
-            "path": ABSOLUTE,
-            "checksum": CHECKSUM,
-            "format": _matching("auto|qcow2|raw", "must be one of auto, qcow2, raw"),
-            "mirror": MIRROR,
-            "micro": Rule(lambda value: isinstance(value, bool), "must be true or false"),
-        },
-        (
-            Relation(
-                "url",
-                lambda entry: sum(bool(entry.get(key)) for key in _SOURCES) == 1,
-                "must be the one source of the image, or else path or micro",
-            ),
-            Relation(
-                "checksum",
-                lambda entry: not entry.get("url") or bool(entry.get("checksum")),
-                "is needed with url",
-            ),
-        ),
-        closed=True,
-    ),
 )
 IMAGE_MODULE = Table(
     {
@@ -656,138 +538,6 @@ IMAGE_MODULE = Table(
         "os": SOME_LINE,
         "templates_path": ABSOLUTE,
         "max_virtual_size": DISK_SIZE,
-        "timeout": _between(1, 86_400, "seconds"),
+        "timeout": between(1, 86_400, "seconds"),
     }
 )
-_IMAGE = Table(
-    {
-        "name": Rule(
-            lambda value: isinstance(value, str) and TEMPLATE.allows(value),
-            f"must be a template's name or a list of them; a name {TEMPLATE.sentence}",
-        ),
-        "catalogue": _CATALOGUE,
-        "catalogue_extra": _CATALOGUE,
-        "mirror": MIRROR,
-        "templates_path": ABSOLUTE,
-        "cache_path": ABSOLUTE,
-        "max_virtual_size": DISK_SIZE,
-        "timeout": _between(1, 86_400, "seconds"),
-    }
-)
-
-# --- hosts ------------------------------------------------------------------------------------
-
-HOST_DEVICE = _matching(
-    r"[A-Za-z0-9][A-Za-z0-9._-]{0,49}",
-    "must be 1 to 50 letters, digits and . _ -, the first a letter or digit",
-)
-MODE = _matching(r"0?[0-7]{3,4}", 'must be an octal mode such as "0711"')
-INTERFACE_NAME = _matching(
-    r"[A-Za-z][A-Za-z0-9._-]{0,14}",
-    "must be 1 to 15 letters, digits and . _ -, the first a letter, as interfaces have it",
-)
-NETWORK = Table(
-    {
-        "name": HOST_DEVICE,
-        "cidr": _text(
-            is_network, "must be a network of at least 4 addresses, such as 192.0.2.0/24"
-        ),
-        "bridge": INTERFACE_NAME,
-        "dhcp_start": ADDRESS,
-        "dhcp_end": ADDRESS,
-    },
-    (_in_cidr("dhcp_start"), _in_cidr("dhcp_end")),
-    noun="network",
-)
-POOL = Table({"name": HOST_DEVICE, "path": ABSOLUTE, "mode": MODE}, noun="pool")
-_HOST = Table(
-    {
-        "packages": _matching(
-            r"[A-Za-z0-9@][A-Za-z0-9+._:@/=~^-]*", "must be the name of a package"
-        ),
-        "pools": POOL,
-        "networks": NETWORK,
-        "bridges": Table(
-            {
-                "name": INTERFACE_NAME,
-                "interface": INTERFACE_NAME,
-                "address": _text(
-                    is_interface, "must be an IP address with prefix length, such as 192.0.2.1/24"
-                ),
-            },
-            noun="bridge",
-        ),
-        "qemu_conf": Entries(
-            _matching(r"[a-z][a-z0-9_]*", "must be the name of a setting of qemu.conf"),
-            Rule(
-                lambda value: (
-                    not isinstance(value, str) or (is_printable(value, also="\t") and bool(value))
-                ),
-                "must be what qemu.conf has after =, in one line",
-            ),
-        ),
-    },
-    (_distinct("pools", "name"), _distinct("networks", "name"), _distinct("bridges", "name")),
-)
-
-# --- the service ------------------------------------------------------------------------------
-
-PORT = _between(1, 65_535)
-OPTIONAL_PATH = _text(
-    lambda text: not text or ABSOLUTE.allows(text), "must be an absolute path, without .."
-)
-_SERVICE = Table(
-    {
-        "python": _matching(r"[!-~]*", "must be a program's name or path, without a space"),
-        "pip_arguments": ONE_LINE,
-        "releases_kept": _between(1, 100),
-        "host": _matching(r"[A-Za-z0-9.:_-]+", "must be an address or a host's name"),
-        "port": PORT,
-        "public_url": _matching(r"|https?://[!-~]+", "must be an http or https URL"),
-        "tls_certificate": OPTIONAL_PATH,
-        "tls_key": OPTIONAL_PATH,
-        "shutdown_grace": _between(0, 86_400, "seconds"),
-        "settings": Entries(
-            _matching(r"VIRTPLAY_[A-Z0-9_]+", "must be a setting of the service, VIRTPLAY_…"),
-            Rule(
-                lambda value: isinstance(value, (str, int, float)) and is_printable(str(value)),
-                "must be one line",
-                shown=False,
-            ),
-        ),
-        "admin_token": _matching(
-            r"|[!-~]{8,}", "must be at least 8 characters without a space", shown=False
-        ),
-        "known_hosts": _text(is_printable, "must be one line", shown=False),
-        "database_url": _matching(
-            r"|(?:sqlite|postgres)://[!-~]+",
-            "must be a URL that begins with sqlite:// or postgres://",
-            shown=False,
-        ),
-        "backups_kept": _between(1, 1000),
-        "ready_timeout": SECONDS,
-        "nginx_server_name": _matching(r"[A-Za-z0-9._*-]+", "must be a host's name"),
-        "nginx_port": PORT,
-        "nginx_certificate": OPTIONAL_PATH,
-        "nginx_key": OPTIONAL_PATH,
-    }
-)
-
-# --- roles ------------------------------------------------------------------------------------
-
-# Role → entry point → the rules of its variables without the role's name; "" is any other entry.
-ROLES: Mapping[str, Mapping[str, Table]] = {
-    "libvirt_domain": {"main": NEW_DOMAIN, "create": NEW_DOMAIN, "vms": _FLEET, "": DOMAIN},
-    "libvirt_snapshot": {"main": _NEW_SNAPSHOT, "create": _NEW_SNAPSHOT, "": _KNOWN_SNAPSHOT},
-    "libvirt_console": {"": CONSOLE},
-    "libvirt_observe": {"": _OBSERVATION},
-    "libvirt_image": {"": _IMAGE},
-    "libvirt_host": {"": _HOST},
-    "virtplay_service": {"": _SERVICE},
-}
-
-
-def rules_of(role: str, entry: str) -> Table:
-    """Return the rules of an entry point's variables; none for a role that is not of ours."""
-    entries = ROLES.get(role.rpartition(".")[2], {})
-    return entries.get(entry) or entries.get("") or Table({})
