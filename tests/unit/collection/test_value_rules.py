@@ -210,6 +210,24 @@ def test_wrong_key_of_a_declared_vm_is_told_with_the_vm_and_the_nearest_one() ->
     )
 
 
+def test_list_is_no_text() -> None:
+    message = "cannot use libvirt_domain_title: it must be a text and no list or mapping"
+    assert create(title=["a"]) == [message]
+    (message,) = declared({**VM, "template": {"name": "micro"}})
+    assert message.startswith("cannot use libvirt_domain_vms[0].template of VM web-1: it must be a")
+
+
+@pytest.mark.parametrize(
+    ("vms", "words"),
+    [
+        ([{"name": "a", "vcpus": 1}], "VM a: it has no memory"),
+        ([VM, VM], "VM web-1: two VMs of the host have that name"),
+    ],
+)
+def test_vms_that_cannot_be_together(vms: list[Any], words: str) -> None:
+    assert declared(*vms) == [f"libvirt_domain_vms: cannot use {words}"]
+
+
 def test_wrong_default_is_told_once_and_not_for_each_vm() -> None:
     (message,) = declared({"name": "a"}, {"name": "b"}, vms_defaults={"vcpus": 0, "memory": 64})
     assert message.startswith("cannot use libvirt_domain_vms_defaults.vcpus 0: ")

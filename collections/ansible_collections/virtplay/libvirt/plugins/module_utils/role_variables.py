@@ -11,12 +11,14 @@ from typing import Any
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.validation import check_type_dict
 
+from .fleet import InvalidFleet, domain_list
 from .role_rules import ROLES, rules_of
 from .value_rules import TEMPLATE, Table, name_owner, unknown_keys
 
 Options = Mapping[str, Mapping[str, Any]]
 
 _NESTED = ("options", "elements")
+_TEXTS = ("str", "path")
 _FIXED = "it is fixed when a VM is made; make another VM with it"
 _FIRST_START = "cloud-init reads it at a VM's first start; change it in the guest"
 _POWER = "an update leaves a VM's power alone; start and stop it with vm_start and vm_stop"
@@ -75,7 +77,14 @@ def check_variables(
     }
     faults, typed = check_options(options, values, nouns=nouns)
     own = {key[len(prefix) :]: value for key, value in typed.items() if key.startswith(prefix)}
-    return [*faults, *rules.find_faults(own, prefix=prefix)]
+    faults += rules.find_faults(own, prefix=prefix)
+    vms = f"{prefix}vms"
+    if vms in options and not faults:
+        try:
+            domain_list(typed[vms], typed[f"{vms}_defaults"])
+        except InvalidFleet as error:
+            faults.append(f"{vms}: {error}")
+    return faults
 
 
 def check_options(
@@ -100,13 +109,21 @@ def check_options(
     known = {name: value for name, value in values.items() if name in options}
     checked = ArgumentSpecValidator(flat).validate(known)
     place = f"{where}{owner}: " if where else ""
+    start = f"{where}." if where else ""
     messages = [f"{place}{message}" for message in checked.error_messages]
     if where:
-        messages += unknown_keys(values, options, f"{where}.", owner)
+        messages += unknown_keys(values, options, start, owner)
     typed = dict(checked.validated_parameters)
+    for name, value in known.items():
+        # Ansible would make a text of them.
+        if options[name].get("type") in _TEXTS and isinstance(value, (list, Mapping)):
+            messages.append(
+                f"cannot use {start}{name}{owner}: it must be a text and no list or mapping"
+            )
+            typed[name] = None
     for name, nested in inner.items():
         value = typed.get(name)
-        path = f"{where}.{name}" if where else name
+        path = f"{start}{name}"
         if isinstance(value, Mapping):
             faults, typed[name] = check_options(nested, value, path, owner)
             messages += faults
