@@ -1,19 +1,14 @@
-"""Builds the service: the only place where its parts are put together."""
+"""The service over HTTP: Sanic's application, its routes, pages and error answers."""
 
 import asyncio
-import fcntl
 import logging
-import os
 import re
 import secrets
 import signal
-import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from datetime import timedelta
+from collections.abc import Callable, Coroutine
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from sanic import HTTPResponse, Request, Sanic, html, json, raw
@@ -30,10 +25,10 @@ from sanic.exceptions import NotFound as PathNotFound
 from sanic.handlers import ErrorHandler
 from sanic.response import BaseHTTPResponse
 
-from virtplay import errors, execution
+from virtplay import errors
 from virtplay.api import openapi
 from virtplay.api.auth import LoginLimit, Role, authenticate, authorise
-from virtplay.api.calls import Call, Parts
+from virtplay.api.calls import Call
 from virtplay.api.console import serve_console
 from virtplay.api.console_page import ASSET_HEADERS, VM_ID, page_headers, read_console_page
 from virtplay.api.envelope import Answer, failure, success
@@ -41,26 +36,13 @@ from virtplay.api.parsing import parse_body, parse_query
 from virtplay.api.routes import ROUTES, Route
 from virtplay.api.schemas import Strict
 from virtplay.api.streaming import Stream, send_stream
-from virtplay.console.opening import Consoles
-from virtplay.dispatch.local import LocalDispatcher
-from virtplay.history import History
-from virtplay.inventory import load_inventory
+from virtplay.background import Background, claim_directory, start_background
 from virtplay.jobs import Caller
 from virtplay.logs import request_id
-from virtplay.metrics.exposition import Exposition
 from virtplay.metrics.service_series import count_request
-from virtplay.observation import Observer
-from virtplay.prometheus_history import PrometheusHistory
-from virtplay.reports import watch_reports
-from virtplay.schedules import Scheduler
 from virtplay.settings import Settings
-from virtplay.snapshots import Snapshots
-from virtplay.store.database import close_database, open_database
-from virtplay.store.jobs import forget_audit, forget_jobs
-from virtplay.store.tickets import forget_tickets
+from virtplay.store.database import close_database
 from virtplay.store.tokens import count_tokens, create_token
-from virtplay.store.vms import sync_hosts
-from virtplay.vms import Vms
 
 log = logging.getLogger("virtplay.app")
 
@@ -68,9 +50,6 @@ BODY_LIMIT = 1024 * 1024
 LARGE_BODY = 16 * 1024
 """From here on a body is parsed in a thread."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-UPKEEP_SECONDS = 600.0
-SWITCH_SECONDS = 0.001
-"""How long a thread keeps the interpreter from the event loop; Python's own 5 ms are felt."""
 ROUTE_METHODS = ("GET", "POST", "PUT", "DELETE")
 
 
@@ -298,122 +277,9 @@ def _template_of(request: Request) -> str | None:
 
 
 async def _start(app: Sanic[Any, Any], *, settings: Settings) -> None:
-    sys.setswitchinterval(SWITCH_SECONDS)
     app.ctx.claim = await asyncio.to_thread(claim_directory, settings.state_dir)
-    await open_database(settings.database)
-    try:
-        await _put_together(app, settings)
-    except BaseException:
-        # Nothing else closes it then, and an open database keeps the interpreter from ending.
-        await close_database()
-        raise
-
-
-def claim_directory(directory: Path) -> int:
-    """Make the state directory ours until this process ends: the descriptor of its locked file.
-
-    Two services on one directory would both run its jobs. CannotStart when another has it, or
-    when it cannot be made or written.
-    """
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # A directory that the user made stays as it is; what is put into it is private.
-        for name in ("jobs", "observation"):
-            (directory / name).mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise errors.CannotStart(
-            f"cannot use the state directory {directory}: {error.strerror}"
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise errors.CannotStart(
-            f"cannot start: another virtplay serve uses the state directory {directory}"
-        ) from None
-    return descriptor
-
-
-async def _put_together(app: Sanic[Any, Any], settings: Settings) -> None:
-    inventory = await load_inventory(settings)
-    await sync_hosts(set(inventory.hosts))
-    dispatcher = LocalDispatcher(settings, partial(execution.execute, settings))
-    exposition = Exposition()
-    history = History(settings)
-    past = PrometheusHistory(settings.prometheus_url) if settings.prometheus_url else history
-    observer = Observer(settings, inventory, exposition, history)
-    app.ctx.dispatcher = dispatcher
-    vms = Vms(settings, inventory, dispatcher)
-    snapshots = Snapshots(settings, dispatcher)
-    consoles = Consoles(settings, inventory, dispatcher)
-    app.ctx.parts = Parts(settings, vms, snapshots, consoles, observer, exposition, history, past)
-    app.ctx.scheduler = Scheduler(snapshots, settings)
-    asked = asyncio.Event()
-    if threading.current_thread() is threading.main_thread():
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, asked.set)
-    for job_id in await execution.recover():
-        dispatcher.enqueue(job_id)
-    app.ctx.tasks = [
-        asyncio.create_task(_kept_alive(dispatcher.run, "the dispatcher")),
-        asyncio.create_task(_kept_alive(observer.run, "the observer")),
-        asyncio.create_task(_kept_alive(app.ctx.scheduler.run, "the scheduler")),
-        asyncio.create_task(_kept_alive(history.run, "the history")),
-        asyncio.create_task(_kept_alive(consoles.watch, "the console watch")),
-        asyncio.create_task(_kept_alive(watch_reports, "the watch over reported runs")),
-        asyncio.create_task(_kept_alive(partial(_upkeep, settings), "the upkeep")),
-        asyncio.create_task(_kept_alive(partial(_reload_when, asked, app), "the reload")),
-    ]
-
-
-async def reload_inventory(app: Sanic[Any, Any]) -> None:
-    """Read the inventory anew; on a fault the old one stays, and the fault is logged."""
-    parts: Parts = app.ctx.parts
-    try:
-        inventory = await load_inventory(parts.settings)
-    except errors.CannotStart as error:
-        log.error("the inventory is kept as it was: %s", error)
-        return
-    await sync_hosts(set(inventory.hosts))
-    parts.vms.inventory = inventory
-    parts.observer.inventory = inventory
-    parts.consoles.inventory = inventory
-    parts.exposition.keep(set(inventory.hosts))
-    log.info("read the inventory: %d hosts", len(inventory.hosts))
-
-
-async def _reload_when(asked: asyncio.Event, app: Sanic[Any, Any]) -> None:
-    """Reload each time it is asked for; however often meanwhile, one more follows.
-
-    A reload starts ansible-inventory: hundreds at once would leave nothing for the service.
-    """
-    while True:
-        await asked.wait()
-        asked.clear()
-        await reload_inventory(app)
-
-
-async def _kept_alive(work: Callable[[], Awaitable[None]], name: str) -> None:
-    """Run a part of the service; when it breaks, say so and begin it again."""
-    while True:
-        try:
-            await work()
-        except Exception:
-            log.exception("%s broke and is started again", name)
-            await asyncio.sleep(1)
-        else:
-            return
-
-
-async def _upkeep(settings: Settings) -> None:
-    while True:
-        while await forget_jobs(timedelta(days=settings.job_retention_days)):
-            pass
-        while await forget_audit(timedelta(days=settings.audit_retention_days)):
-            pass
-        await forget_tickets()
-        await asyncio.sleep(UPKEEP_SECONDS)
+    app.ctx.background = await start_background(settings)
+    app.ctx.parts = app.ctx.background.parts
 
 
 async def _first_token(app: Sanic[Any, Any], settings: Settings) -> None:
@@ -467,19 +333,9 @@ async def _announce(app: Sanic[Any, Any]) -> None:
 async def _stop(app: Sanic[Any, Any]) -> None:
     if ending := getattr(app.ctx, "ending", None):
         ending.cancel()
-    parts: Parts | None = getattr(app.ctx, "parts", None)
-    if parts is None:
-        return
-    parts.observer.stop()
-    app.ctx.scheduler.stop()
-    parts.history.stop()
-    # Before the jobs get their grace: who looks at a console is told at once.
-    await parts.consoles.stop()
-    await app.ctx.dispatcher.stop()
-    *stopping, watch_task, reports_task, upkeep_task, reload_task = app.ctx.tasks
-    await asyncio.gather(*stopping)
-    for task in (watch_task, reports_task, upkeep_task, reload_task):
-        task.cancel()
+    background: Background | None = getattr(app.ctx, "background", None)
+    if background is not None:
+        await background.stop()
 
 
 async def _close(_app: Sanic[Any, Any]) -> None:

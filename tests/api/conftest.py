@@ -16,7 +16,8 @@ import pytest
 import yaml
 from sanic import Sanic
 from tortoise.backends.base.executor import EXECUTOR_CACHE
-from virtplay import app as wiring
+from virtplay import background
+from virtplay.app import create_app
 from virtplay.inventory import HostConfig, Inventory
 from virtplay.observation import generations, take_observation
 from virtplay.placement import Overcommit
@@ -255,7 +256,7 @@ def log_lines() -> Iterator[list[str]]:
 
 @contextlib.asynccontextmanager
 async def _serve(settings: Settings, lines: list[str]) -> AsyncIterator[Service]:
-    app = wiring.create_app(settings)
+    app = create_app(settings)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = int(listener.getsockname()[1])
@@ -305,9 +306,9 @@ async def service(
     async def load(_settings: Settings) -> Inventory:
         return Inventory(hosts)
 
-    monkeypatch.setattr(wiring, "load_inventory", load)
-    monkeypatch.setattr(wiring, "LocalDispatcher", QuietDispatcher)
-    monkeypatch.setattr(wiring, "Observer", QuietObserver)
+    monkeypatch.setattr(background, "load_inventory", load)
+    monkeypatch.setattr(background, "LocalDispatcher", QuietDispatcher)
+    monkeypatch.setattr(background, "Observer", QuietObserver)
     async with _serve(settings, log_lines) as running:
         for name in hosts:
             await running.see(name)

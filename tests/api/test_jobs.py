@@ -334,9 +334,7 @@ async def test_one_host_that_answers_nonsense_hides_no_other(
     folder.mkdir()
     hosts = {**playing.hosts, "kvm0": PretendHost("kvm0", folder)}
     write_inventory(tmp_path / "hosts.yml", hosts)
-    from virtplay.app import reload_inventory
-
-    await reload_inventory(playing.app)
+    await playing.app.ctx.background.reload_inventory()
     observer = playing.app.ctx.parts.observer
     for number, answer in enumerate(nonsense()[2:4]):
         hosts["kvm0"].order("observe", answer=answer)

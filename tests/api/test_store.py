@@ -16,7 +16,7 @@ from virtplay.store import tokens
 from virtplay.store.database import close_database, open_database, transaction
 from virtplay.store.models import AuditEntry, Job, JobEvent, Token, Vm
 
-from tests.api.conftest import _execute
+from tests.api.conftest import Service, _execute, only_sqlite
 from tests.api.postgres import Cluster
 from tests.api.test_vms import put_vm
 
@@ -246,3 +246,21 @@ async def test_old_audit_rows_go_and_the_others_stay(database: str) -> None:
     assert await store.forget_audit(timedelta(days=365)) == 0
     left = [entry.actor for entry in await AuditEntry.all().order_by("id")]
     assert left == ["364 days ago", "0 days ago"]
+
+
+@only_sqlite
+async def test_service_forgets_what_was_kept_long_enough(service: Service) -> None:
+    old = datetime.now(UTC) - timedelta(days=1)
+    service.settings.audit_retention_days = service.settings.job_retention_days = 0.5
+    await store.write_audit(actor="old", action="vm_start")
+    await AuditEntry.all().update(created_at=old)
+    await store.write_audit(actor="new", action="vm_start")
+    _ = await put_job(JobStatus.SUCCEEDED, finished_at=old)
+    upkeep = asyncio.create_task(service.app.ctx.background._keep_up())
+    for _ in range(400):
+        if not await Job.all().count() and await AuditEntry.all().count() == 1:
+            break
+        await asyncio.sleep(0.05)
+    upkeep.cancel()
+    assert await Job.all().count() == 0
+    assert [entry.actor for entry in await AuditEntry.all()] == ["new"]
