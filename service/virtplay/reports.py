@@ -8,7 +8,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 from typing import Any
@@ -29,6 +29,8 @@ log = logging.getLogger("virtplay.reports")
 LEASE = timedelta(seconds=60)
 """A run of which nothing is heard for this long is given up; it says something every 15 s."""
 ROUND_SECONDS = 5.0
+NEW_VMS_WITHIN = timedelta(minutes=10)
+"""For so long after a run was last heard of, VMs that come into the list may be its."""
 EVENTS_LIMIT = 50_000
 """Events that the log of one run keeps; later ones only move its progress."""
 OTHER_ACTION = "playbook"
@@ -143,19 +145,30 @@ async def _show(job: Job, events: Sequence[Mapping[str, Any]], batch: Batch) -> 
     if progress.result is not None:
         job.result = {key: progress.result[key] for key in KEPT_RESULTS if key in progress.result}
     if batch.domains is not None:
-        refs = [str(vm.ref) for vm in await reports.find_vms(batch.domains)]
-        several = len(batch.domains) > 1
-        job.vm_ref = refs[0] if refs and not several else None
-        job.vm_refs = f" {' '.join(refs)} " if refs and several else None
-        if several:
+        told = [asdict(domain) for domain in batch.domains]
+        if not all(domain in told for domain in job.domains or ()):
+            job.vm_ref = job.vm_refs = None
+        job.domains = told
+        await _add_vms(job)
+        if len(told) > 1:
             # What the last of many has changed says nothing of the run.
             job.result = None
     await job.save(
         update_fields=[
             *("progress", "step", "changed", "error", "heard_at"),
-            *("hosts", "host", "result", "vm_ref", "vm_refs"),
+            *("hosts", "host", "result", "domains", "vm_ref", "vm_refs"),
         ]
     )
+
+
+async def _add_vms(job: Job) -> None:
+    """Name the VMs of the list that the job's domains are; one that has gone since stays named."""
+    found = await reports.find_vms([Domain(**domain) for domain in job.domains])
+    known = [job.vm_ref] if job.vm_ref else (job.vm_refs or "").split()
+    refs = list(dict.fromkeys([*known, *(str(vm.ref) for vm in found)]))
+    several = len(job.domains) > 1
+    job.vm_ref = refs[0] if refs and not several else None
+    job.vm_refs = f" {' '.join(refs)} " if refs and several else None
 
 
 def _error(job: Job, told: Mapping[str, str]) -> dict[str, Any]:
@@ -176,7 +189,7 @@ async def _finish(job: Job, outcome: JobStatus) -> None:
 
 
 async def watch_reports() -> None:
-    """Give up runs that fell silent, until cancelled: killed, or out of reach for too long."""
+    """Give up runs that fell silent, and name the VMs that others have made, until cancelled."""
     listening_since = datetime.now(UTC)
     while True:
         await asyncio.sleep(ROUND_SECONDS)
@@ -184,6 +197,16 @@ async def watch_reports() -> None:
         # While no service was there nothing could be heard.
         if now - listening_since > LEASE:
             await give_up_silent(now - LEASE)
+        await name_new_vms(now - NEW_VMS_WITHIN)
+
+
+async def name_new_vms(since: datetime) -> None:
+    """Name the VMs that runs have made, which the list has only from an observation on."""
+    for job in await reports.jobs_heard_since(since):
+        before = (job.vm_ref, job.vm_refs)
+        await _add_vms(job)
+        if (job.vm_ref, job.vm_refs) != before:
+            await job.save(update_fields=["vm_ref", "vm_refs"])
 
 
 async def give_up_silent(since: datetime) -> None:

@@ -14,7 +14,7 @@ from tortoise.migrations.api.migrate import migrate
 from virtplay import execution
 from virtplay.errors import Conflict
 from virtplay.metrics.service_series import REGISTRY
-from virtplay.reports import LEASE, give_up_silent
+from virtplay.reports import LEASE, give_up_silent, name_new_vms
 from virtplay.states import JobOrigin, JobStatus
 from virtplay.store import jobs as store
 from virtplay.store.database import close_database, open_database, tortoise_config
@@ -22,6 +22,7 @@ from virtplay.store.models import AuditEntry, Job, JobEvent, Vm
 from virtplay.store.reports import create_reported_job
 
 from tests.api.conftest import Service
+from tests.api.pretend import foreign_domain
 from tests.api.test_vms import put_vm
 
 RUN = "run-of-these-tests"
@@ -305,6 +306,33 @@ async def test_run_over_several_vms_is_a_job_of_each(service: Service) -> None:
     assert (none["vmId"], none["vmIds"]) == (None, [])
 
 
+async def test_vms_that_a_run_has_made_are_named_once_they_are_seen(service: Service) -> None:
+    old = foreign_domain("old")
+    await service.see("kvm1", domains=[old])
+    one = (await begin(service, runId="makes-one-vm"))["id"]
+    many = (await begin(service, runId="makes-many-vms"))["id"]
+    of_many = [{"name": name, "host": "kvm1"} for name in ("old", "new", "newer")]
+    _ = await told(service, one, domains=of_many[1:2], outcome="succeeded")
+    _ = await told(service, many, domains=of_many)
+    recently = datetime.now(UTC) - timedelta(minutes=1)
+    await name_new_vms(recently)
+    assert (await service.get(f"/jobs/{one}"))["vmIds"] == []
+    assert (await service.get(f"/jobs/{many}"))["vmIds"] == ["vm-001"]
+    await service.see("kvm1", domains=[old, foreign_domain("new")])
+    await name_new_vms(datetime.now(UTC))
+    assert (await service.get("/jobs", vm="vm-002"))["jobs"] == [], "too long ago"
+    await name_new_vms(recently)
+    assert (await service.get(f"/jobs/{one}"))["vmId"] == "vm-002"
+    assert (await service.get(f"/jobs/{many}"))["vmIds"] == ["vm-001", "vm-002"]
+    page = await service.get("/jobs", vm="vm-002")
+    assert [job["id"] for job in page["jobs"]] == [many, one]
+    # One that the run has deleted stays named.
+    await Vm.filter(ref="vm-001").delete()
+    await name_new_vms(recently)
+    more = await told(service, many, domains=[*of_many, {"name": "newest"}])
+    assert more["vmIds"] == ["vm-001", "vm-002"]
+
+
 async def test_several_hosts_are_all_named(service: Service) -> None:
     job = (await begin(service))["id"]
     several = await told(service, job, hosts=["kvm1", "kvm2"])
@@ -415,7 +443,7 @@ async def test_service_never_runs_repeats_or_reckons_with_a_reported_job(service
     _ = await told(service, job, domains=[{"uuid": str(vm.uuid)}])
     assert await execution.recover() == []
     assert (await service.get(f"/jobs/{job}"))["status"] == "running"
-    assert service.app.ctx.dispatcher.enqueued == []
+    assert service.app.ctx.background.dispatcher.enqueued == []
     assert await store.queue_state() == (0, 0.0)
     assert await store.busy_vms([vm.id]) == set()
     _ = await told(service, job, outcome="succeeded")

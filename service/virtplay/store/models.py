@@ -94,6 +94,8 @@ class Job(Model):
     action = fields.CharField(max_length=32)
     vm_id = fields.IntField(null=True, db_index=True)
     vm_ref = fields.CharField(max_length=32, null=True)
+    domains: Any = fields.JSONField(null=True)
+    """The domains that a run from a shell has told of (uuid, name, host)."""
     vm_refs: Any = fields.TextField(null=True)
     """Those of a run from a shell on several domains: ` vm-001 vm-002 `, each between spaces."""
     snapshot_ref = fields.CharField(max_length=32, null=True)

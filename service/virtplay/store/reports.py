@@ -59,6 +59,12 @@ class Domain:
     host: str | None = None
 
 
+async def jobs_heard_since(moment: datetime) -> list[Job]:
+    """The runs that have told of domains, and of which something was heard since then."""
+    rows = Job.filter(run_id__not_isnull=True, heard_at__gte=moment)
+    return [job for job in await rows if job.domains]
+
+
 async def find_vms(domains: Sequence[Domain]) -> list[Vm]:
     """The VMs that a run calls by UUID, or else by a name that exactly one has, in its order."""
     known = await Vm.filter(uuid__in=[uuid.UUID(d.uuid) for d in domains if d.uuid])
