@@ -22,7 +22,7 @@ from virtplay.cli.client import (
     is_loopback,
     path_of,
 )
-from virtplay.cli.screen import plain
+from virtplay.cli.screen import is_dialogue, plain
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
@@ -38,7 +38,7 @@ def attach(client: Client, vm_id: str) -> None:
 
     CannotChoose without a terminal; Refused and CannotReach when the service does not let it.
     """
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not is_dialogue():
         raise CannotChoose(
             "cannot open the console: standard input and output must be a terminal;"
             " --page prints the address of the page that shows it"

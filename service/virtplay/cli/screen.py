@@ -53,6 +53,11 @@ def is_terminal() -> bool:
     return sys.stdout.isatty() and not open_console().is_dumb_terminal
 
 
+def is_dialogue() -> bool:
+    """Whether somebody can answer: both input and output are a terminal."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def open_console() -> "Console":
     """A console on standard output, as it is now."""
     from rich.console import Console  # noqa: PLC0415 - rich costs 0.1 s, and help needs none

@@ -10,7 +10,7 @@ import typer
 from virtplay.cli import following
 from virtplay.cli.client import CannotChoose, Client, JsonObject, path_of
 from virtplay.cli.options import AsJson, TokenFile, Url, VmArgument, Wait, Yes, open_client
-from virtplay.cli.screen import plain, print_json, print_record, print_table
+from virtplay.cli.screen import is_dialogue, plain, print_json, print_record, print_table
 
 snapshot_app = typer.Typer(
     no_args_is_help=True,
@@ -187,7 +187,7 @@ def delete_snapshot(
     """
     with open_client(url, token_file) as client:
         path = _path(client, vm, snapshot)
-        if not yes and sys.stdin.isatty() and sys.stdout.isatty():
+        if not yes and is_dialogue():
             data = client.get(path)
             typer.confirm(f"Delete {data['id']} ({plain(data['name'])})?", abort=True)
         accepted = client.change("DELETE", path)

@@ -21,7 +21,7 @@ from virtplay.cli.options import (
     Yes,
     open_client,
 )
-from virtplay.cli.screen import plain, print_json, print_record, print_table
+from virtplay.cli.screen import is_dialogue, plain, print_json, print_record, print_table
 from virtplay.states import VmStatus
 
 vm_app = typer.Typer(
@@ -327,7 +327,7 @@ def delete_vm(
     """
     with open_client(url, token_file) as client:
         vm_id = client.find_vm(vm)
-        if not yes and sys.stdin.isatty() and sys.stdout.isatty():
+        if not yes and is_dialogue():
             _ask_before_delete(client, vm_id, keep_disks)
         query = {"force": "true" if force else None, "keepDisks": "true" if keep_disks else None}
         accepted = client.change("DELETE", path_of("vms", vm_id), query=query)
