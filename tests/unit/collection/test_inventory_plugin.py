@@ -157,6 +157,7 @@ WRONG_OPTIONS: list[tuple[str, Any, str]] = [
     ("uri", "here", "cannot use uri 'here': it must be a libvirt URI"),
     ("hypervisors", "", "cannot use hypervisors ''"),
     ("inventory", [], "cannot use inventory: it must name a source"),
+    ("compose", {"ansible_port": 22}, "cannot use compose.ansible_port: it must be the text of"),
     ("names", "titel", "'names'"),
     ("address_family", "ipv5", "'address_family'"),
     ("address_sources", ["rumour"], "'address_sources'"),

@@ -210,6 +210,12 @@ def test_wrong_key_of_a_declared_vm_is_told_with_the_vm_and_the_nearest_one() ->
     )
 
 
+def test_null_is_no_value_of_what_is_required() -> None:
+    assert create(memory=None) == ["missing required arguments: libvirt_domain_memory"]
+    (message,) = faults("libvirt_image", "main", name=None)
+    assert message == "missing required arguments: libvirt_image_name"
+
+
 def test_list_is_no_text() -> None:
     message = "cannot use libvirt_domain_title: it must be a text and no list or mapping"
     assert create(title=["a"]) == [message]
@@ -271,6 +277,7 @@ OTHERS: list[tuple[str, str, dict[str, Any], str]] = [
     ("libvirt_snapshot", "create", {"domain": "a", "name": "a", "title": "b\n"}, "title"),
     ("libvirt_snapshot", "restore", {"domain": "a", "name": "a", "guard": "a"}, "guard"),
     ("libvirt_snapshot", "delete", {"domain": "a/b", "name": "a"}, "domain 'a/b'"),
+    ("libvirt_snapshot", "delete", {"domain": "a", "name": ""}, "name ''"),
     ("libvirt_console", "main", {"name": "a"}, "without libvirt_console_password"),
     ("libvirt_console", "main", {"name": "a", "password": "short"}, "password"),
     ("libvirt_console", "main", {"name": "a", "type": "serial", "seconds": 0}, "seconds 0"),

@@ -215,6 +215,14 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
                 value
             ):
                 faults.append(f"cannot use {option} {value!r}: it must be true or false")
+        for option in ("compose", "groups"):
+            # A value from a vault is none: Ansible would leave it out without a word.
+            faults += [
+                f"cannot use {option}.{name}: it must be the text of an expression; secrets belong "
+                f"into the group_vars of {ALL_VMS}"
+                for name, value in (self.get_option(option) or {}).items()
+                if not isinstance(value, str)
+            ]
         values = {option: self.get_option(option) for option in INVENTORY.keys}
         faults += INVENTORY.find_faults(values)
         if faults:

@@ -23,6 +23,7 @@ from .value_rules import (
     HOST_INFO,
     HTTP_URL,
     KNOWN_NAME,
+    KNOWN_SNAPSHOT_NAME,
     LOCK_SECONDS,
     MIRROR,
     NEW_DOMAIN,
@@ -115,7 +116,9 @@ _GUARDED = Relation(
     lambda values: not given(values, "guard") or values["guard"] != values.get("name"),
     "must be another name than {name}",
 )
-_KNOWN_SNAPSHOT = Table({**SNAPSHOT.keys, "domain": KNOWN_NAME, "name": KNOWN_NAME}, (_GUARDED,))
+_KNOWN_SNAPSHOT = Table(
+    {**SNAPSHOT.keys, "domain": KNOWN_NAME, "name": KNOWN_SNAPSHOT_NAME}, (_GUARDED,)
+)
 _NEW_SNAPSHOT = Table({**SNAPSHOT.keys, "domain": KNOWN_NAME, "name": NEW_SNAPSHOT_NAME})
 
 # --- observations and inventories -------------------------------------------------------------

@@ -38,6 +38,7 @@ _REFUSED = {
     },
     ("libvirt_snapshot", "create"): {
         "libvirt_snapshot_guard": "a guard is made by snapshot_restore",
+        "libvirt_snapshot_force": "a snapshot is made of a VM that runs, too",
     },
 }
 _CLOSE = 0.9  # of 1: how near a name must be to one of the role's
@@ -106,7 +107,11 @@ def check_options(
         name: {k: v for k, v in option.items() if name not in inner or k not in _NESTED}
         for name, option in options.items()
     }
-    known = {name: value for name, value in values.items() if name in options}
+    known = {
+        name: value
+        for name, value in values.items()
+        if name in options and not (value is None and options[name].get("required"))
+    }
     checked = ArgumentSpecValidator(flat).validate(known)
     place = f"{where}{owner}: " if where else ""
     start = f"{where}." if where else ""

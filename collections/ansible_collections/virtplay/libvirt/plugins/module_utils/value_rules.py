@@ -493,7 +493,11 @@ _SNAPSHOT: Mapping[str, Checked] = {
 }
 # The module calls the domain's name `name` and the snapshot's `snapshot`, the role `domain` and
 # `name`. Snapshots that are there already may be somebody else's.
-SNAPSHOT = Table({**_SNAPSHOT, "name": KNOWN_NAME, "snapshot": KNOWN_NAME})
+KNOWN_SNAPSHOT_NAME = text(
+    lambda name: bool(name) and KNOWN_NAME.allows(name),
+    "must be a snapshot's name, one line without /",
+)
+SNAPSHOT = Table({**_SNAPSHOT, "name": KNOWN_NAME, "snapshot": KNOWN_SNAPSHOT_NAME})
 # --- consoles and observations ----------------------------------------------------------------
 
 CONSOLE = Table(
