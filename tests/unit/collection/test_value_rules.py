@@ -20,6 +20,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules impor
     Table,
 )
 from ansible_collections.virtplay.libvirt.plugins.modules import console, snapshot
+from virtplay.api.schemas import VmCreate
 
 from scripts.role_tables import described_roles, read_specs
 
@@ -424,6 +425,52 @@ def test_every_number_and_text_of_a_role_has_a_rule(role: str, entry: str) -> No
 )
 def test_every_number_and_text_of_a_module_has_a_rule(arguments: Options, table: Table) -> None:
     assert list(without_rule(arguments, table)) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "option"), [("cpu", "vcpus"), ("memory", "memory"), ("disk", "disk")]
+)
+def test_bounds_are_those_of_the_api(field: str, option: str) -> None:
+    bounds = VmCreate.model_json_schema()["properties"][field]
+    low, high = bounds["minimum"], bounds["maximum"]
+    for value in (low, high):
+        assert list(DOMAIN.find_faults({option: value})) == []
+    for value in (low - 1, high + 1):
+        assert len(list(DOMAIN.find_faults({option: value}))) == 1
+
+
+def test_what_the_api_lets_through_is_no_fault_on_the_host() -> None:
+    body = {
+        "name": "👩\u200d💻 标题 {{ x }}",
+        "template": "ubuntu22.04",
+        "cpu": 1,
+        "memory": 32,
+        "disk": 1,
+        "labels": {"a/b.c-d_e": "b" * 255, "e": ""},
+        "description": "d" * 1024,
+        "sshKeys": [KEY, "ssh-rsa AAAA="],
+        "userData": " #cloud-config\n{}\n",
+        "network": {
+            "type": "bridge",
+            "bridge": "br0",
+            "ip": "192.0.2.5/24",
+            "mac": "52:54:00:aB:cd:ef",
+        },
+    }
+    vm = VmCreate.model_validate(body)
+    assert (
+        create(
+            title=vm.name,
+            template=vm.template,
+            memory=vm.memory,
+            labels=vm.labels,
+            description=vm.description,
+            ssh_keys=vm.sshKeys,
+            user_data=vm.userData,
+            network=vm.network.as_variables(),
+        )
+        == []
+    )
 
 
 def test_observation_has_the_modules_bounds() -> None:

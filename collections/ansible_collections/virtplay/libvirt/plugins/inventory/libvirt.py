@@ -18,6 +18,10 @@ description:
     too, with their users, keys, jump hosts, become and vault. Nothing but Ansible is needed on the
     controller.
   - The configuration is a file whose name ends in C(libvirt.yml) or C(libvirt.yaml).
+  - An option that there is not, or a value that cannot be, is a failure before any host is asked.
+  - Secrets of the guests, such as C(ansible_password), belong into the C(group_vars) of
+    C(libvirt_vms), encrypted with C(ansible-vault) if you like. Of the options only
+    O(cache_connection) may hold one, and may be a C(!vault) value.
   - A hypervisor that does not answer is a warning, and its VMs are not listed. When none answers,
     the inventory fails.
   - All VMs are in the group C(libvirt_vms). The groups in it are C(status_STATE), C(host_NAME) of

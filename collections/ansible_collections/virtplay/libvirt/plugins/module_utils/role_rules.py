@@ -129,7 +129,7 @@ _OBSERVATION = Table(
         "rounds": between(1, 1_000_000),
         "interval": between(0, 86_400, "seconds"),
         "filesystems_every": between(0, 1_000_000),
-        "limit": between(1, 3600, "seconds"),
+        "limit": between(1, 86_400, "seconds"),
     }
 )
 

@@ -363,7 +363,8 @@ SSH_KEY = text(
 )
 USER_DATA = text(
     lambda text: (
-        text.startswith(("#", "MIME-Version:", "Content-Type: multipart/")) and len(text) <= 65_536
+        text.lstrip().startswith(("#", "MIME-Version:", "Content-Type: multipart/"))
+        and len(text) <= 65_536
     ),
     "must begin with #cloud-config, #!, another of cloud-init's headers or that of MIME, "
     "and have at most 65536 characters",
