@@ -325,6 +325,8 @@ OTHERS: list[tuple[str, str, dict[str, Any], str]] = [
     ("virtplay_service", "main", {"settings": {"VIRTPLAY_PORT": "1\n"}}, "settings.VIRTPLAY_PORT"),
     ("virtplay_service", "main", {"database_url": "mysql://a"}, "database_url"),
     ("virtplay_service", "main", {"tls_key": "key.pem"}, "tls_key 'key.pem'"),
+    ("virtplay_service", "main", {"tls_key": "/key.pem"}, "virtplay_service_tls_certificate"),
+    ("virtplay_service", "main", {"nginx_certificate": "/a.pem"}, "virtplay_service_nginx_key"),
     ("virtplay_service", "main", {"ready_timeout": 0}, "ready_timeout 0"),
     ("virtplay_service", "main", {"releases_kept": 0}, "releases_kept 0"),
 ]
@@ -343,6 +345,8 @@ def test_variables_of_the_other_roles(
     ("entry", "words"),
     [
         ({"os": "a"}, "url"),
+        (None, "libvirt_image_catalogue_extra.a: it must be a mapping"),
+        ("/a.qcow2", "libvirt_image_catalogue_extra.a: it must be a mapping"),
         ({"url": "https://example.org/a", "path": "/a", "checksum": "0" * 64}, "url"),
         (
             {"url": "https://example.org/a"},
@@ -358,7 +362,7 @@ def test_variables_of_the_other_roles(
         ),
     ],
 )
-def test_entries_of_the_catalogue(entry: dict[str, Any], words: str) -> None:
+def test_entries_of_the_catalogue(entry: Any, words: str) -> None:
     (message,) = faults("libvirt_image", "main", name="a", catalogue_extra={"a": entry})
     assert words in message
 

@@ -88,6 +88,13 @@ def is_serial(value: Any) -> bool:
     return not isinstance(value, bool) and re.fullmatch(r"[1-9][0-9]{0,6}", str(value)) is not None
 
 
+def _need_each_other(key: str, other: str) -> Relation:
+    def holds(values: Mapping[str, Any]) -> bool:
+        return bool(values.get(key)) == bool(values.get(other))
+
+    return Relation(key, holds, f"and {{{other}}} need each other")
+
+
 def _in_cidr(key: str) -> Relation:
     def holds(values: Mapping[str, Any]) -> bool:
         return not given(values, key, "cidr") or is_inside(values[key], values["cidr"])
@@ -291,7 +298,11 @@ _SERVICE = Table(
         "nginx_port": PORT,
         "nginx_certificate": OPTIONAL_PATH,
         "nginx_key": OPTIONAL_PATH,
-    }
+    },
+    (
+        _need_each_other("tls_key", "tls_certificate"),
+        _need_each_other("nginx_key", "nginx_certificate"),
+    ),
 )
 
 # --- roles ------------------------------------------------------------------------------------

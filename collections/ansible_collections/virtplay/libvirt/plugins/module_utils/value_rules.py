@@ -121,6 +121,8 @@ class Entries:
         for key, entry in value.items():
             if not self.key.allows(key):
                 yield (f"cannot use key {_shorten(key)} of {where}{owner}: it {self.key.sentence}")
+            if isinstance(self.value, Table) and not isinstance(entry, Mapping):
+                yield f"cannot use {where}.{key}{owner}: it must be a mapping"
             yield from self.value.find_faults(entry, f"{where}.{key}", owner)
 
 
