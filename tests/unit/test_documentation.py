@@ -78,6 +78,17 @@ def test_every_action_is_a_playbook_with_an_example(action: Action) -> None:
     assert playbook(action) in (ROOT / "docs/playbooks.md").read_text()
 
 
+def test_every_role_has_a_default_scenario_and_every_scenario_its_row() -> None:
+    listed, role = set(), ""
+    for line in (ROOT / "docs/molecule.md").read_text().splitlines():
+        if row := re.match(r"\|(?: `(\w+)`)? \| `(\w+)` \|", line):
+            role = row[1] or role
+            listed.add((role, row[2]))
+    found = {path.parts[-4:-1:2] for path in ROOT.glob("roles/*/molecule/*/molecule.yml")}
+    assert listed == found
+    assert {(path.name, "default") for path in ROOT.glob("roles/*")} <= found
+
+
 def test_every_link_leads_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("roles/*/README.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
