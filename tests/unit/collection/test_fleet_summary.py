@@ -117,7 +117,8 @@ def test_summary_ends_a_run_that_has_reached_no_host(tmp_path: Path) -> None:
         "vars": {
             "ansible_host": "192.0.2.1",
             "ansible_timeout": 1,
-            "libvirt_domain_vms": [{"name": "web-1", "vcpus": 1, "memory": 64}],
+            "libvirt_domain_vms_defaults": {"vcpus": 1, "memory": 64},
+            "libvirt_domain_vms": [{"name": "web-1"}],
             "libvirt_domain_vms_serial": 1,
         },
         "hosts": {"kvm1": None, "kvm2": None},
