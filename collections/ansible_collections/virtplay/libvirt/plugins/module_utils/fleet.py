@@ -54,7 +54,8 @@ def domain_list(
     A VM has the options of the role libvirt_domain without its prefix. defaults are those of every
     VM that does not say otherwise.
     """
-    merged = [{**defaults, **vm} for vm in vms]
+    # What is null is not said.
+    merged = [{**defaults, **_given(vm, vm)} for vm in vms]
     for vm in merged:
         if not vm.get("name"):
             raise InvalidFleet(f"cannot use a VM without a name: {sorted(vm)}")
