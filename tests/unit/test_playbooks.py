@@ -80,7 +80,7 @@ def test_wrong_variables_are_named_and_no_host_is_touched(tmp_path: Path) -> Non
     values = ["name=vm-1", "template=micro", "vcpus=many", "memroy=256", "state=runnin"]
     options = [word for value in values for word in ("-e", f"libvirt_domain_{value}")]
     said = run(tmp_path, "vm_create", "--limit", "kvm1", *options)
-    assert "argument 'libvirt_domain_vcpus' is of type str" in said
+    assert "cannot use libvirt_domain_vcpus 'many': it must be a whole number" in said
     assert "value of libvirt_domain_state must be one of: stopped, running, got: runnin" in said
     assert "cannot use libvirt_domain_memroy" in said
     assert "did you mean libvirt_domain_memory?" in said
@@ -92,7 +92,7 @@ def test_what_is_missing_is_named_beside_all_other_faults(tmp_path: Path) -> Non
     variables = json.dumps({f"libvirt_domain_{name}": value for name, value in values.items()})
     said = run(tmp_path, "vm_create", "--limit", "kvm1", "--check", "-e", variables)
     assert "missing required arguments: libvirt_domain_memory, libvirt_domain_name" in said
-    assert "argument 'libvirt_domain_vcpus' is of type str" in said
+    assert "cannot use libvirt_domain_vcpus 'many': it must be a whole number" in said
     assert "cannot use libvirt_domain_title: 'nowhere' is undefined" in said
     assert "cannot find template win95: the catalogue has debian12, " in said
     said = run(tmp_path, "vm_start", "--limit", "kvm1")

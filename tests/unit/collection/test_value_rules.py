@@ -218,10 +218,34 @@ def test_null_is_no_value_of_what_is_required() -> None:
 
 
 def test_list_is_no_text() -> None:
-    message = "cannot use libvirt_domain_title: it must be a text and no list or mapping"
-    assert create(title=["a"]) == [message]
-    (message,) = declared({**VM, "template": {"name": "micro"}})
-    assert message.startswith("cannot use libvirt_domain_vms[0].template of VM web-1: it must be a")
+    assert create(title=["a"]) == ["cannot use libvirt_domain_title ['a']: it must be a text"]
+    (message,) = declared({**VM, "template": {"name": "a"}})
+    assert message == (
+        "cannot use libvirt_domain_vms[0].template {'name': 'a'} of VM web-1: it must be a text"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("vcpus", "many", "a whole number"),
+        ("vcpus", 1.5, "a whole number"),
+        ("memory", "1G", "a whole number"),
+        ("autostart", "often", "true or false"),
+        ("labels", ["a"], "a mapping"),
+        ("network", "default", "a mapping"),
+        ("disks", {"target": "vda"}, "a list"),
+    ],
+)
+def test_value_of_another_type(name: str, value: Any, wanted: str) -> None:
+    assert create(**{name: value}) == [
+        f"cannot use libvirt_domain_{name} {value!r}: it must be {wanted}"
+    ]
+
+
+def test_secret_of_another_type_is_not_repeated() -> None:
+    (message,) = faults("libvirt_console", "main", name="a", password=["hunter2"], type="serial")
+    assert message == "cannot use libvirt_console_password: it must be a text"
 
 
 @pytest.mark.parametrize(

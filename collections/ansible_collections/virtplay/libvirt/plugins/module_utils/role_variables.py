@@ -9,16 +9,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.common.parameters import DEFAULT_TYPE_VALIDATORS
 from ansible.module_utils.common.validation import check_type_dict
 
 from .fleet import InvalidFleet, domain_list
 from .role_rules import ROLES, rules_of
-from .value_rules import TEMPLATE, Table, name_owner, unknown_keys
+from .value_rules import TEMPLATE, Table, name_owner, shorten, unknown_keys
 
 Options = Mapping[str, Mapping[str, Any]]
 
 _NESTED = ("options", "elements")
-_TEXTS = ("str", "path")
+_TYPES = {
+    "str": "a text",
+    "path": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list": "a list",
+    "dict": "a mapping",
+    "raw": "a value",
+}
 _FIXED = "it is fixed when a VM is made; make another VM with it"
 _FIRST_START = "cloud-init reads it at a VM's first start; change it in the guest"
 _POWER = "an update leaves a VM's power alone; start and stop it with vm_start and vm_stop"
@@ -42,6 +52,17 @@ _REFUSED = {
     },
 }
 _CLOSE = 0.9  # of 1: how near a name must be to one of the role's
+
+
+def _is_of_type(value: Any, option: Mapping[str, Any]) -> bool:
+    kind = option.get("type", "str")
+    if kind in ("str", "path") and isinstance(value, (list, Mapping)):
+        return False  # Ansible would make a text of it
+    try:
+        DEFAULT_TYPE_VALIDATORS[kind](value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _prefix(role: str) -> str:
@@ -101,31 +122,33 @@ def check_options(
     so that a message says where a fault is: Ansible's own name neither index nor VM. nouns says
     what the elements of a list are, as "VM".
     """
+    start = f"{where}." if where else ""
+    place = f"{where}{owner}: " if where else ""
+    messages = []
     # Ansible would take a wrong element out of its list, and the others would change their places.
     inner = {name: option["options"] for name, option in options.items() if option.get("options")}
     flat = {
         name: {k: v for k, v in option.items() if name not in inner or k not in _NESTED}
         for name, option in options.items()
     }
-    known = {
-        name: value
-        for name, value in values.items()
-        if name in options and not (value is None and options[name].get("required"))
-    }
+    known = {}
+    for name, value in values.items():
+        option = flat.get(name)
+        if option is None or (value is None and option.get("required")):
+            continue
+        wrong = value is not None and not _is_of_type(value, option)
+        if wrong:
+            del flat[name]
+            shown = "" if option.get("no_log") else f" {shorten(value)}"
+            sentence = _TYPES[option.get("type", "str")]
+            messages.append(f"cannot use {start}{name}{shown}{owner}: it must be {sentence}")
+        else:
+            known[name] = value
     checked = ArgumentSpecValidator(flat).validate(known)
-    place = f"{where}{owner}: " if where else ""
-    start = f"{where}." if where else ""
-    messages = [f"{place}{message}" for message in checked.error_messages]
+    messages += [f"{place}{message}" for message in checked.error_messages]
     if where:
         messages += unknown_keys(values, options, start, owner)
     typed = dict(checked.validated_parameters)
-    for name, value in known.items():
-        # Ansible would make a text of them.
-        if options[name].get("type") in _TEXTS and isinstance(value, (list, Mapping)):
-            messages.append(
-                f"cannot use {start}{name}{owner}: it must be a text and no list or mapping"
-            )
-            typed[name] = None
     for name, nested in inner.items():
         value = typed.get(name)
         path = f"{start}{name}"

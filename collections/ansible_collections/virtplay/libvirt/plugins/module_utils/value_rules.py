@@ -34,7 +34,7 @@ class Rule:
             for number, element in enumerate(value):
                 yield from self.find_faults(element, f"{where}[{number}]", owner)
         elif not self.allows(value):
-            shown = f" {_shorten(value)}" if self.shown else ""
+            shown = f" {shorten(value)}" if self.shown else ""
             yield f"cannot use {where}{shown}{owner}: it {self.sentence}"
 
 
@@ -120,7 +120,7 @@ class Entries:
             yield f"cannot use {where}{owner}: it must have {self.most} entries at most"
         for key, entry in value.items():
             if not self.key.allows(key):
-                yield (f"cannot use key {_shorten(key)} of {where}{owner}: it {self.key.sentence}")
+                yield (f"cannot use key {shorten(key)} of {where}{owner}: it {self.key.sentence}")
             if isinstance(self.value, Table) and not isinstance(entry, Mapping):
                 yield f"cannot use {where}.{key}{owner}: it must be a mapping"
             yield from self.value.find_faults(entry, f"{where}.{key}", owner)
@@ -166,7 +166,8 @@ def _broken(
     return f"cannot use {start}{relation.key}{owner}: it {sentence}"
 
 
-def _shorten(value: Any) -> str:
+def shorten(value: Any) -> str:
+    """Return a value as a message shows it."""
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
 
