@@ -156,6 +156,18 @@ async def test_run_that_is_ended_says_so_at_once(
     assert job["error"]["task"] == "Wait"
 
 
+async def test_run_that_breaks_off_by_itself_has_failed(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = PLAYBOOK + "- name: Break off\n  hosts: '{{ nobody_knows_this }}'\n  tasks: []\n"
+    monkeypatch.setattr(sys.modules[__name__], "PLAYBOOK", broken)
+    code, said = await run(tmp_path, to(service))
+    assert code not in (0, 2), said
+    job = await only_job(service)
+    assert (job["status"], job["error"]["code"]) == ("failed", "RUN_INTERRUPTED")
+    assert "broke off" in job["error"]["message"]
+
+
 async def test_runs_of_the_service_itself_are_not_reported(
     service: Service, tmp_path: Path
 ) -> None:
