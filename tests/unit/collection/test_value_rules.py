@@ -58,7 +58,7 @@ GOOD: dict[str, list[Any]] = {
     "disk": [1, "20", 65_536],
     "template": ["micro", "ubuntu22.04", "a" * 63],
     "title": ["", "Web server", "标题", "{{ x }}", "👩\u200d💻"],
-    "description": ["", "two\nlines", "\ttab"],
+    "description": ["", "two\r\nlines", "\ttab"],
     "hostname": ["web", "WEB-1", "a", "a" * 63],
     "ssh_keys": [[], [KEY], [KEY.rsplit(" ", 1)[0]], ["sk-ssh-ed25519@openssh.com AAAA= x y"]],
     "user_data": ["#cloud-config\n", "#!/bin/sh", "MIME-Version: 1.0\n", "## template: jinja\n"],

@@ -300,7 +300,7 @@ SOME_LINE = text(
     "must be one line of 1 to 255 printable characters, with no space at its ends",
 )
 LINES = text(
-    lambda text: is_printable(text, also="\n\t") and len(text) <= 1024,
+    lambda text: is_printable(text, also="\n\r\t") and len(text) <= 1024,
     "must be at most 1024 printable characters",
 )
 UUID = text(is_uuid, "must be a UUID such as 0b9a217a-5d53-4d7e-9b0c-3c6f1c9d2e11")
