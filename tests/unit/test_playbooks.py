@@ -121,6 +121,9 @@ def test_wrong_key_of_a_declared_vm_is_named(tmp_path: Path) -> None:
     assert "cannot use libvirt_domain_vms[0].memroy of VM web-1: there is no such key" in said
     assert "did you mean memory?" in said
     assert "libvirt_domain_vms[0] of VM web-1: value of state must be one of: " in said
+    vms = [{"name": "web-1", "vcpus": 1, "memory": "{{ nowhere }}"}]
+    said = run(tmp_path, "vms", "-e", json.dumps({"libvirt_domain_vms": vms}))
+    assert "cannot use libvirt_domain_vms[0] of VM web-1: 'nowhere' is undefined" in said
 
 
 def test_tags_are_those_that_are_documented() -> None:

@@ -233,6 +233,7 @@ def test_list_is_no_text() -> None:
         ("memory", "1G", "a whole number"),
         ("autostart", "often", "true or false"),
         ("labels", ["a"], "a mapping"),
+        ("timeout", None, "a whole number"),
         ("network", "default", "a mapping"),
         ("disks", {"target": "vda"}, "a list"),
     ],

@@ -20,6 +20,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.role_variables im
     unknown_templates,
     unknown_variables,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules import name_owner
 
 
 class ActionModule(ActionBase):
@@ -84,8 +85,18 @@ class ActionModule(ActionBase):
                     # As a mapping, from which Ansible takes what is to be omitted.
                     values |= self._templar.template({name: variables[name]})
                 except AnsibleError as error:
-                    faults[name] = f"cannot use {name}: {' '.join(str(error).split())}"
+                    place = self._place_of_fault(name, variables[name])
+                    faults[name] = f"cannot use {place}: {' '.join(str(error).split())}"
         return values, faults
+
+    def _place_of_fault(self, name: str, value: Any) -> str:
+        """Return a variable's name, of a list with the index and the VM that has the fault."""
+        for number, element in enumerate(value) if isinstance(value, list) else ():
+            try:
+                self._templar.template(element)
+            except AnsibleError:
+                return f"{name}[{number}]{name_owner('VM', element)}"
+        return name
 
     def _read_specs(self, role: str) -> dict[str, Any]:
         definition = RoleDefinition(loader=self._loader, collection_list=self._task.collections)

@@ -136,8 +136,9 @@ def check_options(
         option = flat.get(name)
         if option is None or (value is None and option.get("required")):
             continue
-        wrong = value is not None and not _is_of_type(value, option)
-        if wrong:
+        # Ansible takes null for "not set", but where there is a default.
+        unset = value is None and option.get("default") is None
+        if not unset and not _is_of_type(value, option):
             del flat[name]
             shown = "" if option.get("no_log") else f" {shorten(value)}"
             sentence = _TYPES[option.get("type", "str")]
