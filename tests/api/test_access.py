@@ -1,6 +1,5 @@
 """API tests: who may do what."""
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -119,11 +118,10 @@ async def test_revoked_and_expired_tokens_are_refused_from_the_next_request_on(
     assert (await ask(service, headers)).status_code == 200
     await revoke_token("operator-one")
     assert (await ask(service, headers)).status_code == 401
-    soon = datetime.now(UTC) + timedelta(seconds=0.3)
-    text = await create_token("brief", "viewer", soon)
+    text = await create_token("brief", "viewer", datetime.now(UTC) + timedelta(minutes=1))
     brief = {"Authorization": f"Bearer {text}"}
     assert (await ask(service, brief)).status_code == 200
-    await asyncio.sleep(0.35)
+    await Token.filter(name="brief").update(expires_at=datetime.now(UTC))
     assert (await ask(service, brief)).status_code == 401
 
 

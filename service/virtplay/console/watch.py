@@ -75,8 +75,10 @@ class Streams:
             await sweep()
             if not self._open:
                 continue
-            valid = await valid_tokens({stream.token_id for stream in self._open})
-            for stream in list(self._open):
+            # One that is opened while the database answers was not asked about.
+            asked = list(self._open)
+            valid = await valid_tokens({stream.token_id for stream in asked})
+            for stream in asked:
                 if stream.token_id not in valid:
                     stream.end(REVOKED)
                 else:
