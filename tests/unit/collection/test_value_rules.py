@@ -265,6 +265,11 @@ def test_wrong_default_is_told_once_and_not_for_each_vm() -> None:
     assert message.startswith("cannot use libvirt_domain_vms_defaults.vcpus 0: ")
 
 
+def test_what_a_vm_does_not_say_may_come_from_the_defaults() -> None:
+    usual = {"vcpus": 1, "memory": 128, "disk": 1}
+    assert declared({"name": "a"}, {"name": "b", "memory": 64}, vms_defaults=usual) == []
+
+
 def test_what_a_vm_has_is_compared_with_the_defaults() -> None:
     usual = {"vcpus": 2, "memory": 1024}
     (message,) = declared({"name": "a", "memory_max": 512}, {"name": "b"}, vms_defaults=usual)
