@@ -114,7 +114,7 @@ def check_options(
     values: Mapping[str, Any],
     where: str = "",
     owner: str = "",
-    nouns: Mapping[str, str] = {},
+    nouns: Mapping[str, str] | None = None,
 ) -> tuple[list[str], dict[str, Any]]:
     """Return a message for each value of a wrong type or choice, and the values as they are used.
 
@@ -166,7 +166,7 @@ def check_options(
                     messages.append(f"cannot use {place}{owner}: it must be a mapping")
                     typed[name].append(element)
                     continue
-                of = owner or name_owner(nouns.get(path, ""), keys)
+                of = owner or name_owner((nouns or {}).get(path, ""), keys)
                 faults, one = check_options(nested, keys, place, of)
                 messages += faults
                 typed[name].append(one)
