@@ -65,7 +65,7 @@ def test_playbook_checks_its_variables(elsewhere: Elsewhere) -> None:
         *("-e", "libvirt_domain_name=vm-001", "-e", "libvirt_domain_vcpus=many"),
     )
     assert done.returncode == 2
-    assert "argument 'libvirt_domain_vcpus'" in done.stdout
+    assert "cannot use libvirt_domain_vcpus 'many': it must be " in done.stdout
 
 
 def test_role_checks_its_variables_in_a_play_of_ones_own(elsewhere: Elsewhere) -> None:
