@@ -11,7 +11,7 @@ import pytest
 from tests.acceptance.guests import agent, booted, power
 from tests.acceptance.service import TWO_INTERVALS, Api, Json, Service, wait_for
 from tests.lab.lab import Host
-from tests.lab.test_snapshot_module import read_marks, write_mark
+from tests.lab.snapshots import read_marks, write_mark
 
 SCHEDULER_SECONDS = 30
 """Until the scheduler has looked and its job has ended."""

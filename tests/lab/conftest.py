@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.acceptance.guests import booted
 from tests.lab import Host, Lab
 from tests.lab.plays import IMAGES, Play, run_play
+
+Make = Callable[..., None]
+"""Makes the test's VM with the role's variables given, less their prefix."""
 
 
 @pytest.fixture
@@ -36,5 +40,19 @@ def play(lab: Lab, host: Host, identity: str, tmp_path: Path) -> Play:
     def run(action: str, *options: str, **values: Any) -> dict[str, Any]:
         variables = {"uuid": identity, **values}
         return run_play(lab, host, tmp_path / "variables.json", action, options, variables)
+
+    return run
+
+
+@pytest.fixture
+def make(host: Host, identity: str, play: Play) -> Make:
+    """Make the test's VM, the smallest there is; a running one has booted afterwards."""
+
+    def run(state: str = "running", **values: Any) -> None:
+        small = {"template": "micro", "vcpus": 1, "memory": 96, "disk": 1, "state": state}
+        made = play("vm_create", **{"name": f"vm-{identity[:8]}", **small, **values})
+        assert not made.get("failed"), made
+        if state == "running":
+            booted(host, identity)
 
     return run

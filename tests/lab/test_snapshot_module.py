@@ -2,76 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import sysconfig
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.acceptance.guests import agent, booted, in_guest, power
 from tests.lab import Host
-from tests.lab.plays import IMAGES, REPOSITORY, Play
+from tests.lab.conftest import Make
+from tests.lab.modules import run_modules
+from tests.lab.plays import IMAGES, Play
+from tests.lab.snapshots import held, known, read_marks, tree, write_mark
 
 pytestmark = pytest.mark.lab
-
-# A sector that no file of the guest lies in.
-SECTOR = 1_800_000
-Make = Callable[..., None]
-
-
-@pytest.fixture
-def make(host: Host, identity: str, play: Play) -> Make:
-    """Make the test's VM, the smallest there is; a running one has booted afterwards."""
-
-    def run(state: str = "running", **values: Any) -> None:
-        small = {"template": "micro", "vcpus": 1, "memory": 96, "disk": 1, "state": state}
-        made = play("vm_create", **{"name": f"vm-{identity[:8]}", **small, **values})
-        assert not made.get("failed"), made
-        if state == "running":
-            booted(host, identity)
-
-    return run
-
-
-def write_mark(host: Host, domain: str, mark: str) -> None:
-    """Write a mark into the guest's memory (its root is there) and onto its disk."""
-    script = (
-        f"echo {mark} > /mark;"
-        f"echo {mark} | dd of=/dev/vda bs=512 seek={SECTOR} conv=notrunc,fsync 2>/dev/null; sync"
-    )
-    in_guest(host, domain, "/bin/sh", "-c", script)
-
-
-def read_marks(host: Host, domain: str) -> tuple[str, str]:
-    """Read the marks in memory and on the disk, the latter from the disk itself."""
-    script = (
-        "cat /mark 2>/dev/null || echo none; echo 3 > /proc/sys/vm/drop_caches;"
-        f"dd if=/dev/vda bs=512 skip={SECTOR} count=1 2>/dev/null | head -n 1 | tr -d '\\0'"
-    )
-    memory, _, disk = in_guest(host, domain, "/bin/sh", "-c", script).partition("\n")
-    return memory.strip(), disk.strip()
-
-
-def tree(result: dict[str, Any]) -> dict[str, str | None]:
-    return {entry["name"]: entry["parent"] for entry in result["snapshots"]}
 
 
 def current(result: dict[str, Any]) -> list[str]:
     return [entry["name"] for entry in result["snapshots"] if entry["current"]]
-
-
-def held(host: Host, identity: str, disk: str = "vda") -> list[str]:
-    """The names of the snapshots in an image, whatever libvirt knows."""
-    listed = host.run(
-        "qemu-img", "info", "-U", "--output=json", f"{IMAGES}/{identity}-{disk}.qcow2"
-    )
-    return [found["name"] for found in json.loads(listed.stdout).get("snapshots", [])]
-
-
-def known(host: Host, identity: str) -> list[str]:
-    return host.run("virsh", "-q", "snapshot-list", identity, "--name").stdout.split()
 
 
 # --- what comes back --------------------------------------------------------------------------
@@ -315,152 +262,6 @@ def test_memory_without_room_is_said_before_anything_is_touched(
     finally:
         host.run("virsh", "destroy", identity, check=False)
         host.run("umount", f"/run/{identity}")
-
-
-# --- crashes ----------------------------------------------------------------------------------
-
-Run = tuple[dict[str, Any], int]
-"""A module's arguments, and the number of the step that it does not survive (0: none)."""
-
-
-def run_modules(host: Host, *runs: Run, module: str = "snapshot") -> list[dict[str, Any] | None]:
-    """Run a module without Ansible, once after the other; None for one that has crashed."""
-    paths = [str(REPOSITORY / "collections"), sysconfig.get_path("purelib")]
-    asked = json.dumps({"paths": paths, "module": module, "runs": runs})
-    done = host.run("python3", str(REPOSITORY / "tests/lab/crash.py"), stdin=asked)
-    results: list[dict[str, Any] | None] = json.loads(done.stdout)
-    assert [result for result in results if result and result.get("failed")] == []
-    return results
-
-
-def end_state(host: Host, identity: str, result: dict[str, Any] | None) -> dict[str, Any]:
-    """All that a run leaves, but for the moments and sizes that differ each time."""
-    assert result is not None
-    changing = ("created_at", "size_bytes")
-    entries = [
-        {key: value for key, value in entry.items() if key not in changing}
-        for entry in result["snapshots"]
-    ]
-    domain = {key: result["domain"][key] for key in ("title", "state", "metadata")}
-    fence = host.run("cat", f"/var/lib/virtplay/fence/{identity}.json").stdout
-    return {
-        "entries": entries,
-        "domain": domain,
-        "images": sorted(held(host, identity)),
-        "fence": {key: value for key, value in json.loads(fence).items() if value},
-    }
-
-
-@pytest.mark.parametrize("state", ["running", "stopped"])
-def test_creation_that_crashes_at_any_step_is_completed(
-    state: str, host: Host, identity: str, make: Make
-) -> None:
-    make(state)
-    run = {"uuid": identity, "snapshot": "one", "title": "One", "job": "job-1", "generation": 1}
-    gone = {"uuid": identity, "snapshot": "one", "state": "absent"}
-    expected = end_state(host, identity, *run_modules(host, (run, 0)))
-    steps = 0
-    while True:
-        _, crashed, completed = run_modules(host, (gone, 0), (run, steps + 1), (run, 0))
-        assert end_state(host, identity, completed) == expected, steps
-        if crashed is not None:
-            break
-        steps += 1
-        if state == "running":
-            assert agent(host, identity, "guest-fsfreeze-status") == "thawed", steps
-    assert steps >= (5 if state == "running" else 3)
-
-
-def test_half_made_snapshot_is_deleted_whatever_comes_next(
-    host: Host, identity: str, play: Play, make: Make
-) -> None:
-    make("stopped")
-    image = f"{IMAGES}/{identity}-vda.qcow2"
-    host.run("qemu-img", "snapshot", "-c", "half", image)
-    refused = play("snapshot_create", name="half")
-    assert refused["code"] == "SNAPSHOT_EXISTS"  # somebody else's, for all that is known
-    fence = f"/var/lib/virtplay/fence/{identity}.json"
-    note = json.dumps({"snapshot": {"name": "half", "frozen_since": None}})
-    host.run("sh", "-c", f"mkdir -p /var/lib/virtplay/fence; cat > {fence}", stdin=note)
-    play("snapshot_create", name="other")
-    assert held(host, identity) == ["other"]
-    host.run("qemu-img", "snapshot", "-c", "half", image)
-    play("vm_start")
-    host.run("sh", "-c", f"cat > {fence}", stdin=note)
-    play("snapshot_delete", name="none")
-    assert (held(host, identity), known(host, identity)) == (["other"], ["other"])
-    assert power(host, identity) == "running"
-
-
-@pytest.mark.parametrize("state", ["running", "stopped"])
-def test_restore_that_crashes_at_any_step_is_completed(
-    state: str, host: Host, identity: str, play: Play, make: Make
-) -> None:
-    make("running", title="Then")
-    write_mark(host, identity, "first")
-    play("snapshot_create", name="one")
-    play("vm_update", title="Now")
-    write_mark(host, identity, "second")
-    if state == "stopped":
-        host.run("virsh", "destroy", identity)
-    play("snapshot_create", name="base")  # where every turn begins
-    vm: dict[str, Any] = {"uuid": identity}
-    run: dict[str, Any] = {
-        **{"snapshot": "one", "state": "restored", "guard": "guard"},
-        **{"job": "job-1", "generation": 1, "force": state == "running"},
-    }
-
-    begin: list[Run] = [
-        ({**vm, "snapshot": "base", "state": "restored", "force": True}, 0),
-        ({**vm, "snapshot": "guard", "state": "absent"}, 0),
-    ]
-
-    *_, restored = run_modules(host, *begin, (vm | run, 0))
-    expected = end_state(host, identity, restored)
-    assert (expected["domain"]["title"], expected["domain"]["state"]) == ("Now", "running")
-    steps = 0
-    while True:
-        host.run("rm", "-f", f"/var/lib/virtplay/fence/{identity}.json")
-        *_, crashed, completed = run_modules(host, *begin, (vm | run, steps + 1), (vm | run, 0))
-        assert end_state(host, identity, completed) == expected, steps
-        assert agent(host, identity, "guest-fsfreeze-status") == "thawed", steps
-        assert read_marks(host, identity) == ("first", "first"), steps
-        if crashed is not None:
-            break
-        steps += 1
-    assert steps >= 9
-
-
-def test_deletion_that_crashes_at_any_step_is_completed(
-    host: Host, identity: str, make: Make
-) -> None:
-    make("stopped")
-    vm: dict[str, Any] = {"uuid": identity}
-    image = f"{IMAGES}/{identity}-vda.qcow2"
-    gone = {"snapshot": "one", "state": "absent", "job": "job-1"}
-    steps = 0
-    while True:
-        *_, crashed, after = run_modules(
-            host,
-            ({**vm, "snapshot": "two", "state": "absent"}, 0),
-            ({**vm, "snapshot": "one"}, 0),
-            ({**vm, "snapshot": "two"}, 0),
-            (vm | gone, steps + 1),
-            (vm | gone, 0),
-        )
-        assert after is not None
-        assert (tree(after), held(host, identity)) == ({"two": None}, ["two"]), steps
-        if crashed is not None:
-            break
-        steps += 1
-    run_modules(host, ({**vm, "snapshot": "two", "state": "absent"}, 0))
-    # Parts that are gone already, and some that are there twice.
-    for change in ("-d", "-c"):
-        run_modules(host, ({**vm, "snapshot": "one"}, 0))
-        host.run("qemu-img", "snapshot", change, "one", image)
-        [after] = run_modules(host, (vm | gone, 0))
-        assert after is not None
-        assert (tree(after), held(host, identity)) == ({}, []), change
 
 
 # --- guests that do not answer ----------------------------------------------------------------

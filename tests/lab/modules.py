@@ -1,0 +1,23 @@
+"""Lab: runs a module of the collection on a host without Ansible, ended at a step where asked."""
+
+from __future__ import annotations
+
+import json
+import sysconfig
+from typing import Any
+
+from tests.lab.lab import Host
+from tests.lab.plays import REPOSITORY
+
+Run = tuple[dict[str, Any], int]
+"""A module's arguments, and the number of the step that it does not survive (0: none)."""
+
+
+def run_modules(host: Host, *runs: Run, module: str = "snapshot") -> list[dict[str, Any] | None]:
+    """Run a module without Ansible, once after the other; None for one that has crashed."""
+    paths = [str(REPOSITORY / "collections"), sysconfig.get_path("purelib")]
+    asked = json.dumps({"paths": paths, "module": module, "runs": runs})
+    done = host.run("python3", str(REPOSITORY / "tests/lab/crash.py"), stdin=asked)
+    results: list[dict[str, Any] | None] = json.loads(done.stdout)
+    assert [result for result in results if result and result.get("failed")] == []
+    return results
