@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import httpx
 
 TOKEN = "acceptance-token-with-enough-letters"
-INTERVAL = 3.0
+INTERVAL = 5.0
 TWO_INTERVALS = 2 * INTERVAL + 6
 """Seconds in which the list has to follow the hosts: the observations themselves take time too."""
 STOP_TIMEOUT = 15
