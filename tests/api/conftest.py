@@ -329,10 +329,12 @@ def write_inventory(path: Path, hosts: dict[str, PretendHost], **more: dict[str,
 
 
 @pytest.fixture
-def pretend_hosts(tmp_path: Path) -> dict[str, PretendHost]:
+def pretend_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, PretendHost]:
     """One hypervisor in a file, named in the test's inventory."""
     folder = tmp_path / "hypervisors"
     folder.mkdir()
+    # A module that is killed leaves what it was unpacked to.
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     hosts = {"kvm1": PretendHost("kvm1", folder)}
     write_inventory(tmp_path / "hosts.yml", hosts)
     return hosts

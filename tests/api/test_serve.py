@@ -70,6 +70,8 @@ class Server:
             "VIRTPLAY_PORT": str(self.port),
             "VIRTPLAY_OBSERVE_INTERVAL": "1",
             "VIRTPLAY_SHUTDOWN_GRACE": "0.5",
+            # A module that is killed leaves what it was unpacked to.
+            "TMPDIR": str(folder),
         }
         self.process: subprocess.Popen[bytes] | None = None
         self.client = httpx.Client(
