@@ -280,6 +280,9 @@ async def _start(app: Sanic[Any, Any], *, settings: Settings) -> None:
     app.ctx.claim = await asyncio.to_thread(claim_directory, settings.state_dir)
     app.ctx.background = await start_background(settings)
     app.ctx.parts = app.ctx.background.parts
+    if settings.bootstrap_token is not None:
+        # Who has set it may use it from the first answer on.
+        await _first_token(app, settings)
 
 
 async def _first_token(app: Sanic[Any, Any], settings: Settings) -> None:

@@ -65,6 +65,20 @@ REFUSED: list[tuple[list[dict[str, Any]], str]] = [
         [{**WEB, "uuid": "u"}, {**WEB, "name": "web-2", "uuid": "u"}],
         "VM u: two VMs of the host have that uuid",
     ),
+    (
+        [
+            {**WEB, "network": {"mac": "52:54:00:00:00:0A"}},
+            {**WEB, "name": "web-2", "interfaces": [{"mac": "52:54:00:00:00:0a"}]},
+        ],
+        "VM web-2: web-1 of the same host has its mac 52:54:00:00:00:0a",
+    ),
+    (
+        [
+            {**WEB, "network": {"ip": "192.0.2.7"}},
+            {**WEB, "name": "web-2", "network": {"ip": "192.0.2.7"}},
+        ],
+        "VM web-2: web-1 of the same host has its ip 192.0.2.7",
+    ),
 ]
 
 

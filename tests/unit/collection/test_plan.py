@@ -118,7 +118,7 @@ def changes(current: Current, **desired: Any) -> dict[str, tuple[Any, Any, str]]
         {"title": "Web", "vcpus": 2, "memory": 1024, "vcpus_max": 8, "memory_max": 1024},
         {"description": ""},
         {"disks": [{"target": "vda", "size": 10}]},
-        {"disks": [{"target": "vda", "size": None, "template": "other"}]},
+        {"disks": [{"target": "vda", "size": None, "template": "t"}]},
         {"interfaces": [{"type": "network", "source": "default", "mac": MAC.upper()}]},
         {"interfaces": [{}]},
         {"interfaces": []},
@@ -198,6 +198,8 @@ def test_changes_of_a_stopped_domain_all_apply_offline(desired: dict[str, Any]) 
         ({"memory": 4096, "memory_max": 2048}, "memory_max is 2048 MiB"),
         ({"firmware": "efi"}, "cannot change firmware"),
         ({"virt_type": "kvm"}, "cannot change virt_type"),
+        ({"metadata": {"template": "u"}}, "cannot change the template of vm-001 from t to u"),
+        ({"disks": [{"target": "vda", "template": "u"}]}, "cannot change the template"),
         ({"interfaces": [{"type": "bridge"}]}, "name the bridge"),
     ],
 )

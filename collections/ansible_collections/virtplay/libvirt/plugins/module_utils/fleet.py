@@ -67,7 +67,23 @@ def domain_list(
         twice = sorted({value for value in values if values.count(value) > 1})
         if twice:
             raise InvalidFleet(f"cannot use VM {twice[0]}: two VMs of the host have that {key}")
-    return [_arguments(vm) for vm in merged]
+    arguments = [_arguments(vm) for vm in merged]
+    _refuse_shared_cards(arguments)
+    return arguments
+
+
+def _refuse_shared_cards(vms: Sequence[Mapping[str, Any]]) -> None:
+    owners: dict[tuple[str, str], str] = {}
+    for vm in vms:
+        for card in vm.get("interfaces") or []:
+            for key in ("mac", "ip"):
+                value = str(card.get(key) or "").lower()
+                owner = owners.setdefault((key, value), vm["name"]) if value else vm["name"]
+                if owner != vm["name"]:
+                    raise InvalidFleet(
+                        f"cannot use VM {vm['name']}: {owner} of the same host has its {key} "
+                        f"{value}"
+                    )
 
 
 def _arguments(vm: Mapping[str, Any]) -> dict[str, Any]:

@@ -162,7 +162,9 @@ def plan_power(
         return _stop(state, force) if active else []
     if wanted is Wanted.ABSENT:
         if active and not force:
-            raise LibvirtFailure(f"cannot delete {label}: it is {state}", "VM_ALREADY_RUNNING")
+            raise LibvirtFailure(
+                f"cannot delete {label}: it is {state}; force ends it first", "VM_ALREADY_RUNNING"
+            )
         return [Step.DESTROY] if active else []
     _refuse_stopped(active, _VERBS[wanted], label)
     if wanted is Wanted.RESTARTED:
@@ -246,6 +248,20 @@ def _refuse_fixed(current: Current, desired: Mapping[str, Any]) -> None:
                 "it is fixed at creation",
                 "VALIDATION_ERROR",
             )
+    made_from = (current.config["metadata"] or {}).get("template")
+    asked = [(desired.get("metadata") or {}).get("template")]
+    asked += [disk.get("template") for disk in desired.get("disks") or [] if _is_first(disk)]
+    for template in asked:
+        if made_from is not None and template not in {None, made_from}:
+            raise LibvirtFailure(
+                f"cannot change the template of {current.label} from {made_from} to {template}: "
+                "its disk is made of it; make another VM",
+                "VALIDATION_ERROR",
+            )
+
+
+def _is_first(disk: Mapping[str, Any]) -> bool:
+    return bool(disk["target"] == "vda")
 
 
 def _plan_texts(plan: UpdatePlan, current: Current, desired: Mapping[str, Any]) -> None:
