@@ -37,13 +37,13 @@ changelog: setup-dev ## write the collection's CHANGELOG.md from changelogs/frag
 	@$(BIN)/python -m scripts.collection changelog release
 
 lab: setup-hosts ## bring up two real hypervisors in namespaces, print their inventory, wait for Ctrl-C
-	@$(BIN)/python -m tests.lab up
+	@$(BIN)/python -m lab up
 
 demo: setup-hosts ## the lab with the service on it at http://localhost:3000, until Ctrl-C
 	@$(BIN)/python -m scripts.demo
 
 bench: setup-lab ## measure, print one JSON object a line, keep them in build/bench.json
-	@$(BIN)/python -m scripts.bench
+	@$(BIN)/python -m benchmarks
 
 dashboards: setup-dev ## write grafana/dashboards anew from scripts/dashboards.py
 	@$(BIN)/python -m scripts.dashboards

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.lab import Lab
+from lab import Lab
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "collections/ansible_collections/virtplay/libvirt"

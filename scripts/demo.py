@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from tests.lab.lab import Lab
+from lab.lab import Lab
 
 READY_SECONDS = 60
 STOP_SECONDS = 30

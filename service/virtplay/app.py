@@ -11,33 +11,22 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from sanic import HTTPResponse, Request, Sanic, html, json, raw
-from sanic.exceptions import (
-    HeaderExpectationFailed,
-    MethodNotAllowed,
-    PayloadTooLarge,
-    RequestCancelled,
-    RequestTimeout,
-    SanicException,
-    ServiceUnavailable,
-)
-from sanic.exceptions import NotFound as PathNotFound
-from sanic.handlers import ErrorHandler
+from sanic import HTTPResponse, Request, Sanic
 from sanic.response import BaseHTTPResponse
 
-from virtplay import errors
-from virtplay.api import openapi
-from virtplay.api.auth import LoginLimit, Role, authenticate, authorise
-from virtplay.api.calls import Call
 from virtplay.api.console import serve_console
-from virtplay.api.console_page import ASSET_HEADERS, VM_ID, page_headers, read_console_page
-from virtplay.api.envelope import Answer, failure, success
-from virtplay.api.parsing import parse_body, parse_query
+from virtplay.api.http.auth import LoginLimit, Role, authenticate, authorise
+from virtplay.api.http.envelope import Answer, success
+from virtplay.api.http.errors import BODY_LIMIT, EnvelopeErrors
+from virtplay.api.http.parsing import parse_body, parse_query
+from virtplay.api.http.requests import ApiRequest
+from virtplay.api.http.routing import add_route
+from virtplay.api.http.streaming import Stream, send_stream
+from virtplay.api.pages import add_console_page, add_docs_page
 from virtplay.api.routes import ROUTES, Route
-from virtplay.api.schemas import Strict
-from virtplay.api.streaming import Stream, send_stream
+from virtplay.api.schemas.fields import Strict
 from virtplay.background import Background, claim_directory, start_background
-from virtplay.jobs import Caller
+from virtplay.jobs.submission import Caller
 from virtplay.logs import request_id
 from virtplay.metrics.service_series import count_request
 from virtplay.settings import Settings
@@ -46,57 +35,10 @@ from virtplay.store.tokens import count_tokens, create_token
 
 log = logging.getLogger("virtplay.app")
 
-BODY_LIMIT = 1024 * 1024
 LARGE_BODY = 16 * 1024
 """From here on a body is parsed in a thread."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 ROUTE_METHODS = ("GET", "POST", "PUT", "DELETE")
-
-
-class EnvelopeErrors(ErrorHandler):
-    """Turns every exception, Sanic's own included, into the envelope."""
-
-    def default(self, request: Request, exception: Exception) -> HTTPResponse:
-        """The answer to an exception that reached Sanic."""
-        if request_id.get() == "-":
-            request_id.set(secrets.token_hex(8))  # it broke before its middleware ran
-        error = _as_error(request, exception)
-        headers = {}
-        if isinstance(error, errors.RateLimited):
-            headers["Retry-After"] = str(error.details["retryAfter"])
-        if isinstance(error, errors.Unauthorized):
-            headers["WWW-Authenticate"] = "Bearer"
-        if isinstance(error, errors.MethodNotAllowed):
-            headers["Allow"] = ", ".join(error.details["allowed"])
-        return failure(error, headers)
-
-
-def _as_error(request: Request | None, exception: Exception) -> errors.VirtplayError:
-    match exception:
-        case errors.VirtplayError() if not isinstance(exception, errors.Conflict):
-            return exception
-        case PathNotFound():
-            return errors.NotFound(f"cannot find path {request.path if request else ''}")
-        case MethodNotAllowed():
-            allowed = _methods_of(request.path if request else "") or _named_by(exception)
-            method = request.method if request else "use this method"
-            path = request.path if request else "this path"
-            return errors.MethodNotAllowed(f"cannot {method} {path}", allowed=allowed)
-        case PayloadTooLarge():
-            return errors.PayloadTooLarge(
-                f"cannot take so large a request: a body may have {BODY_LIMIT} bytes"
-            )
-        case RequestTimeout() | RequestCancelled() | ServiceUnavailable():
-            return errors.ValidationFailed("cannot wait any longer for the request")
-        case HeaderExpectationFailed():
-            return errors.ValidationFailed("cannot meet the Expect header")
-        case SanicException() if exception.status_code < 500:
-            return errors.ValidationFailed(f"cannot read the request: {exception}")
-    number = request_id.get()
-    log.error("request %s failed", number, exc_info=exception)
-    return errors.InternalError(
-        f"cannot answer: an internal error; the log has it under {number}", requestId=number
-    )
 
 
 def _methods_of(path: str) -> list[str]:
@@ -107,14 +49,10 @@ def _methods_of(path: str) -> list[str]:
     )
 
 
-def _named_by(exception: MethodNotAllowed) -> list[str]:
-    return sorted(exception.headers.get("Allow", "").replace(" ", "").split(","))
-
-
 def create_app(settings: Settings) -> Sanic[Any, Any]:
     """The Sanic application of the whole service, ready to be served by one process."""
     app: Sanic[Any, Any] = Sanic(
-        "virtplay", error_handler=EnvelopeErrors(), configure_logging=False, dumps=None
+        "virtplay", error_handler=EnvelopeErrors(_methods_of), configure_logging=False, dumps=None
     )
     app.config.update(
         REQUEST_MAX_SIZE=BODY_LIMIT,
@@ -133,11 +71,11 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         reads = route.method == "GET" and not route.acts
         methods = ["GET", "HEAD"] if reads else [route.method]
         guarded = not (route.opened_by and getattr(settings, route.opened_by))
-        _add_route(
+        add_route(
             app, _handler(route, limit, guarded), path, methods=methods, name=f"route_{number}"
         )
-    _add_docs(app)
-    _add_console_page(app)
+    add_docs_page(app)
+    add_console_page(app)
     _add_console(app)
     app.register_middleware(_begin, "request")
     app.register_middleware(_finish, "response")
@@ -147,11 +85,6 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
     app.before_server_stop(_stop)
     app.after_server_stop(_close)
     return app
-
-
-def _add_route(app: Sanic[Any, Any], handler: Any, path: str, **options: Any) -> None:
-    # Told, Sanic does not parse every handler's source to guess it, which is most of a start.
-    app.add_route(handler, path, error_format="json", **options)
 
 
 def _handler(
@@ -168,7 +101,7 @@ def _handler(
         caller = Caller(name, token_id, request_id.get(), request.ip)
         address = request.headers.get("host", "")
         answer = await route.handler(
-            Call(request.app.ctx.parts, caller, path, query, body, address)
+            ApiRequest(request.app.ctx.services, caller, path, query, body, address)
         )
         match answer:
             case Stream():
@@ -193,64 +126,14 @@ def _arguments(request: Request) -> dict[str, list[str]]:
     return {key: list(values) for key, values in request.get_args(keep_blank_values=True).items()}
 
 
-def _add_docs(app: Sanic[Any, Any]) -> None:
-    document = openapi.build_openapi()
-    assets = {name: openapi.docs_asset(name) for name in openapi.ASSETS}
-
-    async def show_document(_request: Request) -> HTTPResponse:
-        return json(document)
-
-    async def show_page(_request: Request) -> HTTPResponse:
-        return html(openapi.DOCS_PAGE)
-
-    async def show_asset(_request: Request, name: str) -> HTTPResponse:
-        if name not in assets:
-            raise PathNotFound(name)
-        kind = "text/css" if name.endswith(".css") else "text/javascript"
-        return raw(assets[name], content_type=kind)
-
-    _add_route(app, show_document, "/openapi.json")
-    _add_route(app, show_page, "/docs")
-    _add_route(app, show_asset, "/docs/<name:str>")
-
-
-def _add_console_page(app: Sanic[Any, Any]) -> None:
-    page = read_console_page()
-
-    async def show_page(request: Request, vm_id: str) -> HTTPResponse:
-        if not VM_ID.fullmatch(vm_id):
-            raise PathNotFound(vm_id)
-        return html(page.html, headers=page_headers(request.headers.get("host", "")))
-
-    async def show_asset(_request: Request, digest: str, name: str) -> HTTPResponse:
-        asset = page.assets.get(name) if digest == page.digest else None
-        if asset is None:
-            raise PathNotFound(name)
-        return raw(asset.content, content_type=asset.kind, headers=ASSET_HEADERS)
-
-    methods = ["GET", "HEAD"]
-    # Strict: the page finds everything relative to its own address.
-    _add_route(
-        app,
-        show_page,
-        "/vms/<vm_id:str>/console",
-        methods=methods,
-        strict_slashes=True,
-        name="console_page",
-    )
-    _add_route(
-        app, show_asset, "/web/<digest:str>/<name:path>", methods=methods, name="console_asset"
-    )
-
-
 def _add_console(app: Sanic[Any, Any]) -> None:
     async def serve(request: Request, vm_id: str) -> None:
-        await serve_console(request, request.app.ctx.parts, vm_id)
+        await serve_console(request, request.app.ctx.services, vm_id)
 
     # Not Sanic's own kind of websocket route, which answers 101 before the handler is asked.
     app.enable_websocket()
     serve.is_websocket = True  # type: ignore[attr-defined]
-    _add_route(app, serve, "/console/<vm_id:str>", methods=["GET"])
+    add_route(app, serve, "/console/<vm_id:str>", methods=["GET"])
 
 
 async def _begin(request: Request) -> None:
@@ -279,7 +162,7 @@ def _template_of(request: Request) -> str | None:
 async def _start(app: Sanic[Any, Any], *, settings: Settings) -> None:
     app.ctx.claim = await asyncio.to_thread(claim_directory, settings.state_dir)
     app.ctx.background = await start_background(settings)
-    app.ctx.parts = app.ctx.background.parts
+    app.ctx.services = app.ctx.background.services
     if settings.bootstrap_token is not None:
         # Who has set it may use it from the first answer on.
         await _first_token(app, settings)
@@ -324,7 +207,7 @@ async def _listen_for_end(app: Sanic[Any, Any]) -> None:
 
 
 async def _announce(app: Sanic[Any, Any]) -> None:
-    settings: Settings = app.ctx.parts.settings
+    settings: Settings = app.ctx.services.settings
     # Only now: a token of a start that failed before this line would never have been shown.
     await _first_token(app, settings)
     address = f"{settings.scheme}://{settings.host}:{settings.port}"

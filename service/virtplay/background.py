@@ -1,4 +1,4 @@
-"""Puts the parts of the service together, and runs what they do beside the requests."""
+"""Wiring: runs what the service does beside the requests."""
 
 import asyncio
 import fcntl
@@ -9,28 +9,18 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
-from virtplay import errors, execution
-from virtplay.api.calls import Parts
-from virtplay.console.opening import Consoles
-from virtplay.dispatch import Dispatcher
-from virtplay.dispatch.local import LocalDispatcher
-from virtplay.history import History
-from virtplay.inventory import load_inventory
-from virtplay.metrics.exposition import Exposition
-from virtplay.observation import Observer
-from virtplay.prometheus_history import PrometheusHistory
-from virtplay.reports import watch_reports
-from virtplay.schedules import Scheduler
+from virtplay import errors
+from virtplay.hosts.inventory import load_inventory
+from virtplay.jobs import execution
+from virtplay.jobs.reported import watch_reports
+from virtplay.services import Services, build_services
 from virtplay.settings import Settings
-from virtplay.snapshots import Snapshots
 from virtplay.store.database import close_database, open_database
 from virtplay.store.jobs import forget_audit, forget_jobs
 from virtplay.store.tickets import forget_tickets
 from virtplay.store.vms import sync_hosts
-from virtplay.vms import Vms
 
 log = logging.getLogger("virtplay.background")
 
@@ -40,16 +30,14 @@ SWITCH_SECONDS = 0.001
 
 
 class Background:
-    """The running service but for its HTTP: the parts, the dispatcher, and a task for each.
+    """The running service but for its HTTP: its parts, and a task for each.
 
     Of those tasks some end by themselves once their part is stopped, so that what is under way is
     finished; the others go round for ever, and are cancelled.
     """
 
-    def __init__(self, parts: Parts, dispatcher: Dispatcher, scheduler: Scheduler) -> None:
-        self.parts = parts
-        self.dispatcher = dispatcher
-        self._scheduler = scheduler
+    def __init__(self, services: Services) -> None:
+        self.services = services
         self._reload_asked = asyncio.Event()
         self._ending: list[asyncio.Task[None]] = []
         self._endless: list[asyncio.Task[None]] = []
@@ -60,13 +48,13 @@ class Background:
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
         self._ending = [
-            asyncio.create_task(_kept_alive(self.dispatcher.run, "the dispatcher")),
-            asyncio.create_task(_kept_alive(self.parts.observer.run, "the observer")),
-            asyncio.create_task(_kept_alive(self._scheduler.run, "the scheduler")),
-            asyncio.create_task(_kept_alive(self.parts.history.run, "the history")),
+            asyncio.create_task(_kept_alive(self.services.dispatcher.run, "the dispatcher")),
+            asyncio.create_task(_kept_alive(self.services.observer.run, "the observer")),
+            asyncio.create_task(_kept_alive(self.services.scheduler.run, "the scheduler")),
+            asyncio.create_task(_kept_alive(self.services.history.run, "the history")),
         ]
         self._endless = [
-            asyncio.create_task(_kept_alive(self.parts.consoles.watch, "the console watch")),
+            asyncio.create_task(_kept_alive(self.services.consoles.watch, "the console watch")),
             asyncio.create_task(_kept_alive(watch_reports, "the watch over reported runs")),
             asyncio.create_task(_kept_alive(self._keep_up, "the upkeep")),
             asyncio.create_task(_kept_alive(self._reload_when_asked, "the reload")),
@@ -74,29 +62,29 @@ class Background:
 
     async def stop(self) -> None:
         """End everything; running jobs get their grace."""
-        self.parts.observer.stop()
-        self._scheduler.stop()
-        self.parts.history.stop()
+        self.services.observer.stop()
+        self.services.scheduler.stop()
+        self.services.history.stop()
         # Before the jobs get their grace: who looks at a console is told at once.
-        await self.parts.consoles.stop()
-        await self.dispatcher.stop()
+        await self.services.consoles.stop()
+        await self.services.dispatcher.stop()
         await asyncio.gather(*self._ending)
         for task in self._endless:
             task.cancel()
 
     async def reload_inventory(self) -> None:
         """Read the inventory anew; on a fault the old one stays, and the fault is logged."""
-        parts = self.parts
+        services = self.services
         try:
-            inventory = await load_inventory(parts.settings)
+            inventory = await load_inventory(services.settings)
         except errors.CannotStart as error:
             log.error("the inventory is kept as it was: %s", error)
             return
         await sync_hosts(set(inventory.hosts))
-        parts.vms.inventory = inventory
-        parts.observer.inventory = inventory
-        parts.consoles.inventory = inventory
-        parts.exposition.keep(set(inventory.hosts))
+        services.vms.inventory = inventory
+        services.observer.inventory = inventory
+        services.consoles.inventory = inventory
+        services.exposition.keep(set(inventory.hosts))
         log.info("read the inventory: %d hosts", len(inventory.hosts))
 
     async def _reload_when_asked(self) -> None:
@@ -111,7 +99,7 @@ class Background:
 
     async def _keep_up(self) -> None:
         """Forget what has been kept long enough, again and again."""
-        settings = self.parts.settings
+        settings = self.services.settings
         while True:
             while await forget_jobs(timedelta(days=settings.job_retention_days)):
                 pass
@@ -126,30 +114,15 @@ async def start_background(settings: Settings) -> Background:
     sys.setswitchinterval(SWITCH_SECONDS)
     await open_database(settings.database)
     try:
-        background = await _put_together(settings)
+        background = Background(await build_services(settings))
         for job_id in await execution.recover():
-            background.dispatcher.enqueue(job_id)
+            background.services.dispatcher.enqueue(job_id)
         background.run()
     except BaseException:
         # Nothing else closes it then, and an open database keeps the interpreter from ending.
         await close_database()
         raise
     return background
-
-
-async def _put_together(settings: Settings) -> Background:
-    inventory = await load_inventory(settings)
-    await sync_hosts(set(inventory.hosts))
-    dispatcher = LocalDispatcher(settings, partial(execution.execute, settings))
-    exposition = Exposition()
-    history = History(settings)
-    past = PrometheusHistory(settings.prometheus_url) if settings.prometheus_url else history
-    observer = Observer(settings, inventory, exposition, history)
-    vms = Vms(settings, inventory, dispatcher)
-    snapshots = Snapshots(settings, dispatcher)
-    consoles = Consoles(settings, inventory, dispatcher)
-    parts = Parts(settings, vms, snapshots, consoles, observer, exposition, history, past)
-    return Background(parts, dispatcher, Scheduler(snapshots, settings))
 
 
 def claim_directory(directory: Path) -> int:

@@ -7,10 +7,10 @@ from typing import Any
 
 from virtplay import errors
 from virtplay.actions import Action
-from virtplay.dispatch import Dispatcher
-from virtplay.inventory import Inventory
-from virtplay.jobs import Caller, refuse_if_busy, submit
-from virtplay.placement import HostRoom, Need, Overcommit, place
+from virtplay.hosts.inventory import Inventory
+from virtplay.hosts.placement import HostRoom, Need, Overcommit, place
+from virtplay.jobs.dispatcher import Dispatcher
+from virtplay.jobs.submission import Caller, refuse_if_busy, submit
 from virtplay.settings import Settings
 from virtplay.states import HostStatus, VmStatus
 from virtplay.store import jobs as job_store

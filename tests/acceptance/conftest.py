@@ -20,12 +20,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lab import Lab
+from lab.lab import Host
+from lab.prepare import image_catalogue
+from lab.slot import PREFIX
 from tests.acceptance import debian_image, guests
 from tests.acceptance.service import STOP_TIMEOUT, Api, Service
-from tests.lab import Lab
-from tests.lab.lab import Host
-from tests.lab.prepare import image_catalogue
-from tests.lab.slot import PREFIX
 
 CACHE = Path("/var/cache/virtplay/tests")
 BRIDGE = "br-test"

@@ -10,9 +10,9 @@ from typing import Any
 
 from lxml import etree
 
+from lab import LabError
+from lab.lab import Host
 from tests.acceptance.service import wait_for
-from tests.lab import LabError
-from tests.lab.lab import Host
 
 POOL = "/var/lib/libvirt/images"
 BOOT_SECONDS = 60

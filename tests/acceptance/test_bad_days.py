@@ -6,9 +6,9 @@ import time
 
 import pytest
 
+from lab.lab import Host
 from tests.acceptance.guests import booted, domains, power, traces
 from tests.acceptance.service import MICRO, TWO_INTERVALS, Api, Json, Service, wait_for
-from tests.lab.lab import Host
 
 CUT_SECONDS = 60
 """Until SSH has given up on a host and an observation has said so."""

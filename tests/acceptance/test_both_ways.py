@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lab import Lab
+from lab.lab import Host
 from tests.acceptance.service import STOP_TIMEOUT, TOKEN, Api, Service, wait_for
-from tests.lab import Lab
-from tests.lab.lab import Host
 from tests.lab.locks import halted
 from tests.lab.plays import REPOSITORY
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lab.lab import Host, Lab
 from tests.acceptance.guests import agent, booted, in_guest
 from tests.acceptance.service import Api, wait_for
-from tests.lab.lab import Host, Lab
 
 USER_DATA = """#cloud-config
 write_files:

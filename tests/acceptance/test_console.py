@@ -17,11 +17,11 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
+from lab import Lab
+from lab.lab import Host
 from tests import rfb
 from tests.acceptance import guests
 from tests.acceptance.service import Api, Json, Service
-from tests.lab import Lab
-from tests.lab.lab import Host
 from tests.tickets import draw_ticket
 
 SMALL: Json = {"memory": 96, "autoStart": True}

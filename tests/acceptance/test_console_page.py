@@ -15,12 +15,12 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 from selenium.webdriver.common.keys import Keys
 
+from lab import Lab, LabError
+from lab.lab import Host
 from tests.acceptance.browser import Browser, lit, missing_programs, open_browser
 from tests.acceptance.forwarding import forward
 from tests.acceptance.guests import booted, in_guest, own_file
 from tests.acceptance.service import TOKEN, Api, Service, wait_for
-from tests.lab import Lab, LabError
-from tests.lab.lab import Host
 
 SMALL = {"memory": 96}
 TEXT_SCREEN = (720, 400)

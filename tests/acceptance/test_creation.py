@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 
+from lab.lab import Host
 from tests.acceptance.conftest import BRIDGE
 from tests.acceptance.guests import booted, domain_xml, in_guest, power, traces
 from tests.acceptance.service import MICRO, TWO_INTERVALS, Api, wait_for
-from tests.lab.lab import Host
 
 
 def test_start_right_behind_create_runs_after_it(api: Api, one: Host) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
+from lab import Lab
+from lab.lab import Host
 from tests.acceptance import guests
-from tests.lab import Lab
-from tests.lab.lab import Host
 
 ROOT = Path(__file__).parents[2]
 SUMMARY = re.compile(r"^SUMMARY[ \w]* \*+\n(.+)", re.M | re.S)

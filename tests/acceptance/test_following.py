@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from lab.lab import Host
 from tests.acceptance.guests import POOL, domains, power
 from tests.acceptance.service import TWO_INTERVALS, Api, Json, wait_for
-from tests.lab.lab import Host
 
 FOREIGN = """<domain type='qemu'>
   <name>old web server</name><title>{title}</title>

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from lab.lab import Host
 from tests.acceptance.guests import booted, domain_xml, in_guest, traces
 from tests.acceptance.service import MICRO, Api, Json
-from tests.lab.lab import Host
 
 NAMESPACE = "{urn:virtplay:vm:1}"
 MARK = "/tmp/vp"

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from lab import Lab
+from lab.lab import Host
 from tests.acceptance.guests import (
     agent,
     booted,
@@ -18,8 +20,6 @@ from tests.acceptance.guests import (
     traces,
 )
 from tests.acceptance.service import MICRO, TWO_INTERVALS, Api, Json, wait_for
-from tests.lab import Lab
-from tests.lab.lab import Host
 
 NAME = "Größe 服务器 No 1 🖥"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDexampleexampleexampleexampleexampleexample me@home"

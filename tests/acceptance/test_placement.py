@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from lab.lab import Host
 from tests.acceptance.service import MICRO, TWO_INTERVALS, Api, wait_for
-from tests.lab.lab import Host
 
 CROWD = 20
 FITTING = 3

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lab import Lab
+from lab.lab import Host
 from tests.acceptance import guests
 from tests.acceptance.shell import run_line
-from tests.lab import Lab
-from tests.lab.lab import Host
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/playbooks.md"

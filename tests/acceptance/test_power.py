@@ -6,11 +6,11 @@ import time
 
 import pytest
 
+from lab import Lab
+from lab.lab import Host
 from tests.acceptance.guests import booted, in_guest, power
 from tests.acceptance.service import STOP_TIMEOUT, Api
 from tests.acceptance.shell import run_line
-from tests.lab import Lab
-from tests.lab.lab import Host
 
 
 @pytest.mark.timeout(180)

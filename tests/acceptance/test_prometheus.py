@@ -18,11 +18,11 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from lab import Lab
+from lab.lab import Host
 from tests.acceptance.guests import booted, domain_xml, in_guest, qemu_pid
 from tests.acceptance.prometheus import SCRAPE_SECONDS, Prometheus, make_token, run_prometheus
 from tests.acceptance.service import INTERVAL, MICRO, Api, Service, wait_for
-from tests.lab import Lab
-from tests.lab.lab import Host
 
 NAME = 'a"b\\c {{x}} <é漢>'
 TITLE = 'by "virsh"\\n {y}'

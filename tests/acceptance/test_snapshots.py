@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from lab.lab import Host
 from tests.acceptance.guests import agent, booted, power
 from tests.acceptance.service import TWO_INTERVALS, Api, Json, Service, wait_for
-from tests.lab.lab import Host
 from tests.lab.snapshots import read_marks, write_mark
 
 SCHEDULER_SECONDS = 30

@@ -18,9 +18,9 @@ from sanic import Sanic
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from virtplay import background
 from virtplay.app import create_app
-from virtplay.inventory import HostConfig, Inventory
-from virtplay.observation import generations, take_observation
-from virtplay.placement import Overcommit
+from virtplay.hosts.inventory import HostConfig, Inventory
+from virtplay.hosts.observer import generations, take_observation
+from virtplay.hosts.placement import Overcommit
 from virtplay.settings import Settings
 from virtplay.states import HostStatus
 from virtplay.store.database import close_database, open_database

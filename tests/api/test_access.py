@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from virtplay.api.auth import Role
+from virtplay.api.http.auth import Role
 from virtplay.api.routes import ROUTES
 from virtplay.store.models import AuditEntry, Job, Token, Vm
 from virtplay.store.tokens import create_token, revoke_token

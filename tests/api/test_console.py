@@ -15,10 +15,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from virtplay.api import websocket
+from virtplay.api.http import websocket
 from virtplay.console import opening, watch
-from virtplay.inventory import HostConfig, Inventory
-from virtplay.placement import Overcommit
+from virtplay.hosts.inventory import HostConfig, Inventory
+from virtplay.hosts.placement import Overcommit
 from virtplay.states import VmStatus
 from virtplay.store.models import ConsoleTicket, Job, Token, Vm
 from virtplay.store.tickets import create_ticket, forget_tickets
@@ -99,7 +99,7 @@ async def seen_vm(service: Service, **values: Any) -> Vm:
 @asynccontextmanager
 async def console_of(service: Service, serve: Serve = repeat) -> AsyncIterator[Console]:
     hosts = {n: HostConfig(n, Overcommit(), CATALOGUE, LOCAL) for n in ("kvm1", "kvm2")}
-    service.app.ctx.parts.consoles.inventory = Inventory(hosts)
+    service.app.ctx.services.consoles.inventory = Inventory(hosts)
     await create_token("looker", "operator")
     async with vnc_server(serve) as (port, _):
         yield Console(service, await seen_vm(service), await Token.get(name="looker"), port)
@@ -251,7 +251,7 @@ async def test_foreign_origins_are_refused(service: Service, origin: str | None)
 
 @only_sqlite
 async def test_listed_origins_may_open_consoles(service: Service) -> None:
-    settings = service.app.ctx.parts.settings
+    settings = service.app.ctx.services.settings
     settings.console_origins = "https://ui.example.org,http://other.example.org:8080"
     settings.public_url = "https://virt.example.org"
     async with console_of(service) as console:
@@ -410,7 +410,7 @@ async def test_streams_end_when_the_service_stops(service: Service) -> None:
             await first.recv()
             deaf.transport.pause_reading()
             begun = time.monotonic()
-            stopping = asyncio.create_task(service.app.ctx.parts.consoles.stop())
+            stopping = asyncio.create_task(service.app.ctx.services.consoles.stop())
             for socket in (first, second):
                 assert await ending(socket) == (1001, "the service is stopping")
             await stopping
@@ -487,7 +487,7 @@ async def test_silent_client_is_given_up_and_a_quiet_one_is_not(
         console.connect(await console.ticket(), ping_interval=None) as silent,
     ):
         silent.transport.pause_reading()
-        streams = service.app.ctx.parts.consoles._streams
+        streams = service.app.ctx.services.consoles._streams
         async with asyncio.timeout(15):
             while len(streams) == 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from virtplay.api.console_page import NODE_MODULES, page_headers, read_console_page
+from virtplay.api.pages import NODE_MODULES, page_headers, read_console_page
 from virtplay.settings import PROJECT
 
 from tests.api.conftest import Service, only_sqlite

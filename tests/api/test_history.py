@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 from tortoise import Tortoise
-from virtplay.history import History
-from virtplay.prometheus_history import PrometheusHistory
+from virtplay.metrics.history import History
+from virtplay.metrics.prometheus_history import PrometheusHistory
 from virtplay.settings import Settings
 from virtplay.store import samples as store
 from virtplay.store.models import Vm
@@ -56,7 +56,7 @@ async def count(table: str) -> int:
 
 async def test_what_a_vm_uses_and_used(service: Service) -> None:
     vm = await put_vm(RUNNING, cpu=2)
-    history: History = service.app.ctx.parts.history
+    history: History = service.app.ctx.services.history
     now = time.time() - 600
     now -= now % 60
     for turn in range(9):
@@ -229,7 +229,7 @@ async def test_a_clock_that_was_set_back_replaces_and_never_fails(service: Servi
 
 async def test_a_stopped_or_lost_vm_uses_nothing_that_is_known(service: Service) -> None:
     vm = await put_vm(RUNNING)
-    history: History = service.app.ctx.parts.history
+    history: History = service.app.ctx.services.history
     numbers = {str(vm.uuid): vm.id}
     for uptime in (100, 115):
         await history.take("kvm1", seen(vm, uptime, cpu_time_ns=10**9), numbers, time.time())
@@ -257,7 +257,7 @@ async def test_history_from_prometheus(monkeypatch: pytest.MonkeyPatch) -> None:
 
     real = httpx.AsyncClient
     monkeypatch.setattr(
-        "virtplay.prometheus_history.httpx.AsyncClient",
+        "virtplay.metrics.prometheus_history.httpx.AsyncClient",
         lambda **given: real(transport=httpx.MockTransport(answer), **given),
     )
     identity = str(uuid.uuid4())
@@ -270,7 +270,7 @@ async def test_history_from_prometheus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_prometheus_that_does_not_answer(service: Service) -> None:
     vm = await put_vm()
-    service.app.ctx.parts.past = PrometheusHistory("http://127.0.0.1:1")
+    service.app.ctx.services.past = PrometheusHistory("http://127.0.0.1:1")
     answer = await service.client.get(f"/api/v1/vms/{vm.ref}/metrics")
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "HISTORY_NOT_AVAILABLE"

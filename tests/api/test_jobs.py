@@ -196,7 +196,7 @@ async def test_a_killed_job_process_is_a_failed_job(playing: Service) -> None:
     data = await playing.create()
     await playing.until(f"/jobs/{data['jobId']}", lambda job: job["step"] == "Make the VM")
     directory = str(playing.settings.state_dir / "jobs" / data["jobId"])
-    process = next(p for p in living(directory) if b"virtplay.play" in cmdline(p))
+    process = next(p for p in living(directory) if b"virtplay.jobs.play" in cmdline(p))
     os.kill(process, signal.SIGKILL)
     job = await playing.wait(data["jobId"])
     assert (job["status"], job["error"]["code"]) == ("failed", "INTERNAL_ERROR")
@@ -272,7 +272,7 @@ async def test_only_so_many_jobs_run_at_once_on_a_host(playing: Service) -> None
 @pytest.mark.slow
 async def test_an_observation_follows_the_hosts(playing: Service, tmp_path: Path) -> None:
     host = playing.hosts["kvm1"]
-    observer = playing.app.ctx.parts.observer
+    observer = playing.app.ctx.services.observer
     data = await playing.create(autoStart=True)
     await playing.succeed(data["jobId"])
     with host.change() as content:
@@ -335,7 +335,7 @@ async def test_one_host_that_answers_nonsense_hides_no_other(
     hosts = {**playing.hosts, "kvm0": PretendHost("kvm0", folder)}
     write_inventory(tmp_path / "hosts.yml", hosts)
     await playing.app.ctx.background.reload_inventory()
-    observer = playing.app.ctx.parts.observer
+    observer = playing.app.ctx.services.observer
     for number, answer in enumerate(nonsense()[2:4]):
         hosts["kvm0"].order("observe", answer=answer)
         with hosts["kvm1"].change() as content:
@@ -350,7 +350,7 @@ async def test_one_host_that_answers_nonsense_hides_no_other(
 async def test_an_outcome_that_cannot_be_written_is_written_later(
     playing: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from virtplay import execution
+    from virtplay.jobs import execution
 
     failures = iter([OSError("the database is away")] * 2)
     write = execution._finish

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 from tortoise.exceptions import IntegrityError
-from virtplay.execution import _finish, _lease
-from virtplay.progress import Progress
+from virtplay.jobs.execution import _finish, _lease
+from virtplay.jobs.progress import Progress
 from virtplay.states import JobStatus
 from virtplay.store.models import AuditEntry, Job, Vm
 

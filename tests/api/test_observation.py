@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from virtplay.execution import _lease
-from virtplay.history import History
-from virtplay.inventory import Inventory
+from virtplay.hosts.inventory import Inventory
+from virtplay.hosts.observer import Generations, Observer, generations, mark_host, take_observation
+from virtplay.jobs.execution import _lease
 from virtplay.metrics.exposition import Exposition
-from virtplay.observation import Generations, Observer, generations, mark_host, take_observation
+from virtplay.metrics.history import History
 from virtplay.states import HostStatus, VmStatus
 from virtplay.store.models import AuditEntry, Job, Vm
 

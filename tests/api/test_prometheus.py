@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from virtplay.api import streaming
+from virtplay.api.http import streaming
 from virtplay.metrics.exposition import Exposition
 from virtplay.metrics.host_series import VmLabels
 from virtplay.settings import Settings
@@ -39,7 +39,7 @@ async def scrape(service: Service, **query: str) -> Series:
 
 
 def exposition_of(service: Service) -> Exposition:
-    exposition: Exposition = service.app.ctx.parts.exposition
+    exposition: Exposition = service.app.ctx.services.exposition
     return exposition
 
 
@@ -257,7 +257,7 @@ async def worked(playing: Service) -> Service:
 async def wait_for(service: Service, test: Callable[[Series], object]) -> Series:
     async with asyncio.timeout(30):
         while not test(found := await scrape(service)):
-            service.app.ctx.parts.observer._look_again("kvm1")
+            service.app.ctx.services.observer._look_again("kvm1")
             await asyncio.sleep(0.2)
     return found
 
@@ -286,7 +286,7 @@ async def test_a_vm_comes_is_renamed_and_goes(worked: Service) -> None:
 
 @only_sqlite
 async def test_a_host_that_fails_has_only_its_failures(playing: Service) -> None:
-    observer = playing.app.ctx.parts.observer
+    observer = playing.app.ctx.services.observer
     failed = {"event": "runner_on_unreachable", "host": "kvm1", "res": {"msg": "no route"}}
     await wait_for(playing, lambda found: found.get("libvirt_up") == [({"host": "kvm1"}, 1)])
     before = await scrape(playing, host="kvm1")

@@ -11,10 +11,10 @@ import pytest
 from tortoise import Tortoise
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.migrations.api.migrate import migrate
-from virtplay import execution
 from virtplay.errors import Conflict
+from virtplay.jobs import execution
+from virtplay.jobs.reported import LEASE, give_up_silent, name_new_vms
 from virtplay.metrics.service_series import REGISTRY
-from virtplay.reports import LEASE, give_up_silent, name_new_vms
 from virtplay.states import JobOrigin, JobStatus
 from virtplay.store import jobs as store
 from virtplay.store.database import close_database, open_database, tortoise_config

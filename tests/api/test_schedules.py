@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from virtplay import schedules
-from virtplay.schedules import LATE, LATE_REASON, NAME, Scheduler
+from virtplay.snapshots import schedules
+from virtplay.snapshots.schedules import LATE, LATE_REASON, NAME, Scheduler
 from virtplay.states import HostStatus, JobStatus, SnapshotStatus, VmStatus
 from virtplay.store.models import AuditEntry, Job, Snapshot, SnapshotSchedule, Vm
 
@@ -46,8 +46,8 @@ def scheduler(service: Service) -> Scheduler:
 
 def scheduler_with(service: Service, **settings: Any) -> Scheduler:
     """The same with settings of its own."""
-    parts = service.app.ctx.parts
-    return Scheduler(parts.snapshots, parts.settings.model_copy(update=settings))
+    services = service.app.ctx.services
+    return Scheduler(services.snapshots, services.settings.model_copy(update=settings))
 
 
 async def come(turn: datetime = NOON) -> None:

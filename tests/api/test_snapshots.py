@@ -9,9 +9,9 @@ from tortoise import Tortoise
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.migrations.api.migrate import migrate
 from virtplay.actions import RULES, Action
-from virtplay.execution import MOST_ATTEMPTS, _finish, _lease, execute, recover
-from virtplay.jobs import Caller, job_directory, submit
-from virtplay.progress import Progress
+from virtplay.jobs.execution import MOST_ATTEMPTS, _finish, _lease, execute, recover
+from virtplay.jobs.progress import Progress
+from virtplay.jobs.submission import Caller, job_directory, submit
 from virtplay.states import HostStatus, JobStatus, SnapshotStatus, VmStatus
 from virtplay.store import snapshots as store
 from virtplay.store.database import close_database, open_database, tortoise_config, transaction
@@ -154,7 +154,7 @@ async def test_a_snapshot_from_creation_to_removal(playing: Service) -> None:
     snapshots = await listed(playing)
     assert snapshots.keys() == {"snap-001", "snap-003"}
     assert snapshots["snap-003"]["parent"] == "snap-001", "children stay"
-    await playing.app.ctx.parts.observer.observe()
+    await playing.app.ctx.services.observer.observe()
     assert await listed(playing) == snapshots, "an observation says the same"
     gone = await playing.client.delete("/api/v1/vms/vm-001?force=true")
     await playing.succeed(gone.json()["data"]["jobId"])
@@ -179,7 +179,7 @@ async def test_failures_of_the_module_leave_what_is_known(playing: Service) -> N
         "jobId": data["jobId"],
     }
     assert (await playing.get("/vms/vm-001"))["status"] == "running"
-    await playing.app.ctx.parts.observer.observe()
+    await playing.app.ctx.services.observer.observe()
     assert (await listed(playing))["snap-001"] == shown, "it stays until someone deletes it"
     refusal = await playing.post("/vms/vm-001/snapshots/snap-001/restore", {"force": True})
     assert refusal.status_code == 400
@@ -507,7 +507,7 @@ async def test_an_observation_leaves_the_snapshots_of_a_busy_vm_alone(service: S
     statuses = [s["status"] for s in (await listed(service)).values()]
     assert statuses == ["ready", "creating"]
     # 1. An observation has looked. 2. A job begins and ends. 3. What was seen arrives.
-    from virtplay.observation import generations, take_observation
+    from virtplay.hosts.observer import generations, take_observation
 
     seen = await generations()
     both = [

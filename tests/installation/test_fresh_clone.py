@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import Lab
+from lab import Lab
 
 PROJECT = Path(__file__).parents[2]
 PLAYBOOKS = sorted(path.name for path in (PROJECT / "playbooks").glob("*.yml"))

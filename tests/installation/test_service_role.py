@@ -21,11 +21,11 @@ import pytest
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
+from lab import Lab
+from lab.lab import Host
 from tests.acceptance.service import MICRO, UNFINISHED, wait_for
 from tests.installation.machine import Machine, MachineError, find_cgroups
 from tests.installation.wheels import PROJECT, WHEELS, fill_wheels
-from tests.lab import Lab
-from tests.lab.lab import Host
 
 BIN = Path(sys.executable).parent
 NGINX_PORT = 8080
@@ -189,7 +189,7 @@ def site(lab_machine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     copy_project(projects / "first")
     make_version(projects / "first", projects / "second", "0.1.1", NEWER)
     make_version(projects / "second", projects / "broken", "0.1.2", RUINOUS)
-    inventory = projects / "broken/service/virtplay/inventory.py"
+    inventory = projects / "broken/service/virtplay/hosts/inventory.py"
     inventory.write_text(inventory.read_text() + "\nraise RuntimeError('this release is broken')\n")
     with Lab(hosts=1) as lab:
         host = lab.hosts[0]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from lab import Host, Lab
 from tests.acceptance.guests import booted
-from tests.lab import Host, Lab
 from tests.lab.plays import IMAGES, Play, run_play
 
 Make = Callable[..., None]

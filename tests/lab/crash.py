@@ -50,7 +50,7 @@ def run(module: Any, arguments: dict[str, Any], crash_after: int) -> Any:
 def watch_steps(crash_after: int) -> None:
     """End this process right after a step of that number, of those that change something."""
     import libvirt
-    from ansible_collections.virtplay.libvirt.plugins.module_utils.fence import Fence
+    from ansible_collections.virtplay.libvirt.plugins.module_utils.lock.fence import Fence
 
     seen = 0
 

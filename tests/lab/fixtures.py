@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import Lab
-from tests.lab.supervisor import missing_programs
+from lab import Lab
+from lab.supervisor import missing_programs
 
 
 @pytest.fixture(scope="session")

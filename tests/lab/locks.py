@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.lab.lab import Host
+from lab.lab import Host
 
 LOCKS = "/run/virtplay"
 PATIENCE = 60.0

@@ -6,7 +6,7 @@ import json
 import sysconfig
 from typing import Any
 
-from tests.lab.lab import Host
+from lab.lab import Host
 from tests.lab.plays import REPOSITORY
 
 Run = tuple[dict[str, Any], int]

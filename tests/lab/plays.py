@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.lab.lab import Host, Lab
+from lab.lab import Host, Lab
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 IMAGES = "/var/lib/libvirt/images"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from lab.lab import Host
 from tests.acceptance.guests import in_guest
-from tests.lab.lab import Host
 from tests.lab.plays import IMAGES
 
 # A sector that no file of the guest lies in.

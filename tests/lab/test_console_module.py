@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab import Host, Lab
+from lab import Host, Lab
 from tests.rfb import NONE, VNC_AUTHENTICATION, RfbRefused, Screen, shake_hands
 
 pytestmark = pytest.mark.lab

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab import Host
+from lab import Host
 from tests.lab.plays import IMAGES, Play
 
 pytestmark = pytest.mark.lab

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab import Host, Lab
+from lab import Host, Lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("lab_machine")]
 

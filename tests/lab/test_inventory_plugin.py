@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.lab import Host, Lab
+from lab import Host, Lab
 from tests.unit.collection.elsewhere import Elsewhere, install_collection
 
 VM = "vp-inventory"

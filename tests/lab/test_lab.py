@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import Lab, LabError
-from tests.lab.directory import LabDirectory
-from tests.lab.processes import Process
-from tests.lab.slot import PREFIX
+from lab import Lab, LabError
+from lab.directory import LabDirectory
+from lab.processes import Process
+from lab.slot import PREFIX
 
 pytestmark = pytest.mark.usefixtures("lab_machine")
 
@@ -95,7 +95,7 @@ def said_by(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.lab", *arguments],
+        [sys.executable, "-m", "lab", *arguments],
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -227,7 +227,7 @@ def test_killed_host_is_gone_and_lab_still_ends() -> None:
 
 def test_lab_ends_with_killed_test_process(place: Path) -> None:
     code = (
-        "import pathlib, time; from tests.lab import Lab\n"
+        "import pathlib, time; from lab import Lab\n"
         f"with Lab(hosts=1, prepare=False, directory=pathlib.Path({str(place / 'l')!r})):\n"
         "    print('up', flush=True); time.sleep(60)"
     )

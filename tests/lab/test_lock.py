@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from lab import Host, Lab
 from tests.acceptance.guests import agent, booted, in_guest
-from tests.lab import Host, Lab
 from tests.lab.locks import LOCKS, halted, wait_for_waiting
 from tests.lab.plays import run_play
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from lab import Host
 from tests.acceptance.guests import agent, power
-from tests.lab import Host
 from tests.lab.conftest import Make
 from tests.lab.modules import Run, run_modules
 from tests.lab.plays import IMAGES, Play

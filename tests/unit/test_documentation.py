@@ -43,7 +43,7 @@ def test_readme_gives_the_default_of_every_number_and_switch(readme: str) -> Non
 
 @pytest.mark.parametrize("readme", READMES)
 def test_readme_lists_every_host_variable(readme: str) -> None:
-    source = (ROOT / "service/virtplay/inventory.py").read_text()
+    source = (ROOT / "service/virtplay/hosts/inventory.py").read_text()
     read = set(re.findall(r'"(virtplay_\w+)"', source))
     assert read
     assert read == rows(readme, "virtplay_").keys()

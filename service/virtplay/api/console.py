@@ -6,11 +6,12 @@ from urllib.parse import urlsplit
 
 from sanic import Request
 
-from virtplay.api import websocket
-from virtplay.api.calls import Call, Parts
-from virtplay.api.envelope import Answer
-from virtplay.api.schemas import ConsoleOut, ConsoleQuery
+from virtplay.api.http import websocket
+from virtplay.api.http.envelope import Answer
+from virtplay.api.http.requests import ApiRequest
+from virtplay.api.schemas.console import ConsoleOut, ConsoleQuery
 from virtplay.errors import Forbidden, ValidationFailed
+from virtplay.services import Services
 from virtplay.settings import Settings
 from virtplay.times import time_text
 
@@ -20,11 +21,11 @@ HOST = re.compile(r"[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](
 WEBSOCKET_SCHEMES = {"http": "ws", "https": "wss"}
 
 
-async def get_console(call: Call) -> Answer:
+async def get_console(request: ApiRequest) -> Answer:
     """GET /vms/{id}/console."""
-    query: ConsoleQuery = call.query
-    base = websocket_base(call.parts.settings, call.address)
-    opened = await call.parts.consoles.open(call.caller, call.path["id"], query.type)
+    query: ConsoleQuery = request.query
+    base = websocket_base(request.services.settings, request.address)
+    opened = await request.services.consoles.open(request.caller, request.path["id"], query.type)
     out = ConsoleOut(
         type=opened.type,
         host=opened.host,
@@ -37,18 +38,18 @@ async def get_console(call: Call) -> Answer:
     return Answer(out.model_dump(mode="json"))
 
 
-async def serve_console(request: Request, parts: Parts, ref: str) -> None:
+async def serve_console(request: Request, services: Services, ref: str) -> None:
     """GET /console/{id}?ticket=…, upgraded to a websocket once everything is found right."""
     protocol = websocket.prepare(request, SUBPROTOCOLS)
-    refuse_foreign_origin(parts.settings, request)
+    refuse_foreign_origin(services.settings, request)
     tickets = request.get_args(keep_blank_values=True).getlist("ticket") or []
     if len(tickets) != 1 or not tickets[0]:
         raise Forbidden(
             f"cannot open the console of VM {ref}: ask GET /api/v1/vms/{ref}/console for a ticket"
         )
-    vm, ticket = await parts.consoles.admit(ref, tickets[0])
+    vm, ticket = await services.consoles.admit(ref, tickets[0])
     client = await websocket.accept(request, protocol)
-    stream = asyncio.create_task(parts.consoles.carry(vm, ticket, client))
+    stream = asyncio.create_task(services.consoles.carry(vm, ticket, client))
     try:
         await asyncio.shield(stream)
     except asyncio.CancelledError:

@@ -1,19 +1,19 @@
 """API: /healthz and /readyz."""
 
 from virtplay import __version__
-from virtplay.api.calls import Call
-from virtplay.api.envelope import Answer
-from virtplay.api.schemas import HealthOut
+from virtplay.api.http.envelope import Answer
+from virtplay.api.http.requests import ApiRequest
+from virtplay.api.schemas.service import HealthOut
 from virtplay.store.database import DatabaseError
 from virtplay.store.vms import list_hosts
 
 
-async def healthz(call: Call) -> Answer:
+async def healthz(request: ApiRequest) -> Answer:
     """GET /healthz: the process answers."""
     return Answer(HealthOut(status="ok", version=__version__).model_dump())
 
 
-async def readyz(call: Call) -> Answer:
+async def readyz(request: ApiRequest) -> Answer:
     """GET /readyz: the database answers and the hosts were looked at once; else 503."""
     checks: dict[str, object] = {}
     try:
@@ -22,7 +22,7 @@ async def readyz(call: Call) -> Answer:
         checks["hosts"] = {host.name: host.status for host in hosts}
     except (DatabaseError, OSError) as error:
         checks["database"] = str(error)
-    observed = call.parts.observer.has_looked
+    observed = request.services.observer.has_looked
     checks["observation"] = "ok" if observed else "the first one has not ended yet"
     ready = observed and checks["database"] == "ok"
     out = HealthOut(status="ok" if ready else "starting", version=__version__, checks=checks)

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from virtplay.api.calls import Call
-from virtplay.api.envelope import Answer
-from virtplay.api.schemas import (
+from virtplay.api.http.envelope import Answer
+from virtplay.api.http.requests import ApiRequest
+from virtplay.api.schemas.hosts import (
     Amounts,
     HostList,
     HostOut,
@@ -12,7 +12,7 @@ from virtplay.api.schemas import (
     TemplateList,
     TemplateOut,
 )
-from virtplay.placement import HostRoom
+from virtplay.hosts.placement import HostRoom
 from virtplay.store import vms as store
 from virtplay.store.models import Host
 from virtplay.store.vms import Promised
@@ -61,9 +61,9 @@ def host_out(host: Host, room: HostRoom, promised: Promised) -> HostOut:
     )
 
 
-async def list_hosts(call: Call) -> Answer:
+async def list_hosts(request: ApiRequest) -> Answer:
     """GET /hosts."""
-    rooms = await call.parts.vms.rooms()
+    rooms = await request.services.vms.rooms()
     promised = await store.promised_by_host()
     hosts = [
         host_out(host, rooms[host.name], promised.get(host.name, Promised()))
@@ -72,21 +72,21 @@ async def list_hosts(call: Call) -> Answer:
     return Answer(HostList(hosts=hosts).model_dump(mode="json"))
 
 
-async def get_host(call: Call) -> Answer:
+async def get_host(request: ApiRequest) -> Answer:
     """GET /hosts/{name}."""
-    host = await store.find_host(call.path["name"])
-    rooms = await call.parts.vms.rooms()
+    host = await store.find_host(request.path["name"])
+    rooms = await request.services.vms.rooms()
     promised = await store.promised_by_host()
     out = host_out(host, rooms[host.name], promised.get(host.name, Promised()))
     return Answer(out.model_dump(mode="json"))
 
 
-async def list_templates(call: Call) -> Answer:
+async def list_templates(request: ApiRequest) -> Answer:
     """GET /templates."""
     hosts = await store.list_hosts()
     templates = [
         _template_out(name, entry, hosts)
-        for name, entry in sorted(call.parts.vms.inventory.templates().items())
+        for name, entry in sorted(request.services.vms.inventory.templates().items())
     ]
     return Answer(TemplateList(templates=templates).model_dump(mode="json"))
 

@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 from sanic import HTTPResponse, text
 
 from virtplay.actions import playbook
-from virtplay.api.calls import Call
-from virtplay.api.envelope import Answer
-from virtplay.api.schemas import JobError, JobOut, JobPage, Pagination
+from virtplay.api.http.envelope import Answer
+from virtplay.api.http.requests import ApiRequest
+from virtplay.api.schemas.fields import Pagination
+from virtplay.api.schemas.jobs import JobError, JobOut, JobPage
 from virtplay.store import jobs as store
 from virtplay.store.models import Job
 from virtplay.times import time_text
@@ -58,9 +59,9 @@ def _eta(job: Job) -> float | None:
     return round(max(0.0, job.eta_seconds - elapsed), 1)
 
 
-async def list_jobs(call: Call) -> Answer:
+async def list_jobs(request: ApiRequest) -> Answer:
     """GET /jobs, the newest first."""
-    query = call.query
+    query = request.query
     jobs, total = await store.page_jobs(
         page=query.page,
         limit=query.limit,
@@ -76,12 +77,12 @@ async def list_jobs(call: Call) -> Answer:
     return Answer(page.model_dump(mode="json"))
 
 
-async def get_job(call: Call) -> Answer:
+async def get_job(request: ApiRequest) -> Answer:
     """GET /jobs/{id}."""
-    return Answer(job_out(await store.find_job(call.path["id"])).model_dump(mode="json"))
+    return Answer(job_out(await store.find_job(request.path["id"])).model_dump(mode="json"))
 
 
-async def get_log(call: Call) -> HTTPResponse:
+async def get_log(request: ApiRequest) -> HTTPResponse:
     """GET /jobs/{id}/log: the Ansible output as text."""
-    job = await store.find_job(call.path["id"])
+    job = await store.find_job(request.path["id"])
     return text(await store.read_log(job.id))

@@ -9,9 +9,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from virtplay import __version__, errors
-from virtplay.api.auth import Role
+from virtplay.api.http.auth import Role
 from virtplay.api.routes import ROUTES, Route
-from virtplay.api.schemas import EmptyBody
+from virtplay.api.schemas.fields import EmptyBody
 
 REF = "#/components/schemas/{model}"
 ALWAYS = ("VALIDATION_ERROR", "INTERNAL_ERROR")

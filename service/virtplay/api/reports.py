@@ -1,19 +1,19 @@
 """API: runs from a shell that tell of themselves."""
 
-from virtplay.api.calls import Call
-from virtplay.api.envelope import Answer
+from virtplay.api.http.envelope import Answer
+from virtplay.api.http.requests import ApiRequest
 from virtplay.api.jobs import job_out
-from virtplay.api.report_schemas import EventsBody, ReportBody, ReportedEvent, ReportedOut
-from virtplay.reports import Batch, begin_report, take_report
+from virtplay.api.schemas.reports import EventsBody, ReportBody, ReportedEvent, ReportedOut
+from virtplay.jobs.reported import Batch, begin_report, take_report
 from virtplay.states import JobStatus
 from virtplay.store.reports import Domain
 
 
-async def report_run(call: Call) -> Answer:
+async def report_run(request: ApiRequest) -> Answer:
     """POST /jobs: a run begins; 200 instead of 201 when it is known already."""
-    body: ReportBody = call.body
+    body: ReportBody = request.body
     job, is_new = await begin_report(
-        call.caller,
+        request.caller,
         run_id=body.runId,
         playbook=body.playbook,
         run_by=body.user,
@@ -27,9 +27,9 @@ async def report_run(call: Call) -> Answer:
     )
 
 
-async def report_events(call: Call) -> Answer:
+async def report_events(request: ApiRequest) -> Answer:
     """POST /jobs/{id}/events."""
-    body: EventsBody = call.body
+    body: EventsBody = request.body
     batch = Batch(
         first=body.first,
         events=[_event(event) for event in body.events],
@@ -40,7 +40,7 @@ async def report_events(call: Call) -> Answer:
         outcome=JobStatus(body.outcome) if body.outcome else None,
         error=body.error.model_dump() if body.error else None,
     )
-    job, following = await take_report(call.caller, call.path["id"], batch)
+    job, following = await take_report(request.caller, request.path["id"], batch)
     answer = ReportedOut(id=str(job.ref), status=job.status, next=following)
     return Answer(answer.model_dump(mode="json"))
 

@@ -13,19 +13,44 @@ from virtplay.api import (
     jobs,
     prometheus,
     reports,
-    schemas,
     snapshots,
     vm_metrics,
     vms,
 )
-from virtplay.api import report_schemas as told
-from virtplay.api import snapshot_schemas as shapes
-from virtplay.api.auth import Role
-from virtplay.api.calls import Call
-from virtplay.api.envelope import Answer
-from virtplay.api.streaming import Stream
+from virtplay.api.http.auth import Role
+from virtplay.api.http.envelope import Answer
+from virtplay.api.http.requests import ApiRequest
+from virtplay.api.http.streaming import Stream
+from virtplay.api.schemas.console import ConsoleOut, ConsoleQuery
+from virtplay.api.schemas.fields import EmptyBody, NoQuery, Query, Strict
+from virtplay.api.schemas.hosts import HostList, HostOut, TemplateList
+from virtplay.api.schemas.jobs import JobOut, JobPage, JobQuery
+from virtplay.api.schemas.metrics import ExpositionQuery, TargetList, VmMetrics, VmMetricsQuery
+from virtplay.api.schemas.reports import EventsBody, ReportBody, ReportedOut
+from virtplay.api.schemas.service import HealthOut
+from virtplay.api.schemas.snapshots import (
+    AcceptedSnapshotOut,
+    RestoreBody,
+    ScheduleBody,
+    ScheduleGone,
+    ScheduleOut,
+    SnapshotCreate,
+    SnapshotList,
+    SnapshotOut,
+)
+from virtplay.api.schemas.vms import (
+    AcceptedOut,
+    DeleteQuery,
+    ForceBody,
+    StatusOut,
+    VmCreate,
+    VmOut,
+    VmPage,
+    VmQuery,
+    VmUpdate,
+)
 
-Handler = Callable[[Call], Awaitable[Answer | HTTPResponse | Stream]]
+Handler = Callable[[ApiRequest], Awaitable[Answer | HTTPResponse | Stream]]
 PREFIX = "/api/v1"
 
 
@@ -39,8 +64,8 @@ class Route:
     handler: Handler
     summary: str
     answers: type[BaseModel] | None
-    query: type[schemas.Query] = schemas.NoQuery
-    body: type[schemas.Strict] | None = None
+    query: type[Query] = NoQuery
+    body: type[Strict] | None = None
     status: int = 200
     errors: tuple[str, ...] = ()
     also: tuple[int, ...] = ()
@@ -58,135 +83,135 @@ CHANGE = Role.OPERATOR
 ONE_VM = ("VM_NOT_FOUND",)
 ONE_SNAPSHOT = (*ONE_VM, "SNAPSHOT_NOT_FOUND")
 MUTATION = (*ONE_VM, "OPERATION_IN_PROGRESS", "HOST_UNREACHABLE")
-NONE = schemas.EmptyBody
+NONE = EmptyBody
 
 ROUTES = (
-    Route("GET", f"{PREFIX}/vms", READ, vms.list_vms, "List VMs", schemas.VmPage, schemas.VmQuery),
+    Route("GET", f"{PREFIX}/vms", READ, vms.list_vms, "List VMs", VmPage, VmQuery),
     Route(
-        "POST", f"{PREFIX}/vms", CHANGE, vms.create_vm, "Create a VM", schemas.AcceptedOut,
-        body=schemas.VmCreate, status=202,
+        "POST", f"{PREFIX}/vms", CHANGE, vms.create_vm, "Create a VM", AcceptedOut,
+        body=VmCreate, status=202,
         errors=("TEMPLATE_NOT_FOUND", "HOST_NOT_FOUND", "INSUFFICIENT_RESOURCES", "HOST_UNREACHABLE"),
     ),
-    Route("GET", f"{PREFIX}/vms/{{id}}", READ, vms.get_vm, "Show a VM", schemas.VmOut, errors=ONE_VM),
+    Route("GET", f"{PREFIX}/vms/{{id}}", READ, vms.get_vm, "Show a VM", VmOut, errors=ONE_VM),
     Route(
-        "PUT", f"{PREFIX}/vms/{{id}}", CHANGE, vms.update_vm, "Change a VM", schemas.AcceptedOut,
-        body=schemas.VmUpdate, status=202, errors=(*MUTATION, "INSUFFICIENT_RESOURCES"),
+        "PUT", f"{PREFIX}/vms/{{id}}", CHANGE, vms.update_vm, "Change a VM", AcceptedOut,
+        body=VmUpdate, status=202, errors=(*MUTATION, "INSUFFICIENT_RESOURCES"),
     ),
     Route(
-        "DELETE", f"{PREFIX}/vms/{{id}}", CHANGE, vms.delete_vm, "Delete a VM", schemas.AcceptedOut,
-        schemas.DeleteQuery, NONE, 202, (*MUTATION, "VM_ALREADY_RUNNING", "VM_HAS_SNAPSHOTS"),
+        "DELETE", f"{PREFIX}/vms/{{id}}", CHANGE, vms.delete_vm, "Delete a VM", AcceptedOut,
+        DeleteQuery, NONE, 202, (*MUTATION, "VM_ALREADY_RUNNING", "VM_HAS_SNAPSHOTS"),
     ),
     Route(
         "POST", f"{PREFIX}/vms/{{id}}/start", CHANGE, vms.start_vm, "Start a VM",
-        schemas.AcceptedOut, body=NONE, status=202, errors=(*MUTATION, "VM_ALREADY_RUNNING"),
+        AcceptedOut, body=NONE, status=202, errors=(*MUTATION, "VM_ALREADY_RUNNING"),
     ),
     Route(
         "POST", f"{PREFIX}/vms/{{id}}/stop", CHANGE, vms.stop_vm, "Stop a VM",
-        schemas.AcceptedOut, body=schemas.ForceBody, status=202,
+        AcceptedOut, body=ForceBody, status=202,
         errors=(*MUTATION, "VM_ALREADY_STOPPED"),
     ),
     Route(
         "POST", f"{PREFIX}/vms/{{id}}/restart", CHANGE, vms.restart_vm, "Restart a VM",
-        schemas.AcceptedOut, body=schemas.ForceBody, status=202,
+        AcceptedOut, body=ForceBody, status=202,
         errors=(*MUTATION, "VM_ALREADY_STOPPED"),
     ),
     Route(
         "POST", f"{PREFIX}/vms/{{id}}/pause", CHANGE, vms.pause_vm, "Pause a VM",
-        schemas.AcceptedOut, body=NONE, status=202,
+        AcceptedOut, body=NONE, status=202,
         errors=(*MUTATION, "VM_ALREADY_STOPPED", "VM_ALREADY_PAUSED"),
     ),
     Route(
         "POST", f"{PREFIX}/vms/{{id}}/resume", CHANGE, vms.resume_vm, "Resume a paused VM",
-        schemas.AcceptedOut, body=NONE, status=202,
+        AcceptedOut, body=NONE, status=202,
         errors=(*MUTATION, "VM_ALREADY_STOPPED", "VM_NOT_PAUSED"),
     ),
     Route(
         "GET", f"{PREFIX}/vms/{{id}}/status", READ, vms.get_status, "Show a VM's status",
-        schemas.StatusOut, errors=ONE_VM,
+        StatusOut, errors=ONE_VM,
     ),
     Route(
         "GET", f"{PREFIX}/vms/{{id}}/snapshots", READ, snapshots.list_snapshots,
-        "List a VM's snapshots", shapes.SnapshotList, errors=ONE_VM,
+        "List a VM's snapshots", SnapshotList, errors=ONE_VM,
     ),
     Route(
         "POST", f"{PREFIX}/vms/{{id}}/snapshots", CHANGE, snapshots.create_snapshot,
-        "Take a snapshot of a VM", shapes.AcceptedSnapshotOut, body=shapes.SnapshotCreate, status=202,
+        "Take a snapshot of a VM", AcceptedSnapshotOut, body=SnapshotCreate, status=202,
         errors=MUTATION,
     ),
     Route(
         "GET", f"{PREFIX}/vms/{{id}}/snapshots/{{sid}}", READ, snapshots.get_snapshot,
-        "Show a snapshot", shapes.SnapshotOut, errors=ONE_SNAPSHOT,
+        "Show a snapshot", SnapshotOut, errors=ONE_SNAPSHOT,
     ),
     Route(
         "POST", f"{PREFIX}/vms/{{id}}/snapshots/{{sid}}/restore", CHANGE, snapshots.restore_snapshot,
-        "Bring a VM back to a snapshot", shapes.AcceptedSnapshotOut, body=shapes.RestoreBody, status=202,
+        "Bring a VM back to a snapshot", AcceptedSnapshotOut, body=RestoreBody, status=202,
         errors=(*MUTATION, "SNAPSHOT_NOT_FOUND", "VM_ALREADY_RUNNING"),
     ),
     Route(
         "DELETE", f"{PREFIX}/vms/{{id}}/snapshots/{{sid}}", CHANGE, snapshots.delete_snapshot,
-        "Delete a snapshot, but not those that stand on it", shapes.AcceptedSnapshotOut, body=NONE,
+        "Delete a snapshot, but not those that stand on it", AcceptedSnapshotOut, body=NONE,
         status=202, errors=(*MUTATION, "SNAPSHOT_NOT_FOUND"),
     ),
     Route(
         "GET", f"{PREFIX}/vms/{{id}}/snapshot-schedule", READ, snapshots.get_schedule,
-        "Show a VM's snapshot schedule", shapes.ScheduleOut, errors=(*ONE_VM, "SCHEDULE_NOT_FOUND"),
+        "Show a VM's snapshot schedule", ScheduleOut, errors=(*ONE_VM, "SCHEDULE_NOT_FOUND"),
     ),
     Route(
         "PUT", f"{PREFIX}/vms/{{id}}/snapshot-schedule", CHANGE, snapshots.put_schedule,
-        "Take snapshots of a VM by themselves", shapes.ScheduleOut, body=shapes.ScheduleBody,
+        "Take snapshots of a VM by themselves", ScheduleOut, body=ScheduleBody,
         errors=ONE_VM,
     ),
     Route(
         "DELETE", f"{PREFIX}/vms/{{id}}/snapshot-schedule", CHANGE, snapshots.delete_schedule,
-        "End a VM's snapshot schedule", shapes.ScheduleGone, body=NONE,
+        "End a VM's snapshot schedule", ScheduleGone, body=NONE,
         errors=(*ONE_VM, "SCHEDULE_NOT_FOUND"),
     ),
     Route(
         "GET", f"{PREFIX}/vms/{{id}}/console", CHANGE, console.get_console, "Open a VM's console",
-        schemas.ConsoleOut, schemas.ConsoleQuery, acts=True,
+        ConsoleOut, ConsoleQuery, acts=True,
         errors=(*ONE_VM, "VM_ALREADY_STOPPED", "CONSOLE_NOT_AVAILABLE", "HOST_UNREACHABLE"),
     ),
     Route(
         "GET", f"{PREFIX}/vms/{{id}}/metrics", READ, vm_metrics.get_metrics, "Show what a VM uses",
-        vm_metrics.VmMetrics, vm_metrics.MetricsQuery, errors=(*ONE_VM, "HISTORY_NOT_AVAILABLE"),
+        VmMetrics, VmMetricsQuery, errors=(*ONE_VM, "HISTORY_NOT_AVAILABLE"),
     ),
-    Route("GET", f"{PREFIX}/jobs", READ, jobs.list_jobs, "List jobs", schemas.JobPage, schemas.JobQuery),
+    Route("GET", f"{PREFIX}/jobs", READ, jobs.list_jobs, "List jobs", JobPage, JobQuery),
     Route(
         "POST", f"{PREFIX}/jobs", CHANGE, reports.report_run,
-        "Report a run from a shell, which becomes a job", schemas.JobOut, body=told.ReportBody,
+        "Report a run from a shell, which becomes a job", JobOut, body=ReportBody,
         status=201, also=(200,),
     ),
     Route(
         "POST", f"{PREFIX}/jobs/{{id}}/events", CHANGE, reports.report_events,
-        "Report how a run from a shell goes on", told.ReportedOut, body=told.EventsBody,
+        "Report how a run from a shell goes on", ReportedOut, body=EventsBody,
         errors=("JOB_NOT_FOUND", "JOB_FINISHED"),
     ),
     Route(
-        "GET", f"{PREFIX}/jobs/{{id}}", READ, jobs.get_job, "Show a job", schemas.JobOut,
+        "GET", f"{PREFIX}/jobs/{{id}}", READ, jobs.get_job, "Show a job", JobOut,
         errors=("JOB_NOT_FOUND",),
     ),
     Route(
         "GET", f"{PREFIX}/jobs/{{id}}/log", READ, jobs.get_log, "Show a job's Ansible output as text",
         None, errors=("JOB_NOT_FOUND",),
     ),
-    Route("GET", f"{PREFIX}/hosts", READ, hosts.list_hosts, "List hypervisors", schemas.HostList),
+    Route("GET", f"{PREFIX}/hosts", READ, hosts.list_hosts, "List hypervisors", HostList),
     Route(
-        "GET", f"{PREFIX}/hosts/{{name}}", READ, hosts.get_host, "Show a hypervisor", schemas.HostOut,
+        "GET", f"{PREFIX}/hosts/{{name}}", READ, hosts.get_host, "Show a hypervisor", HostOut,
         errors=("HOST_NOT_FOUND",),
     ),
     Route(
         "GET", f"{PREFIX}/templates", READ, hosts.list_templates, "List the image catalogue",
-        schemas.TemplateList,
+        TemplateList,
     ),
     Route(
         "GET", f"{PREFIX}/prometheus/targets", READ, prometheus.list_targets,
-        "List one Prometheus target a hypervisor (http_sd)", schemas.TargetList, bare=True,
+        "List one Prometheus target a hypervisor (http_sd)", TargetList, bare=True,
         opened_by="metrics_open",
     ),
     Route(
         "GET", "/metrics", READ, prometheus.get_exposition, "Show all metrics as Prometheus reads them",
-        None, schemas.MetricsQuery, errors=("HOST_NOT_FOUND",), opened_by="metrics_open",
+        None, ExpositionQuery, errors=("HOST_NOT_FOUND",), opened_by="metrics_open",
     ),
-    Route("GET", "/healthz", Role.NOBODY, health.healthz, "The process answers", schemas.HealthOut),
-    Route("GET", "/readyz", Role.NOBODY, health.readyz, "The service can do its work", schemas.HealthOut, also=(503,)),
+    Route("GET", "/healthz", Role.NOBODY, health.healthz, "The process answers", HealthOut),
+    Route("GET", "/readyz", Role.NOBODY, health.readyz, "The service can do its work", HealthOut, also=(503,)),
 )  # fmt: skip

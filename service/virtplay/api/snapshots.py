@@ -2,9 +2,9 @@
 
 from datetime import UTC, datetime
 
-from virtplay.api.calls import Call
-from virtplay.api.envelope import Answer
-from virtplay.api.snapshot_schemas import (
+from virtplay.api.http.envelope import Answer
+from virtplay.api.http.requests import ApiRequest
+from virtplay.api.schemas.snapshots import (
     AcceptedSnapshotOut,
     KeepBody,
     ScheduleBody,
@@ -15,9 +15,9 @@ from virtplay.api.snapshot_schemas import (
     SnapshotList,
     SnapshotOut,
 )
-from virtplay.schedules import remove_schedule, set_schedule
 from virtplay.settings import Settings
-from virtplay.snapshots import AcceptedSnapshot, NewSnapshot, expiry_of
+from virtplay.snapshots.requests import AcceptedSnapshot, NewSnapshot, expiry_of
+from virtplay.snapshots.schedules import remove_schedule, set_schedule
 from virtplay.store import schedules as schedule_store
 from virtplay.store import snapshots as store
 from virtplay.store.models import Snapshot, SnapshotSchedule, Vm
@@ -65,27 +65,29 @@ def accepted(what: AcceptedSnapshot) -> Answer:
     return Answer(data.model_dump(mode="json"), 202, {"Location": location})
 
 
-async def list_snapshots(call: Call) -> Answer:
+async def list_snapshots(request: ApiRequest) -> Answer:
     """GET /vms/{id}/snapshots."""
-    vm = await find_vm(call.path["id"])
+    vm = await find_vm(request.path["id"])
     return Answer(
-        SnapshotList(snapshots=await _snapshots_out(call.parts.settings, vm)).model_dump(
+        SnapshotList(snapshots=await _snapshots_out(request.services.settings, vm)).model_dump(
             mode="json"
         )
     )
 
 
-async def get_snapshot(call: Call) -> Answer:
+async def get_snapshot(request: ApiRequest) -> Answer:
     """GET /vms/{id}/snapshots/{sid}."""
-    vm = await find_vm(call.path["id"])
-    snapshot = await store.find_snapshot(vm, call.path["sid"])
-    shown = next(s for s in await _snapshots_out(call.parts.settings, vm) if s.id == snapshot.ref)
+    vm = await find_vm(request.path["id"])
+    snapshot = await store.find_snapshot(vm, request.path["sid"])
+    shown = next(
+        s for s in await _snapshots_out(request.services.settings, vm) if s.id == snapshot.ref
+    )
     return Answer(shown.model_dump(mode="json"))
 
 
-async def create_snapshot(call: Call) -> Answer:
+async def create_snapshot(request: ApiRequest) -> Answer:
     """POST /vms/{id}/snapshots."""
-    body: SnapshotCreate = call.body
+    body: SnapshotCreate = request.body
     new = NewSnapshot(
         title=body.name,
         description=body.description,
@@ -94,26 +96,28 @@ async def create_snapshot(call: Call) -> Answer:
         else None,
         freeze=body.freeze,
     )
-    return accepted(await call.parts.snapshots.create(call.caller, call.path["id"], new))
+    return accepted(
+        await request.services.snapshots.create(request.caller, request.path["id"], new)
+    )
 
 
-async def restore_snapshot(call: Call) -> Answer:
+async def restore_snapshot(request: ApiRequest) -> Answer:
     """POST /vms/{id}/snapshots/{sid}/restore."""
     return accepted(
-        await call.parts.snapshots.restore(
-            call.caller,
-            call.path["id"],
-            call.path["sid"],
-            force=call.body.force,
-            guard=call.body.guard,
+        await request.services.snapshots.restore(
+            request.caller,
+            request.path["id"],
+            request.path["sid"],
+            force=request.body.force,
+            guard=request.body.guard,
         )
     )
 
 
-async def delete_snapshot(call: Call) -> Answer:
+async def delete_snapshot(request: ApiRequest) -> Answer:
     """DELETE /vms/{id}/snapshots/{sid}."""
-    snapshots = call.parts.snapshots
-    return accepted(await snapshots.delete(call.caller, call.path["id"], call.path["sid"]))
+    snapshots = request.services.snapshots
+    return accepted(await snapshots.delete(request.caller, request.path["id"], request.path["sid"]))
 
 
 def schedule_out(vm: Vm, schedule: SnapshotSchedule) -> ScheduleOut:
@@ -136,19 +140,19 @@ def schedule_out(vm: Vm, schedule: SnapshotSchedule) -> ScheduleOut:
     )
 
 
-async def get_schedule(call: Call) -> Answer:
+async def get_schedule(request: ApiRequest) -> Answer:
     """GET /vms/{id}/snapshot-schedule."""
-    vm = await find_vm(call.path["id"])
+    vm = await find_vm(request.path["id"])
     schedule = await schedule_store.find_schedule(vm)
     return Answer(schedule_out(vm, schedule).model_dump(mode="json"))
 
 
-async def put_schedule(call: Call) -> Answer:
+async def put_schedule(request: ApiRequest) -> Answer:
     """PUT /vms/{id}/snapshot-schedule."""
-    body: ScheduleBody = call.body
+    body: ScheduleBody = request.body
     vm, schedule = await set_schedule(
-        call.caller,
-        call.path["id"],
+        request.caller,
+        request.path["id"],
         cron=body.cron,
         timezone=body.timezone,
         keep=body.keep.as_keep(),
@@ -157,7 +161,7 @@ async def put_schedule(call: Call) -> Answer:
     return Answer(schedule_out(vm, schedule).model_dump(mode="json"))
 
 
-async def delete_schedule(call: Call) -> Answer:
+async def delete_schedule(request: ApiRequest) -> Answer:
     """DELETE /vms/{id}/snapshot-schedule."""
-    vm = await remove_schedule(call.caller, call.path["id"])
+    vm = await remove_schedule(request.caller, request.path["id"])
     return Answer(ScheduleGone(vmId=str(vm.ref)).model_dump(mode="json"))

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from virtplay.api.calls import Call
-from virtplay.api.envelope import Answer
+from virtplay.api.http.envelope import Answer
+from virtplay.api.http.requests import ApiRequest
 from virtplay.api.jobs import job_out
-from virtplay.api.schemas import AcceptedOut, Pagination, StatusOut, VmCreate, VmOut, VmPage
+from virtplay.api.schemas.fields import Pagination
+from virtplay.api.schemas.vms import AcceptedOut, StatusOut, VmCreate, VmOut, VmPage
 from virtplay.store import jobs as job_store
 from virtplay.store import vms as store
 from virtplay.store.models import Vm
@@ -56,9 +57,9 @@ def accepted(what: Accepted) -> Answer:
     return Answer(data.model_dump(mode="json"), 202, {"Location": location})
 
 
-async def list_vms(call: Call) -> Answer:
+async def list_vms(request: ApiRequest) -> Answer:
     """GET /vms."""
-    query = call.query
+    query = request.query
     vms, total = await store.page_vms(**query.model_dump())
     page = VmPage(
         vms=[vm_out(vm) for vm in vms],
@@ -67,9 +68,9 @@ async def list_vms(call: Call) -> Answer:
     return Answer(page.model_dump(mode="json"))
 
 
-async def create_vm(call: Call) -> Answer:
+async def create_vm(request: ApiRequest) -> Answer:
     """POST /vms."""
-    body: VmCreate = call.body
+    body: VmCreate = request.body
     new = NewVm(
         name=body.name,
         template=body.template,
@@ -86,67 +87,67 @@ async def create_vm(call: Call) -> Answer:
         clone=body.clone,
     )
     # Right after a start nothing is known of any host yet: a moment's wait beats a refusal.
-    await call.parts.observer.first_look()
-    return accepted(await call.parts.vms.create(call.caller, new))
+    await request.services.observer.first_look()
+    return accepted(await request.services.vms.create(request.caller, new))
 
 
-async def get_vm(call: Call) -> Answer:
+async def get_vm(request: ApiRequest) -> Answer:
     """GET /vms/{id}."""
-    return Answer(vm_out(await store.find_vm(call.path["id"])).model_dump(mode="json"))
+    return Answer(vm_out(await store.find_vm(request.path["id"])).model_dump(mode="json"))
 
 
-async def update_vm(call: Call) -> Answer:
+async def update_vm(request: ApiRequest) -> Answer:
     """PUT /vms/{id}."""
     wanted: dict[str, Any] = {
-        BODY_COLUMNS.get(field, field): getattr(call.body, field)
-        for field in call.body.model_fields_set
+        BODY_COLUMNS.get(field, field): getattr(request.body, field)
+        for field in request.body.model_fields_set
     }
     if "network" in wanted:
         wanted["network"] = wanted["network"].as_variables()
-    return accepted(await call.parts.vms.update(call.caller, call.path["id"], wanted))
+    return accepted(await request.services.vms.update(request.caller, request.path["id"], wanted))
 
 
-async def delete_vm(call: Call) -> Answer:
+async def delete_vm(request: ApiRequest) -> Answer:
     """DELETE /vms/{id}."""
-    vms = call.parts.vms
-    query = call.query
+    vms = request.services.vms
+    query = request.query
     return accepted(
         await vms.delete(
-            call.caller, call.path["id"], force=query.force, keep_disks=query.keepDisks
+            request.caller, request.path["id"], force=query.force, keep_disks=query.keepDisks
         )
     )
 
 
-async def start_vm(call: Call) -> Answer:
+async def start_vm(request: ApiRequest) -> Answer:
     """POST /vms/{id}/start."""
-    return accepted(await call.parts.vms.start(call.caller, call.path["id"]))
+    return accepted(await request.services.vms.start(request.caller, request.path["id"]))
 
 
-async def stop_vm(call: Call) -> Answer:
+async def stop_vm(request: ApiRequest) -> Answer:
     """POST /vms/{id}/stop."""
-    vms = call.parts.vms
-    return accepted(await vms.stop(call.caller, call.path["id"], force=call.body.force))
+    vms = request.services.vms
+    return accepted(await vms.stop(request.caller, request.path["id"], force=request.body.force))
 
 
-async def restart_vm(call: Call) -> Answer:
+async def restart_vm(request: ApiRequest) -> Answer:
     """POST /vms/{id}/restart."""
-    vms = call.parts.vms
-    return accepted(await vms.restart(call.caller, call.path["id"], force=call.body.force))
+    vms = request.services.vms
+    return accepted(await vms.restart(request.caller, request.path["id"], force=request.body.force))
 
 
-async def pause_vm(call: Call) -> Answer:
+async def pause_vm(request: ApiRequest) -> Answer:
     """POST /vms/{id}/pause."""
-    return accepted(await call.parts.vms.pause(call.caller, call.path["id"]))
+    return accepted(await request.services.vms.pause(request.caller, request.path["id"]))
 
 
-async def resume_vm(call: Call) -> Answer:
+async def resume_vm(request: ApiRequest) -> Answer:
     """POST /vms/{id}/resume."""
-    return accepted(await call.parts.vms.resume(call.caller, call.path["id"]))
+    return accepted(await request.services.vms.resume(request.caller, request.path["id"]))
 
 
-async def get_status(call: Call) -> Answer:
+async def get_status(request: ApiRequest) -> Answer:
     """GET /vms/{id}/status."""
-    vm = await store.find_vm(call.path["id"])
+    vm = await store.find_vm(request.path["id"])
     job = await job_store.unfinished_job(vm.id)
     status = StatusOut(
         id=str(vm.ref),

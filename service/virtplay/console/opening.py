@@ -15,9 +15,9 @@ from virtplay.actions import Action
 from virtplay.console.reach import Line, Reach
 from virtplay.console.relay import Client
 from virtplay.console.watch import Stream, Streams
-from virtplay.dispatch import Dispatcher
-from virtplay.inventory import Inventory
-from virtplay.jobs import Caller, await_end, job_directory, submit, write_secrets
+from virtplay.hosts.inventory import Inventory
+from virtplay.jobs.dispatcher import Dispatcher
+from virtplay.jobs.submission import Caller, await_end, job_directory, submit, write_secrets
 from virtplay.settings import Settings
 from virtplay.states import HostStatus, JobStatus, VmStatus
 from virtplay.store import vms as store

@@ -22,9 +22,9 @@ import asyncssh
 
 from virtplay.console.address import Address, jump_address, read_address, stream_command
 from virtplay.errors import HostUnreachable
-from virtplay.inventory import Inventory
+from virtplay.hosts.inventory import Inventory
 
-log = logging.getLogger("virtplay.console")
+log = logging.getLogger("virtplay.console.reach")
 # It tells every channel, with the text of the stream program.
 asyncssh.set_log_level("WARNING")
 

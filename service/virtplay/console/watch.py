@@ -10,7 +10,7 @@ from virtplay.console.relay import FAILED, GOING_AWAY, POLICY, Client, Ending, r
 from virtplay.errors import VirtplayError
 from virtplay.store.tokens import valid_tokens
 
-log = logging.getLogger("virtplay.console")
+log = logging.getLogger("virtplay.console.watch")
 
 WATCH_SECONDS = 2.0
 STOP_SECONDS = 3.0

@@ -12,10 +12,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from virtplay.api.envelope import Answer, failure, success
-from virtplay.api.parsing import parse_body, parse_query
+from virtplay.api.http.envelope import Answer, failure, success
+from virtplay.api.http.parsing import parse_body, parse_query
 from virtplay.api.routes import ROUTES, Route
-from virtplay.api.schemas import AcceptedOut, JobError, JobOut, Pagination, VmOut
+from virtplay.api.schemas.fields import Pagination
+from virtplay.api.schemas.jobs import JobError, JobOut
+from virtplay.api.schemas.vms import AcceptedOut, VmOut
 from virtplay.errors import NotFound, Unauthorized, VirtplayError
 
 TOKEN = "token-of-the-tests"

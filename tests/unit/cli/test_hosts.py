@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from virtplay.api.schemas import HostOut, TemplateOut
+from virtplay.api.schemas.hosts import HostOut, TemplateOut
 
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.service import FakeService

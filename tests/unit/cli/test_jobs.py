@@ -14,7 +14,8 @@ from contextlib import contextmanager
 
 import pytest
 from virtplay import errors
-from virtplay.api.schemas import JobOut, Pagination
+from virtplay.api.schemas.fields import Pagination
+from virtplay.api.schemas.jobs import JobOut
 from virtplay.cli import following
 from virtplay.cli.bar import clock
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from virtplay.api.snapshot_schemas import AcceptedSnapshotOut, ScheduleOut, SnapshotOut
+from virtplay.api.schemas.snapshots import AcceptedSnapshotOut, ScheduleOut, SnapshotOut
 from virtplay.cli.snapshots import grow
 from virtplay.errors import ScheduleNotFound, VmAlreadyRunning
 

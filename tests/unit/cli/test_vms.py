@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from virtplay import errors
-from virtplay.api.schemas import Pagination
+from virtplay.api.schemas.fields import Pagination
 
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.service import (

@@ -49,7 +49,7 @@ class libvirtError(Exception):  # noqa: N801 - the binding's own name
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *users: ModuleType) -> None:
     """Give these files, and the one that knows the error codes, libvirt's names."""
-    from ansible_collections.virtplay.libvirt.plugins.module_utils import connection
+    from ansible_collections.virtplay.libvirt.plugins.module_utils.host import connection
 
     library: Any = ModuleType("libvirt")
     for name, value in _CONSTANTS.items():

@@ -7,8 +7,8 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.arguments import 
     canonical_uuid,
     check_values,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import LibvirtFailure
-from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules import DOMAIN
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import LibvirtFailure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.values import DOMAIN
 
 UUID = "0157c680-d8f0-4d2a-855a-94a165065017"
 

@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils import connection
-from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host import connection
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
     DomainState,
     LibvirtFailure,
     error_text,
@@ -60,7 +60,7 @@ def test_missing_library_is_said(monkeypatch: pytest.MonkeyPatch, library: str) 
 
 def on_host(code: str) -> subprocess.CompletedProcess[str]:
     """Run code with the host's Python, which has libvirt, after importing the file."""
-    package = "ansible_collections.virtplay.libvirt.plugins.module_utils.connection"
+    package = "ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection"
     return subprocess.run(
         [HOST_PYTHON, "-c", f"from {package} import *\n{code}"],
         env={"PYTHONPATH": str(COLLECTIONS)},

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import LibvirtFailure
-from ansible_collections.virtplay.libvirt.plugins.module_utils.console_xml import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.console_xml import (
     check_serial,
     find_vnc,
     has_password,
@@ -15,11 +14,12 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.console_xml impor
     set_password,
     vnc_address,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_xml import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import (
     build_domain,
     edit_domain,
     parse_xml,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import LibvirtFailure
 from ansible_collections.virtplay.libvirt.plugins.modules.console import check_arguments
 
 from tests.unit.collection.test_domain_xml import SPEC

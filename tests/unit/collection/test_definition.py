@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils import definition
-from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import (
-    DomainState,
-    LibvirtFailure,
-)
-from ansible_collections.virtplay.libvirt.plugins.module_utils.definition import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain import definition
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.definition import (
     Creation,
     NewDisk,
     derive_mac,
@@ -22,7 +18,11 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.definition import
     plan_removal,
     prepare_interface,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.plan import Current
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import Current
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
+    DomainState,
+    LibvirtFailure,
+)
 
 UUID = "0157c680-d8f0-4d2a-855a-94a165065017"
 OURS, THEIRS = f"/srv/{UUID}-vda.qcow2", "/srv/somebody.qcow2"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_task import label_texts
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task import label_texts
 
 
 def test_labels_are_text_as_yaml_would_write_them() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_view import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.view import (
     agent_is_connected,
     pending_values,
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_xml import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import (
     Disk,
     DomainSpec,
     Interface,

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import LibvirtFailure
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_xml import NAMESPACE
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import NAMESPACE
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import LibvirtFailure
 from ansible_collections.virtplay.libvirt.plugins.modules import domains as module
 
 OURS = f"<metadata><vm xmlns='{NAMESPACE}' id='x'/></metadata>"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils import failures
-from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import LibvirtFailure
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_xml import InvalidDomain
-from ansible_collections.virtplay.libvirt.plugins.module_utils.failures import failure_of
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import InvalidDomain
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host import failures
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import LibvirtFailure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.failures import failure_of
 
 from tests.unit.collection.pretend_libvirt import NO_DOMAIN, OTHER, libvirtError, pretend
 

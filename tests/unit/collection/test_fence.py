@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import LibvirtFailure
-from ansible_collections.virtplay.libvirt.plugins.module_utils.fence import Fence, sweep
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import LibvirtFailure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.lock.fence import Fence, sweep
 
 UUID = "11111111-2222-4333-8444-555555555555"
 HOLDER = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from ansible_collections.virtplay.libvirt.plugins.module_utils.fence import Fence
+from ansible_collections.virtplay.libvirt.plugins.module_utils.lock.fence import Fence
 base = Path(sys.argv[2])
 fence = Fence(sys.argv[3], label="vm-001", task="start vm-001", job=sys.argv[4] or None,
               lock_directory=base / "run", fence_directory=base / "fence")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils import fenced
-from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import LibvirtFailure
-from ansible_collections.virtplay.libvirt.plugins.module_utils.fence import Fence
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain import fenced
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import LibvirtFailure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.lock.fence import Fence
 
 UUID = "11111111-2222-4333-8444-555555555555"
 SINCE = "2026-11-22T12:00:00.000Z"

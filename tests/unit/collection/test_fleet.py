@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.fleet import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.declared import (
     InvalidFleet,
     combine_runs,
     describe_hosts,

@@ -7,8 +7,9 @@ import time
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils import addresses, guest_agents
-from ansible_collections.virtplay.libvirt.plugins.module_utils.guest_agents import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.observe import addresses
+from ansible_collections.virtplay.libvirt.plugins.module_utils.observe import agents as guest_agents
+from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.agents import (
     AgentQuestions,
     parse_filesystems,
 )

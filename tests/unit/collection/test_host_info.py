@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils import host_facts, qemu_process
-from ansible_collections.virtplay.libvirt.plugins.module_utils.addresses import (
-    choose_addresses,
-    parse_neighbours,
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host import facts as host_facts
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host import qemu_process
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.child_process import (
+    run_in_child,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.child_process import run_in_child
-from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import LibvirtFailure
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host_facts import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import LibvirtFailure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.facts import (
     measure_pools,
     read_templates,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.statistics import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.addresses import (
+    choose_addresses,
+    parse_neighbours,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.statistics import (
     answered_by_monitor,
     read_statistics,
 )

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.image_error import ImageError
-from ansible_collections.virtplay.libvirt.plugins.module_utils.image_store import TemplateStore
+from ansible_collections.virtplay.libvirt.plugins.module_utils.image.error import ImageError
+from ansible_collections.virtplay.libvirt.plugins.module_utils.image.store import TemplateStore
 from ansible_collections.virtplay.libvirt.plugins.modules.image import run
 
 URL = "https://images.example/releases/9/disk.qcow2"

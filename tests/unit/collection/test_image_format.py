@@ -6,8 +6,8 @@ import struct
 from pathlib import Path
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.image_error import ImageError
-from ansible_collections.virtplay.libvirt.plugins.module_utils.image_format import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.image.error import ImageError
+from ansible_collections.virtplay.libvirt.plugins.module_utils.image.format import (
     DiskFormat,
     check_virtual_size,
     inspect_image,

@@ -8,8 +8,8 @@ from typing import Any
 from urllib.request import Request
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils import image_source
-from ansible_collections.virtplay.libvirt.plugins.module_utils.image_error import ImageError
+from ansible_collections.virtplay.libvirt.plugins.module_utils.image import source as image_source
+from ansible_collections.virtplay.libvirt.plugins.module_utils.image.error import ImageError
 
 FROM = Request("https://198.51.100.1/disk.qcow2")
 

@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils import monitor
-from ansible_collections.virtplay.libvirt.plugins.module_utils.monitor import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.observe import monitor
+from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.monitor import (
     ask_monitors,
     occupied_domains,
 )

@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.monitor import MonitorAnswers
-from ansible_collections.virtplay.libvirt.plugins.module_utils.observation import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.monitor import MonitorAnswers
+from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.observation import (
     _complete,
     _Late,
     _Seen,

@@ -6,11 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import (
-    DomainState,
-    LibvirtFailure,
-)
-from ansible_collections.virtplay.libvirt.plugins.module_utils.plan import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import (
     GIB,
     Current,
     Step,
@@ -19,6 +15,10 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.plan import (
     plan_power,
     plan_update,
     state_after,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
+    DomainState,
+    LibvirtFailure,
 )
 
 RUNNING, PAUSED, STOPPED = DomainState.RUNNING, DomainState.PAUSED, DomainState.STOPPED

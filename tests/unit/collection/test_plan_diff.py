@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from ansible.plugins.callback import CallbackBase
-from ansible_collections.virtplay.libvirt.plugins.module_utils.plan import Applies, Change
-from ansible_collections.virtplay.libvirt.plugins.module_utils.plan_diff import WHEN, build_diff
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.diff import WHEN, build_diff
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import Applies, Change
 
 OLD, NEW = "<domain>\n  <vcpu>1</vcpu>\n</domain>\n", "<domain>\n  <vcpu>2</vcpu>\n</domain>\n"
 

@@ -6,10 +6,13 @@ import threading
 import time
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils import power
-from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import LibvirtFailure
-from ansible_collections.virtplay.libvirt.plugins.module_utils.plan import Step
-from ansible_collections.virtplay.libvirt.plugins.module_utils.power import call_within, run_steps
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain import power
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import Step
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.power import (
+    call_within,
+    run_steps,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import LibvirtFailure
 
 from tests.unit.collection.pretend_libvirt import NO_DOMAIN, OTHER, libvirtError, pretend
 

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.qcow2_snapshots import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.qcow2 import (
     Qcow2Image,
     read_image,
 )

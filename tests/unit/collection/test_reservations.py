@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils import reservations
-from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import LibvirtFailure
-from ansible_collections.virtplay.libvirt.plugins.module_utils.reservations import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host import reservations
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import LibvirtFailure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.reservations import (
     add_reservation,
     check_reservation,
     list_reservations,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.role_variables import (
+from ansible_collections.virtplay.libvirt.plugins.plugin_utils.role_variables import (
     missing_vm,
     refuse_extra_variables,
     refuse_several_hosts,

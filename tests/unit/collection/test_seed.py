@@ -9,13 +9,13 @@ from typing import Any
 import pycdlib
 import pytest
 import yaml
-from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import LibvirtFailure
-from ansible_collections.virtplay.libvirt.plugins.module_utils.seed import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.seed import (
     build_files,
     build_iso,
     build_network_config,
     clean_hostname,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import LibvirtFailure
 
 MAC = "52:00:00:00:00:01"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 admin@example.org"

@@ -5,17 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import Current
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import parse_domain
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
     DomainState,
     LibvirtFailure,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_xml import parse_domain
-from ansible_collections.virtplay.libvirt.plugins.module_utils.plan import Current
-from ansible_collections.virtplay.libvirt.plugins.module_utils.qcow2_snapshots import (
-    Qcow2Image,
-    Qcow2Snapshot,
-)
-from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot_plan import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.plan import (
     Sight,
     check_new_name,
     entry_to_be,
@@ -27,8 +23,12 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot_plan imp
     tree_with,
     tree_without,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot_xml import parse_snapshot
-from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules import SNAPSHOT
+from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.qcow2 import (
+    Qcow2Image,
+    Qcow2Snapshot,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.xml import parse_snapshot
+from ansible_collections.virtplay.libvirt.plugins.module_utils.values import SNAPSHOT
 
 GIB = 1 << 30
 OLD, NEW = 9_000_000, 10_010_000

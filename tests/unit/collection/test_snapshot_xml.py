@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_xml import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import (
     InvalidDomain,
     parse_xml,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot_xml import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.xml import (
     MARK,
     build_snapshot,
     compose_description,

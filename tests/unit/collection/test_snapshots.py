@@ -7,14 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils import snapshots
-from ansible_collections.virtplay.libvirt.plugins.module_utils.console_xml import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.console_xml import (
     LONG_AGO,
     set_password,
     utc_text,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_xml import parse_xml
-from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshots import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import parse_xml
+from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot import change as snapshots
+from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.change import (
     consoles_aside,
     fill_sizes,
     list_snapshots,

@@ -8,9 +8,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils import storage
-from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import LibvirtFailure
-from ansible_collections.virtplay.libvirt.plugins.module_utils.storage import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host import storage
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import LibvirtFailure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.storage import (
     Template,
     create_disk,
     disk_name,

@@ -6,12 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_task import ARGUMENTS
-from ansible_collections.virtplay.libvirt.plugins.module_utils.role_rules import ROLES, rules_of
-from ansible_collections.virtplay.libvirt.plugins.module_utils.role_variables import (
-    check_variables,
-)
-from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task import ARGUMENTS
+from ansible_collections.virtplay.libvirt.plugins.module_utils.values import (
     CONSOLE,
     DOMAIN,
     HOST_INFO,
@@ -20,7 +16,9 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules impor
     Table,
 )
 from ansible_collections.virtplay.libvirt.plugins.modules import console, snapshot
-from virtplay.api.schemas import VmCreate
+from ansible_collections.virtplay.libvirt.plugins.plugin_utils.role_rules import ROLES, rules_of
+from ansible_collections.virtplay.libvirt.plugins.plugin_utils.role_variables import check_variables
+from virtplay.api.schemas.vms import VmCreate
 
 from scripts.role_tables import described_roles, read_specs
 

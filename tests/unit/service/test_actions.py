@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from virtplay import runner
 from virtplay.actions import RULES, Action, command_line, mark_unsafe, playbook
+from virtplay.jobs import runner
 from virtplay.settings import PROJECT, Settings
 
 HOSTILE = [

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 from virtplay.errors import CannotStart, TemplateNotFound
-from virtplay.inventory import load_inventory, parse_inventory
-from virtplay.placement import Overcommit
+from virtplay.hosts.inventory import load_inventory, parse_inventory
+from virtplay.hosts.placement import Overcommit
 from virtplay.settings import PROJECT, Settings
 
 DEFAULTS = {

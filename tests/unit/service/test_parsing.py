@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 from pydantic import Field
-from virtplay.api.parsing import parse_body, parse_query
-from virtplay.api.schemas import Query, Strict, VmQuery
+from virtplay.api.http.parsing import parse_body, parse_query
+from virtplay.api.schemas.fields import Query, Strict
+from virtplay.api.schemas.vms import VmQuery
 from virtplay.errors import ValidationFailed
 
 JSON = "application/json"

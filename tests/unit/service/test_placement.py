@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from virtplay.errors import InsufficientResources, ValidationFailed
-from virtplay.placement import GIB, HostRoom, Need, Overcommit, place
+from virtplay.hosts.placement import GIB, HostRoom, Need, Overcommit, place
 
 DEFAULT = frozenset({"default"})
 

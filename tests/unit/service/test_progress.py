@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from virtplay.progress import Progress, failure_of
+from virtplay.jobs.progress import Progress, failure_of
 
 
 def task(name: str = "t") -> dict[str, Any]:

@@ -4,7 +4,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from virtplay.rates import Counters, Use, disk_usage, measure, memory_of, rate, read_counters
+from virtplay.metrics.rates import (
+    Counters,
+    Use,
+    disk_usage,
+    measure,
+    memory_of,
+    rate,
+    read_counters,
+)
 
 HOST = {"uuid": "host-1", "uptime_seconds": 1000.0}
 DOMAIN: dict[str, Any] = {

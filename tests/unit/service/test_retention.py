@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from virtplay.retention import Keep, choose_expendable, next_turn, read_timezone
+from virtplay.snapshots.retention import Keep, choose_expendable, next_turn, read_timezone
 
 BERLIN = ZoneInfo("Europe/Berlin")
 """Summer time ends on 25 October 2026 at 01:00 UTC and begins on 29 March 2026 at 01:00 UTC."""

@@ -5,8 +5,9 @@ import time
 from typing import Any
 
 import pytest
-from virtplay.api.parsing import parse_body
-from virtplay.api.schemas import NetworkBody, Strict, VmCreate, VmUpdate
+from virtplay.api.http.parsing import parse_body
+from virtplay.api.schemas.fields import Strict
+from virtplay.api.schemas.vms import NetworkBody, VmCreate, VmUpdate
 from virtplay.errors import ValidationFailed
 
 GOOD: dict[str, Any] = {"name": "web", "template": "micro", "cpu": 1, "memory": 256, "disk": 1}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from virtplay.jobs import read_secrets, write_secrets
+from virtplay.jobs.submission import read_secrets, write_secrets
 
 
 def test_secrets_come_back_and_are_private(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from virtplay.api.snapshot_schemas import RestoreBody, ScheduleBody, SnapshotCreate
-from virtplay.retention import Keep
+from virtplay.api.schemas.snapshots import RestoreBody, ScheduleBody, SnapshotCreate
+from virtplay.snapshots.retention import Keep
 
 from tests.unit.service.test_schemas import faults, read
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 from virtplay.actions import RULES, Action
-from virtplay.execution import POWER_STATUS
+from virtplay.jobs.execution import POWER_STATUS
 from virtplay.states import FINISHED_JOB, JOB_MOVES, UNFINISHED_JOB, JobStatus, VmStatus
 
 ALLOWED = {

@@ -12,7 +12,8 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.playbook.role.definition import RoleDefinition
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
-from ansible_collections.virtplay.libvirt.plugins.module_utils.role_variables import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.values import name_owner
+from ansible_collections.virtplay.libvirt.plugins.plugin_utils.role_variables import (
     check_variables,
     missing_vm,
     refuse_extra_variables,
@@ -20,7 +21,6 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.role_variables im
     unknown_templates,
     unknown_variables,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules import name_owner
 
 
 class ActionModule(ActionBase):

@@ -39,7 +39,7 @@ from typing import Any
 
 from ansible import context
 from ansible.plugins.callback import CallbackBase
-from ansible_collections.virtplay.libvirt.plugins.module_utils.fleet import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.declared import (
     combine_runs,
     describe_hosts,
 )

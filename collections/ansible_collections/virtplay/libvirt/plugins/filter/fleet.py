@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.virtplay.libvirt.plugins.module_utils.fleet import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.declared import (
     InvalidFleet,
     combine_runs,
     describe_hosts,

@@ -13,8 +13,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.virtplay.libvirt.plugins.module_utils.role_rules import NETWORK, POOL
-from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules import Table
+from ansible_collections.virtplay.libvirt.plugins.module_utils.values import Table
+from ansible_collections.virtplay.libvirt.plugins.plugin_utils.role_rules import NETWORK, POOL
 
 Addresses = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -169,8 +169,8 @@ from ansible import constants, context
 from ansible.errors import AnsibleParserError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
-from ansible_collections.virtplay.libvirt.plugins.module_utils.role_rules import INVENTORY
-from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules import unknown_keys
+from ansible_collections.virtplay.libvirt.plugins.module_utils.values import unknown_keys
+from ansible_collections.virtplay.libvirt.plugins.plugin_utils.role_rules import INVENTORY
 from ansible_collections.virtplay.libvirt.plugins.plugin_utils.vm_inventory import (
     AddressChoice,
     list_vms,

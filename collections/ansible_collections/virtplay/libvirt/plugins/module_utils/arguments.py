@@ -8,8 +8,8 @@ import uuid as uuids
 from collections.abc import Mapping
 from typing import Any
 
-from .connection import LibvirtFailure
-from .value_rules import Table
+from .host.connection import LibvirtFailure
+from .values import Table
 
 
 def canonical_uuid(text: str) -> str:

@@ -127,15 +127,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.arguments import 
     canonical_uuid,
     check_values,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import (
-    LibvirtFailure,
-    error_text,
-    has_error_code,
-    libvirt,
-    lookup_domain,
-    open_connection,
-)
-from ansible_collections.virtplay.libvirt.plugins.module_utils.console_xml import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.console_xml import (
     check_serial,
     find_vnc,
     has_password,
@@ -143,13 +135,21 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.console_xml impor
     utc_text,
     vnc_address,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_view import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.power import call_within
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.view import (
     describe,
     view_domain,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.failures import failure_of
-from ansible_collections.virtplay.libvirt.plugins.module_utils.power import call_within
-from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules import CONSOLE
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
+    LibvirtFailure,
+    error_text,
+    has_error_code,
+    libvirt,
+    lookup_domain,
+    open_connection,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.failures import failure_of
+from ansible_collections.virtplay.libvirt.plugins.module_utils.values import CONSOLE
 
 ARGUMENTS: dict[str, Any] = {
     "uri": {"type": "str", "default": "qemu:///system"},

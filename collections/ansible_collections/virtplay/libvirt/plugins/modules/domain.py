@@ -359,11 +359,11 @@ code:
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_task import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task import (
     ARGUMENTS,
     DomainTask,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.failures import failure_of
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.failures import failure_of
 
 
 class DomainModule(AnsibleModule):

@@ -310,18 +310,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import (
-    LibvirtFailure,
-    libvirt,
-    open_connection,
-)
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_task import (
-    ARGUMENTS,
-    DomainTask,
-)
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_xml import parse_domain
-from ansible_collections.virtplay.libvirt.plugins.module_utils.failures import failure_of
-from ansible_collections.virtplay.libvirt.plugins.module_utils.fleet import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.declared import (
     ABSENT,
     CREATED,
     FAILED,
@@ -329,7 +318,18 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.fleet import (
     outcome_of,
     summarize,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.storage import find_template
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task import (
+    ARGUMENTS,
+    DomainTask,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import parse_domain
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
+    LibvirtFailure,
+    libvirt,
+    open_connection,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.failures import failure_of
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.storage import find_template
 
 # What every domain of a task has in common; the rest is each domain's own.
 COMMON = ("uri", "job", "generation", "lock_timeout")

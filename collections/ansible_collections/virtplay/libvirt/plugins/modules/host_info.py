@@ -271,13 +271,15 @@ host_info:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.virtplay.libvirt.plugins.module_utils.child_process import run_in_child
-from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.child_process import (
+    run_in_child,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
     DEFAULT_URI,
     LibvirtFailure,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.observation import observe
-from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules import HOST_INFO
+from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.observation import observe
+from ansible_collections.virtplay.libvirt.plugins.module_utils.values import HOST_INFO
 
 # What the observation may need beyond its own deadline, to put the picture together.
 GRACE = 1.0

@@ -169,12 +169,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.virtplay.libvirt.plugins.module_utils.image_error import ImageError
-from ansible_collections.virtplay.libvirt.plugins.module_utils.image_format import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.image.error import ImageError
+from ansible_collections.virtplay.libvirt.plugins.module_utils.image.format import (
     check_virtual_size,
     inspect_image,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.image_source import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.image.source import (
     Checksum,
     Fetcher,
     Incoming,
@@ -183,11 +183,11 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.image_source impo
     open_regular,
     parse_checksum,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.image_store import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.image.store import (
     TemplateStore,
     spec_hash,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules import IMAGE_MODULE
+from ansible_collections.virtplay.libvirt.plugins.module_utils.values import IMAGE_MODULE
 
 
 @dataclass(frozen=True)

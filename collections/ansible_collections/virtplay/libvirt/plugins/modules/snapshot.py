@@ -220,7 +220,21 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.arguments import 
     canonical_uuid,
     check_values,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.definition import note_job
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.diff import build_diff
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.fenced import run_fenced
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import (
+    Change,
+    applies_at,
+    merge_metadata,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.view import (
+    agent_is_connected,
+    describe,
+    view_domain,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import parse_domain
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
     DomainState,
     LibvirtFailure,
     domain_state,
@@ -228,44 +242,10 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.connection import
     lookup_domain,
     open_connection,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.definition import note_job
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_view import (
-    agent_is_connected,
-    describe,
-    view_domain,
-)
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain_xml import parse_domain
-from ansible_collections.virtplay.libvirt.plugins.module_utils.failures import failure_of
-from ansible_collections.virtplay.libvirt.plugins.module_utils.fence import Fence
-from ansible_collections.virtplay.libvirt.plugins.module_utils.fenced import run_fenced
-from ansible_collections.virtplay.libvirt.plugins.module_utils.plan import (
-    Change,
-    applies_at,
-    merge_metadata,
-)
-from ansible_collections.virtplay.libvirt.plugins.module_utils.plan_diff import build_diff
-from ansible_collections.virtplay.libvirt.plugins.module_utils.qemu_process import started_at
-from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot_plan import (
-    Sight,
-    SnapshotWanted,
-    entry_to_be,
-    files_needed,
-    plan_creation,
-    plan_deletion,
-    plan_restore,
-    split_disks,
-    tree_with,
-    tree_without,
-)
-from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot_xml import (
-    GUARD,
-    MANUAL,
-    SCHEDULE,
-    build_snapshot,
-    compose_description,
-    snapshot_domain,
-)
-from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshots import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.failures import failure_of
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.qemu_process import started_at
+from ansible_collections.virtplay.libvirt.plugins.module_utils.lock.fence import Fence
+from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.change import (
     consoles_aside,
     create_snapshot,
     delete_snapshot,
@@ -279,7 +259,27 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshots import 
     texts_of,
     thaw,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.value_rules import SNAPSHOT
+from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.plan import (
+    Sight,
+    SnapshotWanted,
+    entry_to_be,
+    files_needed,
+    plan_creation,
+    plan_deletion,
+    plan_restore,
+    split_disks,
+    tree_with,
+    tree_without,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.xml import (
+    GUARD,
+    MANUAL,
+    SCHEDULE,
+    build_snapshot,
+    compose_description,
+    snapshot_domain,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.values import SNAPSHOT
 
 ARGUMENTS: dict[str, Any] = {
     "uri": {"type": "str", "default": "qemu:///system"},

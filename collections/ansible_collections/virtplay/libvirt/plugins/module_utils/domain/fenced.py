@@ -1,0 +1,56 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: runs what changes a domain under its fence, after what a crash has left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..host.connection import DomainState, LibvirtFailure, domain_state, lookup_domain
+from ..host.qemu_process import started_at
+from ..lock.fence import Fence
+from ..snapshot.change import thaw
+
+Act = Callable[[], dict[str, Any]]
+
+
+def run_fenced(
+    fence: Fence,
+    conn: Any,
+    act: Act,
+    *,
+    check_mode: bool,
+    lock_timeout: float,
+    warn: Callable[[str], None],
+) -> dict[str, Any]:
+    """Return act's result under the lock, with how long it was waited for; no lock in check mode.
+
+    A guest whose file systems an earlier run has left frozen is thawed first: nothing else works
+    on it, not even a stop.
+    """
+    if check_mode:
+        fence.check(None)
+        return act()
+    with fence.hold(lock_timeout):
+        thaw_left_frozen(fence, conn, warn)
+        return {**act(), **fence.waited()}
+
+
+def thaw_left_frozen(fence: Fence, conn: Any, warn: Callable[[str], None]) -> None:
+    """Thaw the guest when the fence says that a run which died has left it frozen."""
+    frozen_since = fence.recall().get("frozen_since")
+    dom = lookup_domain(conn, uuid=fence.uuid) if frozen_since is not None else None
+    if dom is None:
+        return
+    state, name = domain_state(dom), dom.name()
+    same_guest = frozen_since == started_at(name)
+    if same_guest and state == DomainState.PAUSED:
+        return  # it thaws nothing while it stands still: the next one does
+    # Noted first: a guest that cannot be thawed is told of once, and stands in nobody's way.
+    fence.remember(frozen_since=None)
+    if same_guest and state == DomainState.RUNNING:
+        try:
+            thaw(dom, name, "a run that did not come to its end")
+        except LibvirtFailure as failure:
+            warn(failure.message)

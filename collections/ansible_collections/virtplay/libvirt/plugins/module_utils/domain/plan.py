@@ -1,0 +1,450 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: what must change on a domain to reach what was asked for; pure, no I/O.
+
+Check mode, diff and the real run all come out of these plans, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..host.connection import ACTIVE_STATES, DomainState, LibvirtFailure, TextEnum
+
+GIB = 1024**3
+
+
+class Wanted(TextEnum):
+    """What a caller may ask of a domain (the module's `state`)."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    RESTARTED = "restarted"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+
+
+class Step(TextEnum):
+    """One act on a domain's power."""
+
+    START = "start"
+    SUSPEND = "suspend"
+    RESUME = "resume"
+    WAKE = "wake"
+    SHUT_DOWN = "shut_down"
+    DESTROY = "destroy"
+
+
+class Applies(TextEnum):
+    """When a change takes effect."""
+
+    LIVE = "live"
+    NEXT_BOOT = "next_boot"
+    OFFLINE = "offline"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One field that differs: its value now and then, and when the guest gets it."""
+
+    field: str
+    before: Any
+    after: Any
+    applies: Applies = Applies.LIVE
+    destroys: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the change as plain data for the module's result."""
+        return {**asdict(self), "applies": str(self.applies)}
+
+
+@dataclass
+class Current:
+    """What a host says of one domain; sizes in bytes, memory in MiB."""
+
+    state: DomainState
+    autostart: bool
+    persistent: bool
+    # The definition for the next boot, and the one QEMU runs with (the same when stopped).
+    config: dict[str, Any]
+    live: dict[str, Any]
+    config_xml: str = ""
+    live_xml: str = ""
+    hotpluggable_vcpus: int = 0
+    capacities: dict[str, int] = field(default_factory=dict)
+    # MAC address → (network, IP address) of DHCP reservations.
+    reservations: dict[str, tuple[str, str]] = field(default_factory=dict)
+    snapshots: int = 0
+
+    @property
+    def active(self) -> bool:
+        """Say whether a QEMU process exists for the domain."""
+        return self.state in ACTIVE_STATES
+
+    @property
+    def label(self) -> str:
+        """Return the libvirt name, for messages."""
+        return str(self.config["name"])
+
+
+@dataclass
+class InterfacePlan:
+    """How one wanted interface maps onto the domain: an edit of `mac`, or a new one."""
+
+    wanted: dict[str, Any]
+    mac: str | None
+    edits: dict[str, Any] = field(default_factory=dict)
+    applies: Applies = Applies.OFFLINE
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Where an interface will be: its MAC address now and then, and what it hangs on then."""
+
+    mac: str
+    new_mac: str
+    type: str
+    source: str
+
+
+@dataclass
+class UpdatePlan:
+    """All that differs between a domain and what was asked for, and what to call for it."""
+
+    changes: list[Change] = field(default_factory=list)
+    # The argument of domain_xml.edit_domain for the definition of the next boot.
+    edits: dict[str, Any] = field(default_factory=dict)
+    live_vcpus: int | None = None
+    live_memory: int | None = None
+    grow_disks: dict[str, int] = field(default_factory=dict)
+    add_disks: list[dict[str, Any]] = field(default_factory=list)
+    interfaces: list[InterfacePlan] = field(default_factory=list)
+    # MAC address → (network, IP address) to reserve; None takes the reservation away.
+    reservations: dict[str, tuple[str, str] | None] = field(default_factory=dict)
+    autostart: bool | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def applies_at(changes: Sequence[Change]) -> str | None:
+    """Sum up when a set of changes is in effect: "now", "next_boot", or None for no change."""
+    if not changes:
+        return None
+    return "next_boot" if any(c.applies == Applies.NEXT_BOOT for c in changes) else "now"
+
+
+# --- power ------------------------------------------------------------------------------------
+
+_VERBS = {Wanted.RESTARTED: "restart", Wanted.PAUSED: "pause", Wanted.RESUMED: "resume"}
+_STATE_AFTER = {
+    Step.START: DomainState.RUNNING,
+    Step.RESUME: DomainState.RUNNING,
+    Step.WAKE: DomainState.RUNNING,
+    Step.SUSPEND: DomainState.PAUSED,
+    Step.SHUT_DOWN: DomainState.STOPPED,
+    Step.DESTROY: DomainState.STOPPED,
+}
+
+
+def plan_power(
+    state: DomainState, wanted: Wanted, *, force: bool = False, label: str = "the domain"
+) -> list[Step]:
+    """Return the steps from a state to the wanted one; raises LibvirtFailure for a refusal."""
+    active = state in ACTIVE_STATES
+    if wanted is Wanted.PRESENT:
+        return []
+    if wanted is Wanted.RUNNING:
+        return [] if state == DomainState.RUNNING else _wake(state) or [Step.START]
+    if wanted is Wanted.STOPPED:
+        return _stop(state, force) if active else []
+    if wanted is Wanted.ABSENT:
+        if active and not force:
+            raise LibvirtFailure(
+                f"cannot delete {label}: it is {state}; force ends it first", "VM_ALREADY_RUNNING"
+            )
+        return [Step.DESTROY] if active else []
+    _refuse_stopped(active, _VERBS[wanted], label)
+    if wanted is Wanted.RESTARTED:
+        return [*_stop(state, force), Step.START]
+    if wanted is Wanted.RESUMED:
+        return _wake(state)
+    if state not in (DomainState.PAUSED, DomainState.RUNNING):
+        raise LibvirtFailure(f"cannot pause {label}: it is {state}", "LIBVIRT_ERROR")
+    return [] if state == DomainState.PAUSED else [Step.SUSPEND]
+
+
+def state_after(state: DomainState, steps: Sequence[Step]) -> DomainState:
+    """Return the state that a domain has when all steps have worked."""
+    for step in steps:
+        state = _STATE_AFTER[step]
+    return state
+
+
+def _wake(state: DomainState) -> list[Step]:
+    if state == DomainState.PAUSED:
+        return [Step.RESUME]
+    return [Step.WAKE] if state == DomainState.SUSPENDED else []
+
+
+def _stop(state: DomainState, force: bool) -> list[Step]:
+    # A guest that does not run cannot obey the power button.
+    return [Step.DESTROY] if force else [*_wake(state), Step.SHUT_DOWN]
+
+
+def _refuse_stopped(active: bool, verb: str, label: str) -> None:
+    if not active:
+        raise LibvirtFailure(f"cannot {verb} {label}: it is stopped", "VM_ALREADY_STOPPED")
+
+
+# --- definition -------------------------------------------------------------------------------
+
+
+def plan_update(current: Current, desired: Mapping[str, Any]) -> UpdatePlan:
+    """Compare a domain with what was set; raises LibvirtFailure for what cannot be changed.
+
+    desired holds the module's arguments; keys that are absent or None are left as they are.
+    """
+    plan = UpdatePlan()
+    _refuse_fixed(current, desired)
+    _plan_texts(plan, current, desired)
+    _plan_vcpus(plan, current, desired)
+    _plan_memory(plan, current, desired)
+    _plan_disks(plan, current, desired.get("disks") or [])
+    _plan_interfaces(plan, current, desired.get("interfaces") or [])
+    autostart = desired.get("autostart")
+    if autostart is not None and autostart != current.autostart:
+        plan.autostart = autostart
+        plan.changes.append(Change("autostart", current.autostart, autostart, _now(current)))
+    if plan.changes and not current.persistent:
+        raise LibvirtFailure(
+            f"cannot change {current.label}: it is transient, libvirt keeps no definition of it",
+            "VALIDATION_ERROR",
+        )
+    return plan
+
+
+def merge_metadata(old: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a domain's whole metadata with the wanted parts that are set put over the old."""
+    return {**(old or {}), **{key: value for key, value in wanted.items() if value is not None}}
+
+
+def _now(current: Current) -> Applies:
+    return Applies.LIVE if current.active else Applies.OFFLINE
+
+
+def _next(current: Current) -> Applies:
+    return Applies.NEXT_BOOT if current.active else Applies.OFFLINE
+
+
+def _refuse_fixed(current: Current, desired: Mapping[str, Any]) -> None:
+    for key in ("firmware", "virt_type"):
+        wanted = desired.get(key)
+        if wanted not in {None, "auto", current.config[key]}:
+            raise LibvirtFailure(
+                f"cannot change {key} of {current.label} from {current.config[key]} to {wanted}: "
+                "it is fixed at creation",
+                "VALIDATION_ERROR",
+            )
+    made_from = (current.config["metadata"] or {}).get("template")
+    asked = [(desired.get("metadata") or {}).get("template")]
+    asked += [disk.get("template") for disk in desired.get("disks") or [] if _is_first(disk)]
+    for template in asked:
+        if made_from is not None and template not in {None, made_from}:
+            raise LibvirtFailure(
+                f"cannot change the template of {current.label} from {made_from} to {template}: "
+                "its disk is made of it; make another VM",
+                "VALIDATION_ERROR",
+            )
+
+
+def _is_first(disk: Mapping[str, Any]) -> bool:
+    return bool(disk["target"] == "vda")
+
+
+def _plan_texts(plan: UpdatePlan, current: Current, desired: Mapping[str, Any]) -> None:
+    for key in ("title", "description"):
+        wanted = desired.get(key)
+        if wanted is not None and wanted != (current.config[key] or ""):
+            plan.edits[key] = wanted
+            plan.changes.append(Change(key, current.config[key], wanted, _now(current)))
+    old = current.config["metadata"]
+    wanted = desired.get("metadata") or {}
+    for key in ("id", "template", "os", "labels"):
+        before = (old or {}).get(key)
+        if wanted.get(key) is not None and wanted[key] != before:
+            plan.changes.append(Change(f"metadata.{key}", before, wanted[key], _now(current)))
+            plan.edits["metadata"] = merge_metadata(old, wanted)
+
+
+def _plan_vcpus(plan: UpdatePlan, current: Current, desired: Mapping[str, Any]) -> None:
+    config, live = current.config, current.live
+    wanted = desired.get("vcpus") or config["vcpus"]
+    limit = desired.get("vcpus_max")
+    if limit is None:
+        limit = max(config["vcpus_max"], wanted)
+    if wanted > limit:
+        raise LibvirtFailure(
+            f"cannot give {current.label} {wanted} CPUs: vcpus_max is {limit}", "VALIDATION_ERROR"
+        )
+    if limit != config["vcpus_max"]:
+        plan.edits["vcpus_max"] = limit
+        plan.changes.append(Change("vcpus_max", config["vcpus_max"], limit, _next(current)))
+    if desired.get("vcpus") is None or (wanted == config["vcpus"] and wanted == live["vcpus"]):
+        return
+    # QEMU's emulation (seen with 7.2) crashes now and then after a CPU was taken away.
+    removable = current.hotpluggable_vcpus if live["virt_type"] == "kvm" else 0
+    possible = live["vcpus"] - removable <= wanted <= live["vcpus_max"]
+    if current.active and possible and wanted != live["vcpus"]:
+        plan.live_vcpus = wanted
+    if wanted != config["vcpus"]:
+        plan.edits["vcpus"] = wanted
+    if plan.live_vcpus is None and "vcpus" not in plan.edits:
+        return  # already written for the next boot, and nothing live can be done about it
+    applies = Applies.LIVE if current.active and possible else _next(current)
+    plan.changes.append(Change("vcpus", live["vcpus"], wanted, applies))
+
+
+def _plan_memory(plan: UpdatePlan, current: Current, desired: Mapping[str, Any]) -> None:
+    config, live = current.config, current.live
+    wanted = desired.get("memory") or config["memory"]
+    limit = desired.get("memory_max")
+    if limit is None:
+        # Headroom that was asked for stays; without any the limit follows the memory, so that
+        # the next boot neither wastes memory nor needs the balloon.
+        headroom = config["memory_max"] > config["memory"]
+        limit = max(config["memory_max"], wanted) if headroom else wanted
+    if wanted > limit:
+        raise LibvirtFailure(
+            f"cannot give {current.label} {wanted} MiB: memory_max is {limit} MiB",
+            "VALIDATION_ERROR",
+        )
+    if limit != config["memory_max"]:
+        plan.edits["memory_max"] = limit
+        # A limit that merely follows a memory given live is no news for the next boot.
+        if desired.get("memory_max") is not None or wanted > live["memory_max"]:
+            plan.changes.append(Change("memory_max", config["memory_max"], limit, _next(current)))
+    if desired.get("memory") is None or (wanted == config["memory"] and wanted == live["memory"]):
+        return
+    possible = wanted <= live["memory_max"]
+    if current.active and possible and wanted != live["memory"]:
+        plan.live_memory = wanted
+    if wanted != config["memory"]:
+        plan.edits["memory"] = wanted
+    if plan.live_memory is None and "memory" not in plan.edits:
+        return
+    applies = Applies.LIVE if current.active and possible else _next(current)
+    plan.changes.append(Change("memory", live["memory"], wanted, applies))
+
+
+def _plan_disks(
+    plan: UpdatePlan, current: Current, wanted_disks: Sequence[Mapping[str, Any]]
+) -> None:
+    present = {disk["target"]: disk for disk in current.config["disks"]}
+    for wanted in wanted_disks:
+        target = wanted["target"]
+        if target not in present:
+            plan.add_disks.append(dict(wanted))
+            plan.changes.append(
+                Change(f"disks.{target}.size", None, wanted.get("size"), _now(current))
+            )
+            continue
+        size = wanted.get("size")
+        capacity = current.capacities.get(target)
+        if size is None:
+            continue
+        if capacity is None:
+            raise LibvirtFailure(
+                f"cannot resize disk {target} of {current.label}: its size is not known",
+                "VALIDATION_ERROR",
+            )
+        if size * GIB < capacity:
+            raise LibvirtFailure(
+                f"cannot shrink disk {target} of {current.label} from {capacity / GIB:g} GiB to "
+                f"{size} GiB: that would cut off data",
+                "VALIDATION_ERROR",
+            )
+        if size * GIB > capacity:
+            plan.grow_disks[target] = size * GIB
+            plan.changes.append(Change(f"disks.{target}.size", capacity / GIB, size, _now(current)))
+
+
+def _plan_interfaces(
+    plan: UpdatePlan, current: Current, wanted_interfaces: Sequence[Mapping[str, Any]]
+) -> None:
+    present = {nic["mac"].lower(): nic for nic in current.config["interfaces"] if nic["mac"]}
+    by_position = list(present)
+    for number, wanted in enumerate(wanted_interfaces):
+        given = (wanted.get("mac") or "").lower()
+        mac = given if given in present else None
+        if mac is None and number < len(by_position):
+            mac = by_position[number]
+        if mac is None:
+            plan.interfaces.append(InterfacePlan(dict(wanted), None, applies=_now(current)))
+            source = wanted.get("source") or wanted.get("type")
+            plan.changes.append(Change(f"interfaces.{number}", None, source, _now(current)))
+        else:
+            _plan_interface(plan, current, present[mac], wanted)
+
+
+def _plan_interface(
+    plan: UpdatePlan, current: Current, present: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> None:
+    mac = present["mac"]
+    new_type = wanted.get("type") or present["type"]
+    source = wanted.get("source") or (present["source"] if new_type == present["type"] else None)
+    if source is None and new_type == "network":
+        source = "default"
+    if source is None:
+        raise LibvirtFailure(
+            f"cannot put interface {mac} of {current.label} on a bridge: name the bridge",
+            "VALIDATION_ERROR",
+        )
+    edits: dict[str, Any] = {
+        key: wanted[key]
+        for key in ("model", "mac")
+        if wanted.get(key) and wanted[key].lower() != (present[key] or "").lower()
+    }
+    # A cable moves while the guest runs; another card needs a boot, and takes the cable with it.
+    applies = _next(current) if edits else _now(current)
+    for key in tuple(edits):
+        plan.changes.append(Change(f"interfaces.{mac}.{key}", present[key], edits[key], applies))
+    if (new_type, source) != (present["type"], present["source"]):
+        edits.update(type=new_type, source=source)
+        before, after = f"{present['type']} {present['source']}", f"{new_type} {source}"
+        plan.changes.append(Change(f"interfaces.{mac}.source", before, after, applies))
+    if edits:
+        plan.interfaces.append(InterfacePlan(dict(wanted), mac, edits, applies))
+        plan.edits.setdefault("interfaces", {})[mac] = edits
+    moved = Moved(mac, edits.get("mac") or mac, new_type, source)
+    _plan_reservation(plan, current, moved, wanted.get("ip"))
+
+
+def _plan_reservation(plan: UpdatePlan, current: Current, nic: Moved, address: str | None) -> None:
+    before = current.reservations.get(nic.mac.lower())
+    if nic.type != "network":
+        if address:
+            plan.warnings.append(
+                f"the address {address} of {current.label} is on a bridge: it was given to the "
+                "guest at creation and is changed in the guest"
+            )
+        after = None
+    elif address:
+        after = (nic.source, address.partition("/")[0])
+    else:
+        # Nothing said of the address: it goes only with the network or the MAC it belongs to.
+        after = before if before and before[0] == nic.source else None
+    if after == before and nic.new_mac == nic.mac:
+        return
+    if before is not None:
+        plan.reservations[nic.mac.lower()] = None
+    if after is not None:
+        plan.reservations[nic.new_mac.lower()] = after
+    if after != before:
+        field_name = f"interfaces.{nic.mac}.ip"
+        old, new = (place[1] if place else None for place in (before, after))
+        # The guest asks for its address again when its lease ends or it boots.
+        applies = _next(current) if after else _now(current)
+        plan.changes.append(Change(field_name, old, new, applies))

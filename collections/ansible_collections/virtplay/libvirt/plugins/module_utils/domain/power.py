@@ -1,0 +1,119 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: does power steps on a domain and waits for what they bring about."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from ..host.connection import DomainState, LibvirtFailure, domain_state, has_error_code, libvirt
+from .plan import Step
+
+T = TypeVar("T")
+
+# A guest that is still booting ignores the power button: press it again.
+PRESS_SECONDS = 5.0
+# How long QEMU itself (not the guest) may take to answer before it counts as stuck.
+MONITOR_SECONDS = 30.0
+_POLL_SECONDS = 0.1
+_DOWN = frozenset({DomainState.STOPPED, DomainState.CRASHED})
+
+
+def run_steps(dom: Any, steps: Sequence[Step], *, label: str, timeout: float) -> None:
+    """Do the steps in order; a graceful shutdown has timeout seconds.
+
+    Raises LibvirtFailure (GUEST_NOT_RESPONDING), with the domain running or paused as before.
+    """
+    for number, step in enumerate(steps):
+        if step is Step.START:
+            dom.create()
+        elif step is Step.SUSPEND:
+            call_within(MONITOR_SECONDS, dom.suspend, f"cannot pause {label}")
+        elif step is Step.RESUME:
+            call_within(MONITOR_SECONDS, dom.resume, f"cannot resume {label}")
+        elif step is Step.WAKE:
+            call_within(MONITOR_SECONDS, lambda: dom.pMWakeup(0), f"cannot wake {label}")
+        elif step is Step.DESTROY:
+            _destroy(dom)
+        else:
+            try:
+                _shut_down(dom, label, timeout)
+            except LibvirtFailure:
+                if number and steps[number - 1] is Step.RESUME:
+                    call_within(MONITOR_SECONDS, dom.suspend, f"cannot pause {label} again")
+                raise
+
+
+def call_within(seconds: float, call: Callable[[], T], failure: str) -> T:
+    """Return call(), giving up on it after seconds: libvirt waits for a stuck QEMU for ever.
+
+    Raises LibvirtFailure (GUEST_NOT_RESPONDING) that starts with failure. The call itself goes on
+    in its thread until the process ends.
+    """
+    results: list[T] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise LibvirtFailure(
+            f"{failure}: QEMU did not answer within {seconds:g} s", "GUEST_NOT_RESPONDING"
+        )
+    return results[0]
+
+
+def _destroy(dom: Any) -> None:
+    try:
+        dom.destroy()
+    except libvirt.libvirtError as error:
+        # It went down by itself a moment ago (a transient one is gone with that).
+        if not has_error_code(error, "VIR_ERR_OPERATION_INVALID", "VIR_ERR_NO_DOMAIN"):
+            raise
+
+
+def _shut_down(dom: Any, label: str, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    next_press = time.monotonic()
+    presser: threading.Thread | None = None
+    while not _is_down(dom):
+        now = time.monotonic()
+        if now >= deadline:
+            raise LibvirtFailure(
+                f"cannot stop {label}: the guest did not shut down within {timeout:g} s "
+                "and still runs",
+                "GUEST_NOT_RESPONDING",
+            )
+        # Each press has a thread of its own, one at a time: with a stuck QEMU it never returns.
+        if now >= next_press and (presser is None or not presser.is_alive()):
+            next_press = now + PRESS_SECONDS
+            presser = threading.Thread(target=_press, args=(dom,), daemon=True)
+            presser.start()
+        time.sleep(min(_POLL_SECONDS, max(0.0, deadline - now)))
+
+
+def _press(dom: Any) -> None:
+    # Down already, or stuck: the state that the other thread polls tells.
+    with suppress(libvirt.libvirtError):
+        dom.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+
+
+def _is_down(dom: Any) -> bool:
+    try:
+        return domain_state(dom) in _DOWN
+    except libvirt.libvirtError as error:
+        if has_error_code(error, "VIR_ERR_NO_DOMAIN"):
+            return True  # a transient domain is gone when it stops
+        raise

@@ -1,0 +1,133 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: the NoCloud seed of a guest (files and ISO image); pure, no host I/O.
+
+Everything we generate is JSON, which YAML readers take: no text of users can become a key.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..host.connection import LibvirtFailure
+
+HOSTNAME_LENGTH = 63
+VOLUME_LABEL = "cidata"
+# Inside JSON only strings hold characters beyond ASCII. YAML wants the unprintable ones escaped,
+# and reads an escaped pair of surrogates as two characters: so escape the BMP and nothing above.
+_ESCAPE = re.compile("[\x7f-\ud7ff\ue000-\uffff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+_SSH_KEY = re.compile(r"(?:ssh-|ecdsa-|sk-)[A-Za-z0-9@.-]+ [A-Za-z0-9+/]+=* ?[^\n]*")
+
+
+def clean_hostname(text: str, fallback: str = "guest") -> str:
+    """Turn any text into one host name label: a-z, 0-9 and inner hyphens, 1 to 63 characters."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    label = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:HOSTNAME_LENGTH].strip("-")
+    return label or fallback
+
+
+def build_files(
+    seed: Mapping[str, Any],
+    *,
+    instance_id: str,
+    title: str | None,
+    name: str,
+    interfaces: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, bytes]:
+    """Return the files of a seed by name; raises LibvirtFailure for a key that is no SSH key.
+
+    seed: hostname, ssh_keys, user_data (kept as it is), network_config. interfaces: mappings with
+    mac and, for static addresses, cidr, gateway and nameservers.
+    """
+    hostname = clean_hostname(seed.get("hostname") or title or name, fallback=clean_hostname(name))
+    keys = [_checked_key(key) for key in seed.get("ssh_keys") or []]
+    # Keys and host name go into the meta-data, where they hold whatever the user-data is.
+    metadata: dict[str, Any] = {
+        "instance-id": instance_id,
+        "local-hostname": hostname,
+        "public-keys": keys,
+    }
+    user_data = seed.get("user_data")
+    files = {
+        "meta-data": _json(metadata),
+        "user-data": b"#cloud-config\n{}\n" if user_data is None else _encode(user_data),
+        "vendor-data": b"#cloud-config\n{}\n",
+    }
+    network = seed.get("network_config") or build_network_config(interfaces)
+    if network:
+        files["network-config"] = _json(network)
+    return files
+
+
+def build_network_config(interfaces: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return a network-config (version 2), or None where cloud-init's DHCP on one NIC will do."""
+    if len(interfaces) < 2 and not any(nic.get("cidr") for nic in interfaces):
+        return None
+    ethernets = {}
+    for number, nic in enumerate(interfaces):
+        entry: dict[str, Any] = {"match": {"macaddress": nic["mac"]}}
+        if nic.get("cidr"):
+            entry["addresses"] = [nic["cidr"]]
+            if nic.get("gateway"):
+                entry["gateway6" if ":" in nic["gateway"] else "gateway4"] = nic["gateway"]
+            if nic.get("nameservers"):
+                entry["nameservers"] = {"addresses": list(nic["nameservers"])}
+        else:
+            entry["dhcp4"] = True
+        ethernets[f"id{number}"] = entry
+    return {"version": 2, "ethernets": ethernets}
+
+
+def build_iso(files: Mapping[str, bytes]) -> bytes:
+    """Return an ISO 9660 image (Joliet and Rock Ridge) labelled cidata with the files in it."""
+    try:
+        # Only a creation needs it: importing it here keeps every other action quick.
+        import pycdlib  # noqa: PLC0415
+    except ImportError as error:
+        raise LibvirtFailure(
+            "cannot make the seed: install python3-pycdlib on the host", "LIBVIRT_ERROR"
+        ) from error
+    image = pycdlib.PyCdlib()
+    image.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=VOLUME_LABEL)
+    for number, (name, content) in enumerate(sorted(files.items())):
+        image.add_fp(
+            io.BytesIO(content),
+            len(content),
+            f"/FILE{number}.;1",
+            rr_name=name,
+            joliet_path=f"/{name}",
+        )
+    buffer = io.BytesIO()
+    image.write_fp(buffer)
+    image.close()
+    return buffer.getvalue()
+
+
+def _checked_key(key: str) -> str:
+    key = key.strip()
+    if _CONTROL.search(key) or not _SSH_KEY.fullmatch(key):
+        raise LibvirtFailure(
+            "cannot use an SSH key: it must be one line of type, base64 text and comment",
+            "VALIDATION_ERROR",
+        )
+    return key
+
+
+def _json(value: object) -> bytes:
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    return _encode(_ESCAPE.sub(lambda found: f"\\u{ord(found.group()):04x}", text) + "\n")
+
+
+def _encode(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise LibvirtFailure(
+            "cannot write the seed: a text in it is not valid Unicode", "VALIDATION_ERROR"
+        ) from error

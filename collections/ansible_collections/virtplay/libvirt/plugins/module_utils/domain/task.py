@@ -1,0 +1,369 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: one domain from the arguments of a module to its result."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..arguments import canonical_uuid, check_values
+from ..host.connection import (
+    DomainState,
+    LibvirtFailure,
+    has_error_code,
+    libvirt,
+    lookup_domain,
+    open_connection,
+)
+from ..host.failures import failure_of
+from ..lock.fence import Fence
+from ..values import DOMAIN
+from .definition import (
+    derive_uuid,
+    describe_creation,
+    find_leftovers,
+    finish_creation,
+    note_job,
+    plan_removal,
+    prepare_creation,
+    prepare_update,
+    run_creation,
+    run_removal,
+    run_update,
+    sweep_volumes,
+    undo_creation,
+)
+from .diff import build_diff
+from .fenced import run_fenced
+from .plan import (
+    Applies,
+    Change,
+    Current,
+    Step,
+    Wanted,
+    applies_at,
+    plan_power,
+    plan_update,
+    state_after,
+)
+from .power import run_steps
+from .view import describe, view_domain
+from .xml import normalize, parse_domain
+
+ARGUMENTS: dict[str, Any] = {
+    "uri": {"type": "str", "default": "qemu:///system"},
+    "uuid": {"type": "str"},
+    "name": {"type": "str"},
+    "state": {"type": "str", "choices": [str(w) for w in Wanted], "default": "present"},
+    "title": {"type": "str"},
+    "description": {"type": "str"},
+    "vcpus": {"type": "int"},
+    "vcpus_max": {"type": "int"},
+    "memory": {"type": "int"},
+    "memory_max": {"type": "int"},
+    "virt_type": {"type": "str", "choices": ["auto", "kvm", "qemu"], "default": "auto"},
+    "firmware": {"type": "str", "choices": ["bios", "efi"]},
+    "disks": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "target": {"type": "str", "required": True},
+            "size": {"type": "int"},
+            "template": {"type": "str"},
+            "clone": {"type": "str", "choices": ["linked", "full"], "default": "linked"},
+            "pool": {"type": "str", "default": "default"},
+        },
+    },
+    "interfaces": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "type": {"type": "str", "choices": ["network", "bridge"]},
+            "source": {"type": "str"},
+            "model": {"type": "str", "choices": ["virtio", "e1000e", "e1000", "rtl8139"]},
+            "mac": {"type": "str"},
+            "ip": {"type": "str"},
+            "gateway": {"type": "str"},
+            "nameservers": {"type": "list", "elements": "str"},
+        },
+    },
+    "autostart": {"type": "bool"},
+    "seed": {
+        "type": "dict",
+        "options": {
+            "hostname": {"type": "str"},
+            "ssh_keys": {"type": "list", "elements": "str", "no_log": False},
+            "user_data": {"type": "str", "no_log": True},
+            "network_config": {"type": "dict"},
+        },
+    },
+    "metadata": {
+        "type": "dict",
+        "options": {
+            "id": {"type": "str"},
+            "template": {"type": "str"},
+            "os": {"type": "str"},
+            "labels": {"type": "dict"},
+        },
+    },
+    "job": {"type": "str"},
+    "generation": {"type": "int"},
+    "force": {"type": "bool", "default": False},
+    "keep_disks": {"type": "bool", "default": False},
+    "timeout": {"type": "int", "default": 90},
+    "lock_timeout": {"type": "int", "default": 120},
+}
+# The arguments that say what a domain is like, beside its power.
+DEFINITION = (
+    "title",
+    "description",
+    "vcpus",
+    "vcpus_max",
+    "memory",
+    "memory_max",
+    "firmware",
+    "disks",
+    "interfaces",
+    "autostart",
+    "metadata",
+)
+CAN_CREATE = (Wanted.PRESENT, Wanted.RUNNING, Wanted.STOPPED)
+VERBS = {
+    Wanted.PRESENT: "change",
+    Wanted.ABSENT: "delete",
+    Wanted.RUNNING: "start",
+    Wanted.STOPPED: "stop",
+    Wanted.RESTARTED: "restart",
+    Wanted.PAUSED: "pause",
+    Wanted.RESUMED: "resume",
+}
+
+
+def label_texts(labels: Mapping[str, Any]) -> dict[str, str]:
+    """Return labels as they are kept, which is text: YAML's 1 and true are "1" and "true"."""
+    return {
+        str(name): str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in labels.items()
+    }
+
+
+class DomainTask:
+    """One domain to be brought to a state: the arguments, the connection, the result to be."""
+
+    def __init__(
+        self,
+        params: Mapping[str, Any],
+        *,
+        check_mode: bool,
+        diff: bool,
+        warn: Callable[[str], None],
+        conn: Any | None = None,
+    ) -> None:
+        """Check params, the module's arguments, and find the domain; raises LibvirtFailure.
+
+        conn is a connection of the caller's; without one params say where to connect.
+        """
+        self.params = dict(params)
+        self.check_mode = check_mode
+        self.shows_diff = diff or check_mode
+        self.warn = warn
+        self.wanted = Wanted(self.params["state"])
+        self.bookkeeping = {key: self.params[key] for key in ("job", "generation")}
+        self._check_arguments()
+        self.conn = conn or open_connection(self.params["uri"])
+        self.uuid, self.label = self._find_domain()
+        self.fence = Fence(
+            self.uuid,
+            label=self.label,
+            task=f"{VERBS[self.wanted]} {self.label}",
+            job=self.params["job"],
+            generation=self.params["generation"],
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Do what was asked for, under the domain's lock; returns the result of module domain."""
+        return run_fenced(
+            self.fence,
+            self.conn,
+            self._act,
+            check_mode=self.check_mode,
+            lock_timeout=self.params["lock_timeout"],
+            warn=self.warn,
+        )
+
+    def _check_arguments(self) -> None:
+        check_values(DOMAIN, self.params)
+        if self.params["uuid"] is not None:
+            self.params["uuid"] = canonical_uuid(self.params["uuid"])
+        metadata = self.params["metadata"] or {}
+        if metadata.get("labels"):
+            metadata["labels"] = label_texts(metadata["labels"])
+
+    def _find_domain(self) -> tuple[str, str]:
+        """Return UUID and name, also of one that is not there yet."""
+        uuid, name = self.params["uuid"], self.params["name"]
+        dom = lookup_domain(self.conn, uuid=uuid, name=None if uuid else name)
+        if uuid is None:
+            uuid = dom.UUIDString() if dom else derive_uuid(socket.gethostname(), name)
+        return str(uuid), name or (dom.name() if dom else str(uuid))
+
+    def _act(self) -> dict[str, Any]:
+        # By UUID alone: a domain of the same name with another UUID is somebody else's.
+        dom = lookup_domain(self.conn, uuid=self.uuid)
+        if dom is None:
+            return self._act_on_nothing()
+        current = view_domain(self.conn, dom, whole=self._needs_whole())
+        self.label = current.label
+        self.fence.check((current.config["metadata"] or {}).get("generation"))
+        if self.wanted == Wanted.ABSENT:
+            return self._remove(dom, current)
+        return self._update(dom, current)
+
+    def _needs_whole(self) -> bool:
+        defines = any(self.params[key] is not None for key in DEFINITION)
+        return defines or self.wanted == Wanted.ABSENT
+
+    # --- no such domain ---
+
+    def _act_on_nothing(self) -> dict[str, Any]:
+        if self.wanted == Wanted.ABSENT:
+            changes = find_leftovers(self.conn, self.uuid, self.fence)
+            if changes and not self.check_mode:
+                sweep_volumes(self.conn, self.uuid, self.fence.recall().get("kept") or [])
+                self.fence.remember(creating=[])
+            return self._result(None, changes)
+        if self.wanted not in CAN_CREATE or self.params["vcpus"] is None:
+            raise LibvirtFailure(f"cannot find domain {self.label}", "VM_NOT_FOUND")
+        missing = [key for key in ("name", "vcpus", "memory") if self.params[key] is None]
+        if missing:
+            raise LibvirtFailure(
+                f"cannot create {self.label} without {' and '.join(missing)}", "VALIDATION_ERROR"
+            )
+        return self._create()
+
+    def _create(self) -> dict[str, Any]:
+        creation = prepare_creation(self.conn, self.uuid, self.params, dry_run=self.check_mode)
+        starts = self.wanted == Wanted.RUNNING
+        state = DomainState.RUNNING if starts else DomainState.STOPPED
+        changes = [Change("state", "absent", str(state), Applies.OFFLINE)]
+        contents = describe_creation(creation)
+        planned = {
+            **parse_domain(creation.xml),
+            "state": str(state),
+            "autostart": creation.autostart,
+            "started_at": None,
+        }
+        if self.check_mode:
+            return self._result(planned, changes, after_xml=creation.xml, contents=contents)
+        try:
+            dom = run_creation(self.conn, creation, self.fence)
+            if starts:
+                run_steps(dom, [Step.START], label=self.label, timeout=self.params["timeout"])
+        except BaseException as error:
+            stays = undo_creation(self.conn, creation, self.fence)
+            failure = failure_of(error, f"cannot create {self.label}")
+            if failure is None:
+                raise
+            if stays:
+                failure.message += f"; not undone: {'; '.join(stays)}"
+            raise failure from error
+        finish_creation(self.fence)
+        made = describe(view_domain(self.conn, dom))
+        return self._result(made, changes, after_xml=creation.xml, contents=contents)
+
+    # --- a domain that is there ---
+
+    def _update(self, dom: Any, current: Current) -> dict[str, Any]:
+        plan = plan_update(current, self.params) if self._needs_whole() else None
+        force = self.params["force"]
+        steps = plan_power(current.state, self.wanted, force=force, label=self.label)
+        update = prepare_update(self.conn, current, plan) if plan and plan.changes else None
+        changes = list(plan.changes) if plan else []
+        for warning in plan.warnings if plan else ():
+            self.warn(warning)
+        state = state_after(current.state, steps)
+        if steps:
+            after_state = "restarted" if self.wanted == Wanted.RESTARTED else str(state)
+            lost = Step.DESTROY in steps
+            # Switching a guest off loses what it had not written to its disks yet.
+            changes.append(
+                Change("state", str(current.state), after_state, Applies.LIVE, destroys=lost)
+            )
+        before_xml = current.config_xml
+        after_xml = update.xml if update else before_xml
+        if self.check_mode:
+            shown = describe(current)
+            if update:
+                wanted = update.plan.autostart
+                autostart = current.autostart if wanted is None else wanted
+                shown.update(_planned(update.xml), autostart=autostart)
+            return self._result({**shown, "state": str(state)}, changes, before_xml, after_xml)
+        if update:
+            refused = run_update(self.conn, dom, current, update, self.bookkeeping)
+            for reason in refused:
+                self.warn(reason)
+            changes[: len(update.plan.changes)] = update.plan.changes
+        if steps:
+            run_steps(dom, steps, label=self.label, timeout=self.params["timeout"])
+            if not update:
+                note_job(dom, current, self.bookkeeping)
+        finish_creation(self.fence)
+        if changes:
+            current = self._view_again(dom, current)
+        return self._result(describe(current), changes, before_xml, after_xml)
+
+    def _view_again(self, dom: Any, before: Current) -> Current:
+        try:
+            return view_domain(self.conn, dom)
+        except libvirt.libvirtError as error:
+            if not has_error_code(error, "VIR_ERR_NO_DOMAIN"):
+                raise
+            before.state = DomainState.STOPPED  # a transient one, gone with its stop
+            return before
+
+    def _remove(self, dom: Any, current: Current) -> dict[str, Any]:
+        force = self.params["force"]
+        steps = plan_power(current.state, Wanted.ABSENT, force=force, label=self.label)
+        changes, stays = plan_removal(current, keep_disks=self.params["keep_disks"], force=force)
+        if Step.DESTROY in steps:
+            # Also with disks that stay: the guest has not written all to them yet.
+            changes[0] = replace(changes[0], destroys=True)
+        if not self.check_mode:
+            run_steps(dom, steps, label=self.label, timeout=self.params["timeout"])
+            run_removal(self.conn, dom, current, stays, self.fence)
+        if stays:
+            self.warn(f"these disks of {self.label} stay on the host: {', '.join(stays)}")
+        return self._result(None, changes, before_xml=current.config_xml)
+
+    def _result(
+        self,
+        domain: dict[str, Any] | None,
+        changes: list[Change],
+        before_xml: str = "",
+        after_xml: str = "",
+        contents: Sequence[Change] = (),
+    ) -> dict[str, Any]:
+        result: dict[str, Any] = {
+            "changed": bool(changes),
+            "domain": domain,
+            "changes": [change.as_dict() for change in changes],
+            "applies_at": applies_at(changes),
+        }
+        if changes and self.shows_diff:
+            result["diff"] = build_diff(
+                self.label, [*changes, *contents], _indent(before_xml), _indent(after_xml)
+            )
+        return result
+
+
+def _indent(xml: str) -> str:
+    return normalize(xml) if xml else ""
+
+
+def _planned(xml: str) -> dict[str, Any]:
+    keys = ("title", "description", "vcpus", "vcpus_max", "memory", "memory_max", "metadata")
+    parsed = parse_domain(xml)
+    return {key: parsed[key] for key in keys}

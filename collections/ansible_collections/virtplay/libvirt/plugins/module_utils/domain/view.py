@@ -1,0 +1,81 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: looks at one domain, without a question that a stuck QEMU could block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..host.connection import domain_state, libvirt
+from ..host.qemu_process import file_sizes, started_at
+from ..host.reservations import list_reservations
+from .plan import GIB, Current
+from .xml import AGENT_CHANNEL, hotpluggable_vcpus, parse_domain, parse_xml
+
+
+def view_domain(conn: Any, dom: Any, *, whole: bool = False) -> Current:
+    """Return what libvirt says of a domain; whole adds what only a change of definition needs."""
+    live_xml = dom.XMLDesc(0)
+    persistent = bool(dom.isPersistent())
+    active = bool(dom.isActive())
+    config_xml = live_xml
+    if active and persistent:
+        config_xml = dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    config = parse_domain(config_xml)
+    current = Current(
+        state=domain_state(dom),
+        autostart=bool(dom.autostart()) if persistent else False,
+        persistent=persistent,
+        config=config,
+        live=parse_domain(live_xml) if active else config,
+        config_xml=config_xml,
+        live_xml=live_xml,
+    )
+    if whole:
+        current.hotpluggable_vcpus = hotpluggable_vcpus(live_xml) if active else 0
+        current.capacities = {
+            disk["target"]: sizes["capacity_bytes"]
+            for disk in config["disks"]
+            if disk["path"] and (sizes := file_sizes(disk["path"]))
+        }
+        current.reservations = list_reservations(
+            conn, (nic["mac"] for nic in config["interfaces"] if nic["mac"])
+        )
+        current.snapshots = dom.snapshotNum(0)
+    return current
+
+
+def describe(current: Current) -> dict[str, Any]:
+    """Return a domain as the module's `domain` value; `pending` holds what the next boot brings."""
+    shown = {
+        **current.live,
+        "state": str(current.state),
+        "autostart": current.autostart,
+        "started_at": started_at(current.label) if current.active else None,
+    }
+    shown["disks"] = [_measure(disk) for disk in current.live["disks"]]
+    if pending := pending_values(current.live, current.config):
+        shown["pending"] = pending
+    return shown
+
+
+def pending_values(live: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Return what the next boot brings: the values of config that differ from those of live."""
+    return {
+        key: config[key]
+        for key in ("vcpus", "vcpus_max", "memory", "memory_max")
+        if config[key] != live[key]
+    }
+
+
+def agent_is_connected(live_xml: str) -> bool:
+    """Say whether the guest has opened the agent's channel, so that asking it can make sense."""
+    path = f"devices/channel/target[@name='{AGENT_CHANNEL}']"
+    return any(target.get("state") == "connected" for target in parse_xml(live_xml).iterfind(path))
+
+
+def _measure(disk: dict[str, Any]) -> dict[str, Any]:
+    sizes = file_sizes(disk["path"]) if disk["path"] else {}
+    if not sizes:
+        return disk
+    return {**disk, **sizes, "size": round(sizes["capacity_bytes"] / GIB, 3)}

@@ -1,0 +1,539 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: domain XML to and from plain data; pure, no libvirt and no I/O.
+
+All text of users becomes element text or attribute values here, through lxml and never through
+string building, so that no title or label can become markup.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..host.connection import etree
+
+NAMESPACE = "urn:virtplay:vm:1"
+VM_TAG = f"{{{NAMESPACE}}}vm"
+LABEL_TAG = f"{{{NAMESPACE}}}label"
+AGENT_CHANNEL = "org.qemu.guest_agent.0"
+# PCIe slots for devices that arrive while the guest runs; q35 has none to spare by itself.
+PCIE_ROOT_PORTS = 14
+
+_KIB_IN = {
+    "b": 1 / 1024,
+    "bytes": 1 / 1024,
+    "KB": 1000 / 1024,
+    "k": 1,
+    "KiB": 1,
+    "MB": 1000 * 1000 / 1024,
+    "M": 1024,
+    "MiB": 1024,
+    "GB": 1000**3 / 1024,
+    "G": 1024**2,
+    "GiB": 1024**2,
+    "TB": 1000**4 / 1024,
+    "T": 1024**3,
+    "TiB": 1024**3,
+}
+
+
+class InvalidDomain(ValueError):
+    """A domain that cannot be expressed as XML, or XML that is no domain."""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk of a domain to be: the path of its image on the host and its name in the guest."""
+
+    target: str
+    path: str
+    format: str = "qcow2"
+    bus: str = "virtio"
+    device: str = "disk"
+
+
+@dataclass(frozen=True)
+class Interface:
+    """A network interface of a domain to be; source is a libvirt network or a host bridge."""
+
+    mac: str
+    type: str = "network"
+    source: str = "default"
+    model: str = "virtio"
+
+
+@dataclass(frozen=True)
+class DomainSpec:
+    """Everything that build_domain needs; memory in MiB."""
+
+    uuid: str
+    name: str
+    vcpus: int
+    vcpus_max: int
+    memory: int
+    memory_max: int
+    virt_type: str = "kvm"
+    firmware: str = "bios"
+    title: str | None = None
+    description: str | None = None
+    disks: tuple[Disk, ...] = ()
+    interfaces: tuple[Interface, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+# --- from XML ---------------------------------------------------------------------------------
+
+
+def parse_xml(xml: str) -> Any:
+    """Parse a document into an lxml element; entities and network access are off."""
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_blank_text=True)
+    try:
+        return etree.fromstring(xml.encode(), parser)
+    except (etree.XMLSyntaxError, UnicodeEncodeError) as error:
+        raise InvalidDomain(f"cannot read the domain XML: {error}") from error
+
+
+def parse_domain(xml: str) -> dict[str, Any]:
+    """Return what a domain's XML says, as the modules' `domain` value without live state.
+
+    memory and memory_max are MiB. Keys whose value only a host knows (state, autostart, sizes and
+    allocation of disks, started_at) are not there.
+    """
+    root = parse_xml(xml)
+    memory_max = _kib(root.find("memory")) // 1024
+    current = root.find("currentMemory")
+    vcpu = root.find("vcpu")
+    vcpus_max = int((vcpu.text or "1").strip()) if vcpu is not None else 1
+    kind = root.find("os/type")
+    return {
+        "uuid": root.findtext("uuid"),
+        "name": root.findtext("name"),
+        "title": root.findtext("title"),
+        "description": root.findtext("description"),
+        "vcpus": int(vcpu.get("current", vcpus_max)) if vcpu is not None else 1,
+        "vcpus_max": vcpus_max,
+        "memory": _kib(current) // 1024 if current is not None else memory_max,
+        "memory_max": memory_max,
+        "firmware": _firmware(root),
+        "virt_type": root.get("type"),
+        "machine": kind.get("machine") if kind is not None else None,
+        "disks": [_parse_disk(disk) for disk in _data_disks(root)],
+        "interfaces": [_parse_interface(nic) for nic in root.iterfind("devices/interface")],
+        "graphics": _parse_graphics(root.find("devices/graphics")),
+        "metadata": _parse_metadata(root.find(f"metadata/{VM_TAG}")),
+    }
+
+
+def hotpluggable_vcpus(xml: str) -> int:
+    """Count the enabled virtual CPUs of a live definition that can be unplugged again."""
+    return sum(
+        vcpu.get("enabled") == "yes" and vcpu.get("hotpluggable") == "yes"
+        for vcpu in parse_xml(xml).iterfind("vcpus/vcpu")
+    )
+
+
+def list_files(xml: str) -> list[str]:
+    """Return the paths of all files that a definition names as disks, media and backing chain."""
+    root = parse_xml(xml)
+    sources = [
+        *root.iterfind("devices/disk/source"),
+        *root.iterfind("devices/disk//backingStore/*"),
+    ]
+    paths = (source.get("file") or source.get("dev") for source in sources)
+    return list(dict.fromkeys(path for path in paths if path))
+
+
+def normalize(xml: str) -> str:
+    """Return a document indented in one way, for people to read and to diff."""
+    return render_xml(parse_xml(xml))
+
+
+def _data_disks(root: Any) -> list[Any]:
+    disks = root.iterfind("devices/disk")
+    return [disk for disk in disks if disk.get("device", "disk") in {"disk", "lun"}]
+
+
+def _parse_disk(disk: Any) -> dict[str, Any]:
+    source = disk.find("source")
+    target = disk.find("target")
+    attributes = dict(source.attrib) if source is not None else {}
+    path = attributes.get("file") or attributes.get("dev") or attributes.get("dir")
+    parsed: dict[str, Any] = {
+        "target": target.get("dev") if target is not None else None,
+        "path": path or attributes.get("name") or attributes.get("volume"),
+    }
+    if attributes.get("pool"):
+        parsed["pool"] = attributes["pool"]
+    backing = disk.find("backingStore/source")
+    if backing is not None:
+        parsed["backing"] = backing.get("file") or backing.get("dev") or backing.get("name")
+    return parsed
+
+
+def _parse_interface(nic: Any) -> dict[str, Any]:
+    source = nic.find("source")
+    attributes = dict(source.attrib) if source is not None else {}
+    found = (attributes.get(key) for key in ("network", "bridge", "dev", "path"))
+    return {
+        "mac": _attribute(nic.find("mac"), "address"),
+        "type": nic.get("type"),
+        "source": next((value for value in found if value), None),
+        "model": _attribute(nic.find("model"), "type"),
+        "target": _attribute(nic.find("target"), "dev"),
+    }
+
+
+def _parse_graphics(graphics: Any | None) -> dict[str, Any] | None:
+    if graphics is None:
+        return None
+    host = graphics.get("listen") or _attribute(graphics.find("listen"), "address")
+    port = int(graphics.get("port") or -1)
+    # libvirt writes -1 for a port that it will choose at the start.
+    return {"type": graphics.get("type"), "host": host, "port": port if port > 0 else None}
+
+
+def _parse_metadata(vm: Any | None) -> dict[str, Any] | None:
+    if vm is None:
+        return None
+    generation = vm.get("generation")
+    return {
+        "id": vm.get("id"),
+        "job": vm.get("job"),
+        "generation": int(generation) if generation and generation.isdigit() else None,
+        "template": vm.get("template"),
+        "os": vm.get("os"),
+        "labels": {
+            label.get("name"): label.get("value", "")
+            for label in vm.iterfind(LABEL_TAG)
+            if label.get("name")
+        },
+    }
+
+
+def _firmware(root: Any) -> str:
+    if root.find("os") is not None and root.find("os").get("firmware"):
+        return str(root.find("os").get("firmware"))
+    loader = root.find("os/loader")
+    return "efi" if loader is not None and loader.get("type") == "pflash" else "bios"
+
+
+def _kib(element: Any | None) -> int:
+    if element is None or not element.text:
+        return 0
+    return int(int(element.text.strip()) * _KIB_IN.get(element.get("unit", "KiB"), 1))
+
+
+def _attribute(element: Any | None, name: str) -> str | None:
+    return element.get(name) if element is not None else None
+
+
+# --- to XML -----------------------------------------------------------------------------------
+
+
+def build_domain(spec: DomainSpec) -> str:
+    """Return the XML of a new domain; raises InvalidDomain for text that XML cannot carry."""
+    root = etree.Element("domain", type=spec.virt_type)
+    _add(root, "name", spec.name)
+    _add(root, "uuid", spec.uuid)
+    if spec.title:
+        _add(root, "title", spec.title)
+    if spec.description:
+        _add(root, "description", spec.description)
+    if spec.metadata:
+        _add(root, "metadata").append(_vm_element(spec.metadata))
+    _add(root, "memory", spec.memory_max, unit="MiB")
+    _add(root, "currentMemory", spec.memory, unit="MiB")
+    _add(root, "vcpu", spec.vcpus_max, placement="static", current=spec.vcpus)
+    _add_machine(root, spec)
+    _add_cpu(root, spec)
+    _add_clock(root)
+    _add(root, "on_poweroff", "destroy")
+    _add(root, "on_reboot", "restart")
+    # A guest whose kernel panicked is seen as stopped, rather than hanging as "running" or
+    # booting in a circle; the isa-debug panic device below is what reports it.
+    _add(root, "on_crash", "destroy")
+    devices = _add(root, "devices")
+    for number, disk in enumerate(spec.disks):
+        devices.append(_disk_element(disk, boot_order=1 if number == 0 else None))
+    _add(devices, "controller", type="pci", model="pcie-root")
+    for _port in range(PCIE_ROOT_PORTS):
+        _add(devices, "controller", type="pci", model="pcie-root-port")
+    _add(devices, "controller", type="usb", model="none")
+    if any(disk.bus == "scsi" for disk in spec.disks):
+        _add(devices, "controller", type="scsi", model="virtio-scsi")
+    for nic in spec.interfaces:
+        devices.append(_interface_element(nic))
+    _add_fixed_devices(devices)
+    return render_xml(root)
+
+
+def build_disk(disk: Disk) -> str:
+    """Return the XML of one disk, to attach to a domain that exists."""
+    return render_xml(_disk_element(disk, boot_order=None))
+
+
+def build_interface(nic: Interface) -> str:
+    """Return the XML of one interface, to attach to a domain that exists."""
+    return render_xml(_interface_element(nic))
+
+
+def build_metadata(metadata: Mapping[str, Any]) -> str:
+    """Return our <vm> metadata element, without the prefix that libvirt wants separately."""
+    vm = _vm_element(metadata)
+    # virDomainSetMetadata puts the namespace on the outermost element, and refuses one that is
+    # there already; the labels inside keep theirs.
+    bare = etree.Element("vm", dict(vm.attrib))
+    bare.extend(list(vm))
+    return str(etree.tostring(bare, encoding="unicode"))
+
+
+def _add_machine(root: Any, spec: DomainSpec) -> None:
+    system = _add(root, "os")
+    _add(system, "type", "hvm", arch="x86_64", machine="q35")
+    if spec.firmware == "efi":
+        system.set("firmware", "efi")
+        # Without these libvirt may choose a firmware that boots only images signed for it.
+        features = _add(system, "firmware")
+        _add(features, "feature", enabled="no", name="secure-boot")
+        _add(features, "feature", enabled="no", name="enrolled-keys")
+    features = _add(root, "features")
+    _add(features, "acpi")
+    _add(features, "apic")
+
+
+def _add_cpu(root: Any, spec: DomainSpec) -> None:
+    if spec.virt_type == "kvm":
+        _add(root, "cpu", mode="host-passthrough", check="none", migratable="on")
+        return
+    # Emulation: QEMU's default CPU lacks what today's distributions ask for (x86-64-v2), its
+    # "max" has features that slow emulation down and differ from one QEMU to the next.
+    cpu = _add(root, "cpu", mode="custom", match="exact", check="none")
+    _add(cpu, "model", "Nehalem", fallback="forbid")
+
+
+def _add_clock(root: Any) -> None:
+    clock = _add(root, "clock", offset="utc")
+    _add(clock, "timer", name="rtc", tickpolicy="catchup")
+    _add(clock, "timer", name="pit", tickpolicy="delay")
+    _add(clock, "timer", name="hpet", present="no")
+
+
+def _add_fixed_devices(devices: Any) -> None:
+    serial = _add(devices, "serial", type="pty")
+    _add(serial, "target", port=0)
+    console = _add(devices, "console", type="pty")
+    _add(console, "target", type="serial", port=0)
+    channel = _add(devices, "channel", type="unix")
+    _add(channel, "target", type="virtio", name=AGENT_CHANNEL)
+    _add(devices, "input", type="tablet", bus="virtio")
+    graphics = _add(devices, "graphics", type="vnc", port=-1, autoport="yes", listen="127.0.0.1")
+    _add(graphics, "listen", type="address", address="127.0.0.1")
+    _add(_add(devices, "video"), "model", type="vga")
+    balloon = _add(devices, "memballoon", model="virtio")
+    _add(balloon, "stats", period=5)
+    rng = _add(devices, "rng", model="virtio")
+    _add(rng, "backend", "/dev/urandom", model="random")
+    _add(devices, "panic", model="isa")
+
+
+def _disk_element(disk: Disk, boot_order: int | None) -> Any:
+    element = etree.Element("disk", type="file", device=disk.device)
+    driver = _add(element, "driver", name="qemu", type=disk.format)
+    if disk.device == "disk":
+        driver.set("discard", "unmap")
+    _add(element, "source", file=disk.path)
+    _add(element, "target", dev=disk.target, bus=disk.bus)
+    if disk.device == "cdrom":
+        _add(element, "readonly")
+    if boot_order is not None:
+        _add(element, "boot", order=boot_order)
+    return element
+
+
+def _interface_element(nic: Interface) -> Any:
+    element = etree.Element("interface", type=nic.type)
+    _add(element, "mac", address=nic.mac)
+    _add(element, "source", **{nic.type: nic.source})
+    _add(element, "model", type=nic.model)
+    return element
+
+
+def _vm_element(metadata: Mapping[str, Any]) -> Any:
+    vm = etree.Element(VM_TAG, nsmap={"virtplay": NAMESPACE})
+    for key in ("id", "job", "generation", "template", "os"):
+        if metadata.get(key) is not None:
+            _set(vm, key, metadata[key])
+    for name, value in sorted((metadata.get("labels") or {}).items()):
+        label = etree.SubElement(vm, LABEL_TAG)
+        _set(label, "name", name)
+        _set(label, "value", value)
+    return vm
+
+
+def _add(parent: Any, tag: str, text: object = None, **attributes: object) -> Any:
+    element = etree.SubElement(parent, tag)
+    if text is not None:
+        _set_text(element, text)
+    for name, value in attributes.items():
+        _set(element, name, value)
+    return element
+
+
+def _set(element: Any, name: str, value: object) -> None:
+    try:
+        element.set(name, str(value))
+    except ValueError as error:
+        raise InvalidDomain(f"cannot put {name} into XML: it holds control characters") from error
+
+
+def _set_text(element: Any, value: object) -> None:
+    try:
+        element.text = str(value)
+    except ValueError as error:
+        raise InvalidDomain(
+            f"cannot put {element.tag} into XML: it holds control characters"
+        ) from error
+
+
+def render_xml(root: Any) -> str:
+    """Return an element as text, indented in one way."""
+    root = copy.deepcopy(root)
+    etree.indent(root, space="  ")
+    return str(etree.tostring(root, encoding="unicode")) + "\n"
+
+
+# --- from XML to XML --------------------------------------------------------------------------
+
+
+def edit_domain(xml: str, changes: Mapping[str, Any]) -> str:
+    """Return a definition with changes applied and all else as it was.
+
+    Keys: title, description, vcpus, vcpus_max, memory, memory_max (MiB), metadata (whole),
+    interfaces (mac → mapping of type, source, model and new mac), add_disks (Disk),
+    add_interfaces (Interface).
+    """
+    root = parse_xml(xml)
+    for key in ("title", "description"):
+        if key in changes:
+            _edit_text(root, key, changes[key])
+    if "metadata" in changes:
+        _edit_metadata(root, changes["metadata"])
+    _edit_memory(root, changes.get("memory"), changes.get("memory_max"))
+    _edit_vcpus(root, changes.get("vcpus"), changes.get("vcpus_max"))
+    for mac, wanted in (changes.get("interfaces") or {}).items():
+        _edit_interface(_find_interface(root, mac), wanted)
+    _append(root, changes.get("add_disks") or (), "disk", lambda disk: _disk_element(disk, None))
+    _append(root, changes.get("add_interfaces") or (), "interface", _interface_element)
+    return render_xml(root)
+
+
+def edit_interface(xml: str, mac: str, wanted: Mapping[str, Any]) -> str:
+    """Return the XML of the one interface of a definition with changes applied, to update live."""
+    nic = _find_interface(parse_xml(xml), mac)
+    _edit_interface(nic, wanted)
+    return render_xml(nic)
+
+
+def _edit_text(root: Any, tag: str, text: str | None) -> None:
+    element = root.find(tag)
+    if not text:
+        if element is not None:
+            root.remove(element)
+        return
+    if element is None:
+        element = etree.Element(tag)
+        # libvirt reads the children of <domain> in any order; after <uuid> is where it writes them.
+        root.insert(1 + max(_index(root, "name"), _index(root, "uuid")), element)
+    _set_text(element, text)
+
+
+def _edit_metadata(root: Any, metadata: Mapping[str, Any]) -> None:
+    holder = root.find("metadata")
+    if holder is None:
+        holder = etree.Element("metadata")
+        root.insert(1 + max(_index(root, "uuid"), _index(root, "name")), holder)
+    old = holder.find(VM_TAG)
+    new = _vm_element(metadata)
+    if old is None:
+        holder.append(new)
+    else:
+        holder.replace(old, new)
+
+
+def _edit_memory(root: Any, memory: int | None, memory_max: int | None) -> None:
+    for tag, value in (("memory", memory_max), ("currentMemory", memory)):
+        if value is None:
+            continue
+        element = root.find(tag)
+        if element is None:
+            element = etree.Element(tag)
+            root.insert(1 + _index(root, "memory"), element)
+        element.set("unit", "MiB")
+        element.text = str(value)
+
+
+def _edit_vcpus(root: Any, vcpus: int | None, vcpus_max: int | None) -> None:
+    if vcpus is None and vcpus_max is None:
+        return
+    element = root.find("vcpu")
+    if element is None:
+        element = _add(root, "vcpu", 1)
+    limit = vcpus_max if vcpus_max is not None else int(element.text)
+    count = vcpus if vcpus is not None else int(element.get("current", element.text))
+    element.text = str(limit)
+    element.set("current", str(count))
+    # The list of single CPUs would contradict the new count; libvirt writes it anew.
+    single = root.find("vcpus")
+    if single is not None:
+        root.remove(single)
+    topology = root.find("cpu/topology")
+    if topology is not None and _threads(topology) != limit:
+        topology.getparent().remove(topology)
+
+
+def _threads(topology: Any) -> int:
+    total = 1
+    for key in ("sockets", "dies", "clusters", "cores", "threads"):
+        total *= int(topology.get(key, 1))
+    return total
+
+
+def _find_interface(root: Any, mac: str) -> Any:
+    for nic in root.iterfind("devices/interface"):
+        if (_attribute(nic.find("mac"), "address") or "").lower() == mac.lower():
+            return nic
+    raise InvalidDomain(f"cannot find interface {mac} in the domain")
+
+
+def _edit_interface(nic: Any, wanted: Mapping[str, Any]) -> None:
+    kind = wanted.get("type") or nic.get("type")
+    if wanted.get("source"):
+        nic.set("type", kind)
+        source = nic.find("source")
+        if source is None:
+            source = _add(nic, "source")
+        # portid and bridge in a live <source> belong to the old network.
+        source.attrib.clear()
+        source.set(kind, wanted["source"])
+    for key, tag, attribute in (("model", "model", "type"), ("mac", "mac", "address")):
+        if wanted.get(key):
+            element = nic.find(tag)
+            if element is None:
+                element = _add(nic, tag)
+            element.set(attribute, wanted[key])
+
+
+def _append(root: Any, items: Iterable[Any], tag: str, build: Any) -> None:
+    devices = root.find("devices")
+    for item in items:
+        siblings = devices.findall(tag)
+        position = devices.index(siblings[-1]) + 1 if siblings else len(devices)
+        devices.insert(position, build(item))
+
+
+def _index(root: Any, tag: str) -> int:
+    element = root.find(tag)
+    return root.index(element) if element is not None else -1

@@ -1,0 +1,273 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: volumes of a domain in libvirt's pools, and the templates they stand on.
+
+A volume's name is made of the domain's UUID and the disk's target, never of a user's text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..domain.plan import GIB
+from ..values import TEMPLATE
+from .connection import LibvirtFailure, error_text, etree, has_error_code, libvirt
+from .qemu_process import file_sizes
+
+TEMPLATES_DIRECTORY = Path("/var/lib/libvirt/templates")
+TEMPLATES_POOL = "templates"
+DEFAULT_POOL = "default"
+# Whatever else fails, qcow2's own tables need a little room.
+_SMALLEST_ROOM = 4 * 1024 * 1024
+_REFRESH_SECONDS = 60.0
+_NO_ROOM = re.compile(r"no space left|disk quota exceeded|not enough space|ENOSPC", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Template:
+    """A template that is ready on the host: its image, virtual size in bytes and guest OS."""
+
+    name: str
+    path: str
+    format: str
+    virtual_size: int
+    os: str | None
+
+
+def disk_name(uuid: str, target: str) -> str:
+    """Return the volume name of a domain's disk, e.g. <uuid>-vda.qcow2."""
+    return f"{uuid}-{target}.qcow2"
+
+
+def seed_name(uuid: str) -> str:
+    """Return the volume name of a domain's seed."""
+    return f"{uuid}-seed.iso"
+
+
+def is_ours(uuid: str, path: str) -> bool:
+    """Say whether a volume was made for this domain by us, by its name."""
+    return os.path.basename(path).startswith(f"{uuid}-")
+
+
+def find_template(name: str, directory: Path = TEMPLATES_DIRECTORY) -> Template:
+    """Read a template's manifest; raises LibvirtFailure (TEMPLATE_NOT_FOUND) without a good one."""
+    missing = LibvirtFailure(f"cannot find template {name!r} on the host", "TEMPLATE_NOT_FOUND")
+    if not TEMPLATE.allows(name):
+        raise missing
+    try:
+        manifest = json.loads((directory / f"{name}.json").read_text())
+        image = directory / str(manifest["file"])
+        size = int(manifest["virtual_size_bytes"])
+    except FileNotFoundError:
+        raise missing from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LibvirtFailure(
+            f"cannot read the manifest of template {name}: {error}", "TEMPLATE_NOT_FOUND"
+        ) from error
+    if image.parent != directory or image.is_symlink() or not image.is_file():
+        raise LibvirtFailure(
+            f"cannot use template {name}: its image {manifest['file']!r} is not in {directory}",
+            "TEMPLATE_NOT_FOUND",
+        )
+    return Template(name, str(image), manifest.get("format", "qcow2"), size, manifest.get("os"))
+
+
+def find_pool(conn: Any, name: str) -> Any:
+    """Return an active virStoragePool; raises LibvirtFailure when there is none of that name."""
+    try:
+        pool = conn.storagePoolLookupByName(name)
+    except libvirt.libvirtError as error:
+        if not has_error_code(error, "VIR_ERR_NO_STORAGE_POOL"):
+            raise
+        raise LibvirtFailure(
+            f"cannot use storage pool {name!r}: the host has none of that name", "VALIDATION_ERROR"
+        ) from error
+    if not pool.isActive():
+        raise LibvirtFailure(f"cannot use storage pool {name!r}: it is not active")
+    return pool
+
+
+def pool_path(pool: Any) -> str:
+    """Return the directory of a pool on the host."""
+    return str(etree.fromstring(pool.XMLDesc(0)).findtext("target/path"))
+
+
+def find_volume(pool: Any, name: str) -> Any | None:
+    """Return a virStorageVol by name, looking again on disk for a file libvirt has not seen."""
+    try:
+        return pool.storageVolLookupByName(name)
+    except libvirt.libvirtError as error:
+        if not has_error_code(error, "VIR_ERR_NO_STORAGE_VOL"):
+            raise
+    if not os.path.lexists(os.path.join(pool_path(pool), name)):
+        return None
+    _refresh(pool)
+    try:
+        return pool.storageVolLookupByName(name)
+    except libvirt.libvirtError as error:
+        if not has_error_code(error, "VIR_ERR_NO_STORAGE_VOL"):
+            raise
+        return None
+
+
+def list_volumes(conn: Any, uuid: str) -> list[Any]:
+    """Return all volumes that are named after a domain, in every active pool."""
+    return [
+        pool.storageVolLookupByName(name)
+        for pool in conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
+        for name in pool.listVolumes()
+        if is_ours(uuid, name)
+    ]
+
+
+def require_room(pool: Any, needed: int) -> None:
+    """Raise LibvirtFailure (INSUFFICIENT_RESOURCES) when a pool has less than needed bytes."""
+    # Asked of the file system: libvirt's own figure is as old as the pool's last refresh.
+    usage = os.statvfs(pool_path(pool))
+    available = usage.f_bavail * usage.f_frsize
+    needed = max(needed, _SMALLEST_ROOM)
+    if available < needed:
+        raise LibvirtFailure(
+            f"cannot make a volume in pool {pool.name()}: {needed} bytes are needed, "
+            f"{available} are available",
+            "INSUFFICIENT_RESOURCES",
+        )
+
+
+def create_disk(
+    conn: Any, pool: Any, name: str, *, size: int, template: Template | None, clone: str
+) -> Any:
+    """Make a qcow2 volume of size bytes: empty, over a template (linked) or a copy of it (full)."""
+    if template is None or clone == "linked":
+        require_room(pool, 0)
+        return pool.createXML(_volume_xml(name, size, backing=template))
+    require_room(pool, file_sizes(template.path).get("allocation_bytes", 0))
+    volume = pool.createXMLFrom(
+        _volume_xml(name, template.virtual_size), _template_volume(conn, template), 0
+    )
+    if size > template.virtual_size:
+        volume.resize(size, 0)
+    return volume
+
+
+def create_seed(conn: Any, pool: Any, name: str, content: bytes) -> Any:
+    """Make a raw volume with this content; only root and the guest's QEMU may read it."""
+    require_room(pool, len(content))
+    volume = pool.createXML(_volume_xml(name, len(content), kind="raw"))
+    stream = conn.newStream(0)
+    try:
+        volume.upload(stream, 0, len(content), 0)
+        sent = 0
+        while sent < len(content):
+            sent += stream.send(content[sent : sent + 65536])
+        stream.finish()
+    except libvirt.libvirtError:
+        stream.abort()
+        volume.delete(0)
+        raise
+    return volume
+
+
+def grow_volume(conn: Any, path: str, size: int) -> None:
+    """Grow the image of a disk that no QEMU has open to size bytes."""
+    volume = volume_of(conn, path)
+    if volume is None:
+        raise LibvirtFailure(
+            f"cannot resize {path}: it is in no storage pool of the host", "VALIDATION_ERROR"
+        )
+    # libvirt writes through the pool's idea of the image, which may be older than the file.
+    volume.resize(size, 0)
+
+
+def volume_of(conn: Any, path: str) -> Any | None:
+    """Return the virStorageVol behind a path; None when no active pool knows it."""
+    try:
+        return conn.storageVolLookupByPath(path)
+    except libvirt.libvirtError as error:
+        if has_error_code(error, "VIR_ERR_NO_STORAGE_VOL", "VIR_ERR_NO_STORAGE_POOL"):
+            return None
+        raise
+
+
+def refresh_pools(conn: Any) -> None:
+    """Let libvirt look anew at what lies in its active pools."""
+    for pool in conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
+        _refresh(pool)
+
+
+def wanted_size(disk: dict[str, Any], template: Template | None) -> int:
+    """Return the bytes of a disk to make; raises LibvirtFailure where the template needs more."""
+    size = disk.get("size")
+    if template is None:
+        if size is None:
+            raise LibvirtFailure(
+                f"cannot make disk {disk['target']}: it has neither a size nor a template",
+                "VALIDATION_ERROR",
+            )
+        return int(size) * GIB
+    if size is None:
+        return template.virtual_size
+    if size * GIB < template.virtual_size:
+        raise LibvirtFailure(
+            f"cannot make a disk of {size} GiB from template {template.name}: "
+            f"it needs {template.virtual_size / GIB:g} GiB",
+            "VALIDATION_ERROR",
+        )
+    return int(size) * GIB
+
+
+def is_no_room(error: Exception) -> bool:
+    """Say whether a libvirtError means a full file system or pool."""
+    return bool(_NO_ROOM.search(error_text(error)))
+
+
+def _refresh(pool: Any) -> None:
+    deadline = time.monotonic() + _REFRESH_SECONDS
+    while True:
+        try:
+            pool.refresh()
+        except libvirt.libvirtError as error:
+            # libvirt refuses while it makes a volume in the pool for somebody else.
+            if "asynchronous jobs" not in error_text(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            return
+
+
+def _template_volume(conn: Any, template: Template) -> Any:
+    volume = volume_of(conn, template.path)
+    if volume is None:
+        _refresh(find_pool(conn, TEMPLATES_POOL))
+        volume = volume_of(conn, template.path)
+    if volume is None:
+        raise LibvirtFailure(
+            f"cannot copy template {template.name}: no storage pool holds {template.path}",
+            "TEMPLATE_NOT_FOUND",
+        )
+    return volume
+
+
+def _volume_xml(
+    name: str, capacity: int, *, kind: str = "qcow2", backing: Template | None = None
+) -> str:
+    root = etree.Element("volume")
+    etree.SubElement(root, "name").text = name
+    etree.SubElement(root, "capacity", unit="bytes").text = str(capacity)
+    target = etree.SubElement(root, "target")
+    etree.SubElement(target, "format", type=kind)
+    etree.SubElement(etree.SubElement(target, "permissions"), "mode").text = "0600"
+    if kind == "qcow2":
+        etree.SubElement(root, "allocation", unit="bytes").text = "0"
+        etree.SubElement(target, "compat").text = "1.1"
+    if backing is not None:
+        store = etree.SubElement(root, "backingStore")
+        etree.SubElement(store, "path").text = backing.path
+        etree.SubElement(store, "format", type=backing.format)
+    return str(etree.tostring(root, encoding="unicode"))

@@ -1,0 +1,362 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: fetches an image's bytes from a URL, a mirror or a file, and hashes them."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import http.client
+import ipaddress
+import os
+import re
+import shutil
+import socket
+import stat
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import unquote, urlsplit
+
+from ansible_collections.virtplay.libvirt.plugins.module_utils.image.error import ImageError
+
+BLOCK = 1 << 20
+# One silent read; the limit for the whole is the caller's deadline.
+SOCKET_TIMEOUT = 30
+CHECKSUM_FILE_LIMIT = 4 << 20
+_CHECKSUM = re.compile(r"^(?:(sha256|sha512):)?([0-9a-fA-F]{64}|[0-9a-fA-F]{128})$")
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """The digest an image must have: algorithm sha256 or sha512, and its lower-case hex."""
+
+    algorithm: str
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.digest}"
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """An opened source: its stream, its name for messages, its size (bytes, None if unknown)."""
+
+    stream: IO[bytes]
+    name: str
+    size: int | None
+
+
+class Deadline:
+    """The moment at which everything must be done (seconds from now)."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Return the seconds that are left, at least zero."""
+        return max(0.0, self._end - time.monotonic())
+
+
+def parse_checksum(text: str) -> Checksum | None:
+    """Return the checksum written in text, or None when text is a URL of a checksum file.
+
+    Raise ImageError (VALIDATION_ERROR) when it is neither.
+    """
+    match = _CHECKSUM.match(text)
+    if match:
+        algorithm = "sha256" if len(match.group(2)) == 64 else "sha512"
+        if match.group(1) in (None, algorithm):
+            return Checksum(algorithm, match.group(2).lower())
+    elif urlsplit(text).scheme in ("http", "https"):
+        return None
+    raise ImageError(
+        "VALIDATION_ERROR",
+        f"cannot use checksum {text!r}: give sha256:HEX, sha512:HEX or an http(s) URL of a "
+        "checksum file",
+    )
+
+
+def find_checksum(listing: str, file_name: str, shown: str) -> Checksum:
+    """Return the checksum of file_name in a listing as sha256sum, sha512sum or BSD write them."""
+    for line in listing.splitlines():
+        for pattern in (
+            r"^\\?([0-9a-fA-F]{64}|[0-9a-fA-F]{128}) [ *](.+)$",
+            r"^SHA(?:256|512) ?\((?P<name>.+)\) = ([0-9a-fA-F]{64}|[0-9a-fA-F]{128})$",
+        ):
+            match = re.match(pattern, line.strip())
+            if match:
+                digest, name = match.groups()
+                if "name" in match.groupdict():
+                    digest, name = name, digest
+                if name.removeprefix("./") == file_name:
+                    return Checksum("sha256" if len(digest) == 64 else "sha512", digest.lower())
+    raise ImageError("CHECKSUM_MISMATCH", f"cannot find a checksum of {file_name} in {shown}")
+
+
+def mirror_places(url: str, mirror: str) -> list[str]:
+    """Return where a mirror may hold the file of a URL: host/path, then path, then bare name."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    raw = [part for part in parts.path.split("/") if part]
+    plain = [unquote(part) for part in raw]
+    if not plain or any(bad in (".", "..") or re.search("[/\0]", bad) for bad in [host, *plain]):
+        raise ImageError("VALIDATION_ERROR", f"cannot use image URL {url}: it names no file")
+    path = raw if is_url(mirror) else plain
+    places = ["/".join([host, *path]), "/".join(path), path[-1]]
+    return [f"{mirror.rstrip('/')}/{place}" for place in dict.fromkeys(places)]
+
+
+def is_url(text: str) -> bool:
+    """Tell whether the text is meant as a URL rather than a path."""
+    return "://" in text
+
+
+class Fetcher:
+    """Reads files by URL or from a mirror, within one deadline (seconds from its making)."""
+
+    def __init__(self, mirror: str | None, timeout: float) -> None:
+        self.deadline = Deadline(timeout)
+        self._mirror = mirror
+
+    def read_text(self, url: str) -> str:
+        """Return a small text file; raise ImageError when it cannot be had."""
+        with self._open(url) as incoming:
+            data = incoming.stream.read(CHECKSUM_FILE_LIMIT + 1)
+        if len(data) > CHECKSUM_FILE_LIMIT:
+            raise ImageError("DOWNLOAD_FAILED", f"cannot read checksums {url}: file too large")
+        return str(data.decode("utf-8", "replace"))
+
+    def save(self, url: str, target: Path, algorithms: set[str], limit: int) -> dict[str, str]:
+        """Write the URL's file to target; return hex digests by algorithm.
+
+        limit is the largest size taken (bytes). Raise ImageError when it cannot be had whole.
+        """
+        with self._open(url) as incoming:
+            return copy_stream(incoming, target, algorithms, limit, self.deadline)
+
+    @contextmanager
+    def _open(self, url: str) -> Iterator[Incoming]:
+        """Open the first place that has the file; raise ImageError when none has it."""
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise ImageError(
+                "VALIDATION_ERROR", f"cannot download {url}: only http and https are allowed"
+            )
+        places = [url] if self._mirror is None else mirror_places(url, self._mirror)
+        for place in places:
+            last = place == places[-1]
+            if is_url(place):
+                try:
+                    response = _request(place, self._mirror, self.deadline)
+                except urllib.error.HTTPError as error:
+                    error.close()
+                    if error.code in (404, 410) and not last:
+                        continue
+                    raise _failed(url, place, f"HTTP status {error.code} {error.reason}") from error
+                except (OSError, http.client.HTTPException, ValueError) as error:
+                    raise _failed(url, place, str(getattr(error, "reason", error))) from error
+                with response:
+                    length = response.headers.get("Content-Length", "")
+                    yield Incoming(response, place, int(length) if length.isdigit() else None)
+                return
+            path = Path(place)
+            if path.is_file() or last:
+                with open_regular(path, follow=True) as file:
+                    yield Incoming(file, place, os.fstat(file.fileno()).st_size)
+                return
+
+
+def copy_stream(
+    incoming: Incoming, target: Path, algorithms: set[str], limit: int, deadline: Deadline
+) -> dict[str, str]:
+    """Write a source to target, leaving holes for zeros; return hex digests by algorithm.
+
+    limit is the largest size taken (bytes). Fewer bytes than announced are a truncated download.
+    """
+    shown, size = incoming.name, incoming.size
+    _check_size(size or 0, limit, shown)
+    free = shutil.disk_usage(target.parent).free
+    if size and size > free:
+        raise ImageError(
+            "INSUFFICIENT_RESOURCES",
+            f"cannot store {shown}: it has {size} bytes and {target.parent} has {free} free",
+        )
+    hashes = {name: hashlib.new(name) for name in algorithms}
+    done = 0
+    try:
+        with target.open("wb") as file:
+            while block := incoming.stream.read(BLOCK):
+                done += len(block)
+                _check_size(done, limit, shown)
+                for digest in hashes.values():
+                    digest.update(block)
+                if block.count(0) == len(block):
+                    file.seek(len(block), os.SEEK_CUR)
+                else:
+                    file.write(block)
+                if deadline.left() == 0:
+                    raise ImageError("DOWNLOAD_FAILED", f"cannot get {shown}: time limit reached")
+            file.truncate(done)
+            file.flush()
+            os.fsync(file.fileno())
+    except http.client.IncompleteRead as error:
+        raise _truncated(shown, done + len(error.partial), size) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ImageError(
+                "INSUFFICIENT_RESOURCES", f"cannot store {shown} in {target.parent}: disk full"
+            ) from error
+        raise ImageError("DOWNLOAD_FAILED", f"cannot get {shown}: {error}") from error
+    except http.client.HTTPException as error:
+        raise ImageError("DOWNLOAD_FAILED", f"cannot get {shown}: {error!r}") from error
+    if size is not None and done != size:
+        raise _truncated(shown, done, size)
+    return {name: digest.hexdigest() for name, digest in hashes.items()}
+
+
+def open_regular(path: Path, follow: bool = False) -> IO[bytes]:
+    """Open a regular file for reading; a symbolic link only with follow; raise ImageError."""
+    # O_NONBLOCK: opening a FIFO must not wait for its writer.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    try:
+        handle = os.open(path, flags)
+    except FileNotFoundError as error:
+        raise ImageError("TEMPLATE_NOT_FOUND", f"cannot find image file {path}") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ELOOP:
+            reason = "it is a symbolic link; name the file itself"
+        else:
+            reason = str(error)
+        raise ImageError("IMAGE_REFUSED", f"cannot use image {path}: {reason}") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ImageError("IMAGE_REFUSED", f"cannot use image {path}: it is no regular file")
+    return os.fdopen(handle, "rb")
+
+
+def _check_size(size: int, limit: int, shown: str) -> None:
+    if size > limit:
+        raise ImageError("IMAGE_REFUSED", f"cannot use image {shown}: larger than {limit} bytes")
+
+
+def _truncated(shown: str, done: int, size: int | None) -> ImageError:
+    return ImageError(
+        "DOWNLOAD_FAILED", f"cannot get {shown}: connection ended after {done} of {size} bytes"
+    )
+
+
+def _failed(url: str, place: str, reason: str) -> ImageError:
+    through = "" if place == url else f" (looked for {url} in a mirror)"
+    return ImageError("DOWNLOAD_FAILED", f"cannot download {place}: {reason}{through}")
+
+
+# --- HTTP ----------------------------------------------------------------------------------
+
+
+class _RefusedError(OSError):
+    """An address or a redirect that a download must not follow."""
+
+
+def _forbidden(address: str) -> bool:
+    """Tell whether an address belongs to this machine or its link, never to an image server."""
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(parsed, "ipv4_mapped", None) or parsed
+    return bool(
+        mapped.is_loopback or mapped.is_link_local or mapped.is_unspecified or mapped.is_multicast
+    )
+
+
+def _resolves_to_forbidden(host: str, port: int) -> bool:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return False  # the connection says so itself, in better words
+    return any(_forbidden(str(entry[4][0])) for entry in found)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects over http(s) only, and only where a first request could go as well."""
+
+    max_redirections = 5
+
+    def __init__(self, allow_local: bool) -> None:
+        self._allow_local = allow_local
+
+    def redirect_request(  # noqa: PLR0917 - the signature is urllib's
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
+        parts = urlsplit(newurl)
+        if parts.scheme not in ("http", "https"):
+            raise _RefusedError(f"redirect to {newurl} refused: only http and https are allowed")
+        if urlsplit(req.full_url).scheme == "https" and parts.scheme == "http":
+            raise _RefusedError(f"redirect from https to {newurl} refused")
+        _check_host(newurl, self._allow_local, "redirect to ")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _check_host(url: str, allow_local: bool, prefix: str = "") -> None:
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    if not allow_local and _resolves_to_forbidden(parts.hostname or "", port):
+        raise _RefusedError(f"{prefix}{url} refused: it leads to this host or its link")
+
+
+def _connection(kind: type[http.client.HTTPConnection]) -> type[http.client.HTTPConnection]:
+    """Return a connection class that looks at whom it got, since a name can change its mind."""
+
+    class Checked(kind):  # type: ignore[misc, valid-type]
+        def connect(self) -> None:
+            super().connect()
+            if _forbidden(self.sock.getpeername()[0]):
+                self.close()
+                raise _RefusedError(f"{self.host} refused: it leads to this host or its link")
+
+    return Checked
+
+
+class _CheckedHttp(urllib.request.HTTPHandler):
+    def http_open(self, req: Any) -> Any:
+        proxied = req.has_proxy()
+        return self.do_open(
+            http.client.HTTPConnection if proxied else _connection(http.client.HTTPConnection), req
+        )
+
+
+class _CheckedHttps(urllib.request.HTTPSHandler):
+    def https_open(self, req: Any) -> Any:
+        proxied = req.has_proxy() or getattr(req, "_tunnel_host", None)
+        return self.do_open(
+            http.client.HTTPSConnection if proxied else _connection(http.client.HTTPSConnection),
+            req,
+        )
+
+
+def _request(place: str, mirror: str | None, deadline: Deadline) -> Any:
+    """Open an http(s) URL; a mirror that itself is local, as set by the operator, may be used."""
+    parts = urlsplit(place)
+    allow_local = False
+    if mirror is not None:
+        base = urlsplit(mirror)
+        port = base.port or (443 if base.scheme == "https" else 80)
+        allow_local = _resolves_to_forbidden(base.hostname or "", port)
+    if not parts.hostname or parts.username is not None:
+        raise _RefusedError("a URL with a host and without a user name is needed")
+    _check_host(place, allow_local)
+    # Put together by hand: build_opener would add handlers of file: and ftp: URLs.
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler() if allow_local else _CheckedHttp(),
+        urllib.request.HTTPSHandler() if allow_local else _CheckedHttps(),
+        _Redirects(allow_local),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.HTTPDefaultErrorHandler(),
+    ):
+        opener.add_handler(handler)
+    request = urllib.request.Request(place, headers={"User-Agent": "virtplay-image"})
+    return opener.open(request, timeout=max(1.0, min(SOCKET_TIMEOUT, deadline.left())))

@@ -1,0 +1,118 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: the directory of templates; content-addressed images, manifests, one lock each.
+
+An image never changes in place, because the disks of VMs are overlays on it. The manifest is
+written last: a template without one does not exist yet.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.virtplay.libvirt.plugins.module_utils.image.error import ImageError
+from ansible_collections.virtplay.libvirt.plugins.module_utils.lock import holder
+
+LOCK_POLL = 0.2
+
+
+def spec_hash(spec: dict[str, Any]) -> str:
+    """Return the SHA-256 (hex) of what was asked for, the same for the same wish."""
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+
+
+class TemplateStore:
+    """The templates in one directory (path); reads need no lock, writes take the name's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def manifest(self, name: str) -> dict[str, Any] | None:
+        """Return the template's manifest with its image in place, or None."""
+        try:
+            manifest = json.loads(self._manifest_path(name).read_text())
+            file = manifest["file"]
+            # A manifest is as trustworthy as its directory, but never leads out of it.
+            if os.path.basename(file) != file or not (self.path / file).is_file():
+                return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return dict(manifest)
+
+    def image_path(self, manifest: dict[str, Any]) -> Path:
+        """Return the path of the image that a manifest names."""
+        return self.path / str(manifest["file"])
+
+    @contextmanager
+    def locked(self, name: str, timeout: float) -> Iterator[None]:
+        """Hold the name's lock, waiting at most timeout seconds; sweep what a dead run left."""
+        self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        end = time.monotonic() + timeout
+        # The lock file stays: removing it would let two runs hold locks on different files.
+        with (self.path / f".{name}@lock").open("a+") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() >= end:
+                        file.seek(0)
+                        who = holder.read(file.read(4096))
+                        raise ImageError(
+                            "OPERATION_IN_PROGRESS",
+                            f"cannot prepare template {name}: {who} holds it",
+                        ) from error
+                    time.sleep(LOCK_POLL)
+            file.truncate(0)
+            file.write(holder.sign(None, f"prepare template {name}"))
+            file.flush()
+            self._sweep(name)
+            try:
+                yield
+            finally:
+                self._sweep(name)
+                file.truncate(0)
+
+    def temporary(self, name: str) -> Path:
+        """Return a fresh path in the directory for unfinished work on the name."""
+        return self.path / f".{name}@{secrets.token_hex(8)}.part"
+
+    def put(self, temporary: Path, manifest: dict[str, Any]) -> None:
+        """Make a finished file the template's image: file first, then manifest, each at once."""
+        temporary.chmod(0o644)
+        temporary.replace(self.image_path(manifest))
+        self._sync_directory()
+        name = str(manifest["name"])
+        draft = self.temporary(name)
+        with draft.open("w") as file:
+            json.dump(manifest, file, indent=2, sort_keys=True)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.chmod(0o644)
+        draft.replace(self._manifest_path(name))
+        self._sync_directory()
+
+    def _manifest_path(self, name: str) -> Path:
+        return self.path / f"{name}.json"
+
+    def _sweep(self, name: str) -> None:
+        for path in self.path.iterdir():
+            if path.name.startswith(f".{name}@") and path.name.endswith(".part"):
+                path.unlink(missing_ok=True)
+
+    def _sync_directory(self) -> None:
+        handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

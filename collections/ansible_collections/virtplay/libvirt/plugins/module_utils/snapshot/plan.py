@@ -1,0 +1,447 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: what making, restoring and deleting a snapshot would change; pure, no I/O.
+
+Refusals come from here, before anything is touched. Check mode, diff and the real run share these
+plans, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..domain.plan import GIB, Applies, Change, Current
+from ..domain.xml import list_files, parse_domain, parse_xml
+from ..host.connection import DomainState, LibvirtFailure, TextEnum
+from ..values import NEW_SNAPSHOT_NAME
+from .qcow2 import Qcow2Image
+from .xml import snapshot_domain, snapshot_targets
+
+# Internal snapshots of UEFI guests, with the firmware's variables in a qcow2.
+UEFI_VERSION = 10_010_000
+_FORMAT_WITH_SNAPSHOTS = "qcow2"
+# The values of a domain that a snapshot brings back, beside its disks and its memory.
+_DEFINITION = ("vcpus", "vcpus_max", "memory", "memory_max")
+_TEXTS = ("title", "description", "expires_at")
+
+
+class SnapshotWanted(TextEnum):
+    """What a caller may ask of a snapshot (the module's `state`)."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    RESTORED = "restored"
+
+
+@dataclass
+class Sight:
+    """All that is known of a domain and its snapshots before a plan is made.
+
+    xmls: snapshot name → its XML. images: target of a disk → its image, None for one that is no
+    readable qcow2. missing: files that the snapshot to be restored needs and that are not there.
+    """
+
+    current: Current
+    libvirt_version: int
+    entries: list[dict[str, Any]]
+    xmls: Mapping[str, str] = field(default_factory=dict)
+    images: Mapping[str, Qcow2Image | None] = field(default_factory=dict)
+    missing: Sequence[str] = ()
+
+    @property
+    def label(self) -> str:
+        """Return the domain's libvirt name, for messages."""
+        return self.current.label
+
+    @property
+    def applies(self) -> Applies:
+        """Say when a change takes effect."""
+        return Applies.LIVE if self.current.active else Applies.OFFLINE
+
+    def find(self, name: str) -> dict[str, Any] | None:
+        """Return the entry of a snapshot, None when there is none of that name."""
+        return next((entry for entry in self.entries if entry["name"] == name), None)
+
+
+# --- arguments --------------------------------------------------------------------------------
+
+
+def check_new_name(name: str) -> None:
+    """Raise LibvirtFailure (VALIDATION_ERROR) for a name that a new snapshot cannot have.
+
+    Digits alone are refused: QEMU looks for a snapshot by its number in the image first, and would
+    go back to another one.
+    """
+    if not NEW_SNAPSHOT_NAME.allows(name):
+        raise LibvirtFailure(
+            f"cannot make snapshot {name!r}: the name {NEW_SNAPSHOT_NAME.sentence}",
+            "VALIDATION_ERROR",
+        )
+
+
+# --- what can be ------------------------------------------------------------------------------
+
+
+def split_disks(xml: str) -> tuple[list[str], list[str]]:
+    """Return the targets of a definition's disks: those that a snapshot holds, and all others."""
+    kept: list[str] = []
+    left_out: list[str] = []
+    for disk in parse_xml(xml).iterfind("devices/disk"):
+        target = disk.find("target").get("dev")
+        (kept if _is_writable(disk) else left_out).append(target)
+    return kept, left_out
+
+
+def find_obstacles(xml: str, *, active: bool, version: int) -> list[str]:
+    """Say why a domain of this definition can have no internal snapshot; [] when it can.
+
+    version is libvirt's number, active whether the snapshot would be of a running guest.
+    """
+    root = parse_xml(xml)
+    reasons = []
+    nvram = root.find("os/nvram")
+    raw_variables = nvram is None or nvram.get("format") != _FORMAT_WITH_SNAPSHOTS
+    if _has_uefi(root) and (raw_variables or version < UEFI_VERSION):
+        # libvirt makes one of a stopped guest, without the variables: what is then restored
+        # would have another state of its firmware, and QEMU could not delete it live.
+        reasons.append("its UEFI firmware keeps its variables where no snapshot can hold them")
+    disks = root.findall("devices/disk")
+    writable = [disk for disk in disks if _is_writable(disk)]
+    if not writable:
+        reasons.append("it has no disk that can be written to")
+    for disk in writable:
+        reasons.extend(_disk_obstacles(disk))
+    state = root.find("devices")
+    if active and state is not None:
+        passed = state.find("hostdev") is not None or any(
+            nic.get("type") in {"hostdev", "vdpa"} for nic in state.iterfind("interface")
+        )
+        if passed:
+            reasons.append("a device of the host is passed to the guest")
+        if state.find("filesystem") is not None:
+            reasons.append("it shares a directory with the host")
+    return reasons
+
+
+def _has_uefi(root: Any) -> bool:
+    loader = root.find("os/loader")
+    if loader is not None and loader.get("type") == "rom":
+        return False
+    system = root.find("os")
+    asks = system is not None and system.get("firmware") == "efi"
+    return asks or (loader is not None and loader.get("type") == "pflash")
+
+
+def _is_writable(disk: Any) -> bool:
+    if disk.get("device", "disk") == "cdrom" or disk.find("readonly") is not None:
+        return False
+    return disk.find("source") is not None
+
+
+def _disk_obstacles(disk: Any) -> list[str]:
+    name = f"disk {disk.find('target').get('dev')}"
+    driver = disk.find("driver")
+    kind = driver.get("type") if driver is not None else None
+    if disk.get("device", "disk") == "lun" or kind != _FORMAT_WITH_SNAPSHOTS:
+        return [f"{name} is {kind or 'of an unknown format'}, not qcow2"]
+    if disk.get("type") not in {"file", "block", "volume"}:
+        return [f"{name} is not on the host itself"]
+    if disk.find("shareable") is not None:
+        return [f"{name} is shared with other guests"]
+    if disk.find("transient") is not None:
+        return [f"{name} loses its content at every stop"]
+    return []
+
+
+def _refuse(what: str, reasons: Sequence[str]) -> None:
+    if reasons:
+        raise LibvirtFailure(f"cannot {what}: {'; '.join(reasons)}", "SNAPSHOT_NOT_POSSIBLE")
+
+
+def _domain_obstacles(sight: Sight) -> list[str]:
+    current = sight.current
+    xml = current.live_xml if current.active else current.config_xml
+    reasons = find_obstacles(xml, active=current.active, version=sight.libvirt_version)
+    reasons += [
+        f"disk {target} is no qcow2 that can be read and can hold snapshots"
+        for target in split_disks(xml)[0]
+        if target in sight.images and sight.images[target] is None
+    ]
+    if not current.persistent:
+        reasons.append("it is transient, libvirt keeps nothing of it once it has stopped")
+    if current.state in (DomainState.SUSPENDED, DomainState.STOPPING, DomainState.CRASHED):
+        reasons.append(f"it is {current.state}")
+    return reasons
+
+
+# --- create -----------------------------------------------------------------------------------
+
+
+def plan_creation(sight: Sight, wanted: Mapping[str, Any], *, known: bool) -> list[Change]:
+    """Return what making a snapshot changes; [] when it is there already.
+
+    wanted holds name, title, description, origin, expires_at and job. known says that images may
+    hold one of that name because an earlier run made it and did not come to its end.
+    Raises LibvirtFailure (SNAPSHOT_EXISTS, SNAPSHOT_NOT_POSSIBLE, VALIDATION_ERROR).
+    """
+    name = wanted["name"]
+    present = sight.find(name)
+    if present is not None:
+        if _is_the_one(present, wanted):
+            return []
+        raise LibvirtFailure(
+            f"cannot make snapshot {name} of {sight.label}: there is another one of that name, "
+            f"made {present['created_at']}",
+            "SNAPSHOT_EXISTS",
+        )
+    check_new_name(name)
+    _refuse(f"make snapshot {name} of {sight.label}", _domain_obstacles(sight))
+    holders = [t for t, image in sight.images.items() if image and image.find(name)]
+    if holders and not known:
+        raise LibvirtFailure(
+            f"cannot make snapshot {name} of {sight.label}: disk {', '.join(holders)} holds one of "
+            "that name that libvirt does not know",
+            "SNAPSHOT_EXISTS",
+        )
+    return _changes_of_creation(sight, wanted)
+
+
+def _is_the_one(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    if wanted.get("job") is not None:
+        return bool(present["job"] == wanted["job"])
+    given = {key: wanted.get(key) for key in _TEXTS}
+    # An empty text is none, and a snapshot without a title is called by its name.
+    return all(
+        value is None or (value or None) == present[key] or (key == "title" and not value)
+        for key, value in given.items()
+    )
+
+
+def _changes_of_creation(sight: Sight, wanted: Mapping[str, Any]) -> list[Change]:
+    name = wanted["name"]
+    holds = "disks and memory" if sight.current.active else "disks"
+    changes = [Change(f"snapshots.{name}", None, holds, sight.applies)]
+    changes += [
+        Change(f"snapshots.{name}.{key}", None, wanted[key], sight.applies)
+        for key in _TEXTS
+        if wanted.get(key)
+    ]
+    return changes
+
+
+def entry_to_be(sight: Sight, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entry that a snapshot will have, as far as it is known before it is made."""
+    current = sight.current
+    parent = next((entry["name"] for entry in sight.entries if entry["current"]), None)
+    return {
+        "name": wanted["name"],
+        "title": wanted.get("title") or wanted["name"],
+        "description": wanted.get("description") or None,
+        "origin": wanted["origin"],
+        "expires_at": wanted.get("expires_at"),
+        "job": wanted.get("job"),
+        "parent": parent,
+        "current": True,
+        "has_memory": current.active,
+        "state": str(current.state) if current.active else "stopped",
+        "kind": "internal",
+        "size_bytes": None if current.active else 0,
+        "frozen": None,
+        "created_at": None,
+    }
+
+
+def tree_with(
+    entries: Sequence[Mapping[str, Any]], new: Mapping[str, Any] | None, current: str
+) -> list[dict[str, Any]]:
+    """Return the entries with a new one (None for none) and the marker of the current one moved."""
+    tree = [*entries, new] if new is not None else list(entries)
+    return [{**entry, "current": entry["name"] == current} for entry in tree]
+
+
+# --- delete -----------------------------------------------------------------------------------
+
+
+def plan_deletion(sight: Sight, name: str) -> list[Change]:
+    """Return what deleting a snapshot changes; [] when there is none of that name.
+
+    Raises LibvirtFailure (SNAPSHOT_NOT_POSSIBLE).
+    """
+    entry = sight.find(name)
+    if entry is None:
+        return []
+    doing = f"delete snapshot {name} of {sight.label}"
+    if entry["kind"] == "external":
+        _refuse(doing, ["its data is in files of its own (external); use virsh"])
+    if sight.current.active and _is_held(sight, name):
+        # QEMU would refuse, and libvirt forget the snapshot all the same.
+        _refuse(f"{doing} while it runs", _domain_obstacles(sight))
+    _refuse(doing, _mistaken(sight, name))
+    changes = [Change(f"snapshots.{name}", entry["title"], None, sight.applies, destroys=True)]
+    changes += [
+        Change(f"snapshots.{child['name']}.parent", name, entry["parent"], sight.applies)
+        for child in sight.entries
+        if child["parent"] == name
+    ]
+    if entry["current"]:
+        changes.append(Change("snapshots.current", name, entry["parent"], sight.applies))
+    return changes
+
+
+def tree_without(entries: Sequence[Mapping[str, Any]], name: str) -> list[dict[str, Any]]:
+    """Return the entries without one; its children and the current marker move to its parent."""
+    gone = next(entry for entry in entries if entry["name"] == name)
+    return [
+        {
+            **entry,
+            "parent": gone["parent"] if entry["parent"] == name else entry["parent"],
+            "current": entry["current"] or (gone["current"] and entry["name"] == gone["parent"]),
+        }
+        for entry in entries
+        if entry["name"] != name
+    ]
+
+
+def _is_held(sight: Sight, name: str) -> bool:
+    return any(image is None or image.find(name) for image in sight.images.values())
+
+
+def _mistaken(sight: Sight, name: str) -> list[str]:
+    """Say where QEMU would take another snapshot for the one of this name, by its number."""
+    return [
+        f"disk {target} has another snapshot with that number"
+        for target, image in sight.images.items()
+        if image and any(s.id == name and s.name != name for s in image.snapshots)
+    ]
+
+
+# --- restore ----------------------------------------------------------------------------------
+
+
+def plan_restore(
+    sight: Sight,
+    name: str,
+    *,
+    force: bool,
+    guard: Mapping[str, Any] | None = None,
+    guard_is_made: bool = False,
+    resumed: bool = False,
+) -> list[Change]:
+    """Return what going back to a snapshot changes; [] when everything is as it was then.
+
+    guard is what plan_creation takes, of the snapshot to be made first; guard_is_made says that
+    this same run, before a crash, has made it. resumed says that an earlier run was allowed to and
+    has begun: nothing is asked or compared again.
+    Raises LibvirtFailure (SNAPSHOT_NOT_FOUND, VM_ALREADY_RUNNING, SNAPSHOT_EXISTS,
+    SNAPSHOT_NOT_POSSIBLE).
+    """
+    entry = sight.find(name)
+    if entry is None:
+        raise LibvirtFailure(
+            f"cannot find snapshot {name!r} of {sight.label}", "SNAPSHOT_NOT_FOUND"
+        )
+    then_xml = snapshot_domain(sight.xmls[name])
+    then = parse_domain(then_xml) if then_xml else None
+    definition = _definition_changes(sight, then, name)
+    if not resumed:
+        if not definition and _is_as_then(sight, entry):
+            return []
+        if sight.current.active and not force:
+            raise LibvirtFailure(
+                f"cannot restore {sight.label} to snapshot {name}: it is {sight.current.state}, "
+                "and what it holds in memory would be lost; force does it",
+                "VM_ALREADY_RUNNING",
+            )
+    _refuse(
+        f"restore {sight.label} to snapshot {name}", _restore_obstacles(sight, entry, then, name)
+    )
+    changes = []
+    if guard is not None and not guard_is_made:
+        if guard["name"] == name:
+            raise LibvirtFailure(
+                f"cannot guard a restore to {name} by a snapshot of the same name",
+                "VALIDATION_ERROR",
+            )
+        if sight.find(guard["name"]) is not None:
+            raise LibvirtFailure(
+                f"cannot make snapshot {guard['name']} of {sight.label} before the restore: there "
+                "is another one of that name",
+                "SNAPSHOT_EXISTS",
+            )
+        changes += plan_creation(sight, guard, known=True)
+    before = next((e["name"] for e in sight.entries if e["current"]), None)
+    lost = guard is None
+    changes.append(Change("snapshots.current", before, name, sight.applies, destroys=lost))
+    if entry["state"] != str(sight.current.state):
+        changes.append(Change("state", str(sight.current.state), entry["state"], sight.applies))
+    return [*changes, *definition]
+
+
+def _is_as_then(sight: Sight, entry: Mapping[str, Any]) -> bool:
+    if sight.current.active or entry["has_memory"] or not entry["current"]:
+        return False
+    held = [image.find(entry["name"]) if image else None for image in sight.images.values()]
+    return bool(held) and all(snapshot is not None and snapshot.is_active for snapshot in held)
+
+
+def _definition_changes(sight: Sight, then: Mapping[str, Any] | None, name: str) -> list[Change]:
+    """Return what a restore turns back beside the disks' content and the memory."""
+    changes = []
+    if then is not None:
+        now = sight.current.config
+        changes = [
+            Change(key, now[key], then[key], sight.applies)
+            for key in _DEFINITION
+            if now[key] != then[key]
+        ]
+        cards = [{nic["mac"]: _cable(nic) for nic in d["interfaces"]} for d in (now, then)]
+        changes += [
+            Change(f"interfaces.{mac}", cards[0].get(mac), cards[1].get(mac), sight.applies)
+            for mac in dict.fromkeys([*cards[0], *cards[1]])
+            if cards[0].get(mac) != cards[1].get(mac)
+        ]
+    for target, image in sight.images.items():
+        held = image.find(name) if image else None
+        if image and held and held.disk_bytes != image.disk_bytes:
+            sizes = (image.disk_bytes / GIB, held.disk_bytes / GIB)
+            lost = held.disk_bytes < image.disk_bytes
+            changes.append(Change(f"disks.{target}.size", *sizes, sight.applies, destroys=lost))
+    return changes
+
+
+def _cable(nic: Mapping[str, Any]) -> str:
+    return f"{nic['type']} {nic['source']} {nic['model']}"
+
+
+def _restore_obstacles(
+    sight: Sight, entry: Mapping[str, Any], then: Mapping[str, Any] | None, name: str
+) -> list[str]:
+    if entry["kind"] == "external":
+        return ["its data is in files of its own (external); use virsh"]
+    reasons = [] if sight.current.persistent else ["it is transient"]
+    targets = snapshot_targets(sight.xmls[name])
+    for target in targets:
+        image = sight.images.get(target)
+        if target in sight.images and image is not None and image.find(name) is None:
+            reasons.append(f"disk {target} does not hold that snapshot any more")
+        if target not in sight.images:
+            reasons.append(f"disk {target} of that time is no disk of it now")
+    if then is not None:
+        paths_then = {disk["target"]: disk["path"] for disk in then["disks"]}
+        for now in (sight.current.config, sight.current.live):
+            for disk in now["disks"]:
+                target = disk["target"]
+                if target not in paths_then:
+                    reasons.append(f"disk {target} was added since and would be taken off")
+                elif paths_then[target] != disk["path"]:
+                    reasons.append(f"disk {target} was in {paths_then[target]} then")
+    reasons += [f"{path} is gone" for path in sight.missing]
+    return list(dict.fromkeys([*reasons, *_mistaken(sight, name)]))
+
+
+def files_needed(xml: str) -> list[str]:
+    """Return the files that the domain of a snapshot needs to start, from the snapshot's XML."""
+    domain = snapshot_domain(xml)
+    return list_files(domain) if domain else []

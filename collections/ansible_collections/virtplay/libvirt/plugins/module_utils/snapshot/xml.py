@@ -1,0 +1,157 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Collection layer: snapshot XML to and from plain data; pure, no libvirt and no I/O.
+
+libvirt keeps no metadata of a snapshot but its description. People's texts stand there in plain
+words, for `virsh snapshot-dumpxml`, and again with all else in a mark on its last line.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..domain.xml import InvalidDomain, normalize, parse_xml
+from ..host.connection import etree
+
+MARK = "urn:virtplay:snapshot:1"
+MANUAL, SCHEDULE, GUARD, FOUND = "manual", "schedule", "guard", "found"
+# What the mark tells, by type; whatever else stands in it is somebody else's.
+_MARKED = {
+    "name": str,
+    "title": str,
+    "description": str,
+    "origin": str,
+    "expires_at": str,
+    "job": str,
+    "frozen": bool,
+}
+_CONTROL = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# libvirt's <state> of a snapshot whose restore brings a guest back that is not stopped.
+_STATES = {"running": "running", "blocked": "running", "paused": "paused"}
+
+
+# --- description ------------------------------------------------------------------------------
+
+
+def compose_description(facts: Mapping[str, Any]) -> str:
+    """Return the description of a snapshot of ours; raises InvalidDomain for control characters.
+
+    facts holds name, title, description, origin, expires_at, job and frozen; None is left out.
+    """
+    for key in ("title", "description", "expires_at", "job"):
+        if facts.get(key) and _CONTROL.search(facts[key]):
+            raise InvalidDomain(f"cannot put {key} into XML: it holds control characters")
+    told = {key: facts[key] for key in _MARKED if facts.get(key) is not None}
+    words = [told[key] for key in ("title", "description") if told.get(key)]
+    # ASCII only: XML readers make one line break of two characters, and JSON's escapes survive.
+    return "\n\n".join([*words, f"{MARK} {json.dumps(told)}"])
+
+
+def read_description(text: str | None, name: str | None) -> dict[str, Any] | None:
+    """Return what the mark in the description of snapshot name tells; None without a sound mark.
+
+    One made by hand from the XML of ours has its mark, too, but another name.
+    """
+    last = (text or "").rstrip().rpartition("\n")[2]
+    mark, _space, told = last.partition(" ")
+    if mark != MARK:
+        return None
+    try:
+        facts = json.loads(told)
+    except ValueError:
+        return None
+    if not isinstance(facts, dict) or facts.get("origin") not in (MANUAL, SCHEDULE, GUARD):
+        return None
+    if any(not isinstance(facts[key], kind) for key, kind in _MARKED.items() if key in facts):
+        return None
+    if facts.get("name") != name:
+        return None
+    return {key: facts.get(key) for key in _MARKED}
+
+
+# --- to XML -----------------------------------------------------------------------------------
+
+
+def build_snapshot(
+    name: str, description: str, internal: Iterable[str], left_out: Iterable[str], memory: bool
+) -> str:
+    """Return the XML of a new internal snapshot of these disks' targets, with memory or without."""
+    root = etree.Element("domainsnapshot")
+    etree.SubElement(root, "name").text = name
+    try:
+        etree.SubElement(root, "description").text = description
+    except ValueError as error:
+        raise InvalidDomain("cannot put the texts into XML: control characters") from error
+    etree.SubElement(root, "memory", snapshot="internal" if memory else "no")
+    disks = etree.SubElement(root, "disks")
+    # Named one by one: for a disk that is not, libvirt takes what the domain's definition says.
+    for target in internal:
+        etree.SubElement(disks, "disk", name=target, snapshot="internal")
+    for target in left_out:
+        etree.SubElement(disks, "disk", name=target, snapshot="no")
+    return str(etree.tostring(root, encoding="unicode"))
+
+
+def build_orphan(name: str, domain_xml: str, targets: Iterable[str]) -> str:
+    """Return the XML with which libvirt takes over a snapshot that only the images know."""
+    root = parse_xml(build_snapshot(name, "", targets, (), memory=False))
+    etree.SubElement(root, "state").text = "shutoff"
+    etree.SubElement(root, "creationTime").text = "0"
+    root.append(parse_xml(domain_xml))
+    return str(etree.tostring(root, encoding="unicode"))
+
+
+# --- from XML ---------------------------------------------------------------------------------
+
+
+def parse_snapshot(xml: str) -> dict[str, Any]:
+    """Return a snapshot's entry; `current` and `size_bytes` are for the caller to fill in."""
+    root = parse_xml(xml)
+    name = root.findtext("name")
+    text = root.findtext("description")
+    facts = read_description(text, name) or {"title": name, "description": text, "origin": FOUND}
+    memory = root.find("memory")
+    kept = memory.get("snapshot", "no") if memory is not None else "no"
+    kinds = {disk.get("snapshot") for disk in root.iterfind("disks/disk")} | {kept}
+    state = _STATES.get((root.findtext("state") or "").strip(), "stopped")
+    return {
+        "name": name,
+        "title": facts["title"] or name,
+        "description": facts["description"] or None,
+        "origin": facts["origin"],
+        "expires_at": facts.get("expires_at"),
+        "job": facts.get("job"),
+        "parent": root.findtext("parent/name"),
+        "current": False,
+        "has_memory": kept != "no",
+        # Without the guest's memory there is nothing to go on with.
+        "state": state if kept != "no" else "stopped",
+        "kind": "external" if kinds & {"external", "manual"} else "internal",
+        "size_bytes": None if kept != "no" else 0,
+        "frozen": facts.get("frozen"),
+        "created_at": _moment(root.findtext("creationTime")),
+    }
+
+
+def snapshot_domain(xml: str) -> str | None:
+    """Return the definition of the domain that a snapshot keeps; None when it keeps none."""
+    domain = parse_xml(xml).find("domain")
+    return normalize(etree.tostring(domain, encoding="unicode")) if domain is not None else None
+
+
+def snapshot_targets(xml: str) -> list[str]:
+    """Return the targets of the disks that an internal snapshot is in."""
+    disks = parse_xml(xml).iterfind("disks/disk")
+    return [disk.get("name") for disk in disks if disk.get("snapshot") == "internal"]
+
+
+def _moment(seconds: str | None) -> str | None:
+    try:
+        moment = datetime.datetime.fromtimestamp(int(seconds or ""), tz=datetime.timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return None
+    return moment.isoformat().replace("+00:00", "Z")

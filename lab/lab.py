@@ -1,0 +1,250 @@
+"""Lab: the handle by which tests and benchmarks start a lab, act on its hosts, and end it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from lab.directory import HostRecord, LabDirectory
+from lab.processes import Process
+from lab.supervisor import HOST_ENVIRONMENT
+
+_REPOSITORY = Path(__file__).resolve().parents[1]
+_END_SECONDS = 40
+_POOL = "/var/lib/libvirt/images"
+
+
+class LabError(Exception):
+    """The lab did not do what was asked of it; the message says what."""
+
+
+def start_supervisor(
+    arguments: list[str], stdin: int, said: IO[str], pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[str]:
+    """Start `up --until-eof` as a process in a session of its own.
+
+    It writes one JSON line to its standard output when the lab is up, else why not to `said`, and
+    takes the lab down at the end of `stdin` or when it is told to end.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "lab", "up", "--until-eof", *arguments],
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=said,
+        text=True,
+        start_new_session=True,  # Ctrl-C goes to whoever wants the lab, and they end it
+        pass_fds=pass_fds,
+        env={**os.environ, "PYTHONPATH": str(_REPOSITORY)},
+    )
+
+
+class Host:
+    """One hypervisor of a running lab."""
+
+    def __init__(self, record: HostRecord, directory: LabDirectory) -> None:
+        if record.init is None:
+            raise LabError(f"cannot act on {record.name}: it has not started")
+        self.name = record.name
+        self.address = record.address
+        self.uuid = record.uuid
+        self.init: Process = record.init
+        self._veth = record.veth
+        self._directory = directory
+
+    def run(
+        self, *command: str, check: bool = True, stdin: str | None = None, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command inside the host, not over its network, so also when the host is cut off.
+
+        Raises LabError with what the command said when it fails and `check` is set.
+        """
+        if not self.init.alive():
+            raise LabError(f"cannot run {command[0]} on {self.name}: the host has ended")
+        enter = ["nsenter", "-t", str(self.init.pid), "-m", "-u", "-i", "-n", "-p", "--"]
+        return self._run([*enter, *command], check, stdin, timeout)
+
+    def ssh(
+        self, command: str, *, check: bool = True, stdin: str | None = None, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a shell command on the host over SSH, with the lab's key and known hosts."""
+        return self._run([str(self._directory.ssh), self.name, command], check, stdin, timeout)
+
+    def cut(self) -> None:
+        """Pull the host's network cable; whatever was connected hangs until it times out."""
+        self._machine("ip", "link", "set", self._veth, "down")
+
+    def mend(self) -> None:
+        """Plug the host's network cable in again."""
+        self._machine("ip", "link", "set", self._veth, "up")
+
+    def kill(self) -> None:
+        """End the host with everything on it, as a power failure does. It does not come back."""
+        self.init.send(signal.SIGKILL)
+        if not self.init.wait(10):
+            raise LabError(f"cannot end {self.name}")
+
+    def kill_libvirtd(self) -> None:
+        """Kill the host's libvirtd by SIGKILL; guests go on running."""
+        kill = 'pid=$(cat /run/libvirtd.pid); kill -9 "$pid"; while [ -d /proc/$pid ]; do :; done'
+        self.run("sh", "-ec", kill)
+
+    def start_libvirtd(self) -> None:
+        """Start libvirtd again after it was killed."""
+        self.run("libvirtd", "-d")
+
+    def freeze(self, domain: str) -> None:
+        """Stop the QEMU process of a running domain by SIGSTOP: its monitor answers no more."""
+        self._signal_qemu(domain, "STOP")
+
+    def thaw(self, domain: str) -> None:
+        """Let the QEMU process of a frozen domain go on."""
+        self._signal_qemu(domain, "CONT")
+
+    @contextlib.contextmanager
+    def small_pool(self, size: int) -> Iterator[None]:
+        """Mount an empty file system of `size` bytes as the host's image pool for the block.
+
+        What was in the pool is hidden, not lost; volumes made meanwhile are lost.
+        """
+        self.run("mount", "-t", "tmpfs", "-o", f"size={size},mode=711", "tmpfs", _POOL)
+        try:
+            self._refresh_pool()
+            yield
+        finally:
+            self.run("umount", "-l", _POOL)
+            self._refresh_pool()
+
+    def fill_pool(self, leave: int = 0) -> None:
+        """Fill the pool up to `leave` bytes. Only inside `small_pool`, never the machine's disk."""
+        shown = self.run("findmnt", "-n", "-o", "FSTYPE", "-M", _POOL, check=False)
+        if shown.stdout.strip() != "tmpfs":
+            raise LabError(f"cannot fill the pool of {self.name}: it is not a small_pool")
+        free = int(self.run("df", "--output=avail", "-B1", _POOL).stdout.split()[-1])
+        if free > leave:
+            self.run("fallocate", "-l", str(free - leave), f"{_POOL}/filler")
+
+    def _refresh_pool(self) -> None:
+        # A bare host has no pool yet, and libvirtd may have been killed on purpose.
+        self.run("virsh", "-q", "pool-refresh", "default", check=False)
+
+    def _signal_qemu(self, domain: str, name: str) -> None:
+        # The signal reaches QEMU's threads one by one: wait until the state says so.
+        script = """
+            pid=$(cat "/run/libvirt/qemu/$1.pid"); kill -"$2" "$pid"
+            until grep -q "^State:.$3" "/proc/$pid/status"; do sleep 0.01; done"""
+        state = {"STOP": "T", "CONT": "[^T]"}[name]
+        self.run("sh", "-ec", script, "sh", domain, name, state, timeout=10)
+
+    def _machine(self, *command: str) -> None:
+        self._run(list(command), True, None, 10)
+
+    def _run(
+        self, command: list[str], check: bool, stdin: str | None, timeout: float
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command,
+            input="" if stdin is None else stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env=HOST_ENVIRONMENT,
+        )
+        if check and done.returncode != 0:
+            said = (done.stderr or done.stdout).strip()
+            raise LabError(f"cannot run {' '.join(command)} for {self.name}: {said}")
+        return done
+
+
+class Lab:
+    """A lab for the time of a `with` block.
+
+    `prepare` runs the playbooks that make hypervisors with the `micro` template of the bare hosts.
+    The lab is run by a process of its own, which takes it down when this one ends in any way.
+    """
+
+    def __init__(
+        self, *, hosts: int = 2, prepare: bool = True, directory: Path | None = None
+    ) -> None:
+        self._arguments = ["--hosts", str(hosts), *([] if prepare else ["--bare"])]
+        if directory:
+            self._arguments += ["--dir", str(directory)]
+        self._supervisor: subprocess.Popen[str] | None = None
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the lab
+        self.hosts: list[Host] = []
+        self.directory = Path()
+        self.seconds: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        """Bring the lab up; LabError says why when it cannot."""
+        self._supervisor = start_supervisor(self._arguments, subprocess.PIPE, self._said)
+        try:
+            assert self._supervisor.stdout is not None
+            line = self._supervisor.stdout.readline()
+            if not line:
+                raise LabError(self._last_words())
+            ready = json.loads(line)
+            self.seconds = ready["seconds"]
+            self._attach(Path(ready["directory"]))
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Take the lab down; LabError when its supervisor says that something is left."""
+        code = self._end()
+        if code != 0 and error is None:
+            raise LabError(self._last_words())
+
+    @property
+    def inventory(self) -> Path:
+        """The inventory of the lab's hosts, in group `hypervisors`."""
+        return LabDirectory(self.directory).inventory
+
+    @property
+    def ssh_program(self) -> Path:
+        """A program that is ssh with the lab's keys: `ssh lab-1`, `virsh -c …?command=`."""
+        return LabDirectory(self.directory).ssh
+
+    def _attach(self, path: Path) -> None:
+        directory = LabDirectory(path)
+        record = directory.read_record()
+        if record is None:
+            raise LabError(f"cannot read the record of the lab in {path}")
+        self.directory = path
+        self.hosts = [Host(host, directory) for host in record.hosts]
+
+    def _end(self) -> int:
+        """End the supervisor and return its exit code."""
+        if self._supervisor is None:
+            return 0
+        self._supervisor.terminate()
+        try:
+            return self._supervisor.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._supervisor.kill()  # its hosts die with it; the next lab removes the rest
+            self._supervisor.wait()
+            raise LabError(f"cannot end the lab: {self._last_words()}") from None
+        finally:
+            for stream in (self._supervisor.stdin, self._supervisor.stdout):
+                if stream:
+                    stream.close()
+
+    def _last_words(self) -> str:
+        self._said.seek(0)
+        return self._said.read().strip()[-6000:] or "cannot start the lab: it said nothing"

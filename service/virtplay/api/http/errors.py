@@ -1,0 +1,80 @@
+"""HTTP: turns whatever went wrong while a request was answered into the envelope."""
+
+import logging
+import secrets
+from collections.abc import Callable
+
+from sanic import HTTPResponse, Request
+from sanic.exceptions import (
+    HeaderExpectationFailed,
+    MethodNotAllowed,
+    PayloadTooLarge,
+    RequestCancelled,
+    RequestTimeout,
+    SanicException,
+    ServiceUnavailable,
+)
+from sanic.exceptions import NotFound as PathNotFound
+from sanic.handlers import ErrorHandler
+
+from virtplay import errors
+from virtplay.api.http.envelope import failure
+from virtplay.logs import request_id
+
+log = logging.getLogger("virtplay.api.http.errors")
+
+BODY_LIMIT = 1024 * 1024
+"""Bytes that the body of a request may have."""
+
+
+class EnvelopeErrors(ErrorHandler):
+    """Turns every exception, Sanic's own included, into the envelope."""
+
+    def __init__(self, methods_of: Callable[[str], list[str]]) -> None:
+        super().__init__()
+        self._methods_of = methods_of
+
+    def default(self, request: Request, exception: Exception) -> HTTPResponse:
+        """The answer to an exception that reached Sanic."""
+        if request_id.get() == "-":
+            request_id.set(secrets.token_hex(8))  # it broke before its middleware ran
+        error = self._as_error(request, exception)
+        headers = {}
+        if isinstance(error, errors.RateLimited):
+            headers["Retry-After"] = str(error.details["retryAfter"])
+        if isinstance(error, errors.Unauthorized):
+            headers["WWW-Authenticate"] = "Bearer"
+        if isinstance(error, errors.MethodNotAllowed):
+            headers["Allow"] = ", ".join(error.details["allowed"])
+        return failure(error, headers)
+
+    def _as_error(self, request: Request | None, exception: Exception) -> errors.VirtplayError:
+        match exception:
+            case errors.VirtplayError() if not isinstance(exception, errors.Conflict):
+                return exception
+            case PathNotFound():
+                return errors.NotFound(f"cannot find path {request.path if request else ''}")
+            case MethodNotAllowed():
+                allowed = self._methods_of(request.path if request else "") or _named_by(exception)
+                method = request.method if request else "use this method"
+                path = request.path if request else "this path"
+                return errors.MethodNotAllowed(f"cannot {method} {path}", allowed=allowed)
+            case PayloadTooLarge():
+                return errors.PayloadTooLarge(
+                    f"cannot take so large a request: a body may have {BODY_LIMIT} bytes"
+                )
+            case RequestTimeout() | RequestCancelled() | ServiceUnavailable():
+                return errors.ValidationFailed("cannot wait any longer for the request")
+            case HeaderExpectationFailed():
+                return errors.ValidationFailed("cannot meet the Expect header")
+            case SanicException() if exception.status_code < 500:
+                return errors.ValidationFailed(f"cannot read the request: {exception}")
+        number = request_id.get()
+        log.error("request %s failed", number, exc_info=exception)
+        return errors.InternalError(
+            f"cannot answer: an internal error; the log has it under {number}", requestId=number
+        )
+
+
+def _named_by(exception: MethodNotAllowed) -> list[str]:
+    return sorted(exception.headers.get("Allow", "").replace(" ", "").split(","))

@@ -1,0 +1,95 @@
+"""Schemas: the fields that several resources share, and the bodies and queries without any."""
+
+import re
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
+JOINERS = "\u200c\u200d"
+
+
+def check_printable(text: str) -> str:
+    """Refuse control characters, line ends and invisible marks (emoji's joiners are fine)."""
+    bad = [c for c in text if not c.isprintable() and c not in JOINERS]
+    if bad:
+        names = ", ".join(sorted({f"U+{ord(c):04X}" for c in bad}))
+        raise ValueError(f"holds characters that are not printable: {names}")
+    return text
+
+
+def check_not_blank(text: str) -> str:
+    """Refuse text that is only space, or has space at its ends."""
+    if text != text.strip() or not text:
+        raise ValueError("must not be empty or begin or end with a space")
+    return text
+
+
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=64, examples=["my-vm"]),
+    AfterValidator(check_printable),
+    AfterValidator(check_not_blank),
+]
+
+
+Description = Annotated[str, Field(max_length=1024), AfterValidator(check_printable)]
+Cpu = Annotated[int, Field(ge=1, le=512, description="vCPUs", examples=[2])]
+Memory = Annotated[int, Field(ge=32, le=16_777_216, description="MiB", examples=[2048])]
+Disk = Annotated[int, Field(ge=1, le=65_536, description="GiB", examples=[20])]
+Labels = Annotated[
+    dict[str, Annotated[str, Field(max_length=255), AfterValidator(check_printable)]],
+    Field(max_length=64, description="text by key", examples=[{"team": "web"}]),
+]
+
+
+class Strict(BaseModel):
+    """A request body: exact types, no unknown fields."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class Query(BaseModel):
+    """A query string: text is converted, unknown parameters are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def check_labels(labels: dict[str, str]) -> dict[str, str]:
+    """Refuse label keys that are not plain words."""
+    wrong = [repr(key) for key in labels if not LABEL_KEY.fullmatch(key)]
+    if wrong:
+        raise ValueError(
+            f"key {', '.join(wrong)} must be 1 to 63 letters, digits, '.', '_', '/', '-',"
+            " with a letter or digit at both ends"
+        )
+    return labels
+
+
+class EmptyBody(Strict):
+    """No body, or {}."""
+
+
+class NoQuery(Query):
+    """No query parameter."""
+
+
+class PageQuery(Query):
+    """Paging."""
+
+    page: int = Field(1, ge=1, le=1_000_000)
+    limit: int = Field(10, ge=1, le=100)
+
+
+class Pagination(BaseModel):
+    """Where in a list a page is."""
+
+    page: int
+    limit: int
+    total: int
+    pages: int
+
+    @classmethod
+    def of(cls, page: int, limit: int, total: int) -> Self:
+        """The pagination of a list of `total` entries."""
+        return cls(page=page, limit=limit, total=total, pages=-(-total // limit))

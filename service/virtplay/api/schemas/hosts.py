@@ -1,0 +1,67 @@
+"""Schemas: hypervisors and the image catalogue."""
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from virtplay.states import HostStatus
+
+
+class Amounts(BaseModel):
+    """vCPUs, MiB, GiB."""
+
+    cpu: int
+    memory: int
+    disk: int
+
+
+class HostOut(BaseModel):
+    """A hypervisor."""
+
+    name: str
+    status: HostStatus
+    message: str
+    observedAt: str | None  # noqa: N815
+    vms: int
+    virtType: str | None = Field(description="kvm, or qemu (emulation)")  # noqa: N815
+    virtReason: str | None  # noqa: N815
+    cpus: int | None
+    cpuModel: str | None  # noqa: N815
+    memory: int | None = Field(description="MiB")
+    capacity: Amounts = Field(description="what may be promised, overcommit counted in")
+    allocated: Amounts = Field(description="what VMs were promised")
+    available: Amounts
+    versions: dict[str, str]
+    pools: list[dict[str, Any]]
+    networks: list[dict[str, Any]]
+    bridges: list[str]
+
+
+class HostList(BaseModel):
+    """All hypervisors."""
+
+    hosts: list[HostOut]
+
+
+class TemplateHost(BaseModel):
+    """Whether a template stands on a host already."""
+
+    host: str
+    ready: bool
+    createdAt: str | None  # noqa: N815
+
+
+class TemplateOut(BaseModel):
+    """An entry of the image catalogue."""
+
+    id: str
+    os: str
+    source: str
+    minDisk: int | None = Field(description="GiB, known once it is on a host")  # noqa: N815
+    hosts: list[TemplateHost]
+
+
+class TemplateList(BaseModel):
+    """The image catalogue."""
+
+    templates: list[TemplateOut]

@@ -1,0 +1,65 @@
+"""Schemas: jobs."""
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from virtplay.api.schemas.fields import PageQuery, Pagination
+from virtplay.states import JobOrigin, JobStatus
+
+
+class JobQuery(PageQuery):
+    """The query of GET /jobs."""
+
+    vm: str | None = Field(None, max_length=32, description="VM id")
+    status: JobStatus | None = None
+    action: str | None = Field(None, max_length=32)
+    origin: JobOrigin | None = Field(None, description="who has it run, and where")
+
+
+class JobError(BaseModel):
+    """Why a job did not succeed."""
+
+    code: str
+    message: str
+    task: str | None
+    host: str | None
+
+
+class JobOut(BaseModel):
+    """A job."""
+
+    id: str
+    origin: JobOrigin = Field(description="cli: a run from a shell, which reports itself")
+    action: str
+    playbook: str
+    vmId: str | None = Field(description="null when there is none, or several")  # noqa: N815
+    vmIds: list[str]  # noqa: N815
+    snapshotId: str | None = Field(description="the snapshot that it is about")  # noqa: N815
+    host: str | None = Field(description="null when they are several")
+    hosts: list[str]
+    status: JobStatus
+    progress: int
+    step: str
+    etaSeconds: float | None  # noqa: N815
+    changed: bool | None
+    dryRun: bool  # noqa: N815
+    appliesAt: str | None = Field(description="now, next_boot, or null")  # noqa: N815
+    changes: list[dict[str, Any]] | None
+    requestedBy: str = Field(description="the token's name")  # noqa: N815
+    user: str | None = Field(description="user@machine, as a run from a shell says")
+    requestId: str  # noqa: N815
+    command: str
+    error: JobError | None
+    attempt: int
+    retryOf: str | None  # noqa: N815
+    createdAt: str  # noqa: N815
+    startedAt: str | None  # noqa: N815
+    finishedAt: str | None  # noqa: N815
+
+
+class JobPage(BaseModel):
+    """A page of jobs."""
+
+    jobs: list[JobOut]
+    pagination: Pagination

@@ -1,0 +1,320 @@
+"""Schemas: VMs, and what an accepted change of one returns."""
+
+import ipaddress
+import re
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from virtplay.api.schemas.fields import (
+    Cpu,
+    Description,
+    Disk,
+    Labels,
+    Memory,
+    Name,
+    PageQuery,
+    Pagination,
+    Query,
+    Strict,
+    check_labels,
+    check_printable,
+)
+from virtplay.api.schemas.jobs import JobOut
+from virtplay.states import VmStatus
+from virtplay.store.vms import SORTS
+
+MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
+NO_MAC = "00:00:00:00:00:00"
+SSH_KEY = re.compile(
+    r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@"
+    r"openssh\.com) [A-Za-z0-9+/]+={0,3}( [^\x00-\x1f\x7f]*)?"
+)
+
+
+DEVICE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+BRIDGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$"
+USER_DATA_LIMIT = 65_536
+YAML_DEPTH = 64
+
+
+def check_address(text: str, *, prefix: bool) -> None:
+    """Refuse what is not the IPv4 address of a guest, with its prefix length if asked."""
+    wanted = "192.0.2.5/24 on a bridge" if prefix else "192.0.2.5"
+    try:
+        if prefix != ("/" in text):
+            raise ValueError(text)
+        ip = ipaddress.IPv4Interface(text).ip
+    except ValueError:
+        raise ValueError(f"must be an IPv4 address such as {wanted}") from None
+    if ip.is_unspecified or ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_reserved:
+        raise ValueError(f"{ip} is not an address that a guest can have")
+
+
+class NetworkBody(Strict):
+    """Where a VM's network card is plugged in."""
+
+    type: Literal["network", "bridge"] = Field(
+        "network", description="a libvirt network, or a bridge of the host"
+    )
+    network: str | None = Field(
+        None, pattern=DEVICE_NAME, description="libvirt network; default: default"
+    )
+    bridge: str | None = Field(
+        None, pattern=BRIDGE_NAME, validate_default=True, description="host bridge"
+    )
+    model: Literal["virtio", "e1000e", "rtl8139"] | None = Field(None, description="card model")
+    mac: str | None = Field(None, description="MAC address; drawn if absent")
+    ip: str | None = Field(
+        None,
+        description="fixed IPv4 address: a DHCP reservation on a network; with prefix length"
+        " (192.0.2.5/24) in the guest's network configuration on a bridge",
+    )
+
+    @field_validator("mac")
+    @classmethod
+    def _unicast(cls, value: str | None) -> str | None:
+        if value is not None and (value == NO_MAC or not MAC.fullmatch(value.lower())):
+            raise ValueError("must be a unicast MAC address such as 52:54:00:12:34:56")
+        return value.lower() if value else value
+
+    @field_validator("network", "bridge")
+    @classmethod
+    def _of_its_type(cls, value: str | None, info: ValidationInfo) -> str | None:
+        kind = info.data.get("type")
+        if value is not None and kind is not None and kind != info.field_name:
+            raise ValueError(f"is allowed only when type is {info.field_name}")
+        if value is None and kind == info.field_name == "bridge":
+            raise ValueError("is required when type is bridge")
+        return value
+
+    @field_validator("ip")
+    @classmethod
+    def _address(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and "type" in info.data:
+            check_address(value, prefix=info.data["type"] == "bridge")
+        return value
+
+    def as_variables(self) -> dict[str, Any]:
+        """What the row and the playbooks take; absent fields are left out."""
+        values = {key: value for key, value in self.model_dump().items() if value is not None}
+        if self.type == "network":
+            values.setdefault("network", "default")
+        return values
+
+
+class VmCreate(Strict):
+    """The body of POST /vms."""
+
+    name: Name
+    template: str = Field(min_length=1, max_length=128, examples=["ubuntu22.04"])
+    cpu: Cpu
+    memory: Memory
+    disk: Disk
+    network: NetworkBody = NetworkBody()
+    autoStart: bool = Field(  # noqa: N815 - the document's spelling
+        False, description="start it now, and whenever its host starts"
+    )
+    host: str | None = Field(None, min_length=1, max_length=255, description="default: placed")
+    labels: Annotated[Labels, AfterValidator(check_labels)] = Field(default_factory=dict)
+    description: Description = ""
+    sshKeys: list[str] = Field(  # noqa: N815
+        default_factory=list, max_length=64, description="public keys for the guest's first user"
+    )
+    userData: str | None = Field(  # noqa: N815
+        None, max_length=USER_DATA_LIMIT, description="cloud-init user-data, taken as it is"
+    )
+    clone: Literal["linked", "full"] = Field(
+        "linked", description="linked: a qcow2 over the template; full: a copy of its own"
+    )
+
+    @field_validator("template", "host")
+    @classmethod
+    def _printable(cls, value: str | None) -> str | None:
+        return check_printable(value) if value is not None else None
+
+    @field_validator("sshKeys")
+    @classmethod
+    def _ssh_keys(cls, value: list[str]) -> list[str]:
+        for number, key in enumerate(value):
+            # YAML takes U+0085 and U+2028 for line ends, so a comment must be printable.
+            if not SSH_KEY.fullmatch(key) or not key.isprintable():
+                raise ValueError(f"entry {number} is not an OpenSSH public key in one line")
+        return value
+
+    @field_validator("userData")
+    @classmethod
+    def _user_data(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_user_data(value)
+        return value
+
+
+def check_user_data(text: str) -> None:
+    """Refuse user-data that cloud-init would not take: neither cloud-config, script nor MIME."""
+    first = text.split("\n", 1)[0].strip()
+    if first == "#cloud-config":
+        try:
+            check_cloud_config(text)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            place = f" (line {mark.line + 1})" if mark else ""
+            raise ValueError(f"is not YAML{place}") from None
+    elif not first.startswith(("#!", "MIME-Version:", "Content-Type: multipart/")):
+        raise ValueError("must begin with #cloud-config, #! or a MIME multipart header")
+
+
+def check_cloud_config(text: str) -> None:
+    """Refuse what is not one YAML mapping of modest depth; yaml.YAMLError if it is not YAML.
+
+    Events only, nothing is composed: a few bytes of aliases must not become gigabytes. The depth
+    has a limit because libyaml's time grows with its square.
+    """
+    depth = documents = 0
+    top: yaml.Event | None = None
+    anchors: set[str] = set()
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > YAML_DEPTH:
+                raise ValueError(f"is nested deeper than {YAML_DEPTH} levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if isinstance(event, yaml.NodeEvent):
+            top = top or event
+            if isinstance(event, yaml.AliasEvent):
+                if event.anchor not in anchors:
+                    raise ValueError(f"is not YAML: alias {event.anchor} has no anchor")
+            elif event.anchor:
+                anchors.add(event.anchor)
+    if documents != 1 or not isinstance(top, yaml.MappingStartEvent):
+        raise ValueError("must be one YAML mapping after #cloud-config")
+
+
+class VmUpdate(Strict):
+    """The body of PUT /vms/{id}: only what is to change."""
+
+    name: Name | None = None
+    description: Description | None = None
+    cpu: Cpu | None = None
+    memory: Memory | None = None
+    disk: Disk | None = Field(None, description="GiB; can only grow")
+    network: NetworkBody | None = Field(
+        None,
+        description="replaces the network; what is left out of mac and model stays, and ip too"
+        " while the network is the same",
+    )
+    autoStart: bool | None = None  # noqa: N815
+    labels: Annotated[Labels, AfterValidator(check_labels)] | None = Field(
+        None, description="replaces all labels"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _something(cls, value: Any) -> Any:
+        if value == {}:
+            raise ValueError("names no field to change")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_null(cls, value: Any) -> Any:
+        # Runs only for fields that were given: None as a default means "leave it".
+        if value is None:
+            raise ValueError("must not be null")
+        return value
+
+
+class ForceBody(Strict):
+    """The body of stop and restart."""
+
+    force: bool = Field(False, description="do not ask the guest: cut its power")
+
+
+class VmQuery(PageQuery):
+    """The query of GET /vms."""
+
+    status: VmStatus | None = None
+    search: str | None = Field(None, max_length=128, description="in id, name, os and addresses")
+    host: str | None = Field(None, max_length=255)
+    label: str | None = Field(None, max_length=320, description="key, or key=value")
+    sort: str = Field("id", description="field, with - for descending: " + ", ".join(SORTS))
+
+    @field_validator("sort")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value.removeprefix("-") not in SORTS:
+            raise ValueError(f"must be one of {', '.join(SORTS)}, or one of them with a leading -")
+        return value
+
+
+class DeleteQuery(Query):
+    """The query of DELETE /vms/{id}."""
+
+    force: bool = Field(False, description="also when it runs")
+    keepDisks: bool = Field(False, description="leave its disks in the pool")  # noqa: N815
+
+
+class VmOut(BaseModel):
+    """A VM. Times RFC 3339 UTC, memory MiB, disk GiB."""
+
+    id: str
+    name: str
+    status: VmStatus
+    cpu: int
+    memory: int
+    disk: int
+    os: str
+    ip: str | None
+    createdAt: str  # noqa: N815
+    updatedAt: str  # noqa: N815
+    host: str | None
+    uuid: str
+    template: str
+    description: str
+    labels: dict[str, str]
+    network: dict[str, Any]
+    addresses: list[dict[str, Any]]
+    autoStart: bool  # noqa: N815
+    pending: dict[str, Any] = Field(
+        description="fields whose new value applies at the next boot → the value in force now"
+    )
+    error: dict[str, Any] | None
+    startedAt: str | None  # noqa: N815
+    observedAt: str | None = Field(description="when its host last showed it")  # noqa: N815
+
+
+class VmPage(BaseModel):
+    """A page of VMs."""
+
+    vms: list[VmOut]
+    pagination: Pagination
+
+
+class AcceptedOut(BaseModel):
+    """The answer to a mutation: follow it at /jobs/{jobId}."""
+
+    id: str
+    name: str
+    status: VmStatus
+    progress: int
+    jobId: str  # noqa: N815
+
+
+class StatusOut(BaseModel):
+    """What GET /vms/{id}/status answers."""
+
+    id: str
+    status: VmStatus
+    observedAt: str | None  # noqa: N815
+    job: JobOut | None = Field(description="the job that holds the VM")

@@ -1,0 +1,1 @@
+"""Hosts: the inventory, the placement of VMs, and the observation that keeps the rows true."""

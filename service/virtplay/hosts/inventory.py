@@ -1,0 +1,161 @@
+"""Reads Ansible's inventory and the image catalogue with `ansible-inventory`."""
+
+import asyncio
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from virtplay.errors import CannotStart, TemplateNotFound
+from virtplay.hosts.placement import Overcommit
+from virtplay.settings import Settings
+
+GROUP = "hypervisors"
+CATALOGUE = "libvirt_image_catalogue"
+EXTRA = "libvirt_image_catalogue_extra"
+CONNECTION = "ansible_"
+URI = "libvirt_console_uri"
+
+
+@dataclass(frozen=True)
+class HostConfig:
+    """What the inventory says of one hypervisor, as far as the service decides by it."""
+
+    name: str
+    overcommit: Overcommit
+    catalogue: dict[str, dict[str, Any]]
+    """Template name → its entry, this host's replacements merged over the defaults."""
+    variables: dict[str, Any] = field(default_factory=dict, repr=False)
+    """All its variables (may hold a password)."""
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        """Its variables that say how Ansible connects to it."""
+        return {
+            key: value
+            for key, value in self.variables.items()
+            if key.startswith(CONNECTION) or key == URI
+        }
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The hypervisors of the inventory."""
+
+    hosts: dict[str, HostConfig]
+
+    def template_os(self, name: str) -> str:
+        """The `os` of a template in the catalogue; TemplateNotFound if no host knows it."""
+        for host in self.hosts.values():
+            if name in host.catalogue:
+                return str(host.catalogue[name].get("os", name))
+        raise TemplateNotFound(
+            f"cannot find template {name}: the image catalogue has no such entry"
+        )
+
+    def templates(self) -> dict[str, dict[str, Any]]:
+        """Every template of any host's catalogue, by name."""
+        merged: dict[str, dict[str, Any]] = {}
+        for host in self.hosts.values():
+            for name, entry in host.catalogue.items():
+                merged.setdefault(name, entry)
+        return merged
+
+
+async def load_inventory(settings: Settings) -> Inventory:
+    """Read the inventory; CannotStart when a source is broken, or none names a hypervisor."""
+    for source in settings.inventory_sources:
+        if not await asyncio.to_thread(Path(source).exists):
+            raise CannotStart(
+                f"cannot read the inventory {settings.inventory}: no such file: {source}"
+            )
+    program = Path(sys.executable).with_name("ansible-inventory")
+    words = [str(program), "--list"]
+    for source in settings.inventory_sources:
+        words += ["-i", source]
+    process = await asyncio.create_subprocess_exec(
+        *words,
+        cwd=settings.project_dir,
+        env={
+            # Else a broken source is a warning, and its hosts are missing without a word.
+            "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
+            **os.environ,
+            "ANSIBLE_CONFIG": str(settings.project_dir / "ansible.cfg"),
+        },
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, errors = await process.communicate()
+    if process.returncode:
+        faults = _faults(errors.decode(errors="replace"))
+        raise CannotStart(f"cannot read the inventory {settings.inventory}: {faults}")
+    defaults = await asyncio.to_thread(_default_catalogue, settings.project_dir)
+    try:
+        return parse_inventory(json.loads(output), defaults)
+    except CannotStart as error:
+        raise CannotStart(f"{error} ({settings.inventory})") from error
+
+
+def _faults(errors: str) -> str:
+    """One line of what ansible-inventory wrote, which says most things twice."""
+    marked = re.findall(r"^(?:\[(?:WARNING|ERROR)\]: )(.+)|^(Origin: .+)", errors, re.MULTILINE)
+    faults = dict.fromkeys((fault or origin).strip(" .") for fault, origin in marked)
+    return "; ".join(faults) or errors.strip()
+
+
+def parse_inventory(listing: Mapping[str, Any], defaults: Mapping[str, Any]) -> Inventory:
+    """Build the inventory from `ansible-inventory --list` and the default catalogue."""
+    names = sorted(_members(listing, GROUP))
+    if not names:
+        raise CannotStart(f"cannot find any host in group {GROUP} of the inventory")
+    variables = listing.get("_meta", {}).get("hostvars", {})
+    return Inventory({name: _host(name, variables.get(name, {}), defaults) for name in names})
+
+
+def _members(listing: Mapping[str, Any], group: str) -> set[str]:
+    entry = listing.get(group, {})
+    found = set(entry.get("hosts", []))
+    for child in entry.get("children", []):
+        found |= _members(listing, child)
+    return found
+
+
+def _host(name: str, variables: Mapping[str, Any], defaults: Mapping[str, Any]) -> HostConfig:
+    standard = Overcommit()
+    try:
+        overcommit = Overcommit(
+            cpu=float(variables.get("virtplay_overcommit_cpu", standard.cpu)),
+            memory=float(variables.get("virtplay_overcommit_memory", standard.memory)),
+            disk=float(variables.get("virtplay_overcommit_disk", standard.disk)),
+            reserved_memory=int(
+                variables.get("virtplay_reserved_memory", standard.reserved_memory)
+            ),
+        )
+        _refuse_odd_overcommit(overcommit)
+        merged = {**dict(variables.get(CATALOGUE, defaults)), **dict(variables.get(EXTRA, {}))}
+        catalogue = {str(key): dict(entry) for key, entry in merged.items()}
+    except (TypeError, ValueError) as error:
+        raise CannotStart(f"cannot use the variables of host {name}: {error}") from error
+    return HostConfig(name, overcommit, catalogue, dict(variables))
+
+
+def _refuse_odd_overcommit(overcommit: Overcommit) -> None:
+    for name, value in vars(overcommit).items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} must be a number from 0 on, not {value}")
+
+
+def _default_catalogue(project: Path) -> dict[str, Any]:
+    path = project / "roles/libvirt_image/defaults/main.yml"
+    try:
+        return dict(yaml.safe_load(path.read_text())[CATALOGUE])
+    except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise CannotStart(f"cannot read the image catalogue in {path}: {error}") from error

@@ -1,0 +1,1 @@
+"""Jobs: submitted, dispatched, executed as Ansible runs, and their outcome."""

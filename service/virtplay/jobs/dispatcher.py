@@ -1,0 +1,110 @@
+"""Dispatch: runs jobs in this process's event loop, some at once and some a host."""
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from virtplay.settings import Settings
+from virtplay.states import JobStatus
+from virtplay.store.models import Job
+
+Execute = Callable[[int, asyncio.Event], Awaitable[list[int]]]
+"""Runs one job to its end, or until the event asks to give up; answers the jobs it let go on."""
+
+Lane = tuple[bool, str]
+"""Whether a job holds its VM, and its host."""
+
+log = logging.getLogger("virtplay.jobs.dispatcher")
+
+
+class Dispatcher(Protocol):
+    """What the rest of the service knows of a dispatcher."""
+
+    def enqueue(self, job_id: int) -> None:
+        """Take note of a committed job; it runs as soon as there is room."""
+
+    async def run(self) -> None:
+        """Run jobs until stopped."""
+
+    async def stop(self) -> None:
+        """Take no more jobs, give the running ones their grace, end what is left."""
+
+
+class LocalDispatcher:
+    """The dispatcher of the single-process service.
+
+    Jobs that hold no VM have the same limits for themselves: somebody waits for a console, maybe to
+    see why the guests do not end that all workers wait for.
+    """
+
+    def __init__(self, settings: Settings, execute: Execute) -> None:
+        self._settings = settings
+        self._execute = execute
+        self._waiting: deque[tuple[int, Lane]] = deque()
+        self._new: asyncio.Queue[int] = asyncio.Queue()
+        self._running: dict[asyncio.Task[None], Lane] = {}
+        self._give_up = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._stopping = False
+
+    def enqueue(self, job_id: int) -> None:
+        """Take note of a committed job."""
+        self._new.put_nowait(job_id)
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Start waiting jobs in their order, as far as the limits allow, until stopped."""
+        while not self._stopping:
+            self._changed.clear()
+            await self._take_new()
+            self._start_what_fits()
+            await self._changed.wait()
+
+    async def stop(self) -> None:
+        """Take no more jobs; what still runs after the grace is ended and goes on next time."""
+        self._stopping = True
+        self._changed.set()
+        tasks = list(self._running)
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=self._settings.shutdown_grace)
+            self._give_up.set()
+            if late:
+                await asyncio.wait(late)
+
+    async def _take_new(self) -> None:
+        while not self._new.empty():
+            job = await Job.get_or_none(id=self._new.get_nowait())
+            if job is not None and job.status == JobStatus.QUEUED and job.after_id is None:
+                self._waiting.append((job.id, (job.locks, job.host or "")))
+
+    def _start_what_fits(self) -> None:
+        busy = Counter(self._running.values())
+        workers = Counter(locks for locks, _ in self._running.values())
+        kept: deque[tuple[int, Lane]] = deque()
+        while self._waiting:
+            job_id, lane = self._waiting.popleft()
+            locks, _ = lane
+            if (
+                workers[locks] >= self._settings.job_workers
+                or busy[lane] >= self._settings.jobs_per_host
+            ):
+                kept.append((job_id, lane))
+                continue
+            workers[locks] += 1
+            busy[lane] += 1
+            task = asyncio.create_task(self._run_one(job_id), name=f"job {job_id}")
+            self._running[task] = lane
+            task.add_done_callback(self._ended)
+        self._waiting = kept
+
+    async def _run_one(self, job_id: int) -> None:
+        for follower in await self._execute(job_id, self._give_up):
+            self.enqueue(follower)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.pop(task, None)
+        self._changed.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s ended without an outcome", task.get_name(), exc_info=error)

@@ -1,0 +1,143 @@
+"""The process of one job: the only importer of ansible_runner.
+
+`python -m virtplay.jobs.play DIRECTORY` runs the specification in the directory and appends what
+happens to its spool file. A file, not a pipe: a service that dies or reads slowly can neither kill nor slow
+the play.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from virtplay.actions import mark_unsafe
+from virtplay.jobs.processes import become_subreaper, end_descendants
+from virtplay.jobs.runner import EVENTS, SPECIFICATION, Specification
+
+TEXT_LIMIT = 200_000
+KEPT_RESULT = (
+    "changed",
+    "msg",
+    "code",
+    "domain",
+    "changes",
+    "applies_at",
+    "image",
+    "console",
+    "snapshot",
+    "snapshots",
+    "host_info",
+    "module_stderr",
+    "unreachable",
+)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the specification in the directory that the one argument names."""
+    directory = Path(arguments[0])
+    parent = os.getppid()
+    become_subreaper()
+    if os.getppid() != parent:
+        return
+    specification = Specification(**json.loads((directory / SPECIFICATION).read_text()))
+    (directory / "private").mkdir(mode=0o700)
+    try:
+        _run(specification, directory)
+    finally:
+        shutil.rmtree(directory / "private", ignore_errors=True)
+
+
+def _run(specification: Specification, directory: Path) -> None:
+    import ansible_runner  # noqa: PLC0415 - the service must not pay for this import
+
+    spool = os.open(directory / EVENTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    ended = False
+
+    def write(event: Mapping[str, Any]) -> None:
+        os.write(spool, json.dumps({**event, "at": time.time()}).encode() + b"\n")
+
+    def take(event: dict[str, Any]) -> bool:
+        write(_trim(event))
+        return False
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal ended
+        ended = True
+        end_descendants()
+
+    # ansible-playbook is found beside this interpreter, also where the virtual environment is not
+    # activated.
+    programs = str(Path(sys.executable).parent)
+    os.environ["PATH"] = f"{programs}:{os.environ.get('PATH', os.defpath)}"
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    try:
+        result = ansible_runner.run(
+            private_data_dir=str(directory / "private"),
+            project_dir=specification.project_dir,
+            playbook=specification.playbook,
+            inventory=specification.inventory,
+            limit=specification.limit,
+            forks=specification.forks,
+            extravars=mark_unsafe(specification.variables),
+            cmdline="--check --diff" if specification.check else None,
+            envvars={
+                "ANSIBLE_CONFIG": str(Path(specification.project_dir) / "ansible.cfg"),
+                "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_FORCE_COLOR": "0",
+            },
+            settings={"pexpect_timeout": 1, "job_timeout": specification.time_limit},
+            event_handler=take,
+            # Without it the runner takes the signal handlers away.
+            cancel_callback=lambda: ended,
+            quiet=True,
+            suppress_output_file=True,
+        )
+    except Exception:
+        if not ended:
+            raise
+        # The runner stumbled over the processes that `stop` ended and reaped under it.
+        end_descendants()
+        write({"event": "exit", "rc": 1, "status": "ended"})
+        return
+    if ended or result.status == "timeout":
+        end_descendants()
+    write({"event": "exit", "rc": result.rc, "status": "ended" if ended else result.status})
+    os.close(spool)
+
+
+def _trim(event: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a runner event that the service uses."""
+    data = event.get("event_data") or {}
+    kept: dict[str, Any] = {
+        "event": event.get("event", ""),
+        "text": (event.get("stdout") or "")[:TEXT_LIMIT],
+        "task": data.get("task") or data.get("name") or "",
+        "host": data.get("host") or "",
+    }
+    if data.get("ignore_errors"):
+        kept["ignore_errors"] = True
+    if isinstance(data.get("res"), dict):
+        kept["res"] = {key: data["res"][key] for key in KEPT_RESULT if key in data["res"]}
+    return {key: _storable(value) for key, value in kept.items()}
+
+
+def _storable(value: Any) -> Any:
+    """The same value without NUL and lone surrogates, which no database takes."""
+    if isinstance(value, str):
+        return value.replace("\x00", "\ufffd").encode(errors="replace").decode()
+    if isinstance(value, Mapping):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    return value
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,224 @@
+"""Runs from a shell that tell of themselves: they are shown as jobs, and only shown.
+
+Such a job holds no VM and is never run, ended or repeated from here.
+"""
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
+from typing import Any
+
+from virtplay.errors import Conflict, Forbidden, JobFinished
+from virtplay.jobs.progress import Progress
+from virtplay.jobs.submission import Caller
+from virtplay.metrics.service_series import count_reported_job
+from virtplay.states import FINISHED_JOB, JobOrigin, JobStatus
+from virtplay.store import jobs as store
+from virtplay.store import reports
+from virtplay.store.database import transaction
+from virtplay.store.models import Job
+from virtplay.store.reports import Domain
+
+log = logging.getLogger("virtplay.jobs.reported")
+
+LEASE = timedelta(seconds=60)
+"""A run of which nothing is heard for this long is given up; it says something every 15 s."""
+ROUND_SECONDS = 5.0
+NEW_VMS_WITHIN = timedelta(minutes=10)
+"""For so long after a run was last heard of, VMs that come into the list may be its."""
+EVENTS_LIMIT = 50_000
+"""Events that the log of one run keeps; later ones only move its progress."""
+OTHER_ACTION = "playbook"
+ACTION = re.compile(r"[a-z][a-z0-9_]{0,31}")
+KEPT_RESULTS = ("changes", "applies_at")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a run tells at once, beside that it is still there."""
+
+    first: int
+    """The number of the first of the events; the run counts them from 1."""
+    events: Sequence[Mapping[str, Any]]
+    """As the runner's, with `percent` where the run knows it."""
+    hosts: Sequence[str] | None = None
+    """All hosts so far; None when that is as before."""
+    domains: Sequence[Domain] | None = None
+    """The domains that it is about so far; None when that is as before."""
+    outcome: JobStatus | None = None
+    error: Mapping[str, str] | None = None
+    """code and message, where no task failed."""
+
+
+def action_of(playbook: str) -> str:
+    """The action of a playbook, which is its file's name: playbooks/vm_start.yml → vm_start."""
+    stem = PurePosixPath(playbook).stem
+    return stem if ACTION.fullmatch(stem) else OTHER_ACTION
+
+
+async def begin_report(
+    caller: Caller, *, run_id: str, playbook: str, run_by: str, command: str, dry_run: bool
+) -> tuple[Job, bool]:
+    """The job of the caller's run, and whether it is new: the same run is the same job."""
+    job = await reports.find_run(caller.token_id, run_id)
+    if job is not None:
+        return job, False
+    try:
+        async with transaction():
+            job = await reports.create_reported_job(
+                action=action_of(playbook),
+                playbook=playbook,
+                hosts=[],
+                run_by=run_by,
+                run_id=run_id,
+                token_id=caller.token_id,
+                requested_by=caller.name,
+                request_id=caller.request_id,
+                command=command,
+                dry_run=dry_run,
+            )
+            await store.write_audit(
+                actor=caller.name,
+                action="report",
+                job_ref=job.ref,
+                address=caller.address,
+                request_id=caller.request_id,
+            )
+    except Conflict:
+        # The same request, sent twice, was faster.
+        job = await reports.find_run(caller.token_id, run_id)
+        assert job is not None
+        return job, False
+    return job, True
+
+
+async def take_report(caller: Caller, ref: str, batch: Batch) -> tuple[Job, int]:
+    """Take in what a run tells; the job, and the number that its next event gets.
+
+    Events that are known are passed over, so that a batch may be sent again. Forbidden unless the
+    job is a run that the caller's token reports, JobFinished when it has ended without these.
+    """
+    job = await store.find_job(ref)
+    if job.origin != JobOrigin.CLI or job.token_id != caller.token_id:
+        raise Forbidden(f"cannot report on {ref}: it is not a run that this token has reported")
+    async with transaction():
+        job = await reports.lock_job(ref)
+        number = await store.next_event(job.id)
+        new = batch.events[max(0, number - batch.first) :]
+        if job.status in FINISHED_JOB:
+            if new or job.status != batch.outcome:
+                raise JobFinished(f"cannot report on {ref}: it has {job.status} already")
+            return job, number
+        first = max(number, batch.first)
+        kept = new[: max(0, EVENTS_LIMIT - first)]
+        number = await store.append_events(job.id, first, kept)
+        await _show(job, new, batch)
+        if batch.outcome is not None:
+            await _finish(job, batch.outcome)
+    if job.status in FINISHED_JOB:
+        count_reported_job(job.status)
+    return job, max(number, first + len(new))
+
+
+async def _show(job: Job, events: Sequence[Mapping[str, Any]], batch: Batch) -> None:
+    """Bring the job's row to what the run has told."""
+    progress = Progress(
+        tasks=1,
+        percent=job.progress,
+        step=job.step,
+        changed=bool(job.changed),
+        error=job.error,
+    )
+    for event in events:
+        progress.take(event)
+    job.progress, job.step, job.changed = progress.percent, progress.step, progress.changed
+    job.error = _error(job, batch.error) if batch.error else progress.error
+    job.heard_at = datetime.now(UTC)
+    if batch.hosts is not None:
+        job.hosts = list(batch.hosts)
+        job.host = batch.hosts[0] if len(batch.hosts) == 1 else None
+    if progress.result is not None:
+        job.result = {key: progress.result[key] for key in KEPT_RESULTS if key in progress.result}
+    if batch.domains is not None:
+        told = [asdict(domain) for domain in batch.domains]
+        if not all(domain in told for domain in job.domains or ()):
+            job.vm_ref = job.vm_refs = None
+        job.domains = told
+        await _add_vms(job)
+        if len(told) > 1:
+            # What the last of many has changed says nothing of the run.
+            job.result = None
+    await job.save(
+        update_fields=[
+            *("progress", "step", "changed", "error", "heard_at"),
+            *("hosts", "host", "result", "domains", "vm_ref", "vm_refs"),
+        ]
+    )
+
+
+async def _add_vms(job: Job) -> None:
+    """Name the VMs of the list that the job's domains are; one that has gone since stays named."""
+    found = await reports.find_vms([Domain(**domain) for domain in job.domains])
+    known = [job.vm_ref] if job.vm_ref else (job.vm_refs or "").split()
+    refs = list(dict.fromkeys([*known, *(str(vm.ref) for vm in found)]))
+    several = len(job.domains) > 1
+    job.vm_ref = refs[0] if refs and not several else None
+    job.vm_refs = f" {' '.join(refs)} " if refs and several else None
+
+
+def _error(job: Job, told: Mapping[str, str]) -> dict[str, Any]:
+    return {**told, "task": job.step, "host": job.host or ""}
+
+
+async def _finish(job: Job, outcome: JobStatus) -> None:
+    """End the job as the run says; a failure that the play recovered from is none."""
+    if outcome == JobStatus.SUCCEEDED:
+        await store.move(job, outcome, progress=100, error=None)
+        return
+    if outcome == JobStatus.CANCELLED:
+        await store.move(job, outcome)
+        return
+    message = f"cannot tell why {job.ref} failed; the log may"
+    told = {"code": "PLAYBOOK_FAILED", "message": message}
+    await store.move(job, outcome, error=job.error or _error(job, told))
+
+
+async def watch_reports() -> None:
+    """Give up runs that fell silent, and name the VMs that others have made, until cancelled."""
+    listening_since = datetime.now(UTC)
+    while True:
+        await asyncio.sleep(ROUND_SECONDS)
+        now = datetime.now(UTC)
+        # While no service was there nothing could be heard.
+        if now - listening_since > LEASE:
+            await give_up_silent(now - LEASE)
+        await name_new_vms(now - NEW_VMS_WITHIN)
+
+
+async def name_new_vms(since: datetime) -> None:
+    """Name the VMs that runs have made, which the list has only from an observation on."""
+    for job in await reports.jobs_heard_since(since):
+        before = (job.vm_ref, job.vm_refs)
+        await _add_vms(job)
+        if (job.vm_ref, job.vm_refs) != before:
+            await job.save(update_fields=["vm_ref", "vm_refs"])
+
+
+async def give_up_silent(since: datetime) -> None:
+    """End the runs of which nothing was heard since then as lost."""
+    for job in await reports.silent_jobs(since):
+        seconds = int(LEASE.total_seconds())
+        message = (
+            f"cannot tell how {job.ref} ended: nothing was heard of the run for {seconds} s;"
+            f" it was killed, or its machine cannot reach the service"
+        )
+        error = _error(job, {"code": "RUN_LOST", "message": message})
+        with contextlib.suppress(Conflict):  # it has spoken up just now
+            await store.move(job, JobStatus.LOST, error=error)
+            count_reported_job(job.status)
+            log.warning("%s", message)

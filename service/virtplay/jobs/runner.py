@@ -1,0 +1,121 @@
+"""Starts the process of a job and reads what it reports.
+
+The service writes a specification into the job's directory, starts `virtplay.jobs.play` on it,
+and reads the events that appear in its spool file.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from virtplay.jobs.processes import MARK, end_strays
+
+SPECIFICATION = "specification.json"
+EVENTS = "events.jsonl"
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Specification:
+    """One run of one playbook."""
+
+    project_dir: str
+    playbook: str
+    inventory: list[str]
+    variables: dict[str, Any]
+    """Plain values; every text among them is marked unsafe before Ansible sees it."""
+    limit: str | None = None
+    check: bool = False
+    time_limit: int = 3600
+    """Seconds."""
+    forks: int | None = None
+    """Hosts worked on at once; ansible.cfg's number when None."""
+
+
+class Run:
+    """A job process seen from the service."""
+
+    def __init__(self, process: asyncio.subprocess.Process, directory: Path) -> None:
+        self._process = process
+        self._directory = directory
+        self._read = 0
+
+    @property
+    def pid(self) -> int:
+        """The job process's id."""
+        return self._process.pid
+
+    async def batches(self, poll: float = POLL_SECONDS) -> AsyncIterator[list[dict[str, Any]]]:
+        """The events of the play in order, as they come; the last is {"event": "exit", rc, status}.
+
+        They are looked for every `poll` seconds; `at` is when each was written. The `exit` event
+        is missing when the process was killed.
+        """
+        while True:
+            ended = self._process.returncode is not None
+            if events := await asyncio.to_thread(self._read_events):
+                yield events
+            if ended:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), poll)
+
+    def _read_events(self) -> list[dict[str, Any]]:
+        try:
+            with (self._directory / EVENTS).open("rb") as spool:
+                spool.seek(self._read)
+                block = spool.read()
+        except FileNotFoundError:
+            return []
+        whole = block.rfind(b"\n") + 1
+        self._read += whole
+        return [json.loads(line) for line in block[:whole].splitlines()]
+
+    async def end(self) -> None:
+        """End the play with all its descendants, and wait until they are gone."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+        await self._process.wait()
+        if self._process.returncode:
+            await asyncio.to_thread(end_strays, self._directory)
+
+
+async def start(specification: Specification, directory: Path) -> Run:
+    """Start a job process in `directory` (made 0700, what an earlier run left in it is removed)."""
+    await asyncio.to_thread(_prepare, specification, directory)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "virtplay.jobs.play",
+        str(directory),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=None,
+        start_new_session=True,
+        env={**os.environ, MARK: str(directory)},
+    )
+    return Run(process, directory)
+
+
+async def clear(directory: Path) -> None:
+    """Remove a job's directory with the secrets in it."""
+    await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
+def _prepare(specification: Specification, directory: Path) -> None:
+    if (directory / SPECIFICATION).exists():
+        end_strays(directory)
+    shutil.rmtree(directory / "private", ignore_errors=True)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (directory / EVENTS).unlink(missing_ok=True)
+    path = directory / SPECIFICATION
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(asdict(specification)))

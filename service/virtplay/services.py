@@ -1,0 +1,61 @@
+"""Wiring: the services that handlers and background tasks work with, put together in one place."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from virtplay.console.opening import Consoles
+from virtplay.hosts.inventory import load_inventory
+from virtplay.hosts.observer import Observer
+from virtplay.jobs import execution
+from virtplay.jobs.dispatcher import Dispatcher, LocalDispatcher
+from virtplay.metrics.exposition import Exposition
+from virtplay.metrics.history import History, HistorySource
+from virtplay.metrics.prometheus_history import PrometheusHistory
+from virtplay.settings import Settings
+from virtplay.snapshots.requests import Snapshots
+from virtplay.snapshots.schedules import Scheduler
+from virtplay.store.vms import sync_hosts
+from virtplay.vms import Vms
+
+
+@dataclass
+class Services:
+    """The parts of the running service."""
+
+    settings: Settings
+    dispatcher: Dispatcher
+    vms: Vms
+    snapshots: Snapshots
+    scheduler: Scheduler
+    consoles: Consoles
+    observer: Observer
+    exposition: Exposition
+    history: History
+    past: HistorySource
+    """Where a VM's past usage is read: the history itself, or a Prometheus."""
+
+
+async def build_services(settings: Settings) -> Services:
+    """Read the inventory, bring the hosts' rows to it, and connect all parts; the database is open.
+
+    CannotStart when the inventory cannot be read.
+    """
+    inventory = await load_inventory(settings)
+    await sync_hosts(set(inventory.hosts))
+    dispatcher = LocalDispatcher(settings, partial(execution.execute, settings))
+    snapshots = Snapshots(settings, dispatcher)
+    exposition = Exposition()
+    history = History(settings)
+    past = PrometheusHistory(settings.prometheus_url) if settings.prometheus_url else history
+    return Services(
+        settings=settings,
+        dispatcher=dispatcher,
+        vms=Vms(settings, inventory, dispatcher),
+        snapshots=snapshots,
+        scheduler=Scheduler(snapshots, settings),
+        consoles=Consoles(settings, inventory, dispatcher),
+        observer=Observer(settings, inventory, exposition, history),
+        exposition=exposition,
+        history=history,
+        past=past,
+    )

@@ -1,0 +1,1 @@
+"""Snapshots: what may happen to them, their schedules, and what schedules keep."""
