@@ -1,8 +1,8 @@
 """The process of one job: the only importer of ansible_runner.
 
 `python -m virtplay.jobs.play DIRECTORY` runs the specification in the directory and appends what
-happens to its spool file. A file, not a pipe: a service that dies or reads slowly can neither kill nor slow
-the play.
+happens to its spool file. A file, not a pipe: a service that dies or reads slowly can neither kill
+nor slow the play.
 """
 
 import json
