@@ -16,7 +16,7 @@ import pytest
 import yaml
 from sanic import Sanic
 from tortoise.backends.base.executor import EXECUTOR_CACHE
-from virtplay import background
+from virtplay import background, services
 from virtplay.app import create_app
 from virtplay.hosts.inventory import HostConfig, Inventory
 from virtplay.hosts.observer import generations, take_observation
@@ -306,9 +306,10 @@ async def service(
     async def load(_settings: Settings) -> Inventory:
         return Inventory(hosts)
 
-    monkeypatch.setattr(background, "load_inventory", load)
-    monkeypatch.setattr(background, "LocalDispatcher", QuietDispatcher)
-    monkeypatch.setattr(background, "Observer", QuietObserver)
+    for module in (background, services):
+        monkeypatch.setattr(module, "load_inventory", load)
+    monkeypatch.setattr(services, "LocalDispatcher", QuietDispatcher)
+    monkeypatch.setattr(services, "Observer", QuietObserver)
     async with _serve(settings, log_lines) as running:
         for name in hosts:
             await running.see(name)

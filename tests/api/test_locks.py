@@ -57,7 +57,7 @@ async def test_only_a_start_is_accepted_behind_a_creation_and_only_once(service:
         a.json()["error"]["details"]["jobId"] for a in answers if a.status_code == 409
     } == {start["jobId"]}  # fmt: skip
     assert (await service.get("/vms/vm-001/status"))["job"]["id"] == data["jobId"]
-    assert len(service.app.ctx.background.dispatcher.enqueued) == 1
+    assert len(service.app.ctx.services.dispatcher.enqueued) == 1
 
 
 async def test_a_waiting_start_becomes_the_holder_when_the_creation_succeeds(

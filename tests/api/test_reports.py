@@ -443,7 +443,7 @@ async def test_service_never_runs_repeats_or_reckons_with_a_reported_job(service
     _ = await told(service, job, domains=[{"uuid": str(vm.uuid)}])
     assert await execution.recover() == []
     assert (await service.get(f"/jobs/{job}"))["status"] == "running"
-    assert service.app.ctx.background.dispatcher.enqueued == []
+    assert service.app.ctx.services.dispatcher.enqueued == []
     assert await store.queue_state() == (0, 0.0)
     assert await store.busy_vms([vm.id]) == set()
     _ = await told(service, job, outcome="succeeded")

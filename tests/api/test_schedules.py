@@ -122,7 +122,7 @@ async def test_a_turn_makes_a_job(service: Service) -> None:
     job = await Job.get()
     assert (job.requested_by, job.action) == (NAME, "snapshot_create")
     assert job.variables["libvirt_snapshot_origin"] == "schedule"
-    assert service.app.ctx.background.dispatcher.enqueued == [job.id]
+    assert service.app.ctx.services.dispatcher.enqueued == [job.id]
     schedule = await show(service)
     assert (schedule["lastAt"], schedule["lastJobId"], schedule["nextAt"]) == (
         "2026-11-22T12:00:00Z", job.ref, "2026-11-22T13:00:00Z",
