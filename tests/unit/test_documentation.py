@@ -1,9 +1,13 @@
 """The documentation names what there is: settings, codes, routes, playbooks."""
 
 import re
+from configparser import ConfigParser
 from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
 
 import pytest
+from pydantic.fields import FieldInfo
 from virtplay import errors
 from virtplay.actions import Action, playbook
 from virtplay.api.openapi import error_classes
@@ -12,6 +16,13 @@ from virtplay.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 READMES = ["README.md", "README.zh-CN.md"]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("roles/*/README.md")]
+SHORT = (
+    ROOT,
+    ROOT / "service/virtplay",
+    ROOT / "collections/ansible_collections/virtplay/libvirt/plugins",
+)
+"""The folders to which paths in docs/architecture.md are relative."""
 
 
 def rows(path: str, prefix: str) -> dict[str, list[str]]:
@@ -24,29 +35,47 @@ def rows(path: str, prefix: str) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_readme_lists_every_setting(readme: str) -> None:
+def test_settings_page_lists_every_setting() -> None:
     names = {f"VIRTPLAY_{name.upper()}" for name in Settings.model_fields}
-    assert rows(readme, "VIRTPLAY_").keys() == names
+    assert rows("docs/settings.md", "VIRTPLAY_").keys() == names
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_readme_gives_the_default_of_every_number_and_switch(readme: str) -> None:
-    listed = rows(readme, "VIRTPLAY_")
-    for name, field in Settings.model_fields.items():
-        given = listed[f"VIRTPLAY_{name.upper()}"][0]
-        if isinstance(field.default, bool):
-            assert given == str(field.default).lower(), name
-        elif isinstance(field.default, int | float):
-            assert float(given) == field.default, name
+@pytest.mark.parametrize(("name", "field"), Settings.model_fields.items())
+def test_settings_page_gives_type_and_default(name: str, field: FieldInfo) -> None:
+    type_, default, meaning = rows("docs/settings.md", "VIRTPLAY_")[f"VIRTPLAY_{name.upper()}"]
+    kinds: dict[Any, str] = {bool: "boolean", int: "integer", float: "seconds|days", str: "text", Path: "path"}
+    annotated = [kind for kind in get_args(field.annotation) if kind is not NoneType]
+    kind = annotated[0] if annotated else field.annotation
+    assert re.match(kinds.get(kind, "text") + r"\b", type_)
+    bounds = {key: getattr(rule, key) for rule in field.metadata for key in ("ge", "le")
+              if getattr(rule, key, None) is not None}  # fmt: skip
+    assert {float(number) for number in re.findall(r"\d+", type_)} >= set(bounds.values())
+    match field.default:
+        case bool():
+            assert default == str(field.default).lower()
+        case int() | float():
+            assert float(default) == field.default
+        case "" | None:
+            assert not default
+        case Path() if name == "project_dir":
+            assert default == "the checkout"
+        case _:
+            assert default == str(field.default)
+    assert meaning
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_readme_lists_every_host_variable(readme: str) -> None:
+@pytest.mark.parametrize("page", [*READMES, "docs/settings.md"])
+def test_settings_that_are_named_exist(page: str) -> None:
+    clients = {"URL", "TOKEN", "VALIDATE_CERTS"}
+    names = {name.upper() for name in Settings.model_fields} | clients
+    assert set(re.findall(r"VIRTPLAY_(\w+)", (ROOT / page).read_text())) <= names
+
+
+def test_settings_page_lists_every_host_variable() -> None:
     source = (ROOT / "service/virtplay/hosts/inventory.py").read_text()
     read = set(re.findall(r'"(virtplay_\w+)"', source))
     assert read
-    assert read == rows(readme, "virtplay_").keys()
+    assert read == rows("docs/settings.md", "virtplay_").keys()
 
 
 def test_both_readmes_have_the_same_commands() -> None:
@@ -90,10 +119,57 @@ def test_every_role_has_a_default_scenario_and_every_scenario_its_row() -> None:
 
 
 def test_every_link_leads_somewhere() -> None:
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("roles/*/README.md")]:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text()):
             if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+                path = page.parent / target if target else page
+                assert path.exists(), f"{page.name}: {target}"
+                assert not anchor or anchor in anchors(path), f"{page.name}: {target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a Markdown page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}
+
+
+def test_every_page_is_linked() -> None:
+    linked = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#]+\.md)", page.read_text())
+        if "://" not in target
+    }
+    assert {page.resolve() for page in ROOT.glob("docs/*.md")} <= linked
+
+
+def test_architecture_names_what_there_is() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    assert tests
+    for file, test in tests:
+        assert re.search(rf"^(async )?def {test}\(", (ROOT / file).read_text(), re.M), test
+    # A word in capitals stands for a name that the reader chooses.
+    for path in re.findall(r"`([a-z][\w./-]*/[\w./-]*|\w+\.py)`", page):
+        if not re.search(r"\b[A-Z]{3,}\b", path):
+            assert any((root / path).exists() for root in SHORT), path
+
+
+def test_architecture_has_the_layers_that_are_checked() -> None:
+    contracts = ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    layers = contracts["importlinter:contract:rooms"]["layers"].split("\n")
+    page = " ".join((ROOT / "docs/architecture.md").read_text().split())
+    assert " > ".join(layer for layer in layers if layer) in page
+
+
+def test_architecture_has_every_room() -> None:
+    tree = (ROOT / "docs/architecture.md").read_text().split("## The tree", 1)[1]
+    for above in SHORT[1], SHORT[2] / "module_utils":
+        for folder in above.iterdir():
+            if list(folder.glob("*.py")):
+                assert f" {folder.name}/ " in tree, folder.name
 
 
 @pytest.mark.parametrize("readme", READMES)
