@@ -6,10 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host import connection
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
     DomainState,
-    LibvirtFailure,
     error_text,
     open_connection,
     state_from_code,
@@ -54,7 +54,7 @@ def test_error_text_is_one_line() -> None:
 def test_missing_library_is_said(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
     monkeypatch.setattr(connection, "libvirt", object())
     monkeypatch.setattr(connection, "libvirt" if library == "libvirt" else "etree", None)
-    with pytest.raises(LibvirtFailure, match=f"cannot import {library} on the host"):
+    with pytest.raises(Failure, match=f"cannot import {library} on the host"):
         open_connection()
 
 
@@ -81,7 +81,7 @@ def test_refused_connection_names_the_uri_and_prints_nothing() -> None:
     done = on_host(
         "uri = 'qemu+unix:///system?socket=/nonexistent'\n"
         "try:\n    open_connection(uri)\n"
-        "except LibvirtFailure as failure:\n    print(failure.code, failure.message)"
+        "except Failure as failure:\n    print(failure.code, failure.message)"
     )
     expected = "LIBVIRT_ERROR cannot connect to libvirt at qemu+unix:///system?socket=/nonexistent"
     assert done.stdout.startswith(expected)

@@ -19,7 +19,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import
     edit_domain,
     parse_xml,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import LibvirtFailure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.modules.console import check_arguments
 
 from tests.unit.collection.test_domain_xml import SPEC
@@ -87,7 +87,7 @@ def test_vnc_on_the_loopback_is_found(graphics: str, address: tuple[str, int]) -
     ],
 )
 def test_screen_that_cannot_be_reached_is_refused(devices: tuple[str, ...], reason: str) -> None:
-    with pytest.raises(LibvirtFailure, match=reason) as caught:
+    with pytest.raises(Failure, match=reason) as caught:
         find_vnc(domain(*devices), "vm-001")
     assert caught.value.code == "CONSOLE_NOT_AVAILABLE"
 
@@ -116,7 +116,7 @@ def test_serial_console_is_one_that_libvirt_opens(devices: tuple[str, ...], refu
     if not refused:
         check_serial(domain(*devices), "vm-001")
         return
-    with pytest.raises(LibvirtFailure) as caught:
+    with pytest.raises(Failure) as caught:
         check_serial(domain(*devices), "vm-001")
     assert caught.value.code == "CONSOLE_NOT_AVAILABLE"
 
@@ -137,7 +137,7 @@ def test_serial_console_is_one_that_libvirt_opens(devices: tuple[str, ...], refu
 def test_wrong_arguments_are_refused(wrong: dict[str, Any]) -> None:
     params = {"uuid": None, "type": "vnc", "password": "s3cretpw", "seconds": 60}
     check_arguments(dict(params))
-    with pytest.raises(LibvirtFailure) as caught:
+    with pytest.raises(Failure) as caught:
         check_arguments({**params, **wrong})
     assert caught.value.code == "VALIDATION_ERROR"
     if wrong.get("password"):

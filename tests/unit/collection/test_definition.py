@@ -19,10 +19,8 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.definition
     prepare_interface,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import Current
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
-    DomainState,
-    LibvirtFailure,
-)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import DomainState
 
 UUID = "0157c680-d8f0-4d2a-855a-94a165065017"
 OURS, THEIRS = f"/srv/{UUID}-vda.qcow2", "/srv/somebody.qcow2"
@@ -86,7 +84,7 @@ def test_interface_is_completed(
     ],
 )
 def test_interface_that_cannot_be(wanted: dict[str, Any], words: str, bridges: None) -> None:
-    with pytest.raises(LibvirtFailure, match=words) as caught:
+    with pytest.raises(Failure, match=words) as caught:
         prepare_interface(Connection(), UUID, 0, wanted)
     assert caught.value.code == "VALIDATION_ERROR"
 
@@ -133,7 +131,7 @@ def test_deletion_takes_what_is_ours_and_nothing_else(
 def test_deletion_says_that_snapshots_and_reservations_go_too() -> None:
     domain = current(snapshots=2)
     domain.reservations = {"52:54:00:00:00:01": ("default", "203.0.113.5")}
-    with pytest.raises(LibvirtFailure, match="it has 2 snapshots") as caught:
+    with pytest.raises(Failure, match="it has 2 snapshots") as caught:
         plan_removal(domain, keep_disks=False, force=False)
     assert caught.value.code == "VM_HAS_SNAPSHOTS"
     changes, _stays = plan_removal(domain, keep_disks=False, force=True)

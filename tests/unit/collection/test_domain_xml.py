@@ -15,7 +15,6 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import
     Disk,
     DomainSpec,
     Interface,
-    InvalidDomain,
     build_domain,
     build_metadata,
     edit_domain,
@@ -25,6 +24,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import
     parse_domain,
     parse_xml,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 
 GOLDEN = Path(__file__).parent / "golden"
 UUID = "11111111-2222-4333-8444-555555555555"
@@ -121,13 +121,13 @@ def test_text_of_users_never_becomes_markup(text: str) -> None:
 @pytest.mark.parametrize("text", ["a\x00b", "bell\x07", "\ufffe", "\ud800"])
 def test_text_that_xml_cannot_carry_is_refused(text: str) -> None:
     for spec in (replace(SPEC, title=text), replace(SPEC, metadata={"labels": {"k": text}})):
-        with pytest.raises(InvalidDomain, match="cannot put"):
+        with pytest.raises(Failure, match="cannot put"):
             build_domain(spec)
 
 
 @pytest.mark.parametrize("xml", ["", "<domain", "not xml", "<a></b>"])
 def test_what_is_no_xml_is_refused(xml: str) -> None:
-    with pytest.raises(InvalidDomain):
+    with pytest.raises(Failure):
         parse_domain(xml)
 
 
@@ -221,7 +221,7 @@ def test_edit_of_an_interface_finds_it_by_mac_in_any_case() -> None:
     assert parse_domain(edited)["interfaces"][0]["type"] == "user"
     nic = parse_xml(edit_interface(FOREIGN, "52:54:00:aa:bb:cd", change))
     assert nic.find("source").attrib == {"bridge": "br1"}
-    with pytest.raises(InvalidDomain, match="cannot find interface"):
+    with pytest.raises(Failure, match="cannot find interface"):
         edit_interface(FOREIGN, "52:54:00:00:00:00", change)
 
 

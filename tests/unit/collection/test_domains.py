@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import NAMESPACE
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import LibvirtFailure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.modules import domains as module
 
 OURS = f"<metadata><vm xmlns='{NAMESPACE}' id='x'/></metadata>"
@@ -29,7 +29,7 @@ class FakeTask:
         if self.meeting:
             self.meeting.wait(10)
         if name.startswith("bad"):
-            raise LibvirtFailure(f"cannot change {name}: it will not", "VALIDATION_ERROR")
+            raise Failure(f"cannot change {name}: it will not", "VALIDATION_ERROR")
         if name.startswith("bug"):
             raise KeyError("nothing of libvirt's")
         changed = name.startswith("new")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import InvalidDomain
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host import failures
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import LibvirtFailure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.failures import failure_of
 
 from tests.unit.collection.pretend_libvirt import NO_DOMAIN, OTHER, libvirtError, pretend
@@ -21,8 +20,8 @@ def _libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("error", "message", "code"),
     [
-        (LibvirtFailure("cannot x", "VM_NOT_FOUND"), "cannot x", "VM_NOT_FOUND"),
-        (InvalidDomain("cannot read it"), "cannot read it", "VALIDATION_ERROR"),
+        (Failure("cannot x", "VM_NOT_FOUND"), "cannot x", "VM_NOT_FOUND"),
+        (Failure("cannot read it", "VALIDATION_ERROR"), "cannot read it", "VALIDATION_ERROR"),
         (
             OSError(errno.ENOSPC, "No space left on device"),
             "cannot do: [Errno 28] No space left on device",
@@ -50,3 +49,19 @@ def test_failure_has_a_message_and_a_code(error: Exception, message: str, code: 
 @pytest.mark.parametrize("error", [KeyError("x"), TypeError("x"), ZeroDivisionError()])
 def test_fault_of_ours_is_no_failure_of_the_host(error: Exception) -> None:
     assert failure_of(error, "cannot do") is None
+
+
+@pytest.mark.parametrize(
+    ("message", "full"),
+    [
+        ("cannot write: No space left on device", True),
+        ("Disk quota exceeded", True),
+        ("qemu-img: ENOSPC", True),
+        ("there is not enough space", True),
+        ("Permission denied", False),
+    ],
+)
+def test_full_file_system_is_known_by_its_words(message: str, full: bool) -> None:
+    failure = failure_of(libvirtError(message, OTHER), "cannot do")
+    assert failure is not None
+    assert (failure.code == "INSUFFICIENT_RESOURCES") is full

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import LibvirtFailure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.lock.fence import Fence, sweep
 
 UUID = "11111111-2222-4333-8444-555555555555"
@@ -46,10 +46,10 @@ def make(tmp_path: Path, generation: int | None = None, job: str = "job-000008")
     )
 
 
-def refused(fence: Fence, timeout: float = 0.2) -> LibvirtFailure:
-    with pytest.raises(LibvirtFailure) as refusal, fence.hold(timeout):
+def refused(fence: Fence, timeout: float = 0.2) -> Failure:
+    with pytest.raises(Failure) as refusal, fence.hold(timeout):
         pass
-    failure: LibvirtFailure = refusal.value
+    failure: Failure = refusal.value
     return failure
 
 
@@ -148,7 +148,7 @@ def test_lower_generation_is_refused_and_equal_one_accepted(tmp_path: Path) -> N
 
 def test_generation_in_the_metadata_counts_when_the_file_is_gone(tmp_path: Path) -> None:
     make(tmp_path, 5).check(5)
-    with pytest.raises(LibvirtFailure, match="generation 7 has been here"):
+    with pytest.raises(Failure, match="generation 7 has been here"):
         make(tmp_path, 5).check(7)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain import fenced
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import LibvirtFailure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.lock.fence import Fence
 
 UUID = "11111111-2222-4333-8444-555555555555"
@@ -56,7 +56,7 @@ def act_on(
     def thaw(_dom: Any, label: str, _after: str) -> None:
         done.append(f"thaw {label}")
         if error:
-            raise LibvirtFailure(error, "GUEST_NOT_RESPONDING")
+            raise Failure(error, "GUEST_NOT_RESPONDING")
 
     monkeypatch.setattr(fenced, "thaw", thaw)
     monkeypatch.setattr(fenced, "started_at", lambda _name: SINCE)

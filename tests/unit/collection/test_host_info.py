@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host import facts as host_facts
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host import qemu_process
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.child_process import (
     run_in_child,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import LibvirtFailure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.facts import (
     measure_pools,
     read_templates,
@@ -157,9 +157,9 @@ def test_child_that_hangs_is_abandoned_at_the_deadline() -> None:
 
 def test_failure_crosses_the_process_border_with_its_code() -> None:
     def fail() -> None:
-        raise LibvirtFailure("cannot do it", "VM_NOT_FOUND")
+        raise Failure("cannot do it", "VM_NOT_FOUND")
 
-    with pytest.raises(LibvirtFailure, match="cannot do it") as caught:
+    with pytest.raises(Failure, match="cannot do it") as caught:
         run_in_child(fail, 5)
     assert caught.value.code == "VM_NOT_FOUND"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.image.error import ImageError
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.image.store import TemplateStore
 from ansible_collections.virtplay.libvirt.plugins.modules.image import run
 
@@ -124,8 +124,8 @@ def left(templates: Path) -> set[str]:
     return {path.name for path in templates.iterdir() if not path.name.endswith("@lock")}
 
 
-def refused(ask: Callable[..., dict[str, Any]], **wanted: Any) -> ImageError:
-    with pytest.raises(ImageError) as caught:
+def refused(ask: Callable[..., dict[str, Any]], **wanted: Any) -> Failure:
+    with pytest.raises(Failure) as caught:
         ask(**wanted)
     assert str(caught.value).startswith("cannot ")
     return caught.value

@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.image.error import ImageError
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.image.format import (
     DiskFormat,
     check_virtual_size,
@@ -88,7 +88,7 @@ def test_all_else_is_refused_with_the_reason(
     content: bytes, expected: str, words: str, tmp_path: Path
 ) -> None:
     (tmp_path / "image").write_bytes(content)
-    with pytest.raises(ImageError) as caught:
+    with pytest.raises(Failure) as caught:
         inspect_image(tmp_path / "image", expected, "it")
     assert words in str(caught.value)
     assert caught.value.code == "IMAGE_REFUSED"
@@ -102,5 +102,5 @@ def test_size_has_a_limit(size: int, good: bool) -> None:
     if good:
         check_virtual_size(image, 2, "it")
         return
-    with pytest.raises(ImageError, match="the limit is 2 GiB"):
+    with pytest.raises(Failure, match="the limit is 2 GiB"):
         check_virtual_size(image, 2, "it")

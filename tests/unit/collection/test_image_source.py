@@ -8,8 +8,8 @@ from typing import Any
 from urllib.request import Request
 
 import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.image import source as image_source
-from ansible_collections.virtplay.libvirt.plugins.module_utils.image.error import ImageError
 
 FROM = Request("https://198.51.100.1/disk.qcow2")
 
@@ -51,6 +51,6 @@ def test_name_that_changes_its_address_after_the_check_is_refused(
 
         monkeypatch.setattr(socket, "getaddrinfo", resolve)
         fetcher = image_source.Fetcher(None, 5)
-        with pytest.raises(ImageError, match="this host"):
+        with pytest.raises(Failure, match="this host"):
             fetcher.save(f"http://images.example:{port}/x", tmp_path / "x", {"sha256"}, 10)
     assert not (tmp_path / "x").exists()

@@ -16,10 +16,8 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan impor
     plan_update,
     state_after,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
-    DomainState,
-    LibvirtFailure,
-)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import DomainState
 
 RUNNING, PAUSED, STOPPED = DomainState.RUNNING, DomainState.PAUSED, DomainState.STOPPED
 CRASHED, SUSPENDED = DomainState.CRASHED, DomainState.SUSPENDED
@@ -63,7 +61,7 @@ def test_power_plan(
     state: DomainState, wanted: Wanted, force: bool, expected: list[Step] | str
 ) -> None:
     if isinstance(expected, str):
-        with pytest.raises(LibvirtFailure, match=r"^cannot .*vm-001") as refusal:
+        with pytest.raises(Failure, match=r"^cannot .*vm-001") as refusal:
             plan_power(state, wanted, force=force, label="vm-001")
         assert refusal.value.code == expected
     else:
@@ -204,7 +202,7 @@ def test_changes_of_a_stopped_domain_all_apply_offline(desired: dict[str, Any]) 
     ],
 )
 def test_refused_changes(desired: dict[str, Any], words: str) -> None:
-    with pytest.raises(LibvirtFailure, match=words) as refusal:
+    with pytest.raises(Failure, match=words) as refusal:
         plan_update(domain(), desired)
     assert refusal.value.code == "VALIDATION_ERROR"
     assert str(refusal.value).startswith("cannot ")
@@ -248,7 +246,7 @@ def test_reservation_moves_with_network_and_mac() -> None:
 
 
 def test_definition_of_a_transient_domain_is_refused() -> None:
-    with pytest.raises(LibvirtFailure, match="transient"):
+    with pytest.raises(Failure, match="transient"):
         plan_update(replace(domain(), persistent=False), {"title": "x"})
 
 

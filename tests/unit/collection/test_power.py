@@ -12,7 +12,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.power impo
     call_within,
     run_steps,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import LibvirtFailure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 
 from tests.unit.collection.pretend_libvirt import NO_DOMAIN, OTHER, libvirtError, pretend
 
@@ -83,7 +83,7 @@ def test_power_button_is_pressed_again_until_the_guest_hears_it() -> None:
 
 def test_guest_that_does_not_go_down_is_paused_again_and_not_killed() -> None:
     domain = Domain(presses=1000)
-    with pytest.raises(LibvirtFailure, match="did not shut down within") as caught:
+    with pytest.raises(Failure, match="did not shut down within") as caught:
         run_steps(domain, [Step.RESUME, Step.SHUT_DOWN], label="vm-001", timeout=0.3)
     assert caught.value.code == "GUEST_NOT_RESPONDING"
     assert domain.done[-1] == "suspend"
@@ -112,7 +112,7 @@ def test_destroying_what_went_down_by_itself_is_no_failure(
 def test_call_that_hangs_is_given_up() -> None:
     answer = threading.Event()
     began = time.monotonic()
-    with pytest.raises(LibvirtFailure, match="cannot pause vm-001: QEMU did not answer"):
+    with pytest.raises(Failure, match="cannot pause vm-001: QEMU did not answer"):
         call_within(0.2, answer.wait, "cannot pause vm-001")
     assert time.monotonic() - began < 5
     answer.set()

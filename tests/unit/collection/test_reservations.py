@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host import reservations
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import LibvirtFailure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.reservations import (
     add_reservation,
     check_reservation,
@@ -93,7 +93,7 @@ def test_address_of_a_subnet_with_dhcp_can_be_reserved(address: str) -> None:
 )
 def test_address_that_cannot_be_reserved_says_why(address: str, words: str) -> None:
     taken = host(OTHER_MAC, "203.0.113.9", name="web-2") + host(OTHER_MAC, "203.0.113.10")
-    with pytest.raises(LibvirtFailure, match="cannot reserve") as caught:
+    with pytest.raises(Failure, match="cannot reserve") as caught:
         check_reservation(Network(hosts=taken), address, MAC)
     assert words in caught.value.message
     assert caught.value.code == "VALIDATION_ERROR"
@@ -143,7 +143,7 @@ def test_reservation_moves_from_another_network() -> None:
 
 
 def test_unknown_network_is_said() -> None:
-    with pytest.raises(LibvirtFailure, match="cannot use network 'none'"):
+    with pytest.raises(Failure, match="cannot use network 'none'"):
         add_reservation(Connection(), "none", mac=MAC, address="203.0.113.5", host="web")
 
 

@@ -15,7 +15,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.seed impor
     build_network_config,
     clean_hostname,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import LibvirtFailure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 
 MAC = "52:00:00:00:00:01"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 admin@example.org"
@@ -93,7 +93,7 @@ def test_user_data_is_kept_to_the_byte(text: str) -> None:
     ],
 )
 def test_key_that_is_not_one_line_of_a_key_is_refused(key: str) -> None:
-    with pytest.raises(LibvirtFailure, match="cannot use an SSH key") as refusal:
+    with pytest.raises(Failure, match="cannot use an SSH key") as refusal:
         files({"ssh_keys": [KEY, key]})
     assert refusal.value.code == "VALIDATION_ERROR"
 
@@ -107,7 +107,7 @@ def test_generated_files_are_json_and_yaml_alike(comment: str) -> None:
 
 
 def test_text_that_is_no_unicode_is_refused() -> None:
-    with pytest.raises(LibvirtFailure, match="not valid Unicode"):
+    with pytest.raises(Failure, match="not valid Unicode"):
         files({"user_data": "\ud800"})
 
 

@@ -7,10 +7,8 @@ from typing import Any
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import Current
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import parse_domain
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
-    DomainState,
-    LibvirtFailure,
-)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import DomainState
 from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.plan import (
     Sight,
     check_new_name,
@@ -103,7 +101,7 @@ def wanted(name: str = "one", **values: Any) -> dict[str, Any]:
 
 
 def refusal(call: Any, *args: Any, **values: Any) -> tuple[str, str]:
-    with pytest.raises(LibvirtFailure) as refused:
+    with pytest.raises(Failure) as refused:
         call(*args, **values)
     return refused.value.code, refused.value.message
 

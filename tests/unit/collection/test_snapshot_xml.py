@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import (
-    InvalidDomain,
-    parse_xml,
-)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import parse_xml
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.xml import (
     MARK,
     build_snapshot,
@@ -71,7 +69,7 @@ def test_description_shows_the_words_first() -> None:
 @pytest.mark.parametrize("text", ["a\x00", "a\x07b", "\x1b[31m", "\ud800", "\ufffe"])
 def test_control_characters_are_refused(text: str) -> None:
     for key in ("title", "description", "job"):
-        with pytest.raises(InvalidDomain, match="cannot put"):
+        with pytest.raises(Failure, match="cannot put"):
             compose_description({**FACTS, key: text})
 
 

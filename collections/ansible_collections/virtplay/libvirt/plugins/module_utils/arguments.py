@@ -8,22 +8,20 @@ import uuid as uuids
 from collections.abc import Mapping
 from typing import Any
 
-from .host.connection import LibvirtFailure
+from .failure import Failure
 from .values import Table
 
 
 def canonical_uuid(text: str) -> str:
-    """Return a UUID in the one spelling that locks are named by; raises LibvirtFailure."""
+    """Return a UUID in the one spelling that locks are named by; raises Failure."""
     try:
         return str(uuids.UUID(text))
     except ValueError:
-        raise LibvirtFailure(
-            f"cannot use UUID {text!r}: it is not one", "VALIDATION_ERROR"
-        ) from None
+        raise Failure(f"cannot use UUID {text!r}: it is not one", "VALIDATION_ERROR") from None
 
 
 def check_values(table: Table, params: Mapping[str, Any]) -> None:
-    """Raise LibvirtFailure (VALIDATION_ERROR) for arguments whose values make no sense."""
+    """Raise Failure (VALIDATION_ERROR) for arguments whose values make no sense."""
     faults = list(table.find_faults(params))
     if faults:
-        raise LibvirtFailure("; ".join(faults), "VALIDATION_ERROR")
+        raise Failure("; ".join(faults), "VALIDATION_ERROR")

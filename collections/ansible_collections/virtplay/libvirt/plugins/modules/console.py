@@ -120,6 +120,7 @@ code:
 """
 
 import time
+from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -140,8 +141,8 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.view impor
     describe,
     view_domain,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure, run_module
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
-    LibvirtFailure,
     error_text,
     has_error_code,
     libvirt,
@@ -165,7 +166,7 @@ PATIENCE = 10.0
 
 
 def check_arguments(params: dict[str, Any]) -> None:
-    """Raise LibvirtFailure (VALIDATION_ERROR) for arguments that make no console."""
+    """Raise Failure (VALIDATION_ERROR) for arguments that make no console."""
     check_values(CONSOLE, params)
     if params["uuid"] is not None:
         params["uuid"] = canonical_uuid(params["uuid"])
@@ -178,10 +179,10 @@ def open_console(params: dict[str, Any], *, dry_run: bool) -> dict[str, Any]:
     dom = lookup_domain(conn, uuid=params["uuid"], name=None if params["uuid"] else params["name"])
     if dom is None:
         label = params["name"] or params["uuid"]
-        raise LibvirtFailure(f"cannot find domain {label}", "VM_NOT_FOUND")
+        raise Failure(f"cannot find domain {label}", "VM_NOT_FOUND")
     current = view_domain(conn, dom)
     if not current.active:
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot open a console of {current.label}: it is {current.state}",
             "VM_ALREADY_STOPPED",
         )
@@ -226,7 +227,7 @@ def give_password(dom: Any, graphics: Any, label: str, params: dict[str, Any]) -
         )
     except libvirt.libvirtError as error:
         if has_error_code(error, "VIR_ERR_OPERATION_INVALID"):
-            raise LibvirtFailure(
+            raise Failure(
                 f"cannot open a console of {label}: {error_text(error)}", "VM_ALREADY_STOPPED"
             ) from error  # it went down a moment ago
         if has_password(graphics) or has_error_code(
@@ -245,14 +246,11 @@ def main() -> None:
         required_one_of=[["uuid", "name"]],
     )
     label = module.params["name"] or module.params["uuid"]
-    try:
-        result = open_console(module.params, dry_run=module.check_mode)
-    except Exception as error:
-        failure = failure_of(error, f"cannot open a console of {label}")
-        if failure is None:
-            raise
-        module.fail_json(msg=failure.message, code=failure.code)
-    module.exit_json(**result)
+    run_module(
+        module,
+        lambda: open_console(module.params, dry_run=module.check_mode),
+        partial(failure_of, prefix=f"cannot open a console of {label}"),
+    )
 
 
 if __name__ == "__main__":

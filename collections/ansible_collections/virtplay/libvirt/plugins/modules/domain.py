@@ -356,6 +356,7 @@ code:
   sample: VM_ALREADY_STOPPED
 """
 
+from functools import partial
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
@@ -363,6 +364,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task impor
     ARGUMENTS,
     DomainTask,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import run_module
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.failures import failure_of
 
 
@@ -399,17 +401,16 @@ def main() -> None:
     """Run the module."""
     module = DomainModule()
     label = module.params["name"] or module.params["uuid"]
-    try:
-        task = DomainTask(
-            module.params, check_mode=module.check_mode, diff=module._diff, warn=module.warn
-        )
-        result = task.run()
-    except Exception as error:
-        failure = failure_of(error, f"cannot bring {label} to state {module.params['state']}")
-        if failure is None:
-            raise
-        module.fail_json(msg=failure.message, code=failure.code)
-    module.exit_json(**result)
+    prefix = f"cannot bring {label} to state {module.params['state']}"
+    run_module(module, lambda: run(module), partial(failure_of, prefix=prefix))
+
+
+def run(module: DomainModule) -> dict[str, Any]:
+    """Return the module's result."""
+    task = DomainTask(
+        module.params, check_mode=module.check_mode, diff=module._diff, warn=module.warn
+    )
+    return task.run()
 
 
 if __name__ == "__main__":

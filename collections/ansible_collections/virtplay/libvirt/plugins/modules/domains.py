@@ -307,6 +307,7 @@ missing_templates:
 import traceback
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
@@ -323,8 +324,8 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task impor
     DomainTask,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import parse_domain
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure, run_module
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
-    LibvirtFailure,
     libvirt,
     open_connection,
 )
@@ -435,7 +436,7 @@ class FleetTask:
             failure = failure_of(error, f"cannot bring {vm['name']} to state {domain['state']}")
             if failure is None:
                 # A fault of ours in one VM is not to stop the others.
-                failure = LibvirtFailure(f"cannot bring it to what is declared: {error!r}")
+                failure = Failure(f"cannot bring it to what is declared: {error!r}")
                 vm["exception"] = traceback.format_exc()
             vm.update(outcome=FAILED, msg=failure.message, code=failure.code, warnings=warnings)
             return vm, []
@@ -473,7 +474,7 @@ def _find_missing(domain: Mapping[str, Any], vm: Mapping[str, Any]) -> list[str]
         if new and disk["template"]:
             try:
                 find_template(disk["template"])
-            except LibvirtFailure:
+            except Failure:
                 missing.add(disk["template"])
     return sorted(missing)
 
@@ -485,19 +486,19 @@ def _unset() -> dict[str, Any]:
 def main() -> None:
     """Run the module."""
     module = DomainsModule()
-    try:
-        result = FleetTask(module).run()
-    except Exception as error:
-        failure = failure_of(error, "cannot bring the VMs of this host to what is declared")
-        if failure is None:
-            raise
-        module.fail_json(msg=failure.message, code=failure.code)
+    prefix = "cannot bring the VMs of this host to what is declared"
+    run_module(module, lambda: run(module), partial(failure_of, prefix=prefix))
+
+
+def run(module: DomainsModule) -> dict[str, Any]:
+    """Return the module's result; fails with it when a domain has failed."""
+    result = FleetTask(module).run()
     failed = [f"{vm['name']}: {vm['msg']}" for vm in result["vms"] if vm["outcome"] == FAILED]
     if failed:
         module.fail_json(
             msg=f"{len(failed)} of {len(result['vms'])} VMs: {'; '.join(failed)}", **result
         )
-    module.exit_json(**result)
+    return result
 
 
 if __name__ == "__main__":

@@ -269,15 +269,15 @@ host_info:
 """
 
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.virtplay.libvirt.plugins.module_utils.arguments import check_values
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure, run_module
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.child_process import (
     run_in_child,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
-    DEFAULT_URI,
-    LibvirtFailure,
-)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import DEFAULT_URI
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.observation import observe
 from ansible_collections.virtplay.libvirt.plugins.module_utils.values import HOST_INFO
 
@@ -286,7 +286,7 @@ GRACE = 1.0
 
 
 def main() -> None:
-    """Observe in a child process, so that nothing which hangs there keeps the module."""
+    """Run the module."""
     module = AnsibleModule(
         argument_spec={
             "uri": {"type": "str", "default": DEFAULT_URI},
@@ -296,31 +296,33 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    uri = module.params["uri"]
-    timeout = module.params["timeout"]
-    faults = list(HOST_INFO.find_faults(module.params))
-    if faults:
-        module.fail_json(msg="; ".join(faults), code="VALIDATION_ERROR")
+    uri, timeout = module.params["uri"], module.params["timeout"]
+
+    def explain(error: Exception) -> Failure | None:
+        if isinstance(error, TimeoutError):
+            return Failure(
+                f"cannot observe the host at {uri}: libvirt did not answer within {timeout} s"
+            )
+        if isinstance(error, RuntimeError):
+            return Failure(f"cannot observe the host at {uri}: {error}")
+        return None
+
+    run_module(module, lambda: run(module), explain)
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Observe in a child process, so that nothing which hangs there keeps the module."""
+    uri, timeout = module.params["uri"], module.params["timeout"]
+    check_values(HOST_INFO, module.params)
     templates_path = Path(module.params["templates_path"])
-    try:
-        host_info = run_in_child(
-            lambda: observe(uri, timeout, templates_path, filesystems=module.params["filesystems"]),
-            timeout + GRACE,
-        )
-    except LibvirtFailure as failure:
-        module.fail_json(msg=failure.message, code=failure.code)
-    except TimeoutError:
-        module.fail_json(
-            msg=f"cannot observe the host at {uri}: libvirt did not answer within {timeout} s",
-            code="LIBVIRT_ERROR",
-        )
-    except RuntimeError as error:
-        module.fail_json(msg=f"cannot observe the host at {uri}: {error}", code="LIBVIRT_ERROR")
-    else:
-        for domain in host_info["domains"]:
-            if "unreadable" in domain:
-                module.warn(domain["unreadable"])
-        module.exit_json(changed=False, host_info=host_info)
+    host_info = run_in_child(
+        lambda: observe(uri, timeout, templates_path, filesystems=module.params["filesystems"]),
+        timeout + GRACE,
+    )
+    for domain in host_info["domains"]:
+        if "unreadable" in domain:
+            module.warn(domain["unreadable"])
+    return {"changed": False, "host_info": host_info}
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.virtplay.libvirt.plugins.module_utils.image.error import ImageError
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure, run_module
 from ansible_collections.virtplay.libvirt.plugins.module_utils.image.format import (
     check_virtual_size,
     inspect_image,
@@ -241,23 +241,24 @@ def main() -> None:
         required_by={"url": ("checksum",)},
         supports_check_mode=True,
     )
-    try:
-        module.exit_json(**run(module.params, module.check_mode))
-    except ImageError as error:
-        module.fail_json(msg=str(error), code=error.code)
-    except OSError as error:
+
+    def explain(error: Exception) -> Failure | None:
+        if not isinstance(error, OSError):
+            return None
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        module.fail_json(
-            msg=f"cannot prepare template {module.params['name']}: {error}",
-            code="INSUFFICIENT_RESOURCES" if full else "IMAGE_STORE_FAILED",
+        return Failure(
+            f"cannot prepare template {module.params['name']}: {error}",
+            "INSUFFICIENT_RESOURCES" if full else "IMAGE_STORE_FAILED",
         )
+
+    run_module(module, lambda: run(module.params, module.check_mode), explain)
 
 
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
-    """Do the module's work; return its result, or raise ImageError."""
+    """Do the module's work; return its result, or raise Failure."""
     faults = list(IMAGE_MODULE.find_faults(params))
     if faults:
-        raise ImageError("VALIDATION_ERROR", "; ".join(faults))
+        raise Failure("; ".join(faults), "VALIDATION_ERROR")
     wish = Wish(
         name=params["name"],
         url=params["url"],
@@ -284,22 +285,22 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
 
 
 def validate(wish: Wish, mirror: str | None) -> None:
-    """Raise ImageError (VALIDATION_ERROR) for what could never work."""
+    """Raise Failure (VALIDATION_ERROR) for what could never work."""
     if wish.checksum is not None and parse_checksum(wish.checksum) is None and wish.path:
-        raise ImageError(
-            "VALIDATION_ERROR",
+        raise Failure(
             f"cannot use checksum {wish.checksum}: a local file needs sha256:HEX or sha512:HEX",
+            "VALIDATION_ERROR",
         )
     if wish.path and not os.path.isabs(wish.path):
-        raise ImageError("VALIDATION_ERROR", f"cannot use image {wish.path}: path not absolute")
+        raise Failure(f"cannot use image {wish.path}: path not absolute", "VALIDATION_ERROR")
     if wish.url and urlsplit(wish.url).scheme not in ("http", "https"):
-        raise ImageError(
-            "VALIDATION_ERROR", f"cannot download {wish.url}: only http and https are allowed"
+        raise Failure(
+            f"cannot download {wish.url}: only http and https are allowed", "VALIDATION_ERROR"
         )
     if mirror and not os.path.isabs(mirror) and urlsplit(mirror).scheme not in ("http", "https"):
-        raise ImageError(
-            "VALIDATION_ERROR",
+        raise Failure(
             f"cannot use mirror {mirror}: give an absolute directory or an http(s) URL",
+            "VALIDATION_ERROR",
         )
 
 
@@ -332,10 +333,10 @@ def bring(
     algorithms = {"sha256"} | ({expected.algorithm} if expected else set())
     digests = fetch(wish, fetcher, temporary, algorithms, limit_gib << 30)
     if expected and digests[expected.algorithm] != expected.digest:
-        raise ImageError(
-            "CHECKSUM_MISMATCH",
+        raise Failure(
             f"cannot use image {wish.source}: its checksum is "
             f"{expected.algorithm}:{digests[expected.algorithm]}, expected {expected}",
+            "CHECKSUM_MISMATCH",
         )
     image = inspect_image(temporary, wish.format, wish.source)
     check_virtual_size(image, limit_gib, wish.source)
@@ -399,20 +400,20 @@ def convert(raw: Path, store: TemplateStore, wish: Wish, fetcher: Fetcher) -> tu
 
 
 def check_integrity(path: Path, wish: Wish, fetcher: Fetcher) -> None:
-    """Raise ImageError when qemu-img finds the qcow2's own tables damaged or cut off."""
+    """Raise Failure when qemu-img finds the qcow2's own tables damaged or cut off."""
     done = qemu_img(["check", "-f", "qcow2", "--output=json", str(path)], wish, fetcher, {0, 2, 3})
     # 3 is leaked clusters: wasted room and nothing else.
     if done.returncode == 2 or json.loads(done.stdout or "{}").get("check-errors"):
-        raise ImageError("IMAGE_REFUSED", f"cannot use image {wish.source}: qcow2 is damaged")
+        raise Failure(f"cannot use image {wish.source}: qcow2 is damaged", "IMAGE_REFUSED")
 
 
 def qemu_img(
     arguments: list[str], wish: Wish, fetcher: Fetcher, accepted: set[int] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run qemu-img within the deadline; raise ImageError when its status is not accepted."""
+    """Run qemu-img within the deadline; raise Failure when its status is not accepted."""
     program = shutil.which("qemu-img")
     if program is None:
-        raise ImageError("IMAGE_REFUSED", "cannot read images: qemu-img is not installed")
+        raise Failure("cannot read images: qemu-img is not installed", "IMAGE_REFUSED")
     try:
         done = subprocess.run(
             [program, *arguments],
@@ -422,14 +423,14 @@ def qemu_img(
             timeout=max(1.0, fetcher.deadline.left()),
         )
     except subprocess.TimeoutExpired as error:
-        raise ImageError(
-            "DOWNLOAD_FAILED", f"cannot prepare {wish.source}: qemu-img took too long"
+        raise Failure(
+            f"cannot prepare {wish.source}: qemu-img took too long", "DOWNLOAD_FAILED"
         ) from error
     if done.returncode not in (accepted or {0}):
         full = "No space left" in done.stderr
-        raise ImageError(
-            "INSUFFICIENT_RESOURCES" if full else "IMAGE_REFUSED",
+        raise Failure(
             f"cannot use image {wish.source}: {done.stderr.strip()[-500:]}",
+            "INSUFFICIENT_RESOURCES" if full else "IMAGE_REFUSED",
         )
     return done
 

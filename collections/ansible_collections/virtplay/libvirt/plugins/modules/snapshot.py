@@ -213,6 +213,7 @@ code:
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -234,9 +235,9 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.view impor
     view_domain,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import parse_domain
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure, run_module
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
     DomainState,
-    LibvirtFailure,
     domain_state,
     libvirt,
     lookup_domain,
@@ -325,7 +326,7 @@ class Task:
         self.dom = lookup_domain(self.conn, uuid=self.params["uuid"], name=self._name_to_find())
         self.label = self.params["name"] or self.params["uuid"]
         if self.dom is None:
-            raise LibvirtFailure(f"cannot find domain {self.label}", "VM_NOT_FOUND")
+            raise Failure(f"cannot find domain {self.label}", "VM_NOT_FOUND")
         self.label = self.dom.name()
         self.fence = Fence(
             self.dom.UUIDString(),
@@ -597,15 +598,8 @@ def main() -> None:
     )
     label = module.params["name"] or module.params["uuid"]
     verb = VERBS[module.params["state"]]
-    try:
-        result = Task(module).run()
-    except Exception as error:
-        prefix = f"cannot {verb} snapshot {module.params['snapshot']} of {label}"
-        failure = failure_of(error, prefix)
-        if failure is None:
-            raise
-        module.fail_json(msg=failure.message, code=failure.code)
-    module.exit_json(**result)
+    prefix = f"cannot {verb} snapshot {module.params['snapshot']} of {label}"
+    run_module(module, lambda: Task(module).run(), partial(failure_of, prefix=prefix))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import copy
 import time
 from typing import Any
 
-from ..host.connection import LibvirtFailure
+from ..failure import Failure
 from .xml import parse_xml, render_xml
 
 # For ever in the past; libvirt reads it as UTC.
@@ -54,7 +54,7 @@ def keep_passwords(xml: str, secret_xml: str) -> str:
 def find_vnc(live_xml: str, label: str) -> Any:
     """Return the VNC element of a running domain that listens on its host's loopback.
 
-    Raises LibvirtFailure (CONSOLE_NOT_AVAILABLE).
+    Raises Failure (CONSOLE_NOT_AVAILABLE).
     """
     every = list(parse_xml(live_xml).iterfind("devices/graphics"))
     found = [graphics for graphics in every if graphics.get("type") == "vnc"]
@@ -116,7 +116,7 @@ def utc_text(moment: float) -> str:
 
 
 def check_serial(live_xml: str, label: str) -> None:
-    """Raise LibvirtFailure (CONSOLE_NOT_AVAILABLE) unless libvirt can open the serial console."""
+    """Raise Failure (CONSOLE_NOT_AVAILABLE) unless libvirt can open the serial console."""
     root = parse_xml(live_xml)
     # The order in which libvirt looks for the first one.
     devices = [*root.iterfind("devices/console"), *root.iterfind("devices/serial")]
@@ -145,5 +145,5 @@ def _port(graphics: Any) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def _not_available(label: str, reason: str) -> LibvirtFailure:
-    return LibvirtFailure(f"cannot open a console of {label}: {reason}", "CONSOLE_NOT_AVAILABLE")
+def _not_available(label: str, reason: str) -> Failure:
+    return Failure(f"cannot open a console of {label}: {reason}", "CONSOLE_NOT_AVAILABLE")

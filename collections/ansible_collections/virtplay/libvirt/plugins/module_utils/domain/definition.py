@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..host.connection import LibvirtFailure, error_text, has_error_code, libvirt, lookup_domain
+from ..failure import Failure
+from ..host.connection import error_text, has_error_code, libvirt, lookup_domain
 from ..host.reservations import (
     add_reservation,
     check_reservation,
@@ -111,16 +112,14 @@ def prepare_creation(
     """Check what was asked for against the host and lay it out; changes nothing.
 
     In a dry run a template may be missing: the play's earlier tasks would have brought it.
-    Raises LibvirtFailure (VALIDATION_ERROR, TEMPLATE_NOT_FOUND).
+    Raises Failure (VALIDATION_ERROR, TEMPLATE_NOT_FOUND).
     """
     name = desired["name"]
     if not NEW_NAME.allows(name):
-        raise LibvirtFailure(
-            f"cannot create {name!r}: the name {NEW_NAME.sentence}", "VALIDATION_ERROR"
-        )
+        raise Failure(f"cannot create {name!r}: the name {NEW_NAME.sentence}", "VALIDATION_ERROR")
     taken = lookup_domain(conn, name=name)
     if taken is not None:
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot create {name}: domain {taken.UUIDString()} has that name", "VALIDATION_ERROR"
         )
     disks = [
@@ -230,7 +229,7 @@ def undo_creation(conn: Any, creation: Creation, fence: Fence) -> list[str]:
             if volume is not None and is_ours(uuid, path):
                 volume.delete(0)
         fence.remember(creating=[])
-    except (libvirt.libvirtError, LibvirtFailure, OSError) as error:
+    except (libvirt.libvirtError, Failure, OSError) as error:
         return [error_text(error)]
     return []
 
@@ -253,15 +252,13 @@ def prepare_interface(conn: Any, uuid: str, number: int, wanted: Mapping[str, An
     kind = wanted.get("type") or "network"
     source = wanted.get("source") or ("default" if kind == "network" else None)
     if source is None:
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot make interface {number}: name the bridge it is on", "VALIDATION_ERROR"
         )
     _check_source(conn, kind, source)
     mac = wanted.get("mac") or derive_mac(uuid, number)
     if not MAC.allows(mac):
-        raise LibvirtFailure(
-            f"cannot use MAC address {mac!r}: it {MAC.sentence}", "VALIDATION_ERROR"
-        )
+        raise Failure(f"cannot use MAC address {mac!r}: it {MAC.sentence}", "VALIDATION_ERROR")
     return Interface(mac.lower(), kind, source, wanted.get("model") or "virtio")
 
 
@@ -269,7 +266,7 @@ def _check_source(conn: Any, kind: str, source: str) -> None:
     if kind == "network":
         find_network(conn, source)
     elif "/" in source or source in {".", ".."} or not (BRIDGES / source / "bridge").is_dir():
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot use bridge {source!r}: the host has none of that name", "VALIDATION_ERROR"
         )
 
@@ -279,14 +276,12 @@ def _prepare_disk(
 ) -> NewDisk:
     target = disk["target"]
     if not DISK_TARGET.allows(target):
-        raise LibvirtFailure(
-            f"cannot make disk {target!r}: it {DISK_TARGET.sentence}", "VALIDATION_ERROR"
-        )
+        raise Failure(f"cannot make disk {target!r}: it {DISK_TARGET.sentence}", "VALIDATION_ERROR")
     template = None
     if disk.get("template"):
         try:
             template = find_template(disk["template"], templates)
-        except LibvirtFailure:
+        except Failure:
             if not dry_run:
                 raise
             template = Template(disk["template"], "", "qcow2", 0, None)
@@ -322,7 +317,7 @@ def _spec(
     vcpus_max = desired.get("vcpus_max") or max(8, 2 * vcpus)
     memory_max = desired.get("memory_max") or memory
     if vcpus_max < vcpus or memory_max < memory:
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot create {name}: vcpus_max and memory_max must not be below vcpus and memory",
             "VALIDATION_ERROR",
         )
@@ -367,7 +362,7 @@ def _seed_files(
         entry: dict[str, Any] = {"mac": nic.mac}
         if nic.type == "bridge" and wanted.get("ip"):
             if "/" not in wanted["ip"]:
-                raise LibvirtFailure(
+                raise Failure(
                     f"cannot give {spec.name} the address {wanted['ip']} on a bridge: "
                     "it needs a prefix length, as in 198.51.100.7/24",
                     "VALIDATION_ERROR",
@@ -453,7 +448,7 @@ def run_update(
             made.append(make_disk(conn, disk))
         if xml != current.config_xml:
             conn.defineXML(keep_passwords(xml, _secret_xml(dom, current)))
-    except (libvirt.libvirtError, LibvirtFailure):
+    except (libvirt.libvirtError, Failure):
         for volume in made:
             volume.delete(0)
         raise
@@ -587,10 +582,10 @@ def plan_removal(
 ) -> tuple[list[Change], list[str]]:
     """Return the changes that deleting a domain means, and the disks that stay on the host.
 
-    Raises LibvirtFailure (VM_HAS_SNAPSHOTS) when snapshots would go with it and force is not set.
+    Raises Failure (VM_HAS_SNAPSHOTS) when snapshots would go with it and force is not set.
     """
     if current.snapshots and not force:
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot delete {current.label}: it has {current.snapshots} snapshots",
             "VM_HAS_SNAPSHOTS",
         )

@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..host.connection import DomainState, LibvirtFailure, domain_state, lookup_domain
+from ..failure import Failure
+from ..host.connection import DomainState, domain_state, lookup_domain
 from ..host.qemu_process import started_at
 from ..lock.fence import Fence
 from ..snapshot.change import thaw
@@ -52,5 +53,5 @@ def thaw_left_frozen(fence: Fence, conn: Any, warn: Callable[[str], None]) -> No
     if same_guest and state == DomainState.RUNNING:
         try:
             thaw(dom, name, "a run that did not come to its end")
-        except LibvirtFailure as failure:
+        except Failure as failure:
             warn(failure.message)

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..host.connection import ACTIVE_STATES, DomainState, LibvirtFailure, TextEnum
+from ..failure import Failure
+from ..host.connection import ACTIVE_STATES, DomainState, TextEnum
 
 GIB = 1024**3
 
@@ -152,7 +153,7 @@ _STATE_AFTER = {
 def plan_power(
     state: DomainState, wanted: Wanted, *, force: bool = False, label: str = "the domain"
 ) -> list[Step]:
-    """Return the steps from a state to the wanted one; raises LibvirtFailure for a refusal."""
+    """Return the steps from a state to the wanted one; raises Failure for a refusal."""
     active = state in ACTIVE_STATES
     if wanted is Wanted.PRESENT:
         return []
@@ -162,7 +163,7 @@ def plan_power(
         return _stop(state, force) if active else []
     if wanted is Wanted.ABSENT:
         if active and not force:
-            raise LibvirtFailure(
+            raise Failure(
                 f"cannot delete {label}: it is {state}; force ends it first", "VM_ALREADY_RUNNING"
             )
         return [Step.DESTROY] if active else []
@@ -172,7 +173,7 @@ def plan_power(
     if wanted is Wanted.RESUMED:
         return _wake(state)
     if state not in (DomainState.PAUSED, DomainState.RUNNING):
-        raise LibvirtFailure(f"cannot pause {label}: it is {state}", "LIBVIRT_ERROR")
+        raise Failure(f"cannot pause {label}: it is {state}", "LIBVIRT_ERROR")
     return [] if state == DomainState.PAUSED else [Step.SUSPEND]
 
 
@@ -196,14 +197,14 @@ def _stop(state: DomainState, force: bool) -> list[Step]:
 
 def _refuse_stopped(active: bool, verb: str, label: str) -> None:
     if not active:
-        raise LibvirtFailure(f"cannot {verb} {label}: it is stopped", "VM_ALREADY_STOPPED")
+        raise Failure(f"cannot {verb} {label}: it is stopped", "VM_ALREADY_STOPPED")
 
 
 # --- definition -------------------------------------------------------------------------------
 
 
 def plan_update(current: Current, desired: Mapping[str, Any]) -> UpdatePlan:
-    """Compare a domain with what was set; raises LibvirtFailure for what cannot be changed.
+    """Compare a domain with what was set; raises Failure for what cannot be changed.
 
     desired holds the module's arguments; keys that are absent or None are left as they are.
     """
@@ -219,7 +220,7 @@ def plan_update(current: Current, desired: Mapping[str, Any]) -> UpdatePlan:
         plan.autostart = autostart
         plan.changes.append(Change("autostart", current.autostart, autostart, _now(current)))
     if plan.changes and not current.persistent:
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot change {current.label}: it is transient, libvirt keeps no definition of it",
             "VALIDATION_ERROR",
         )
@@ -243,7 +244,7 @@ def _refuse_fixed(current: Current, desired: Mapping[str, Any]) -> None:
     for key in ("firmware", "virt_type"):
         wanted = desired.get(key)
         if wanted not in {None, "auto", current.config[key]}:
-            raise LibvirtFailure(
+            raise Failure(
                 f"cannot change {key} of {current.label} from {current.config[key]} to {wanted}: "
                 "it is fixed at creation",
                 "VALIDATION_ERROR",
@@ -253,7 +254,7 @@ def _refuse_fixed(current: Current, desired: Mapping[str, Any]) -> None:
     asked += [disk.get("template") for disk in desired.get("disks") or [] if _is_first(disk)]
     for template in asked:
         if made_from is not None and template not in {None, made_from}:
-            raise LibvirtFailure(
+            raise Failure(
                 f"cannot change the template of {current.label} from {made_from} to {template}: "
                 "its disk is made of it; make another VM",
                 "VALIDATION_ERROR",
@@ -286,7 +287,7 @@ def _plan_vcpus(plan: UpdatePlan, current: Current, desired: Mapping[str, Any]) 
     if limit is None:
         limit = max(config["vcpus_max"], wanted)
     if wanted > limit:
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot give {current.label} {wanted} CPUs: vcpus_max is {limit}", "VALIDATION_ERROR"
         )
     if limit != config["vcpus_max"]:
@@ -317,7 +318,7 @@ def _plan_memory(plan: UpdatePlan, current: Current, desired: Mapping[str, Any])
         headroom = config["memory_max"] > config["memory"]
         limit = max(config["memory_max"], wanted) if headroom else wanted
     if wanted > limit:
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot give {current.label} {wanted} MiB: memory_max is {limit} MiB",
             "VALIDATION_ERROR",
         )
@@ -356,12 +357,12 @@ def _plan_disks(
         if size is None:
             continue
         if capacity is None:
-            raise LibvirtFailure(
+            raise Failure(
                 f"cannot resize disk {target} of {current.label}: its size is not known",
                 "VALIDATION_ERROR",
             )
         if size * GIB < capacity:
-            raise LibvirtFailure(
+            raise Failure(
                 f"cannot shrink disk {target} of {current.label} from {capacity / GIB:g} GiB to "
                 f"{size} GiB: that would cut off data",
                 "VALIDATION_ERROR",
@@ -398,7 +399,7 @@ def _plan_interface(
     if source is None and new_type == "network":
         source = "default"
     if source is None:
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot put interface {mac} of {current.label} on a bridge: name the bridge",
             "VALIDATION_ERROR",
         )

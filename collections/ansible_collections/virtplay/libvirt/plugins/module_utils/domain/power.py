@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from ..host.connection import DomainState, LibvirtFailure, domain_state, has_error_code, libvirt
+from ..failure import Failure
+from ..host.connection import DomainState, domain_state, has_error_code, libvirt
 from .plan import Step
 
 T = TypeVar("T")
@@ -26,7 +27,7 @@ _DOWN = frozenset({DomainState.STOPPED, DomainState.CRASHED})
 def run_steps(dom: Any, steps: Sequence[Step], *, label: str, timeout: float) -> None:
     """Do the steps in order; a graceful shutdown has timeout seconds.
 
-    Raises LibvirtFailure (GUEST_NOT_RESPONDING), with the domain running or paused as before.
+    Raises Failure (GUEST_NOT_RESPONDING), with the domain running or paused as before.
     """
     for number, step in enumerate(steps):
         if step is Step.START:
@@ -42,7 +43,7 @@ def run_steps(dom: Any, steps: Sequence[Step], *, label: str, timeout: float) ->
         else:
             try:
                 _shut_down(dom, label, timeout)
-            except LibvirtFailure:
+            except Failure:
                 if number and steps[number - 1] is Step.RESUME:
                     call_within(MONITOR_SECONDS, dom.suspend, f"cannot pause {label} again")
                 raise
@@ -51,7 +52,7 @@ def run_steps(dom: Any, steps: Sequence[Step], *, label: str, timeout: float) ->
 def call_within(seconds: float, call: Callable[[], T], failure: str) -> T:
     """Return call(), giving up on it after seconds: libvirt waits for a stuck QEMU for ever.
 
-    Raises LibvirtFailure (GUEST_NOT_RESPONDING) that starts with failure. The call itself goes on
+    Raises Failure (GUEST_NOT_RESPONDING) that starts with failure. The call itself goes on
     in its thread until the process ends.
     """
     results: list[T] = []
@@ -69,7 +70,7 @@ def call_within(seconds: float, call: Callable[[], T], failure: str) -> T:
     if errors:
         raise errors[0]
     if not results:
-        raise LibvirtFailure(
+        raise Failure(
             f"{failure}: QEMU did not answer within {seconds:g} s", "GUEST_NOT_RESPONDING"
         )
     return results[0]
@@ -91,7 +92,7 @@ def _shut_down(dom: Any, label: str, timeout: float) -> None:
     while not _is_down(dom):
         now = time.monotonic()
         if now >= deadline:
-            raise LibvirtFailure(
+            raise Failure(
                 f"cannot stop {label}: the guest did not shut down within {timeout:g} s "
                 "and still runs",
                 "GUEST_NOT_RESPONDING",

@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..host.connection import LibvirtFailure
+from ..failure import Failure
 
 HOSTNAME_LENGTH = 63
 VOLUME_LABEL = "cidata"
@@ -40,7 +40,7 @@ def build_files(
     name: str,
     interfaces: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, bytes]:
-    """Return the files of a seed by name; raises LibvirtFailure for a key that is no SSH key.
+    """Return the files of a seed by name; raises Failure for a key that is no SSH key.
 
     seed: hostname, ssh_keys, user_data (kept as it is), network_config. interfaces: mappings with
     mac and, for static addresses, cidr, gateway and nameservers.
@@ -90,7 +90,7 @@ def build_iso(files: Mapping[str, bytes]) -> bytes:
         # Only a creation needs it: importing it here keeps every other action quick.
         import pycdlib  # noqa: PLC0415
     except ImportError as error:
-        raise LibvirtFailure(
+        raise Failure(
             "cannot make the seed: install python3-pycdlib on the host", "LIBVIRT_ERROR"
         ) from error
     image = pycdlib.PyCdlib()
@@ -112,7 +112,7 @@ def build_iso(files: Mapping[str, bytes]) -> bytes:
 def _checked_key(key: str) -> str:
     key = key.strip()
     if _CONTROL.search(key) or not _SSH_KEY.fullmatch(key):
-        raise LibvirtFailure(
+        raise Failure(
             "cannot use an SSH key: it must be one line of type, base64 text and comment",
             "VALIDATION_ERROR",
         )
@@ -128,6 +128,6 @@ def _encode(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise LibvirtFailure(
+        raise Failure(
             "cannot write the seed: a text in it is not valid Unicode", "VALIDATION_ERROR"
         ) from error

@@ -10,14 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..arguments import canonical_uuid, check_values
-from ..host.connection import (
-    DomainState,
-    LibvirtFailure,
-    has_error_code,
-    libvirt,
-    lookup_domain,
-    open_connection,
-)
+from ..failure import Failure
+from ..host.connection import DomainState, has_error_code, libvirt, lookup_domain, open_connection
 from ..host.failures import failure_of
 from ..lock.fence import Fence
 from ..values import DOMAIN
@@ -162,7 +156,7 @@ class DomainTask:
         warn: Callable[[str], None],
         conn: Any | None = None,
     ) -> None:
-        """Check params, the module's arguments, and find the domain; raises LibvirtFailure.
+        """Check params, the module's arguments, and find the domain; raises Failure.
 
         conn is a connection of the caller's; without one params say where to connect.
         """
@@ -236,10 +230,10 @@ class DomainTask:
                 self.fence.remember(creating=[])
             return self._result(None, changes)
         if self.wanted not in CAN_CREATE or self.params["vcpus"] is None:
-            raise LibvirtFailure(f"cannot find domain {self.label}", "VM_NOT_FOUND")
+            raise Failure(f"cannot find domain {self.label}", "VM_NOT_FOUND")
         missing = [key for key in ("name", "vcpus", "memory") if self.params[key] is None]
         if missing:
-            raise LibvirtFailure(
+            raise Failure(
                 f"cannot create {self.label} without {' and '.join(missing)}", "VALIDATION_ERROR"
             )
         return self._create()

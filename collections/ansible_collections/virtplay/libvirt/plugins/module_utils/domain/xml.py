@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..failure import Failure
 from ..host.connection import etree
 
 NAMESPACE = "urn:virtplay:vm:1"
@@ -38,10 +39,6 @@ _KIB_IN = {
     "T": 1024**3,
     "TiB": 1024**3,
 }
-
-
-class InvalidDomain(ValueError):
-    """A domain that cannot be expressed as XML, or XML that is no domain."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def parse_xml(xml: str) -> Any:
     try:
         return etree.fromstring(xml.encode(), parser)
     except (etree.XMLSyntaxError, UnicodeEncodeError) as error:
-        raise InvalidDomain(f"cannot read the domain XML: {error}") from error
+        raise Failure(f"cannot read the domain XML: {error}", "VALIDATION_ERROR") from error
 
 
 def parse_domain(xml: str) -> dict[str, Any]:
@@ -234,7 +231,7 @@ def _attribute(element: Any | None, name: str) -> str | None:
 
 
 def build_domain(spec: DomainSpec) -> str:
-    """Return the XML of a new domain; raises InvalidDomain for text that XML cannot carry."""
+    """Return the XML of a new domain; raises Failure for text that XML cannot carry."""
     root = etree.Element("domain", type=spec.virt_type)
     _add(root, "name", spec.name)
     _add(root, "uuid", spec.uuid)
@@ -386,15 +383,17 @@ def _set(element: Any, name: str, value: object) -> None:
     try:
         element.set(name, str(value))
     except ValueError as error:
-        raise InvalidDomain(f"cannot put {name} into XML: it holds control characters") from error
+        raise Failure(
+            f"cannot put {name} into XML: it holds control characters", "VALIDATION_ERROR"
+        ) from error
 
 
 def _set_text(element: Any, value: object) -> None:
     try:
         element.text = str(value)
     except ValueError as error:
-        raise InvalidDomain(
-            f"cannot put {element.tag} into XML: it holds control characters"
+        raise Failure(
+            f"cannot put {element.tag} into XML: it holds control characters", "VALIDATION_ERROR"
         ) from error
 
 
@@ -505,7 +504,7 @@ def _find_interface(root: Any, mac: str) -> Any:
     for nic in root.iterfind("devices/interface"):
         if (_attribute(nic.find("mac"), "address") or "").lower() == mac.lower():
             return nic
-    raise InvalidDomain(f"cannot find interface {mac} in the domain")
+    raise Failure(f"cannot find interface {mac} in the domain", "VALIDATION_ERROR")
 
 
 def _edit_interface(nic: Any, wanted: Mapping[str, Any]) -> None:

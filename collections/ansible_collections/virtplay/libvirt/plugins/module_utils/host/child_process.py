@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from .connection import LibvirtFailure
+from ..failure import Failure
 
 
 def run_in_child(function: Callable[[], Any], timeout: float) -> Any:
     """Return what function returns (plain JSON data) from a forked child.
 
-    Raises the child's LibvirtFailure, TimeoutError after timeout seconds, and RuntimeError when
+    Raises the child's Failure, TimeoutError after timeout seconds, and RuntimeError when
     the child dies of anything else. Call it before the process starts threads.
     """
     reader, writer = os.pipe()
@@ -41,7 +41,7 @@ def run_in_child(function: Callable[[], Any], timeout: float) -> Any:
         raise RuntimeError("the observing process died without an answer")
     outcome = json.loads(answer)
     if "failure" in outcome:
-        raise LibvirtFailure(outcome["failure"], outcome["code"])
+        raise Failure(outcome["failure"], outcome["code"])
     if "crash" in outcome:
         raise RuntimeError(outcome["crash"])
     return outcome["result"]
@@ -55,7 +55,7 @@ def _run(function: Callable[[], Any], writer: int) -> NoReturn:
             os.dup2(null.fileno(), descriptor)
     try:
         outcome = {"result": function()}
-    except LibvirtFailure as failure:
+    except Failure as failure:
         outcome = {"failure": failure.message, "code": failure.code}
     except Exception as error:
         outcome = {"crash": f"{type(error).__name__}: {error}"}

@@ -11,6 +11,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
+from ..failure import Failure
+
 try:
     import libvirt as _libvirt
 except ImportError:
@@ -24,15 +26,6 @@ libvirt: Any = _libvirt
 etree: Any = _etree
 
 DEFAULT_URI = "qemu:///system"
-
-
-class LibvirtFailure(Exception):
-    """A failure to report to the user: a message that starts with "cannot" and an error code."""
-
-    def __init__(self, message: str, code: str = "LIBVIRT_ERROR") -> None:
-        super().__init__(message)
-        self.message = message
-        self.code = code
 
 
 class TextEnum(str, Enum):
@@ -71,20 +64,20 @@ ACTIVE_STATES = frozenset(
 
 
 def require_libraries() -> None:
-    """Raise LibvirtFailure when the host's Python lacks the libvirt binding or lxml."""
+    """Raise Failure when the host's Python lacks the libvirt binding or lxml."""
     for name, library in (("libvirt", libvirt), ("lxml", etree)):
         if library is None:
-            raise LibvirtFailure(f"cannot import {name} on the host: install python3-{name}")
+            raise Failure(f"cannot import {name} on the host: install python3-{name}")
 
 
 def open_connection(uri: str = DEFAULT_URI) -> Any:
-    """Open a read-write virConnect to uri; raises LibvirtFailure when nobody answers there."""
+    """Open a read-write virConnect to uri; raises Failure when nobody answers there."""
     require_libraries()
     _silence()
     try:
         return libvirt.open(uri)
     except libvirt.libvirtError as error:
-        raise LibvirtFailure(f"cannot connect to libvirt at {uri}: {error_text(error)}") from error
+        raise Failure(f"cannot connect to libvirt at {uri}: {error_text(error)}") from error
 
 
 def domain_state(dom: Any) -> DomainState:
@@ -109,7 +102,7 @@ def lookup_domain(conn: Any, uuid: str | None = None, name: str | None = None) -
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 continue
-            raise LibvirtFailure(f"cannot look up domain {key}: {error_text(error)}") from error
+            raise Failure(f"cannot look up domain {key}: {error_text(error)}") from error
     return None
 
 

@@ -4,30 +4,33 @@
 
 from __future__ import annotations
 
-from ..domain.xml import InvalidDomain
-from .connection import LibvirtFailure, error_text, has_error_code, libvirt
-from .storage import is_no_room
+import re
+
+from ..failure import Code, Failure
+from .connection import error_text, has_error_code, libvirt
+
+_NO_ROOM = re.compile(
+    "no space left|disk quota exceeded|not enough space|ENOSPC|cannot allocate memory",
+    re.IGNORECASE,
+)
 
 
-def failure_of(error: BaseException, prefix: str) -> LibvirtFailure | None:
+def failure_of(error: BaseException, prefix: str) -> Failure | None:
     """Turn an exception into a failure with a code; None for one that is a fault of ours.
 
     prefix says what could not be done ("cannot …") where the exception does not.
     """
-    if isinstance(error, LibvirtFailure):
+    if isinstance(error, Failure):
         return error
-    if isinstance(error, InvalidDomain):
-        return LibvirtFailure(str(error), "VALIDATION_ERROR")
     if isinstance(error, OSError):
-        code = "INSUFFICIENT_RESOURCES" if is_no_room(error) else "LIBVIRT_ERROR"
-        return LibvirtFailure(f"{prefix}: {error}", code)
+        return Failure(f"{prefix}: {error}", _code_of(error))
     if libvirt is not None and isinstance(error, libvirt.libvirtError):
-        return LibvirtFailure(f"{prefix}: {error_text(error)}", _code_of(error))
+        return Failure(f"{prefix}: {error_text(error)}", _code_of(error))
     return None
 
 
-def _code_of(error: Exception) -> str:
-    if is_no_room(error) or "annot allocate memory" in error_text(error):
+def _code_of(error: Exception) -> Code:
+    if _NO_ROOM.search(error_text(error)):
         return "INSUFFICIENT_RESOURCES"
     if has_error_code(error, "VIR_ERR_NO_DOMAIN"):
         return "VM_NOT_FOUND"

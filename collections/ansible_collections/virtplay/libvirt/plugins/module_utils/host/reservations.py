@@ -8,17 +8,18 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Any
 
-from .connection import LibvirtFailure, error_text, etree, has_error_code, libvirt
+from ..failure import Failure
+from .connection import error_text, etree, has_error_code, libvirt
 
 
 def find_network(conn: Any, name: str) -> Any:
-    """Return a virNetwork; raises LibvirtFailure (VALIDATION_ERROR) when there is none."""
+    """Return a virNetwork; raises Failure (VALIDATION_ERROR) when there is none."""
     try:
         return conn.networkLookupByName(name)
     except libvirt.libvirtError as error:
         if not has_error_code(error, "VIR_ERR_NO_NETWORK"):
             raise
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot use network {name!r}: the host has none of that name", "VALIDATION_ERROR"
         ) from error
 
@@ -38,26 +39,26 @@ def list_reservations(conn: Any, macs: Iterable[str]) -> dict[str, tuple[str, st
 
 
 def check_reservation(network: Any, address: str, mac: str) -> None:
-    """Raise LibvirtFailure (VALIDATION_ERROR) when a network cannot reserve address for mac."""
+    """Raise Failure (VALIDATION_ERROR) when a network cannot reserve address for mac."""
     name = network.name()
     root = etree.fromstring(network.XMLDesc(0))
     try:
         wanted = ipaddress.ip_address(address)
     except ValueError:
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot reserve {address!r} in network {name}: it is no IP address", "VALIDATION_ERROR"
         ) from None
     subnets = [_subnet(ip) for ip in root.iterfind("ip") if ip.find("dhcp") is not None]
     own = {ip.get("address") for ip in root.iterfind("ip")}
     if not any(wanted in subnet for subnet in subnets) or str(wanted) in own:
         inside = ", ".join(map(str, subnets)) or "no subnet with DHCP"
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot reserve {address} in network {name}: it gives out addresses of {inside}",
             "VALIDATION_ERROR",
         )
     for host in root.iterfind("ip/dhcp/host"):
         if host.get("ip") == str(wanted) and (host.get("mac") or "").lower() != mac.lower():
-            raise LibvirtFailure(
+            raise Failure(
                 f"cannot reserve {address} in network {name}: "
                 f"it is reserved for {host.get('name') or host.get('mac')}",
                 "VALIDATION_ERROR",

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..domain.plan import GIB
+from ..failure import Failure
 from ..values import TEMPLATE
-from .connection import LibvirtFailure, error_text, etree, has_error_code, libvirt
+from .connection import error_text, etree, has_error_code, libvirt
 from .qemu_process import file_sizes
 
 TEMPLATES_DIRECTORY = Path("/var/lib/libvirt/templates")
@@ -26,7 +26,6 @@ DEFAULT_POOL = "default"
 # Whatever else fails, qcow2's own tables need a little room.
 _SMALLEST_ROOM = 4 * 1024 * 1024
 _REFRESH_SECONDS = 60.0
-_NO_ROOM = re.compile(r"no space left|disk quota exceeded|not enough space|ENOSPC", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ def is_ours(uuid: str, path: str) -> bool:
 
 
 def find_template(name: str, directory: Path = TEMPLATES_DIRECTORY) -> Template:
-    """Read a template's manifest; raises LibvirtFailure (TEMPLATE_NOT_FOUND) without a good one."""
-    missing = LibvirtFailure(f"cannot find template {name!r} on the host", "TEMPLATE_NOT_FOUND")
+    """Read a template's manifest; raises Failure (TEMPLATE_NOT_FOUND) without a good one."""
+    missing = Failure(f"cannot find template {name!r} on the host", "TEMPLATE_NOT_FOUND")
     if not TEMPLATE.allows(name):
         raise missing
     try:
@@ -67,11 +66,11 @@ def find_template(name: str, directory: Path = TEMPLATES_DIRECTORY) -> Template:
     except FileNotFoundError:
         raise missing from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot read the manifest of template {name}: {error}", "TEMPLATE_NOT_FOUND"
         ) from error
     if image.parent != directory or image.is_symlink() or not image.is_file():
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot use template {name}: its image {manifest['file']!r} is not in {directory}",
             "TEMPLATE_NOT_FOUND",
         )
@@ -79,17 +78,17 @@ def find_template(name: str, directory: Path = TEMPLATES_DIRECTORY) -> Template:
 
 
 def find_pool(conn: Any, name: str) -> Any:
-    """Return an active virStoragePool; raises LibvirtFailure when there is none of that name."""
+    """Return an active virStoragePool; raises Failure when there is none of that name."""
     try:
         pool = conn.storagePoolLookupByName(name)
     except libvirt.libvirtError as error:
         if not has_error_code(error, "VIR_ERR_NO_STORAGE_POOL"):
             raise
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot use storage pool {name!r}: the host has none of that name", "VALIDATION_ERROR"
         ) from error
     if not pool.isActive():
-        raise LibvirtFailure(f"cannot use storage pool {name!r}: it is not active")
+        raise Failure(f"cannot use storage pool {name!r}: it is not active")
     return pool
 
 
@@ -127,13 +126,13 @@ def list_volumes(conn: Any, uuid: str) -> list[Any]:
 
 
 def require_room(pool: Any, needed: int) -> None:
-    """Raise LibvirtFailure (INSUFFICIENT_RESOURCES) when a pool has less than needed bytes."""
+    """Raise Failure (INSUFFICIENT_RESOURCES) when a pool has less than needed bytes."""
     # Asked of the file system: libvirt's own figure is as old as the pool's last refresh.
     usage = os.statvfs(pool_path(pool))
     available = usage.f_bavail * usage.f_frsize
     needed = max(needed, _SMALLEST_ROOM)
     if available < needed:
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot make a volume in pool {pool.name()}: {needed} bytes are needed, "
             f"{available} are available",
             "INSUFFICIENT_RESOURCES",
@@ -178,7 +177,7 @@ def grow_volume(conn: Any, path: str, size: int) -> None:
     """Grow the image of a disk that no QEMU has open to size bytes."""
     volume = volume_of(conn, path)
     if volume is None:
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot resize {path}: it is in no storage pool of the host", "VALIDATION_ERROR"
         )
     # libvirt writes through the pool's idea of the image, which may be older than the file.
@@ -202,11 +201,11 @@ def refresh_pools(conn: Any) -> None:
 
 
 def wanted_size(disk: dict[str, Any], template: Template | None) -> int:
-    """Return the bytes of a disk to make; raises LibvirtFailure where the template needs more."""
+    """Return the bytes of a disk to make; raises Failure where the template needs more."""
     size = disk.get("size")
     if template is None:
         if size is None:
-            raise LibvirtFailure(
+            raise Failure(
                 f"cannot make disk {disk['target']}: it has neither a size nor a template",
                 "VALIDATION_ERROR",
             )
@@ -214,17 +213,12 @@ def wanted_size(disk: dict[str, Any], template: Template | None) -> int:
     if size is None:
         return template.virtual_size
     if size * GIB < template.virtual_size:
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot make a disk of {size} GiB from template {template.name}: "
             f"it needs {template.virtual_size / GIB:g} GiB",
             "VALIDATION_ERROR",
         )
     return int(size) * GIB
-
-
-def is_no_room(error: Exception) -> bool:
-    """Say whether a libvirtError means a full file system or pool."""
-    return bool(_NO_ROOM.search(error_text(error)))
 
 
 def _refresh(pool: Any) -> None:
@@ -247,7 +241,7 @@ def _template_volume(conn: Any, template: Template) -> Any:
         _refresh(find_pool(conn, TEMPLATES_POOL))
         volume = volume_of(conn, template.path)
     if volume is None:
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot copy template {template.name}: no storage pool holds {template.path}",
             "TEMPLATE_NOT_FOUND",
         )

@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.virtplay.libvirt.plugins.module_utils.image.error import ImageError
+from ..failure import Failure
 
 SECTOR = 512
 # What a foreign file begins with, as it is called in the message.
@@ -43,7 +43,7 @@ class DiskFormat:
 
 
 def inspect_image(path: Path, expected: str, shown: str) -> DiskFormat:
-    """Return the format of the file; raise ImageError (IMAGE_REFUSED) for all that is not wanted.
+    """Return the format of the file; raise Failure (IMAGE_REFUSED) for all that is not wanted.
 
     expected is auto, qcow2 or raw; raw has no signature, so auto takes a file for raw only when
     it has a boot sector. shown names the image in messages.
@@ -68,7 +68,7 @@ def inspect_image(path: Path, expected: str, shown: str) -> DiskFormat:
 
 
 def check_virtual_size(image: DiskFormat, limit_gib: int, shown: str) -> None:
-    """Raise ImageError when the disk in the image is empty or larger than limit_gib GiB."""
+    """Raise Failure when the disk in the image is empty or larger than limit_gib GiB."""
     if not 0 < image.virtual_size_bytes <= limit_gib << 30:
         raise _refused(
             shown,
@@ -123,5 +123,5 @@ def _foreign(head: bytes) -> str | None:
     return None
 
 
-def _refused(shown: str, reason: str) -> ImageError:
-    return ImageError("IMAGE_REFUSED", f"cannot use image {shown}: {reason}")
+def _refused(shown: str, reason: str) -> Failure:
+    return Failure(f"cannot use image {shown}: {reason}", "IMAGE_REFUSED")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
-from ansible_collections.virtplay.libvirt.plugins.module_utils.image.error import ImageError
+from ..failure import Failure
 
 BLOCK = 1 << 20
 # One silent read; the limit for the whole is the caller's deadline.
@@ -66,7 +66,7 @@ class Deadline:
 def parse_checksum(text: str) -> Checksum | None:
     """Return the checksum written in text, or None when text is a URL of a checksum file.
 
-    Raise ImageError (VALIDATION_ERROR) when it is neither.
+    Raise Failure (VALIDATION_ERROR) when it is neither.
     """
     match = _CHECKSUM.match(text)
     if match:
@@ -75,10 +75,10 @@ def parse_checksum(text: str) -> Checksum | None:
             return Checksum(algorithm, match.group(2).lower())
     elif urlsplit(text).scheme in ("http", "https"):
         return None
-    raise ImageError(
-        "VALIDATION_ERROR",
+    raise Failure(
         f"cannot use checksum {text!r}: give sha256:HEX, sha512:HEX or an http(s) URL of a "
         "checksum file",
+        "VALIDATION_ERROR",
     )
 
 
@@ -96,7 +96,7 @@ def find_checksum(listing: str, file_name: str, shown: str) -> Checksum:
                     digest, name = name, digest
                 if name.removeprefix("./") == file_name:
                     return Checksum("sha256" if len(digest) == 64 else "sha512", digest.lower())
-    raise ImageError("CHECKSUM_MISMATCH", f"cannot find a checksum of {file_name} in {shown}")
+    raise Failure(f"cannot find a checksum of {file_name} in {shown}", "CHECKSUM_MISMATCH")
 
 
 def mirror_places(url: str, mirror: str) -> list[str]:
@@ -106,7 +106,7 @@ def mirror_places(url: str, mirror: str) -> list[str]:
     raw = [part for part in parts.path.split("/") if part]
     plain = [unquote(part) for part in raw]
     if not plain or any(bad in (".", "..") or re.search("[/\0]", bad) for bad in [host, *plain]):
-        raise ImageError("VALIDATION_ERROR", f"cannot use image URL {url}: it names no file")
+        raise Failure(f"cannot use image URL {url}: it names no file", "VALIDATION_ERROR")
     path = raw if is_url(mirror) else plain
     places = ["/".join([host, *path]), "/".join(path), path[-1]]
     return [f"{mirror.rstrip('/')}/{place}" for place in dict.fromkeys(places)]
@@ -125,27 +125,27 @@ class Fetcher:
         self._mirror = mirror
 
     def read_text(self, url: str) -> str:
-        """Return a small text file; raise ImageError when it cannot be had."""
+        """Return a small text file; raise Failure when it cannot be had."""
         with self._open(url) as incoming:
             data = incoming.stream.read(CHECKSUM_FILE_LIMIT + 1)
         if len(data) > CHECKSUM_FILE_LIMIT:
-            raise ImageError("DOWNLOAD_FAILED", f"cannot read checksums {url}: file too large")
+            raise Failure(f"cannot read checksums {url}: file too large", "DOWNLOAD_FAILED")
         return str(data.decode("utf-8", "replace"))
 
     def save(self, url: str, target: Path, algorithms: set[str], limit: int) -> dict[str, str]:
         """Write the URL's file to target; return hex digests by algorithm.
 
-        limit is the largest size taken (bytes). Raise ImageError when it cannot be had whole.
+        limit is the largest size taken (bytes). Raise Failure when it cannot be had whole.
         """
         with self._open(url) as incoming:
             return copy_stream(incoming, target, algorithms, limit, self.deadline)
 
     @contextmanager
     def _open(self, url: str) -> Iterator[Incoming]:
-        """Open the first place that has the file; raise ImageError when none has it."""
+        """Open the first place that has the file; raise Failure when none has it."""
         if urlsplit(url).scheme not in ("http", "https"):
-            raise ImageError(
-                "VALIDATION_ERROR", f"cannot download {url}: only http and https are allowed"
+            raise Failure(
+                f"cannot download {url}: only http and https are allowed", "VALIDATION_ERROR"
             )
         places = [url] if self._mirror is None else mirror_places(url, self._mirror)
         for place in places:
@@ -182,9 +182,9 @@ def copy_stream(
     _check_size(size or 0, limit, shown)
     free = shutil.disk_usage(target.parent).free
     if size and size > free:
-        raise ImageError(
-            "INSUFFICIENT_RESOURCES",
+        raise Failure(
             f"cannot store {shown}: it has {size} bytes and {target.parent} has {free} free",
+            "INSUFFICIENT_RESOURCES",
         )
     hashes = {name: hashlib.new(name) for name in algorithms}
     done = 0
@@ -200,7 +200,7 @@ def copy_stream(
                 else:
                     file.write(block)
                 if deadline.left() == 0:
-                    raise ImageError("DOWNLOAD_FAILED", f"cannot get {shown}: time limit reached")
+                    raise Failure(f"cannot get {shown}: time limit reached", "DOWNLOAD_FAILED")
             file.truncate(done)
             file.flush()
             os.fsync(file.fileno())
@@ -208,51 +208,51 @@ def copy_stream(
         raise _truncated(shown, done + len(error.partial), size) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ImageError(
-                "INSUFFICIENT_RESOURCES", f"cannot store {shown} in {target.parent}: disk full"
+            raise Failure(
+                f"cannot store {shown} in {target.parent}: disk full", "INSUFFICIENT_RESOURCES"
             ) from error
-        raise ImageError("DOWNLOAD_FAILED", f"cannot get {shown}: {error}") from error
+        raise Failure(f"cannot get {shown}: {error}", "DOWNLOAD_FAILED") from error
     except http.client.HTTPException as error:
-        raise ImageError("DOWNLOAD_FAILED", f"cannot get {shown}: {error!r}") from error
+        raise Failure(f"cannot get {shown}: {error!r}", "DOWNLOAD_FAILED") from error
     if size is not None and done != size:
         raise _truncated(shown, done, size)
     return {name: digest.hexdigest() for name, digest in hashes.items()}
 
 
 def open_regular(path: Path, follow: bool = False) -> IO[bytes]:
-    """Open a regular file for reading; a symbolic link only with follow; raise ImageError."""
+    """Open a regular file for reading; a symbolic link only with follow; raise Failure."""
     # O_NONBLOCK: opening a FIFO must not wait for its writer.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
         handle = os.open(path, flags)
     except FileNotFoundError as error:
-        raise ImageError("TEMPLATE_NOT_FOUND", f"cannot find image file {path}") from error
+        raise Failure(f"cannot find image file {path}", "TEMPLATE_NOT_FOUND") from error
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno == errno.ELOOP:
             reason = "it is a symbolic link; name the file itself"
         else:
             reason = str(error)
-        raise ImageError("IMAGE_REFUSED", f"cannot use image {path}: {reason}") from error
+        raise Failure(f"cannot use image {path}: {reason}", "IMAGE_REFUSED") from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise ImageError("IMAGE_REFUSED", f"cannot use image {path}: it is no regular file")
+        raise Failure(f"cannot use image {path}: it is no regular file", "IMAGE_REFUSED")
     return os.fdopen(handle, "rb")
 
 
 def _check_size(size: int, limit: int, shown: str) -> None:
     if size > limit:
-        raise ImageError("IMAGE_REFUSED", f"cannot use image {shown}: larger than {limit} bytes")
+        raise Failure(f"cannot use image {shown}: larger than {limit} bytes", "IMAGE_REFUSED")
 
 
-def _truncated(shown: str, done: int, size: int | None) -> ImageError:
-    return ImageError(
-        "DOWNLOAD_FAILED", f"cannot get {shown}: connection ended after {done} of {size} bytes"
+def _truncated(shown: str, done: int, size: int | None) -> Failure:
+    return Failure(
+        f"cannot get {shown}: connection ended after {done} of {size} bytes", "DOWNLOAD_FAILED"
     )
 
 
-def _failed(url: str, place: str, reason: str) -> ImageError:
+def _failed(url: str, place: str, reason: str) -> Failure:
     through = "" if place == url else f" (looked for {url} in a mirror)"
-    return ImageError("DOWNLOAD_FAILED", f"cannot download {place}: {reason}{through}")
+    return Failure(f"cannot download {place}: {reason}{through}", "DOWNLOAD_FAILED")
 
 
 # --- HTTP ----------------------------------------------------------------------------------

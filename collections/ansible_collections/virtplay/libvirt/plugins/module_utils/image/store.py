@@ -19,8 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.virtplay.libvirt.plugins.module_utils.image.error import ImageError
 from ansible_collections.virtplay.libvirt.plugins.module_utils.lock import holder
+
+from ..failure import Failure
 
 LOCK_POLL = 0.2
 
@@ -67,9 +68,9 @@ class TemplateStore:
                     if time.monotonic() >= end:
                         file.seek(0)
                         who = holder.read(file.read(4096))
-                        raise ImageError(
-                            "OPERATION_IN_PROGRESS",
+                        raise Failure(
                             f"cannot prepare template {name}: {who} holds it",
+                            "OPERATION_IN_PROGRESS",
                         ) from error
                     time.sleep(LOCK_POLL)
             file.truncate(0)

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..host.connection import LibvirtFailure
+from ..failure import Failure
 from . import holder
 
 LOCK_DIRECTORY = Path("/run/virtplay")
@@ -57,7 +57,7 @@ class Fence:
 
     @contextmanager
     def hold(self, timeout: float) -> Iterator[None]:
-        """Hold the lock, waiting up to timeout seconds; raises LibvirtFailure when refused.
+        """Hold the lock, waiting up to timeout seconds; raises Failure when refused.
 
         Codes: OPERATION_IN_PROGRESS when another process holds it for longer, STALE_GENERATION
         when a later generation has been here.
@@ -83,7 +83,7 @@ class Fence:
         return {"waited_seconds": round(self.waited_seconds, 1), "waited_for": self.waited_for}
 
     def check(self, seen: int | None) -> None:
-        """Raise LibvirtFailure (STALE_GENERATION) when our generation is not the highest one.
+        """Raise Failure (STALE_GENERATION) when our generation is not the highest one.
 
         seen is the generation in the domain's metadata, which outlives the fence file.
         """
@@ -91,7 +91,7 @@ class Fence:
             return
         highest = max(self.recall().get("generation") or 0, seen or 0)
         if self.generation < highest:
-            raise LibvirtFailure(
+            raise Failure(
                 f"cannot act on {self.label} in generation {self.generation}: "
                 f"generation {highest} has been here",
                 "STALE_GENERATION",
@@ -131,7 +131,7 @@ class Fence:
                     self.waited_for = found
                 self.waited_seconds = time.monotonic() - started
                 if self.waited_seconds >= timeout:
-                    raise LibvirtFailure(
+                    raise Failure(
                         f"cannot {self.task}: {found} holds it; waited {timeout:g} s",
                         "OPERATION_IN_PROGRESS",
                     ) from None

@@ -13,9 +13,9 @@ from typing import Any
 
 from ..domain.view import agent_is_connected, pending_values
 from ..domain.xml import parse_domain
+from ..failure import Failure
 from ..host.connection import (
     DomainState,
-    LibvirtFailure,
     error_text,
     has_error_code,
     libvirt,
@@ -66,7 +66,7 @@ class _Seen:
 def observe(
     uri: str, timeout: float, templates_path: Path, *, filesystems: bool = True
 ) -> dict[str, Any]:
-    """Return the value of host_info; raises LibvirtFailure when libvirt does not answer at uri.
+    """Return the value of host_info; raises Failure when libvirt does not answer at uri.
 
     Ends after timeout seconds with what is known by then. Leaves threads behind that may never
     end: call it in a process of its own.
@@ -83,7 +83,7 @@ def observe(
             filesystems=filesystems,
         )
     except libvirt.libvirtError as error:
-        raise LibvirtFailure(f"cannot observe the host at {uri}: {error_text(error)}") from error
+        raise Failure(f"cannot observe the host at {uri}: {error_text(error)}") from error
     observed["host"]["took_seconds"] = round(time.monotonic() - began, 3)
     return observed
 
@@ -182,7 +182,7 @@ def _see_domain(handle: Any, record: dict[str, Any], snapshots: set[str]) -> _Se
             config = parse_domain(handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
             if pending := pending_values(facts, config):
                 facts["pending"] = pending
-    except (ValueError, TypeError, AttributeError) as error:
+    except (Failure, ValueError, TypeError, AttributeError) as error:
         # Somebody else's domain of a kind that we do not know must not hide all others.
         facts["unreadable"] = f"cannot read the definition of domain {handle.name()}: {error}"
     # The fence may have seen more generations than the metadata, which power actions leave alone.

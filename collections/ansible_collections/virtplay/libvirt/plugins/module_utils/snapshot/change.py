@@ -17,7 +17,8 @@ from ..domain.definition import write_metadata
 from ..domain.plan import Current
 from ..domain.power import MONITOR_SECONDS, call_within
 from ..domain.xml import parse_xml
-from ..host.connection import LibvirtFailure, error_text, has_error_code, libvirt
+from ..failure import Failure
+from ..host.connection import error_text, has_error_code, libvirt
 from ..host.qemu_process import resident_bytes
 from .plan import Sight, split_disks
 from .qcow2 import Qcow2Image, read_image
@@ -107,7 +108,7 @@ def look(conn: Any, dom: Any, current: Current, files: Iterable[str] = ()) -> Si
 
 
 def require_answer(dom: Any, sight: Sight, what: str) -> None:
-    """Raise LibvirtFailure (GUEST_NOT_RESPONDING) when the domain's QEMU does not answer."""
+    """Raise Failure (GUEST_NOT_RESPONDING) when the domain's QEMU does not answer."""
     target = next(iter(sight.images), None)
     if not sight.current.active or target is None:
         return
@@ -115,7 +116,7 @@ def require_answer(dom: Any, sight: Sight, what: str) -> None:
 
 
 def require_room_for_memory(sight: Sight, what: str) -> None:
-    """Raise LibvirtFailure (INSUFFICIENT_RESOURCES) when a guest's memory finds no room."""
+    """Raise Failure (INSUFFICIENT_RESOURCES) when a guest's memory finds no room."""
     memory = 0
     if sight.current.active:
         memory = sight.current.live["memory"] * 1024 * 1024
@@ -128,7 +129,7 @@ def require_room_for_memory(sight: Sight, what: str) -> None:
         usage = os.statvfs(os.path.dirname(paths[target]))
         available = usage.f_bavail * usage.f_frsize
         if available < needed:
-            raise LibvirtFailure(
+            raise Failure(
                 f"cannot {what}: {needed} bytes are needed beside {paths[target]}, "
                 f"{available} are available",
                 "INSUFFICIENT_RESOURCES",
@@ -144,9 +145,7 @@ def create_snapshot(dom: Any, xml: str, sight: Sight, what: str) -> None:
         _call_slowly(sight, lambda: dom.snapshotCreateXML(xml, 0), f"cannot {what}")
     except libvirt.libvirtError as error:
         if has_error_code(error, "VIR_ERR_OPERATION_UNSUPPORTED", "VIR_ERR_CONFIG_UNSUPPORTED"):
-            raise LibvirtFailure(
-                f"cannot {what}: {error_text(error)}", "SNAPSHOT_NOT_POSSIBLE"
-            ) from error
+            raise Failure(f"cannot {what}: {error_text(error)}", "SNAPSHOT_NOT_POSSIBLE") from error
         # QEMU says "Input/output error" of a full file system, and goes on.
         if "VM state" in error_text(error):
             require_room_for_memory(sight, what)
@@ -178,7 +177,7 @@ def freeze(dom: Any) -> tuple[bool, bool]:
 def thaw(dom: Any, label: str, after: str) -> None:
     """Thaw the guest's file systems, again and again for THAW_SECONDS until its agent answers.
 
-    after says what has been done before. Raises LibvirtFailure (GUEST_NOT_RESPONDING).
+    after says what has been done before. Raises Failure (GUEST_NOT_RESPONDING).
     """
     deadline = time.monotonic() + THAW_SECONDS
     while True:
@@ -191,7 +190,7 @@ def thaw(dom: Any, label: str, after: str) -> None:
             if time.monotonic() < deadline:
                 time.sleep(0.2)
                 continue
-            raise LibvirtFailure(
+            raise Failure(
                 f"cannot thaw the file systems of {label} after {after}: {error_text(error)}; "
                 "programs in the guest hang until its agent answers or it is restarted",
                 "GUEST_NOT_RESPONDING",
@@ -228,7 +227,7 @@ def consoles_aside(dom: Any, sight: Sight) -> Iterator[None]:
         yield
     finally:
         # What was to be done meanwhile has its own outcome; the console can be opened again.
-        with suppress(libvirt.libvirtError, LibvirtFailure):
+        with suppress(libvirt.libvirtError, Failure):
             _give_back(dom, sight, taken)
 
 
@@ -319,7 +318,7 @@ def erase(sight: Sight, targets: Iterable[str], name: str) -> None:
                 check=False,
             )
             if done.returncode:
-                raise LibvirtFailure(
+                raise Failure(
                     f"cannot delete snapshot {name} from {disk['path']}: {done.stderr.strip()}"
                 )
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from ..domain.plan import GIB, Applies, Change, Current
 from ..domain.xml import list_files, parse_domain, parse_xml
-from ..host.connection import DomainState, LibvirtFailure, TextEnum
+from ..failure import Failure
+from ..host.connection import DomainState, TextEnum
 from ..values import NEW_SNAPSHOT_NAME
 from .qcow2 import Qcow2Image
 from .xml import snapshot_domain, snapshot_targets
@@ -69,13 +70,13 @@ class Sight:
 
 
 def check_new_name(name: str) -> None:
-    """Raise LibvirtFailure (VALIDATION_ERROR) for a name that a new snapshot cannot have.
+    """Raise Failure (VALIDATION_ERROR) for a name that a new snapshot cannot have.
 
     Digits alone are refused: QEMU looks for a snapshot by its number in the image first, and would
     go back to another one.
     """
     if not NEW_SNAPSHOT_NAME.allows(name):
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot make snapshot {name!r}: the name {NEW_SNAPSHOT_NAME.sentence}",
             "VALIDATION_ERROR",
         )
@@ -157,7 +158,7 @@ def _disk_obstacles(disk: Any) -> list[str]:
 
 def _refuse(what: str, reasons: Sequence[str]) -> None:
     if reasons:
-        raise LibvirtFailure(f"cannot {what}: {'; '.join(reasons)}", "SNAPSHOT_NOT_POSSIBLE")
+        raise Failure(f"cannot {what}: {'; '.join(reasons)}", "SNAPSHOT_NOT_POSSIBLE")
 
 
 def _domain_obstacles(sight: Sight) -> list[str]:
@@ -184,14 +185,14 @@ def plan_creation(sight: Sight, wanted: Mapping[str, Any], *, known: bool) -> li
 
     wanted holds name, title, description, origin, expires_at and job. known says that images may
     hold one of that name because an earlier run made it and did not come to its end.
-    Raises LibvirtFailure (SNAPSHOT_EXISTS, SNAPSHOT_NOT_POSSIBLE, VALIDATION_ERROR).
+    Raises Failure (SNAPSHOT_EXISTS, SNAPSHOT_NOT_POSSIBLE, VALIDATION_ERROR).
     """
     name = wanted["name"]
     present = sight.find(name)
     if present is not None:
         if _is_the_one(present, wanted):
             return []
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot make snapshot {name} of {sight.label}: there is another one of that name, "
             f"made {present['created_at']}",
             "SNAPSHOT_EXISTS",
@@ -200,7 +201,7 @@ def plan_creation(sight: Sight, wanted: Mapping[str, Any], *, known: bool) -> li
     _refuse(f"make snapshot {name} of {sight.label}", _domain_obstacles(sight))
     holders = [t for t, image in sight.images.items() if image and image.find(name)]
     if holders and not known:
-        raise LibvirtFailure(
+        raise Failure(
             f"cannot make snapshot {name} of {sight.label}: disk {', '.join(holders)} holds one of "
             "that name that libvirt does not know",
             "SNAPSHOT_EXISTS",
@@ -267,7 +268,7 @@ def tree_with(
 def plan_deletion(sight: Sight, name: str) -> list[Change]:
     """Return what deleting a snapshot changes; [] when there is none of that name.
 
-    Raises LibvirtFailure (SNAPSHOT_NOT_POSSIBLE).
+    Raises Failure (SNAPSHOT_NOT_POSSIBLE).
     """
     entry = sight.find(name)
     if entry is None:
@@ -334,14 +335,12 @@ def plan_restore(
     guard is what plan_creation takes, of the snapshot to be made first; guard_is_made says that
     this same run, before a crash, has made it. resumed says that an earlier run was allowed to and
     has begun: nothing is asked or compared again.
-    Raises LibvirtFailure (SNAPSHOT_NOT_FOUND, VM_ALREADY_RUNNING, SNAPSHOT_EXISTS,
+    Raises Failure (SNAPSHOT_NOT_FOUND, VM_ALREADY_RUNNING, SNAPSHOT_EXISTS,
     SNAPSHOT_NOT_POSSIBLE).
     """
     entry = sight.find(name)
     if entry is None:
-        raise LibvirtFailure(
-            f"cannot find snapshot {name!r} of {sight.label}", "SNAPSHOT_NOT_FOUND"
-        )
+        raise Failure(f"cannot find snapshot {name!r} of {sight.label}", "SNAPSHOT_NOT_FOUND")
     then_xml = snapshot_domain(sight.xmls[name])
     then = parse_domain(then_xml) if then_xml else None
     definition = _definition_changes(sight, then, name)
@@ -349,7 +348,7 @@ def plan_restore(
         if not definition and _is_as_then(sight, entry):
             return []
         if sight.current.active and not force:
-            raise LibvirtFailure(
+            raise Failure(
                 f"cannot restore {sight.label} to snapshot {name}: it is {sight.current.state}, "
                 "and what it holds in memory would be lost; force does it",
                 "VM_ALREADY_RUNNING",
@@ -360,12 +359,12 @@ def plan_restore(
     changes = []
     if guard is not None and not guard_is_made:
         if guard["name"] == name:
-            raise LibvirtFailure(
+            raise Failure(
                 f"cannot guard a restore to {name} by a snapshot of the same name",
                 "VALIDATION_ERROR",
             )
         if sight.find(guard["name"]) is not None:
-            raise LibvirtFailure(
+            raise Failure(
                 f"cannot make snapshot {guard['name']} of {sight.label} before the restore: there "
                 "is another one of that name",
                 "SNAPSHOT_EXISTS",

@@ -14,7 +14,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..domain.xml import InvalidDomain, normalize, parse_xml
+from ..domain.xml import normalize, parse_xml
+from ..failure import Failure
 from ..host.connection import etree
 
 MARK = "urn:virtplay:snapshot:1"
@@ -38,13 +39,15 @@ _STATES = {"running": "running", "blocked": "running", "paused": "paused"}
 
 
 def compose_description(facts: Mapping[str, Any]) -> str:
-    """Return the description of a snapshot of ours; raises InvalidDomain for control characters.
+    """Return the description of a snapshot of ours; raises Failure for control characters.
 
     facts holds name, title, description, origin, expires_at, job and frozen; None is left out.
     """
     for key in ("title", "description", "expires_at", "job"):
         if facts.get(key) and _CONTROL.search(facts[key]):
-            raise InvalidDomain(f"cannot put {key} into XML: it holds control characters")
+            raise Failure(
+                f"cannot put {key} into XML: it holds control characters", "VALIDATION_ERROR"
+            )
     told = {key: facts[key] for key in _MARKED if facts.get(key) is not None}
     words = [told[key] for key in ("title", "description") if told.get(key)]
     # ASCII only: XML readers make one line break of two characters, and JSON's escapes survive.
@@ -85,7 +88,9 @@ def build_snapshot(
     try:
         etree.SubElement(root, "description").text = description
     except ValueError as error:
-        raise InvalidDomain("cannot put the texts into XML: control characters") from error
+        raise Failure(
+            "cannot put the texts into XML: control characters", "VALIDATION_ERROR"
+        ) from error
     etree.SubElement(root, "memory", snapshot="internal" if memory else "no")
     disks = etree.SubElement(root, "disks")
     # Named one by one: for a disk that is not, libvirt takes what the domain's definition says.
