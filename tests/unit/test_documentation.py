@@ -43,7 +43,13 @@ def test_settings_page_lists_every_setting() -> None:
 @pytest.mark.parametrize(("name", "field"), Settings.model_fields.items())
 def test_settings_page_gives_type_and_default(name: str, field: FieldInfo) -> None:
     type_, default, meaning = rows("docs/settings.md", "VIRTPLAY_")[f"VIRTPLAY_{name.upper()}"]
-    kinds: dict[Any, str] = {bool: "boolean", int: "integer", float: "seconds|days", str: "text", Path: "path"}
+    kinds: dict[Any, str] = {
+        bool: "boolean",
+        int: "integer",
+        float: "seconds|days",
+        str: "text",
+        Path: "path",
+    }
     annotated = [kind for kind in get_args(field.annotation) if kind is not NoneType]
     kind = annotated[0] if annotated else field.annotation
     assert re.match(kinds.get(kind, "text") + r"\b", type_)
