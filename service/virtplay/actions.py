@@ -1,4 +1,4 @@
-"""Pure: each action's playbook, its states, its time limit and its variables."""
+"""The actions: the playbook, states, time limit and variables of each. Pure."""
 
 import json
 import shlex
@@ -11,7 +11,7 @@ from virtplay.states import VmStatus
 
 
 class Action(StrEnum):
-    """What a job does; the value is the playbook's name and the metric's label too."""
+    """What a job does; the value is also the name of the playbook and the label of metrics."""
 
     VM_CREATE = "vm_create"
     VM_UPDATE = "vm_update"
@@ -29,24 +29,24 @@ class Action(StrEnum):
 
 @dataclass(frozen=True)
 class ActionRules:
-    """How one action behaves; times in seconds."""
+    """The rules of one action; times in seconds."""
 
     status: VmStatus | None
-    """The VM's status from the request to the job's end; None for a job that does not hold it."""
+    """The VM's status until the job ends; None if the job does not lock the VM."""
     ends_in: frozenset[str]
-    """The domain states of which one must be seen for the job to have succeeded."""
+    """The job succeeds only if the domain is in one of these states."""
     tasks: int
-    """Tasks in its playbook, for the progress (compared with --list-tasks by a test)."""
+    """Tasks in the playbook, for the progress; a test compares it with --list-tasks."""
     time_limit: int
-    """The job process is ended after this long."""
+    """The job's process is terminated after this long."""
     repeatable: bool = True
-    """Whether running it again after a crash is harmless."""
+    """Whether the action may run again after a crash."""
     role: str = "libvirt_domain"
-    """The role that does it; its variables begin with this name."""
+    """The role of the action; its variables begin with this name."""
 
     @property
     def locks(self) -> bool:
-        """Whether it holds the VM against other jobs, and the host against earlier workers."""
+        """Whether the job locks the VM, and fences off outdated workers on the host."""
         return self.status is not None
 
 
@@ -90,12 +90,12 @@ RULES: dict[Action, ActionRules] = {
 
 
 def playbook(action: str) -> str:
-    """The playbook of an action, relative to the project directory."""
+    """Return the playbook of an action, relative to the project directory."""
     return f"playbooks/{action}.yml"
 
 
 def mark_unsafe(value: Any) -> Any:
-    """The same value with every text marked so that Ansible never reads it as a template."""
+    """Return the value with every text marked as never to be evaluated by Ansible."""
     if isinstance(value, str):
         return {"__ansible_unsafe": value}
     if isinstance(value, Mapping):
@@ -106,7 +106,7 @@ def mark_unsafe(value: Any) -> Any:
 
 
 def _mark_templates(value: Any) -> Any:
-    """Like mark_unsafe, but only for texts that Ansible could read as a template."""
+    """Like mark_unsafe, but only for texts that Ansible could evaluate as a template."""
     if isinstance(value, str):
         return mark_unsafe(value) if "{" in value else value
     if isinstance(value, Mapping):
@@ -119,7 +119,7 @@ def _mark_templates(value: Any) -> Any:
 def command_line(
     action: str, host: str, inventory: Sequence[str], variables: Mapping[str, Any]
 ) -> str:
-    """The ansible-playbook line that does the same by hand, from the project directory."""
+    """Return the equivalent ansible-playbook command, to be run in the project directory."""
     words = ["ansible-playbook", playbook(action)]
     for source in inventory:
         words += ["-i", source]

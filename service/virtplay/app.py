@@ -1,4 +1,4 @@
-"""The service over HTTP: Sanic's application, its routes, pages and error answers."""
+"""HTTP wiring: the Sanic application with its routes, middleware and start and stop hooks."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ from sanic.response import BaseHTTPResponse
 
 from virtplay.api.console import serve_console
 from virtplay.api.http.auth import LoginLimit, Role, authenticate, authorise
-from virtplay.api.http.envelope import Answer, success
+from virtplay.api.http.envelope import ApiResponse, success
 from virtplay.api.http.errors import BODY_LIMIT, EnvelopeErrors
 from virtplay.api.http.parsing import parse_body, parse_query
 from virtplay.api.http.requests import ApiRequest
@@ -36,13 +36,13 @@ from virtplay.store.tokens import count_tokens, create_token
 log = logging.getLogger("virtplay.app")
 
 LARGE_BODY = 16 * 1024
-"""From here on a body is parsed in a thread."""
+"""A larger body, in bytes, is parsed in a thread."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 ROUTE_METHODS = ("GET", "POST", "PUT", "DELETE")
 
 
 def _methods_of(path: str) -> list[str]:
-    """The methods of a path of the API (Sanic names them only for paths without parameters)."""
+    """Return the methods of a path; Sanic reports them only for paths without parameters."""
     shapes = {route: re.sub(r"\{\w+\}", "[^/]+", route.path) for route in ROUTES}
     return sorted(
         route.method for route, shape in shapes.items() if re.fullmatch(shape + "/?", path)
@@ -50,7 +50,7 @@ def _methods_of(path: str) -> list[str]:
 
 
 def create_app(settings: Settings) -> Sanic[Any, Any]:
-    """The Sanic application of the whole service, ready to be served by one process."""
+    """Create the Sanic application of the whole service, to be served by one process."""
     app: Sanic[Any, Any] = Sanic(
         "virtplay", error_handler=EnvelopeErrors(_methods_of), configure_logging=False, dumps=None
     )
@@ -68,19 +68,19 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
     limit = LoginLimit(settings.login_failures)
     for number, route in enumerate(ROUTES):
         path = re.sub(r"\{(\w+)\}", r"<\1:str>", route.path)
-        reads = route.method == "GET" and not route.acts
+        reads = route.method == "GET" and not route.creates_job
         methods = ["GET", "HEAD"] if reads else [route.method]
-        guarded = not (route.opened_by and getattr(settings, route.opened_by))
+        guarded = not (route.public_setting and getattr(settings, route.public_setting))
         add_route(
             app, _handler(route, limit, guarded), path, methods=methods, name=f"route_{number}"
         )
     add_docs_page(app)
     add_console_page(app)
     _add_console(app)
-    app.register_middleware(_begin, "request")
-    app.register_middleware(_finish, "response")
+    app.register_middleware(_begin_request, "request")
+    app.register_middleware(_finish_request, "response")
     app.before_server_start(partial(_start, settings=settings))
-    app.after_server_start(_listen_for_end)
+    app.after_server_start(_handle_stop_signals)
     app.after_server_start(_announce)
     app.before_server_stop(_stop)
     app.after_server_stop(_close)
@@ -107,7 +107,7 @@ def _handler(
             case Stream():
                 await send_stream(request, answer)
                 return None
-            case Answer():
+            case ApiResponse():
                 return success(answer)
             case _:
                 return answer
@@ -130,19 +130,19 @@ def _add_console(app: Sanic[Any, Any]) -> None:
     async def serve(request: Request, vm_id: str) -> None:
         await serve_console(request, request.app.ctx.services, vm_id)
 
-    # Not Sanic's own kind of websocket route, which answers 101 before the handler is asked.
+    # Not a websocket route of Sanic, which sends 101 before it calls the handler.
     app.enable_websocket()
     serve.is_websocket = True  # type: ignore[attr-defined]
     add_route(app, serve, "/console/<vm_id:str>", methods=["GET"])
 
 
-async def _begin(request: Request) -> None:
+async def _begin_request(request: Request) -> None:
     given = request.headers.get("x-request-id", "")
     request_id.set(given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8))
     request.ctx.began = time.monotonic()
 
 
-async def _finish(request: Request, response: BaseHTTPResponse) -> None:
+async def _finish_request(request: Request, response: BaseHTTPResponse) -> None:
     response.headers["X-Request-ID"] = request_id.get()
     response.headers.setdefault("Cache-Control", "no-store")
     log.info("%s %s %s from %s", request.method, request.path, response.status, request.ip)
@@ -153,7 +153,7 @@ async def _finish(request: Request, response: BaseHTTPResponse) -> None:
 
 
 def _template_of(request: Request) -> str | None:
-    """The route of a request as the API writes it, /api/v1/vms/{id}; None when it has none."""
+    """Return the route of a request in the API's notation, /api/v1/vms/{id}, or None."""
     if request.route is None:
         return None
     return "/" + re.sub(r"<(\w+):\w+>", r"{\1}", request.route.path)
@@ -164,12 +164,12 @@ async def _start(app: Sanic[Any, Any], *, settings: Settings) -> None:
     app.ctx.background = await start_background(settings)
     app.ctx.services = app.ctx.background.services
     if settings.bootstrap_token is not None:
-        # Who has set it may use it from the first answer on.
+        # A token that the user has set must work from the first request on.
         await _first_token(app, settings)
 
 
 async def _first_token(app: Sanic[Any, Any], settings: Settings) -> None:
-    """The first start makes an admin token; it is printed once, unless the user set it."""
+    """Create an admin token at the first start; it is printed once, unless the user has set it."""
     app.ctx.first_token = None
     if await count_tokens():
         return
@@ -181,20 +181,20 @@ async def _first_token(app: Sanic[Any, Any], settings: Settings) -> None:
         app.ctx.first_token = text
 
 
-async def _listen_for_end(app: Sanic[Any, Any]) -> None:
-    """Take SIGTERM and SIGINT over from Sanic, which loses one that comes while it still starts.
+async def _handle_stop_signals(app: Sanic[Any, Any]) -> None:
+    """Handle SIGTERM and SIGINT, because Sanic loses a signal that arrives during the start.
 
-    It runs the event loop once for the start and once for the service. uvloop drops a signal that
-    comes between the two, and a stop of the first run's last moment does not end the second.
+    Sanic runs the event loop once for the start and once for serving. uvloop drops a signal that
+    arrives between the two runs, and a stop at the end of the first run does not stop the second.
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    asked = asyncio.Event()
+    requested = asyncio.Event()
     start = asyncio.current_task()
     assert start is not None
 
-    async def end_when_asked() -> None:
-        await asked.wait()
+    async def stop_on_request() -> None:
+        await requested.wait()
         await asyncio.wait([start])
         while True:
             app.stop(terminate=False)
@@ -202,18 +202,18 @@ async def _listen_for_end(app: Sanic[Any, Any]) -> None:
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(asked.set))
-    app.ctx.ending = asyncio.create_task(end_when_asked())
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(requested.set))
+    app.ctx.ending = asyncio.create_task(stop_on_request())
 
 
 async def _announce(app: Sanic[Any, Any]) -> None:
     settings: Settings = app.ctx.services.settings
-    # Only now: a token of a start that failed before this line would never have been shown.
+    # Not earlier: if the start failed before this line, the token would never be shown.
     await _first_token(app, settings)
     address = f"{settings.scheme}://{settings.host}:{settings.port}"
-    print(f"Virtplay answers at {address} (API documentation: {address}/docs)", flush=True)
+    print(f"Virtplay is ready at {address} (API documentation: {address}/docs)", flush=True)
     if app.ctx.first_token:
-        print(f"First admin token, shown only now: {app.ctx.first_token}", flush=True)
+        print(f"First admin token, shown only once: {app.ctx.first_token}", flush=True)
 
 
 async def _stop(app: Sanic[Any, Any]) -> None:

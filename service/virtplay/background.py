@@ -26,14 +26,14 @@ log = logging.getLogger("virtplay.background")
 
 UPKEEP_SECONDS = 600.0
 SWITCH_SECONDS = 0.001
-"""How long a thread keeps the interpreter from the event loop; Python's own 5 ms are felt."""
+"""How long a thread may hold the interpreter; Python's default of 5 ms delays the event loop."""
 
 
 class Background:
-    """The running service but for its HTTP: its parts, and a task for each.
+    """Runs the background tasks of the service.
 
-    Of those tasks some end by themselves once their part is stopped, so that what is under way is
-    finished; the others go round for ever, and are cancelled.
+    Some tasks end by themselves once their part is stopped, so that work in progress completes; the
+    others are endless and are cancelled.
     """
 
     def __init__(self, services: Services) -> None:
@@ -43,29 +43,33 @@ class Background:
         self._endless: list[asyncio.Task[None]] = []
 
     def run(self) -> None:
-        """Begin all tasks; from now on SIGHUP reloads the inventory."""
+        """Start all tasks; from now on, SIGHUP reloads the inventory."""
         if threading.current_thread() is threading.main_thread():
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
         self._ending = [
-            asyncio.create_task(_kept_alive(self.services.dispatcher.run, "the dispatcher")),
-            asyncio.create_task(_kept_alive(self.services.observer.run, "the observer")),
-            asyncio.create_task(_kept_alive(self.services.scheduler.run, "the scheduler")),
-            asyncio.create_task(_kept_alive(self.services.history.run, "the history")),
+            asyncio.create_task(_restart_on_error(self.services.dispatcher.run, "the dispatcher")),
+            asyncio.create_task(_restart_on_error(self.services.observer.run, "the observer")),
+            asyncio.create_task(_restart_on_error(self.services.scheduler.run, "the scheduler")),
+            asyncio.create_task(_restart_on_error(self.services.history.run, "the history")),
         ]
         self._endless = [
-            asyncio.create_task(_kept_alive(self.services.consoles.watch, "the console watch")),
-            asyncio.create_task(_kept_alive(watch_reports, "the watch over reported runs")),
-            asyncio.create_task(_kept_alive(self._keep_up, "the upkeep")),
-            asyncio.create_task(_kept_alive(self._reload_when_asked, "the reload")),
+            asyncio.create_task(
+                _restart_on_error(self.services.consoles.watch, "the console watch")
+            ),
+            asyncio.create_task(_restart_on_error(watch_reports, "the watch of reported runs")),
+            asyncio.create_task(
+                _restart_on_error(self._delete_expired, "the deletion of expired rows")
+            ),
+            asyncio.create_task(_restart_on_error(self._reload_when_asked, "the reload")),
         ]
 
     async def stop(self) -> None:
-        """End everything; running jobs get their grace."""
+        """Stop all tasks; running jobs get their grace period."""
         self.services.observer.stop()
         self.services.scheduler.stop()
         self.services.history.stop()
-        # Before the jobs get their grace: who looks at a console is told at once.
+        # Before the grace period of the jobs, so that open consoles are closed at once.
         await self.services.consoles.stop()
         await self.services.dispatcher.stop()
         await asyncio.gather(*self._ending)
@@ -73,32 +77,32 @@ class Background:
             task.cancel()
 
     async def reload_inventory(self) -> None:
-        """Read the inventory anew; on a fault the old one stays, and the fault is logged."""
+        """Reload the inventory; if that fails, keep the old one and log the error."""
         services = self.services
         try:
             inventory = await load_inventory(services.settings)
         except errors.CannotStart as error:
-            log.error("the inventory is kept as it was: %s", error)
+            log.error("cannot reload the inventory, the old one is kept: %s", error)
             return
         await sync_hosts(set(inventory.hosts))
         services.vms.inventory = inventory
         services.observer.inventory = inventory
         services.consoles.inventory = inventory
         services.exposition.keep(set(inventory.hosts))
-        log.info("read the inventory: %d hosts", len(inventory.hosts))
+        log.info("reloaded the inventory: %d hosts", len(inventory.hosts))
 
     async def _reload_when_asked(self) -> None:
-        """Reload each time it is asked for; however often meanwhile, one more follows.
+        """Reload on each request; requests that arrive during a reload lead to one more reload.
 
-        A reload starts ansible-inventory: hundreds at once would leave nothing for the service.
+        Each reload starts ansible-inventory; hundreds at once would starve the service.
         """
         while True:
             await self._reload_asked.wait()
             self._reload_asked.clear()
             await self.reload_inventory()
 
-    async def _keep_up(self) -> None:
-        """Forget what has been kept long enough, again and again."""
+    async def _delete_expired(self) -> None:
+        """Delete rows that are older than their retention, every UPKEEP_SECONDS."""
         settings = self.services.settings
         while True:
             while await forget_jobs(timedelta(days=settings.job_retention_days)):
@@ -110,7 +114,7 @@ class Background:
 
 
 async def start_background(settings: Settings) -> Background:
-    """Open the database, take up what an earlier process left unfinished, and begin all tasks."""
+    """Open the database, recover unfinished jobs of an earlier process, and start all tasks."""
     sys.setswitchinterval(SWITCH_SECONDS)
     await open_database(settings.database)
     try:
@@ -119,21 +123,21 @@ async def start_background(settings: Settings) -> Background:
             background.services.dispatcher.enqueue(job_id)
         background.run()
     except BaseException:
-        # Nothing else closes it then, and an open database keeps the interpreter from ending.
+        # Nothing else closes it now, and an open database keeps the interpreter from exiting.
         await close_database()
         raise
     return background
 
 
 def claim_directory(directory: Path) -> int:
-    """Make the state directory ours until this process ends: the descriptor of its locked file.
+    """Lock the state directory until this process ends; return the descriptor of the lock file.
 
-    Two services on one directory would both run its jobs. CannotStart when another has it, or
-    when it cannot be made or written.
+    Two services on one directory would both run its jobs. Raise CannotStart when another service
+    holds the lock, or when the directory cannot be created or written.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # A directory that the user made stays as it is; what is put into it is private.
+        # The mode of an existing directory stays; what we create in it is private.
         for name in ("jobs", "observation"):
             (directory / name).mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -151,13 +155,13 @@ def claim_directory(directory: Path) -> int:
     return descriptor
 
 
-async def _kept_alive(work: Callable[[], Awaitable[None]], name: str) -> None:
-    """Run a part of the service; when it breaks, say so and begin it again."""
+async def _restart_on_error(work: Callable[[], Awaitable[None]], name: str) -> None:
+    """Run a part of the service; if it raises, log the exception and start it again."""
     while True:
         try:
             await work()
         except Exception:
-            log.exception("%s broke and is started again", name)
+            log.exception("%s failed and is restarted", name)
             await asyncio.sleep(1)
         else:
             return

@@ -1,4 +1,4 @@
-"""Pure: every error that a user can meet: its code, its HTTP status, its message."""
+"""Every error that a user can receive: its code, HTTP status and message. Pure."""
 
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ class VirtplayError(Exception):
 
 
 class ValidationFailed(VirtplayError):
-    """The request is malformed; `details.fields` lists every wrong field with its fault."""
+    """The request is malformed; `details.fields` lists every wrong field with its error."""
 
     code = "VALIDATION_ERROR"
     status = 400
@@ -26,7 +26,7 @@ class ValidationFailed(VirtplayError):
 
 
 class Unauthorized(VirtplayError):
-    """No token, or one that is wrong, expired or revoked."""
+    """The token is missing, wrong, expired or revoked."""
 
     code = "UNAUTHORIZED"
     status = 401
@@ -40,21 +40,21 @@ class Forbidden(VirtplayError):
 
 
 class NotFound(VirtplayError):
-    """No such path."""
+    """There is no such path."""
 
     code = "NOT_FOUND"
     status = 404
 
 
 class VmNotFound(VirtplayError):
-    """No VM has that id."""
+    """No VM has this id."""
 
     code = "VM_NOT_FOUND"
     status = 404
 
 
 class SnapshotNotFound(VirtplayError):
-    """The VM has no snapshot of that id."""
+    """The VM has no snapshot with this id."""
 
     code = "SNAPSHOT_NOT_FOUND"
     status = 404
@@ -68,7 +68,7 @@ class ScheduleNotFound(VirtplayError):
 
 
 class JobNotFound(VirtplayError):
-    """No job has that id, or it is older than the retention."""
+    """No job has this id, or the job is older than the retention."""
 
     code = "JOB_NOT_FOUND"
     status = 404
@@ -89,42 +89,42 @@ class TemplateNotFound(VirtplayError):
 
 
 class MethodNotAllowed(VirtplayError):
-    """The path exists, the method does not."""
+    """The path does not support this method."""
 
     code = "METHOD_NOT_ALLOWED"
     status = 405
 
 
 class VmAlreadyRunning(VirtplayError):
-    """The VM runs (or is paused) and the request needs it stopped."""
+    """The VM is running or paused, and the request requires a stopped VM."""
 
     code = "VM_ALREADY_RUNNING"
     status = 400
 
 
 class VmAlreadyStopped(VirtplayError):
-    """The VM is stopped and the request needs it running."""
+    """The VM is stopped, and the request requires a running VM."""
 
     code = "VM_ALREADY_STOPPED"
     status = 400
 
 
 class VmAlreadyPaused(VirtplayError):
-    """The VM is paused already."""
+    """The VM is already paused."""
 
     code = "VM_ALREADY_PAUSED"
     status = 400
 
 
 class VmNotPaused(VirtplayError):
-    """The VM is not paused, so it cannot be resumed."""
+    """The VM is not paused, and only a paused VM can be resumed."""
 
     code = "VM_NOT_PAUSED"
     status = 400
 
 
 class InsufficientResources(VirtplayError):
-    """No host has room; `details.hosts` gives needed and available figures of each host tried."""
+    """No host has capacity; `details.hosts` lists required and available figures of each host."""
 
     code = "INSUFFICIENT_RESOURCES"
     status = 400
@@ -138,28 +138,28 @@ class OperationInProgress(VirtplayError):
 
 
 class VmHasSnapshots(VirtplayError):
-    """The VM has snapshots, which the request would destroy."""
+    """The request would delete the snapshots of the VM."""
 
     code = "VM_HAS_SNAPSHOTS"
     status = 409
 
 
 class ConsoleNotAvailable(VirtplayError):
-    """The VM has no console of that type that can be reached; `details.jobId` has the reason."""
+    """The VM has no reachable console of this type; job `details.jobId` has the reason."""
 
     code = "CONSOLE_NOT_AVAILABLE"
     status = 409
 
 
 class JobFinished(VirtplayError):
-    """The job has ended: nothing more can be reported of it."""
+    """The job has finished: no further events can be reported."""
 
     code = "JOB_FINISHED"
     status = 409
 
 
 class PayloadTooLarge(VirtplayError):
-    """The body is over 1 MiB."""
+    """The body is larger than 1 MiB."""
 
     code = "PAYLOAD_TOO_LARGE"
     status = 413
@@ -173,26 +173,26 @@ class RateLimited(VirtplayError):
 
 
 class HostUnreachable(VirtplayError):
-    """The last observation could not reach the host."""
+    """The last observation did not reach the host."""
 
     code = "HOST_UNREACHABLE"
     status = 503
 
 
 class HistoryNotAvailable(VirtplayError):
-    """The Prometheus that keeps the history gave no answer."""
+    """The Prometheus with the history did not respond."""
 
     code = "HISTORY_NOT_AVAILABLE"
     status = 503
 
 
 class InternalError(VirtplayError):
-    """A fault of the service; the request id finds it in the log."""
+    """The service failed; search its log for the request id."""
 
 
 class Conflict(VirtplayError):
-    """A status door found another status than expected; never shown to a user as such."""
+    """A status changed concurrently; never returned to a user as such."""
 
 
 class CannotStart(VirtplayError):
-    """The service cannot start: its settings, inventory or database are not usable."""
+    """The service cannot start: its settings, inventory or database are unusable."""

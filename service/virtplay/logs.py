@@ -1,4 +1,4 @@
-"""Log lines: one a line, each with the id of the request that it belongs to."""
+"""Sets up logging: one record per line, each with the id of its request."""
 
 import logging
 from contextvars import ContextVar
@@ -15,12 +15,12 @@ class _AddRequestId(logging.Filter):
 
 
 def _leave_to_the_command_line(record: logging.LogRecord) -> bool:
-    """Drop Sanic's traceback of what the command line says in one line."""
+    """Drop Sanic's traceback of an error that the command line prints in one line."""
     return not (record.exc_info and isinstance(record.exc_info[1], CannotStart))
 
 
 def set_up_logging(level: str) -> None:
-    """Log to standard error from `level` on."""
+    """Log records of `level` and above to standard error."""
     handler = logging.StreamHandler()
     handler.addFilter(_AddRequestId())
     handler.setFormatter(

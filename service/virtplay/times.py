@@ -1,8 +1,8 @@
-"""Pure: how the API writes times."""
+"""The format of times in the API. Pure."""
 
 from datetime import UTC, datetime
 
 
 def time_text(moment: datetime | None) -> str | None:
-    """RFC 3339 in UTC with a Z, whole seconds."""
+    """Return a time in RFC 3339 format: UTC with Z, whole seconds."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else None

@@ -283,7 +283,7 @@ def test_any_certificate_with_its_key_is_served(server: Server) -> None:
     server.environment["VIRTPLAY_TLS_KEY"] = str(key)
     server.address = f"https://127.0.0.1:{server.port}"
     server.start()
-    assert f"Virtplay answers at {server.address}" in server.log()
+    assert f"Virtplay is ready at {server.address}" in server.log()
 
 
 @only_sqlite
@@ -357,7 +357,7 @@ def test_sighup_reads_the_inventory_anew(server: Server) -> None:
     before = inventory.read_text()
     inventory.write_text("hypervisors: [")
     server.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "the inventory is kept as it was" in server.log())
+    wait_for(lambda: "cannot reload the inventory" in server.log())
     assert [host["name"] for host in server.get("/hosts")["hosts"]] == ["kvm1"]
     write_inventory(inventory, {"kvm1": server.host, "kvm2": server.host})
     server.process.send_signal(signal.SIGHUP)
@@ -421,7 +421,7 @@ def test_at_a_terminal_it_says_nothing_of_sanic(server: Server) -> None:
     )
     os.close(terminal)
     shown = b""
-    while b"Virtplay answers" not in shown:
+    while b"Virtplay is ready" not in shown:
         shown += os.read(reader, 4096)
     assert b"PRODUCTION" not in shown
     assert b"\x1b" not in shown

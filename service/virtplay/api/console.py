@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from sanic import Request
 
 from virtplay.api.http import websocket
-from virtplay.api.http.envelope import Answer
+from virtplay.api.http.envelope import ApiResponse
 from virtplay.api.http.requests import ApiRequest
 from virtplay.api.schemas.console import ConsoleOut, ConsoleQuery
 from virtplay.errors import Forbidden, ValidationFailed
@@ -21,7 +21,7 @@ HOST = re.compile(r"[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](
 WEBSOCKET_SCHEMES = {"http": "ws", "https": "wss"}
 
 
-async def get_console(request: ApiRequest) -> Answer:
+async def get_console(request: ApiRequest) -> ApiResponse:
     """GET /vms/{id}/console."""
     query: ConsoleQuery = request.query
     base = websocket_base(request.services.settings, request.address)
@@ -35,7 +35,7 @@ async def get_console(request: ApiRequest) -> Answer:
         expiresAt=time_text(opened.expires_at) or "",
         jobId=str(opened.job.ref),
     )
-    return Answer(out.model_dump(mode="json"))
+    return ApiResponse(out.model_dump(mode="json"))
 
 
 async def serve_console(request: Request, services: Services, ref: str) -> None:

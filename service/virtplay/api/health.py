@@ -1,19 +1,19 @@
 """API: /healthz and /readyz."""
 
 from virtplay import __version__
-from virtplay.api.http.envelope import Answer
+from virtplay.api.http.envelope import ApiResponse
 from virtplay.api.http.requests import ApiRequest
 from virtplay.api.schemas.service import HealthOut
 from virtplay.store.database import DatabaseError
 from virtplay.store.vms import list_hosts
 
 
-async def healthz(request: ApiRequest) -> Answer:
+async def healthz(request: ApiRequest) -> ApiResponse:
     """GET /healthz: the process answers."""
-    return Answer(HealthOut(status="ok", version=__version__).model_dump())
+    return ApiResponse(HealthOut(status="ok", version=__version__).model_dump())
 
 
-async def readyz(request: ApiRequest) -> Answer:
+async def readyz(request: ApiRequest) -> ApiResponse:
     """GET /readyz: the database answers and the hosts were looked at once; else 503."""
     checks: dict[str, object] = {}
     try:
@@ -26,4 +26,4 @@ async def readyz(request: ApiRequest) -> Answer:
     checks["observation"] = "ok" if observed else "the first one has not ended yet"
     ready = observed and checks["database"] == "ok"
     out = HealthOut(status="ok" if ready else "starting", version=__version__, checks=checks)
-    return Answer(out.model_dump(), 200 if ready else 503)
+    return ApiResponse(out.model_dump(), 200 if ready else 503)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from virtplay.api.http.envelope import Answer
+from virtplay.api.http.envelope import ApiResponse
 from virtplay.api.http.requests import ApiRequest
 from virtplay.api.schemas.hosts import (
     Amounts,
@@ -61,7 +61,7 @@ def host_out(host: Host, room: HostRoom, promised: Promised) -> HostOut:
     )
 
 
-async def list_hosts(request: ApiRequest) -> Answer:
+async def list_hosts(request: ApiRequest) -> ApiResponse:
     """GET /hosts."""
     rooms = await request.services.vms.rooms()
     promised = await store.promised_by_host()
@@ -69,26 +69,26 @@ async def list_hosts(request: ApiRequest) -> Answer:
         host_out(host, rooms[host.name], promised.get(host.name, Promised()))
         for host in await store.list_hosts()
     ]
-    return Answer(HostList(hosts=hosts).model_dump(mode="json"))
+    return ApiResponse(HostList(hosts=hosts).model_dump(mode="json"))
 
 
-async def get_host(request: ApiRequest) -> Answer:
+async def get_host(request: ApiRequest) -> ApiResponse:
     """GET /hosts/{name}."""
     host = await store.find_host(request.path["name"])
     rooms = await request.services.vms.rooms()
     promised = await store.promised_by_host()
     out = host_out(host, rooms[host.name], promised.get(host.name, Promised()))
-    return Answer(out.model_dump(mode="json"))
+    return ApiResponse(out.model_dump(mode="json"))
 
 
-async def list_templates(request: ApiRequest) -> Answer:
+async def list_templates(request: ApiRequest) -> ApiResponse:
     """GET /templates."""
     hosts = await store.list_hosts()
     templates = [
         _template_out(name, entry, hosts)
         for name, entry in sorted(request.services.vms.inventory.templates().items())
     ]
-    return Answer(TemplateList(templates=templates).model_dump(mode="json"))
+    return ApiResponse(TemplateList(templates=templates).model_dump(mode="json"))
 
 
 def _template_out(name: str, entry: dict[str, Any], hosts: list[Host]) -> TemplateOut:

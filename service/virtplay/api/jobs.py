@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from sanic import HTTPResponse, text
 
 from virtplay.actions import playbook
-from virtplay.api.http.envelope import Answer
+from virtplay.api.http.envelope import ApiResponse
 from virtplay.api.http.requests import ApiRequest
 from virtplay.api.schemas.fields import Pagination
 from virtplay.api.schemas.jobs import JobError, JobOut, JobPage
@@ -59,7 +59,7 @@ def _eta(job: Job) -> float | None:
     return round(max(0.0, job.eta_seconds - elapsed), 1)
 
 
-async def list_jobs(request: ApiRequest) -> Answer:
+async def list_jobs(request: ApiRequest) -> ApiResponse:
     """GET /jobs, the newest first."""
     query = request.query
     jobs, total = await store.page_jobs(
@@ -74,12 +74,12 @@ async def list_jobs(request: ApiRequest) -> Answer:
         jobs=[job_out(job) for job in jobs],
         pagination=Pagination.of(query.page, query.limit, total),
     )
-    return Answer(page.model_dump(mode="json"))
+    return ApiResponse(page.model_dump(mode="json"))
 
 
-async def get_job(request: ApiRequest) -> Answer:
+async def get_job(request: ApiRequest) -> ApiResponse:
     """GET /jobs/{id}."""
-    return Answer(job_out(await store.find_job(request.path["id"])).model_dump(mode="json"))
+    return ApiResponse(job_out(await store.find_job(request.path["id"])).model_dump(mode="json"))
 
 
 async def get_log(request: ApiRequest) -> HTTPResponse:

@@ -1,4 +1,4 @@
-"""API: /openapi.json, drawn from the routes and schemas, and /docs, which shows it."""
+"""Builds /openapi.json from the routes and schemas, and /docs, which displays it."""
 
 import re
 from functools import cache
@@ -37,7 +37,7 @@ SwaggerUIBundle({ url: "/openapi.json", dom_id: "#api", deepLinking: true })
 
 
 def error_classes() -> dict[str, type[errors.VirtplayError]]:
-    """Every code that a client can meet → its error."""
+    """Return every error code that a client can receive, with its class."""
     found = {
         error.code: error
         for error in vars(errors).values()
@@ -49,10 +49,10 @@ def error_classes() -> dict[str, type[errors.VirtplayError]]:
 
 @cache
 def build_openapi() -> dict[str, Any]:
-    """The OpenAPI 3.1 document of all routes; not to be changed."""
+    """Return the OpenAPI 3.1 document of all routes; callers must not modify it."""
     models: set[type[BaseModel]] = set()
     for route in ROUTES:
-        models |= {model for model in (route.answers, route.body) if model is not None}
+        models |= {model for model in (route.response, route.body) if model is not None}
     ordered = sorted(models, key=lambda model: model.__name__)
     _, definitions = models_json_schema(
         [(model, "validation") for model in ordered], ref_template=REF
@@ -67,8 +67,8 @@ def build_openapi() -> dict[str, Any]:
         "info": {
             "title": "Virtplay",
             "version": __version__,
-            "description": "KVM hypervisors through an API in which every change is an Ansible"
-            " job. A mutation answers 202 with the job to follow.",
+            "description": "A REST API for KVM hypervisors in which every change is an Ansible"
+            " job. A request that changes something returns 202 and the job to follow.",
             "license": {"name": "GPL-3.0-or-later", "identifier": "GPL-3.0-or-later"},
         },
         "servers": [{"url": "/"}],
@@ -81,7 +81,7 @@ def build_openapi() -> dict[str, Any]:
 
 
 def docs_asset(name: str) -> bytes:
-    """A file of Swagger UI, from the package that brings it; KeyError when it is not one."""
+    """Return a file of Swagger UI from its package; raise KeyError for an unknown name."""
     if name not in ASSETS:
         raise KeyError(name)
     return (files("swagger_ui") / "static" / name).read_bytes()
@@ -112,15 +112,15 @@ def _operation(route: Route) -> dict[str, Any]:
         "summary": route.summary,
         "tags": [_tag(route.path)],
         "parameters": _parameters(route),
-        "responses": {**_success(route), **_also(route), **_failures(route)},
+        "responses": {**_success(route), **_other_statuses(route), **_failures(route)},
     }
     if route.role > Role.NOBODY:
         operation["security"] = [{"token": []}]
-        operation["description"] = f"Needs a token of role {route.role.name.lower()} or above."
-        if route.opened_by:
+        operation["description"] = f"Requires a token with role {route.role.name.lower()} or above."
+        if route.public_setting:
             operation["description"] = (
-                f"Needs a token of role {route.role.name.lower()} or above, unless"
-                f" VIRTPLAY_{route.opened_by.upper()} is set."
+                f"Requires a token with role {route.role.name.lower()} or above, unless"
+                f" VIRTPLAY_{route.public_setting.upper()} is set."
             )
     if route.body is not None and route.body is not EmptyBody:
         schema = {"$ref": REF.format(model=route.body.__name__)}
@@ -155,7 +155,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
 
 
 def _success(route: Route) -> dict[str, Any]:
-    if route.answers is None:
+    if route.response is None:
         return {
             str(route.status): {
                 "description": route.summary,
@@ -167,11 +167,11 @@ def _success(route: Route) -> dict[str, Any]:
         "required": ["success", "data"],
         "properties": {
             "success": {"const": True},
-            "data": {"$ref": REF.format(model=route.answers.__name__)},
+            "data": {"$ref": REF.format(model=route.response.__name__)},
         },
     }
     if route.bare:
-        schema = {"$ref": REF.format(model=route.answers.__name__)}
+        schema = {"$ref": REF.format(model=route.response.__name__)}
     answer: dict[str, Any] = {
         "description": route.summary,
         "content": {"application/json": {"schema": schema}},
@@ -179,14 +179,14 @@ def _success(route: Route) -> dict[str, Any]:
     if route.status == 202:
         answer["description"] = "Accepted: the job is committed"
         answer["headers"] = {
-            "Location": {"description": "the job's path", "schema": {"type": "string"}}
+            "Location": {"description": "path of the job", "schema": {"type": "string"}}
         }
     return {str(route.status): answer}
 
 
-def _also(route: Route) -> dict[str, Any]:
+def _other_statuses(route: Route) -> dict[str, Any]:
     same = next(iter(_success(route).values()))
-    return {str(status): same for status in route.also}
+    return {str(status): same for status in route.other_statuses}
 
 
 def _failures(route: Route) -> dict[str, Any]:

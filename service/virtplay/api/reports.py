@@ -1,6 +1,6 @@
 """API: runs from a shell that tell of themselves."""
 
-from virtplay.api.http.envelope import Answer
+from virtplay.api.http.envelope import ApiResponse
 from virtplay.api.http.requests import ApiRequest
 from virtplay.api.jobs import job_out
 from virtplay.api.schemas.reports import EventsBody, ReportBody, ReportedEvent, ReportedOut
@@ -9,7 +9,7 @@ from virtplay.states import JobStatus
 from virtplay.store.reports import Domain
 
 
-async def report_run(request: ApiRequest) -> Answer:
+async def report_run(request: ApiRequest) -> ApiResponse:
     """POST /jobs: a run begins; 200 instead of 201 when it is known already."""
     body: ReportBody = request.body
     job, is_new = await begin_report(
@@ -20,14 +20,14 @@ async def report_run(request: ApiRequest) -> Answer:
         command=body.command,
         dry_run=body.dryRun,
     )
-    return Answer(
+    return ApiResponse(
         job_out(job).model_dump(mode="json"),
         201 if is_new else 200,
         {"Location": f"/api/v1/jobs/{job.ref}"},
     )
 
 
-async def report_events(request: ApiRequest) -> Answer:
+async def report_events(request: ApiRequest) -> ApiResponse:
     """POST /jobs/{id}/events."""
     body: EventsBody = request.body
     batch = Batch(
@@ -42,7 +42,7 @@ async def report_events(request: ApiRequest) -> Answer:
     )
     job, following = await take_report(request.caller, request.path["id"], batch)
     answer = ReportedOut(id=str(job.ref), status=job.status, next=following)
-    return Answer(answer.model_dump(mode="json"))
+    return ApiResponse(answer.model_dump(mode="json"))
 
 
 def _event(event: ReportedEvent) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""API: every route, what it takes and answers, and who may call it, on one screen."""
+"""Every route of the API: its role, handler, request, response and errors, on one screen."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from virtplay.api import (
     vms,
 )
 from virtplay.api.http.auth import Role
-from virtplay.api.http.envelope import Answer
+from virtplay.api.http.envelope import ApiResponse
 from virtplay.api.http.requests import ApiRequest
 from virtplay.api.http.streaming import Stream
 from virtplay.api.schemas.console import ConsoleOut, ConsoleQuery
@@ -50,7 +50,7 @@ from virtplay.api.schemas.vms import (
     VmUpdate,
 )
 
-Handler = Callable[[ApiRequest], Awaitable[Answer | HTTPResponse | Stream]]
+Handler = Callable[[ApiRequest], Awaitable[ApiResponse | HTTPResponse | Stream]]
 PREFIX = "/api/v1"
 
 
@@ -63,19 +63,19 @@ class Route:
     role: Role
     handler: Handler
     summary: str
-    answers: type[BaseModel] | None
+    response: type[BaseModel] | None
     query: type[Query] = NoQuery
     body: type[Strict] | None = None
     status: int = 200
     errors: tuple[str, ...] = ()
-    also: tuple[int, ...] = ()
-    """Further statuses that come with the same answer."""
+    other_statuses: tuple[int, ...] = ()
+    """Further statuses with the same response."""
     bare: bool = False
-    """The answer has no envelope: somebody else's format."""
-    acts: bool = False
-    """A GET that makes a job: a HEAD of it is refused."""
-    opened_by: str = ""
-    """The setting that lets everybody in, without a token."""
+    """The response has no envelope, because its format is not ours."""
+    creates_job: bool = False
+    """A GET that submits a job, so HEAD is not allowed."""
+    public_setting: str = ""
+    """The setting that allows requests without a token."""
 
 
 READ = Role.VIEWER
@@ -94,7 +94,7 @@ ROUTES = (
     ),
     Route("GET", f"{PREFIX}/vms/{{id}}", READ, vms.get_vm, "Show a VM", VmOut, errors=ONE_VM),
     Route(
-        "PUT", f"{PREFIX}/vms/{{id}}", CHANGE, vms.update_vm, "Change a VM", AcceptedOut,
+        "PUT", f"{PREFIX}/vms/{{id}}", CHANGE, vms.update_vm, "Update a VM", AcceptedOut,
         body=VmUpdate, status=202, errors=(*MUTATION, "INSUFFICIENT_RESOURCES"),
     ),
     Route(
@@ -135,7 +135,7 @@ ROUTES = (
     ),
     Route(
         "POST", f"{PREFIX}/vms/{{id}}/snapshots", CHANGE, snapshots.create_snapshot,
-        "Take a snapshot of a VM", AcceptedSnapshotOut, body=SnapshotCreate, status=202,
+        "Create a snapshot of a VM", AcceptedSnapshotOut, body=SnapshotCreate, status=202,
         errors=MUTATION,
     ),
     Route(
@@ -144,12 +144,12 @@ ROUTES = (
     ),
     Route(
         "POST", f"{PREFIX}/vms/{{id}}/snapshots/{{sid}}/restore", CHANGE, snapshots.restore_snapshot,
-        "Bring a VM back to a snapshot", AcceptedSnapshotOut, body=RestoreBody, status=202,
+        "Restore a VM to a snapshot", AcceptedSnapshotOut, body=RestoreBody, status=202,
         errors=(*MUTATION, "SNAPSHOT_NOT_FOUND", "VM_ALREADY_RUNNING"),
     ),
     Route(
         "DELETE", f"{PREFIX}/vms/{{id}}/snapshots/{{sid}}", CHANGE, snapshots.delete_snapshot,
-        "Delete a snapshot, but not those that stand on it", AcceptedSnapshotOut, body=NONE,
+        "Delete a snapshot; its children are kept", AcceptedSnapshotOut, body=NONE,
         status=202, errors=(*MUTATION, "SNAPSHOT_NOT_FOUND"),
     ),
     Route(
@@ -158,32 +158,32 @@ ROUTES = (
     ),
     Route(
         "PUT", f"{PREFIX}/vms/{{id}}/snapshot-schedule", CHANGE, snapshots.put_schedule,
-        "Take snapshots of a VM by themselves", ScheduleOut, body=ScheduleBody,
+        "Set a VM's snapshot schedule", ScheduleOut, body=ScheduleBody,
         errors=ONE_VM,
     ),
     Route(
         "DELETE", f"{PREFIX}/vms/{{id}}/snapshot-schedule", CHANGE, snapshots.delete_schedule,
-        "End a VM's snapshot schedule", ScheduleGone, body=NONE,
+        "Delete a VM's snapshot schedule", ScheduleGone, body=NONE,
         errors=(*ONE_VM, "SCHEDULE_NOT_FOUND"),
     ),
     Route(
         "GET", f"{PREFIX}/vms/{{id}}/console", CHANGE, console.get_console, "Open a VM's console",
-        ConsoleOut, ConsoleQuery, acts=True,
+        ConsoleOut, ConsoleQuery, creates_job=True,
         errors=(*ONE_VM, "VM_ALREADY_STOPPED", "CONSOLE_NOT_AVAILABLE", "HOST_UNREACHABLE"),
     ),
     Route(
-        "GET", f"{PREFIX}/vms/{{id}}/metrics", READ, vm_metrics.get_metrics, "Show what a VM uses",
+        "GET", f"{PREFIX}/vms/{{id}}/metrics", READ, vm_metrics.get_metrics, "Show a VM's resource usage",
         VmMetrics, VmMetricsQuery, errors=(*ONE_VM, "HISTORY_NOT_AVAILABLE"),
     ),
     Route("GET", f"{PREFIX}/jobs", READ, jobs.list_jobs, "List jobs", JobPage, JobQuery),
     Route(
         "POST", f"{PREFIX}/jobs", CHANGE, reports.report_run,
-        "Report a run from a shell, which becomes a job", JobOut, body=ReportBody,
-        status=201, also=(200,),
+        "Report an ansible-playbook run, which is shown as a job", JobOut, body=ReportBody,
+        status=201, other_statuses=(200,),
     ),
     Route(
         "POST", f"{PREFIX}/jobs/{{id}}/events", CHANGE, reports.report_events,
-        "Report how a run from a shell goes on", ReportedOut, body=EventsBody,
+        "Report progress of an ansible-playbook run", ReportedOut, body=EventsBody,
         errors=("JOB_NOT_FOUND", "JOB_FINISHED"),
     ),
     Route(
@@ -205,13 +205,13 @@ ROUTES = (
     ),
     Route(
         "GET", f"{PREFIX}/prometheus/targets", READ, prometheus.list_targets,
-        "List one Prometheus target a hypervisor (http_sd)", TargetList, bare=True,
-        opened_by="metrics_open",
+        "List one Prometheus target per hypervisor (http_sd)", TargetList, bare=True,
+        public_setting="metrics_open",
     ),
     Route(
-        "GET", "/metrics", READ, prometheus.get_exposition, "Show all metrics as Prometheus reads them",
-        None, ExpositionQuery, errors=("HOST_NOT_FOUND",), opened_by="metrics_open",
+        "GET", "/metrics", READ, prometheus.get_exposition, "Show all metrics in the Prometheus text format",
+        None, ExpositionQuery, errors=("HOST_NOT_FOUND",), public_setting="metrics_open",
     ),
-    Route("GET", "/healthz", Role.NOBODY, health.healthz, "The process answers", HealthOut),
-    Route("GET", "/readyz", Role.NOBODY, health.readyz, "The service can do its work", HealthOut, also=(503,)),
+    Route("GET", "/healthz", Role.NOBODY, health.healthz, "Check that the process responds", HealthOut),
+    Route("GET", "/readyz", Role.NOBODY, health.readyz, "Check that the service is ready", HealthOut, other_statuses=(503,)),
 )  # fmt: skip

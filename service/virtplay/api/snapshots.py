@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from virtplay.api.http.envelope import Answer
+from virtplay.api.http.envelope import ApiResponse
 from virtplay.api.http.requests import ApiRequest
 from virtplay.api.schemas.snapshots import (
     AcceptedSnapshotOut,
@@ -51,7 +51,7 @@ async def _snapshots_out(settings: Settings, vm: Vm) -> list[SnapshotOut]:
     return [snapshot_out(settings, snapshot, refs) for snapshot in snapshots]
 
 
-def accepted(what: AcceptedSnapshot) -> Answer:
+def accepted(what: AcceptedSnapshot) -> ApiResponse:
     """202: committed, and to be followed at the job."""
     data = AcceptedSnapshotOut(
         id=str(what.snapshot.ref),
@@ -62,30 +62,30 @@ def accepted(what: AcceptedSnapshot) -> Answer:
         jobId=str(what.job.ref),
     )
     location = f"/api/v1/jobs/{what.job.ref}"
-    return Answer(data.model_dump(mode="json"), 202, {"Location": location})
+    return ApiResponse(data.model_dump(mode="json"), 202, {"Location": location})
 
 
-async def list_snapshots(request: ApiRequest) -> Answer:
+async def list_snapshots(request: ApiRequest) -> ApiResponse:
     """GET /vms/{id}/snapshots."""
     vm = await find_vm(request.path["id"])
-    return Answer(
+    return ApiResponse(
         SnapshotList(snapshots=await _snapshots_out(request.services.settings, vm)).model_dump(
             mode="json"
         )
     )
 
 
-async def get_snapshot(request: ApiRequest) -> Answer:
+async def get_snapshot(request: ApiRequest) -> ApiResponse:
     """GET /vms/{id}/snapshots/{sid}."""
     vm = await find_vm(request.path["id"])
     snapshot = await store.find_snapshot(vm, request.path["sid"])
     shown = next(
         s for s in await _snapshots_out(request.services.settings, vm) if s.id == snapshot.ref
     )
-    return Answer(shown.model_dump(mode="json"))
+    return ApiResponse(shown.model_dump(mode="json"))
 
 
-async def create_snapshot(request: ApiRequest) -> Answer:
+async def create_snapshot(request: ApiRequest) -> ApiResponse:
     """POST /vms/{id}/snapshots."""
     body: SnapshotCreate = request.body
     new = NewSnapshot(
@@ -101,7 +101,7 @@ async def create_snapshot(request: ApiRequest) -> Answer:
     )
 
 
-async def restore_snapshot(request: ApiRequest) -> Answer:
+async def restore_snapshot(request: ApiRequest) -> ApiResponse:
     """POST /vms/{id}/snapshots/{sid}/restore."""
     return accepted(
         await request.services.snapshots.restore(
@@ -114,7 +114,7 @@ async def restore_snapshot(request: ApiRequest) -> Answer:
     )
 
 
-async def delete_snapshot(request: ApiRequest) -> Answer:
+async def delete_snapshot(request: ApiRequest) -> ApiResponse:
     """DELETE /vms/{id}/snapshots/{sid}."""
     snapshots = request.services.snapshots
     return accepted(await snapshots.delete(request.caller, request.path["id"], request.path["sid"]))
@@ -140,14 +140,14 @@ def schedule_out(vm: Vm, schedule: SnapshotSchedule) -> ScheduleOut:
     )
 
 
-async def get_schedule(request: ApiRequest) -> Answer:
+async def get_schedule(request: ApiRequest) -> ApiResponse:
     """GET /vms/{id}/snapshot-schedule."""
     vm = await find_vm(request.path["id"])
     schedule = await schedule_store.find_schedule(vm)
-    return Answer(schedule_out(vm, schedule).model_dump(mode="json"))
+    return ApiResponse(schedule_out(vm, schedule).model_dump(mode="json"))
 
 
-async def put_schedule(request: ApiRequest) -> Answer:
+async def put_schedule(request: ApiRequest) -> ApiResponse:
     """PUT /vms/{id}/snapshot-schedule."""
     body: ScheduleBody = request.body
     vm, schedule = await set_schedule(
@@ -158,10 +158,10 @@ async def put_schedule(request: ApiRequest) -> Answer:
         keep=body.keep.as_keep(),
         enabled=body.enabled,
     )
-    return Answer(schedule_out(vm, schedule).model_dump(mode="json"))
+    return ApiResponse(schedule_out(vm, schedule).model_dump(mode="json"))
 
 
-async def delete_schedule(request: ApiRequest) -> Answer:
+async def delete_schedule(request: ApiRequest) -> ApiResponse:
     """DELETE /vms/{id}/snapshot-schedule."""
     vm = await remove_schedule(request.caller, request.path["id"])
-    return Answer(ScheduleGone(vmId=str(vm.ref)).model_dump(mode="json"))
+    return ApiResponse(ScheduleGone(vmId=str(vm.ref)).model_dump(mode="json"))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from virtplay.api.http.envelope import Answer
+from virtplay.api.http.envelope import ApiResponse
 from virtplay.api.http.requests import ApiRequest
 from virtplay.api.schemas.metrics import (
     STEPS,
@@ -30,7 +30,7 @@ FEW_POINTS = 500
 """More are put into JSON in a thread."""
 
 
-async def get_metrics(request: ApiRequest) -> Answer:
+async def get_metrics(request: ApiRequest) -> ApiResponse:
     """GET /vms/{id}/metrics."""
     query: VmMetricsQuery = request.query
     vm = await find_vm(request.path["id"])
@@ -39,8 +39,8 @@ async def get_metrics(request: ApiRequest) -> Answer:
     past = await request.services.past.read({"id": vm.id, "uuid": str(vm.uuid)}, since, until, step)
     latest = request.services.history.latest(str(vm.uuid))
     if len(past) > FEW_POINTS:
-        return Answer(await asyncio.to_thread(_show, vm, query, latest, past))
-    return Answer(_show(vm, query, latest, past))
+        return ApiResponse(await asyncio.to_thread(_show, vm, query, latest, past))
+    return ApiResponse(_show(vm, query, latest, past))
 
 
 def _show(

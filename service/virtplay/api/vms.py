@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from virtplay.api.http.envelope import Answer
+from virtplay.api.http.envelope import ApiResponse
 from virtplay.api.http.requests import ApiRequest
 from virtplay.api.jobs import job_out
 from virtplay.api.schemas.fields import Pagination
@@ -44,7 +44,7 @@ def vm_out(vm: Vm) -> VmOut:
     )
 
 
-def accepted(what: Accepted) -> Answer:
+def accepted(what: Accepted) -> ApiResponse:
     """202: committed, and to be followed at the job."""
     data = AcceptedOut(
         id=str(what.vm.ref),
@@ -54,10 +54,10 @@ def accepted(what: Accepted) -> Answer:
         jobId=str(what.job.ref),
     )
     location = f"/api/v1/jobs/{what.job.ref}"
-    return Answer(data.model_dump(mode="json"), 202, {"Location": location})
+    return ApiResponse(data.model_dump(mode="json"), 202, {"Location": location})
 
 
-async def list_vms(request: ApiRequest) -> Answer:
+async def list_vms(request: ApiRequest) -> ApiResponse:
     """GET /vms."""
     query = request.query
     vms, total = await store.page_vms(**query.model_dump())
@@ -65,10 +65,10 @@ async def list_vms(request: ApiRequest) -> Answer:
         vms=[vm_out(vm) for vm in vms],
         pagination=Pagination.of(query.page, query.limit, total),
     )
-    return Answer(page.model_dump(mode="json"))
+    return ApiResponse(page.model_dump(mode="json"))
 
 
-async def create_vm(request: ApiRequest) -> Answer:
+async def create_vm(request: ApiRequest) -> ApiResponse:
     """POST /vms."""
     body: VmCreate = request.body
     new = NewVm(
@@ -91,12 +91,12 @@ async def create_vm(request: ApiRequest) -> Answer:
     return accepted(await request.services.vms.create(request.caller, new))
 
 
-async def get_vm(request: ApiRequest) -> Answer:
+async def get_vm(request: ApiRequest) -> ApiResponse:
     """GET /vms/{id}."""
-    return Answer(vm_out(await store.find_vm(request.path["id"])).model_dump(mode="json"))
+    return ApiResponse(vm_out(await store.find_vm(request.path["id"])).model_dump(mode="json"))
 
 
-async def update_vm(request: ApiRequest) -> Answer:
+async def update_vm(request: ApiRequest) -> ApiResponse:
     """PUT /vms/{id}."""
     wanted: dict[str, Any] = {
         BODY_COLUMNS.get(field, field): getattr(request.body, field)
@@ -107,7 +107,7 @@ async def update_vm(request: ApiRequest) -> Answer:
     return accepted(await request.services.vms.update(request.caller, request.path["id"], wanted))
 
 
-async def delete_vm(request: ApiRequest) -> Answer:
+async def delete_vm(request: ApiRequest) -> ApiResponse:
     """DELETE /vms/{id}."""
     vms = request.services.vms
     query = request.query
@@ -118,34 +118,34 @@ async def delete_vm(request: ApiRequest) -> Answer:
     )
 
 
-async def start_vm(request: ApiRequest) -> Answer:
+async def start_vm(request: ApiRequest) -> ApiResponse:
     """POST /vms/{id}/start."""
     return accepted(await request.services.vms.start(request.caller, request.path["id"]))
 
 
-async def stop_vm(request: ApiRequest) -> Answer:
+async def stop_vm(request: ApiRequest) -> ApiResponse:
     """POST /vms/{id}/stop."""
     vms = request.services.vms
     return accepted(await vms.stop(request.caller, request.path["id"], force=request.body.force))
 
 
-async def restart_vm(request: ApiRequest) -> Answer:
+async def restart_vm(request: ApiRequest) -> ApiResponse:
     """POST /vms/{id}/restart."""
     vms = request.services.vms
     return accepted(await vms.restart(request.caller, request.path["id"], force=request.body.force))
 
 
-async def pause_vm(request: ApiRequest) -> Answer:
+async def pause_vm(request: ApiRequest) -> ApiResponse:
     """POST /vms/{id}/pause."""
     return accepted(await request.services.vms.pause(request.caller, request.path["id"]))
 
 
-async def resume_vm(request: ApiRequest) -> Answer:
+async def resume_vm(request: ApiRequest) -> ApiResponse:
     """POST /vms/{id}/resume."""
     return accepted(await request.services.vms.resume(request.caller, request.path["id"]))
 
 
-async def get_status(request: ApiRequest) -> Answer:
+async def get_status(request: ApiRequest) -> ApiResponse:
     """GET /vms/{id}/status."""
     vm = await store.find_vm(request.path["id"])
     job = await job_store.unfinished_job(vm.id)
@@ -155,4 +155,4 @@ async def get_status(request: ApiRequest) -> Answer:
         observedAt=time_text(vm.observed_at),
         job=job_out(job) if job else None,
     )
-    return Answer(status.model_dump(mode="json"))
+    return ApiResponse(status.model_dump(mode="json"))

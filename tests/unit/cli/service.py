@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from virtplay.api.http.envelope import Answer, failure, success
+from virtplay.api.http.envelope import ApiResponse, failure, success
 from virtplay.api.http.parsing import parse_body, parse_query
 from virtplay.api.routes import ROUTES, Route
 from virtplay.api.schemas.fields import Pagination
@@ -34,11 +34,11 @@ class FakeService:
         self.url = ""
 
     def reply(self, method: str, path: str, *replies: Reply) -> None:
-        """Answer `path` (below /api/v1) with data, an error, or text."""
+        """ApiResponse `path` (below /api/v1) with data, an error, or text."""
         self._replies[method, path] = list(replies)
 
     def reply_vms(self, *vms: VmOut) -> None:
-        """Answer GET /vms and GET /vms/{id} of these VMs."""
+        """ApiResponse GET /vms and GET /vms/{id} of these VMs."""
         page = {
             "vms": [vm.model_dump(mode="json") for vm in vms],
             "pagination": Pagination.of(1, 100, len(vms)).model_dump(),
@@ -48,7 +48,7 @@ class FakeService:
             self.reply("GET", f"/vms/{vm.id}", vm.model_dump(mode="json"))
 
     def reply_job(self, *stages: JobOut) -> None:
-        """Answer GET /jobs/{id} with these stages of one job."""
+        """ApiResponse GET /jobs/{id} with these stages of one job."""
         dumps = [stage.model_dump(mode="json") for stage in stages]
         self.reply("GET", f"/jobs/{stages[0].id}", *dumps)
 
@@ -60,7 +60,7 @@ class FakeService:
         """The response to a request: what the route table and the script say."""
         try:
             if request.headers.get("Authorization") != f"Bearer {TOKEN}":
-                raise Unauthorized("cannot accept this token: it is wrong, expired or revoked")
+                raise Unauthorized("cannot authenticate: the token is wrong, expired or revoked")
             address = urlsplit(request.path)
             route = _route(request.command, address.path)
             given = parse_qs(address.query, keep_blank_values=True)
@@ -81,7 +81,7 @@ class FakeService:
                 raise reply
         except VirtplayError as error:
             return failure(error)
-        return reply if isinstance(reply, str) else success(Answer(reply, route.status))
+        return reply if isinstance(reply, str) else success(ApiResponse(reply, route.status))
 
 
 def _route(method: str, path: str) -> Route:

@@ -149,7 +149,7 @@ def test_wrong_token(service: FakeService, run: Run, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("VIRTPLAY_TOKEN", "wrong")
     result = run("vm", "list")
     assert result.status == 1
-    assert "cannot accept this token" in result.err
+    assert "cannot authenticate" in result.err
     assert "(UNAUTHORIZED)" in result.err
 
 

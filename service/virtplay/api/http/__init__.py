@@ -1,1 +1,1 @@
-"""HTTP: what turns a request into a call of a handler, and its answer into a response."""
+"""The HTTP machinery: turns a request into a call of a handler, and its result into a response."""

@@ -1,4 +1,4 @@
-"""API: who asks, and what their role allows."""
+"""Authenticates the token of a request, and checks its role."""
 
 import time
 from collections import deque
@@ -15,7 +15,7 @@ ADDRESSES_KEPT = 10_000
 
 
 class Role(IntEnum):
-    """What a token may do; a higher one includes the lower."""
+    """What a token may do; a higher role includes the lower ones."""
 
     NOBODY = 0
     """No token is needed."""
@@ -28,14 +28,14 @@ class Role(IntEnum):
 
 
 class LoginLimit:
-    """Counts failed logins of each address over the last minute."""
+    """Counts the failed logins of each client address over the last minute."""
 
     def __init__(self, failures: int) -> None:
         self._limit = failures
         self._failed: dict[str, deque[float]] = {}
 
     def refuse_if_too_many(self, address: str) -> None:
-        """RateLimited while the address has had too many failures."""
+        """Raise RateLimited while the address has had too many failures."""
         times = self._recent(address)
         if len(times) >= self._limit:
             wait = max(1, int(times[0] + WINDOW_SECONDS - time.monotonic()) + 1)
@@ -57,10 +57,10 @@ class LoginLimit:
 
 
 async def authenticate(request: Request, limit: LoginLimit) -> Token:
-    """The token of the request's Authorization header; Unauthorized or RateLimited.
+    """Return the token of the request's Authorization header; raise Unauthorized or RateLimited.
 
-    Only a failed login counts: a valid token from a limited address still gets in, so that
-    nobody can lock others out behind the same proxy.
+    The limit applies to failed logins only: a valid token from a limited address is accepted, so
+    that nobody can lock out other clients behind the same proxy.
     """
     address = request.ip
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
@@ -72,14 +72,14 @@ async def authenticate(request: Request, limit: LoginLimit) -> Token:
     limit.refuse_if_too_many(address)
     limit.note_failure(address)
     if not text:
-        raise Unauthorized("cannot answer without a token: send Authorization: Bearer …")
-    raise Unauthorized("cannot accept this token: it is wrong, expired or revoked")
+        raise Unauthorized("cannot authenticate: no token; send `Authorization: Bearer TOKEN`")
+    raise Unauthorized("cannot authenticate: the token is wrong, expired or revoked")
 
 
 def authorise(token: Token, needed: Role) -> None:
-    """Forbidden unless the token's role includes `needed`."""
+    """Raise Forbidden unless the token's role includes `needed`."""
     if Role[token.role.upper()] < needed:
         raise Forbidden(
-            f"cannot do this with token {token.name}: it is a {token.role}'s,"
-            f" and this needs {needed.name.lower()}"
+            f"cannot use token {token.name} for this request: its role is {token.role},"
+            f" and {needed.name.lower()} is required"
         )

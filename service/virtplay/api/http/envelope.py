@@ -1,4 +1,4 @@
-"""API: the one shape of every answer."""
+"""The envelope around every JSON response."""
 
 import json
 from collections.abc import Mapping
@@ -11,21 +11,21 @@ from virtplay.errors import VirtplayError
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a handler returns: the envelope's data, and how it is sent."""
+class ApiResponse:
+    """What a handler returns: the data of the envelope, the status and further headers."""
 
     data: Any
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def success(answer: Answer) -> HTTPResponse:
-    """{"success": true, "data": …}."""
-    return _json({"success": True, "data": answer.data}, answer.status, answer.headers)
+def success(response: ApiResponse) -> HTTPResponse:
+    """Return the response {"success": true, "data": …}."""
+    return _json({"success": True, "data": response.data}, response.status, response.headers)
 
 
 def failure(error: VirtplayError, headers: Mapping[str, str] | None = None) -> HTTPResponse:
-    """{"success": false, "error": {"code", "message", "details"}}."""
+    """Return the response {"success": false, "error": {"code", "message", "details"}}."""
     body = {
         "success": False,
         "error": {"code": error.code, "message": error.message, "details": error.details},

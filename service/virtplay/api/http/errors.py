@@ -1,4 +1,4 @@
-"""HTTP: turns whatever went wrong while a request was answered into the envelope."""
+"""Turns every exception raised during a request into an error response."""
 
 import logging
 import secrets
@@ -24,20 +24,20 @@ from virtplay.logs import request_id
 log = logging.getLogger("virtplay.api.http.errors")
 
 BODY_LIMIT = 1024 * 1024
-"""Bytes that the body of a request may have."""
+"""The largest body of a request, in bytes."""
 
 
 class EnvelopeErrors(ErrorHandler):
-    """Turns every exception, Sanic's own included, into the envelope."""
+    """Turns every exception, including those of Sanic, into the envelope."""
 
     def __init__(self, methods_of: Callable[[str], list[str]]) -> None:
         super().__init__()
         self._methods_of = methods_of
 
     def default(self, request: Request, exception: Exception) -> HTTPResponse:
-        """The answer to an exception that reached Sanic."""
+        """Return the response to an exception that reached Sanic."""
         if request_id.get() == "-":
-            request_id.set(secrets.token_hex(8))  # it broke before its middleware ran
+            request_id.set(secrets.token_hex(8))  # the request failed before its middleware ran
         error = self._as_error(request, exception)
         headers = {}
         if isinstance(error, errors.RateLimited):
@@ -61,18 +61,21 @@ class EnvelopeErrors(ErrorHandler):
                 return errors.MethodNotAllowed(f"cannot {method} {path}", allowed=allowed)
             case PayloadTooLarge():
                 return errors.PayloadTooLarge(
-                    f"cannot take so large a request: a body may have {BODY_LIMIT} bytes"
+                    f"cannot accept the request: its body is larger than {BODY_LIMIT} bytes"
                 )
             case RequestTimeout() | RequestCancelled() | ServiceUnavailable():
-                return errors.ValidationFailed("cannot wait any longer for the request")
+                return errors.ValidationFailed(
+                    "cannot read the request: it timed out before it was complete"
+                )
             case HeaderExpectationFailed():
-                return errors.ValidationFailed("cannot meet the Expect header")
+                return errors.ValidationFailed("cannot fulfil the Expect header")
             case SanicException() if exception.status_code < 500:
                 return errors.ValidationFailed(f"cannot read the request: {exception}")
         number = request_id.get()
         log.error("request %s failed", number, exc_info=exception)
         return errors.InternalError(
-            f"cannot answer: an internal error; the log has it under {number}", requestId=number
+            f"cannot complete the request: internal error; search the log for {number}",
+            requestId=number,
         )
 
 

@@ -1,4 +1,4 @@
-"""API: reads bodies and query strings strictly, and names every fault at once."""
+"""Parses bodies and query strings strictly, and reports all faults together."""
 
 import json
 import math
@@ -17,14 +17,14 @@ NAME_LIMIT = 64
 
 
 class _Refused(ValueError):
-    """A JSON text that the standard library would accept."""
+    """The body is JSON that the standard library accepts and we do not."""
 
 
 def parse_body(raw: bytes, content_type: str, model: type[Model]) -> Model:
-    """The request's JSON object as `model`; ValidationFailed with every wrong field.
+    """Return the JSON object of the body as `model`; ValidationFailed lists every wrong field.
 
-    An empty body counts as {}. NaN, infinities, duplicate keys, lone surrogates, NUL, absurdly
-    long numbers and deep nesting are refused.
+    An empty body counts as {}. NaN, infinities, duplicate keys, lone surrogates, NUL characters,
+    overlong numbers and deep nesting are refused.
     """
     if not raw.strip():
         return _validate({}, model, "body")
@@ -52,12 +52,12 @@ def parse_body(raw: bytes, content_type: str, model: type[Model]) -> Model:
         raise _body_fault("must be a JSON object")
     checked = _validate(document, model, "body")
     if _holds_odd_number(document):
-        raise _body_fault("holds NaN, an infinity or a number that is too large")
+        raise _body_fault("contains NaN, an infinity or a number that is too large")
     return checked
 
 
 def parse_query(arguments: Mapping[str, Sequence[str]], model: type[Model]) -> Model:
-    """The query string as `model`; a parameter given twice, unknown or wrong is named."""
+    """Return the query as `model`; ValidationFailed lists every wrong parameter."""
     repeated = [key for key, values in arguments.items() if len(values) > 1]
     if repeated:
         raise ValidationFailed(
@@ -121,17 +121,17 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _constant(name: str) -> float:
-    """NaN or an infinity, which no field takes: the fault is named with its field."""
+    """Return NaN or an infinity: no field accepts it, so the field is named in the error."""
     return float(name)
 
 
 def _int(text: str) -> float:
-    """A whole number; one of absurd length is an infinity, which no field takes."""
+    """Return a whole number; an overlong one becomes an infinity, which no field accepts."""
     return int(text) if len(text) <= DIGITS_LIMIT else math.inf
 
 
 def _holds_odd_number(value: Any) -> bool:
-    """Whether a number that is none stands anywhere, as in a field that takes everything."""
+    """Return whether NaN or an infinity is anywhere, as in a field that accepts any value."""
     if isinstance(value, dict):
         return any(_holds_odd_number(item) for item in value.values())
     if isinstance(value, list):
@@ -145,9 +145,9 @@ def _refuse_odd_text(value: Any, depth: int) -> None:
         raise _Refused(f"is nested deeper than {DEPTH_LIMIT} levels")
     if isinstance(value, str):
         if "\x00" in value:
-            raise _Refused("holds a NUL character")
+            raise _Refused("contains a NUL character")
         if any("\ud800" <= character <= "\udfff" for character in value):
-            raise _Refused("holds a lone surrogate")
+            raise _Refused("contains a lone surrogate")
     elif isinstance(value, dict):
         for key, item in value.items():
             _refuse_odd_text(key, depth + 1)

@@ -1,4 +1,4 @@
-"""HTTP: one checked request, as a handler gets it."""
+"""A validated request, as handlers receive it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from virtplay.services import Services
 
 @dataclass(frozen=True)
 class ApiRequest:
-    """One checked request: who, what, with which path values, query and body."""
+    """A validated request: the caller, the path values, the query and the body."""
 
     services: Services
     caller: Caller
@@ -17,4 +17,4 @@ class ApiRequest:
     query: Any
     body: Any
     address: str = ""
-    """What the client calls the service: its Host header, not checked."""
+    """The Host header of the client, not validated."""

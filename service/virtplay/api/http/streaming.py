@@ -1,4 +1,4 @@
-"""API: an answer that is sent in pieces, while others get theirs."""
+"""Sends a long response in pieces, without delaying other requests."""
 
 import asyncio
 import logging
@@ -10,26 +10,26 @@ from sanic import Request
 log = logging.getLogger("virtplay.api.http.streaming")
 
 SEND_SECONDS = 60.0
-"""Who reads more slowly is cut off: what a client has not read is kept in memory for it."""
+"""A slower client is disconnected, because what it has not read is buffered in memory."""
 
 
 BURST = 1024 * 1024
 PAUSE = 0.001
-"""Seconds after each piece of a long text, once BURST bytes are sent: sender and reader would take
-two CPUs from everybody else for as long as it lasts."""
+"""Seconds between the pieces once BURST bytes are sent; without a pause, the sender and the reader
+would each occupy a CPU for the whole transfer."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """What a handler returns for text that is too long for one piece."""
+    """What a handler returns when the text is too long for one piece."""
 
     pieces: Iterable[bytes]
-    """Made before they are asked for, or quickly: the event loop asks."""
+    """Must be produced quickly: the event loop iterates over them."""
     content_type: str
 
 
 async def send_stream(request: Request, stream: Stream) -> None:
-    """Send it all; nothing for HEAD but the headers."""
+    """Send all pieces; only the headers for HEAD."""
     response = await request.respond(content_type=stream.content_type)
     if response is None or request.method == "HEAD":
         return
@@ -39,10 +39,10 @@ async def send_stream(request: Request, stream: Stream) -> None:
             for piece in stream.pieces:
                 await response.send(piece)
                 sent += len(piece)
-                # Also without a pause: a fast reader would keep the event loop to itself.
+                # Yield even without a pause: a fast reader would occupy the event loop.
                 await asyncio.sleep(PAUSE if sent > BURST else 0)
     except TimeoutError:
-        log.warning("cut off %s, which did not read %s", request.ip, request.path)
+        log.warning("disconnected %s: it read %s too slowly", request.ip, request.path)
         transport = request.transport
         assert isinstance(transport, asyncio.WriteTransport)
         transport.abort()

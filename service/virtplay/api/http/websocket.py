@@ -1,8 +1,8 @@
-"""API: a websocket of binary frames on one of Sanic's connections, as a stream of bytes.
+"""A stream of bytes over the binary frames of a websocket, on a connection of Sanic.
 
-Sanic's own websocket handles each block that arrives in a task of its own, so that the bytes behind
-a ping can be overtaken while writing waits; and a writer that waits keeps its pings from timing
-out. Here the frames are taken in their order, by the websockets library's protocol without I/O.
+Sanic's own websocket handles each received block in a separate task, so bytes that follow a ping
+can overtake others while a write is blocked, and a blocked writer stops its pings from timing out.
+This class processes frames in order, with the I/O-free protocol of the websockets library.
 """
 
 import asyncio
@@ -24,21 +24,21 @@ from websockets.typing import Subprotocol
 from virtplay.errors import ValidationFailed
 
 FRAME_LIMIT = 64 * 1024
-"""Bytes of one message from a client; more is 1009, message too big."""
+"""The largest message from a client, in bytes; a larger one closes the websocket with 1009."""
 HELD_LIMIT = 128 * 1024
-"""Bytes from a client that wait for the guest before no more are read."""
+"""Bytes from a client that may wait for the guest before reading pauses."""
 CLOSE_SECONDS = 2.0
-"""How long a client has to take what is under way and to say goodbye."""
+"""How long a client may take to read pending data and to confirm the close."""
 QUIET_SECONDS = 25.0
-"""A ping goes out after this long, so that no proxy between takes the stream for dead."""
+"""A ping is sent after this long without data, so that no proxy closes an idle stream."""
 SILENT_SECONDS = 90.0
-"""A client of which nothing at all was heard for so long is gone, or does not read."""
+"""A client that has sent nothing for this long is gone, or does not read."""
 UNSUPPORTED_DATA = 1003
 REASON_BYTES = 123
 
 
 class Websocket:
-    """The server's end of one websocket; Sanic's connection hands it what happens."""
+    """The server side of one websocket; the connection of Sanic calls it on every event."""
 
     def __init__(self, connection: WebSocketProtocol, protocol: ServerProtocol) -> None:
         self.loop = asyncio.get_running_loop()
@@ -60,7 +60,7 @@ class Websocket:
     # --- what the relay calls ---
 
     async def receive(self) -> bytes | None:
-        """The bytes that have arrived, in their order; None once the client has closed it."""
+        """Return the next bytes in order; None once the client has closed the websocket."""
         while not self._waiting:
             if not self.is_open:
                 return None
@@ -74,7 +74,7 @@ class Websocket:
         return data
 
     async def send(self, data: bytes) -> None:
-        """Send a frame once there is room; ConnectionError when the client is gone."""
+        """Send a frame once the buffer has room; raise ConnectionError when the client is gone."""
         await self._room()
         if not self.is_open:
             raise ConnectionResetError("the client is gone")
@@ -82,7 +82,7 @@ class Websocket:
         self._flush()
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close it and wait, a moment at most, until the client has taken that."""
+        """Close the websocket and wait up to CLOSE_SECONDS for the client to confirm."""
         self._send_close(code, reason)
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
@@ -91,9 +91,9 @@ class Websocket:
             self._transport.abort()
 
     def tend(self, now: float) -> None:
-        """Ping a client that is quiet, and give up one that is silent."""
+        """Ping an idle client, and disconnect one that has been silent too long."""
         if self._paused:
-            self._heard = now  # it is the guest that does not read
+            self._heard = now  # the guest, not the client, is slow
         if now - self._heard > SILENT_SECONDS:
             self._transport.abort()
         elif now - self._pinged > QUIET_SECONDS and self.is_open:
@@ -102,21 +102,21 @@ class Websocket:
             self._flush()
 
     def begin(self) -> None:
-        """Read on, which Sanic may have ended for the time of the request."""
+        """Resume reading, which Sanic may have paused during the request."""
         self._transport.resume_reading()
 
     # --- what Sanic's connection calls ---
 
     def data_received(self, data: bytes) -> None:
-        """Take what has arrived."""
+        """Process received bytes."""
         self._heard = self.loop.time()
         self.ws_proto.receive_data(data)
         for frame in self.ws_proto.events_received():
             opcode = frame.opcode  # type: ignore[union-attr]
             if opcode is Opcode.TEXT:
-                self.ws_proto.fail(UNSUPPORTED_DATA, "only binary frames are understood")
+                self.ws_proto.fail(UNSUPPORTED_DATA, "only binary frames are supported")
                 break
-            # A message may come in parts; for a stream of bytes they are all alike.
+            # A message may be fragmented; for a stream of bytes, all fragments are alike.
             if opcode in (Opcode.BINARY, Opcode.CONT) and frame.data:  # type: ignore[union-attr]
                 self._waiting.append(bytes(frame.data))  # type: ignore[union-attr]
                 self._held += len(frame.data)  # type: ignore[union-attr]
@@ -127,19 +127,19 @@ class Websocket:
         self._news.set()
 
     def eof_received(self) -> bool:
-        """The client has ended its side."""
+        """Handle the end of the client's side."""
         self.ws_proto.receive_eof()
         self._flush()
         self._news.set()
         return False
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """The connection is gone."""
+        """Handle the loss of the connection."""
         self._lost.set()
         self._news.set()
 
     def end_connection(self, code: int = 1001, reason: str = "") -> None:
-        """Close it without waiting."""
+        """Close the websocket without waiting."""
         self._send_close(code, reason)
         if not self._lost.is_set():
             self.loop.call_later(CLOSE_SECONDS, self._transport.abort)
@@ -147,7 +147,7 @@ class Websocket:
     # --- inside ---
 
     async def _room(self) -> None:
-        # Sanic's way to wait for room; it writes nothing of nothing.
+        # Writing b"" only waits for the buffer to drain.
         await _write(self._connection, b"")
 
     def _send_close(self, code: int, reason: str) -> None:
@@ -157,7 +157,7 @@ class Websocket:
             self._flush()
 
     def _flush(self) -> None:
-        """Write what the protocol has to say; its end is an empty block."""
+        """Write what the protocol has queued; an empty block marks the end."""
         if self._lost.is_set() or self._transport.is_closing():
             return
         full = self._transport.get_write_buffer_size() > 2 * FRAME_LIMIT
@@ -166,15 +166,15 @@ class Websocket:
                 self._transport.close()
                 self.loop.call_later(CLOSE_SECONDS, self._transport.abort)
             elif not (full and block[0] & 0x0F == Opcode.PONG):
-                # A client that pings and never reads gets no answers.
+                # A client that sends pings but never reads gets no pongs.
                 self._transport.write(block)
 
 
 def prepare(request: Request, subprotocols: Sequence[str]) -> ServerProtocol:
-    """Check that a request asks for a websocket; ValidationFailed when it does not."""
+    """Validate the websocket handshake of a request; raise ValidationFailed when there is none."""
     protocol = ServerProtocol(
         subprotocols=[Subprotocol(name) for name in subprotocols],
-        # A client that asks for none gets none.
+        # A client that offers no subprotocol gets none.
         select_subprotocol=lambda _self, offered: next(
             (name for name in offered if name in subprotocols), None
         ),
@@ -194,7 +194,7 @@ def prepare(request: Request, subprotocols: Sequence[str]) -> ServerProtocol:
 
 
 async def accept(request: Request, protocol: ServerProtocol) -> Websocket:
-    """Answer a prepared request with 101 and take its connection over."""
+    """ApiResponse a prepared request with 101 and take its connection over."""
     connection = cast(WebSocketProtocol, request.transport.get_protocol())
     response = request.ctx.handshake
     head = [f"HTTP/1.1 {response.status_code} {response.reason_phrase}"]
@@ -211,5 +211,5 @@ async def accept(request: Request, protocol: ServerProtocol) -> Websocket:
 
 
 async def _write(connection: WebSocketProtocol, data: bytes) -> None:
-    """Write past Sanic's signals, once there is room."""
+    """Write without dispatching Sanic's signals, once the buffer has room."""
     await SanicProtocol.send(connection, data)  # type: ignore[no-untyped-call]
