@@ -1,17 +1,24 @@
-"""Finds and ends processes: those below this one, and those that a killed job process has left."""
+"""Finds and ends processes: descendants of this one, and those that a killed job process has left.
+
+The only importer of psutil, which sends no signal to a process that has taken over another's id.
+"""
 
 import contextlib
 import ctypes
 import os
 import signal
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import psutil
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 TERM_SECONDS = 2.0
+ROUND_SECONDS = 0.05
 MARK = "VIRTPLAY_RUN"
-"""Environment variable of a job process and all below it: its directory."""
+"""Environment variable of a job process and its descendants: the job's directory."""
 
 
 def become_subreaper() -> None:
@@ -24,80 +31,52 @@ def become_subreaper() -> None:
 
 
 def end_strays(directory: Path) -> None:
-    """End what a killed job process has left: all below it has `directory` in its environment."""
-    mark = f"{MARK}={directory}".encode()
-    while strays := [pid for pid in _processes() if mark in _environment(pid)]:
-        for pid in strays:
-            _send(pid, signal.SIGKILL)
-        time.sleep(0.05)
-
-
-def _children() -> dict[int, list[int]]:
-    tree: dict[int, list[int]] = {}
-    for pid in _processes():
-        with contextlib.suppress(OSError):
-            parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-            tree.setdefault(parent, []).append(pid)
-    return tree
-
-
-def _is_ssh_master(pid: int) -> bool:
-    """Whether it is a ControlPersist connection, which other jobs may be using."""
-    with contextlib.suppress(OSError):
-        return b"[mux]" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return False
-
-
-def _send(pid: int, number: int) -> None:
-    """Send a signal to a process, if it still is there and ours.
-
-    What sudo has started is root's: it ends with its task, and the fence on the host makes the
-    next job wait for it.
-    """
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, number)
-
-
-def _is_ours(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return os.geteuid() in (0, Path(f"/proc/{pid}").stat().st_uid)
-    return False
-
-
-def _descendants() -> list[int]:
-    tree = _children()
-    found: list[int] = []
-    waiting = list(tree.get(os.getpid(), []))
-    while waiting:
-        pid = waiting.pop()
-        if _is_ours(pid) and not _is_ssh_master(pid):
-            found.append(pid)
-            waiting += tree.get(pid, [])
-    return found
+    """Kill what a killed job process has left: every process whose MARK is `directory`."""
+    while strays := [
+        process
+        for process in _own_processes("environ")
+        if (process.info["environ"] or {}).get(MARK) == str(directory)
+    ]:
+        _send(strays, signal.SIGKILL)
 
 
 def end_descendants() -> None:
-    """End all processes below this one: SIGTERM, then SIGKILL to what remains."""
+    """End all descendants of this process: SIGTERM, then SIGKILL to what remains."""
     deadline = time.monotonic() + TERM_SECONDS
     number = signal.SIGTERM
-    while pids := _descendants():
-        for pid in pids:
-            _send(pid, number)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        time.sleep(0.05)
+    while found := _descendants():
+        _send(found, number)
         if time.monotonic() > deadline:
             number = signal.SIGKILL
 
 
-def _processes() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+def _descendants() -> list[psutil.Process]:
+    # Not Process.children: it compares times of day, and misses a child when the clock steps back.
+    children: dict[int, list[psutil.Process]] = {}
+    for process in _own_processes("ppid"):
+        children.setdefault(process.info["ppid"], []).append(process)
+    found = children.pop(os.getpid(), [])
+    for process in found:
+        found += children.pop(process.pid, [])
+    return found
 
 
-def _environment(pid: int) -> list[bytes]:
-    """A process's environment; empty for a zombie, somebody else's, and an ssh connection."""
-    with contextlib.suppress(OSError):
-        if not _is_ssh_master(pid):
-            return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return []
+def _own_processes(*attributes: str) -> Iterator[psutil.Process]:
+    """All processes that this user may end, with these attributes in `info`.
+
+    What sudo has started is root's: it ends with its task, and the fence on the host makes the
+    next job wait for it. A ControlPersist connection of ssh ("[mux]") may serve other jobs.
+    """
+    for process in psutil.process_iter(["uids", "cmdline", *attributes]):
+        uids, words = process.info["uids"], process.info["cmdline"] or []
+        ours = uids and os.geteuid() in (0, uids.effective)
+        if ours and not any("[mux]" in word for word in words):
+            yield process
+
+
+def _send(processes: Sequence[psutil.Process], number: int) -> None:
+    """Send a signal, wait a moment, and reap the children of this process that have ended."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)
+    psutil.wait_procs(processes, timeout=ROUND_SECONDS)

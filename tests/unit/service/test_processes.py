@@ -1,0 +1,93 @@
+"""Unit tests: which processes a job ends, with real ones."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+from virtplay.jobs.processes import MARK, end_strays
+
+JOB = f"""
+import os, subprocess, sys
+from virtplay.jobs import processes
+
+processes.TERM_SECONDS = 0.3
+processes.become_subreaper()
+sleep = [{sys.executable!r}, "-c", "import time; print(flush=True); time.sleep(300)"]
+deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(300)"
+parent = '''
+import os, subprocess, sys
+child = subprocess.Popen(sys.argv[3:])
+print(child.pid, flush=True)
+if sys.argv[2] == "stays":
+    child.wait()
+'''
+
+def start(*words):
+    return subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True)
+
+def start_parent(*words):
+    process = start(sys.executable, "-c", parent, *words)
+    return process, int(process.stdout.readline()), process.stdout.readline()
+
+ignores = start(sys.executable, "-c", deaf)
+ignores.stdout.readline()
+orphan_parent, orphan, _ = start_parent("", "goes", *sleep)
+orphan_parent.wait()
+nested_parent, nested, _ = start_parent("", "stays", *sleep)
+zombie = start("true")
+master, proxy, _ = start_parent("ssh: /run/x [mux]", "stays", *sleep)
+print(ignores.pid, orphan, nested_parent.pid, nested, zombie.pid, flush=True)
+print(master.pid, proxy, flush=True)
+processes.end_descendants()
+"""
+
+
+def pids(line: str) -> list[int]:
+    return [int(word) for word in line.split()]
+
+
+@contextlib.contextmanager
+def killed(found: list[int]) -> Iterator[None]:
+    """Leave none of these behind, whatever the test finds."""
+    try:
+        yield
+    finally:
+        for pid in found:
+            with contextlib.suppress(psutil.Error):
+                psutil.Process(pid).kill()
+
+
+def test_a_job_ends_its_descendants_but_no_shared_ssh_connection() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", JOB], stdout=subprocess.PIPE, text=True, check=True, timeout=60
+    )
+    ended, shared = map(pids, result.stdout.splitlines())
+    with killed([*ended, *shared]):
+        assert [pid for pid in ended if psutil.pid_exists(pid)] == []
+        assert [pid for pid in shared if not psutil.pid_exists(pid)] == []
+
+
+def test_strays_of_a_job_are_those_with_its_directory_in_the_environment(tmp_path: Path) -> None:
+    def start(directory: Path, *words: str) -> subprocess.Popen[bytes]:
+        program = "import time; time.sleep(300)"
+        return subprocess.Popen([sys.executable, "-c", program, *words], env={MARK: str(directory)})
+
+    job, longer = tmp_path / "job-1", tmp_path / "job-10"
+    stray, other, master = start(job), start(longer), start(job, "ssh: /run/x [mux]")
+    with killed([stray.pid, other.pid, master.pid]):
+        end_strays(job)
+        assert stray.wait(10) is not None
+        assert (other.poll(), master.poll()) == (None, None)
+
+
+def test_a_zombie_is_no_stray(tmp_path: Path) -> None:
+    child = subprocess.Popen(["true"], env={MARK: str(tmp_path)})
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    end_strays(tmp_path)
+    assert child.wait(10) == 0
