@@ -8,22 +8,16 @@ written last: a template without one does not exist yet.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import secrets
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.virtplay.libvirt.plugins.module_utils.lock import holder
-
-from ..failure import Failure
-
-LOCK_POLL = 0.2
+from ..lock.file_lock import hold_lock
 
 
 def spec_hash(spec: dict[str, Any]) -> str:
@@ -57,31 +51,13 @@ class TemplateStore:
     def locked(self, name: str, timeout: float) -> Iterator[None]:
         """Hold the name's lock, waiting at most timeout seconds; sweep what a dead run left."""
         self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        end = time.monotonic() + timeout
-        # The lock file stays: removing it would let two runs hold locks on different files.
-        with (self.path / f".{name}@lock").open("a+") as file:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() >= end:
-                        file.seek(0)
-                        who = holder.read(file.read(4096))
-                        raise Failure(
-                            f"cannot prepare template {name}: {who} holds it",
-                            "OPERATION_IN_PROGRESS",
-                        ) from error
-                    time.sleep(LOCK_POLL)
-            file.truncate(0)
-            file.write(holder.sign(None, f"prepare template {name}"))
-            file.flush()
+        lock = self.path / f".{name}@lock"
+        with hold_lock(lock, f"prepare template {name}", timeout=timeout):
             self._sweep(name)
             try:
                 yield
             finally:
                 self._sweep(name)
-                file.truncate(0)
 
     def temporary(self, name: str) -> Path:
         """Return a fresh path in the directory for unfinished work on the name."""

@@ -9,7 +9,6 @@ beside it, makes a late worker's task fail.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -19,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from ..failure import Failure
-from . import holder
+from .file_lock import Wait, hold_lock
 
 LOCK_DIRECTORY = Path("/run/virtplay")
 FENCE_DIRECTORY = Path("/var/lib/virtplay/fence")
 KEEP_SECONDS = 7 * 24 * 3600
-_POLL_SECONDS = 0.05
 
 
 class Fence:
@@ -50,8 +48,7 @@ class Fence:
         self.task = task or f"change {label}"
         self.job = job
         self.generation = generation
-        self.waited_seconds = 0.0
-        self.waited_for: str | None = None
+        self._wait = Wait()
         self._lock_path = lock_directory / f"{uuid}.lock"
         self._fence_path = fence_directory / f"{uuid}.json"
 
@@ -63,24 +60,15 @@ class Fence:
         when a later generation has been here.
         """
         self._lock_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        # The file is never unlinked: a waiter could then hold a lock on a file nobody else sees.
-        try:
-            self._acquire(descriptor, timeout)
-            try:
-                self._write(descriptor, holder.sign(self.job, self.task))
-                self.check(None)
-                if self.generation is not None:
-                    self.remember(generation=self.generation)
-                yield
-            finally:
-                self._write(descriptor, "")
-        finally:
-            os.close(descriptor)
+        with hold_lock(self._lock_path, self.task, timeout=timeout, job=self.job) as self._wait:
+            self.check(None)
+            if self.generation is not None:
+                self.remember(generation=self.generation)
+            yield
 
     def waited(self) -> dict[str, Any]:
         """Return what a result says of the wait for the lock: waited_seconds and waited_for."""
-        return {"waited_seconds": round(self.waited_seconds, 1), "waited_for": self.waited_for}
+        return {"waited_seconds": round(self._wait.seconds, 1), "waited_for": self._wait.holder}
 
     def check(self, seen: int | None) -> None:
         """Raise Failure (STALE_GENERATION) when our generation is not the highest one.
@@ -118,31 +106,6 @@ class Fence:
             os.fsync(file.fileno())
         temporary.rename(self._fence_path)
         sweep(self._fence_path.parent)
-
-    def _acquire(self, descriptor: int, timeout: float) -> None:
-        started = time.monotonic()
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                found = holder.read(os.pread(descriptor, 4096, 0).decode(errors="replace"))
-                # One that has not written its name yet does not take that of another away.
-                if self.waited_for is None or found != holder.UNKNOWN:
-                    self.waited_for = found
-                self.waited_seconds = time.monotonic() - started
-                if self.waited_seconds >= timeout:
-                    raise Failure(
-                        f"cannot {self.task}: {found} holds it; waited {timeout:g} s",
-                        "OPERATION_IN_PROGRESS",
-                    ) from None
-                time.sleep(_POLL_SECONDS)
-            else:
-                return
-
-    @staticmethod
-    def _write(descriptor: int, note: str) -> None:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, note.encode(), 0)
 
 
 def sweep(directory: Path, keep_seconds: float = KEEP_SECONDS) -> None:

@@ -1,30 +1,92 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: who holds a domain's lock, as its holder writes it and a later one reads it."""
+"""A lock file that one process holds at a time, and that tells the next one who holds it."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pwd
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ..failure import Failure
 
 PROC = Path("/proc")
 # More ancestors than sudo, shells and SSH ever put between a login and a module.
 _GENERATIONS = 20
 _TEXT_LIMIT = 200
+_POLL_SECONDS = 0.05
 DAY = 24 * 3600
 UNKNOWN = "another process"
 
 
-def sign(job: str | None, task: str) -> str:
+@dataclass
+class Wait:
+    """How long a lock was waited for, in seconds, and who held it; None when nobody did."""
+
+    seconds: float = 0.0
+    holder: str | None = None
+
+
+@contextmanager
+def hold_lock(path: Path, task: str, *, timeout: float, job: str | None = None) -> Iterator[Wait]:
+    """Hold the lock of the file at path, waiting up to timeout seconds for another process.
+
+    task is what this process does meanwhile ("stop vm-001"), for a job or a run by hand. Raises
+    Failure (OPERATION_IN_PROGRESS) when the time is over.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    # The file is never unlinked: a waiter could then hold a lock on a file nobody else sees.
+    try:
+        wait = _acquire(descriptor, task, timeout)
+        try:
+            _write(descriptor, _sign(job, task))
+            yield wait
+        finally:
+            _write(descriptor, "")
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, task: str, timeout: float) -> Wait:
+    started = time.monotonic()
+    wait = Wait()
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            found = _read(os.pread(descriptor, 4096, 0).decode(errors="replace"))
+            # One that has not written its name yet does not take that of another away.
+            if wait.holder is None or found != UNKNOWN:
+                wait.holder = found
+            wait.seconds = time.monotonic() - started
+            if wait.seconds >= timeout:
+                raise Failure(
+                    f"cannot {task}: {found} holds it; waited {round(timeout, 1):g} s",
+                    "OPERATION_IN_PROGRESS",
+                ) from None
+            time.sleep(_POLL_SECONDS)
+        else:
+            return wait
+
+
+def _write(descriptor: int, note: str) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, note.encode(), 0)
+
+
+def _sign(job: str | None, task: str) -> str:
     """Return the note of this process as a holder: who it is, what it does, and since when."""
     pid = os.getpid()
     note = {
         "job": job,
-        "by": None if job else this_run(),
+        "by": None if job else _this_run(),
         "task": task,
         "pid": pid,
         "began": _began(pid),
@@ -33,7 +95,7 @@ def sign(job: str | None, task: str) -> str:
     return json.dumps(note)
 
 
-def read(text: str) -> str:
+def _read(text: str) -> str:
     """Return in words who holds a lock that is held now, from what stands in its file.
 
     The note of a process that has ended says nothing: it died, and the one that has the lock now
@@ -50,7 +112,7 @@ def read(text: str) -> str:
         return UNKNOWN
 
 
-def this_run() -> str:
+def _this_run() -> str:
     """Return who runs this process by hand: the user, and the address the login came from."""
     user = os.environ.get("SUDO_USER") or os.environ.get("USER") or os.environ.get("LOGNAME")
     if not user:
