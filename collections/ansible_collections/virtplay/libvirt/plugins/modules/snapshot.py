@@ -221,14 +221,18 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.arguments import 
     canonical_uuid,
     check_values,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.definition import note_job
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.diff import build_diff
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.fenced import run_fenced
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.filesystems import (
+    freeze,
+    thaw,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import (
     Change,
     applies_at,
     merge_metadata,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.update import note_job
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.view import (
     agent_is_connected,
     describe,
@@ -250,7 +254,6 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.change i
     consoles_aside,
     create_snapshot,
     delete_snapshot,
-    freeze,
     look,
     put_back,
     require_answer,
@@ -258,7 +261,6 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.change i
     revert,
     sweep_half_made,
     texts_of,
-    thaw,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.plan import (
     Sight,

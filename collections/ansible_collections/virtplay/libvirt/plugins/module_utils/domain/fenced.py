@@ -11,7 +11,7 @@ from ..failure import Failure
 from ..host.connection import DomainState, domain_state, lookup_domain
 from ..host.qemu_process import started_at
 from ..lock.fence import Fence
-from ..snapshot.change import thaw
+from .filesystems import thaw
 
 Act = Callable[[], dict[str, Any]]
 

@@ -13,8 +13,7 @@ from typing import Any
 
 from ..failure import Failure
 from ..host.connection import ACTIVE_STATES, DomainState, TextEnum
-
-GIB = 1024**3
+from ..units import GIB
 
 
 class Wanted(TextEnum):

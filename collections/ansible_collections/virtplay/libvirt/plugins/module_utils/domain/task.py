@@ -7,29 +7,15 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ..arguments import canonical_uuid, check_values
 from ..failure import Failure
 from ..host.connection import DomainState, has_error_code, libvirt, lookup_domain, open_connection
-from ..host.failures import failure_of
 from ..lock.fence import Fence
 from ..values import DOMAIN
-from .definition import (
-    derive_uuid,
-    describe_creation,
-    find_leftovers,
-    finish_creation,
-    note_job,
-    plan_removal,
-    prepare_creation,
-    prepare_update,
-    run_creation,
-    run_removal,
-    run_update,
-    sweep_volumes,
-    undo_creation,
-)
+from . import create, remove, update
 from .diff import build_diff
 from .fenced import run_fenced
 from .plan import (
@@ -201,7 +187,7 @@ class DomainTask:
         uuid, name = self.params["uuid"], self.params["name"]
         dom = lookup_domain(self.conn, uuid=uuid, name=None if uuid else name)
         if uuid is None:
-            uuid = dom.UUIDString() if dom else derive_uuid(socket.gethostname(), name)
+            uuid = dom.UUIDString() if dom else create.derive_uuid(socket.gethostname(), name)
         return str(uuid), name or (dom.name() if dom else str(uuid))
 
     def _act(self) -> dict[str, Any]:
@@ -224,9 +210,9 @@ class DomainTask:
 
     def _act_on_nothing(self) -> dict[str, Any]:
         if self.wanted == Wanted.ABSENT:
-            changes = find_leftovers(self.conn, self.uuid, self.fence)
+            changes = remove.find_leftovers(self.conn, self.uuid, self.fence)
             if changes and not self.check_mode:
-                sweep_volumes(self.conn, self.uuid, self.fence.recall().get("kept") or [])
+                remove.sweep(self.conn, self.uuid, self.fence.recall().get("kept") or [])
                 self.fence.remember(creating=[])
             return self._result(None, changes)
         if self.wanted not in CAN_CREATE or self.params["vcpus"] is None:
@@ -239,11 +225,11 @@ class DomainTask:
         return self._create()
 
     def _create(self) -> dict[str, Any]:
-        creation = prepare_creation(self.conn, self.uuid, self.params, dry_run=self.check_mode)
+        creation = create.prepare(self.conn, self.uuid, self.params, dry_run=self.check_mode)
         starts = self.wanted == Wanted.RUNNING
         state = DomainState.RUNNING if starts else DomainState.STOPPED
         changes = [Change("state", "absent", str(state), Applies.OFFLINE)]
-        contents = describe_creation(creation)
+        contents = create.describe(creation)
         planned = {
             **parse_domain(creation.xml),
             "state": str(state),
@@ -252,19 +238,9 @@ class DomainTask:
         }
         if self.check_mode:
             return self._result(planned, changes, after_xml=creation.xml, contents=contents)
-        try:
-            dom = run_creation(self.conn, creation, self.fence)
-            if starts:
-                run_steps(dom, [Step.START], label=self.label, timeout=self.params["timeout"])
-        except BaseException as error:
-            stays = undo_creation(self.conn, creation, self.fence)
-            failure = failure_of(error, f"cannot create {self.label}")
-            if failure is None:
-                raise
-            if stays:
-                failure.message += f"; not undone: {'; '.join(stays)}"
-            raise failure from error
-        finish_creation(self.fence)
+        steps = [Step.START] if starts else []
+        start = partial(run_steps, steps=steps, label=self.label, timeout=self.params["timeout"])
+        dom = create.run(self.conn, creation, self.fence, start)
         made = describe(view_domain(self.conn, dom))
         return self._result(made, changes, after_xml=creation.xml, contents=contents)
 
@@ -274,7 +250,7 @@ class DomainTask:
         plan = plan_update(current, self.params) if self._needs_whole() else None
         force = self.params["force"]
         steps = plan_power(current.state, self.wanted, force=force, label=self.label)
-        update = prepare_update(self.conn, current, plan) if plan and plan.changes else None
+        prepared = update.prepare(self.conn, current, plan) if plan and plan.changes else None
         changes = list(plan.changes) if plan else []
         for warning in plan.warnings if plan else ():
             self.warn(warning)
@@ -287,24 +263,24 @@ class DomainTask:
                 Change("state", str(current.state), after_state, Applies.LIVE, destroys=lost)
             )
         before_xml = current.config_xml
-        after_xml = update.xml if update else before_xml
+        after_xml = prepared.xml if prepared else before_xml
         if self.check_mode:
             shown = describe(current)
-            if update:
-                wanted = update.plan.autostart
+            if prepared:
+                wanted = prepared.plan.autostart
                 autostart = current.autostart if wanted is None else wanted
-                shown.update(_planned(update.xml), autostart=autostart)
+                shown.update(_planned(prepared.xml), autostart=autostart)
             return self._result({**shown, "state": str(state)}, changes, before_xml, after_xml)
-        if update:
-            refused = run_update(self.conn, dom, current, update, self.bookkeeping)
+        if prepared:
+            refused = update.run(self.conn, dom, current, prepared, self.bookkeeping)
             for reason in refused:
                 self.warn(reason)
-            changes[: len(update.plan.changes)] = update.plan.changes
+            changes[: len(prepared.plan.changes)] = prepared.plan.changes
         if steps:
             run_steps(dom, steps, label=self.label, timeout=self.params["timeout"])
-            if not update:
-                note_job(dom, current, self.bookkeeping)
-        finish_creation(self.fence)
+            if not prepared:
+                update.note_job(dom, current, self.bookkeeping)
+        create.note_whole(self.fence)
         if changes:
             current = self._view_again(dom, current)
         return self._result(describe(current), changes, before_xml, after_xml)
@@ -321,13 +297,13 @@ class DomainTask:
     def _remove(self, dom: Any, current: Current) -> dict[str, Any]:
         force = self.params["force"]
         steps = plan_power(current.state, Wanted.ABSENT, force=force, label=self.label)
-        changes, stays = plan_removal(current, keep_disks=self.params["keep_disks"], force=force)
+        changes, stays = remove.plan(current, keep_disks=self.params["keep_disks"], force=force)
         if Step.DESTROY in steps:
             # Also with disks that stay: the guest has not written all to them yet.
             changes[0] = replace(changes[0], destroys=True)
         if not self.check_mode:
             run_steps(dom, steps, label=self.label, timeout=self.params["timeout"])
-            run_removal(self.conn, dom, current, stays, self.fence)
+            remove.run(self.conn, dom, current, stays, self.fence)
         if stays:
             self.warn(f"these disks of {self.label} stay on the host: {', '.join(stays)}")
         return self._result(None, changes, before_xml=current.config_xml)

@@ -9,7 +9,8 @@ from typing import Any
 from ..host.connection import domain_state, libvirt
 from ..host.qemu_process import file_sizes, started_at
 from ..host.reservations import list_reservations
-from .plan import GIB, Current
+from ..units import GIB
+from .plan import Current
 from .xml import AGENT_CHANNEL, hotpluggable_vcpus, parse_domain, parse_xml
 
 

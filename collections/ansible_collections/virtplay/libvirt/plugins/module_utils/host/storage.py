@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..domain.plan import GIB
 from ..failure import Failure
+from ..units import GIB, MIB
 from ..values import TEMPLATE
 from .connection import error_text, etree, has_error_code, libvirt
 from .qemu_process import file_sizes
@@ -24,7 +24,7 @@ TEMPLATES_DIRECTORY = Path("/var/lib/libvirt/templates")
 TEMPLATES_POOL = "templates"
 DEFAULT_POOL = "default"
 # Whatever else fails, qcow2's own tables need a little room.
-_SMALLEST_ROOM = 4 * 1024 * 1024
+_SMALLEST_ROOM = 4 * MIB
 _REFRESH_SECONDS = 60.0
 
 

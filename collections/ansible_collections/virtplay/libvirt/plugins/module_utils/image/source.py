@@ -24,11 +24,12 @@ from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 from ..failure import Failure
+from ..units import MIB
 
-BLOCK = 1 << 20
+BLOCK = MIB
 # One silent read; the limit for the whole is the caller's deadline.
 SOCKET_TIMEOUT = 30
-CHECKSUM_FILE_LIMIT = 4 << 20
+CHECKSUM_FILE_LIMIT = 4 * MIB
 _CHECKSUM = re.compile(r"^(?:(sha256|sha512):)?([0-9a-fA-F]{64}|[0-9a-fA-F]{128})$")
 
 

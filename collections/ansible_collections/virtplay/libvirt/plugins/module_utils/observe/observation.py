@@ -34,12 +34,11 @@ from ..host.qemu_process import file_sizes, started_at
 from ..lock.fence import Fence
 from ..snapshot.change import fill_sizes, list_snapshots
 from ..snapshot.qcow2 import Qcow2Image, read_image
+from ..units import GIB
 from .addresses import choose_addresses, read_leases, read_neighbours
 from .agents import AgentQuestions
 from .monitor import MonitorAnswers, ask_monitors, occupied_domains
 from .statistics import answered_by_monitor, read_statistics
-
-GIB = 1 << 30
 
 
 @dataclass

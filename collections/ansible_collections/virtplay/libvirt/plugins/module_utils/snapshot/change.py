@@ -13,26 +13,22 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..domain.console_xml import LONG_AGO, is_valid, set_password, temporary_screens
-from ..domain.definition import write_metadata
 from ..domain.plan import Current
 from ..domain.power import MONITOR_SECONDS, call_within
+from ..domain.update import write_metadata
 from ..domain.xml import parse_xml
 from ..failure import Failure
 from ..host.connection import error_text, has_error_code, libvirt
 from ..host.qemu_process import resident_bytes
+from ..units import MIB
 from .plan import Sight, split_disks
 from .qcow2 import Qcow2Image, read_image
 from .xml import build_orphan, parse_snapshot, snapshot_targets
 
-# How long the guest agent may take to write all out and freeze, for another answer, and for all
-# attempts to thaw.
-FREEZE_SECONDS = 30
-AGENT_SECONDS = 5
-THAW_SECONDS = 20.0
 # Memory is written and read at this speed at least, in bytes a second.
-_SLOWEST = 20 * 1024 * 1024
+_SLOWEST = 20 * MIB
 # What the image's own tables need.
-_MARGIN = 4 * 1024 * 1024
+_MARGIN = 4 * MIB
 _TEXTS = ("title", "description", "metadata")
 
 
@@ -119,7 +115,7 @@ def require_room_for_memory(sight: Sight, what: str) -> None:
     """Raise Failure (INSUFFICIENT_RESOURCES) when a guest's memory finds no room."""
     memory = 0
     if sight.current.active:
-        memory = sight.current.live["memory"] * 1024 * 1024
+        memory = sight.current.live["memory"] * MIB
         # Pages that the guest never wrote to take no room.
         memory = min(memory, resident_bytes(sight.label) or memory)
     paths = {disk["target"]: disk["path"] for disk in sight.current.live["disks"]}
@@ -150,62 +146,6 @@ def create_snapshot(dom: Any, xml: str, sight: Sight, what: str) -> None:
         if "VM state" in error_text(error):
             require_room_for_memory(sight, what)
         raise
-
-
-def freeze(dom: Any) -> tuple[bool, bool]:
-    """Freeze the guest's file systems through its agent; says whether it has, and is to thaw.
-
-    An agent that has got the order and does not answer in time may still carry it out later.
-    """
-    try:
-        # First a question that leaves nothing behind: an agent that hangs has the order to freeze
-        # in its queue, and would carry it out once it goes on.
-        with _agent_answers_within(dom, AGENT_SECONDS):
-            dom.getTime(0)
-    except libvirt.libvirtError:
-        return False, False
-    began = time.monotonic()
-    try:
-        with _agent_answers_within(dom, FREEZE_SECONDS):
-            dom.fsFreeze(None, 0)
-    except libvirt.libvirtError:
-        # A refusal comes at once, and means that nothing is frozen.
-        return False, time.monotonic() - began >= FREEZE_SECONDS
-    return True, True
-
-
-def thaw(dom: Any, label: str, after: str) -> None:
-    """Thaw the guest's file systems, again and again for THAW_SECONDS until its agent answers.
-
-    after says what has been done before. Raises Failure (GUEST_NOT_RESPONDING).
-    """
-    deadline = time.monotonic() + THAW_SECONDS
-    while True:
-        try:
-            with _agent_answers_within(dom, AGENT_SECONDS):
-                dom.fsThaw(None, 0)
-        except libvirt.libvirtError as error:
-            if not dom.isActive():
-                return
-            if time.monotonic() < deadline:
-                time.sleep(0.2)
-                continue
-            raise Failure(
-                f"cannot thaw the file systems of {label} after {after}: {error_text(error)}; "
-                "programs in the guest hang until its agent answers or it is restarted",
-                "GUEST_NOT_RESPONDING",
-            ) from error
-        return
-
-
-@contextmanager
-def _agent_answers_within(dom: Any, seconds: int) -> Iterator[None]:
-    dom.agentSetResponseTimeout(seconds, 0)
-    try:
-        yield
-    finally:
-        with suppress(libvirt.libvirtError):
-            dom.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
 
 
 @contextmanager
@@ -339,5 +279,5 @@ def sweep_half_made(dom: Any, name: str, sight: Sight) -> None:
 
 def _call_slowly(sight: Sight, call: Any, failure: str) -> Any:
     """Call libvirt for what takes longer the more memory the guest has."""
-    seconds = MONITOR_SECONDS + sight.current.config["memory_max"] * 1024 * 1024 / _SLOWEST
+    seconds = MONITOR_SECONDS + sight.current.config["memory_max"] * MIB / _SLOWEST
     return call_within(max(seconds, 120.0), call, failure)

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..domain.plan import GIB, Applies, Change, Current
+from ..domain.plan import Applies, Change, Current
 from ..domain.xml import list_files, parse_domain, parse_xml
 from ..failure import Failure
 from ..host.connection import DomainState, TextEnum
+from ..units import GIB
 from ..values import NEW_SNAPSHOT_NAME
 from .qcow2 import Qcow2Image
 from .xml import snapshot_domain, snapshot_targets

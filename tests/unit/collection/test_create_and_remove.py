@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain import definition
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.definition import (
-    Creation,
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain import create, devices, remove
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.create import Creation
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.devices import (
     NewDisk,
     derive_mac,
-    derive_uuid,
-    describe_creation,
-    plan_removal,
     prepare_interface,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import Current
@@ -27,10 +24,12 @@ OURS, THEIRS = f"/srv/{UUID}-vda.qcow2", "/srv/somebody.qcow2"
 
 
 def test_uuid_of_a_name_is_the_same_each_time_and_another_on_another_host() -> None:
-    given = derive_uuid("host-1", "web")
-    assert given == derive_uuid("host-1", "web") == str(uuids.UUID(given))
+    given = create.derive_uuid("host-1", "web")
+    assert given == create.derive_uuid("host-1", "web") == str(uuids.UUID(given))
     assert uuids.UUID(given).version == 8
-    assert len({given, derive_uuid("host-2", "web"), derive_uuid("host-1", "db")}) == 3
+    assert (
+        len({given, create.derive_uuid("host-2", "web"), create.derive_uuid("host-1", "db")}) == 3
+    )
 
 
 def test_mac_addresses_are_of_single_cards_and_differ() -> None:
@@ -48,7 +47,7 @@ class Connection:
 
 @pytest.fixture
 def bridges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(definition, "BRIDGES", tmp_path)
+    monkeypatch.setattr(devices, "BRIDGES", tmp_path)
     (tmp_path / "br0/bridge").mkdir(parents=True)
     (tmp_path / "eth0").mkdir()
 
@@ -96,7 +95,7 @@ def test_creation_is_described_disk_by_disk() -> None:
     ]
     nics = [("default", "52:54:00:00:00:01", "203.0.113.5")]
     creation = Creation(None, "", disks, reservations=nics, autostart=True)
-    assert [(change.field, change.after) for change in describe_creation(creation)] == [
+    assert [(change.field, change.after) for change in create.describe(creation)] == [
         ("disks.vda.size", "template"),
         ("disks.vdb.size", 3),
         ("interfaces.52:54:00:00:00:01.ip", "203.0.113.5"),
@@ -122,7 +121,7 @@ def current(*paths: str | None, snapshots: int = 0) -> Current:
 def test_deletion_takes_what_is_ours_and_nothing_else(
     paths: tuple[str | None, ...], keep: bool, destroyed: list[str], stays: list[str]
 ) -> None:
-    changes, kept = plan_removal(current(*paths), keep_disks=keep, force=False)
+    changes, kept = remove.plan(current(*paths), keep_disks=keep, force=False)
     assert [change.before for change in changes if change.destroys] == destroyed
     assert kept == stays
     assert (changes[0].field, changes[0].after) == ("state", "absent")
@@ -132,9 +131,9 @@ def test_deletion_says_that_snapshots_and_reservations_go_too() -> None:
     domain = current(snapshots=2)
     domain.reservations = {"52:54:00:00:00:01": ("default", "203.0.113.5")}
     with pytest.raises(Failure, match="it has 2 snapshots") as caught:
-        plan_removal(domain, keep_disks=False, force=False)
+        remove.plan(domain, keep_disks=False, force=False)
     assert caught.value.code == "VM_HAS_SNAPSHOTS"
-    changes, _stays = plan_removal(domain, keep_disks=False, force=True)
+    changes, _stays = remove.plan(domain, keep_disks=False, force=True)
     assert [(change.field, change.before, change.destroys) for change in changes[1:]] == [
         ("snapshots", 2, True),
         ("interfaces.52:54:00:00:00:01.ip", "203.0.113.5", False),

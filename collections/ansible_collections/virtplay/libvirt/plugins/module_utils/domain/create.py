@@ -1,0 +1,281 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Creates a domain with its volumes and reservations, and undoes what has failed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..failure import Failure
+from ..host.connection import error_text, libvirt, lookup_domain
+from ..host.failures import failure_of
+from ..host.reservations import add_reservation, check_reservation, find_network, remove_reservation
+from ..host.storage import (
+    DEFAULT_POOL,
+    TEMPLATES_DIRECTORY,
+    create_seed,
+    find_pool,
+    find_volume,
+    is_ours,
+    pool_path,
+    refresh_pools,
+    seed_name,
+    volume_of,
+)
+from ..lock.fence import Fence
+from ..units import GIB
+from ..values import NEW_NAME
+from .console_xml import lock_graphics
+from .devices import NewDisk, make_disk, prepare_disk, prepare_interface
+from .plan import Applies, Change, merge_metadata
+from .remove import undefine
+from .seed import build_files, build_iso
+from .xml import NAMESPACE, Disk, DomainSpec, Interface, build_domain, parse_domain
+
+HOST_FACTS = Path("/etc/virtplay/host.json")
+
+
+@dataclass
+class Creation:
+    """A domain to be made, checked against the host, with everything that belongs to it."""
+
+    spec: DomainSpec
+    xml: str
+    disks: list[NewDisk]
+    seed_files: dict[str, bytes] = field(default_factory=dict)
+    # (network, MAC address, IP address)
+    reservations: list[tuple[str, str, str]] = field(default_factory=list)
+    autostart: bool = False
+
+
+def derive_uuid(host: str, name: str) -> str:
+    """Return the UUID of a domain nobody gave one: the same for a host and name, each time."""
+    digest = hashlib.sha256(f"{NAMESPACE}/{host}/{name}".encode()).hexdigest()
+    variant = "89ab"[int(digest[16], 16) % 4]
+    return f"{digest[:8]}-{digest[8:12]}-8{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
+
+
+def prepare(
+    conn: Any,
+    uuid: str,
+    desired: Mapping[str, Any],
+    *,
+    templates: Path = TEMPLATES_DIRECTORY,
+    dry_run: bool = False,
+) -> Creation:
+    """Check what was asked for against the host and lay it out; changes nothing.
+
+    In a dry run a template may be missing: the play's earlier tasks would have brought it.
+    Raises Failure (VALIDATION_ERROR, TEMPLATE_NOT_FOUND).
+    """
+    name = desired["name"]
+    if not NEW_NAME.allows(name):
+        raise Failure(f"cannot create {name!r}: the name {NEW_NAME.sentence}", "VALIDATION_ERROR")
+    taken = lookup_domain(conn, name=name)
+    if taken is not None:
+        raise Failure(
+            f"cannot create {name}: domain {taken.UUIDString()} has that name", "VALIDATION_ERROR"
+        )
+    disks = [
+        prepare_disk(conn, uuid, disk, templates, dry_run=dry_run)
+        for disk in desired.get("disks") or []
+    ]
+    wanted_nics = desired.get("interfaces")
+    if wanted_nics is None:
+        wanted_nics = [{"type": "network", "source": "default"}]
+    nics = [prepare_interface(conn, uuid, n, nic) for n, nic in enumerate(wanted_nics)]
+    spec = _spec(uuid, desired, disks, nics, virt_type=_virt_type(conn, desired))
+    creation = Creation(spec, "", disks, autostart=bool(desired.get("autostart")))
+    if desired.get("seed") is not None:
+        creation.seed_files = _seed_files(spec, desired["seed"], wanted_nics)
+        path = os.path.join(pool_path(find_pool(conn, DEFAULT_POOL)), seed_name(uuid))
+        # Not SATA: kernels made for clouds (Debian's among them) have no driver for it.
+        seed = Disk("sda", path, format="raw", bus="scsi", device="cdrom")
+        creation.spec = replace(spec, disks=(*spec.disks, seed))
+    for nic, wanted in zip(nics, wanted_nics):
+        if nic.type == "network" and wanted.get("ip"):
+            address = wanted["ip"].partition("/")[0]
+            check_reservation(find_network(conn, nic.source), address, nic.mac)
+            creation.reservations.append((nic.source, nic.mac, address))
+    creation.xml = build_domain(creation.spec)
+    return creation
+
+
+def _spec(
+    uuid: str,
+    desired: Mapping[str, Any],
+    disks: list[NewDisk],
+    nics: list[Interface],
+    virt_type: str,
+) -> DomainSpec:
+    name, vcpus, memory = desired["name"], desired["vcpus"], desired["memory"]
+    vcpus_max = desired.get("vcpus_max") or max(8, 2 * vcpus)
+    memory_max = desired.get("memory_max") or memory
+    if vcpus_max < vcpus or memory_max < memory:
+        raise Failure(
+            f"cannot create {name}: vcpus_max and memory_max must not be below vcpus and memory",
+            "VALIDATION_ERROR",
+        )
+    template = next((disk.template for disk in disks if disk.template), None)
+    metadata = {"id": name, "job": desired.get("job"), "generation": desired.get("generation")}
+    if template is not None:
+        metadata.update(template=template.name, os=template.os)
+    return DomainSpec(
+        uuid=uuid,
+        name=name,
+        title=desired.get("title"),
+        description=desired.get("description"),
+        vcpus=vcpus,
+        vcpus_max=vcpus_max,
+        memory=memory,
+        memory_max=memory_max,
+        virt_type=virt_type,
+        firmware=desired.get("firmware") or "bios",
+        disks=tuple(Disk(disk.target, disk.path) for disk in disks),
+        interfaces=tuple(nics),
+        metadata=merge_metadata(metadata, desired.get("metadata") or {}),
+    )
+
+
+def _virt_type(conn: Any, desired: Mapping[str, Any]) -> str:
+    wanted = desired.get("virt_type")
+    if wanted in {"kvm", "qemu"}:
+        return str(wanted)
+    try:
+        found = json.loads(HOST_FACTS.read_text())["virt_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        # Nobody has tried yet whether KVM runs a guest here: take libvirt's word.
+        return "kvm" if "<domain type='kvm'" in conn.getCapabilities() else "qemu"
+    return "kvm" if found == "kvm" else "qemu"
+
+
+def _seed_files(
+    spec: DomainSpec, seed: Mapping[str, Any], wanted_nics: list[Mapping[str, Any]]
+) -> dict[str, bytes]:
+    nics = []
+    for nic, wanted in zip(spec.interfaces, wanted_nics):
+        entry: dict[str, Any] = {"mac": nic.mac}
+        if nic.type == "bridge" and wanted.get("ip"):
+            if "/" not in wanted["ip"]:
+                raise Failure(
+                    f"cannot give {spec.name} the address {wanted['ip']} on a bridge: "
+                    "it needs a prefix length, as in 198.51.100.7/24",
+                    "VALIDATION_ERROR",
+                )
+            entry["cidr"] = wanted["ip"]
+            entry["gateway"] = wanted.get("gateway")
+            entry["nameservers"] = wanted.get("nameservers")
+        nics.append(entry)
+    return build_files(
+        seed, instance_id=spec.uuid, title=spec.title, name=spec.name, interfaces=nics
+    )
+
+
+def describe(creation: Creation) -> list[Change]:
+    """Return what a creation makes beside the domain's XML, for its diff; sizes in GiB.
+
+    The size of a disk that is as large as its template, which may not be there yet, is left open.
+    """
+    changes = [
+        Change(f"disks.{disk.target}.size", None, disk.size / GIB or "template", Applies.OFFLINE)
+        for disk in creation.disks
+    ]
+    for _network, mac, address in creation.reservations:
+        changes.append(Change(f"interfaces.{mac}.ip", None, address, Applies.OFFLINE))
+    if creation.autostart:
+        changes.append(Change("autostart", False, True, Applies.OFFLINE))
+    return changes
+
+
+def run(conn: Any, creation: Creation, fence: Fence, start: Callable[[Any], None]) -> Any:
+    """Make the volumes, the reservations and the domain, start it and return the virDomain.
+
+    What a crashed run of the same creation has left is made anew; a disk that was there before
+    (kept at a deletion, or its domain undefined by hand) is used as it is. A creation that fails is
+    undone; its Failure says what could not be.
+    """
+    try:
+        dom = _define(conn, creation, fence)
+        start(dom)
+    except BaseException as error:
+        stays = _undo(conn, creation, fence)
+        failure = failure_of(error, f"cannot create {creation.spec.name}")
+        if failure is None:
+            raise
+        if stays:
+            failure.message += f"; not undone: {'; '.join(stays)}"
+        raise failure from error
+    note_whole(fence)
+    return dom
+
+
+def _define(conn: Any, creation: Creation, fence: Fence) -> Any:
+    uuid = creation.spec.uuid
+    half_made = fence.recall().get("creating") or []
+    missing = []
+    for disk in creation.disks:
+        old = find_volume(find_pool(conn, disk.pool), disk.name)
+        if old is not None and disk.path in half_made:
+            old.delete(0)
+            old = None
+        if old is None:
+            missing.append(disk)
+    # Written down first: only what stands here may ever be deleted as half made.
+    seed_paths = [disk.path for disk in creation.spec.disks if disk.device == "cdrom"]
+    fence.remember(creating=[*(disk.path for disk in missing), *seed_paths])
+    for disk in missing:
+        make_disk(conn, disk)
+    if creation.seed_files:
+        pool = find_pool(conn, DEFAULT_POOL)
+        old = find_volume(pool, seed_name(uuid))
+        if old is not None:
+            old.delete(0)
+        create_seed(conn, pool, seed_name(uuid), build_iso(creation.seed_files))
+    for network, mac, address in creation.reservations:
+        add_reservation(conn, network, mac=mac, address=address, host=creation.spec.name)
+    # Only now, so that no check, diff or log can show it; nobody needs to know it ever.
+    dom = conn.defineXML(lock_graphics(creation.xml, secrets.token_hex(4)))
+    if creation.autostart:
+        dom.setAutostart(1)
+    return dom
+
+
+def note_whole(fence: Fence) -> None:
+    """Note that a domain is whole: from now on its disks hold data and are never made anew."""
+    remembered = fence.recall()
+    if remembered.get("creating") or remembered.get("kept"):
+        fence.remember(creating=[], kept=[])
+
+
+def _undo(conn: Any, creation: Creation, fence: Fence) -> list[str]:
+    """Remove what a failed creation has made; returns what could not be removed and why.
+
+    Touches only the volumes that this creation has noted as its own and a domain whose metadata
+    carries its job and that does not run.
+    """
+    uuid, job = creation.spec.uuid, creation.spec.metadata.get("job")
+    try:
+        dom = lookup_domain(conn, uuid=uuid)
+        if dom is not None:
+            metadata = parse_domain(dom.XMLDesc(0))["metadata"] or {}
+            if dom.isActive() or metadata.get("job") != job:
+                return [f"domain {dom.name()} is not the one that this run has made"]
+            undefine(dom)
+        for network, mac, address in creation.reservations:
+            remove_reservation(conn, mac, (network, address))
+        refresh_pools(conn)
+        for path in fence.recall().get("creating") or []:
+            volume = volume_of(conn, path)
+            if volume is not None and is_ours(uuid, path):
+                volume.delete(0)
+        fence.remember(creating=[])
+    except (libvirt.libvirtError, Failure, OSError) as error:
+        return [error_text(error)]
+    return []

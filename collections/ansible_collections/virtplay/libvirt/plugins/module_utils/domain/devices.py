@@ -1,0 +1,113 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""New disks and network interfaces of a domain, checked against what its host has."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..failure import Failure
+from ..host.reservations import find_network
+from ..host.storage import (
+    DEFAULT_POOL,
+    Template,
+    create_disk,
+    disk_name,
+    find_pool,
+    find_template,
+    pool_path,
+    wanted_size,
+)
+from ..values import DISK_TARGET, MAC
+from .xml import NAMESPACE, Interface
+
+BRIDGES = Path("/sys/class/net")
+# Interfaces whose derived MAC addresses are looked for when a domain is already gone.
+_MOST_INTERFACES = 8
+
+
+@dataclass(frozen=True)
+class NewDisk:
+    """A disk to be made: where, of which size in bytes, and out of what."""
+
+    target: str
+    pool: str
+    name: str
+    path: str
+    size: int
+    template: Template | None
+    clone: str
+
+
+def prepare_disk(
+    conn: Any, uuid: str, disk: Mapping[str, Any], templates: Path, *, dry_run: bool = False
+) -> NewDisk:
+    target = disk["target"]
+    if not DISK_TARGET.allows(target):
+        raise Failure(f"cannot make disk {target!r}: it {DISK_TARGET.sentence}", "VALIDATION_ERROR")
+    template = None
+    if disk.get("template"):
+        try:
+            template = find_template(disk["template"], templates)
+        except Failure:
+            if not dry_run:
+                raise
+            template = Template(disk["template"], "", "qcow2", 0, None)
+    pool = disk.get("pool") or DEFAULT_POOL
+    name = disk_name(uuid, target)
+    return NewDisk(
+        target=target,
+        pool=pool,
+        name=name,
+        path=os.path.join(pool_path(find_pool(conn, pool)), name),
+        size=wanted_size(dict(disk), template),
+        template=template,
+        clone=disk.get("clone") or "linked",
+    )
+
+
+def make_disk(conn: Any, disk: NewDisk) -> Any:
+    """Make the volume of a new disk; fails when one of its name is there."""
+    pool = find_pool(conn, disk.pool)
+    return create_disk(
+        conn, pool, disk.name, size=disk.size, template=disk.template, clone=disk.clone
+    )
+
+
+def prepare_interface(conn: Any, uuid: str, number: int, wanted: Mapping[str, Any]) -> Interface:
+    """Turn a wanted interface into a whole one, checking that the host has what it hangs on."""
+    kind = wanted.get("type") or "network"
+    source = wanted.get("source") or ("default" if kind == "network" else None)
+    if source is None:
+        raise Failure(
+            f"cannot make interface {number}: name the bridge it is on", "VALIDATION_ERROR"
+        )
+    check_source(conn, kind, source)
+    mac = wanted.get("mac") or derive_mac(uuid, number)
+    if not MAC.allows(mac):
+        raise Failure(f"cannot use MAC address {mac!r}: it {MAC.sentence}", "VALIDATION_ERROR")
+    return Interface(mac.lower(), kind, source, wanted.get("model") or "virtio")
+
+
+def check_source(conn: Any, kind: str, source: str) -> None:
+    if kind == "network":
+        find_network(conn, source)
+    elif "/" in source or source in {".", ".."} or not (BRIDGES / source / "bridge").is_dir():
+        raise Failure(
+            f"cannot use bridge {source!r}: the host has none of that name", "VALIDATION_ERROR"
+        )
+
+
+def derive_mac(uuid: str, number: int) -> str:
+    """Return the MAC address of a domain's interface: the same each time, locally administered."""
+    digest = hashlib.sha256(f"{NAMESPACE}/{uuid}/{number}".encode()).hexdigest()
+    return ":".join(["52", *(digest[i : i + 2] for i in range(0, 10, 2))])
+
+
+def derived_macs(uuid: str) -> list[str]:
+    return [derive_mac(uuid, number) for number in range(_MOST_INTERFACES)]

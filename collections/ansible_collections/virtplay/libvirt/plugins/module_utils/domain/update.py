@@ -1,0 +1,226 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Changes a domain in place, live where libvirt can do so, with its disks and reservations."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..failure import Failure
+from ..host.connection import error_text, libvirt
+from ..host.reservations import add_reservation, check_reservation, find_network, remove_reservation
+from ..host.storage import TEMPLATES_DIRECTORY, grow_volume
+from .console_xml import keep_passwords
+from .devices import NewDisk, check_source, derive_mac, make_disk, prepare_disk, prepare_interface
+from .plan import Applies, Change, Current, UpdatePlan, merge_metadata
+from .power import MONITOR_SECONDS, call_within
+from .xml import (
+    NAMESPACE,
+    Disk,
+    Interface,
+    build_disk,
+    build_interface,
+    build_metadata,
+    edit_domain,
+    edit_interface,
+)
+
+# How long to watch a guest take its new memory size before leaving it to itself.
+BALLOON_SECONDS = 2.0
+
+
+@dataclass
+class Update:
+    """A planned update, checked against the host: what is to be attached and defined."""
+
+    plan: UpdatePlan
+    disks: list[NewDisk]
+    nics: list[tuple[Interface, Applies]]
+    xml: str
+
+
+def prepare(
+    conn: Any, current: Current, plan: UpdatePlan, templates: Path = TEMPLATES_DIRECTORY
+) -> Update:
+    """Check a plan against the host and write the definition it leads to; changes nothing."""
+    uuid = current.config["uuid"]
+    disks = [prepare_disk(conn, uuid, disk, templates) for disk in plan.add_disks]
+    nics: list[tuple[Interface, Applies]] = []
+    taken = {nic["mac"] for nic in current.config["interfaces"]}
+    for item in plan.interfaces:
+        if item.mac is None:
+            # Not simply the next number: an earlier card may have been taken out since.
+            number = next(n for n in itertools.count() if derive_mac(uuid, n) not in taken)
+            nic = prepare_interface(conn, uuid, number, item.wanted)
+            nics.append((nic, item.applies))
+            taken.add(nic.mac)
+        elif "source" in item.edits:
+            check_source(conn, item.edits["type"], item.edits["source"])
+    for (nic, _item), item in zip(nics, (i for i in plan.interfaces if i.mac is None)):
+        if nic.type == "network" and item.wanted.get("ip"):
+            address = item.wanted["ip"].partition("/")[0]
+            plan.reservations[nic.mac] = (nic.source, address)
+            plan.changes.append(Change(f"interfaces.{nic.mac}.ip", None, address, item.applies))
+    for mac, place in plan.reservations.items():
+        if place is not None:
+            check_reservation(find_network(conn, place[0]), place[1], mac)
+    edits = dict(plan.edits)
+    if disks:
+        edits["add_disks"] = [Disk(disk.target, disk.path) for disk in disks]
+    if nics:
+        edits["add_interfaces"] = [nic for nic, _item in nics]
+    xml = edit_domain(current.config_xml, edits) if edits else current.config_xml
+    return Update(plan, disks, nics, xml)
+
+
+def run(
+    conn: Any, dom: Any, current: Current, update: Update, bookkeeping: Mapping[str, Any]
+) -> list[str]:
+    """Bring a domain to the planned definition, live where the plan says so.
+
+    The definition comes first: what it refuses has then changed nothing. A live step that QEMU or
+    the guest refuses is left to the next boot, its change is marked so, and the reason returned.
+    """
+    plan = update.plan
+    metadata = plan.edits.get("metadata") or current.config["metadata"]
+    if metadata is not None and any(value is not None for value in bookkeeping.values()):
+        metadata = merge_metadata(metadata, bookkeeping)
+    xml = update.xml
+    if metadata is not None and metadata != current.config["metadata"]:
+        xml = edit_domain(xml, {"metadata": metadata})
+    made: list[Any] = []
+    try:
+        for disk in update.disks:
+            made.append(make_disk(conn, disk))
+        if xml != current.config_xml:
+            conn.defineXML(keep_passwords(xml, _secret_xml(dom, current)))
+    except (libvirt.libvirtError, Failure):
+        for volume in made:
+            volume.delete(0)
+        raise
+    if plan.autostart is not None:
+        dom.setAutostart(int(plan.autostart))
+    for mac, place in plan.reservations.items():
+        old = current.reservations.get(mac)
+        if old is not None:
+            remove_reservation(conn, mac, old)
+        if place is not None:
+            add_reservation(conn, place[0], mac=mac, address=place[1], host=current.label)
+    if not current.active:
+        for target, size in plan.grow_disks.items():
+            grow_volume(conn, _path_of(current, target), size)
+        return []
+    return _run_live(dom, current, update, metadata)
+
+
+def _secret_xml(dom: Any, current: Current) -> str:
+    """The definition for the next boot with the passwords in it: never to be shown."""
+    flags = libvirt.VIR_DOMAIN_XML_SECURE
+    if current.persistent:
+        flags |= libvirt.VIR_DOMAIN_XML_INACTIVE
+    return str(dom.XMLDesc(flags))
+
+
+def _run_live(
+    dom: Any, current: Current, update: Update, metadata: Mapping[str, Any] | None
+) -> list[str]:
+    plan, label = update.plan, current.label
+    live = libvirt.VIR_DOMAIN_AFFECT_LIVE
+    refused: list[str] = []
+    _set_texts_live(dom, plan, metadata, current)
+
+    def attempt(fields: tuple[str, ...], call: Any) -> None:
+        try:
+            call_within(MONITOR_SECONDS, call, f"cannot change {label}")
+        except libvirt.libvirtError as error:
+            refused.append(
+                f"{', '.join(fields)} of {label} changes at the next boot: {error_text(error)}"
+            )
+            _postpone(plan.changes, fields)
+
+    if plan.live_vcpus is not None:
+        attempt(("vcpus",), lambda: dom.setVcpusFlags(plan.live_vcpus, live))
+    if plan.live_memory is not None:
+        attempt(("memory",), lambda: dom.setMemoryFlags(plan.live_memory * 1024, live))
+        if not _await_balloon(dom, plan.live_memory * 1024):
+            refused.append(f"the guest of {label} has not taken its new memory size yet")
+    for disk in update.disks:
+        xml = build_disk(Disk(disk.target, disk.path))
+        attempt((f"disks.{disk.target}.size",), lambda xml=xml: dom.attachDeviceFlags(xml, live))
+    for number, (nic, _item) in enumerate(update.nics, len(current.config["interfaces"])):
+        xml = build_interface(nic)
+        attempt((f"interfaces.{number}",), lambda xml=xml: dom.attachDeviceFlags(xml, live))
+    for item in plan.interfaces:
+        if item.mac is not None and item.applies == Applies.LIVE:
+            xml = edit_interface(current.live_xml, item.mac, item.edits)
+            attempt(
+                (f"interfaces.{item.mac}.source",),
+                lambda xml=xml: dom.updateDeviceFlags(xml, live),
+            )
+    for target, size in plan.grow_disks.items():
+        # Not left to the next boot: nothing but this call makes the image larger.
+        call_within(
+            MONITOR_SECONDS,
+            partial(dom.blockResize, target, size, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES),
+            f"cannot resize disk {target} of {label}",
+        )
+    return refused
+
+
+def _await_balloon(dom: Any, kib: int) -> bool:
+    """Wait shortly until the balloon has the size asked for; the guest moves it by and by."""
+    deadline = time.monotonic() + BALLOON_SECONDS
+    while dom.info()[2] != kib:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _set_texts_live(
+    dom: Any, plan: UpdatePlan, metadata: Mapping[str, Any] | None, current: Current
+) -> None:
+    for key, kind in (
+        ("title", libvirt.VIR_DOMAIN_METADATA_TITLE),
+        ("description", libvirt.VIR_DOMAIN_METADATA_DESCRIPTION),
+    ):
+        if key in plan.edits:
+            text = plan.edits[key] or None
+            dom.setMetadata(kind, text, None, None, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    if metadata is not None and metadata != current.live["metadata"]:
+        write_metadata(dom, metadata, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def write_metadata(dom: Any, metadata: Mapping[str, Any], flags: int) -> None:
+    """Replace our element in a domain's metadata; flags are libvirt's AFFECT flags."""
+    kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+    dom.setMetadata(kind, build_metadata(metadata), "virtplay", NAMESPACE, flags)
+
+
+def note_job(dom: Any, current: Current, bookkeeping: Mapping[str, Any]) -> None:
+    """Write job and generation of a power action into the metadata of a domain of ours."""
+    old = current.config["metadata"]
+    if old is None or not current.persistent:
+        return
+    new = merge_metadata(old, bookkeeping)
+    if new == old:
+        return
+    write_metadata(dom, new, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+    if dom.isActive():
+        write_metadata(dom, new, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def _postpone(changes: list[Change], fields: tuple[str, ...]) -> None:
+    for position, change in enumerate(changes):
+        if change.field in fields:
+            changes[position] = replace(change, applies=Applies.NEXT_BOOT)
+
+
+def _path_of(current: Current, target: str) -> str:
+    return next(str(d["path"]) for d in current.config["disks"] if d["target"] == target)
