@@ -18,11 +18,9 @@ description:
   - It waits for no other task on the domain and takes no lock.
 author:
   - Virtplay contributors (@virtplay)
+extends_documentation_fragment:
+  - virtplay.libvirt.connection
 options:
-  uri:
-    description: The libvirt connection.
-    type: str
-    default: qemu:///system
   uuid:
     description: UUID of the domain. The domain is looked up by it when it is given.
     type: str
@@ -53,10 +51,6 @@ attributes:
   diff_mode:
     description: There is nothing to show; a password never is.
     support: none
-requirements:
-  - python >= 3.9
-  - python3-libvirt
-  - python3-lxml
 """
 
 EXAMPLES = r"""

@@ -19,11 +19,11 @@ description:
   - A run that ends half way is brought to its end, or undone, by the next one.
 author:
   - Virtplay contributors (@virtplay)
+extends_documentation_fragment:
+  - virtplay.libvirt.connection
+  - virtplay.libvirt.lock
+  - virtplay.libvirt.lock.generation
 options:
-  uri:
-    description: The libvirt connection.
-    type: str
-    default: qemu:///system
   uuid:
     description: UUID of the domain. The domain is looked up by it when it is given.
     type: str
@@ -83,20 +83,7 @@ options:
       - Id of the job that this task is part of. A snapshot is made once in a job, and a domain
         is brought back to one once in a job.
     type: str
-  generation:
-    description:
-      - Generation of the worker. A task of a lower generation than was seen before is refused.
-    type: int
-  lock_timeout:
-    description:
-      - Seconds to wait for another task on the same domain. Then this one fails with the code
-        V(OPERATION_IN_PROGRESS) and says who holds it.
-    type: int
-    default: 120
 attributes:
-  check_mode:
-    description: Nothing is changed and no lock is taken.
-    support: full
   diff_mode:
     description: The diff lists every change in words, with when it takes effect and what it
       destroys.
@@ -108,9 +95,6 @@ notes:
   - A disk that was grown after the snapshot has its old size again after the restore. With a disk
     added since, the restore is refused.
 requirements:
-  - python >= 3.9
-  - python3-libvirt
-  - python3-lxml
   - qemu-img
 """
 

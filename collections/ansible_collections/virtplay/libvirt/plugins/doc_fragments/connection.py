@@ -1,0 +1,21 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The libvirt that a module connects to, and what it needs for that on the host."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """The options and requirements of a module that talks to libvirt."""
+
+    DOCUMENTATION = """
+options:
+  uri:
+    description: The libvirt connection.
+    type: str
+    default: qemu:///system
+requirements:
+  - python >= 3.9
+  - python3-libvirt
+  - python3-lxml
+"""
