@@ -2,12 +2,12 @@
 # Lab: the first process of one lab host. Runs inside the host's own mount, UTS, IPC, network and
 # process namespaces, gives the host its own files, and starts virtlogd, libvirtd and sshd.
 #
-# Usage: host-init.sh OWN NAME UUID ADDRESS/PREFIX libvirt|no-libvirt
+# Usage: host-init.sh OWN NAME UUID ADDRESS/PREFIX libvirt|no-libvirt PROJECT
 # OWN is the host's directory; what is written to /etc, /var and /root inside ends up there and
-# nowhere else. One line on standard input says that eth0 is there; the line "ready" on standard
+# nowhere else. PROJECT, the directory of the project, is where it is on the machine. One line on standard input says that eth0 is there; the line "ready" on standard
 # output says that sshd and libvirtd answer. Everything else goes to standard error.
 set -euo pipefail
-own=$1 name=$2 uuid=$3 address=$4 libvirt=$5
+own=$1 name=$2 uuid=$3 address=$4 libvirt=$5 project=$6
 
 hostname "$name"
 # A /sys of its own network devices and without cgroups. The old one has to go, not to be covered:
@@ -71,6 +71,15 @@ done
 for shared in lib/dpkg lib/apt; do mount -o remount,bind,ro "$own/var/$shared"; done
 mkdir -p -m 700 "$own/root"
 
+# The host's own /etc, /root and /var hide the machine's, but not the project, read-only.
+case $project in
+  /etc/* | /root/* | /var/*)
+    mkdir -p "$own$project"
+    mount --bind "$project" "$own$project"
+    mount -o remount,bind,ro "$own$project"
+    ;;
+esac
+
 # The machine's programs are the host's too, but it cannot change them.
 mount --bind /usr /usr
 mount -o remount,bind,ro /usr
@@ -79,9 +88,9 @@ mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/sshd /run/lock
 cd /
 mount --rbind "$own/dev" /dev
-mount --bind "$own/etc" /etc
-if [[ "$own" == /var/* ]]; then mount --bind "$own/root" /root; mount --rbind "$own/var" /var
-else mount --rbind "$own/var" /var; mount --bind "$own/root" /root; fi
+mount --rbind "$own/etc" /etc
+if [[ "$own" == /var/* ]]; then mount --rbind "$own/root" /root; mount --rbind "$own/var" /var
+else mount --rbind "$own/var" /var; mount --rbind "$own/root" /root; fi
 
 ip link set lo up
 read -r _                               # the machine has moved eth0 in

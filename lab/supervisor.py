@@ -21,7 +21,7 @@ from lab.prepare import fill_package_cache, image_catalogue, prepare_hosts
 from lab.processes import Process, adopt_orphans, children, end_descendants
 from lab.slot import PREFIX, Slot, claim_slot
 
-_HOST_INIT = Path(__file__).with_name("host-init.sh")
+_HOST_INIT = Path(__file__).resolve().with_name("host-init.sh")
 _START_SECONDS = 60
 _PROGRAMS = [
     *("dnsmasq", "ip", "iptables", "libvirtd", "virsh", "virtlogd"),
@@ -159,6 +159,7 @@ class Supervisor:
                     *("--fork", "--kill-child=KILL"),
                     *(str(_HOST_INIT), str(own), host.name, host.uuid, f"{host.address}/{PREFIX}"),
                     "libvirt" if self._libvirt else "no-libvirt",
+                    str(_HOST_INIT.parents[1]),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

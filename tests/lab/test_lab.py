@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import Lab, LabError
+from lab import Host, Lab, LabError
 from lab.directory import LabDirectory
 from lab.processes import Process
 from lab.slot import PREFIX
@@ -93,10 +94,10 @@ def said_by(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "lab", *arguments],
-        cwd=REPOSITORY,
+        cwd=cwd,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -162,6 +163,27 @@ def test_host_cannot_write_to_the_machines_files(bare: Lab) -> None:
     for place in ("/usr", "/usr/bin", "/var/lib/dpkg"):
         with pytest.raises(LabError, match="Read-only file system"):
             host.run("touch", f"{place}/virtplay-mark")
+
+
+def test_hosts_see_the_project_wherever_it_lies(place: Path) -> None:
+    # A host has a /root of its own, where root's clones are.
+    with tempfile.TemporaryDirectory(prefix="a clone ", dir="/root") as clone:
+        shutil.copytree(REPOSITORY / "lab", Path(clone, "lab"))
+        arguments = ("up", "--bare", "--until-eof", "--hosts", "1", "--dir", str(place / "l"))
+        with start(*arguments, cwd=Path(clone)) as process:
+            assert process.stdout
+            assert process.stdout.readline(), process.stderr and process.stderr.read()
+            directory = LabDirectory(place / "l")
+            record = directory.read_record()
+            assert record
+            host = Host(record.hosts[0], directory)
+            program = Path(clone, "lab/host-init.sh")
+            assert host.run("cat", str(program)).stdout == program.read_text()
+            with pytest.raises(LabError, match="Read-only file system"):
+                host.run("touch", str(program))
+            process.terminate()
+        assert process.returncode == 0
+        assert program.exists()
 
 
 def test_cut_host_is_unreachable_until_mended(bare: Lab) -> None:
