@@ -19,8 +19,8 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import
     edit_domain,
     parse_xml,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
-from ansible_collections.virtplay.libvirt.plugins.modules.console import check_arguments
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure, check_values
+from ansible_collections.virtplay.libvirt.plugins.module_utils.values import CONSOLE
 
 from tests.unit.collection.test_domain_xml import SPEC
 
@@ -136,13 +136,13 @@ def test_serial_console_is_one_that_libvirt_opens(devices: tuple[str, ...], refu
 )
 def test_wrong_arguments_are_refused(wrong: dict[str, Any]) -> None:
     params = {"uuid": None, "type": "vnc", "password": "s3cretpw", "seconds": 60}
-    check_arguments(dict(params))
+    check_values(CONSOLE, dict(params))
     with pytest.raises(Failure) as caught:
-        check_arguments({**params, **wrong})
+        check_values(CONSOLE, {**params, **wrong})
     assert caught.value.code == "VALIDATION_ERROR"
     if wrong.get("password"):
         assert wrong["password"] not in caught.value.message
 
 
 def test_serial_needs_no_password() -> None:
-    check_arguments({"uuid": None, "type": "serial", "password": None, "seconds": 60})
+    check_values(CONSOLE, {"uuid": None, "type": "serial", "password": None, "seconds": 60})

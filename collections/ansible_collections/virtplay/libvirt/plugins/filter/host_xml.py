@@ -102,7 +102,7 @@ def _network_wish(network: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(table: Table, what: str, item: Mapping[str, Any]) -> None:
-    faults = list(table.find_faults(item))
+    faults = table.find_faults(item)
     if faults:
         raise AnsibleFilterError(f"cannot make {what} {item['name']}: {'; '.join(faults)}")
 

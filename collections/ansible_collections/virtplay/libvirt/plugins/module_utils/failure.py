@@ -1,11 +1,14 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The failure that every module reports, and the one way in which a module ends."""
+"""The failure that every module reports, the check of arguments, and the end of a module."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from typing import Any, Literal
+
+from .values import Table
 
 Code = Literal[
     "CHECKSUM_MISMATCH",
@@ -37,6 +40,15 @@ class Failure(Exception):
         super().__init__(message)
         self.message = message
         self.code = code
+
+
+def check_values(table: Table, params: dict[str, Any]) -> None:
+    """Raise Failure for arguments that the table refuses; rewrite the UUID as libvirt spells it."""
+    faults = table.find_faults(params)
+    if faults:
+        raise Failure("; ".join(faults), "VALIDATION_ERROR")
+    if params.get("uuid") is not None:
+        params["uuid"] = str(uuid.UUID(params["uuid"]))
 
 
 def run_module(

@@ -118,10 +118,6 @@ from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.virtplay.libvirt.plugins.module_utils.arguments import (
-    canonical_uuid,
-    check_values,
-)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.console_xml import (
     check_serial,
     find_vnc,
@@ -135,7 +131,11 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.view impor
     describe,
     view_domain,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure, run_module
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import (
+    Failure,
+    check_values,
+    run_module,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
     error_text,
     has_error_code,
@@ -159,16 +159,9 @@ ARGUMENTS: dict[str, Any] = {
 PATIENCE = 10.0
 
 
-def check_arguments(params: dict[str, Any]) -> None:
-    """Raise Failure (VALIDATION_ERROR) for arguments that make no console."""
-    check_values(CONSOLE, params)
-    if params["uuid"] is not None:
-        params["uuid"] = canonical_uuid(params["uuid"])
-
-
 def open_console(params: dict[str, Any], *, dry_run: bool) -> dict[str, Any]:
     """Open what was asked for and return the module's result."""
-    check_arguments(params)
+    check_values(CONSOLE, params)
     conn = open_connection(params["uri"])
     dom = lookup_domain(conn, uuid=params["uuid"], name=None if params["uuid"] else params["name"])
     if dom is None:

@@ -272,8 +272,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.virtplay.libvirt.plugins.module_utils.arguments import check_values
-from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure, run_module
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import (
+    Failure,
+    check_values,
+    run_module,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.child_process import (
     run_in_child,
 )

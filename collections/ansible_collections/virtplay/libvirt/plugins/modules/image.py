@@ -169,7 +169,11 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure, run_module
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import (
+    Failure,
+    check_values,
+    run_module,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.image.format import (
     check_virtual_size,
     inspect_image,
@@ -187,7 +191,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.image.store impor
     TemplateStore,
     spec_hash,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.values import IMAGE_MODULE
+from ansible_collections.virtplay.libvirt.plugins.module_utils.values import IMAGE
 
 
 @dataclass(frozen=True)
@@ -256,9 +260,7 @@ def main() -> None:
 
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """Do the module's work; return its result, or raise Failure."""
-    faults = list(IMAGE_MODULE.find_faults(params))
-    if faults:
-        raise Failure("; ".join(faults), "VALIDATION_ERROR")
+    check_values(IMAGE, params)
     wish = Wish(
         name=params["name"],
         url=params["url"],

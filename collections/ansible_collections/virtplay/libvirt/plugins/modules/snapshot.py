@@ -201,10 +201,6 @@ from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.virtplay.libvirt.plugins.module_utils.arguments import (
-    canonical_uuid,
-    check_values,
-)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.diff import build_diff
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.fenced import run_fenced
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.filesystems import (
@@ -223,7 +219,11 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.view impor
     view_domain,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import parse_domain
-from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure, run_module
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import (
+    Failure,
+    check_values,
+    run_module,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
     DomainState,
     domain_state,
@@ -335,8 +335,6 @@ class Task:
 
     def _check_arguments(self) -> None:
         check_values(SNAPSHOT, self.params)
-        if self.params["uuid"] is not None:
-            self.params["uuid"] = canonical_uuid(self.params["uuid"])
         # All texts go into one description; what XML cannot carry is refused before all else.
         for wanted in (self._wanted(), self._wanted_guard()):
             compose_description(wanted or {})

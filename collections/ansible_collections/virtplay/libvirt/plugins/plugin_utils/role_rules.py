@@ -1,9 +1,9 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: what values may be of the roles and of what runs on the controller; pure.
+"""Collection layer: the rules of the roles' variables and of what runs on the controller; pure.
 
-Each role's table is made of those of the modules that it runs, in `value_rules`: hosts are sent
-only these, as every line costs each power action some time there.
+Each role's table is made of those of the modules that it runs. Hosts are sent only the modules',
+since every line costs each power action some time there.
 """
 
 from __future__ import annotations
@@ -16,20 +16,28 @@ from typing import Any
 from ..module_utils.values import (
     ABSOLUTE,
     ADDRESS,
+    BRIDGE_NAME,
+    CARD,
     CHECKSUM,
     CONSOLE,
+    DEVICE_NAME,
     DISK_SIZE,
     DOMAIN,
+    FIXED_ADDRESS,
     HOST_INFO,
     HTTP_URL,
+    IMAGE,
     KNOWN_NAME,
     KNOWN_SNAPSHOT_NAME,
     LOCK_SECONDS,
+    LONG_SECONDS,
+    METADATA,
     MIRROR,
-    NEW_DOMAIN,
+    NEW_NAME,
     NEW_SNAPSHOT_NAME,
     ONE_LINE,
     SECONDS,
+    SEED,
     SNAPSHOT,
     SOME_LINE,
     TEMPLATE,
@@ -40,93 +48,69 @@ from ..module_utils.values import (
     Table,
     between,
     distinct,
-    given,
     is_printable,
-    matching,
+    required,
+    required_with,
+    starting_alphanumeric,
     text,
 )
 
-# --- texts ------------------------------------------------------------------------------------
+# --- VMs and snapshots ------------------------------------------------------------------------
 
 
-def is_interface(text: str) -> bool:
-    """Tell whether a text is an IP address with a prefix length."""
-    try:
-        ipaddress.ip_interface(text)
-    except ValueError:
-        return False
-    return "/" in text
-
-
-def is_cidr(text: str) -> bool:
-    """Tell whether a text is a network."""
-    try:
-        ipaddress.ip_network(text)
-    except ValueError:
-        return False
-    return True
-
-
-def is_network(text: str) -> bool:
-    """Tell whether a text is a network that has room for a host and a guest."""
-    return is_cidr(text) and ipaddress.ip_network(text).num_addresses >= 4
-
-
-def is_inside(address: str, network: str) -> bool:
-    """Tell whether an address is of a network; so is what is no address or no network at all."""
-    try:
-        return ipaddress.ip_address(address) in ipaddress.ip_network(network)
-    except ValueError:
-        return True
-
-
-def is_serial(value: Any) -> bool:
-    """Tell whether a value is one that a play's serial takes: a number, or a part in %."""
+def _is_serial(value: Any) -> bool:
     percent = re.fullmatch(r"([0-9]{1,3})%", str(value))
     if percent:
         return 1 <= int(percent[1]) <= 100
     return not isinstance(value, bool) and re.fullmatch(r"[1-9][0-9]{0,6}", str(value)) is not None
 
 
-def _need_each_other(key: str, other: str) -> Relation:
-    def holds(values: Mapping[str, Any]) -> bool:
-        return bool(values.get(key)) == bool(values.get(other))
-
-    return Relation(key, holds, f"and {{{other}}} need each other")
-
-
-def _in_cidr(key: str) -> Relation:
-    def holds(values: Mapping[str, Any]) -> bool:
-        return not given(values, key, "cidr") or is_inside(values[key], values["cidr"])
-
-    return Relation(key, holds, "must be in {cidr}")
-
-
-# --- domains and snapshots --------------------------------------------------------------------
-
-_FLEET = Table(
+_NETWORK = Table(
+    {**CARD, "network": DEVICE_NAME, "bridge": BRIDGE_NAME},
+    (
+        required("bridge", lambda card: card.get("type") == "bridge", "when type is bridge"),
+        Relation(
+            "bridge",
+            lambda card: card.get("type") != "network" or not card.get("bridge"),
+            "is allowed only when type is bridge",
+        ),
+        Relation(
+            "network",
+            lambda card: card.get("type") != "bridge" or not card.get("network"),
+            "is allowed only when type is network",
+        ),
+        FIXED_ADDRESS,
+    ),
+)
+# What the module domain has in the mappings seed and metadata, the role has beside the others.
+_VM = Table(
+    {**DOMAIN.keys, **SEED, **METADATA, "disk": DISK_SIZE, "network": _NETWORK}, DOMAIN.relations
+)
+_NEW_VM = Table({**_VM.keys, "name": NEW_NAME}, _VM.relations)
+_VMS = Table(
     {
         "uri": URI,
-        "vms": Table(NEW_DOMAIN.keys, NEW_DOMAIN.relations, noun="VM", defaults="vms_defaults"),
-        "vms_defaults": Table(NEW_DOMAIN.keys),
+        "vms": Table(_NEW_VM.keys, _NEW_VM.relations, noun="VM"),
+        "vms_defaults": Table(_VM.keys),
         "vms_batch": between(1, 1000),
         "vms_serial": Rule(
-            is_serial, "must be a number of hosts from 1 on, a part such as 25%, or a list of such"
+            _is_serial, "must be a number of hosts from 1 on, a part such as 25%, or a list of such"
         ),
         "job": ONE_LINE,
         "lock_timeout": LOCK_SECONDS,
     }
 )
-
-_GUARDED = Relation(
-    "guard",
-    lambda values: not given(values, "guard") or values["guard"] != values.get("name"),
-    "must be another name than {name}",
+_SNAPSHOT = Table(
+    {**SNAPSHOT.keys, "domain": KNOWN_NAME, "name": KNOWN_SNAPSHOT_NAME},
+    (
+        Relation(
+            "guard",
+            lambda values: not values.get("guard") or values["guard"] != values.get("name"),
+            "must be another name than {0}name",
+        ),
+    ),
 )
-_KNOWN_SNAPSHOT = Table(
-    {**SNAPSHOT.keys, "domain": KNOWN_NAME, "name": KNOWN_SNAPSHOT_NAME}, (_GUARDED,)
-)
-_NEW_SNAPSHOT = Table({**SNAPSHOT.keys, "domain": KNOWN_NAME, "name": NEW_SNAPSHOT_NAME})
+_NEW_SNAPSHOT = Table({**_SNAPSHOT.keys, "name": NEW_SNAPSHOT_NAME})
 
 # --- observations and inventories -------------------------------------------------------------
 
@@ -136,32 +120,24 @@ _OBSERVATION = Table(
         "rounds": between(1, 1_000_000),
         "interval": between(0, 86_400, "seconds"),
         "filesystems_every": between(0, 1_000_000),
-        "limit": between(1, 86_400, "seconds"),
+        "limit": LONG_SECONDS,
     }
 )
-
 INVENTORY = Table(
     {
         "inventory": SOME_LINE,
         "hypervisors": SOME_LINE,
         "uri": URI,
         "forks": between(1, 1000),
-        "timeout": between(1, 3600, "seconds"),
-        "guest_timeout": between(0.5, 600, "seconds"),
-        "address_networks": text(is_cidr, "must be a network such as 192.0.2.0/24"),
+        "timeout": SECONDS,
+        "guest_timeout": HOST_INFO.keys["timeout"],
+        "address_networks": text("must be a network such as 192.0.2.0/24", ipaddress.ip_network),
     },
-    (
-        Relation(
-            "inventory",
-            lambda options: bool(options.get("inventory")),
-            "must name a source of the inventory that has the hypervisors",
-        ),
-    ),
+    (required("inventory", lambda options: True, "to find the hypervisors"),),
 )
 
 # --- images -----------------------------------------------------------------------------------
 
-_SOURCES = ("url", "path", "micro")
 _CATALOGUE = Entries(
     TEMPLATE,
     Table(
@@ -170,88 +146,98 @@ _CATALOGUE = Entries(
             "url": HTTP_URL,
             "path": ABSOLUTE,
             "checksum": CHECKSUM,
-            "format": matching("auto|qcow2|raw", "must be one of auto, qcow2, raw"),
+            "format": text("must be one of auto, qcow2, raw", pattern="auto|qcow2|raw"),
             "mirror": MIRROR,
             "micro": Rule(lambda value: isinstance(value, bool), "must be true or false"),
         },
         (
             Relation(
                 "url",
-                lambda entry: sum(bool(entry.get(key)) for key in _SOURCES) == 1,
-                "must be the one source of the image, or else path or micro",
+                lambda entry: sum(bool(entry.get(key)) for key in ("url", "path", "micro")) == 1,
+                "must be set, or else path or micro, but only one of them",
             ),
-            Relation(
-                "checksum",
-                lambda entry: not entry.get("url") or bool(entry.get("checksum")),
-                "is needed with url",
-            ),
+            required_with("checksum", "url"),
         ),
         closed=True,
     ),
 )
 _IMAGE = Table(
     {
+        **IMAGE.keys,
         "name": Rule(
             lambda value: isinstance(value, str) and TEMPLATE.allows(value),
             f"must be a template's name or a list of them; a name {TEMPLATE.sentence}",
         ),
         "catalogue": _CATALOGUE,
         "catalogue_extra": _CATALOGUE,
-        "mirror": MIRROR,
-        "templates_path": ABSOLUTE,
         "cache_path": ABSOLUTE,
-        "max_virtual_size": DISK_SIZE,
-        "timeout": between(1, 86_400, "seconds"),
     }
 )
 
 # --- hosts ------------------------------------------------------------------------------------
 
-HOST_DEVICE = matching(
-    r"[A-Za-z0-9][A-Za-z0-9._-]{0,49}",
-    "must be 1 to 50 letters, digits and . _ -, the first a letter or digit",
-)
-MODE = matching(r"0?[0-7]{3,4}", 'must be an octal mode such as "0711"')
-INTERFACE_NAME = matching(
-    r"[A-Za-z][A-Za-z0-9._-]{0,14}",
+
+def _within_cidr(key: str) -> Relation:
+    def holds(values: Mapping[str, Any]) -> bool:
+        try:
+            network = ipaddress.ip_network(values["cidr"])
+            return ipaddress.ip_address(values[key]) in network
+        except (KeyError, ValueError):
+            return True  # not set, or refused by its own rule
+
+    return Relation(key, holds, "must be in cidr")
+
+
+_HOST_DEVICE = starting_alphanumeric(50)
+_INTERFACE_NAME = text(
     "must be 1 to 15 letters, digits and . _ -, the first a letter, as interfaces have it",
+    pattern="[A-Za-z][A-Za-z0-9._-]{0,14}",
 )
 NETWORK = Table(
     {
-        "name": HOST_DEVICE,
-        "cidr": text(is_network, "must be a network of at least 4 addresses, such as 192.0.2.0/24"),
-        "bridge": INTERFACE_NAME,
+        "name": _HOST_DEVICE,
+        "cidr": text(
+            "must be a network of at least 4 addresses, such as 192.0.2.0/24",
+            lambda text: ipaddress.ip_network(text).num_addresses >= 4,
+        ),
+        "bridge": _INTERFACE_NAME,
         "dhcp_start": ADDRESS,
         "dhcp_end": ADDRESS,
     },
-    (_in_cidr("dhcp_start"), _in_cidr("dhcp_end")),
+    (_within_cidr("dhcp_start"), _within_cidr("dhcp_end")),
     noun="network",
 )
-POOL = Table({"name": HOST_DEVICE, "path": ABSOLUTE, "mode": MODE}, noun="pool")
+POOL = Table(
+    {
+        "name": _HOST_DEVICE,
+        "path": ABSOLUTE,
+        "mode": text('must be an octal mode such as "0711"', pattern="0?[0-7]{3,4}"),
+    },
+    noun="pool",
+)
 _HOST = Table(
     {
-        "packages": matching(
-            r"[A-Za-z0-9@][A-Za-z0-9+._:@/=~^-]*", "must be the name of a package"
+        "packages": text(
+            "must be the name of a package", pattern="[A-Za-z0-9@][A-Za-z0-9+._:@/=~^-]*"
         ),
         "pools": POOL,
         "networks": NETWORK,
         "bridges": Table(
             {
-                "name": INTERFACE_NAME,
-                "interface": INTERFACE_NAME,
+                "name": _INTERFACE_NAME,
+                "interface": _INTERFACE_NAME,
                 "address": text(
-                    is_interface, "must be an IP address with prefix length, such as 192.0.2.1/24"
+                    "must be an IP address with prefix length, such as 192.0.2.1/24",
+                    lambda text: "/" in text and ipaddress.ip_interface(text),
                 ),
             },
             noun="bridge",
         ),
         "qemu_conf": Entries(
-            matching(r"[a-z][a-z0-9_]*", "must be the name of a setting of qemu.conf"),
-            Rule(
-                lambda value: (
-                    not isinstance(value, str) or (is_printable(value, also="\t") and bool(value))
-                ),
+            text("must be the name of a setting of qemu.conf", pattern="[a-z][a-z0-9_]*"),
+            text(
                 "must be what qemu.conf has after =, in one line",
+                lambda text: text and is_printable(text, also="\t"),
             ),
         ),
     },
@@ -260,48 +246,47 @@ _HOST = Table(
 
 # --- the service ------------------------------------------------------------------------------
 
-PORT = between(1, 65_535)
-OPTIONAL_PATH = text(
-    lambda text: not text or ABSOLUTE.allows(text), "must be an absolute path, without .."
-)
+_PORT = between(1, 65_535)
+_OPTIONAL_PATH = text(ABSOLUTE.sentence, lambda text: not text or ABSOLUTE.allows(text))
 _SERVICE = Table(
     {
-        "python": matching(r"[!-~]*", "must be a program's name or path, without a space"),
+        "python": text("must be a program's name or path, without a space", pattern="[!-~]*"),
         "pip_arguments": ONE_LINE,
         "releases_kept": between(1, 100),
-        "host": matching(r"[A-Za-z0-9.:_-]+", "must be an address or a host's name"),
-        "port": PORT,
-        "public_url": matching(r"|https?://[!-~]+", "must be an http or https URL"),
-        "tls_certificate": OPTIONAL_PATH,
-        "tls_key": OPTIONAL_PATH,
+        "host": text("must be an address or a host's name", pattern="[A-Za-z0-9.:_-]+"),
+        "port": _PORT,
+        "public_url": text("must be an http or https URL", pattern=f"|{HTTP_URL.pattern}"),
+        "tls_certificate": _OPTIONAL_PATH,
+        "tls_key": _OPTIONAL_PATH,
         "shutdown_grace": between(0, 86_400, "seconds"),
         "settings": Entries(
-            matching(r"VIRTPLAY_[A-Z0-9_]+", "must be a setting of the service, VIRTPLAY_…"),
+            text("must be a setting of the service, VIRTPLAY_…", pattern="VIRTPLAY_[A-Z0-9_]+"),
             Rule(
                 lambda value: isinstance(value, (str, int, float)) and is_printable(str(value)),
                 "must be one line",
                 shown=False,
             ),
         ),
-        "admin_token": matching(
-            r"|[!-~]{8,}", "must be at least 8 characters without a space", shown=False
+        "admin_token": text(
+            "must be at least 8 characters without a space", pattern="|[!-~]{8,}", shown=False
         ),
-        "known_hosts": text(is_printable, "must be one line", shown=False),
-        "database_url": matching(
-            r"|(?:sqlite|postgres)://[!-~]+",
+        "known_hosts": text("must be one line", is_printable, shown=False),
+        "database_url": text(
             "must be a URL that begins with sqlite:// or postgres://",
+            pattern="|(?:sqlite|postgres)://[!-~]+",
             shown=False,
         ),
         "backups_kept": between(1, 1000),
         "ready_timeout": SECONDS,
-        "nginx_server_name": matching(r"[A-Za-z0-9._*-]+", "must be a host's name"),
-        "nginx_port": PORT,
-        "nginx_certificate": OPTIONAL_PATH,
-        "nginx_key": OPTIONAL_PATH,
+        "nginx_server_name": text("must be a host's name", pattern="[A-Za-z0-9._*-]+"),
+        "nginx_port": _PORT,
+        "nginx_certificate": _OPTIONAL_PATH,
+        "nginx_key": _OPTIONAL_PATH,
     },
-    (
-        _need_each_other("tls_key", "tls_certificate"),
-        _need_each_other("nginx_key", "nginx_certificate"),
+    tuple(
+        required_with(f"{server}_{key}", f"{server}_{other}")
+        for server in ("tls", "nginx")
+        for key, other in (("key", "certificate"), ("certificate", "key"))
     ),
 )
 
@@ -309,8 +294,8 @@ _SERVICE = Table(
 
 # Role → entry point → the rules of its variables without the role's name; "" is any other entry.
 ROLES: Mapping[str, Mapping[str, Table]] = {
-    "libvirt_domain": {"main": NEW_DOMAIN, "create": NEW_DOMAIN, "vms": _FLEET, "": DOMAIN},
-    "libvirt_snapshot": {"main": _NEW_SNAPSHOT, "create": _NEW_SNAPSHOT, "": _KNOWN_SNAPSHOT},
+    "libvirt_domain": {"main": _NEW_VM, "create": _NEW_VM, "vms": _VMS, "": _VM},
+    "libvirt_snapshot": {"main": _NEW_SNAPSHOT, "create": _NEW_SNAPSHOT, "": _SNAPSHOT},
     "libvirt_console": {"": CONSOLE},
     "libvirt_observe": {"": _OBSERVATION},
     "libvirt_image": {"": _IMAGE},
@@ -320,6 +305,6 @@ ROLES: Mapping[str, Mapping[str, Table]] = {
 
 
 def rules_of(role: str, entry: str) -> Table:
-    """Return the rules of an entry point's variables; none for a role that is not of ours."""
+    """Return the rules of an entry point's variables, none for a role that is not of ours."""
     entries = ROLES.get(role.rpartition(".")[2], {})
     return entries.get(entry) or entries.get("") or Table({})

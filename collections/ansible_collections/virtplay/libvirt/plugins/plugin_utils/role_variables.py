@@ -13,7 +13,7 @@ from ansible.module_utils.common.parameters import DEFAULT_TYPE_VALIDATORS
 from ansible.module_utils.common.validation import check_type_dict
 
 from ..module_utils.declared import InvalidFleet, domain_list
-from ..module_utils.values import TEMPLATE, Table, name_owner, shorten, unknown_keys
+from ..module_utils.values import DOMAIN, TEMPLATE, Table, name_owner, shorten, unknown_keys
 from .role_rules import ROLES, rules_of
 
 Options = Mapping[str, Mapping[str, Any]]
@@ -103,9 +103,11 @@ def check_variables(
     vms = f"{prefix}vms"
     if vms in options and not faults:
         try:
-            domain_list(typed[vms], typed[f"{vms}_defaults"])
+            domains = domain_list(typed[vms], typed[f"{vms}_defaults"])
         except InvalidFleet as error:
-            faults.append(f"{vms}: {error}")
+            return [f"{vms}: {error}"]
+        # A VM's value and a default's may not fit together.
+        return Table(DOMAIN.keys, DOMAIN.relations, noun="VM").find_faults(domains, vms)
     return faults
 
 
@@ -164,7 +166,7 @@ def check_options(
                     keys = check_type_dict(element)
                 except TypeError:
                     messages.append(f"cannot use {place}{owner}: it must be a mapping")
-                    typed[name].append(element)
+                    typed[name].append({})
                     continue
                 of = owner or name_owner((nouns or {}).get(path, ""), keys)
                 faults, one = check_options(nested, keys, place, of)

@@ -10,8 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ..arguments import canonical_uuid, check_values
-from ..failure import Failure
+from ..failure import Failure, check_values
 from ..host.connection import DomainState, has_error_code, libvirt, lookup_domain, open_connection
 from ..lock.fence import Fence
 from ..values import DOMAIN
@@ -176,8 +175,6 @@ class DomainTask:
 
     def _check_arguments(self) -> None:
         check_values(DOMAIN, self.params)
-        if self.params["uuid"] is not None:
-            self.params["uuid"] = canonical_uuid(self.params["uuid"])
         metadata = self.params["metadata"] or {}
         if metadata.get("labels"):
             metadata["labels"] = label_texts(metadata["labels"])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils import values as rules_file
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task import ARGUMENTS
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure, check_values
 from ansible_collections.virtplay.libvirt.plugins.module_utils.values import (
     CONSOLE,
     DOMAIN,
@@ -26,6 +31,7 @@ SPECS = {role.name: read_specs(role) for role in described_roles()}
 ENTRIES = [(role, entry) for role, specs in SPECS.items() for entry in specs]
 VM = {"name": "web-1", "vcpus": 1, "memory": 256}
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0 admin@example.org"
+VALUES = str(Path(rules_file.__file__).parent)
 FREE = {"virtplay_service_source", "virtplay_service_inventory"}
 """Paths on the controller, which may be relative."""
 Options = Mapping[str, Mapping[str, Any]]
@@ -182,7 +188,7 @@ def test_value_of_a_declared_vm_is_told_with_the_vm(name: str, value: Any) -> No
         ),
         (
             {"network": {"type": "bridge"}},
-            "cannot do without libvirt_domain_network.bridge: it is needed when type is bridge",
+            "libvirt_domain_network.bridge is required when type is bridge",
         ),
     ],
 )
@@ -307,7 +313,7 @@ OTHERS: list[tuple[str, str, dict[str, Any], str]] = [
     ("libvirt_snapshot", "restore", {"domain": "a", "name": "a", "guard": "a"}, "guard"),
     ("libvirt_snapshot", "delete", {"domain": "a/b", "name": "a"}, "domain 'a/b'"),
     ("libvirt_snapshot", "delete", {"domain": "a", "name": ""}, "name ''"),
-    ("libvirt_console", "main", {"name": "a"}, "without libvirt_console_password"),
+    ("libvirt_console", "main", {"name": "a"}, "libvirt_console_password is required"),
     ("libvirt_console", "main", {"name": "a", "password": "short"}, "password"),
     ("libvirt_console", "main", {"name": "a", "type": "serial", "seconds": 0}, "seconds 0"),
     ("libvirt_observe", "main", {"timeout": 0}, "timeout 0"),
@@ -352,7 +358,12 @@ OTHERS: list[tuple[str, str, dict[str, Any], str]] = [
     ),
     ("virtplay_service", "main", {"settings": {"VIRTPLAY_PORT": "1\n"}}, "settings.VIRTPLAY_PORT"),
     ("virtplay_service", "main", {"database_url": "mysql://a"}, "database_url"),
-    ("virtplay_service", "main", {"tls_key": "key.pem"}, "tls_key 'key.pem'"),
+    (
+        "virtplay_service",
+        "main",
+        {"tls_key": "key.pem", "tls_certificate": "/a.pem"},
+        "tls_key 'key.pem'",
+    ),
     ("virtplay_service", "main", {"tls_key": "/key.pem"}, "virtplay_service_tls_certificate"),
     ("virtplay_service", "main", {"nginx_certificate": "/a.pem"}, "virtplay_service_nginx_key"),
     ("virtplay_service", "main", {"ready_timeout": 0}, "ready_timeout 0"),
@@ -365,7 +376,7 @@ def test_variables_of_the_other_roles(
     role: str, entry: str, values: dict[str, Any], words: str
 ) -> None:
     (message,) = faults(role, entry, **values)
-    assert message.startswith(("cannot use ", "cannot do without "))
+    assert message.startswith("cannot use ") or " is required " in message
     assert words in message
 
 
@@ -378,7 +389,7 @@ def test_variables_of_the_other_roles(
         ({"url": "https://example.org/a", "path": "/a", "checksum": "0" * 64}, "url"),
         (
             {"url": "https://example.org/a"},
-            "cannot do without libvirt_image_catalogue_extra.a.checksum",
+            "libvirt_image_catalogue_extra.a.checksum is required with url",
         ),
         ({"url": "ftp://example.org/a", "checksum": "0" * 64}, "a.url 'ftp:"),
         ({"path": "a.qcow2"}, "a.path 'a.qcow2'"),
@@ -463,12 +474,13 @@ def test_every_number_and_text_of_a_module_has_a_rule(arguments: Options, table:
     ("field", "option"), [("cpu", "vcpus"), ("memory", "memory"), ("disk", "disk")]
 )
 def test_bounds_are_those_of_the_api(field: str, option: str) -> None:
+    rules = rules_of("libvirt_domain", "create")
     bounds = VmCreate.model_json_schema()["properties"][field]
     low, high = bounds["minimum"], bounds["maximum"]
     for value in (low, high):
-        assert list(DOMAIN.find_faults({option: value})) == []
+        assert rules.find_faults({option: value}) == []
     for value in (low - 1, high + 1):
-        assert len(list(DOMAIN.find_faults({option: value}))) == 1
+        assert len(rules.find_faults({option: value})) == 1
 
 
 def test_what_the_api_lets_through_is_no_fault_on_the_host() -> None:
@@ -506,6 +518,63 @@ def test_what_the_api_lets_through_is_no_fault_on_the_host() -> None:
 
 
 def test_observation_has_the_modules_bounds() -> None:
-    assert list(HOST_INFO.find_faults({"timeout": 0.4})) == [
+    assert HOST_INFO.find_faults({"timeout": 0.4}) == [
         "cannot use timeout 0.4: it must be 0.5 to 600 seconds"
     ]
+
+
+UUID = "0157c680-d8f0-4d2a-855a-94a165065017"
+
+
+@pytest.mark.parametrize(
+    "text", [UUID, UUID.upper(), UUID.replace("-", ""), f"{{{UUID}}}", f"urn:uuid:{UUID}"]
+)
+def test_every_spelling_of_a_uuid_names_one_lock(text: str) -> None:
+    params = {"uuid": text}
+    check_values(DOMAIN, params)
+    assert params == {"uuid": UUID}
+
+
+@pytest.mark.parametrize("text", ["", "vm-001", UUID[:-1], UUID + "0", "../../etc/passwd"])
+@pytest.mark.parametrize(
+    "table", [DOMAIN, SNAPSHOT, CONSOLE], ids=["domain", "snapshot", "console"]
+)
+def test_module_refuses_what_is_no_uuid(table: Table, text: str) -> None:
+    with pytest.raises(Failure, match=f"cannot use uuid '{text}': it must be a UUID") as caught:
+        check_values(table, {"uuid": text, "type": "serial"})
+    assert caught.value.code == "VALIDATION_ERROR"
+
+
+@pytest.mark.parametrize("title", [None, "", "Web server", "标题", "{{ x }}", "<b>&"])
+def test_module_allows_a_title_of_any_line(title: str | None) -> None:
+    check_values(DOMAIN, {"title": title})
+
+
+@pytest.mark.parametrize("title", ["a\nb", "a\r", "\n"])
+def test_module_refuses_a_title_of_several_lines(title: str) -> None:
+    with pytest.raises(Failure, match=r"cannot use title .*: it must be one line") as caught:
+        check_values(DOMAIN, {"title": title})
+    assert caught.value.code == "VALIDATION_ERROR"
+
+
+def test_module_reports_all_faults_at_once() -> None:
+    with pytest.raises(Failure, match=r"cannot use vcpus 0: .*; cannot use memory -1: "):
+        check_values(DOMAIN, {"vcpus": 0, "memory": -1})
+
+
+@pytest.mark.parametrize("entry", [[], ["a"], [{"path": "/a"}]])
+def test_entry_of_the_catalogue_or_vm_that_is_a_list_is_refused(entry: list[Any]) -> None:
+    (message,) = faults("libvirt_image", "main", name="a", catalogue_extra={"a": entry})
+    assert message == "cannot use libvirt_image_catalogue_extra.a: it must be a mapping"
+    assert declared(entry) == ["cannot use libvirt_domain_vms[0]: it must be a mapping"]
+
+
+def test_rules_are_read_without_ansible_or_any_library() -> None:
+    program = "import values; print(values.VCPUS.bounds, values.DEVICE_NAME.pattern)"
+    done = subprocess.run(
+        [sys.executable, "-ISc", f"import sys; sys.path.insert(0, {VALUES!r}); {program}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "(1, 512) [A-Za-z0-9][A-Za-z0-9._-]{0,63}\n"
