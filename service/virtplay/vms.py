@@ -322,12 +322,12 @@ async def _refuse_used_mac(host: str, mac: str | None) -> None:
     """Two cards of one MAC address on a host would share leases and addresses."""
     if mac is None:
         return
-    for vm in await Vm.filter(host=host).only("ref", "network"):
-        if vm.network.get("mac") == mac:
-            raise errors.ValidationFailed(
-                f"cannot create a VM with MAC address {mac}: VM {vm.ref} has it",
-                [{"field": "network.mac", "message": f"is the address of VM {vm.ref}"}],
-            )
+    vm = await store.vm_with_mac(host, mac)
+    if vm is not None:
+        raise errors.ValidationFailed(
+            f"cannot create a VM with MAC address {mac}: VM {vm.ref} has it",
+            [{"field": "network.mac", "message": f"is the address of VM {vm.ref}"}],
+        )
 
 
 def refuse_wrong_state(vm: Vm, action: Action, *, force: bool = False) -> None:

@@ -301,7 +301,7 @@ class Observer:
 
     async def _publish(self, name: str, info: Mapping[str, Any], at: float) -> None:
         """Give one host's observation, made at `at` (Unix seconds), to history and Prometheus."""
-        vms = await Vm.filter(host=name).only("id", "uuid", "ref", "name", "template", "os")
+        vms = await store.vms_on_host(name)
         await self._history.take(name, info, {str(vm.uuid): vm.id for vm in vms}, at)
         labels = {str(vm.uuid): VmLabels(vm.ref or "", vm.name, vm.template, vm.os) for vm in vms}
         took = (info.get("host") or {}).get("took_seconds")
@@ -344,8 +344,7 @@ def _complaint_of(event: Mapping[str, Any]) -> str:
 async def generations() -> Generations:
     """Every VM's generation at this moment."""
     now = datetime.now(UTC)
-    rows = await Vm.all().only("uuid", "generation")
-    return Generations({vm.uuid: vm.generation for vm in rows}, now)
+    return Generations(await store.generations(), now)
 
 
 async def mark_host(name: str, status: HostStatus, message: str, command: str = "") -> None:
@@ -361,11 +360,7 @@ async def mark_host(name: str, status: HostStatus, message: str, command: str = 
             error = {"code": code, "message": message, "task": "", "host": name}
             await job_store.keep_observation(host=name, error=error, command=command)
         await store.save_host(host, status, message)
-        vms = await Vm.filter(host=name, provisioned=True).exclude(status=VmStatus.UNREACHABLE)
-        busy = await job_store.busy_vms(vm.id for vm in vms)
-        for vm in vms:
-            if vm.id not in busy:
-                await store.save_vm(vm, status=VmStatus.UNREACHABLE)
+        await store.mark_unreachable(name)
 
 
 async def take_observation(name: str, info: Mapping[str, Any], seen_before: Generations) -> bool:
@@ -401,7 +396,7 @@ async def take_observation(name: str, info: Mapping[str, Any], seen_before: Gene
                 await follow(vm, name, domain, snapshots.get(vm.id, ()))
                 present.append(vm.id)
         if present:
-            await Vm.filter(id__in=present).update(observed_at=now, missed=0)
+            await store.mark_seen(present, now)
         for vm in known.values():
             if (
                 vm.host == name
@@ -417,11 +412,8 @@ async def take_observation(name: str, info: Mapping[str, Any], seen_before: Gene
 async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now: datetime) -> None:
     """Take a domain that someone else made, or that an earlier database knew, into the list."""
     metadata = domain.get("metadata") or {}
-    number = store.metadata_number(metadata)
-    if number is not None and await Vm.exists(id=number):
-        number = None
     vm = await store.create_vm(
-        number,
+        await store.free_number(metadata),
         uuid=identity,
         host=host.name,
         domain=domain["name"],
@@ -454,9 +446,8 @@ async def follow(
 
 async def miss(vm: Vm) -> None:
     """Its host answered and does not have it: after the second time, it was removed there."""
-    vm.missed += 1
+    await store.mark_missed(vm)
     if vm.missed < MISSES_UNTIL_GONE:
-        await vm.save(update_fields=["missed"])
         return
     log.warning("VM %s is gone from host %s: someone removed it there", vm.ref, vm.host)
     await job_store.write_audit(actor="observation", action="vm_gone", vm_ref=vm.ref)

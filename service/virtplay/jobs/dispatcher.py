@@ -8,7 +8,7 @@ from typing import Protocol
 
 from virtplay.settings import Settings
 from virtplay.states import JobStatus
-from virtplay.store.models import Job
+from virtplay.store.jobs import get_job
 
 Execute = Callable[[int, asyncio.Event], Awaitable[list[int]]]
 """Runs one job to its end, or until the event asks to give up; answers the jobs it let go on."""
@@ -75,7 +75,7 @@ class LocalDispatcher:
 
     async def _take_new(self) -> None:
         while not self._new.empty():
-            job = await Job.get_or_none(id=self._new.get_nowait())
+            job = await get_job(self._new.get_nowait())
             if job is not None and job.status == JobStatus.QUEUED and job.after_id is None:
                 self._waiting.append((job.id, (job.locks, job.host or "")))
 

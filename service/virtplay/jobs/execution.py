@@ -24,13 +24,14 @@ from virtplay.store import jobs as store
 from virtplay.store.database import transaction
 from virtplay.store.models import Job, Vm
 from virtplay.store.snapshots import (
+    delete_snapshot,
     follow_snapshots,
     forget_guard,
     list_snapshots,
     save_snapshot,
     snapshot_of_job,
 )
-from virtplay.store.vms import forget_vm, save_vm
+from virtplay.store.vms import forget_vm, lock_vm, save_vm
 
 log = logging.getLogger("virtplay.jobs.execution")
 
@@ -109,8 +110,8 @@ async def _conclude(
     """
     while True:
         try:
-            fresh = await Job.get(id=job.id)
-            if fresh.generation != job.generation:
+            fresh = await store.get_job(job.id)
+            if fresh is None or fresh.generation != job.generation:
                 raise Conflict(f"cannot finish {job.ref}: another worker has it now")
             followers = await _finish(fresh, progress, outcome)
         except Conflict:
@@ -160,7 +161,8 @@ async def _play(
             outcome = batch.pop() if batch[-1]["event"] == "exit" else None
             sequence = await store.append_events(job.id, sequence, batch)
             if moved:
-                await _show_progress(job, progress)
+                percent = max(job.progress, progress.percent)
+                await store.save_progress(job, percent, progress.step)
             if outcome is not None:
                 return outcome
     finally:
@@ -175,48 +177,26 @@ async def _end_when_asked(run: runner.Run, give_up: asyncio.Event) -> None:
 
 
 async def _lease(job_id: int) -> Job | None:
-    """Take the lease: the VM's generation rises, and the job runs under it.
+    """Take the lease of a job, and show on its VM what is done to it.
 
-    A job that does not hold its VM has no generation: it would shut out the one that does.
     It is failed when its VM is gone; None when it is not to be run.
     """
     async with transaction():
-        job = await Job.get_or_none(id=job_id)
+        job = await store.get_job(job_id)
         if job is None or job.status != JobStatus.QUEUED:
             return None
-        vm = await Vm.filter(id=job.vm_id).select_for_update().first()
+        vm = await lock_vm(job.vm_id)
         if vm is None:
             # Only one that does not hold its VM can find it gone.
             message = f"cannot run {job.ref}: VM {job.vm_ref} is gone"
             error = {"code": "VM_NOT_FOUND", "message": message, "task": "", "host": job.host}
             await store.move(job, JobStatus.FAILED, error=error)
             return job
-        # Again under the VM's lock: another process may have taken the lease since.
-        await job.refresh_from_db(fields=["status"])
-        if job.status != JobStatus.QUEUED:
+        if not await store.lease_job(job, vm, this_worker()):
             return None
-        if job.locks:
-            vm.generation += 1
-            await vm.save(update_fields=["generation"])
-            await Job.filter(id=job.id, status=JobStatus.QUEUED).update(generation=vm.generation)
-            job.generation = vm.generation
-        await store.move(
-            job,
-            JobStatus.RUNNING,
-            leased_by=this_worker(),
-            started_at=datetime.now(UTC),
-        )
         if job.locks:
             await save_vm(vm, status=RULES[Action(job.action)].status)
     return job
-
-
-async def _show_progress(job: Job, progress: Progress) -> None:
-    percent = max(job.progress, progress.percent)
-    await Job.filter(id=job.id, generation=job.generation, finished_at=None).update(
-        progress=percent, step=progress.step
-    )
-    job.progress = percent
 
 
 async def _finish(job: Job, progress: Progress, exit_event: Mapping[str, Any] | None) -> list[int]:
@@ -226,7 +206,7 @@ async def _finish(job: Job, progress: Progress, exit_event: Mapping[str, Any] | 
     if error:
         log.warning("%s failed: %s", job.ref, error["message"])
     async with transaction():
-        vm = await Vm.filter(id=job.vm_id).select_for_update().first()
+        vm = await lock_vm(job.vm_id)
         if vm is None and job.locks:
             raise Conflict(f"cannot finish {job.ref}: VM {job.vm_ref} is gone")
         waiting = await store.waiting_job(vm.id) if vm and job.locks else None
@@ -266,7 +246,7 @@ async def _release_waiting(
         )
         _count(waiting)
         return []
-    await Job.filter(id=waiting.id, finished_at=None).update(after_id=None)
+    await store.release_job(waiting)
     await save_vm(vm, status=RULES[Action.VM_START].status)
     return [waiting.id]
 
@@ -414,7 +394,7 @@ async def _settle_snapshot(job: Job, vm: Vm, reason: Mapping[str, Any]) -> None:
         return
     if job.action == Action.SNAPSHOT_CREATE:
         if snapshot.origin == SnapshotOrigin.SCHEDULE:
-            await snapshot.delete()
+            await delete_snapshot(snapshot)
         else:
             await save_snapshot(snapshot, status=SnapshotStatus.ERROR, error=dict(reason))
         return
@@ -452,7 +432,7 @@ async def _abandon(job: Job) -> None:
                 job, JobStatus.QUEUED, attempt=job.attempt + 1, leased_by="", started_at=None
             )
             return
-        vm = await Vm.filter(id=job.vm_id).select_for_update().first()
+        vm = await lock_vm(job.vm_id)
         message = f"cannot tell how {job.ref} ended: the service ended before it did"
         error = {"code": "INTERNAL_ERROR", "message": message, "task": job.step, "host": job.host}
         await store.move(job, JobStatus.LOST, error=error)

@@ -69,8 +69,7 @@ async def remove_schedule(caller: Caller, ref: str) -> Vm:
     """Delete a VM's schedule; the snapshots that it made stay."""
     async with transaction():
         vm = await find_vm(ref, lock=True)
-        schedule = await store.find_schedule(vm)
-        await schedule.delete()
+        await store.delete_schedule(vm)
         await _audit(caller, "snapshot_schedule_deleted", vm)
     return vm
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from tortoise import Tortoise
-from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.exceptions import BaseORMException as DatabaseError
 from tortoise.migrations.api.migrate import migrate
 from tortoise.transactions import in_transaction
@@ -96,7 +95,7 @@ def is_sqlite() -> bool:
 
 
 @asynccontextmanager
-async def transaction(exclusive: str | None = None) -> AsyncIterator[BaseDBAsyncClient]:
+async def transaction(exclusive: str | None = None) -> AsyncIterator[None]:
     """Begin a writing transaction, committed at the end of the block and undone by an exception.
 
     SQLite: a deferred BEGIN fails with "database is locked" when another process wrote between its
@@ -112,4 +111,4 @@ async def transaction(exclusive: str | None = None) -> AsyncIterator[BaseDBAsync
             await connection.execute_query(
                 "SELECT pg_advisory_xact_lock(hashtext($1))", [f"virtplay.{exclusive}"]
             )
-        yield connection
+        yield

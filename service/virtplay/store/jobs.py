@@ -13,7 +13,7 @@ from tortoise.expressions import Q
 from virtplay.errors import Conflict, JobNotFound, OperationInProgress
 from virtplay.states import FINISHED_JOB, JOB_MOVES, UNFINISHED_JOB, JobOrigin, JobStatus
 from virtplay.store.database import is_sqlite
-from virtplay.store.models import AuditEntry, Job, JobEvent
+from virtplay.store.models import AuditEntry, Job, JobEvent, Vm
 
 REF = re.compile(r"job-\d{6,12}")
 REMEMBERED = re.compile(r"job-(\d{6,9})")
@@ -107,6 +107,43 @@ async def move(job: Job, new: JobStatus, **values: Any) -> None:
         raise Conflict(f"cannot move job {job.ref} from {old} to {new}: it is not {old} any more")
     for key, value in {"status": new, **values}.items():
         setattr(job, key, value)
+
+
+async def lease_job(job: Job, vm: Vm, worker: str) -> bool:
+    """Make a queued job the running one of `worker`; False when another process was faster.
+
+    `vm` is its VM, locked by the caller. The VM's generation rises, and the job runs under it; a
+    job that does not hold its VM has none, as it would shut out the one that does.
+    """
+    # The status again, under the VM's lock: another process may have taken the lease since.
+    await job.refresh_from_db(fields=["status"])
+    if job.status != JobStatus.QUEUED:
+        return False
+    if job.locks:
+        vm.generation += 1
+        await vm.save(update_fields=["generation"])
+        await Job.filter(id=job.id, status=JobStatus.QUEUED).update(generation=vm.generation)
+        job.generation = vm.generation
+    await move(job, JobStatus.RUNNING, leased_by=worker, started_at=datetime.now(UTC))
+    return True
+
+
+async def save_progress(job: Job, percent: int, step: str) -> None:
+    """Write how far a job is, unless it has ended or another worker has it now."""
+    await Job.filter(id=job.id, generation=job.generation, finished_at=None).update(
+        progress=percent, step=step
+    )
+    job.progress = percent
+
+
+async def release_job(waiting: Job) -> None:
+    """Let a start run that has waited behind the creation of its VM."""
+    await Job.filter(id=waiting.id, finished_at=None).update(after_id=None)
+
+
+async def get_job(job_id: int) -> Job | None:
+    """The job with that number as it is now, if there is one."""
+    return await Job.get_or_none(id=job_id)
 
 
 async def find_job(ref: str) -> Job:

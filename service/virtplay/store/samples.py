@@ -107,8 +107,8 @@ async def roll_up(source: Resolution, target: Resolution, since: int, until: int
     step = int(target)
     for first, last in await _ranges():
         one, other, start, end = _marks(4)
-        async with transaction() as connection:
-            await connection.execute_query(
+        async with transaction():
+            await Tortoise.get_connection("default").execute_query(
                 f"INSERT INTO {TABLES[target]} (vm_id, {', '.join(COLUMNS)})"  # noqa: S608
                 f" SELECT s.vm_id, s.at - s.at % {step}, {AVERAGES}"
                 f" FROM vm JOIN {TABLES[source]} s ON s.vm_id = vm.id"

@@ -37,6 +37,12 @@ async def save_schedule(vm: Vm, **values: Any) -> SnapshotSchedule:
     return schedule
 
 
+async def delete_schedule(vm: Vm) -> None:
+    """Delete the VM's schedule; ScheduleNotFound."""
+    schedule = await find_schedule(vm)
+    await schedule.delete()
+
+
 async def due_schedules(now: datetime) -> list[SnapshotSchedule]:
     """The enabled schedules whose turn has come."""
     return await SnapshotSchedule.filter(enabled=True, next_at__lte=now).order_by("next_at")

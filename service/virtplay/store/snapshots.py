@@ -72,6 +72,11 @@ async def snapshot_of_job(vm: Vm, ref: str | None) -> Snapshot | None:
     return await Snapshot.get_or_none(vm_id=vm.id, ref=ref) if ref else None
 
 
+async def delete_snapshot(snapshot: Snapshot) -> None:
+    """Delete the row of a snapshot."""
+    await snapshot.delete()
+
+
 async def forget_guard(vm: Vm) -> None:
     """Delete the row of a guard whose restore did not get to its end."""
     await Snapshot.filter(

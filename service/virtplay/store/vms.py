@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +14,7 @@ from tortoise.queryset import QuerySet
 from virtplay.errors import HostNotFound, VmNotFound
 from virtplay.states import HostStatus, VmStatus
 from virtplay.store.database import is_sqlite
+from virtplay.store.jobs import busy_vms
 from virtplay.store.models import ConsoleTicket, Host, Job, Snapshot, SnapshotSchedule, Vm
 from virtplay.store.samples import forget_vm_samples
 
@@ -86,6 +87,33 @@ async def save_vm(vm: Vm, **values: Any) -> bool:
     return True
 
 
+async def mark_seen(vm_ids: Iterable[int], now: datetime) -> None:
+    """Note that an observation which has just been read has shown the VMs."""
+    await Vm.filter(id__in=list(vm_ids)).update(observed_at=now, missed=0)
+
+
+async def mark_missed(vm: Vm) -> None:
+    """Note that one more observation of its host in a row has not shown the VM: `vm.missed`."""
+    vm.missed += 1
+    await vm.save(update_fields=["missed"])
+
+
+async def mark_unreachable(host: str) -> None:
+    """Make the VMs of a host that cannot be observed unreachable, unless a job holds them."""
+    await _mark_unreachable(await _reachable_vms().filter(host=host))
+
+
+async def _mark_unreachable(vms: Sequence[Vm]) -> None:
+    busy = await busy_vms(vm.id for vm in vms)
+    for vm in vms:
+        if vm.id not in busy:
+            await save_vm(vm, status=VmStatus.UNREACHABLE)
+
+
+def _reachable_vms() -> QuerySet[Vm]:
+    return Vm.filter(provisioned=True).exclude(status=VmStatus.UNREACHABLE)
+
+
 async def forget_vm(vm: Vm) -> None:
     """Delete a VM's row and all that belongs to it; jobs and audit rows stay."""
     for model in (Snapshot, SnapshotSchedule, ConsoleTicket):
@@ -104,6 +132,29 @@ async def find_vm(ref: str, *, lock: bool = False) -> Vm:
     if vm is None:
         raise VmNotFound(f"cannot find VM {ref[:64]}")
     return vm
+
+
+async def lock_vm(vm_id: int | None) -> Vm | None:
+    """The VM with that number, its row locked until the transaction ends, if there is one."""
+    return await Vm.filter(id=vm_id).select_for_update().first()
+
+
+async def vms_on_host(host: str) -> list[Vm]:
+    """The VMs of a host, each with its id, uuid, ref, name, template and os alone."""
+    return await Vm.filter(host=host).only("id", "uuid", "ref", "name", "template", "os")
+
+
+async def vm_with_mac(host: str, mac: str) -> Vm | None:
+    """A VM of that host whose network card has that MAC address, if there is one."""
+    # In Python: JSON filters raise on SQLite.
+    vms = await Vm.filter(host=host).only("ref", "network")
+    return next((vm for vm in vms if vm.network.get("mac") == mac), None)
+
+
+async def generations() -> dict[uuid.UUID, int]:
+    """The UUID of every VM → its generation now."""
+    rows = await Vm.all().only("uuid", "generation")
+    return {vm.uuid: vm.generation for vm in rows}
 
 
 async def page_vms(
@@ -186,9 +237,7 @@ async def sync_hosts(names: set[str]) -> None:
         if host.in_inventory != (name in names):
             host.in_inventory = name in names
             await host.save(update_fields=["in_inventory"])
-    for vm in await Vm.filter(provisioned=True).exclude(status=VmStatus.UNREACHABLE):
-        if vm.host not in names and not await Job.exists(vm_id=vm.id, finished_at=None, locks=True):
-            await save_vm(vm, status=VmStatus.UNREACHABLE)
+    await _mark_unreachable([vm for vm in await _reachable_vms() if vm.host not in names])
 
 
 async def list_hosts() -> list[Host]:
@@ -216,7 +265,9 @@ async def save_host(host: Host, status: HostStatus, message: str, **values: Any)
     await host.save(update_fields=["status", "message", *values])
 
 
-def metadata_number(metadata: Mapping[str, Any] | None) -> int | None:
-    """The number in a domain's metadata id (vm-007 → 7), if it is one of ours."""
-    match = REF.fullmatch(str((metadata or {}).get("id") or ""))
-    return int(match[1]) if match else None
+async def free_number(metadata: Mapping[str, Any]) -> int | None:
+    """The number in a domain's metadata id (vm-007 → 7), if it is one of ours and no VM has it."""
+    match = REF.fullmatch(str(metadata.get("id") or ""))
+    if match is None or await Vm.exists(id=int(match[1])):
+        return None
+    return int(match[1])
