@@ -256,7 +256,7 @@ async def test_service_forgets_what_was_kept_long_enough(service: Service) -> No
     await AuditEntry.all().update(created_at=old)
     await store.write_audit(actor="new", action="vm_start")
     _ = await put_job(JobStatus.SUCCEEDED, finished_at=old)
-    upkeep = asyncio.create_task(service.app.ctx.background._keep_up())
+    upkeep = asyncio.create_task(service.app.ctx.background._delete_expired())
     for _ in range(400):
         if not await Job.all().count() and await AuditEntry.all().count() == 1:
             break
