@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: the action `check_arguments`, which runs on the controller alone."""
+"""Checks the variables of a play's roles on the controller (action `check_arguments`)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: the callback plugin that says at a run's end what became of declared VMs."""
+"""Prints the outcome of each declared VM at the end of a run (callback `fleet_summary`)."""
 
 from __future__ import annotations
 

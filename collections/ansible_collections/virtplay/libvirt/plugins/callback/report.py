@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: the callback plugin that reports runs from a shell to the service."""
+"""Reports ansible-playbook runs from a shell to the service (callback plugin `report`)."""
 
 from __future__ import annotations
 

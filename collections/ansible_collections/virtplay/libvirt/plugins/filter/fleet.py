@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: filters for the VMs that an inventory declares; they run on the controller."""
+"""Lists and describes the VMs that an inventory declares (filters, on the controller)."""
 
 from __future__ import annotations
 

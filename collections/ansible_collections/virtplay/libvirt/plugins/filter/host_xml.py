@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: filters that make libvirt's XML of networks and pools from a role's variables.
+"""Builds libvirt's XML of networks and pools from a role's variables (filters).
 
 They run on the controller, so they use the standard library only.
 """

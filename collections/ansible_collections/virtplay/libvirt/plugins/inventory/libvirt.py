@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: the inventory plugin that lists the VMs of all hypervisors."""
+"""Lists the VMs of all hypervisors as an inventory (inventory plugin `libvirt`)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: a program that joins its standard streams to a domain's serial console.
+"""Connects its standard streams to a domain's serial console (a program of its own).
 
 `python3 -c <this text> URI UUID`: the service sends it over SSH, so that it needs nothing on the
 host but python3-libvirt, and imports nothing of the collection. Bytes pass untouched both ways,

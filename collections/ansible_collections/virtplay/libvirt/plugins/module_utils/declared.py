@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: the VMs that are declared for hosts, and what became of them; pure, no I/O."""
+"""Combines the VMs declared for hosts with the outcome of each; pure, no I/O."""
 
 from __future__ import annotations
 

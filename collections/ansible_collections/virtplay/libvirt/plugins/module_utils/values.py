@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: the rules of values beyond their types; pure, standard library only.
+"""Defines which values arguments may have beyond their type; pure, standard library only.
 
 The action check_arguments applies them on the controller before any host is touched, and each
 module applies its own again. Bounds and patterns are data: `VCPUS.bounds`, `MAC.pattern`.

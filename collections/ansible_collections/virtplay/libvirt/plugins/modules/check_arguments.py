@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: the documentation of `check_arguments`; plugins/action does it."""
+"""Documents `check_arguments`, which plugins/action/check_arguments.py carries out."""
 
 from __future__ import annotations
 

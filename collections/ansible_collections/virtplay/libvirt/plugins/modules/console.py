@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: the module `console`, which lets one client reach a domain's console."""
+"""Opens a domain's console for one client (module `console`)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: the module `domain`, one libvirt domain from arguments to result."""
+"""Brings one libvirt domain to the state asked for (module `domain`)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: the module `domains`, all declared domains of a host in one task."""
+"""Brings all declared domains of a host to their states in one task (module `domains`)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: the module that looks at one host and all its domains in one call."""
+"""Observes one host and all its domains in one call (module `host_info`)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: the module image, which brings one template onto a host."""
+"""Brings one disk image onto a host as a template (module `image`)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: the module `snapshot`, one snapshot of a domain from arguments to result."""
+"""Creates, restores or deletes one snapshot of a domain (module `snapshot`)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: sends the report of a run from a thread, so that the run never waits for it."""
+"""Sends the report of a run from a thread of its own, so that the run never waits for it."""
 
 from __future__ import annotations
 

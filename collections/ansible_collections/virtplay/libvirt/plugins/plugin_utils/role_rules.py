@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: the rules of the roles' variables and of what runs on the controller; pure.
+"""Defines which values are valid in role variables and in the controller's plugins; pure.
 
 Each role's table is made of those of the modules that it runs. Hosts are sent only the modules',
 since every line costs each power action some time there.

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: what argument_specs cannot say of a role's variables; pure, no I/O."""
+"""Checks of role variables what argument_specs cannot express; pure, no I/O."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: what the report of a run says, and what it never says; pure, no I/O."""
+"""Decides what the report of a run contains and what it never contains; pure, no I/O."""
 
 from __future__ import annotations
 

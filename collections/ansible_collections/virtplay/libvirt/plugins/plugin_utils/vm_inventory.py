@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: what hypervisors run, as hosts of an Ansible inventory; pure, no I/O.
+"""Turns the VMs of hypervisors into hosts of an Ansible inventory; pure, no I/O.
 
 All texts come from hosts and guests: they are checked here, or stay values that nothing evaluates.
 """

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: the console devices in domain XML; pure, no libvirt and no I/O.
+"""Reads and edits the console devices in domain XML; pure, no libvirt and no I/O.
 
 QEMU asks for a password only when the domain was started with one, so a new domain gets a random
 one that has run out already. libvirt shows passwords only to those who ask for secrets: the XML

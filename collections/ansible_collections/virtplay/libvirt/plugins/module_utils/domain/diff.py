@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: tells planned changes as the diff that Ansible prints; pure, no I/O.
+"""Describes planned changes as the diff that Ansible prints; pure, no I/O.
 
 Much of what changes stands in no domain XML (the size of a disk, an address reservation, the
 power) and no XML says when it takes effect, so the words come first and the XML after them.

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: runs what changes a domain under its fence, after what a crash has left."""
+"""Runs a change of a domain under its fence, after undoing what a crashed run left."""
 
 from __future__ import annotations
 

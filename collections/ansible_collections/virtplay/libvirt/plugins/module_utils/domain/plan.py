@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: what must change on a domain to reach what was asked for; pure, no I/O.
+"""Plans the changes that bring a domain to the state asked for; pure, no I/O.
 
 Check mode, diff and the real run all come out of these plans, so they cannot disagree.
 """

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: does power steps on a domain and waits for what they bring about."""
+"""Runs the power steps of a domain and waits for their effect."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: the NoCloud seed of a guest (files and ISO image); pure, no host I/O.
+"""Builds the NoCloud seed of a guest (files and ISO image); pure, no host I/O.
 
 Everything we generate is JSON, which YAML readers take: no text of users can become a key.
 """

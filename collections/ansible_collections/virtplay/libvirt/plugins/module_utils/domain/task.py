@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: one domain from the arguments of a module to its result."""
+"""Brings one domain to the state asked for, from the module's arguments to its result."""
 
 from __future__ import annotations
 

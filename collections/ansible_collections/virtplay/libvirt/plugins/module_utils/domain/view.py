@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: looks at one domain, without a question that a stuck QEMU could block."""
+"""Reads one domain without a query that a stuck QEMU could block."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: domain XML to and from plain data; pure, no libvirt and no I/O.
+"""Converts domain XML to and from plain data; pure, no libvirt and no I/O.
 
 All text of users becomes element text or attribute values here, through lxml and never through
 string building, so that no title or label can become markup.

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: runs a function in a child process that can be abandoned at a deadline.
+"""Runs a function in a child process that is abandoned at a deadline.
 
 A call that waits inside libvirtd, or for a dead file system, can be neither cancelled nor joined;
 a process that holds such a thread would hang at its own end. The child takes all of that with it.

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: the only importer of libvirt and lxml; opens connections, names integers.
+"""Imports libvirt and lxml for all other files, opens connections, and names libvirt's integers.
 
 Other files take the libraries from here (``from .connection import etree, libvirt``). One
 is None on a machine that lacks it, so that modules can be imported there and say what to install.

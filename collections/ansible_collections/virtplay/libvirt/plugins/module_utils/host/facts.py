@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: reads what a host is and has: capacity, pools, networks, templates."""
+"""Reads a host's facts: capacity, pools, networks, bridges, templates."""
 
 from __future__ import annotations
 

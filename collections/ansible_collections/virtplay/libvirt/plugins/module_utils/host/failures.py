@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: turns what went wrong on a host into a failure with a code."""
+"""Turns an exception on a host into a failure with a code."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: what the host's kernel knows about a domain's QEMU process and disk files.
+"""Reads what the kernel knows of a domain's QEMU process and disk files.
 
 Never asks QEMU, so it also serves for one that does not answer.
 """

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: fixed addresses of guests as DHCP reservations in libvirt's networks."""
+"""Manages fixed addresses of guests as DHCP reservations in libvirt's networks."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: volumes of a domain in libvirt's pools, and the templates they stand on.
+"""Manages a domain's volumes in libvirt's pools, and finds the templates they are based on.
 
 A volume's name is made of the domain's UUID and the disk's target, never of a user's text.
 """

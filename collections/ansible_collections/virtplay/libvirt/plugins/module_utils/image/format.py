@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: tells from a file's own bytes which disk image it is; pure but for reading.
+"""Recognises the format of a disk image from the file itself; does no other I/O.
 
 qemu-img is never asked to guess: a guess follows backing and data files, and a guest's disk that
 was taken for another format has opened files of the host before (CVE-2024-4467 and its kin).

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: fetches an image's bytes from a URL, a mirror or a file, and hashes them."""
+"""Downloads or copies an image from a URL, a mirror or a file, and hashes it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: the directory of templates; content-addressed images, manifests, one lock each.
+"""Stores templates in a directory: images named by content, manifests, a lock for each name.
 
 An image never changes in place, because the disks of VMs are overlays on it. The manifest is
 written last: a template without one does not exist yet.

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: one mutation of a domain at a time, and none by a worker thought dead.
+"""Allows one change of a domain at a time, and none by an outdated worker.
 
 A lock file per domain UUID makes a second task on it wait, by hand or of a job, and so the
 successor of a lost worker until the survivor's task has ended; the highest generation seen, kept

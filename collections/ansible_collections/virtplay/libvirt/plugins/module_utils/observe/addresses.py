@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: finds the IP addresses of guests, from the cheapest source that knows them.
+"""Finds the IP addresses of guests, from the cheapest source that has them.
 
 A lease of a libvirt network first, then the host's neighbour table, and the guest agent only for
 running guests without a lease: it is a question to the guest, which may never answer.

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: asks the agents of many guests at once, for as long as there is time."""
+"""Queries the guest agents of many domains in parallel, within a time limit."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: asks the QEMU monitors for statistics so that none can block the others.
+"""Queries QEMU monitors for statistics so that a stuck one does not block the others.
 
 Measured with libvirt 9.0 and a QEMU under SIGSTOP:
 

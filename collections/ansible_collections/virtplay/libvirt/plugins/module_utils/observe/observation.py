@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: looks at a whole host once and puts the picture together."""
+"""Observes a whole host once: its resources and all its domains."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: turns libvirt's flat statistics record into nested figures (pure).
+"""Converts libvirt's flat statistics record into nested values; pure.
 
 Names and units of a record: the VIR_DOMAIN_STATS_* groups of virConnectGetAllDomainStats. What
 libvirt does not give is absent here too, never 0.

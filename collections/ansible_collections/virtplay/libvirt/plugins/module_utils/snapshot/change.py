@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: lists a domain's snapshots, makes them, goes back to them and deletes them."""
+"""Lists, creates, restores and deletes the snapshots of a domain."""
 
 from __future__ import annotations
 

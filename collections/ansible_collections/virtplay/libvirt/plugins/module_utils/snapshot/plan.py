@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: what making, restoring and deleting a snapshot would change; pure, no I/O.
+"""Plans the creation, restore and deletion of a snapshot; pure, no I/O.
 
 Refusals come from here, before anything is touched. Check mode, diff and the real run share these
 plans, so they cannot disagree.

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: reads the snapshot table of a qcow2 from its own bytes; pure but for reading.
+"""Reads the snapshot table of a qcow2 image from the file itself; does no other I/O.
 
 The layout is that of docs/interop/qcow2.txt in QEMU. A running guest's image is read as well, so a
 table that QEMU is just writing anew is read again, and one that makes no sense is no table.

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Collection layer: snapshot XML to and from plain data; pure, no libvirt and no I/O.
+"""Converts snapshot XML to and from plain data; pure, no libvirt and no I/O.
 
 libvirt keeps no metadata of a snapshot but its description. People's texts stand there in plain
 words, for `virsh snapshot-dumpxml`, and again with all else in a mark on its last line.
