@@ -52,9 +52,6 @@ RETRY_DELETION = timedelta(hours=1)
 MOST_ATTEMPTS = 5
 """A job that ends its service at every start must not do so for ever."""
 
-KEPT_RESULTS = ("changes", "applies_at", "console")
-"""What the job's row keeps of its module's answer."""
-
 CHANGE_FIELDS = {"vcpus": "cpu", "memory": "memory", "disks": "disk", "interfaces": "network"}
 """The domain module's fields → the VM's."""
 
@@ -215,7 +212,7 @@ async def _finish(job: Job, progress: Progress, exit_event: Mapping[str, Any] | 
             JobStatus.FAILED if error else JobStatus.SUCCEEDED,
             error=error,
             changed=progress.changed,
-            result={key: result[key] for key in KEPT_RESULTS if key in result},
+            result=progress.row_result(),
             **({} if error else {"progress": 100}),
         )
         if vm is None or not job.locks:

@@ -18,24 +18,10 @@ from typing import Any
 
 from virtplay.actions import mark_unsafe
 from virtplay.jobs.processes import become_subreaper, end_descendants
+from virtplay.jobs.progress import EVENT_KEYS
 from virtplay.jobs.runner import EVENTS, SPECIFICATION, Specification
 
 TEXT_LIMIT = 200_000
-KEPT_RESULT = (
-    "changed",
-    "msg",
-    "code",
-    "domain",
-    "changes",
-    "applies_at",
-    "image",
-    "console",
-    "snapshot",
-    "snapshots",
-    "host_info",
-    "module_stderr",
-    "unreachable",
-)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -124,7 +110,7 @@ def _trim(event: Mapping[str, Any]) -> dict[str, Any]:
     if data.get("ignore_errors"):
         kept["ignore_errors"] = True
     if isinstance(data.get("res"), dict):
-        kept["res"] = {key: data["res"][key] for key in KEPT_RESULT if key in data["res"]}
+        kept["res"] = {key: data["res"][key] for key in EVENT_KEYS if key in data["res"]}
     return {key: _storable(value) for key, value in kept.items()}
 
 

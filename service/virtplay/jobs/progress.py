@@ -5,7 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 
 FAILURES = ("runner_on_failed", "runner_on_unreachable")
-RESULT_KEYS = ("domain", "changes", "applies_at", "snapshots", "snapshot", "console")
+RESULT_KEYS = {
+    "domain": False,
+    "changes": True,
+    "applies_at": True,
+    "snapshots": False,
+    "console": True,
+}
+"""What the service reads of a module's result about a domain → whether the job's row keeps it."""
+EVENT_KEYS = (
+    *("changed", "msg", "code", "module_stderr", "unreachable", "host_info"),
+    *RESULT_KEYS,
+)
+"""What an event keeps of any task's result."""
 RESULTS = ("runner_on_ok", "runner_on_failed", "runner_on_unreachable")
 
 
@@ -21,7 +33,7 @@ class Progress:
     step: str = ""
     changed: bool = False
     result: dict[str, Any] | None = None
-    """The last answer of a module about its domain: RESULT_KEYS."""
+    """The last result of a module about its domain: those of RESULT_KEYS that it has."""
     error: dict[str, Any] | None = None
     """code, message, task, host of the first failure that was not ignored."""
     stats_seen: bool = False
@@ -48,6 +60,11 @@ class Progress:
         elif kind in RESULTS:
             self._take_result(kind, event)
         return False
+
+    def row_result(self) -> dict[str, Any]:
+        """What the job's row keeps of the result."""
+        result = self.result or {}
+        return {key: result[key] for key, kept in RESULT_KEYS.items() if kept and key in result}
 
     def _take_result(self, kind: str, event: Mapping[str, Any]) -> None:
         res = event.get("res") or {}

@@ -35,7 +35,6 @@ EVENTS_LIMIT = 50_000
 """Events that the log of one run keeps; later ones only move its progress."""
 OTHER_ACTION = "playbook"
 ACTION = re.compile(r"[a-z][a-z0-9_]{0,31}")
-KEPT_RESULTS = ("changes", "applies_at")
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ async def _show(job: Job, events: Sequence[Mapping[str, Any]], batch: Batch) -> 
         job.hosts = list(batch.hosts)
         job.host = batch.hosts[0] if len(batch.hosts) == 1 else None
     if progress.result is not None:
-        job.result = {key: progress.result[key] for key in KEPT_RESULTS if key in progress.result}
+        job.result = progress.row_result()
     if batch.domains is not None:
         told = [asdict(domain) for domain in batch.domains]
         if not all(domain in told for domain in job.domains or ()):
