@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from virtplay import errors
+from virtplay import errors, vm_fields
 from virtplay.actions import Action
 from virtplay.hosts.inventory import Inventory
 from virtplay.hosts.placement import HostRoom, Need, Overcommit, place
@@ -18,28 +18,9 @@ from virtplay.store import vms as store
 from virtplay.store.database import transaction
 from virtplay.store.models import Host, Job, Vm
 from virtplay.store.vms import Promised
+from virtplay.units import GIB, MIB
 
-MIB = 1024**2
 DEFAULT_POOL = "default"
-
-
-@dataclass(frozen=True)
-class NewVm:
-    """A checked request for a VM; memory MiB, disk GiB."""
-
-    name: str
-    template: str
-    cpu: int
-    memory: int
-    disk: int
-    network: dict[str, Any]
-    auto_start: bool
-    host: str | None
-    labels: dict[str, str]
-    description: str
-    ssh_keys: list[str]
-    user_data: str | None
-    clone: str
 
 
 @dataclass(frozen=True)
@@ -76,52 +57,44 @@ class Vms:
         self.inventory = inventory
         self._dispatcher = dispatcher
 
-    async def create(self, caller: Caller, new: NewVm) -> Accepted:
-        """Place a VM and submit its creation."""
-        os = self.inventory.template_os(new.template)
+    async def create(
+        self, caller: Caller, wanted: Mapping[str, Any], host: str | None = None
+    ) -> Accepted:
+        """Place a VM of the wanted fields (memory MiB, disk GiB) and submit its creation."""
+        os = self.inventory.template_os(wanted["template"])
+        network = wanted["network"]
         need = Need(
-            new.cpu,
-            new.memory,
-            new.disk,
-            new.network["type"],
-            new.network[new.network["type"]],
+            wanted["cpu"],
+            wanted["memory"],
+            wanted["disk"],
+            network["type"],
+            network[network["type"]],
         )
         async with transaction(exclusive="placement"):
-            hosts = await self._candidates(new)
+            hosts = await self._candidates(wanted["template"], host)
             promised = await store.promised_by_host()
-            name = place([self._room(host, promised) for host in hosts], need)
-            await _refuse_used_mac(name, new.network.get("mac"))
-            self._check_template_size(new, next(h for h in hosts if h.name == name))
+            name = place([self._room(each, promised) for each in hosts], need)
+            await _refuse_used_mac(name, network.get("mac"))
+            _check_template_size(wanted, next(each for each in hosts if each.name == name))
             identity = uuid.uuid4()
-            network = {**new.network, "mac": new.network.get("mac") or mac_of(identity)}
+            columns = vm_fields.columns_of(wanted)
+            columns["network"] = {**network, "mac": network.get("mac") or mac_of(identity)}
             vm = await store.create_vm(
-                uuid=identity,
-                name=new.name,
-                description=new.description,
-                host=name,
-                status=VmStatus.CREATING,
-                template=new.template,
-                os=os,
-                cpu=new.cpu,
-                memory=new.memory,
-                disk=new.disk,
-                network=network,
-                auto_start=new.auto_start,
-                labels=new.labels,
+                uuid=identity, host=name, status=VmStatus.CREATING, os=os, **columns
             )
             job = await submit(
                 self._settings,
                 caller,
                 vm,
                 Action.VM_CREATE,
-                create_variables(vm, new),
-                secrets={"libvirt_domain_user_data": new.user_data} if new.user_data else None,
+                create_variables(vm, wanted),
+                secrets=vm_fields.to_variables(wanted, secret=True) or None,
             )
         self._dispatcher.enqueue(job.id)
         return Accepted(vm, job)
 
     async def update(self, caller: Caller, ref: str, wanted: Mapping[str, Any]) -> Accepted:
-        """Submit a change of name, description, cpu, memory, disk, network, auto_start, labels."""
+        """Submit a change of the wanted fields, by their names."""
         async with transaction(exclusive="placement"):
             vm = await store.find_vm(ref, lock=True)
             await refuse_if_busy(vm)
@@ -225,10 +198,10 @@ class Vms:
         self._dispatcher.enqueue(job.id)
         return Accepted(vm, job)
 
-    async def _candidates(self, new: NewVm) -> list[Host]:
+    async def _candidates(self, template: str, host_name: str | None) -> list[Host]:
         """The ready hosts that may take the VM; the reason why not, if there is none."""
-        if new.host is not None:
-            host = await store.find_host(new.host)
+        if host_name is not None:
+            host = await store.find_host(host_name)
             if host.status != HostStatus.READY:
                 raise errors.HostUnreachable(
                     f"cannot create a VM on host {host.name}: it is {host.status}"
@@ -241,10 +214,10 @@ class Vms:
             if not hosts:
                 states = ", ".join(f"{host.name} is {host.status}" for host in known)
                 raise errors.HostUnreachable(f"cannot create a VM: no host is ready ({states})")
-        hosts = [h for h in hosts if new.template in self._catalogue(h.name)]
+        hosts = [h for h in hosts if template in self._catalogue(h.name)]
         if not hosts:
             raise errors.TemplateNotFound(
-                f"cannot find template {new.template}: no ready host's image catalogue has it"
+                f"cannot find template {template}: no ready host's image catalogue has it"
             )
         return hosts
 
@@ -262,19 +235,9 @@ class Vms:
         promised = await store.promised_by_host()
         return {host.name: self._room(host, promised) for host in await store.list_hosts()}
 
-    def _check_template_size(self, new: NewVm, host: Host) -> None:
-        for image in host.facts.get("templates", []):
-            size = -(-int(image.get("virtual_size_bytes", 0)) // 1024**3)
-            if image.get("name") == new.template and size > new.disk:
-                message = f"must be at least {size}: template {new.template} is that large (GiB)"
-                raise errors.ValidationFailed(
-                    f"cannot create VM {new.name}: disk {message}",
-                    [{"field": "disk", "message": message}],
-                )
-
     async def _check_growth(self, vm: Vm, wanted: Mapping[str, Any]) -> None:
         """INSUFFICIENT_RESOURCES or a wrong network, as at creation, for what the change adds."""
-        if not {"cpu", "memory", "disk", "network"} & wanted.keys():
+        if not vm_fields.needs_room(wanted):
             return
         host = await store.find_host(str(vm.host))
         promised = await store.promised_by_host(without=vm.id)
@@ -294,6 +257,19 @@ class Vms:
             room = room_of(host, room.overcommit, promised.get(host.name, Promised()))
             room = HostRoom(**{**vars(room), "networks": room_networks, "bridges": room_networks})
         place([room], need)
+
+
+def _check_template_size(wanted: Mapping[str, Any], host: Host) -> None:
+    """Refuse a disk that is smaller than its template."""
+    template = wanted["template"]
+    for image in host.facts.get("templates", []):
+        size = -(-int(image.get("virtual_size_bytes", 0)) // GIB)
+        if image.get("name") == template and size > wanted["disk"]:
+            message = f"must be at least {size}: template {template} is that large (GiB)"
+            raise errors.ValidationFailed(
+                f"cannot create VM {wanted['name']}: disk {message}",
+                [{"field": "disk", "message": message}],
+            )
 
 
 async def refuse_unreachable(vm: Vm) -> None:
@@ -352,55 +328,22 @@ def identify(vm: Vm) -> dict[str, Any]:
     return {"libvirt_domain_uuid": str(vm.uuid), "libvirt_domain_name": str(vm.domain)}
 
 
-def create_variables(vm: Vm, new: NewVm) -> dict[str, Any]:
+def create_variables(vm: Vm, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The variables of playbooks/vm_create.yml, but for secrets."""
     return {
         **identify(vm),
-        "libvirt_domain_title": vm.name,
-        "libvirt_domain_description": vm.description,
-        "libvirt_domain_template": vm.template,
-        "libvirt_domain_os": vm.os,
-        "libvirt_domain_vcpus": vm.cpu,
-        "libvirt_domain_memory": vm.memory,
-        "libvirt_domain_disk": vm.disk,
-        "libvirt_domain_clone": new.clone,
-        "libvirt_domain_network": vm.network,
-        "libvirt_domain_autostart": vm.auto_start,
+        **vm_fields.to_variables({**wanted, "os": vm.os, "network": vm.network}),
         "libvirt_domain_state": "running" if vm.auto_start else "stopped",
-        "libvirt_domain_hostname": hostname_of(vm),
-        "libvirt_domain_ssh_keys": new.ssh_keys,
-        "libvirt_domain_labels": vm.labels,
     }
-
-
-FIELD_VARIABLES = {
-    "name": "libvirt_domain_title",
-    "description": "libvirt_domain_description",
-    "cpu": "libvirt_domain_vcpus",
-    "memory": "libvirt_domain_memory",
-    "disk": "libvirt_domain_disk",
-    "auto_start": "libvirt_domain_autostart",
-    "labels": "libvirt_domain_labels",
-}
 
 
 def update_variables(vm: Vm, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The variables of playbooks/vm_update.yml: only what was asked for."""
-    variables = identify(vm)
-    for field, variable in FIELD_VARIABLES.items():
-        if field in wanted:
-            variables[variable] = wanted[field]
+    values = dict(wanted)
     if "network" in wanted:
         new = wanted["network"]
         keys = ["mac", "model"]
         if all(vm.network.get(key) == new.get(key) for key in ("type", "network", "bridge")):
             keys.append("ip")  # as on the host, the address goes only with its network
-        kept = {key: vm.network[key] for key in keys if vm.network.get(key)}
-        variables["libvirt_domain_network"] = {**kept, **new}
-    return variables
-
-
-def hostname_of(vm: Vm) -> str:
-    """The guest's host name: the VM's name where that is one, else its id."""
-    words = "".join(c if c.isascii() and c.isalnum() else "-" for c in vm.name.lower())
-    return "-".join(part for part in words.split("-") if part)[:63].strip("-") or str(vm.ref)
+        values["network"] = {**{key: vm.network[key] for key in keys if vm.network.get(key)}, **new}
+    return {**identify(vm), **vm_fields.to_variables(values)}

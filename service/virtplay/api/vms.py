@@ -1,7 +1,6 @@
 """API: /vms."""
 
-from typing import Any
-
+from virtplay import vm_fields
 from virtplay.api.http.envelope import ApiResponse
 from virtplay.api.http.requests import ApiRequest
 from virtplay.api.jobs import job_out
@@ -11,32 +10,21 @@ from virtplay.store import jobs as job_store
 from virtplay.store import vms as store
 from virtplay.store.models import Vm
 from virtplay.times import time_text
-from virtplay.vms import Accepted, NewVm
-
-BODY_COLUMNS = {"autoStart": "auto_start"}
+from virtplay.vms import Accepted
 
 
 def vm_out(vm: Vm) -> VmOut:
     """A VM as the API shows it."""
     return VmOut(
+        **vm_fields.shown(vm),
         id=str(vm.ref),
-        name=vm.name,
         status=vm.status,
-        cpu=vm.cpu,
-        memory=vm.memory,
-        disk=vm.disk,
-        os=vm.os,
         ip=vm.ip,
         createdAt=time_text(vm.created_at) or "",
         updatedAt=time_text(vm.updated_at) or "",
         host=vm.host,
         uuid=str(vm.uuid),
-        template=vm.template,
-        description=vm.description,
-        labels=vm.labels,
-        network=vm.network,
         addresses=vm.addresses,
-        autoStart=vm.auto_start,
         pending=vm.pending,
         error=vm.error,
         startedAt=time_text(vm.started_at),
@@ -71,24 +59,10 @@ async def list_vms(request: ApiRequest) -> ApiResponse:
 async def create_vm(request: ApiRequest) -> ApiResponse:
     """POST /vms."""
     body: VmCreate = request.body
-    new = NewVm(
-        name=body.name,
-        template=body.template,
-        cpu=body.cpu,
-        memory=body.memory,
-        disk=body.disk,
-        network=body.network.as_variables(),
-        auto_start=body.autoStart,
-        host=body.host,
-        labels=body.labels,
-        description=body.description,
-        ssh_keys=body.sshKeys,
-        user_data=body.userData,
-        clone=body.clone,
-    )
+    wanted = vm_fields.from_request(body.model_dump())
     # Right after a start nothing is known of any host yet: a moment's wait beats a refusal.
     await request.services.observer.first_look()
-    return accepted(await request.services.vms.create(request.caller, new))
+    return accepted(await request.services.vms.create(request.caller, wanted, body.host))
 
 
 async def get_vm(request: ApiRequest) -> ApiResponse:
@@ -98,12 +72,7 @@ async def get_vm(request: ApiRequest) -> ApiResponse:
 
 async def update_vm(request: ApiRequest) -> ApiResponse:
     """PUT /vms/{id}."""
-    wanted: dict[str, Any] = {
-        BODY_COLUMNS.get(field, field): getattr(request.body, field)
-        for field in request.body.model_fields_set
-    }
-    if "network" in wanted:
-        wanted["network"] = wanted["network"].as_variables()
+    wanted = vm_fields.from_request(request.body.model_dump(exclude_unset=True))
     return accepted(await request.services.vms.update(request.caller, request.path["id"], wanted))
 
 

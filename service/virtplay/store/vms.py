@@ -17,6 +17,8 @@ from virtplay.store.database import is_sqlite
 from virtplay.store.jobs import busy_vms
 from virtplay.store.models import ConsoleTicket, Host, Job, Snapshot, SnapshotSchedule, Vm
 from virtplay.store.samples import forget_vm_samples
+from virtplay.units import GIB
+from virtplay.vm_fields import from_variables
 
 REF = re.compile(r"vm-(\d{3,9})")
 SORTS = {
@@ -202,7 +204,7 @@ async def promised_by_host(without: int | None = None) -> dict[str, Promised]:
     whose creation failed counts no more.
     """
     growing = {
-        job.vm_id: job.variables
+        job.vm_id: from_variables(job.variables)
         for job in await Job.filter(finished_at=None, action="vm_update").only("vm_id", "variables")
     }
     rows = await Vm.filter(host__not_isnull=True).values_list(
@@ -214,11 +216,11 @@ async def promised_by_host(without: int | None = None) -> dict[str, Promised]:
             continue
         so_far = found.get(host, Promised())
         wanted = growing.get(number, {})
-        gib = max(disk, wanted.get("libvirt_domain_disk", 0))
+        gib = max(disk, wanted.get("disk", 0))
         found[host] = Promised(
-            so_far.cpu + max(cpu, wanted.get("libvirt_domain_vcpus", 0)),
-            so_far.memory + max(memory, wanted.get("libvirt_domain_memory", 0)),
-            so_far.disk + max(0, gib * 1024**3 - allocation),
+            so_far.cpu + max(cpu, wanted.get("cpu", 0)),
+            so_far.memory + max(memory, wanted.get("memory", 0)),
+            so_far.disk + max(0, gib * GIB - allocation),
             so_far.gib + gib,
             so_far.vms + 1,
         )

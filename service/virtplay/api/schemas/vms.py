@@ -11,6 +11,7 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -103,9 +104,10 @@ class NetworkBody(Strict):
             check_address(value, prefix=info.data["type"] == "bridge")
         return value
 
+    @model_serializer
     def as_variables(self) -> dict[str, Any]:
         """What the row and the playbooks take; absent fields are left out."""
-        values = {key: value for key, value in self.model_dump().items() if value is not None}
+        values = {key: value for key, value in self if value is not None}
         if self.type == "network":
             values.setdefault("network", "default")
         return values
