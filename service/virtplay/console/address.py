@@ -42,9 +42,9 @@ class Address:
 
 
 def read_address(
-    name: str, variables: Mapping[str, Any], defaults: Mapping[str, str], directory: Path
+    name: str, variables: Mapping[str, Any], defaults: Mapping[str, Any], directory: Path
 ) -> Address:
-    """Read a host's variables; `defaults` are ansible.cfg's values for them.
+    """Read a host's variables; `defaults` are Ansible's settings for what they lack.
 
     A key's path is relative to `directory`. HostUnreachable names what cannot be used.
     """

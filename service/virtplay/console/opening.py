@@ -81,6 +81,8 @@ class Consoles:
 
     async def open(self, caller: Caller, ref: str, kind: ConsoleType) -> Opened:
         """Run console_open for a running VM and make a ticket for its console."""
+        # It takes a second the first time, in which the job runs.
+        _ = self._reach.prepare(self.inventory)
         async with transaction():
             vm = await store.find_vm(ref, lock=True)
             await self._refuse_unusable(vm)
@@ -153,7 +155,7 @@ class Consoles:
         await self._reach.close()
 
     async def _connect(self, vm: Vm, ticket: ConsoleTicket) -> Line:
-        address = self._reach.address(self.inventory, str(vm.host))
+        address = await self._reach.address(self.inventory, str(vm.host))
         if ticket.kind == ConsoleType.SERIAL:
             return await self._reach.open_serial(address, str(vm.uuid))
         return await self._reach.open_screen(address, ticket.port or 0)

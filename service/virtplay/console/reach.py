@@ -5,7 +5,6 @@ the inventory says. It stays for a while after its last stream.
 """
 
 import asyncio
-import configparser
 import contextlib
 import logging
 import os
@@ -22,7 +21,7 @@ import asyncssh
 
 from virtplay.console.address import Address, jump_address, read_address, stream_command
 from virtplay.errors import HostUnreachable
-from virtplay.hosts.inventory import Inventory
+from virtplay.hosts.inventory import Inventory, load_connection_defaults
 
 log = logging.getLogger("virtplay.console.reach")
 # It tells every channel, with the text of the stream program.
@@ -42,11 +41,6 @@ USUAL_KNOWN_HOSTS = (
     "/etc/ssh/ssh_known_hosts",
     "/etc/ssh/ssh_known_hosts2",
 )
-CONFIG_KEYS = {
-    "ssh_args": "ansible_ssh_args",
-    "ssh_common_args": "ansible_ssh_common_args",
-    "ssh_extra_args": "ansible_ssh_extra_args",
-}
 STREAM = "collections/ansible_collections/virtplay/libvirt/plugins/module_utils/console_stream.py"
 SAID_LIMIT = 4096
 REASON_SECONDS = 3.0
@@ -156,16 +150,26 @@ class Reach:
 
     def __init__(self, project: Path) -> None:
         self._project = project
-        self._defaults = read_defaults(project / "ansible.cfg")
+        self._defaults: tuple[Inventory, asyncio.Task[dict[str, Any]]] | None = None
         self._links: dict[Address, list[Link]] = {}
         self._locks: dict[Address, asyncio.Lock] = {}
 
-    def address(self, inventory: Inventory, name: str) -> Address:
-        """How the inventory reaches a host; HostUnreachable when it does not say it usably."""
+    def prepare(self, inventory: Inventory) -> asyncio.Task[dict[str, Any]]:
+        """Read Ansible's settings of connections, unless they were read since the last reload."""
+        known = self._defaults
+        if known is None or known[0] is not inventory or (known[1].done() and known[1].exception()):
+            known = inventory, asyncio.create_task(load_connection_defaults(self._project))
+            self._defaults = known
+        return known[1]
+
+    async def address(self, inventory: Inventory, name: str) -> Address:
+        """Return how Ansible connects to a host; HostUnreachable when consoles cannot do that."""
         config = inventory.hosts.get(name)
         if config is None:
             raise HostUnreachable(f"cannot reach host {name}: it is not in the inventory")
-        return read_address(name, config.connection, self._defaults, self._project)
+        # Shielded: a client that leaves must not end it for the others.
+        defaults = await asyncio.shield(self.prepare(inventory))
+        return read_address(name, config.connection, defaults, self._project)
 
     async def open_screen(self, address: Address, port: int) -> Line:
         """Connect to a VNC server on the host's loopback; HostUnreachable when that fails."""
@@ -355,30 +359,6 @@ def _config_file(lines: Sequence[str]) -> Iterator[str]:
         file.write("\n".join(lines) + "\n")
         file.flush()
         yield file.name
-
-
-def read_defaults(path: Path) -> dict[str, str]:
-    """What ansible.cfg says of SSH, by the names of the host variables."""
-    parser = configparser.ConfigParser(interpolation=None, strict=False)
-    with contextlib.suppress(configparser.Error, OSError):
-        parser.read(path)
-    found = {
-        variable: parser.get("ssh_connection", key)
-        for key, variable in CONFIG_KEYS.items()
-        if parser.has_option("ssh_connection", key)
-    }
-    for key, variable in (
-        ("remote_user", "ansible_user"),
-        ("remote_port", "ansible_port"),
-        ("private_key_file", "ansible_ssh_private_key_file"),
-        ("interpreter_python", "ansible_python_interpreter"),
-    ):
-        if parser.has_option("defaults", key):
-            found[variable] = parser.get("defaults", key)
-    for key in ("become", "become_user"):
-        if parser.has_option("privilege_escalation", key):
-            found[f"ansible_{key}"] = parser.get("privilege_escalation", key)
-    return found
 
 
 def _unreachable(address: Address, what: str, error: BaseException) -> HostUnreachable:

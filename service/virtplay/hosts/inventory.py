@@ -1,4 +1,4 @@
-"""Reads Ansible's inventory and the image catalogue with `ansible-inventory`."""
+"""Reads Ansible's inventory with its image catalogue, and Ansible's own settings of connections."""
 
 import asyncio
 import json
@@ -22,6 +22,20 @@ CATALOGUE = "libvirt_image_catalogue"
 EXTRA = "libvirt_image_catalogue_extra"
 CONNECTION = "ansible_"
 URI = "libvirt_console_uri"
+SETTINGS = {
+    "DEFAULT_BECOME": "ansible_become",
+    "DEFAULT_BECOME_METHOD": "ansible_become_method",
+    "DEFAULT_BECOME_USER": "ansible_become_user",
+    "DEFAULT_TRANSPORT": "ansible_connection",
+    "INTERPRETER_PYTHON": "ansible_python_interpreter",
+    "port": "ansible_port",
+    "private_key_file": "ansible_ssh_private_key_file",
+    "remote_user": "ansible_user",
+    "ssh_args": "ansible_ssh_args",
+    "ssh_common_args": "ansible_ssh_common_args",
+    "ssh_extra_args": "ansible_ssh_extra_args",
+}
+"""A setting of Ansible or of its connection plugin ssh → the host variable that overrides it."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +90,52 @@ async def load_inventory(settings: Settings) -> Inventory:
             raise CannotStart(
                 f"cannot read the inventory {settings.inventory}: no such file: {source}"
             )
-    program = Path(sys.executable).with_name("ansible-inventory")
-    words = [str(program), "--list"]
+    words = ["--list"]
     for source in settings.inventory_sources:
         words += ["-i", source]
+    # Else a broken source is a warning, and its hosts are missing without a word.
+    strict = {"ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true"}
+    try:
+        listing = await _run(settings.project_dir, "ansible-inventory", *words, environment=strict)
+    except CannotStart as error:
+        raise CannotStart(f"cannot read the inventory {settings.inventory}: {error}") from error
+    defaults = await asyncio.to_thread(_default_catalogue, settings.project_dir)
+    try:
+        return parse_inventory(listing, defaults)
+    except CannotStart as error:
+        raise CannotStart(f"{error} ({settings.inventory})") from error
+
+
+async def load_connection_defaults(project: Path) -> dict[str, Any]:
+    """Read what ansible.cfg and ANSIBLE_* variables set, by the names of the host variables.
+
+    CannotStart when Ansible cannot read its configuration. Takes a second of CPU.
+    """
+    try:
+        settings = await _run(project, "ansible-config", "dump", "--type=all", "--format=json")
+    except CannotStart as error:
+        raise CannotStart(f"cannot read the configuration of Ansible: {error}") from error
+    [plugins] = [entry["CONNECTION_PLUGINS"] for entry in settings if "CONNECTION_PLUGINS" in entry]
+    [ssh] = [plugin["ssh"] for plugin in plugins if "ssh" in plugin]
+    return {
+        SETTINGS[setting["name"]]: setting["value"]
+        for setting in (*settings, *ssh)
+        if setting.get("name") in SETTINGS and setting["origin"] != "default"
+    }
+
+
+async def _run(
+    project: Path, program: str, *words: str, environment: Mapping[str, str] | None = None
+) -> Any:
+    """The JSON that a program of Ansible prints; CannotStart with its errors when it fails."""
     process = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).with_name(program)),
         *words,
-        cwd=settings.project_dir,
+        cwd=project,
         env={
-            # Else a broken source is a warning, and its hosts are missing without a word.
-            "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
+            **(environment or {}),
             **os.environ,
-            "ANSIBLE_CONFIG": str(settings.project_dir / "ansible.cfg"),
+            "ANSIBLE_CONFIG": str(project / "ansible.cfg"),
         },
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -95,17 +143,12 @@ async def load_inventory(settings: Settings) -> Inventory:
     )
     output, errors = await process.communicate()
     if process.returncode:
-        faults = _faults(errors.decode(errors="replace"))
-        raise CannotStart(f"cannot read the inventory {settings.inventory}: {faults}")
-    defaults = await asyncio.to_thread(_default_catalogue, settings.project_dir)
-    try:
-        return parse_inventory(json.loads(output), defaults)
-    except CannotStart as error:
-        raise CannotStart(f"{error} ({settings.inventory})") from error
+        raise CannotStart(_faults(errors.decode(errors="replace")))
+    return json.loads(output)
 
 
 def _faults(errors: str) -> str:
-    """One line of what ansible-inventory wrote, which says most things twice."""
+    """One line of what a program of Ansible wrote, which says most things twice."""
     marked = re.findall(r"^(?:\[(?:WARNING|ERROR)\]: )(.+)|^(Origin: .+)", errors, re.MULTILINE)
     faults = dict.fromkeys((fault or origin).strip(" .") for fault, origin in marked)
     return "; ".join(faults) or errors.strip()

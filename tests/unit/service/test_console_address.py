@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from virtplay.console.address import Address, jump_address, read_address, stream_command
-from virtplay.console.reach import read_defaults
-from virtplay.errors import HostUnreachable
+from virtplay.errors import CannotStart, HostUnreachable
+from virtplay.hosts.inventory import load_connection_defaults
 
 PROJECT = Path("/project")
 
 
-def read(defaults: dict[str, str] | None = None, **variables: Any) -> Address:
+def read(defaults: dict[str, Any] | None = None, **variables: Any) -> Address:
     return read_address("kvm1", variables, defaults or {}, PROJECT)
 
 
@@ -150,15 +150,37 @@ def test_the_stream_program_of_a_local_host_becomes_nobody_that_the_service_is()
     assert list(stream_command(read(**other), "", ""))[:3] == ["sudo", "-n", "--user=somebody-else"]
 
 
-def test_defaults_come_from_the_configuration_of_ansible(tmp_path: Path) -> None:
-    path = tmp_path / "ansible.cfg"
-    path.write_text(
-        "[defaults]\nremote_user = ops\ninterpreter_python = auto_silent\n"
+async def test_defaults_are_the_settings_of_ansible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ansible.cfg").write_text(
+        "[defaults]\nremote_user = ops\nremote_port = 22\ninterpreter_python = auto_silent\n"
+        "private_key_file = keys/id\n"
         "[ssh_connection]\nssh_args = -o Port=2222\n[privilege_escalation]\nbecome = true\n"
         "become_user = virt\n"
     )
-    address = read(read_defaults(path))
-    assert address.lines == ("Port 2222", "User ops")
+    defaults = await load_connection_defaults(tmp_path)
+    address = read(defaults)
+    key = "IdentityFile /project/keys/id"
+    assert address.lines == ("Port 2222", "Port 22", key, "User ops")
     assert (address.python, address.become) == ("/usr/bin/python3", "virt")
-    assert read(read_defaults(path), ansible_user="me").lines == ("Port 2222", "User me")
-    assert read_defaults(tmp_path / "none") == {}
+    assert read(defaults, ansible_user="me").lines == ("Port 2222", "Port 22", key, "User me")
+    # As for jobs, a variable of the environment counts more than the file.
+    monkeypatch.setenv("ANSIBLE_REMOTE_USER", "env")
+    monkeypatch.setenv("ANSIBLE_SSH_COMMON_ARGS", "-J jump.example.org")
+    monkeypatch.setenv("ANSIBLE_BECOME", "false")
+    address = read(await load_connection_defaults(tmp_path))
+    assert address.lines[3:] == ("User env", "ProxyJump jump.example.org")
+    assert address.become is None
+
+
+async def test_nothing_is_taken_from_the_defaults_of_ansible_itself(tmp_path: Path) -> None:
+    assert await load_connection_defaults(tmp_path) == {}
+
+
+async def test_settings_that_ansible_cannot_read_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "ansible.cfg").write_text("[defaults\n")
+    with pytest.raises(
+        CannotStart, match=r"cannot read the configuration of Ansible: .*ansible\.cfg"
+    ):
+        await load_connection_defaults(tmp_path)
