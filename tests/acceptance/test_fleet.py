@@ -136,7 +136,7 @@ def test_fleet_converges_in_batches_by_tags_and_limits(fleet: Fleet) -> None:
     # Two batches of hosts, calls for two VMs each; one VM fails and one host is lost.
     first = fleet.run(vms_serial=2, vms_batch=2)
     assert first.status
-    assert first.said.count("PLAY [Bring the VMs to what is declared]") == 2
+    assert first.said.count("PLAY [Apply the declared state of the VMs]") == 2
     assert "(item=fleet-a, fleet-b)" in first.said
     assert "(item=fleet-c)" in first.said
     assert (first.count("unreachable"), first.count("failed")) == (1, 1)

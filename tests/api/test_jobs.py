@@ -47,7 +47,7 @@ async def test_a_vm_from_creation_to_removal(playing: Service) -> None:
     )
     start = await playing.act(data["id"], "start")
     path = f"/jobs/{data['jobId']}"
-    held = await playing.until(path, lambda job: job["step"] == "Make the VM")
+    held = await playing.until(path, lambda job: job["step"] == "Create the VM")
     assert held["status"] == "running"
     assert 0 < held["progress"] < 100
     status = await playing.get("/vms/vm-001/status")
@@ -69,7 +69,7 @@ async def test_a_vm_from_creation_to_removal(playing: Service) -> None:
     assert (given["name"], given["job"], given["generation"]) == ("vm-001", data["jobId"], 1)
     assert host.calls("start")[0]["given"]["generation"] == 2
     log = (await playing.client.get(f"/api/v1{path}/log")).text
-    assert "TASK [Make the VM]" in log
+    assert "TASK [Create the VM]" in log
     assert "PLAY RECAP" in log
     assert secret not in log
     assert secret not in "".join(playing.logs)
@@ -134,7 +134,7 @@ async def test_failures_of_the_module(playing: Service) -> None:
     assert job["error"] == {
         "code": "INSUFFICIENT_RESOURCES",
         "message": "cannot make vm-001: pool default is full",
-        "task": "Make the VM",
+        "task": "Create the VM",
         "host": "kvm1",
     }
     assert job["progress"] < 100
@@ -194,7 +194,7 @@ async def test_a_killed_job_process_is_a_failed_job(playing: Service) -> None:
     host = playing.hosts["kvm1"]
     host.hold("create")
     data = await playing.create()
-    await playing.until(f"/jobs/{data['jobId']}", lambda job: job["step"] == "Make the VM")
+    await playing.until(f"/jobs/{data['jobId']}", lambda job: job["step"] == "Create the VM")
     directory = str(playing.settings.state_dir / "jobs" / data["jobId"])
     process = next(p for p in living(directory) if b"virtplay.jobs.play" in cmdline(p))
     os.kill(process, signal.SIGKILL)
