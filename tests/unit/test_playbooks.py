@@ -106,7 +106,7 @@ def test_what_would_be_ignored_or_fail_on_the_host_is_refused_before(tmp_path: P
     said = run(tmp_path, "vm_update", *vm, "-e", "libvirt_domain_firmware=efi")
     assert "cannot use libvirt_domain_firmware for update: it is fixed when a VM is made" in said
     said = run(tmp_path, "console_open", "--limit", "kvm1", "-e", "libvirt_console_name=vm-1")
-    assert "libvirt_console_password is required unless libvirt_console_type is serial" in said
+    assert "libvirt_console_password is required when libvirt_console_type is vnc" in said
 
 
 def test_serial_that_is_none_is_named_before_ansible_reads_it(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ WRONG_OPTIONS: list[tuple[str, Any, str]] = [
     ("guest_timeout", 0, "cannot use guest_timeout 0"),
     ("uri", "here", "cannot use uri 'here': it must be a libvirt URI"),
     ("hypervisors", "", "cannot use hypervisors ''"),
-    ("inventory", [], "inventory is required to find the hypervisors"),
+    ("inventory", [], "inventory is required"),
     ("compose", {"ansible_port": 22}, "cannot use compose.ansible_port: it must be the text of"),
     ("names", "titel", "'names'"),
     ("address_family", "ipv5", "'address_family'"),

@@ -30,7 +30,7 @@ class ActionModule(ActionBase):
     _requires_connection = False
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return a result that has failed with every fault, or says that there is none."""
+        """Return a result that fails with every fault, or an unchanged one."""
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
         _result, arguments = self.validate_argument_spec(
@@ -39,44 +39,39 @@ class ActionModule(ActionBase):
                 "single_host": {"type": "bool", "default": False},
             }
         )
+        faults = []
         if arguments["single_host"]:
-            faults = refuse_several_hosts(
+            faults += refuse_several_hosts(
                 str(variables["ansible_play_name"]), variables["ansible_play_hosts_all"]
             )
-        else:
-            faults = []
         for role, entry in arguments["roles"].items():
             faults += self._faults(role, entry, variables)
         if faults:
-            told = {"msg": "; ".join(faults), "argument_errors": faults}
-            return {**result, **told, "failed": True, "code": "VALIDATION_ERROR"}
+            result |= {"failed": True, "code": "VALIDATION_ERROR", "argument_errors": faults}
+            return {**result, "msg": "; ".join(faults)}
         return {**result, "changed": False}
 
     def _faults(self, role: str, entry: str, variables: Mapping[str, Any]) -> list[str]:
         specs = self._read_specs(role)
         if entry not in specs:
             raise AnsibleActionFail(f"cannot check role {role}: it describes no {entry}")
-        values, faults = self._evaluate(specs[entry].get("options", {}), variables)
-        options = {n: o for n, o in specs[entry].get("options", {}).items() if n not in faults}
-        templates = []
-        if role.rpartition(".")[2] == "libvirt_image":
-            vm = self._evaluate(["libvirt_domain_name"], variables)[0].values()
-            templates = unknown_templates(
-                options, values, "".join(f" for VM {name}" for name in vm)
-            )
+        options = specs[entry].get("options", {})
+        values, faults = self._evaluate(options, variables)
+        options = {name: option for name, option in options.items() if name not in faults}
+        vm = self._evaluate(["libvirt_domain_name"], variables)[0].get("libvirt_domain_name")
         return [
             *unknown_variables(role, specs, variables),
             *refuse_extra_variables(role, entry, options, load_extra_vars(self._loader)),
             *missing_vm(role, options, values),
             *faults.values(),
             *check_variables(role, entry, options, values),
-            *templates,
+            *unknown_templates(options, values, f" for VM {vm}" if vm else ""),
         ]
 
     def _evaluate(
         self, names: Iterable[str], variables: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, str]]:
-        """Return the values of those variables that there are, and a message for each without."""
+        """Return the values of the variables that are set, and a message for each that fails."""
         values: dict[str, Any] = {}
         faults = {}
         for name in names:
@@ -90,7 +85,7 @@ class ActionModule(ActionBase):
         return values, faults
 
     def _place_of_fault(self, name: str, value: Any) -> str:
-        """Return a variable's name, of a list with the index and the VM that has the fault."""
+        """Return a variable's name, in a list with the index and VM of the element at fault."""
         for number, element in enumerate(value) if isinstance(value, list) else ():
             try:
                 self._templar.template(element)

@@ -136,6 +136,15 @@ def name_owner(noun: str, element: Any) -> str:
     return f" of {noun} {name}" if noun and isinstance(name, str) and name.isprintable() else ""
 
 
+def suggest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return ", did you mean memory?" for a name like a known one, else ""."""
+    # Imported for a fault only: it would slow every power action.
+    import difflib  # noqa: PLC0415
+
+    near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f", did you mean {near[0]}?" if near else ""
+
+
 def unknown_keys(
     values: Iterable[Any],
     known: Iterable[str],
@@ -144,16 +153,12 @@ def unknown_keys(
     noun: str = "key",
 ) -> list[str]:
     """Return a message for each key that is not a known one, with the nearest known one."""
-    # Imported for a fault only: it would slow every power action.
-    import difflib  # noqa: PLC0415
-
     names = sorted(known)
-    messages = []
-    for key in sorted(str(key) for key in values if key not in names):
-        near = difflib.get_close_matches(key, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-        messages.append(f"cannot use {start}{key}{owner}: there is no such {noun}, {hint}")
-    return messages
+    return [
+        f"cannot use {start}{key}{owner}: there is no such {noun}"
+        + (suggest(key, names) or f", there are {', '.join(names)}")
+        for key in sorted(str(key) for key in values if key not in names)
+    ]
 
 
 def shorten(value: Any) -> str:
@@ -219,18 +224,24 @@ def enclosed_alphanumeric(marks: str, note: str = "") -> Rule:
     )
 
 
-def required(key: str, beside: Callable[[Mapping[str, Any]], Any], sentence: str) -> Relation:
-    """Return the relation of a key that must be set beside certain others."""
+def required(key: str, other: str, value: str = "") -> Relation:
+    """Return the relation of a key that must be set when another one is, or has a value."""
     return Relation(
         key,
-        lambda values: bool(values.get(key)) or not beside(values),
-        f"is required {sentence}",
+        lambda values: bool(
+            values.get(key) or not (values.get(other) == value if value else values.get(other))
+        ),
+        f"is required when {{0}}{other} is {value}" if value else f"is required with {{0}}{other}",
     )
 
 
-def required_with(key: str, other: str) -> Relation:
-    """Return the relation of a key that must be set where another one is."""
-    return required(key, lambda values: values.get(other), f"with {{0}}{other}")
+def allowed(key: str, other: str, value: str) -> Relation:
+    """Return the relation of a key that may be set only while another one has a value."""
+    return Relation(
+        key,
+        lambda values: not values.get(key) or values.get(other) in (None, value),
+        f"is allowed only when {{0}}{other} is {value}",
+    )
 
 
 def at_least(key: str, other: str) -> Relation:
@@ -260,7 +271,6 @@ def distinct(key: str, inner: str) -> Relation:
 # --- texts ------------------------------------------------------------------------------------
 
 _JOINERS = "\u200c\u200d"  # inside emoji
-_MOMENT = r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9:]{8})(?:\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 
 
 def is_printable(text: str, also: str = "") -> bool:
@@ -272,15 +282,6 @@ def _is_guest_address(text: str) -> bool:
     ip = ipaddress.ip_interface(text).ip
     nowhere = ip.is_unspecified or ip.is_loopback or ip.is_link_local or ip.is_multicast
     return not nowhere and not (ip.version == 4 and ip.is_reserved)
-
-
-def _is_moment(text: str) -> bool:
-    found = re.fullmatch(_MOMENT, text)
-    if not found:
-        return False
-    # Python before 3.11 reads neither Z nor every number of digits in a fraction.
-    zone = found[3].upper().replace("Z", "+00:00")
-    return bool(datetime.datetime.fromisoformat(f"{found[1]}T{found[2]}{zone}"))
 
 
 def _is_label_value(value: Any) -> bool:
@@ -309,31 +310,40 @@ ABSOLUTE = text(
     lambda text: text.startswith("/") and is_printable(text) and ".." not in text.split("/"),
 )
 ADDRESS = text("must be an IP address such as 192.0.2.1", ipaddress.ip_address)
-MOMENT = text("must be a time like 2026-12-31T23:59:00Z", _is_moment, pattern=_MOMENT)
+MOMENT = text(
+    "must be a time like 2026-12-31T23:59:00Z",
+    # Python before 3.11 reads neither Z nor every number of digits in a fraction.
+    lambda text: datetime.datetime.fromisoformat(
+        re.sub(r"\.[0-9]+", "", text.upper()).replace("Z", "+00:00")
+    ),
+    pattern=r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9:]{8}(?:\.[0-9]+)?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})",
+)
 SECONDS = between(1, 3600, "seconds")
 LONG_SECONDS = between(1, 86_400, "seconds")
-LOCK_SECONDS = between(0, 86_400, "seconds")
-# Arguments of several modules.
-_COMMON: Mapping[str, Checked] = {
-    "uri": URI,
-    "uuid": UUID,
-    "title": ONE_LINE,
-    "description": LINES,
-    "job": ONE_LINE,
-    "generation": between(0, 2**63 - 1),
-    "lock_timeout": LOCK_SECONDS,
-}
-
-# --- domains ----------------------------------------------------------------------------------
-
-NEW_NAME = DEVICE_NAME = starting_alphanumeric(64)
-BRIDGE_NAME = starting_alphanumeric(15)
 # Somebody else may have made it: libvirt takes nearly all names.
 KNOWN_NAME = text(
     "must be one line without /, as libvirt's names are",
     lambda text: not text or text.strip(),
     pattern=r"[^/\r\n\0]*",
 )
+# What most modules and roles mean by these names; a table may have more rules than keys.
+COMMON: Mapping[str, Checked] = {
+    "uri": URI,
+    "uuid": UUID,
+    "name": KNOWN_NAME,
+    "title": ONE_LINE,
+    "description": LINES,
+    "timeout": SECONDS,
+    "templates_path": ABSOLUTE,
+    "job": ONE_LINE,
+    "generation": between(0, 2**63 - 1),
+    "lock_timeout": between(0, 86_400, "seconds"),
+}
+
+# --- domains ----------------------------------------------------------------------------------
+
+NEW_NAME = DEVICE_NAME = starting_alphanumeric(64)
+BRIDGE_NAME = starting_alphanumeric(15)
 TEMPLATE = enclosed_alphanumeric("._-")
 HOSTNAME = enclosed_alphanumeric("-", " and no domain")
 VCPUS = between(1, 512)
@@ -388,38 +398,27 @@ CARD: Mapping[str, Checked] = {
     "gateway": ADDRESS,
     "nameservers": ADDRESS,
 }
-
-
-def _has_prefix_on_bridge_only(card: Mapping[str, Any]) -> bool:
-    ip = card.get("ip")
-    return card.get("type") is None or not ip or ("/" in str(ip)) == (card["type"] == "bridge")
-
-
 FIXED_ADDRESS = Relation(
     "ip",
-    _has_prefix_on_bridge_only,
+    lambda card: (
+        not (card.get("type") and card.get("ip"))
+        or ("/" in str(card["ip"])) == (card["type"] == "bridge")
+    ),
     "needs a prefix length, as in 192.0.2.5/24, on a bridge, and must have none on a network",
 )
 DOMAIN = Table(
     {
-        **_COMMON,
-        "name": KNOWN_NAME,
+        **COMMON,
         "vcpus": VCPUS,
         "vcpus_max": between(1, 1024),
         "memory": MEMORY,
         "memory_max": MEMORY,
         "disks": Table(
-            {
-                "target": DISK_TARGET,
-                "size": DISK_SIZE,
-                "template": TEMPLATE,
-                "pool": DEVICE_NAME,
-            }
+            {"target": DISK_TARGET, "size": DISK_SIZE, "template": TEMPLATE, "pool": DEVICE_NAME}
         ),
         "interfaces": Table({**CARD, "source": DEVICE_NAME}, (FIXED_ADDRESS,)),
         "seed": Table(SEED),
         "metadata": Table({"id": ONE_LINE, **METADATA}),
-        "timeout": SECONDS,
     },
     (
         at_least("vcpus_max", "vcpus"),
@@ -427,6 +426,7 @@ DOMAIN = Table(
         distinct("disks", "target"),
         distinct("interfaces", "mac"),
     ),
+    noun="VM",
 )
 
 # --- snapshots, consoles, observations, images ------------------------------------------------
@@ -445,8 +445,7 @@ KNOWN_SNAPSHOT_NAME = text(
 # `name`.
 SNAPSHOT = Table(
     {
-        **_COMMON,
-        "name": KNOWN_NAME,
+        **COMMON,
         "snapshot": KNOWN_SNAPSHOT_NAME,
         "expires_at": MOMENT,
         "guard": NEW_SNAPSHOT_NAME,
@@ -455,42 +454,34 @@ SNAPSHOT = Table(
 )
 CONSOLE = Table(
     {
-        "uri": URI,
-        "name": KNOWN_NAME,
-        "uuid": UUID,
+        **COMMON,
         "password": text(
             "must be 6 to 8 printable ASCII characters, no space", pattern="[!-~]{6,8}", shown=False
         ),
         "seconds": LONG_SECONDS,
-        "job": ONE_LINE,
     },
-    (
-        required(
-            "password",
-            lambda values: values.get("type", "vnc") == "vnc",
-            "unless {0}type is serial",
-        ),
-    ),
+    (required("password", "type", "vnc"),),
 )
-HOST_INFO = Table({"uri": URI, "timeout": between(0.5, 600, "seconds"), "templates_path": ABSOLUTE})
+HOST_INFO = Table({**COMMON, "timeout": between(0.5, 600, "seconds")})
 HTTP_URL = text("must be an http or https URL", pattern="https?://[!-~]+")
-CHECKSUM = text(
-    "must be sha256:HEX, sha512:HEX, or the URL of a file with checksums",
-    pattern="(?:sha256:)?[0-9a-fA-F]{64}|(?:sha512:)?[0-9a-fA-F]{128}|https?://[!-~]+",
-)
-MIRROR = text(
-    "must be an absolute path on the host or an http or https URL",
-    pattern=r"|https?://[!-~]+|/(?!(?:.*/)?\.\.(?:/|$))[^\x00-\x1f\x7f]*",
-)
+SOURCE: Mapping[str, Checked] = {
+    "url": HTTP_URL,
+    "path": ABSOLUTE,
+    "checksum": text(
+        "must be sha256:HEX, sha512:HEX, or the URL of a file with checksums",
+        pattern="(?:sha256:)?[0-9a-fA-F]{64}|(?:sha512:)?[0-9a-fA-F]{128}|https?://[!-~]+",
+    ),
+    "mirror": text(
+        "must be an absolute path on the host or an http or https URL",
+        pattern=r"|https?://[!-~]+|/(?!(?:.*/)?\.\.(?:/|$))[^\x00-\x1f\x7f]*",
+    ),
+    "os": SOME_LINE,
+}
 IMAGE = Table(
     {
+        **COMMON,
+        **SOURCE,
         "name": TEMPLATE,
-        "url": HTTP_URL,
-        "path": ABSOLUTE,
-        "checksum": CHECKSUM,
-        "mirror": MIRROR,
-        "os": SOME_LINE,
-        "templates_path": ABSOLUTE,
         "max_virtual_size": DISK_SIZE,
         "timeout": LONG_SECONDS,
     }

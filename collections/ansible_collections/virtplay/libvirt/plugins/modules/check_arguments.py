@@ -7,27 +7,26 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: check_arguments
-short_description: Check the variables of a play's roles before anything is touched
+short_description: Check the variables of a play's roles before any host is touched
 version_added: 0.1.0
 description:
   - Validates the variables of all roles that a play is about to run against their
-    C(meta/argument_specs.yml), as Ansible does at the beginning of each role, but of all of them
-    at once and first. It runs on the controller only.
-  - A fault in a list or in a mapping is told with index and key, that of a declared VM with the VM.
-  - Also refuses values of the right type that make no sense, as V(0) CPUs, a name with a slash or
-    an address that is none, by the same rules as the modules of this collection, templates that no
-    catalogue has, and, among the variables given with C(-e), those that the entry point would
-    ignore although somebody waits for their effect.
-  - Also refuses variables that begin with a role's name and that it does not have, since Ansible
-    would ignore the misspelt one, roles about one VM that are told neither its name nor its UUID,
-    and a play for one host that was started for several.
-  - Saves the tasks that validate each role by itself, with C(rolespec_validate=false) there.
+    C(meta/argument_specs.yml), as Ansible does at the beginning of each role, but all at once and
+    first. Runs on the controller only.
+  - A message names the index and the key of a value in a list or mapping, and the declared VM.
+  - Also refuses what argument_specs cannot express, by the rules of this collection's modules,
+    such as V(0) CPUs, a name with a slash, a text that is no address, and a template that no
+    catalogue has.
+  - Also refuses variables without effect, which Ansible would ignore, namely unknown ones that
+    begin with a role's name, and those given with C(-e) that the entry point does not read.
+  - Also refuses roles about one VM without its name and UUID, and several hosts in a play for one.
+  - Replaces the validation of each role by itself; set C(rolespec_validate=false) there.
 author:
   - Virtplay contributors (@virtplay)
 options:
   roles:
     description:
-      - Name of each role, and its entry point (what C(tasks_from) names, else V(main)).
+      - Name of each role and its entry point, the value of C(tasks_from) or else V(main).
     type: dict
     required: true
   single_host:
@@ -36,16 +35,16 @@ options:
     default: false
 attributes:
   check_mode:
-    description: Changes nothing, and does the same in check mode.
+    description: Changes nothing in either mode.
     support: full
   diff_mode:
-    description: There is nothing to show.
+    description: Changes nothing.
     support: none
 """
 
 EXAMPLES = r"""
 # The roles are then imported with rolespec_validate: false.
-- name: Check the variables before a VM is made of a template
+- name: Check the variables before a VM is created from a template
   virtplay.libvirt.check_arguments:
     roles:
       libvirt_domain: create
@@ -57,7 +56,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 argument_errors:
-  description: Every fault, as one message each; C(msg) has them all.
+  description: A message for each fault; C(msg) joins them.
   returned: failure
   type: list
   elements: str

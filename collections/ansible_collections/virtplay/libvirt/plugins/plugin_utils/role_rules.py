@@ -13,44 +13,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..module_utils import values
 from ..module_utils.values import (
-    ABSOLUTE,
-    ADDRESS,
-    BRIDGE_NAME,
-    CARD,
-    CHECKSUM,
-    CONSOLE,
-    DEVICE_NAME,
-    DISK_SIZE,
-    DOMAIN,
-    FIXED_ADDRESS,
-    HOST_INFO,
-    HTTP_URL,
-    IMAGE,
-    KNOWN_NAME,
-    KNOWN_SNAPSHOT_NAME,
-    LOCK_SECONDS,
-    LONG_SECONDS,
-    METADATA,
-    MIRROR,
-    NEW_NAME,
-    NEW_SNAPSHOT_NAME,
-    ONE_LINE,
-    SECONDS,
-    SEED,
-    SNAPSHOT,
-    SOME_LINE,
-    TEMPLATE,
-    URI,
     Entries,
     Relation,
     Rule,
     Table,
+    allowed,
     between,
     distinct,
     is_printable,
     required,
-    required_with,
     starting_alphanumeric,
     text,
 )
@@ -66,88 +39,81 @@ def _is_serial(value: Any) -> bool:
 
 
 _NETWORK = Table(
-    {**CARD, "network": DEVICE_NAME, "bridge": BRIDGE_NAME},
+    {**values.CARD, "network": values.DEVICE_NAME, "bridge": values.BRIDGE_NAME},
     (
-        required("bridge", lambda card: card.get("type") == "bridge", "when type is bridge"),
-        Relation(
-            "bridge",
-            lambda card: card.get("type") != "network" or not card.get("bridge"),
-            "is allowed only when type is bridge",
-        ),
-        Relation(
-            "network",
-            lambda card: card.get("type") != "bridge" or not card.get("network"),
-            "is allowed only when type is network",
-        ),
-        FIXED_ADDRESS,
+        required("bridge", "type", "bridge"),
+        allowed("bridge", "type", "bridge"),
+        allowed("network", "type", "network"),
+        values.FIXED_ADDRESS,
     ),
 )
 # What the module domain has in the mappings seed and metadata, the role has beside the others.
 _VM = Table(
-    {**DOMAIN.keys, **SEED, **METADATA, "disk": DISK_SIZE, "network": _NETWORK}, DOMAIN.relations
+    {
+        **values.DOMAIN.keys,
+        **values.SEED,
+        **values.METADATA,
+        "disk": values.DISK_SIZE,
+        "network": _NETWORK,
+    },
+    values.DOMAIN.relations,
 )
-_NEW_VM = Table({**_VM.keys, "name": NEW_NAME}, _VM.relations)
+_NEW_VM = Table({**_VM.keys, "name": values.NEW_NAME}, _VM.relations, noun="VM")
 _VMS = Table(
     {
-        "uri": URI,
-        "vms": Table(_NEW_VM.keys, _NEW_VM.relations, noun="VM"),
+        **values.COMMON,
+        "vms": _NEW_VM,
         "vms_defaults": Table(_VM.keys),
         "vms_batch": between(1, 1000),
         "vms_serial": Rule(
             _is_serial, "must be a number of hosts from 1 on, a part such as 25%, or a list of such"
         ),
-        "job": ONE_LINE,
-        "lock_timeout": LOCK_SECONDS,
     }
 )
 _SNAPSHOT = Table(
-    {**SNAPSHOT.keys, "domain": KNOWN_NAME, "name": KNOWN_SNAPSHOT_NAME},
+    {**values.SNAPSHOT.keys, "domain": values.KNOWN_NAME, "name": values.KNOWN_SNAPSHOT_NAME},
     (
         Relation(
             "guard",
-            lambda values: not values.get("guard") or values["guard"] != values.get("name"),
+            lambda snapshot: not snapshot.get("guard") or snapshot["guard"] != snapshot.get("name"),
             "must be another name than {0}name",
         ),
     ),
 )
-_NEW_SNAPSHOT = Table({**_SNAPSHOT.keys, "name": NEW_SNAPSHOT_NAME})
+_NEW_SNAPSHOT = Table({**_SNAPSHOT.keys, "name": values.NEW_SNAPSHOT_NAME})
 
 # --- observations and inventories -------------------------------------------------------------
 
 _OBSERVATION = Table(
     {
-        **HOST_INFO.keys,
+        **values.HOST_INFO.keys,
         "rounds": between(1, 1_000_000),
         "interval": between(0, 86_400, "seconds"),
         "filesystems_every": between(0, 1_000_000),
-        "limit": LONG_SECONDS,
+        "limit": values.LONG_SECONDS,
     }
 )
 INVENTORY = Table(
     {
-        "inventory": SOME_LINE,
-        "hypervisors": SOME_LINE,
-        "uri": URI,
+        "inventory": values.SOME_LINE,
+        "hypervisors": values.SOME_LINE,
+        "uri": values.COMMON["uri"],
         "forks": between(1, 1000),
-        "timeout": SECONDS,
-        "guest_timeout": HOST_INFO.keys["timeout"],
+        "timeout": values.SECONDS,
+        "guest_timeout": values.HOST_INFO.keys["timeout"],
         "address_networks": text("must be a network such as 192.0.2.0/24", ipaddress.ip_network),
     },
-    (required("inventory", lambda options: True, "to find the hypervisors"),),
+    (Relation("inventory", lambda options: bool(options.get("inventory")), "is required"),),
 )
 
 # --- images -----------------------------------------------------------------------------------
 
 _CATALOGUE = Entries(
-    TEMPLATE,
+    values.TEMPLATE,
     Table(
         {
-            "os": SOME_LINE,
-            "url": HTTP_URL,
-            "path": ABSOLUTE,
-            "checksum": CHECKSUM,
+            **values.SOURCE,
             "format": text("must be one of auto, qcow2, raw", pattern="auto|qcow2|raw"),
-            "mirror": MIRROR,
             "micro": Rule(lambda value: isinstance(value, bool), "must be true or false"),
         },
         (
@@ -156,21 +122,21 @@ _CATALOGUE = Entries(
                 lambda entry: sum(bool(entry.get(key)) for key in ("url", "path", "micro")) == 1,
                 "must be set, or else path or micro, but only one of them",
             ),
-            required_with("checksum", "url"),
+            required("checksum", "url"),
         ),
         closed=True,
     ),
 )
 _IMAGE = Table(
     {
-        **IMAGE.keys,
+        **values.IMAGE.keys,
         "name": Rule(
-            lambda value: isinstance(value, str) and TEMPLATE.allows(value),
-            f"must be a template's name or a list of them; a name {TEMPLATE.sentence}",
+            lambda value: isinstance(value, str) and values.TEMPLATE.allows(value),
+            f"must be a template's name or a list of them; a name {values.TEMPLATE.sentence}",
         ),
         "catalogue": _CATALOGUE,
         "catalogue_extra": _CATALOGUE,
-        "cache_path": ABSOLUTE,
+        "cache_path": values.ABSOLUTE,
     }
 )
 
@@ -178,10 +144,10 @@ _IMAGE = Table(
 
 
 def _within_cidr(key: str) -> Relation:
-    def holds(values: Mapping[str, Any]) -> bool:
+    def holds(network: Mapping[str, Any]) -> bool:
         try:
-            network = ipaddress.ip_network(values["cidr"])
-            return ipaddress.ip_address(values[key]) in network
+            address = ipaddress.ip_address(network[key])
+            return address in ipaddress.ip_network(network["cidr"])
         except (KeyError, ValueError):
             return True  # not set, or refused by its own rule
 
@@ -201,8 +167,8 @@ NETWORK = Table(
             lambda text: ipaddress.ip_network(text).num_addresses >= 4,
         ),
         "bridge": _INTERFACE_NAME,
-        "dhcp_start": ADDRESS,
-        "dhcp_end": ADDRESS,
+        "dhcp_start": values.ADDRESS,
+        "dhcp_end": values.ADDRESS,
     },
     (_within_cidr("dhcp_start"), _within_cidr("dhcp_end")),
     noun="network",
@@ -210,7 +176,7 @@ NETWORK = Table(
 POOL = Table(
     {
         "name": _HOST_DEVICE,
-        "path": ABSOLUTE,
+        "path": values.ABSOLUTE,
         "mode": text('must be an octal mode such as "0711"', pattern="0?[0-7]{3,4}"),
     },
     noun="pool",
@@ -247,15 +213,17 @@ _HOST = Table(
 # --- the service ------------------------------------------------------------------------------
 
 _PORT = between(1, 65_535)
-_OPTIONAL_PATH = text(ABSOLUTE.sentence, lambda text: not text or ABSOLUTE.allows(text))
+_OPTIONAL_PATH = text(
+    values.ABSOLUTE.sentence, lambda text: not text or values.ABSOLUTE.allows(text)
+)
 _SERVICE = Table(
     {
         "python": text("must be a program's name or path, without a space", pattern="[!-~]*"),
-        "pip_arguments": ONE_LINE,
+        "pip_arguments": values.ONE_LINE,
         "releases_kept": between(1, 100),
         "host": text("must be an address or a host's name", pattern="[A-Za-z0-9.:_-]+"),
         "port": _PORT,
-        "public_url": text("must be an http or https URL", pattern=f"|{HTTP_URL.pattern}"),
+        "public_url": text("must be an http or https URL", pattern=f"|{values.HTTP_URL.pattern}"),
         "tls_certificate": _OPTIONAL_PATH,
         "tls_key": _OPTIONAL_PATH,
         "shutdown_grace": between(0, 86_400, "seconds"),
@@ -277,14 +245,14 @@ _SERVICE = Table(
             shown=False,
         ),
         "backups_kept": between(1, 1000),
-        "ready_timeout": SECONDS,
+        "ready_timeout": values.SECONDS,
         "nginx_server_name": text("must be a host's name", pattern="[A-Za-z0-9._*-]+"),
         "nginx_port": _PORT,
         "nginx_certificate": _OPTIONAL_PATH,
         "nginx_key": _OPTIONAL_PATH,
     },
     tuple(
-        required_with(f"{server}_{key}", f"{server}_{other}")
+        required(f"{server}_{key}", f"{server}_{other}")
         for server in ("tls", "nginx")
         for key, other in (("key", "certificate"), ("certificate", "key"))
     ),
@@ -296,7 +264,7 @@ _SERVICE = Table(
 ROLES: Mapping[str, Mapping[str, Table]] = {
     "libvirt_domain": {"main": _NEW_VM, "create": _NEW_VM, "vms": _VMS, "": _VM},
     "libvirt_snapshot": {"main": _NEW_SNAPSHOT, "create": _NEW_SNAPSHOT, "": _SNAPSHOT},
-    "libvirt_console": {"": CONSOLE},
+    "libvirt_console": {"": values.CONSOLE},
     "libvirt_observe": {"": _OBSERVATION},
     "libvirt_image": {"": _IMAGE},
     "libvirt_host": {"": _HOST},

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,12 +12,19 @@ from ansible.module_utils.common.parameters import DEFAULT_TYPE_VALIDATORS
 from ansible.module_utils.common.validation import check_type_dict
 
 from ..module_utils.declared import InvalidFleet, domain_list
-from ..module_utils.values import DOMAIN, TEMPLATE, Table, name_owner, shorten, unknown_keys
+from ..module_utils.values import (
+    DOMAIN,
+    TEMPLATE,
+    Table,
+    name_owner,
+    shorten,
+    suggest,
+    unknown_keys,
+)
 from .role_rules import ROLES, rules_of
 
 Options = Mapping[str, Mapping[str, Any]]
 
-_NESTED = ("options", "elements")
 _TYPES = {
     "str": "a text",
     "path": "a text",
@@ -31,24 +37,17 @@ _TYPES = {
 }
 _FIXED = "it is fixed when a VM is made; make another VM with it"
 _FIRST_START = "cloud-init reads it at a VM's first start; change it in the guest"
-_POWER = "an update leaves a VM's power alone; start and stop it with vm_start and vm_stop"
-# What an entry point does not have, and whoever gives it with -e would wait for in vain:
-# (role, entry point) → variable → what can be done.
+# What an entry point ignores, and a user who gives it with -e would wait for in vain:
+# (role, entry point) → variable without the role's name → what can be done.
 _REFUSED = {
     ("libvirt_domain", "update"): {
-        "libvirt_domain_template": _FIXED,
-        "libvirt_domain_clone": _FIXED,
-        "libvirt_domain_virt_type": _FIXED,
-        "libvirt_domain_firmware": _FIXED,
-        "libvirt_domain_hostname": _FIRST_START,
-        "libvirt_domain_ssh_keys": _FIRST_START,
-        "libvirt_domain_user_data": _FIRST_START,
-        "libvirt_domain_network_config": _FIRST_START,
-        "libvirt_domain_state": _POWER,
+        **dict.fromkeys(("template", "clone", "virt_type", "firmware"), _FIXED),
+        **dict.fromkeys(("hostname", "ssh_keys", "user_data", "network_config"), _FIRST_START),
+        "state": "an update leaves a VM's power alone; start and stop it with vm_start and vm_stop",
     },
     ("libvirt_snapshot", "create"): {
-        "libvirt_snapshot_guard": "a guard is made by snapshot_restore",
-        "libvirt_snapshot_force": "a snapshot is made of a VM that runs, too",
+        "guard": "a guard is made by snapshot_restore",
+        "force": "a snapshot is made of a VM that runs, too",
     },
 }
 _CLOSE = 0.9  # of 1: how near a name must be to one of the role's
@@ -72,20 +71,18 @@ def _prefix(role: str) -> str:
 def unknown_variables(
     role: str, specs: Mapping[str, Mapping[str, Any]], names: Iterable[str]
 ) -> list[str]:
-    """Return a message for each of the names that has the role's prefix and is no variable of it.
+    """Return a message for each name with the role's prefix that is no variable of the role.
 
-    Those of the role's other entry points may be there, too: in an inventory they are for all of
-    them. So may its result.
+    The variables of its other entry points are allowed, since an inventory has those of all, and
+    so is its result.
     """
-    known = {name for spec in specs.values() for name in spec.get("options", {})}
     prefix = _prefix(role)
-    messages = []
-    for name in sorted(names):
-        if name.startswith(prefix) and name not in known and name != f"{prefix}result":
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f", did you mean {near[0]}?" if near else ""
-            messages.append(f"cannot use {name}: role {role} has no such variable{hint}")
-    return messages
+    known = {name for spec in specs.values() for name in spec.get("options", {})}
+    return [
+        f"cannot use {name}: role {role} has no such variable{suggest(name, known)}"
+        for name in sorted(names)
+        if name.startswith(prefix) and name not in known and name != f"{prefix}result"
+    ]
 
 
 def check_variables(
@@ -100,14 +97,13 @@ def check_variables(
     faults, typed = check_options(options, values, nouns=nouns)
     own = {key[len(prefix) :]: value for key, value in typed.items() if key.startswith(prefix)}
     faults += rules.find_faults(own, prefix=prefix)
-    vms = f"{prefix}vms"
-    if vms in options and not faults:
+    if "vms" in own and not faults:
         try:
-            domains = domain_list(typed[vms], typed[f"{vms}_defaults"])
+            domains = domain_list(own["vms"], own["vms_defaults"])
         except InvalidFleet as error:
-            return [f"{vms}: {error}"]
-        # A VM's value and a default's may not fit together.
-        return Table(DOMAIN.keys, DOMAIN.relations, noun="VM").find_faults(domains, vms)
+            return [f"{prefix}vms: {error}"]
+        # A VM's value may not fit a default of all.
+        return DOMAIN.find_faults(domains, f"{prefix}vms")
     return faults
 
 
@@ -120,58 +116,52 @@ def check_options(
 ) -> tuple[list[str], dict[str, Any]]:
     """Return a message for each value of a wrong type or choice, and the values as they are used.
 
-    Those are of the types asked for, with defaults. Options of options are looked at one by one,
+    Those are converted to their types, with defaults. Options of options are checked one by one,
     so that a message says where a fault is: Ansible's own name neither index nor VM. nouns says
     what the elements of a list are, as "VM".
     """
     start = f"{where}." if where else ""
-    place = f"{where}{owner}: " if where else ""
-    messages = []
+    messages = unknown_keys(values, options, start, owner) if where else []
     # Ansible would take a wrong element out of its list, and the others would change their places.
-    inner = {name: option["options"] for name, option in options.items() if option.get("options")}
-    flat = {
-        name: {k: v for k, v in option.items() if name not in inner or k not in _NESTED}
+    specs = {
+        name: {**option, "options": None, "elements": None} if option.get("options") else option
         for name, option in options.items()
     }
     known = {}
-    for name, value in values.items():
-        option = flat.get(name)
-        if option is None or (value is None and option.get("required")):
-            continue
+    for name, option in options.items():
+        value = values.get(name)
         # Ansible takes null for "not set", but where there is a default.
-        unset = value is None and option.get("default") is None
-        if not unset and not _is_of_type(value, option):
-            del flat[name]
+        if name not in values or (value is None and option.get("required")):
+            continue
+        if (value is None and option.get("default") is None) or _is_of_type(value, option):
+            known[name] = value
+        else:
+            del specs[name]
             shown = "" if option.get("no_log") else f" {shorten(value)}"
             sentence = _TYPES[option.get("type", "str")]
             messages.append(f"cannot use {start}{name}{shown}{owner}: it must be {sentence}")
-        else:
-            known[name] = value
-    checked = ArgumentSpecValidator(flat).validate(known)
+    checked = ArgumentSpecValidator(specs).validate(known)
+    place = f"{where}{owner}: " if where else ""
     messages += [f"{place}{message}" for message in checked.error_messages]
-    if where:
-        messages += unknown_keys(values, options, start, owner)
     typed = dict(checked.validated_parameters)
-    for name, nested in inner.items():
+    for name, option in options.items():
         value = typed.get(name)
-        path = f"{start}{name}"
-        if isinstance(value, Mapping):
-            faults, typed[name] = check_options(nested, value, path, owner)
-            messages += faults
-        elif isinstance(value, list):
-            typed[name] = []
-            for number, element in enumerate(value):
-                place = f"{path}[{number}]"
-                try:
-                    keys = check_type_dict(element)
-                except TypeError:
-                    messages.append(f"cannot use {place}{owner}: it must be a mapping")
-                    typed[name].append({})
-                    continue
-                of = owner or name_owner((nouns or {}).get(path, ""), keys)
-                faults, one = check_options(nested, keys, place, of)
+        if value is None or not option.get("options"):
+            continue
+        several = isinstance(value, list)
+        found = []
+        for number, element in enumerate(value if several else [value]):
+            place = f"{start}{name}[{number}]" if several else f"{start}{name}"
+            if _is_of_type(element, {"type": "dict"}):
+                mapping = check_type_dict(element)
+                of = owner or name_owner((nouns or {}).get(name, ""), mapping)
+                faults, mapping = check_options(option["options"], mapping, place, of)
                 messages += faults
-                typed[name].append(one)
+            else:
+                mapping = {}
+                messages.append(f"cannot use {place}{owner}: it must be a mapping")
+            found.append(mapping)
+        typed[name] = found if several else found[0]
     return messages, typed
 
 
@@ -183,17 +173,17 @@ def refuse_extra_variables(
     In an inventory such a variable is for those whom it concerns; on a command line somebody means
     it. So he does with a name that is nearly one of the role's.
     """
-    refused = _REFUSED.get((role.rpartition(".")[2], entry), {})
+    prefix = _prefix(role)
+    refused = _REFUSED.get((prefix[:-1], entry), {})
     prefixes = tuple(f"{name}_" for name in ROLES)
     messages = []
     for name in sorted(names):
-        if name in refused:
-            messages.append(f"cannot use {name} for {entry}: {refused[name]}")
+        key = name.removeprefix(prefix)
+        if key in refused and key != name:
+            messages.append(f"cannot use {name} for {entry}: {refused[key]}")
         elif name not in options and not name.startswith(prefixes):
-            near = difflib.get_close_matches(name, options, n=1, cutoff=_CLOSE)
-            if near:
-                hint = f"did you mean {near[0]}?"
-                messages.append(f"cannot use {name}: no role has such a variable, {hint}")
+            hint = suggest(name, options, _CLOSE)
+            messages += [f"cannot use {name}: no role has such a variable{hint}"] if hint else []
     return messages
 
 
