@@ -1,6 +1,6 @@
 # What there is to do here; `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast check molecule test-installation collection sanity integration changelog lab demo bench dashboards role-tables setup setup-dev setup-hosts setup-roles setup-lab clean
+.PHONY: help run test test-fast check molecule test-installation collection sanity integration changelog lab demo bench bench-tables dashboards role-tables setup setup-dev setup-hosts setup-roles setup-lab clean
 BIN := .venv/bin
 
 help: ## list the targets
@@ -42,8 +42,11 @@ lab: setup-hosts ## bring up two real hypervisors in namespaces, print their inv
 demo: setup-hosts ## the lab with the service on it at http://localhost:3000, until Ctrl-C
 	@$(BIN)/python -m scripts.demo
 
-bench: setup-lab ## measure, print one JSON object a line, keep them in build/bench.json
+bench: setup-lab ## measure for half an hour, keep the figures in benchmarks/results.json and docs/performance.md
 	@$(BIN)/python -m benchmarks
+
+bench-tables: setup-dev ## write the tables of docs/performance.md anew from benchmarks/results.json
+	@$(BIN)/python -m benchmarks.tables
 
 dashboards: setup-dev ## write grafana/dashboards anew from scripts/dashboards.py
 	@$(BIN)/python -m scripts.dashboards

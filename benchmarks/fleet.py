@@ -1,28 +1,23 @@
-"""Measures playbooks/vms.yml beside community.libvirt's modules: `python -m benchmarks_fleet`.
+"""Benchmarks: playbooks/vms.yml beside community.libvirt's modules.
 
-A hundred stopped VMs with linked disks over four hosts (`--vms`, `--hosts`), once made and once
-left as they are. The other playbook makes the same with one call of virt_volume and one of virt for
-each VM.
+A hundred stopped VMs with linked disks, once created and once left as they are. The other playbook
+does the same with one call of virt_volume and one of virt for each VM.
 """
 
-import argparse
-import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks.measuring import Figure, play
 from lab.lab import Host, Lab
 
-ROOT = Path(__file__).parents[1]
 VMS = 100
-HOSTS = 4
+HOSTS = (4, 10)
 MEMORY_MEBIBYTES = 128
 DISK_GIBIBYTES = 1
 EXECUTED = re.compile(r"^(ok|changed|failed|fatal): \[", re.M)
@@ -82,33 +77,29 @@ for path in $(virsh -q vol-list default | awk '{print $2}'); do virsh -q vol-del
 """
 
 
-def main() -> int:
-    """Print the figures of one comparison."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vms", type=int, default=VMS, help=f"default {VMS}")
-    parser.add_argument("--hosts", type=int, default=HOSTS, help=f"default {HOSTS}")
-    asked = parser.parse_args()
-    print(json.dumps(bench_fleet(asked.vms, asked.hosts)))
-    return 0
-
-
-def bench_fleet(vms: int = VMS, hosts: int = HOSTS) -> dict[str, Any]:
+def bench(*, quick: bool) -> Iterator[Figure]:
     """Seconds of the first and the second run each way, and what ran on hosts for each VM."""
-    with Lab(hosts=hosts) as lab, tempfile.TemporaryDirectory(prefix="virtplay-fleet-") as place:
-        declared, community = Path(place) / "vms.yml", Path(place) / "community.yml"
-        declared.write_text(yaml.safe_dump(declare(lab.hosts, vms)))
-        community.write_text(COMMUNITY)
-        ours = measure(lab, ROOT / "playbooks/vms.yml", declared, vms)
-        theirs = measure(lab, community, declared, vms)
-    return {
-        "bench": "fleet",
-        "vms": vms,
-        "hosts": hosts,
-        **{f"vms_yml_{key}": value for key, value in ours.items()},
-        **{f"community_{key}": value for key, value in theirs.items()},
-        "first_ratio": round(ours["first_s"] / theirs["first_s"], 3),
-        "second_ratio": round(ours["second_s"] / theirs["second_s"], 3),
-    }
+    vms = 4 if quick else VMS
+    for hosts in (1,) if quick else HOSTS:
+        with (
+            Lab(hosts=hosts) as lab,
+            tempfile.TemporaryDirectory(prefix="virtplay-fleet-") as place,
+        ):
+            declared, community = Path(place) / "vms.yml", Path(place) / "community.yml"
+            declared.write_text(yaml.safe_dump(declare(lab.hosts, vms)))
+            community.write_text(COMMUNITY)
+            ours = measure(lab, "vms", declared, vms)
+            theirs = measure(lab, community, declared, vms)
+        for run, seconds, tasks in ours:
+            _, their_seconds, their_tasks = theirs.pop(0)
+            yield {
+                "bench": f"vms over {hosts} hosts, {run} run",
+                "vms": vms,
+                "vms_yml_s": seconds,
+                "vms_yml_tasks_per_vm": tasks,
+                "community_s": their_seconds,
+                "community_tasks_per_vm": their_tasks,
+            }
 
 
 def declare(hosts: list[Host], vms: int) -> dict[str, Any]:
@@ -133,41 +124,23 @@ def declare(hosts: list[Host], vms: int) -> dict[str, Any]:
     return {"hypervisors": {"vars": variables, "hosts": lists}}
 
 
-def measure(lab: Lab, playbook: Path, declared: Path, vms: int) -> dict[str, float]:
-    """Make the VMs, do it again, and take them away."""
-    figures: dict[str, float] = {}
-    for turn in ("first", "second"):
-        started = time.monotonic()
-        output = play(lab, playbook, declared)
-        figures[f"{turn}_s"] = round(time.monotonic() - started, 2)
-        figures[f"{turn}_tasks_per_vm"] = round(len(EXECUTED.findall(output)) / vms, 2)
+def measure(
+    lab: Lab, playbook: Path | str, declared: Path, vms: int
+) -> list[tuple[str, float, float]]:
+    """Create the VMs, do it again, and delete them: of each run name, seconds, tasks per VM."""
+    figures = []
+    for run in ("first", "second"):
+        began = time.monotonic()
+        output = play(playbook, "-i", str(lab.inventory), "-i", str(declared))
+        seconds = time.monotonic() - began
+        figures.append((run, round(seconds, 2), round(len(EXECUTED.findall(output)) / vms, 2)))
         changed = sum(map(int, re.findall(r"changed=(\d+)", output)))
-        if (turn == "first") != bool(changed):
-            raise RuntimeError(f"{playbook.name}, {turn} run: {changed} tasks changed something")
+        if (run == "first") != bool(changed):
+            raise RuntimeError(f"{playbook}, {run} run: {changed} tasks changed something")
     made = 0
     for host in lab.hosts:
         made += len(host.run("virsh", "-q", "list", "--all", "--name").stdout.split())
         host.run("sh", "-c", EMPTY)
     if made != vms:
-        raise RuntimeError(f"{playbook.name} has made {made} VMs of {vms}")
+        raise RuntimeError(f"{playbook} has created {made} VMs of {vms}")
     return figures
-
-
-def play(lab: Lab, playbook: Path, declared: Path) -> str:
-    """Run a playbook on all hosts of the lab and return what it says."""
-    program = str(Path(sys.executable).with_name("ansible-playbook"))
-    done = subprocess.run(
-        [program, str(playbook), "-i", str(lab.inventory), "-i", str(declared)],
-        cwd=ROOT,
-        env=os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{playbook.name} failed: {done.stdout[-2000:]}{done.stderr[-500:]}")
-    return done.stdout
-
-
-if __name__ == "__main__":
-    sys.exit(main())

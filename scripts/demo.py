@@ -10,8 +10,9 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import NoReturn
 
 from lab.lab import Lab
@@ -57,21 +58,28 @@ def _end(_number: int, _frame: FrameType | None) -> NoReturn:
     raise Ended
 
 
-def start_service(inventory: Path, state: Path, token: str, port: str) -> subprocess.Popen[bytes]:
-    """Start `virtplay serve` on an inventory, with its own state directory, token and port."""
+def start_service(
+    inventory: Path,
+    state: Path,
+    token: str,
+    port: str,
+    *,
+    settings: Mapping[str, str] = MappingProxyType({}),
+    program: Sequence[str] = ("-m", "virtplay.cli", "serve"),
+) -> subprocess.Popen[bytes]:
+    """Start the service on an inventory, with its own state directory, token and port."""
     environment = {
         "VIRTPLAY_OBSERVE_INTERVAL": "5",
         "VIRTPLAY_LOG_LEVEL": "WARNING",
         **os.environ,
+        **settings,
         "VIRTPLAY_STATE_DIR": str(state),
         "VIRTPLAY_INVENTORY": str(inventory),
         "VIRTPLAY_BOOTSTRAP_TOKEN": token,
         "VIRTPLAY_PORT": port,
     }
     # A session of its own: Ctrl-C is ours to pass on.
-    return subprocess.Popen(
-        [sys.executable, "-m", "virtplay.cli", "serve"], env=environment, start_new_session=True
-    )
+    return subprocess.Popen([sys.executable, *program], env=environment, start_new_session=True)
 
 
 def wait_ready(service: subprocess.Popen[bytes], port: str) -> None:

@@ -1,4 +1,4 @@
-"""Measures /metrics with many VMs, and what a scrape costs those who ask for something else.
+"""Benchmarks: /metrics with many VMs, and what a scrape costs those who ask for something else.
 
 The observations are made up: 100 hosts with 100 VMs each, of two vCPUs, one disk and one network
 card. The service that serves them is the real one, in a process of its own; so are the scraper and
@@ -6,103 +6,70 @@ the client whose waiting is measured.
 """
 
 import http.client
-import json
-import os
-import secrets
-import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-import urllib.request
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from scripts.demo import stop_service, wait_ready
+from benchmarks.measuring import NEVER, NOWHERE, PORT, Figure, medians, p99, serving, timed
 
-PORT = "3198"
 HOSTS = 100
 VMS = 100
 """On each host."""
-NOWHERE = "hypervisors: {hosts: {nowhere: {ansible_host: 127.0.0.1, ansible_port: 1}}}\n"
-"""An inventory must have a host; this one is looked at once, and cannot be reached."""
 WINDOWS = 5
 WINDOW_SECONDS = 6.0
 PAUSE = 0.002
 """Seconds between two requests of the client, so that it is no load of its own."""
 
 
-def bench_scrape(hosts: int = HOSTS, vms: int = VMS) -> dict[str, Any]:
+def bench(*, quick: bool) -> Iterator[Figure]:
     """One scrape's seconds and size, and p99 of GET /healthz idle and while scrapes go on."""
-    token = secrets.token_urlsafe(32)
-    with tempfile.TemporaryDirectory(prefix="virtplay-bench-") as state:
-        inventory = Path(state) / "hosts.yml"
-        inventory.write_text(NOWHERE)
-        environment = {
-            **os.environ,
-            "VIRTPLAY_OBSERVE_INTERVAL": "86400",
-            "VIRTPLAY_LOG_LEVEL": "WARNING",
-            "VIRTPLAY_STATE_DIR": state,
-            "VIRTPLAY_INVENTORY": str(inventory),
-            "VIRTPLAY_BOOTSTRAP_TOKEN": token,
-            "VIRTPLAY_PORT": PORT,
-            "VIRTPLAY_METRICS_OPEN": "true",
-        }
-        program = [sys.executable, "-m", "benchmarks_metrics"]
-        service = subprocess.Popen(
-            [*program, "serve", str(hosts), str(vms)], env=environment, start_new_session=True
-        )
-        try:
-            wait_ready(service, PORT)
-            return {"bench": "scrape", "vms_made_up": hosts * vms, **_measure(program)}
-        finally:
-            stop_service(service)
-
-
-def _measure(program: list[str]) -> dict[str, Any]:
-    idle, busy, scrapes = [], [], []
+    hosts, windows, seconds = (10, 1, 1.0) if quick else (HOSTS, WINDOWS, WINDOW_SECONDS)
+    settings = {**NEVER, "VIRTPLAY_METRICS_OPEN": "true"}
+    program = ("-m", __name__, "serve", str(hosts), str(VMS))
+    idle, during, scrapes = [], [], []
     size = 0
-    for _ in range(WINDOWS):
-        idle.append(_p99(_wait_for_answers(WINDOW_SECONDS)))
-        scraper = subprocess.Popen([*program, "scrape"], stdout=subprocess.PIPE, text=True)
-        assert scraper.stdout is not None
-        lines: list[str] = []
-        reader = threading.Thread(target=lines.extend, args=(scraper.stdout,))
-        scraper.stdout.readline()  # the first one has been scraped
-        reader.start()
-        busy.append(_p99(_wait_for_answers(WINDOW_SECONDS)))
-        scraper.terminate()
-        scraper.wait()
-        reader.join()
-        for line in lines:
-            seconds, size = float(line.split()[0]), int(line.split()[1])
-            scrapes.append(seconds)
-    ratios = [b / a for a, b in zip(idle, busy, strict=True)]
-    return {
-        "scrape_s": round(statistics.median(scrapes), 3),
+    with serving(NOWHERE, settings, program):
+        for _ in range(windows):
+            idle.append(p99(wait_for_answers(seconds)))
+            scraper = subprocess.Popen(
+                [sys.executable, "-m", __name__, "scrape"], stdout=subprocess.PIPE, text=True
+            )
+            assert scraper.stdout is not None
+            lines: list[str] = []
+            reader = threading.Thread(target=lines.extend, args=(scraper.stdout,))
+            scraper.stdout.readline()  # the first one has been scraped
+            reader.start()
+            during.append(p99(wait_for_answers(seconds)))
+            scraper.terminate()
+            scraper.wait()
+            reader.join()
+            for line in lines:
+                took, size = float(line.split()[0]), int(line.split()[1])
+                scrapes.append(took)
+    yield {
+        "bench": "scrape",
+        "vms": hosts * VMS,
         "scrape_mb": round(size / 1e6, 1),
-        "scrapes": len(scrapes),
-        "healthz_p99_idle_ms": round(statistics.median(idle) * 1000, 2),
-        "healthz_p99_during_ms": round(statistics.median(busy) * 1000, 2),
-        "ratio": round(statistics.median(ratios), 2),
+        **medians(scrape=scrapes, healthz_p99_idle=idle, healthz_p99_during=during),
+        "runs": len(scrapes),
     }
 
 
-def _p99(values: list[float]) -> float:
-    return sorted(values)[len(values) * 99 // 100]
-
-
-def _wait_for_answers(seconds: float) -> list[float]:
+def wait_for_answers(seconds: float) -> list[float]:
     """How long each GET /healthz took, one after the other on one connection, in seconds."""
     connection = http.client.HTTPConnection("127.0.0.1", int(PORT), timeout=30)
+
+    def ask() -> None:
+        connection.request("GET", "/healthz")
+        connection.getresponse().read()
+
     took = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        began = time.perf_counter()
-        connection.request("GET", "/healthz")
-        connection.getresponse().read()
-        took.append(time.perf_counter() - began)
+        took.append(timed(ask))
         time.sleep(PAUSE)
     connection.close()
     return took
@@ -113,9 +80,12 @@ def scrape() -> None:
     while True:
         began = time.monotonic()
         size = 0
-        with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/metrics") as answer:
-            while piece := answer.read(256 * 1024):
-                size += len(piece)
+        connection = http.client.HTTPConnection("127.0.0.1", int(PORT))
+        connection.request("GET", "/metrics")
+        answer = connection.getresponse()
+        while piece := answer.read(256 * 1024):
+            size += len(piece)
+        connection.close()
         print(time.monotonic() - began, size, flush=True)
 
 
@@ -215,7 +185,5 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["serve", hosts, vms]:
             serve(int(hosts), int(vms))
-        case ["scrape"]:
-            scrape()
         case _:
-            print(json.dumps(bench_scrape()))
+            scrape()

@@ -1,0 +1,134 @@
+"""Benchmarks: what they share: a service to measure, timed work, plays by hand, CPU seconds."""
+
+import os
+import secrets
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from scripts.demo import start_service, stop_service, wait_ready
+
+ROOT = Path(__file__).parents[1]
+PORT = "3199"
+ORIGIN = f"http://127.0.0.1:{PORT}"
+NOWHERE = "hypervisors: {hosts: {nowhere: {ansible_host: 127.0.0.1, ansible_port: 1}}}\n"
+"""An inventory must have a host; this one cannot be reached."""
+NEVER = {"VIRTPLAY_OBSERVE_INTERVAL": "86400"}
+"""Settings with which hosts are observed once."""
+TICKS = os.sysconf("SC_CLK_TCK")
+
+Figure = dict[str, Any]
+"""One line of output: `bench` names the benchmark, the keys end in their units."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service with a state directory of its own, and a client with an admin token."""
+
+    pid: int
+    state: Path
+    http: httpx.Client
+
+    def get(self, path: str) -> Any:
+        """The data of a GET below /api/v1."""
+        return self.http.get(f"/api/v1{path}").raise_for_status().json()["data"]
+
+    def run(self, method: str, path: str, body: Any = None) -> str:
+        """Send a change and wait until its job has succeeded; returns the id of VM or snapshot."""
+        response = self.http.request(method, f"/api/v1{path}", json=body).raise_for_status()
+        accepted = response.json()["data"]
+        while (job := self.get(f"/jobs/{accepted['jobId']}"))["status"] != "succeeded":
+            if job["status"] not in ("queued", "running"):
+                raise RuntimeError(f"{path}: job {job['id']} {job['status']}: {job['error']}")
+            time.sleep(0.02)
+        return str(accepted["id"])
+
+
+@contextmanager
+def serving(
+    inventory: Path | str,
+    settings: dict[str, str] | None = None,
+    program: Sequence[str] = ("-m", "virtplay.cli", "serve"),
+    prepare: Callable[[Path], None] | None = None,
+) -> Iterator[Service]:
+    """Start the service on an inventory (a file, or its text) and end it with the block.
+
+    `prepare` fills the state directory before the start.
+    """
+    token = secrets.token_urlsafe(32)
+    with tempfile.TemporaryDirectory(prefix="virtplay-bench-") as directory:
+        state = Path(directory)
+        if isinstance(inventory, str):
+            (state / "hosts.yml").write_text(inventory)
+            inventory = state / "hosts.yml"
+        if prepare is not None:
+            prepare(state)
+        process = start_service(
+            inventory, state, token, PORT, settings=settings or {}, program=program
+        )
+        try:
+            wait_ready(process, PORT)
+            headers = {"Authorization": f"Bearer {token}"}
+            with httpx.Client(base_url=ORIGIN, headers=headers, timeout=60) as client:
+                yield Service(process.pid, state, client)
+        finally:
+            stop_service(process)
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """How long something takes, in seconds."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def medians(**seconds: Sequence[float]) -> Figure:
+    """The median of each, under the same name with `_s`."""
+    return {f"{name}_s": round(statistics.median(each), 4) for name, each in seconds.items()}
+
+
+def p99(values: Sequence[float]) -> float:
+    """The value that 99 of 100 do not exceed."""
+    return sorted(values)[len(values) * 99 // 100]
+
+
+def play(playbook: Path | str, *arguments: str) -> str:
+    """Run a playbook (the name of one of ours, or a file) by hand and return its output."""
+    path = f"playbooks/{playbook}.yml" if isinstance(playbook, str) else str(playbook)
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("ansible-playbook")), path, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{path} failed: {done.stdout[-2000:]}{done.stderr[-500:]}")
+    return done.stdout
+
+
+def cpu_seconds(root: int) -> float:
+    """CPU seconds of a process and all its descendants, those that have ended included."""
+    parents: dict[int, int] = {}
+    ticks: dict[int, int] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(entry.name)] = int(fields[1])
+        ticks[int(entry.name)] = sum(map(int, fields[11:15]))
+    family = {root}
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+    return sum(ticks.get(pid, 0) for pid in family) / TICKS
