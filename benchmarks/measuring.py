@@ -8,12 +8,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from scripts.demo import start_service, stop_service, wait_ready
 
@@ -24,7 +25,6 @@ NOWHERE = "hypervisors: {hosts: {nowhere: {ansible_host: 127.0.0.1, ansible_port
 """An inventory must have a host; this one cannot be reached."""
 NEVER = {"VIRTPLAY_OBSERVE_INTERVAL": "86400"}
 """Settings with which hosts are observed once."""
-TICKS = os.sysconf("SC_CLK_TCK")
 
 Figure = dict[str, Any]
 """One line of output: `bench` names the benchmark, the keys end in their units."""
@@ -119,16 +119,10 @@ def play(playbook: Path | str, *arguments: str) -> str:
 
 def cpu_seconds(root: int) -> float:
     """CPU seconds of a process and all its descendants, those that have ended included."""
-    parents: dict[int, int] = {}
-    ticks: dict[int, int] = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents[int(entry.name)] = int(fields[1])
-        ticks[int(entry.name)] = sum(map(int, fields[11:15]))
-    family = {root}
-    while more := {pid for pid, parent in parents.items() if parent in family} - family:
-        family |= more
-    return sum(ticks.get(pid, 0) for pid in family) / TICKS
+    process = psutil.Process(root)
+    spent = 0.0
+    for each in [process, *process.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            times = each.cpu_times()
+            spent += times.user + times.system + times.children_user + times.children_system
+    return spent
