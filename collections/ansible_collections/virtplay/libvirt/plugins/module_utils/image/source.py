@@ -257,6 +257,8 @@ def _failed(url: str, place: str, reason: str) -> Failure:
 
 
 # --- HTTP ----------------------------------------------------------------------------------
+# Not by ansible.module_utils.urls.open_url: it knows whom it has reached only after the request is
+# sent, opens file: and ftp: URLs too, and its import costs 55 ms of CPU in each run of the module.
 
 
 class _RefusedError(OSError):
