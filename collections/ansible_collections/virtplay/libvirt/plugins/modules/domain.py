@@ -192,9 +192,9 @@ code:
 """
 
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.module import SeedModule
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task import (
     ARGUMENTS,
     DomainTask,
@@ -203,44 +203,15 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import ru
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.failures import failure_of
 
 
-class DomainModule(AnsibleModule):
-    """An AnsibleModule whose results never repeat the seed, which may hold secrets.
-
-    no_log values would be cut out of every other text of the result as well, down to single
-    letters; leaving the arguments out is enough, and so is not writing them to the syslog.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(
-            argument_spec=ARGUMENTS,
-            supports_check_mode=True,
-            required_one_of=[["uuid", "name"]],
-            no_log=True,
-        )
-
-    def exit_json(self, **result: Any) -> NoReturn:
-        """Report success, without the seed."""
-        super().exit_json(**result, invocation=self._invocation())
-        raise AssertionError("exit_json returned")
-
-    def fail_json(self, msg: str, **result: Any) -> NoReturn:
-        """Report a failure, without the seed."""
-        super().fail_json(msg, **result, invocation=self._invocation())
-        raise AssertionError("fail_json returned")
-
-    def _invocation(self) -> dict[str, Any]:
-        return {"module_args": {k: v for k, v in self.params.items() if k != "seed"}}
-
-
 def main() -> None:
     """Run the module."""
-    module = DomainModule()
+    module = SeedModule("seed", argument_spec=ARGUMENTS, required_one_of=[["uuid", "name"]])
     label = module.params["name"] or module.params["uuid"]
     prefix = f"cannot bring {label} to state {module.params['state']}"
     run_module(module, lambda: run(module), partial(failure_of, prefix=prefix))
 
 
-def run(module: DomainModule) -> dict[str, Any]:
+def run(module: SeedModule) -> dict[str, Any]:
     """Return the module's result."""
     task = DomainTask(
         module.params, check_mode=module.check_mode, diff=module._diff, warn=module.warn

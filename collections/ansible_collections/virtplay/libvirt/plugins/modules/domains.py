@@ -129,9 +129,8 @@ import traceback
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.virtplay.libvirt.plugins.module_utils.declared import (
     ABSENT,
     CREATED,
@@ -140,6 +139,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.declared import (
     outcome_of,
     summarize,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.module import SeedModule
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task import (
     ARGUMENTS,
     DomainTask,
@@ -168,47 +168,10 @@ def domain_options() -> dict[str, Any]:
     return options
 
 
-class DomainsModule(AnsibleModule):
-    """An AnsibleModule whose results never repeat the seeds, which may hold secrets."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            argument_spec={
-                "uri": ARGUMENTS["uri"],
-                "domains": {
-                    "type": "list",
-                    "elements": "dict",
-                    "required": True,
-                    "options": domain_options(),
-                },
-                "purge": {"type": "bool", "default": False},
-                "keep": {"type": "list", "elements": "str", "default": []},
-                "force": {"type": "bool", "default": False},
-                "job": ARGUMENTS["job"],
-                "lock_timeout": ARGUMENTS["lock_timeout"],
-            },
-            supports_check_mode=True,
-            no_log=True,
-        )
-
-    def exit_json(self, **result: Any) -> NoReturn:
-        """Report success, without the seeds."""
-        super().exit_json(**result, invocation=self._invocation())
-        raise AssertionError("exit_json returned")
-
-    def fail_json(self, msg: str, **result: Any) -> NoReturn:
-        """Report a failure, without the seeds."""
-        super().fail_json(msg, **result, invocation=self._invocation())
-        raise AssertionError("fail_json returned")
-
-    def _invocation(self) -> dict[str, Any]:
-        return {"module_args": {k: v for k, v in self.params.items() if k != "domains"}}
-
-
 class FleetTask:
     """One run of the module: the domains, and what became of each, in their order."""
 
-    def __init__(self, module: DomainsModule) -> None:
+    def __init__(self, module: SeedModule) -> None:
         self.module = module
         self.params = module.params
         self.conn = open_connection(self.params["uri"])
@@ -306,12 +269,28 @@ def _unset() -> dict[str, Any]:
 
 def main() -> None:
     """Run the module."""
-    module = DomainsModule()
+    module = SeedModule(
+        "domains",
+        argument_spec={
+            "uri": ARGUMENTS["uri"],
+            "domains": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": domain_options(),
+            },
+            "purge": {"type": "bool", "default": False},
+            "keep": {"type": "list", "elements": "str", "default": []},
+            "force": {"type": "bool", "default": False},
+            "job": ARGUMENTS["job"],
+            "lock_timeout": ARGUMENTS["lock_timeout"],
+        },
+    )
     prefix = "cannot bring the VMs of this host to what is declared"
     run_module(module, lambda: run(module), partial(failure_of, prefix=prefix))
 
 
-def run(module: DomainsModule) -> dict[str, Any]:
+def run(module: SeedModule) -> dict[str, Any]:
     """Return the module's result; fails with it when a domain has failed."""
     result = FleetTask(module).run()
     failed = [f"{vm['name']}: {vm['msg']}" for vm in result["vms"] if vm["outcome"] == FAILED]

@@ -1,0 +1,34 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Keeps the seeds of guests, which may hold secrets, out of what a module reports."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+class SeedModule(AnsibleModule):
+    """An AnsibleModule whose results never repeat the argument that has the seed in it.
+
+    no_log values would be cut out of every other text of the result as well, down to single
+    letters; leaving the argument out is enough, and so is not writing it to the syslog.
+    """
+
+    def __init__(self, seed_in: str, **specification: Any) -> None:
+        self._seed_in = seed_in
+        super().__init__(supports_check_mode=True, no_log=True, **specification)
+
+    def exit_json(self, **result: Any) -> NoReturn:
+        """Report success, without the seed."""
+        super().exit_json(**result, invocation=self._invocation())
+        raise AssertionError("exit_json returned")
+
+    def fail_json(self, msg: str, **result: Any) -> NoReturn:
+        """Report a failure, without the seed."""
+        super().fail_json(msg, **result, invocation=self._invocation())
+        raise AssertionError("fail_json returned")
+
+    def _invocation(self) -> dict[str, Any]:
+        return {"module_args": {k: v for k, v in self.params.items() if k != self._seed_in}}
