@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from virtplay.states import VmStatus
+from virtplay.states import DomainState, VmStatus
 
 
 class Action(StrEnum):
@@ -51,7 +51,7 @@ class ActionRules:
 
 
 ABSENT = "absent"
-ANY_STATE = frozenset({"stopped", "running", "paused", "crashed", "suspended"})
+ANY_STATE = frozenset(DomainState) - {DomainState.STOPPING, DomainState.UNKNOWN}
 
 RULES: dict[Action, ActionRules] = {
     Action.VM_CREATE: ActionRules(

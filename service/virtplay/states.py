@@ -25,6 +25,18 @@ class VmStatus(StrEnum):
     """Its host did not answer the last observation; nothing is known about the VM."""
 
 
+class DomainState(StrEnum):
+    """The state of a domain, as the collection's modules report it."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    STOPPING = "stopping"
+    SUSPENDED = "suspended"
+    CRASHED = "crashed"
+    UNKNOWN = "unknown"
+
+
 class SnapshotStatus(StrEnum):
     """What a snapshot is doing, as the API says it."""
 

@@ -12,8 +12,7 @@ import pytest
 import yaml
 from virtplay.actions import Action
 from virtplay.api.routes import ROUTES
-from virtplay.metrics.host_series import STATES
-from virtplay.states import FINISHED_JOB
+from virtplay.states import FINISHED_JOB, DomainState
 
 from tests.unit.published import Labels, labels_of, published
 
@@ -124,7 +123,7 @@ def test_rules_know_actions_states_and_outcomes() -> None:
     text = "".join(path.read_text() for path in RULE_FILES)
     for label, known in (
         ("action", set(Action)),
-        ("state", set(STATES)),
+        ("state", set(DomainState)),
         ("status", set(FINISHED_JOB)),
     ):
         asked = {

@@ -17,9 +17,7 @@ from virtplay.store import vms as store
 from virtplay.store.models import Host
 from virtplay.store.vms import Promised
 from virtplay.times import time_text
-
-GIB = 1024**3
-MIB = 1024**2
+from virtplay.units import GIB, MIB
 
 
 def host_out(host: Host, room: HostRoom, promised: Promised) -> HostOut:

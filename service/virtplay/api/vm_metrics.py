@@ -25,6 +25,7 @@ from virtplay.store.models import Vm
 from virtplay.store.samples import Sample
 from virtplay.store.vms import find_vm
 from virtplay.times import time_text
+from virtplay.units import MIB
 
 FEW_POINTS = 500
 """More are put into JSON in a thread."""
@@ -54,8 +55,8 @@ def _show(
             history=_points(past, lambda sample: _hundredth(sample.cpu)),
         ),
         memory=MemoryUse(
-            used=round(used / 1024**2) if used is not None else None,
-            total=total // 1024**2 if total is not None else vm.memory,
+            used=round(used / MIB) if used is not None else None,
+            total=total // MIB if total is not None else vm.memory,
             usage=_percent(used / total * 100 if used is not None and total else None),
         ),
         disk=DiskUse(

@@ -10,6 +10,7 @@ import typer
 from virtplay.cli.client import JsonObject, path_of
 from virtplay.cli.options import AsJson, TokenFile, Url, open_client
 from virtplay.cli.screen import print_json, print_record, print_table
+from virtplay.units import GIB
 
 host_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Hypervisors.")
 template_app = typer.Typer(
@@ -18,7 +19,6 @@ template_app = typer.Typer(
 
 HOST_HEADER = ("NAME", "STATUS", "BY", "VMS", "CPU FREE", "MEMORY FREE", "DISK FREE", "SEEN")
 TEMPLATE_HEADER = ("ID", "OS", "MIN DISK", "READY ON", "SOURCE")
-GIB = 1024**3
 
 
 @host_app.command("list")

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from virtplay.texts import is_printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-JOINERS = "\u200c\u200d"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 STYLES = {
     "running": "green",
@@ -43,9 +44,7 @@ def plain_lines(text: str) -> str:
 
 
 def _escape_odd(text: str, keep: str) -> str:
-    return "".join(
-        c if c.isprintable() or c in JOINERS or c in keep else ascii(c)[1:-1] for c in text
-    )
+    return "".join(c if is_printable(c, also=keep) else ascii(c)[1:-1] for c in text)
 
 
 def is_terminal() -> bool:
@@ -68,8 +67,7 @@ def open_console() -> "Console":
 def print_json(data: Any) -> None:
     """The API's data as JSON; what acts on terminals becomes \\u escapes."""
     text = json.dumps(data, indent=2, ensure_ascii=False)
-    kept = JOINERS + "\n"
-    typer.echo("".join(c if c.isprintable() or c in kept else json.dumps(c)[1:-1] for c in text))
+    typer.echo("".join(c if is_printable(c, also="\n") else json.dumps(c)[1:-1] for c in text))
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

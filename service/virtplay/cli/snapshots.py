@@ -11,6 +11,7 @@ from virtplay.cli import following
 from virtplay.cli.client import CannotChoose, Client, JsonObject, path_of
 from virtplay.cli.options import AsJson, TokenFile, Url, VmArgument, Wait, Yes, open_client
 from virtplay.cli.screen import is_dialogue, plain, print_json, print_record, print_table
+from virtplay.units import MIB
 
 snapshot_app = typer.Typer(
     no_args_is_help=True,
@@ -19,7 +20,6 @@ snapshot_app = typer.Typer(
 )
 
 HEADER = ("ID", "NAME", "STATUS", "CURRENT", "RESTORES TO", "SIZE", "CREATED", "EXPIRES", "BY")
-MIB = 1024**2
 PERIODS = ("hourly", "daily", "weekly", "monthly")
 
 SnapshotArgument = Annotated[

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from virtplay.errors import InsufficientResources, ValidationFailed
-
-GIB = 1024**3
+from virtplay.units import GIB
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-MIB = 1024**2
-NANO = 10**9
+from virtplay.states import DomainState
+from virtplay.units import MIB
 
-STATES = ("running", "paused", "stopped", "stopping", "suspended", "crashed", "unknown")
-"""Every state of a domain, as the collection names them."""
+NANO = 10**9
 
 Values = dict[str, dict[tuple[str, ...], float]]
 """Metric → label values, in the order of its family → value."""
@@ -114,8 +113,8 @@ def _read_domain(
     called = named or VmLabels("", str(domain.get("title") or domain["name"]), "", "")
     texts = (called.vm, called.name, called.template, called.os)
     _put(values, "libvirt_domain_info", (*vm, *map(_text, texts)), 1)
-    state = domain.get("state") or "unknown"
-    for each in STATES:
+    state = domain.get("state") or DomainState.UNKNOWN
+    for each in DomainState:
         _put(values, "libvirt_domain_state", (*vm, each), 1 if each == state else 0)
     _put(values, "virtplay_vm_last_observed_timestamp_seconds", vm, at)
     _put(values, "virtplay_vm_generation", vm, domain.get("generation"))

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from virtplay.units import MIB
+
 LONGEST_SECONDS = 3600.0
 """Two observations further apart than this say nothing of any moment between them."""
 
@@ -85,7 +87,7 @@ def measure(before: Counters | None, after: Counters, domain: Mapping[str, Any])
 def memory_of(domain: Mapping[str, Any]) -> tuple[int | None, int]:
     """Bytes that the guest uses, if its balloon driver reports, and that it has."""
     balloon = (domain.get("stats") or {}).get("balloon") or {}
-    total = int(domain["memory"]) * 1024**2
+    total = int(domain["memory"]) * MIB
     if "available_bytes" not in balloon or "usable_bytes" not in balloon:
         return None, total
     return max(0, balloon["available_bytes"] - balloon["usable_bytes"]), total

@@ -20,8 +20,9 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from virtplay.metrics.exposition import CHUNK, Exposition, in_chunks
 from virtplay.metrics.families import FAMILIES, Kind
-from virtplay.metrics.host_series import STATES, VmLabels, read_host
+from virtplay.metrics.host_series import VmLabels, read_host
 from virtplay.metrics.service_series import Queue, count_job, count_request, service_text
+from virtplay.states import DomainState
 
 ROOT = Path(__file__).parents[3]
 PLUGINS = ROOT / "collections/ansible_collections/virtplay/libvirt/plugins"
@@ -216,7 +217,7 @@ def test_a_domain_of_which_nothing_can_be_read() -> None:
 def test_states_are_those_of_the_collection() -> None:
     text = (PLUGINS / "module_utils/host/connection.py").read_text()
     body = text.split("class DomainState", 1)[1].split("\n\n\n", 1)[0]
-    assert set(re.findall(r'= "(\w+)"', body)) == set(STATES)
+    assert set(re.findall(r'= "(\w+)"', body)) == set(DomainState)
 
 
 def test_a_rename_touches_one_series() -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 from virtplay.errors import InsufficientResources, ValidationFailed
-from virtplay.hosts.placement import GIB, HostRoom, Need, Overcommit, place
+from virtplay.hosts.placement import HostRoom, Need, Overcommit, place
+from virtplay.units import GIB
 
 DEFAULT = frozenset({"default"})
 

@@ -5,13 +5,14 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from virtplay.texts import is_printable
+
 LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
-JOINERS = "\u200c\u200d"
 
 
 def check_printable(text: str) -> str:
     """Refuse control characters, line ends and invisible marks (emoji's joiners are fine)."""
-    bad = [c for c in text if not c.isprintable() and c not in JOINERS]
+    bad = [c for c in text if not is_printable(c)]
     if bad:
         names = ", ".join(sorted({f"U+{ord(c):04X}" for c in bad}))
         raise ValueError(f"holds characters that are not printable: {names}")
