@@ -67,12 +67,14 @@ class Relation:
 class Table:
     """The rules of a mapping's keys, or of each mapping in a list.
 
-    noun is what the mappings of a list are, for messages that name them: "VM".
+    noun is what the mappings of a list are, for messages that name them: "VM". unique is a key in
+    which they differ.
     """
 
     keys: Mapping[str, Checked]
     relations: tuple[Relation, ...] = ()
     noun: str = ""
+    unique: str = ""
     closed: bool = False  # whether keys without a rule are refused
 
     def find_faults(
@@ -84,6 +86,12 @@ class Table:
             for number, element in enumerate(value):
                 of = owner + name_owner(self.noun, element)
                 faults += self.find_faults(element, f"{where}[{number}]", of)
+            if self.unique and not faults:
+                found = [str(one[self.unique]).lower() for one in value if one.get(self.unique)]
+                if len(found) > len(set(found)):
+                    faults.append(
+                        f"cannot use {where}{owner}: it must not have a {self.unique} twice"
+                    )
         if not isinstance(value, Mapping):
             return faults
         start = prefix or (f"{where}." if where else "")
@@ -162,7 +170,7 @@ def unknown_keys(
 
 
 def shorten(value: Any) -> str:
-    """Return a value as a message shows it."""
+    """Return a value as messages show it, of limited length."""
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
 
@@ -254,20 +262,6 @@ def at_least(key: str, other: str) -> Relation:
     return Relation(key, holds, f"must not be below {{0}}{other}")
 
 
-def distinct(key: str, inner: str) -> Relation:
-    """Return the relation of a list whose mappings have different values of a key."""
-
-    def holds(values: Mapping[str, Any]) -> bool:
-        found = [
-            str(entry[inner]).lower()
-            for entry in values.get(key) or ()
-            if isinstance(entry, Mapping) and entry.get(inner)
-        ]
-        return len(found) == len(set(found))
-
-    return Relation(key, holds, f"must not have a {inner} twice")
-
-
 # --- texts ------------------------------------------------------------------------------------
 
 _JOINERS = "\u200c\u200d"  # inside emoji
@@ -320,13 +314,13 @@ MOMENT = text(
 )
 SECONDS = between(1, 3600, "seconds")
 LONG_SECONDS = between(1, 86_400, "seconds")
-# Somebody else may have made it: libvirt takes nearly all names.
+# The domain may be somebody else's, and libvirt takes nearly all names.
 KNOWN_NAME = text(
     "must be one line without /, as libvirt's names are",
     lambda text: not text or text.strip(),
     pattern=r"[^/\r\n\0]*",
 )
-# What most modules and roles mean by these names; a table may have more rules than keys.
+# The same in most modules and roles; a table may have rules for keys that are never set.
 COMMON: Mapping[str, Checked] = {
     "uri": URI,
     "uuid": UUID,
@@ -392,12 +386,7 @@ SEED: Mapping[str, Checked] = {
     ),
 }
 METADATA: Mapping[str, Checked] = {"template": TEMPLATE, "os": ONE_LINE, "labels": LABELS}
-CARD: Mapping[str, Checked] = {
-    "mac": MAC,
-    "ip": GUEST_ADDRESS,
-    "gateway": ADDRESS,
-    "nameservers": ADDRESS,
-}
+CARD = {"mac": MAC, "ip": GUEST_ADDRESS, "gateway": ADDRESS, "nameservers": ADDRESS}
 FIXED_ADDRESS = Relation(
     "ip",
     lambda card: (
@@ -414,18 +403,14 @@ DOMAIN = Table(
         "memory": MEMORY,
         "memory_max": MEMORY,
         "disks": Table(
-            {"target": DISK_TARGET, "size": DISK_SIZE, "template": TEMPLATE, "pool": DEVICE_NAME}
+            {"target": DISK_TARGET, "size": DISK_SIZE, "template": TEMPLATE, "pool": DEVICE_NAME},
+            unique="target",
         ),
-        "interfaces": Table({**CARD, "source": DEVICE_NAME}, (FIXED_ADDRESS,)),
+        "interfaces": Table({**CARD, "source": DEVICE_NAME}, (FIXED_ADDRESS,), unique="mac"),
         "seed": Table(SEED),
         "metadata": Table({"id": ONE_LINE, **METADATA}),
     },
-    (
-        at_least("vcpus_max", "vcpus"),
-        at_least("memory_max", "memory"),
-        distinct("disks", "target"),
-        distinct("interfaces", "mac"),
-    ),
+    (at_least("vcpus_max", "vcpus"), at_least("memory_max", "memory")),
     noun="VM",
 )
 
@@ -435,14 +420,12 @@ NEW_SNAPSHOT_NAME = text(
     "must be 1 to 64 letters, digits and . _ -, begin with neither dash nor dot, and be no number",
     pattern="(?![0-9]+$)[A-Za-z0-9_][A-Za-z0-9._-]{0,63}",
 )
-# Snapshots that are there already may be somebody else's.
 KNOWN_SNAPSHOT_NAME = text(
     "must be a snapshot's name, one line without /",
     lambda name: name.strip(),
     pattern=KNOWN_NAME.pattern,
 )
-# The module calls the domain's name `name` and the snapshot's `snapshot`, the role `domain` and
-# `name`.
+# Here `name` is the domain's; in the role it is the snapshot's, and `domain` the domain's.
 SNAPSHOT = Table(
     {
         **COMMON,

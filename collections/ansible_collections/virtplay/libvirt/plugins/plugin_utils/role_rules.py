@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Defines which values are valid in role variables and in the controller's plugins; pure.
 
-Each role's table is made of those of the modules that it runs. Hosts are sent only the modules',
-since every line costs each power action some time there.
+A role's table extends those of the modules that it runs. Hosts receive only the modules' tables,
+since every line adds to the time of each power action.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from ..module_utils.values import (
     Table,
     allowed,
     between,
-    distinct,
     is_printable,
     required,
     starting_alphanumeric,
@@ -47,7 +46,7 @@ _NETWORK = Table(
         values.FIXED_ADDRESS,
     ),
 )
-# What the module domain has in the mappings seed and metadata, the role has beside the others.
+# The role has the keys of the module's mappings seed and metadata at the top.
 _VM = Table(
     {
         **values.DOMAIN.keys,
@@ -172,6 +171,7 @@ NETWORK = Table(
     },
     (_within_cidr("dhcp_start"), _within_cidr("dhcp_end")),
     noun="network",
+    unique="name",
 )
 POOL = Table(
     {
@@ -180,6 +180,7 @@ POOL = Table(
         "mode": text('must be an octal mode such as "0711"', pattern="0?[0-7]{3,4}"),
     },
     noun="pool",
+    unique="name",
 )
 _HOST = Table(
     {
@@ -198,6 +199,7 @@ _HOST = Table(
                 ),
             },
             noun="bridge",
+            unique="name",
         ),
         "qemu_conf": Entries(
             text("must be the name of a setting of qemu.conf", pattern="[a-z][a-z0-9_]*"),
@@ -206,8 +208,7 @@ _HOST = Table(
                 lambda text: text and is_printable(text, also="\t"),
             ),
         ),
-    },
-    (distinct("pools", "name"), distinct("networks", "name"), distinct("bridges", "name")),
+    }
 )
 
 # --- the service ------------------------------------------------------------------------------

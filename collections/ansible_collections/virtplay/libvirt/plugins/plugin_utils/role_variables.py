@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Checks of role variables what argument_specs cannot express; pure, no I/O."""
+"""Checks role variables, by argument_specs and by the rules beyond them; pure, no I/O."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _CLOSE = 0.9  # of 1: how near a name must be to one of the role's
 def _is_of_type(value: Any, option: Mapping[str, Any]) -> bool:
     kind = option.get("type", "str")
     if kind in ("str", "path") and isinstance(value, (list, Mapping)):
-        return False  # Ansible would make a text of it
+        return False  # Ansible would convert it to a text
     try:
         DEFAULT_TYPE_VALIDATORS[kind](value)
     except (TypeError, ValueError):
@@ -88,7 +88,7 @@ def unknown_variables(
 def check_variables(
     role: str, entry: str, options: Options, values: Mapping[str, Any]
 ) -> list[str]:
-    """Return a message for each value of a wrong type, a wrong choice, or that makes no sense."""
+    """Return a message for each value of a wrong type or choice, or that a rule refuses."""
     rules = rules_of(role, entry)
     prefix = _prefix(role)
     nouns = {
@@ -102,7 +102,7 @@ def check_variables(
             domains = domain_list(own["vms"], own["vms_defaults"])
         except InvalidFleet as error:
             return [f"{prefix}vms: {error}"]
-        # A VM's value may not fit a default of all.
+        # Only now are a VM's values compared with the defaults.
         return DOMAIN.find_faults(domains, f"{prefix}vms")
     return faults
 
@@ -116,13 +116,13 @@ def check_options(
 ) -> tuple[list[str], dict[str, Any]]:
     """Return a message for each value of a wrong type or choice, and the values as they are used.
 
-    Those are converted to their types, with defaults. Options of options are checked one by one,
-    so that a message says where a fault is: Ansible's own name neither index nor VM. nouns says
-    what the elements of a list are, as "VM".
+    Those are converted to their types, with defaults. Nested options are checked one by one, since
+    Ansible's own messages contain neither the index nor the VM. nouns maps a list's name to what
+    its elements are, such as "VM".
     """
     start = f"{where}." if where else ""
     messages = unknown_keys(values, options, start, owner) if where else []
-    # Ansible would take a wrong element out of its list, and the others would change their places.
+    # Without nested options: Ansible drops a wrong element, which changes the indexes after it.
     specs = {
         name: {**option, "options": None, "elements": None} if option.get("options") else option
         for name, option in options.items()
@@ -130,7 +130,7 @@ def check_options(
     known = {}
     for name, option in options.items():
         value = values.get(name)
-        # Ansible takes null for "not set", but where there is a default.
+        # Ansible takes null for an unset value only if there is no default.
         if name not in values or (value is None and option.get("required")):
             continue
         if (value is None and option.get("default") is None) or _is_of_type(value, option):
@@ -168,10 +168,10 @@ def check_options(
 def refuse_extra_variables(
     role: str, entry: str, options: Options, names: Iterable[str]
 ) -> list[str]:
-    """Return a message for each name given with -e that would be without effect.
+    """Return a message for each name given with -e that would have no effect.
 
-    In an inventory such a variable is for those whom it concerns; on a command line somebody means
-    it. So he does with a name that is nearly one of the role's.
+    An inventory may have variables for other plays. On a command line they are meant for this one,
+    and so is a name that is nearly one of the role's.
     """
     prefix = _prefix(role)
     refused = _REFUSED.get((prefix[:-1], entry), {})
@@ -190,7 +190,7 @@ def refuse_extra_variables(
 def missing_vm(
     role: str, options: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any]
 ) -> list[str]:
-    """Return a message when a role that is about one VM is told neither its name nor its UUID."""
+    """Return a message when a role about one VM has neither its name nor its UUID."""
     prefix = _prefix(role)
     name = next((prefix + key for key in ("domain", "name") if prefix + key in options), "")
     uuid = f"{prefix}uuid"
@@ -202,9 +202,9 @@ def missing_vm(
 
 
 def unknown_templates(options: Options, values: Mapping[str, Any], user: str = "") -> list[str]:
-    """Return a message for each template that the role libvirt_image is to bring and cannot find.
+    """Return a message for each template of the role libvirt_image that no catalogue has.
 
-    user says what wants it, like " for VM web-1". Values of other types are told elsewhere.
+    user is what requires it, such as " for VM web-1". check_variables reports wrong types.
     """
     entries: set[str] = set()
     for name in ("libvirt_image_catalogue", "libvirt_image_catalogue_extra"):
@@ -221,7 +221,7 @@ def unknown_templates(options: Options, values: Mapping[str, Any], user: str = "
 
 
 def refuse_several_hosts(play: str, hosts: Sequence[str]) -> list[str]:
-    """Return a message when a play named like "Start a VM", which is for one host, has several."""
+    """Return a message when a play for one host, named like "Start a VM", has several."""
     if len(hosts) <= 1:
         return []
     named = ", ".join(hosts[:5]) + (", …" if len(hosts) > 5 else "")
