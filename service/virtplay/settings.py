@@ -1,4 +1,4 @@
-"""Pure: every setting of the service and the command line, read from VIRTPLAY_* variables."""
+"""The settings of the service, read from VIRTPLAY_* environment variables. Pure."""
 
 import os
 from pathlib import Path
@@ -12,11 +12,11 @@ PROJECT = Path(__file__).resolve().parents[2]
 TOKEN_LENGTH_MIN = 8
 SECONDS_MAX = 86_400.0
 DAYS_MAX = 36_500.0
-"""A longer time cannot be taken from every date."""
+"""Subtracting a longer time from a date may leave the range of dates."""
 
 
 def origin_of(url: str) -> str:
-    """scheme://host[:port] of an address without a path, as browsers write it; else ValueError."""
+    """Return scheme://host[:port] of a URL without a path; raise ValueError for any other."""
     parts = urlsplit(url)
     if (
         parts.scheme not in ("http", "https")
@@ -56,7 +56,7 @@ class Settings(BaseSettings):
         " default: virtplay.sqlite3 in the state directory",
     )
     bootstrap_token: SecretStr | None = Field(
-        None, description="makes this text the first admin token (for scripts); else one is drawn"
+        None, description="the first admin token, for scripted installations; default: a random one"
     )
     observe_interval: float = Field(
         15.0, gt=0, le=SECONDS_MAX, allow_inf_nan=False, description="seconds between observations"
@@ -66,58 +66,60 @@ class Settings(BaseSettings):
         gt=0,
         le=SECONDS_MAX,
         allow_inf_nan=False,
-        description="time limit of one look at a host, seconds",
+        description="time limit of the observation of one host, seconds",
     )
     observe_forks: int = Field(
         50,
         ge=1,
         le=1000,
-        description="hosts looked at at once; up to so many hosts one ansible-playbook stays and"
-        " goes round, about 40 MB a host",
+        description="hosts observed in parallel; up to this number a single long-lived"
+        " ansible-playbook process observes all of them, with about 40 MB a host",
     )
     history_raw_days: float = Field(
         1.0,
         gt=0,
         le=DAYS_MAX,
         allow_inf_nan=False,
-        description="samples of VMs' use are kept this long as they were taken",
+        description="retention of usage samples at their full resolution",
     )
     history_5m_days: float = Field(
-        30.0, gt=0, le=DAYS_MAX, allow_inf_nan=False, description="their averages over 5 minutes"
+        30.0, gt=0, le=DAYS_MAX, allow_inf_nan=False, description="retention of 5-minute averages"
     )
     history_1h_days: float = Field(
-        180.0, gt=0, le=DAYS_MAX, allow_inf_nan=False, description="their averages over 1 hour"
+        180.0, gt=0, le=DAYS_MAX, allow_inf_nan=False, description="retention of 1-hour averages"
     )
     prometheus_url: str = Field(
         "",
-        description="a Prometheus that scrapes this service: history is read from it,"
-        " and nothing is stored here",
+        description="URL of a Prometheus that scrapes this service; history is then read from it,"
+        " and no samples are stored",
     )
     job_workers: int = Field(
-        8, ge=1, le=256, description="jobs that run at once; consoles are opened beside them"
+        8,
+        ge=1,
+        le=256,
+        description="jobs that run in parallel; console jobs are counted separately",
     )
-    jobs_per_host: int = Field(4, ge=1, le=64, description="jobs that run at once on one host")
+    jobs_per_host: int = Field(4, ge=1, le=64, description="jobs that run in parallel on one host")
     job_retention_days: float = Field(
         30.0,
         gt=0,
         le=DAYS_MAX,
         allow_inf_nan=False,
-        description="finished jobs are kept this long",
+        description="retention of finished jobs",
     )
     audit_retention_days: float = Field(
         365.0,
         gt=0,
         le=DAYS_MAX,
         allow_inf_nan=False,
-        description="rows of the audit table are kept this long",
+        description="retention of audit rows",
     )
     guard_retention_days: float = Field(
         30.0,
         gt=0,
         le=DAYS_MAX,
         allow_inf_nan=False,
-        description="snapshots that a restore with guard took of the state before are kept this"
-        " long",
+        description="retention of guard snapshots, which a restore with guard creates",
     )
     stop_timeout: int = Field(
         90, ge=1, le=3600, description="seconds that a graceful stop waits for the guest"
@@ -127,15 +129,17 @@ class Settings(BaseSettings):
         ge=0,
         le=SECONDS_MAX,
         allow_inf_nan=False,
-        description="seconds that running jobs get to end when the service stops",
+        description="seconds that running jobs may continue when the service stops",
     )
     login_failures: int = Field(
-        10, ge=1, description="failed logins a minute and address before answers are 429"
+        10,
+        ge=1,
+        description="failed logins per minute and client address before further ones get 429",
     )
     public_url: str = Field(
         "",
-        description="address at which clients reach the service, e.g. https://virt.example.org;"
-        " default: what each of them calls it",
+        description="URL at which clients reach the service, e.g. https://virt.example.org;"
+        " default: taken from each request",
     )
     console_origins: str = Field(
         "",
@@ -143,10 +147,10 @@ class Settings(BaseSettings):
         " e.g. https://ui.example.org",
     )
     metrics_open: bool = Field(
-        False, description="answer /metrics and the list of Prometheus targets without a token"
+        False, description="allow /metrics and the list of Prometheus targets without a token"
     )
     tls_certificate: Path | None = Field(
-        None, description="PEM file with the certificate chain; makes the service speak HTTPS"
+        None, description="PEM file with the certificate chain; the service then uses HTTPS"
     )
     tls_key: Path | None = Field(None, description="PEM file with the certificate's private key")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
@@ -161,7 +165,7 @@ class Settings(BaseSettings):
     def _usable_token(cls, value: SecretStr | None) -> SecretStr | None:
         text = value.get_secret_value() if value else ""
         if not text:
-            # VIRTPLAY_BOOTSTRAP_TOKEN= is how an environment file leaves it unset.
+            # In an environment file, VIRTPLAY_BOOTSTRAP_TOKEN= leaves the setting unset.
             return None
         if text != text.strip():
             raise ValueError("must not begin or end with white space")
@@ -201,27 +205,27 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _whole_tls(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key need each other")
+            raise ValueError("tls_certificate and tls_key require each other")
         return self
 
     @property
     def origins(self) -> frozenset[str]:
-        """The origins that may always open consoles, beside the service's own."""
+        """The origins that may open consoles, besides the service's own."""
         listed = [*self.console_origins.split(","), self.public_url]
         return frozenset(origin for origin in listed if origin)
 
     @property
     def scheme(self) -> str:
-        """What the service itself speaks: http or https."""
+        """The scheme of the service itself: http or https."""
         return "https" if self.tls_certificate else "http"
 
     @property
     def database(self) -> str:
-        """The database's URL, with the default filled in."""
+        """The URL of the database, including the default."""
         return self.database_url or f"sqlite://{self.state_dir / 'virtplay.sqlite3'}"
 
     @property
     def inventory_sources(self) -> list[str]:
-        """Absolute paths (or plugin names ending in a comma) for ansible's -i."""
+        """The absolute paths for the -i option of Ansible."""
         sources = [part.strip() for part in self.inventory.split(",") if part.strip()]
         return [str((self.project_dir / source).resolve()) for source in sources]

@@ -1,1 +1,1 @@
-"""What Prometheus gets: the only part of the service that knows prometheus_client."""
+"""Metrics: usage history, and the exposition for Prometheus."""

@@ -1,4 +1,4 @@
-"""Metrics: the text that Prometheus gets of all hosts, ready to be sent."""
+"""The exposition of all hosts in the Prometheus text format, rendered once per observation."""
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,14 +12,14 @@ from virtplay.metrics.families import FAMILIES, Family, Kind
 from virtplay.metrics.host_series import Values, VmLabels, read_host
 
 CHUNK = 64 * 1024
-"""Bytes sent at once: what the event loop copies before it looks at other clients."""
+"""Bytes per piece: what the event loop copies before it serves other clients."""
 
 Part = Mapping[str, bytes]
-"""Metric → the lines of one host's series."""
+"""Maps each metric to the lines of one host's series."""
 
 
 class Exposition:
-    """Keeps each host's series as text from one observation to the next.
+    """Keeps the series of each host as text until its next observation.
 
     Threads may call it: rendering takes time that the event loop does not have.
     """
@@ -52,12 +52,12 @@ class Exposition:
             values |= looks.series(host)
         part = _render(values)
         with self._lock:
-            # The inventory may have lost the host meanwhile.
+            # The host may have left the inventory in the meantime.
             if self._looks.get(host) is looks:
                 self._parts[host] = part
 
     def fail(self, host: str) -> None:
-        """The host was not observed: all that is known is that."""
+        """Replace the series of a host that could not be observed: only its failure is known."""
         with self._lock:
             looks = self._looks.setdefault(host, _Looks())
             looks.count += 1
@@ -65,7 +65,7 @@ class Exposition:
             self._parts[host] = _render({"libvirt_up": {(host,): 0}, **looks.series(host)})
 
     def doubt(self, host: str) -> None:
-        """The host was not observed for once: that is counted, and its series stay."""
+        """Count one failed observation of a host; its series stay."""
         with self._lock:
             looks = self._looks.setdefault(host, _Looks())
             looks.count += 1
@@ -74,20 +74,20 @@ class Exposition:
                 self._parts[host] = {**self._parts[host], **_render(looks.series(host))}
 
     def forget(self, host: str) -> None:
-        """The host left the inventory: it has no series any more."""
+        """Delete the series of a host that has left the inventory."""
         with self._lock:
             self._parts.pop(host, None)
             self._looks.pop(host, None)
 
     def keep(self, hosts: set[str]) -> None:
-        """Forget all other hosts."""
+        """Delete the series of all other hosts."""
         with self._lock:
             gone = self._looks.keys() - hosts
         for host in gone:
             self.forget(host)
 
     def text(self, host: str | None = None) -> Iterator[bytes]:
-        """The series of all hosts, or of one, in pieces of at most CHUNK bytes.
+        """Return the series of all hosts, or of one, in pieces of at most CHUNK bytes.
 
         What is sent is what was known when it began, however slow the reader is.
         """
@@ -100,7 +100,7 @@ class Exposition:
 
 
 class _Looks:
-    """What is counted of the observations of one host since the service started."""
+    """Counters of the observations of one host since the service started."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -109,7 +109,7 @@ class _Looks:
         self.took: float | None = None
 
     def series(self, host: str) -> Values:
-        """As series."""
+        """Return the counters as series."""
         found: dict[str, float | None] = {
             "virtplay_observations_total": self.count,
             "virtplay_observation_failures_total": self.failures,
@@ -120,7 +120,7 @@ class _Looks:
 
 
 def _lines(parts: list[Part]) -> Iterator[bytes]:
-    """All series metric by metric, as the format wants it."""
+    """Return all series grouped by metric, as the format requires."""
     for family in FAMILIES:
         found = [part[family.name] for part in parts if family.name in part]
         if found:
@@ -129,7 +129,7 @@ def _lines(parts: list[Part]) -> Iterator[bytes]:
 
 
 def in_chunks(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces of CHUNK bytes, the last one smaller."""
+    """Split bytes into pieces of CHUNK bytes; the last one may be smaller."""
     waiting: list[bytes | memoryview] = []
     size = 0
     for piece in pieces:
@@ -166,15 +166,15 @@ def _text(family: Family, series: Mapping[tuple[str, ...], float]) -> bytes:
 
 
 class _Single:
-    """A collector of one metric, for prometheus_client."""
+    """A collector of one metric for prometheus_client."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
 
     def collect(self) -> Iterator[Metric]:
-        """The metric."""
+        """Return the metric."""
         yield self._metric
 
 
 HEADERS = {family.name: _text(family, {}) for family in FAMILIES}
-"""Metric → its HELP and TYPE lines."""
+"""Maps each metric to its HELP and TYPE lines."""

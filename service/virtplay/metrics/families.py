@@ -1,11 +1,11 @@
-"""Metrics: every metric of a host and its VMs, by name: type, labels, meaning (pure)."""
+"""Every metric of a host and its VMs: name, type, labels and help text. Pure."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """The types of metrics that observations give."""
+    """The types of metrics."""
 
     GAUGE = "gauge"
     COUNTER = "counter"
@@ -13,7 +13,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Family:
-    """One metric; its name and labels are published and never change (tests/golden)."""
+    """One metric; its name and labels never change (a golden file guards them)."""
 
     name: str
     kind: Kind
@@ -24,7 +24,7 @@ class Family:
 HOST = ("host",)
 POOL = ("host", "pool")
 VM = ("host", "domain", "uuid")
-"""Nothing that a user may rename: a series must not end with a name."""
+"""Nothing that a user can rename, because a new label value would end the series."""
 VCPU = (*VM, "vcpu")
 DEVICE = (*VM, "target_device")
 
@@ -47,18 +47,18 @@ FAMILIES = (
     _gauge(
         "virtplay_host_memory_bytes_allocated",
         HOST,
-        "Memory that the host's VMs were given, on or off.",
+        "Memory of all VMs of the host, running or stopped.",
     ),
-    _gauge("virtplay_host_memory_free_bytes", HOST, "Memory of the host that nothing uses."),
+    _gauge("virtplay_host_memory_free_bytes", HOST, "Unused memory of the host."),
     _gauge(
         "virtplay_host_last_observed_timestamp_seconds",
         HOST,
-        "When the host was last observed with success, Unix time of the service's clock.",
+        "Unix time of the last successful observation of the host, by the service's clock.",
     ),
     _gauge(
         "virtplay_observation_duration_seconds",
         HOST,
-        "How long the host took to look at itself the last time.",
+        "Duration of the last observation on the host.",
     ),
     _counter(
         "virtplay_observations_total", HOST, "Observations of the host since the service started."
@@ -66,83 +66,85 @@ FAMILIES = (
     _counter(
         "virtplay_observation_failures_total",
         HOST,
-        "Observations of the host that failed since the service started.",
+        "Failed observations of the host since the service started.",
     ),
     _gauge("libvirt_storage_pool_capacity_bytes", POOL, "Size of the storage pool."),
-    _gauge("libvirt_storage_pool_allocation_bytes", POOL, "Space of the storage pool in use."),
+    _gauge("libvirt_storage_pool_allocation_bytes", POOL, "Used space of the storage pool."),
     _gauge("libvirt_storage_pool_available_bytes", POOL, "Free space of the storage pool."),
     _gauge(
         "libvirt_domain_info",
         (*VM, "vm", "name", "template", "os"),
-        "Always 1; the labels say what the VM is: join with it on (host, uuid).",
+        "Always 1; the labels describe the VM: join on (host, uuid).",
     ),
     _gauge("libvirt_domain_state", (*VM, "state"), "1 for the state that the VM is in, else 0."),
     _gauge(
         "virtplay_vm_last_observed_timestamp_seconds",
         VM,
-        "When the VM was last observed, Unix time of the service's clock.",
+        "Unix time of the last observation of the VM, by the service's clock.",
     ),
     _gauge(
         "virtplay_vm_generation",
         VM,
-        "Grows with each job that acts on the VM: what else happens to it was not our doing.",
+        "Increases with each job that acts on the VM; other changes were made outside the service.",
     ),
     _counter(
         "libvirt_domain_info_cpu_time_seconds_total",
         VM,
-        "CPU time that the VM has used since it started, QEMU's own included.",
+        "CPU time used by the VM since its start, including QEMU itself.",
     ),
     _gauge("libvirt_domain_info_virtual_cpus", VM, "vCPUs of the VM that are on."),
-    _gauge("libvirt_domain_info_maximum_memory_bytes", VM, "Most memory that the VM can be given."),
+    _gauge("libvirt_domain_info_maximum_memory_bytes", VM, "Maximum memory of the VM."),
     _gauge("libvirt_domain_vcpu_state", VCPU, "State of the vCPU: 0 off, 1 running, 2 blocked."),
-    _counter("libvirt_domain_vcpu_time_seconds_total", VCPU, "CPU time that the vCPU has used."),
+    _counter("libvirt_domain_vcpu_time_seconds_total", VCPU, "CPU time used by the vCPU."),
     _counter(
         "libvirt_domain_vcpu_wait_seconds_total",
         VCPU,
-        "Time that the vCPU wanted to run and waited for I/O of the host.",
+        "Time that the runnable vCPU waited for I/O of the host.",
     ),
     _counter(
         "libvirt_domain_vcpu_delay_seconds_total",
         VCPU,
-        "Time that the vCPU waited for a CPU of the host (steal time in the guest).",
+        "Time that the runnable vCPU waited for a CPU of the host (steal time in the guest).",
     ),
     _gauge(
         "libvirt_domain_memory_used_bytes",
         VM,
-        "Memory that the guest uses: available less usable, as its balloon driver says.",
+        "Memory used by the guest: available minus usable, as its balloon driver reports.",
     ),
-    _gauge("libvirt_domain_memory_stats_actual_balloon_bytes", VM, "Memory that the VM has now."),
+    _gauge("libvirt_domain_memory_stats_actual_balloon_bytes", VM, "Current memory of the VM."),
     _gauge(
         "libvirt_domain_memory_stats_available_bytes",
         VM,
-        "Memory that the guest's kernel manages.",
+        "Memory managed by the guest's kernel.",
     ),
     _gauge(
         "libvirt_domain_memory_stats_usable_bytes",
         VM,
-        "Memory that the guest could give to programs without swapping.",
+        "Memory that the guest can allocate without swapping.",
     ),
     _gauge(
-        "libvirt_domain_memory_stats_unused_bytes", VM, "Memory that the guest does not use at all."
+        "libvirt_domain_memory_stats_unused_bytes", VM, "Completely unused memory of the guest."
     ),
     _gauge(
-        "libvirt_domain_memory_stats_rss_bytes", VM, "Memory of the host that the VM's QEMU holds."
+        "libvirt_domain_memory_stats_rss_bytes",
+        VM,
+        "Resident memory of the VM's QEMU process on the host.",
     ),
     _counter(
-        "libvirt_domain_memory_stats_swap_in_bytes_total", VM, "Memory that the guest swapped in."
+        "libvirt_domain_memory_stats_swap_in_bytes_total", VM, "Memory swapped in by the guest."
     ),
     _counter(
-        "libvirt_domain_memory_stats_swap_out_bytes_total", VM, "Memory that the guest swapped out."
+        "libvirt_domain_memory_stats_swap_out_bytes_total", VM, "Memory swapped out by the guest."
     ),
     _counter(
         "libvirt_domain_memory_stats_major_faults_total",
         VM,
-        "Page faults of the guest that needed a disk.",
+        "Major page faults of the guest (with disk I/O).",
     ),
     _counter(
         "libvirt_domain_memory_stats_minor_faults_total",
         VM,
-        "Page faults of the guest that needed no disk.",
+        "Minor page faults of the guest (without disk I/O).",
     ),
     _counter("libvirt_domain_block_stats_read_bytes_total", DEVICE, "Bytes read from the disk."),
     _counter(
@@ -151,7 +153,7 @@ FAMILIES = (
     _counter(
         "libvirt_domain_block_stats_read_time_seconds_total",
         DEVICE,
-        "Time that read requests took, summed up.",
+        "Total duration of read requests.",
     ),
     _counter("libvirt_domain_block_stats_write_bytes_total", DEVICE, "Bytes written to the disk."),
     _counter(
@@ -160,7 +162,7 @@ FAMILIES = (
     _counter(
         "libvirt_domain_block_stats_write_time_seconds_total",
         DEVICE,
-        "Time that write requests took, summed up.",
+        "Total duration of write requests.",
     ),
     _counter(
         "libvirt_domain_block_stats_flush_requests_total", DEVICE, "Flush requests to the disk."
@@ -168,17 +170,17 @@ FAMILIES = (
     _counter(
         "libvirt_domain_block_stats_flush_time_seconds_total",
         DEVICE,
-        "Time that flush requests took, summed up.",
+        "Total duration of flush requests.",
     ),
     _gauge(
         "libvirt_domain_block_stats_capacity_bytes",
         DEVICE,
-        "Size of the disk as the guest sees it.",
+        "Virtual size of the disk.",
     ),
     _gauge(
         "libvirt_domain_block_stats_allocation_bytes",
         DEVICE,
-        "Where the last write to the disk's image ended, as libvirt says it.",
+        "End offset of the last write to the disk's image, as libvirt reports it.",
     ),
     _gauge(
         "libvirt_domain_block_stats_physical_bytes",
@@ -188,35 +190,31 @@ FAMILIES = (
     _counter(
         "libvirt_domain_interface_stats_receive_bytes_total",
         DEVICE,
-        "Bytes that the guest received; target_device is the interface's MAC address.",
+        "Bytes received by the guest; target_device is the interface's MAC address.",
     ),
     _counter(
         "libvirt_domain_interface_stats_receive_packets_total",
         DEVICE,
-        "Packets that the guest received.",
+        "Packets received by the guest.",
     ),
-    _counter(
-        "libvirt_domain_interface_stats_receive_errors_total", DEVICE, "Errors while receiving."
-    ),
+    _counter("libvirt_domain_interface_stats_receive_errors_total", DEVICE, "Receive errors."),
     _counter(
         "libvirt_domain_interface_stats_receive_drops_total",
         DEVICE,
-        "Packets to the guest that were dropped.",
+        "Dropped packets to the guest.",
     ),
     _counter(
-        "libvirt_domain_interface_stats_transmit_bytes_total", DEVICE, "Bytes that the guest sent."
+        "libvirt_domain_interface_stats_transmit_bytes_total", DEVICE, "Bytes sent by the guest."
     ),
     _counter(
         "libvirt_domain_interface_stats_transmit_packets_total",
         DEVICE,
-        "Packets that the guest sent.",
+        "Packets sent by the guest.",
     ),
-    _counter(
-        "libvirt_domain_interface_stats_transmit_errors_total", DEVICE, "Errors while sending."
-    ),
+    _counter("libvirt_domain_interface_stats_transmit_errors_total", DEVICE, "Transmit errors."),
     _counter(
         "libvirt_domain_interface_stats_transmit_drops_total",
         DEVICE,
-        "Packets from the guest that were dropped.",
+        "Dropped packets from the guest.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Keeps what VMs used: the latest of each, and samples that thin out as they grow old."""
+"""The usage history of VMs: the latest usage, and samples that are averaged as they age."""
 
 import asyncio
 import contextlib
@@ -17,12 +17,12 @@ log = logging.getLogger("virtplay.metrics.history")
 HOUR = 3600
 DAY = 24 * HOUR
 SLACK_SECONDS = 300
-"""The last 24 hours are asked for from a whole minute on, a moment after they began."""
+"""A request for the last 24 hours starts at a whole minute, slightly later than 24 hours ago."""
 ROLL_SECONDS = 60.0
 LATE_SECONDS = 30
-"""A span is averaged so long after its end, when the last of its samples have come."""
+"""A span is averaged this long after its end, once its last samples have arrived."""
 FILESYSTEMS_SECONDS = 300
-"""What an agent said of file systems is of no use any later."""
+"""A report of file systems by a guest agent expires after this long."""
 SOURCES = {
     Resolution.FIVE_MINUTES: Resolution.RAW,
     Resolution.HOUR: Resolution.FIVE_MINUTES,
@@ -31,17 +31,17 @@ DORMANT = frozenset({"stopped", "crashed"})
 
 
 class HistorySource(Protocol):
-    """Where the past is read from: our own samples, or a Prometheus that scrapes us."""
+    """Where past usage is read from: our own samples, or a Prometheus that scrapes us."""
 
     async def read(self, vm: Mapping[str, Any], since: int, until: int, step: int) -> list[Sample]:
-        """Averages over spans of `step` seconds; spans of which nothing is known are absent.
+        """Return averages over spans of `step` seconds; spans without samples are absent.
 
         `vm` has id and uuid.
         """
 
 
 class History:
-    """Our own samples: written as observations come, averaged and forgotten as time goes."""
+    """Our own samples: written at each observation, averaged and deleted as they age."""
 
     def __init__(self, settings: Settings) -> None:
         self._keeps = not settings.prometheus_url
@@ -51,23 +51,23 @@ class History:
             Resolution.HOUR: settings.history_1h_days,
         }
         self._counters: dict[str, Counters] = {}
-        """UUID of a running domain → its counters when it was last seen."""
+        """Maps the UUID of a running domain to its counters at the last observation."""
         self._latest: dict[str, tuple[Use, Counters]] = {}
-        """UUID of a running domain → what it used when it was last seen."""
+        """Maps the UUID of a running domain to its usage at the last observation."""
         self._filesystems: dict[str, tuple[float, list[dict[str, Any]]]] = {}
-        """UUID of a running domain → when its agent spoke of its file systems, and what it said."""
+        """Maps the UUID of a running domain to its agent's last report of file systems."""
         self._hosts: dict[str, set[str]] = {}
-        """Host → the UUIDs of the domains that ran there."""
+        """Maps each host to the UUIDs of its running domains."""
         self._stopping = asyncio.Event()
 
     def latest(self, uuid: str) -> tuple[Use, Counters] | None:
-        """What a running VM used in the last interval; None when nothing is known."""
+        """Return the usage of a running VM in the last interval; None when unknown."""
         return self._latest.get(uuid)
 
     async def take(
         self, host: str, info: Mapping[str, Any], numbers: Mapping[str, int], now: float
     ) -> None:
-        """Take in one host's observation; `numbers` maps the UUIDs of VMs to their numbers."""
+        """Record one host's observation; `numbers` maps the UUIDs of VMs to their numbers."""
         running = [d for d in info["domains"] if d.get("state") not in DORMANT and "vcpus" in d]
         written = []
         for domain in running:
@@ -81,7 +81,7 @@ class History:
                 written.append((numbers[uuid], as_sample(int(now), use)))
         here = {domain["uuid"] for domain in running}
         for uuid in self._hosts.get(host, set()) - here:
-            # Another host may have it by now.
+            # The domain may run on another host by now.
             if not any(uuid in others for name, others in self._hosts.items() if name != host):
                 self._forget(uuid)
         self._hosts[host] = here
@@ -89,14 +89,14 @@ class History:
             await store.write_samples(written)
 
     def _filesystems_of(self, domain: Mapping[str, Any], now: float) -> list[dict[str, Any]]:
-        """What the guest's agent said of its file systems; it is not asked every time."""
+        """Return the guest agent's last report of file systems; it is not always queried."""
         if "filesystems" in domain:
             self._filesystems[domain["uuid"]] = (now, domain["filesystems"])
         at, filesystems = self._filesystems.get(domain["uuid"], (0.0, []))
         return filesystems if now - at < FILESYSTEMS_SECONDS else []
 
     def lose(self, host: str) -> None:
-        """Nothing is known any more of what runs on a host; its counters may go on later."""
+        """Delete the latest usage of all VMs of a host; their counters are kept."""
         for uuid in self._hosts.get(host, set()):
             self._latest.pop(uuid, None)
 
@@ -106,7 +106,7 @@ class History:
         self._filesystems.pop(uuid, None)
 
     async def read(self, vm: Mapping[str, Any], since: int, until: int, step: int) -> list[Sample]:
-        """Averages over spans of `step` seconds, from the finest samples that reach so far back."""
+        """Return averages over spans of `step` seconds, from the finest samples available."""
         now = time.time()
         resolution = next(
             (r for r, days in self._days.items() if since >= now - days * DAY - SLACK_SECONDS),
@@ -116,7 +116,7 @@ class History:
         found = await store.read_samples(vm["id"], resolution, since, until, step)
         if resolution == Resolution.RAW:
             return found
-        # The last spans are not averaged yet.
+        # The latest spans are not averaged yet.
         fresh = max(since, await store.rolled_until(resolution))
         fresh -= fresh % step
         if fresh >= until:
@@ -125,7 +125,7 @@ class History:
         return [sample for sample in found if sample.at < fresh] + recent
 
     async def run(self) -> None:
-        """Average and forget, until stopped."""
+        """Average and delete samples periodically, until stopped."""
         while not self._stopping.is_set():
             if self._keeps:
                 await self.roll_up(int(time.time()))
@@ -133,11 +133,11 @@ class History:
                 await asyncio.wait_for(self._stopping.wait(), ROLL_SECONDS)
 
     def stop(self) -> None:
-        """End after what is under way."""
+        """Stop after the current round."""
         self._stopping.set()
 
     async def roll_up(self, now: int) -> None:
-        """Average what has come to the end of a span, and forget what is too old."""
+        """Average completed spans, and delete samples that are older than their retention."""
         for target, source in SOURCES.items():
             done = await store.rolled_until(target)
             ready = now - LATE_SECONDS
@@ -153,7 +153,7 @@ class History:
 
 
 def as_sample(at: int, use: Use) -> Sample:
-    """A use as the whole numbers that are stored."""
+    """Return a usage as the integers that are stored."""
     return Sample(
         at=at,
         cpu=_whole(use.cpu, 100),

@@ -1,4 +1,4 @@
-"""Metrics: turns one host's observation into series (pure)."""
+"""Turns the observation of one host into series. Pure."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -11,15 +11,15 @@ from virtplay.units import MIB
 NANO = 10**9
 
 Values = dict[str, dict[tuple[str, ...], float]]
-"""Metric → label values, in the order of its family → value."""
+"""Maps each metric to its values, by label values in the order of the family."""
 
 
 @dataclass(frozen=True)
 class VmLabels:
-    """What people call a VM: the labels of libvirt_domain_info."""
+    """The labels of libvirt_domain_info, which describe a VM."""
 
     vm: str
-    """Its public id, vm-001."""
+    """The public id, such as vm-001."""
     name: str
     template: str
     os: str
@@ -35,7 +35,7 @@ _HOST = {
     "memory_bytes": "virtplay_host_memory_bytes",
     "memory_free_bytes": "virtplay_host_memory_free_bytes",
 }
-# Metric, and how many of the figure make one of its unit.
+# The metric, and the divisor that converts the reported figure to its unit.
 _VCPU = {
     "state": ("libvirt_domain_vcpu_state", 1),
     "time_ns": ("libvirt_domain_vcpu_time_seconds_total", NANO),
@@ -81,7 +81,7 @@ _INTERFACE = {
 def read_host(
     host: str, info: Mapping[str, Any], refs: Mapping[str, VmLabels], at: float
 ) -> Values:
-    """The series of one host's `host_info`, seen at `at` (Unix seconds).
+    """Return the series of one host's `host_info`, observed at `at` (Unix seconds).
 
     What libvirt did not give has no series.
     """
@@ -95,7 +95,7 @@ def read_host(
         ("virtplay_host_cpus_allocated", "vcpus", 1),
         ("virtplay_host_memory_bytes_allocated", "memory", 1 / MIB),
     ):
-        # An unreadable domain of somebody else says neither.
+        # An unreadable domain reports neither.
         given = sum(_number(domain.get(key)) or 0.0 for domain in configured)
         _put(values, metric, (host,), given, per)
     for pool in info.get("pools") or ():
@@ -145,7 +145,7 @@ def _read_domain(
 
 
 def _named_interfaces(interfaces: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each interface with what stays its own over a restart: its MAC address.
+    """Yield each interface with its MAC address, which stays the same after a restart.
 
     libvirt numbers tap devices anew at each start, so vnet3 would be another VM's tomorrow. Only
     one without an address, or with the address of an earlier one, goes by its device.
@@ -169,12 +169,12 @@ def _put(
 
 
 def _text(value: object) -> str:
-    """The value as text of whole characters: half of a surrogate pair has no UTF-8."""
+    """Return the value as text without lone surrogates, which cannot be encoded as UTF-8."""
     return str(value).encode("utf-8", "replace").decode()
 
 
 def _number(value: object) -> float | None:
-    """The value as a number; None when it is none, or not finite."""
+    """Return the value as a number; None when it is not a finite number."""
     if isinstance(value, int | float) and math.isfinite(value):
         return float(value)
     return None

@@ -1,4 +1,4 @@
-"""Reads what VMs used from a Prometheus that scrapes this service."""
+"""Reads the usage history of VMs from a Prometheus that scrapes this service."""
 
 import asyncio
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from virtplay.store.samples import Sample
 
 TIMEOUT = 20.0
 STALE_SECONDS = 60
-"""Rates are taken over at least four observations, so that one of them may be missing."""
+"""Rates span at least four observations, so that one may be missing."""
 
 
 def expressions(uuid: str, step: int) -> dict[str, str]:
-    """Sample's columns → the expression that gives each; `step` in seconds."""
+    """Return the PromQL expression for each column of Sample; `step` in seconds."""
     of = f'{{uuid="{uuid}"}}'
     span = f"[{max(step, STALE_SECONDS)}s]"
     gone = f"[{step}s]"
@@ -42,15 +42,15 @@ def expressions(uuid: str, step: int) -> dict[str, str]:
 
 
 class PrometheusHistory:
-    """History from the query API of a Prometheus."""
+    """The history from the query API of a Prometheus."""
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
 
     async def read(self, vm: Mapping[str, Any], since: int, until: int, step: int) -> list[Sample]:
-        """Averages over spans of `step` seconds; HistoryNotAvailable when Prometheus gives none."""
+        """Return averages over spans of `step` seconds; raise HistoryNotAvailable on failure."""
         queries = expressions(str(vm["uuid"]), step)
-        # A span is evaluated at its end, and named by its beginning.
+        # A span is evaluated at its end, and identified by its start.
         params = {"start": since + step, "end": until - until % step, "step": step}
         async with httpx.AsyncClient(timeout=TIMEOUT) as client:
             answers = await asyncio.gather(
@@ -60,7 +60,7 @@ class PrometheusHistory:
         for column, points in zip(queries, answers, strict=True):
             for moment, text in points:
                 value = float(text)
-                if value == value:  # noqa: PLR0124 - NaN is no value
+                if value == value:  # noqa: PLR0124 - NaN means no value
                     spans.setdefault(int(moment) - step, {})[column] = round(value)
         return [Sample(at=at, **values) for at, values in sorted(spans.items())]
 

@@ -1,4 +1,4 @@
-"""Pure: what a VM used between two observations, from counters that only its host resets."""
+"""The usage of a VM between two observations, computed from its counters. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -7,17 +7,17 @@ from typing import Any
 from virtplay.units import MIB
 
 LONGEST_SECONDS = 3600.0
-"""Two observations further apart than this say nothing of any moment between them."""
+"""Two observations further apart than this give no meaningful rate."""
 
 
 @dataclass(frozen=True)
 class Counters:
-    """One domain's counters at one observation; None where libvirt gave nothing."""
+    """The counters of one domain at one observation; None where libvirt reports nothing."""
 
     uptime: float
-    """Seconds on the host's own clock since it was booted, which nobody sets."""
+    """Seconds since the host was booted, by its monotonic clock."""
     run: tuple[str, str]
-    """The host's boot and the domain's start: counters begin anew with either."""
+    """The boot of the host and the start of the domain: either resets the counters."""
     cpu_ns: int | None
     disk_read: int | None
     disk_write: int | None
@@ -27,7 +27,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class Use:
-    """What a domain used; percent, bytes, bytes a second."""
+    """The usage of a domain, in percent, bytes and bytes per second."""
 
     cpu: float | None = None
     memory_used: int | None = None
@@ -45,7 +45,7 @@ def _sum(entries: Iterable[Mapping[str, Any]], key: str) -> int | None:
 
 
 def read_counters(host: Mapping[str, Any], domain: Mapping[str, Any]) -> Counters:
-    """The counters of a running domain from an observation of its host."""
+    """Return the counters of a running domain from an observation of its host."""
     stats = domain.get("stats") or {}
     blocks, interfaces = stats.get("block") or (), stats.get("interface") or ()
     return Counters(
@@ -60,14 +60,14 @@ def read_counters(host: Mapping[str, Any], domain: Mapping[str, Any]) -> Counter
 
 
 def rate(before: int | None, after: int | None, seconds: float) -> float | None:
-    """Counts a second; None when either is unknown, or when the counter began anew between."""
+    """Return the rate per second; None when a value is unknown or the counter was reset."""
     if before is None or after is None or after < before:
         return None
     return (after - before) / seconds
 
 
 def measure(before: Counters | None, after: Counters, domain: Mapping[str, Any]) -> Use:
-    """The use of a running domain; rates only where `before` is of the same run of it."""
+    """Return the usage of a running domain; rates require a `before` of the same run."""
     memory_used, memory_total = memory_of(domain)
     use = Use(memory_used=memory_used, memory_total=memory_total, disk_usage=disk_usage(domain))
     seconds = after.uptime - before.uptime if before else 0.0
@@ -85,7 +85,7 @@ def measure(before: Counters | None, after: Counters, domain: Mapping[str, Any])
 
 
 def memory_of(domain: Mapping[str, Any]) -> tuple[int | None, int]:
-    """Bytes that the guest uses, if its balloon driver reports, and that it has."""
+    """Return used and total bytes of the guest; used is None without a balloon driver."""
     balloon = (domain.get("stats") or {}).get("balloon") or {}
     total = int(domain["memory"]) * MIB
     if "available_bytes" not in balloon or "usable_bytes" not in balloon:
@@ -94,7 +94,7 @@ def memory_of(domain: Mapping[str, Any]) -> tuple[int | None, int]:
 
 
 def disk_usage(domain: Mapping[str, Any]) -> float | None:
-    """Percent of the guest's file systems as its agent says, else of the disks' images."""
+    """Return the used percent of the guest's file systems, or else of the disk images."""
     systems = domain.get("filesystems") or ()
     used, total = _sum(systems, "used_bytes"), _sum(systems, "total_bytes")
     if not total:

@@ -1,4 +1,4 @@
-"""Metrics: what the service counts of itself: requests, jobs, its queue, its process."""
+"""The service's own metrics: requests, jobs, the queue and the process."""
 
 import platform
 from collections.abc import Iterator
@@ -21,40 +21,40 @@ from virtplay import __version__
 from virtplay.actions import Action
 from virtplay.states import FINISHED_JOB
 
-# Their `_created` series double everything, and Prometheus reads them from another format only.
+# The `_created` series double the size, and Prometheus reads them only from another format.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})
 OTHER = "other"
-"""The method or route of a request that is none of ours: what strangers send makes no series."""
+"""The label of an unknown method or route, so that arbitrary requests create no series."""
 
 REGISTRY = CollectorRegistry()
-"""Counts of this process, from its start on: they belong to it and to no one else."""
+"""The registry of this process; its counters start at zero with the process."""
 
 _BUILD = Info("virtplay_build", "Version of the service and of its Python.", registry=REGISTRY)
 _BUILD.info({"version": __version__, "python": platform.python_version()})
 _JOBS = Counter(
     "virtplay_jobs_total",
-    "Jobs that have ended since the service started, by action and outcome.",
+    "Finished jobs since the service started, by action and outcome.",
     ("action", "status"),
     registry=REGISTRY,
 )
 _JOB_SECONDS = Histogram(
     "virtplay_job_duration_seconds",
-    "How long jobs took from their start to their end, without their time in the queue.",
+    "Duration of jobs from start to end, excluding the time in the queue.",
     ("action",),
     buckets=(0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800),
     registry=REGISTRY,
 )
 _REPORTED_JOBS = Counter(
     "virtplay_reported_jobs_total",
-    "Runs from a shell that were reported and have ended since the service started, by outcome.",
+    "Finished runs reported from a shell since the service started, by outcome.",
     ("status",),
     registry=REGISTRY,
 )
 _REQUEST_SECONDS = Histogram(
     "virtplay_http_request_duration_seconds",
-    "Time from a request's arrival to the beginning of its answer, by route.",
+    "Time from the arrival of a request to the start of its response, by route.",
     ("method", "route", "status"),
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
     registry=REGISTRY,
@@ -64,7 +64,7 @@ ProcessCollector(registry=REGISTRY)
 for _status in sorted(FINISHED_JOB):
     _REPORTED_JOBS.labels(_status)
 for _action in Action:
-    # A first failure is an increase only when there was a 0 before it.
+    # A first failure is an increase only if there was a 0 before it.
     _JOB_SECONDS.labels(_action)
     for _status in sorted(FINISHED_JOB):
         _JOBS.labels(_action, _status)
@@ -72,11 +72,11 @@ for _action in Action:
 
 @dataclass(frozen=True)
 class Queue:
-    """The jobs that wait for a worker."""
+    """The jobs that are waiting for a worker."""
 
     length: int
     oldest_seconds: float
-    """How long the oldest has waited; 0 when there is none."""
+    """How long the oldest job has waited, in seconds; 0 when there is none."""
 
 
 def count_job(action: str, status: str, seconds: float | None) -> None:

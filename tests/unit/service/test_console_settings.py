@@ -45,7 +45,7 @@ def test_tls_makes_it_wss(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     settings = Settings(tls_certificate=tmp_path / "cert", tls_key=tmp_path / "key")
     assert websocket_base(settings, "localhost") == "wss://localhost"
-    with pytest.raises(ValidationError, match="need each other"):
+    with pytest.raises(ValidationError, match="require each other"):
         Settings(tls_certificate=tmp_path / "cert")
     with pytest.raises(ValidationError, match="cannot be read"):
         Settings(tls_certificate=tmp_path / "none", tls_key=tmp_path / "key")
