@@ -44,7 +44,8 @@ COMMUNITY = f"""
     - name: Define the VMs
       community.libvirt.virt:
         command: define
-        # Without it each run gives the card another address.
+        # Else each run gives the card another address:
+        # https://github.com/ansible-collections/community.libvirt/issues/186
         mutate_flags: [ADD_UUID, ADD_MAC_ADDRESSES_FUZZY]
         xml: |
           <domain type='qemu'>

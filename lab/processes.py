@@ -81,8 +81,8 @@ def children(pid: int) -> list[int]:
 def adopt_orphans() -> None:
     """Make this process the parent of every descendant whose own parent ends.
 
-    Ansible's forks call setsid and ssh's masters daemonise, so neither a process group nor a
-    session holds them together; descent does.
+    Ansible's forks call setsid (https://github.com/ansible/ansible/pull/82770) and ssh's masters
+    daemonise, so neither a process group nor a session holds them together; descent does.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:

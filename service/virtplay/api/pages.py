@@ -81,7 +81,8 @@ def page_headers(host: str) -> dict[str, str]:
     policy = {
         "default-src": "'none'",
         "script-src": "'self'",
-        # xterm.js makes its own style elements, and sets colours of text as style attributes.
+        # xterm.js makes style elements, and sets colours of text as style attributes:
+        # https://github.com/xtermjs/xterm.js/issues/4445
         "style-src": "'self' 'unsafe-inline'",
         "img-src": "'self' data: blob:",
         # Not every browser takes a websocket of the same origin for 'self'.

@@ -100,7 +100,7 @@ def _read_tls(settings: "Settings") -> ssl.SSLContext | None:
     certificate, key = settings.tls_certificate, settings.tls_key
     if certificate is None or key is None:
         return None
-    # Not Sanic's own: that breaks on a certificate without alternative names.
+    # Not Sanic's own: 25.12 raises KeyError on a certificate without subjectAltName.
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])
     try:

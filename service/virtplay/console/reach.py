@@ -24,7 +24,8 @@ from virtplay.errors import HostUnreachable
 from virtplay.hosts.inventory import Inventory, load_connection_defaults
 
 log = logging.getLogger("virtplay.console.reach")
-# It tells every channel, with the text of the stream program.
+# asyncssh 2.24 logs each channel at INFO, with its whole command: here, the stream program. Its
+# author's advice: https://github.com/ronf/asyncssh/issues/193
 asyncssh.set_log_level("WARNING")
 
 WINDOW = 256 * 1024

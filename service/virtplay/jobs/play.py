@@ -80,7 +80,8 @@ def _run(specification: Specification, directory: Path) -> None:
             },
             settings={"pexpect_timeout": 1, "job_timeout": specification.time_limit},
             event_handler=take,
-            # Without it the runner takes the signal handlers away.
+            # Without one ansible-runner replaces the signal handlers:
+            # https://github.com/ansible/ansible-runner/issues/1075
             cancel_callback=lambda: ended,
             quiet=True,
             suppress_output_file=True,

@@ -1,6 +1,10 @@
 """Finds and ends processes: descendants of this one, and those that a killed job process has left.
 
 The only importer of psutil, which sends no signal to a process that has taken over another's id.
+
+A process group is not enough: ansible-core's forks call setsid since 2.19
+(https://github.com/ansible/ansible/pull/82770), and ansible-runner, when it cancels or times out,
+kills the group of ansible-playbook alone (https://github.com/ansible/ansible-runner/issues/973).
 """
 
 import contextlib

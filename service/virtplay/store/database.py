@@ -61,7 +61,8 @@ async def open_database(url: str) -> None:
         if url.startswith("sqlite://"):
             await asyncio.to_thread(_make_private, Path(url.removeprefix("sqlite://")))
         await migrate(config=config)
-        # Sanic runs its listeners and handlers in tasks whose context is not this one's.
+        # Sanic runs its listeners and handlers in tasks whose context is not this one's:
+        # https://github.com/tortoise/tortoise-orm/pull/2090
         await Tortoise.init(config=config, _enable_global_fallback=True)
         await Tortoise.get_connection("default").execute_query("SELECT 1")
     except Exception as error:
@@ -85,7 +86,11 @@ def _make_private(path: Path) -> None:
 
 
 async def close_database() -> None:
-    """Close every connection; without it the interpreter hangs at its exit."""
+    """Close every connection; without it the interpreter hangs at its exit.
+
+    The thread of an open SQLite connection is no daemon:
+    https://github.com/omnilib/aiosqlite/issues/299
+    """
     await Tortoise.close_connections()
 
 
@@ -99,7 +104,8 @@ async def transaction(exclusive: str | None = None) -> AsyncIterator[None]:
     """Begin a writing transaction, committed at the end of the block and undone by an exception.
 
     SQLite: a deferred BEGIN fails with "database is locked" when another process wrote between its
-    first read and its first write, whatever the busy timeout, so it is made BEGIN IMMEDIATE.
+    first read and its first write, whatever the busy timeout, so it is made BEGIN IMMEDIATE, for
+    which Tortoise has no option: https://github.com/tortoise/tortoise-orm/issues/1675
     PostgreSQL: `exclusive` names an advisory lock that is held to the end, for decisions that read
     many rows (placement).
     """

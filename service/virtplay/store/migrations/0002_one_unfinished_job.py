@@ -1,6 +1,7 @@
 """Store: the lock of a VM is its one unfinished job.
 
-Written as SQL: Tortoise 1.1 silently drops the constraints of a new model's Meta.
+Written as SQL: Tortoise 1.1 silently drops the constraints of a new model's Meta:
+https://github.com/tortoise/tortoise-orm/issues/2272
 """
 
 from tortoise import migrations

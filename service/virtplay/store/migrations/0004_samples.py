@@ -39,7 +39,10 @@ async def drop(_apps: Any, editor: Any) -> None:
 
 
 class Migration(migrations.Migration):
-    """One row a VM and moment; not models, as Tortoise has no composite primary keys."""
+    """One row a VM and moment; not models, as Tortoise has no composite primary keys.
+
+    https://github.com/tortoise/tortoise-orm/issues/1235
+    """
 
     dependencies = [("virtplay", "0003_snapshots_and_consoles")]
 

@@ -235,7 +235,8 @@ def delete_snapshot(dom: Any, name: str, sight: Sight) -> None:
     what = f"cannot delete snapshot {name} of {sight.label}"
     snapshot = dom.snapshotLookupByName(name, 0)
     _call_slowly(sight, lambda: snapshot.delete(0), what)
-    # libvirt reports success when an image still has it, or has it twice.
+    # libvirt reports success when an image still has it, or has it twice; that it ignores such
+    # failures on purpose is said in its commit eac1a86f72f3.
     if not sight.current.active:
         erase(sight, snapshot_targets(sight.xmls[name]), name)
 
