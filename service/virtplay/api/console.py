@@ -1,4 +1,4 @@
-"""API: /vms/{id}/console, and the websocket /console/{id} on which its bytes come."""
+"""API: /vms/{id}/console, and the websocket /console/{id} that carries its bytes."""
 
 import asyncio
 import re
@@ -16,7 +16,7 @@ from virtplay.settings import Settings
 from virtplay.times import time_text
 
 SUBPROTOCOLS = ("binary",)
-"""What older noVNC clients ask for; a client may do without."""
+"""The subprotocol that older noVNC clients request; it is optional."""
 HOST = re.compile(r"[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
 WEBSOCKET_SCHEMES = {"http": "ws", "https": "wss"}
 
@@ -39,13 +39,13 @@ async def get_console(request: ApiRequest) -> ApiResponse:
 
 
 async def serve_console(request: Request, services: Services, ref: str) -> None:
-    """GET /console/{id}?ticket=…, upgraded to a websocket once everything is found right."""
+    """GET /console/{id}?ticket=…, upgraded to a websocket after all checks."""
     protocol = websocket.prepare(request, SUBPROTOCOLS)
     refuse_foreign_origin(services.settings, request)
     tickets = request.get_args(keep_blank_values=True).getlist("ticket") or []
     if len(tickets) != 1 or not tickets[0]:
         raise Forbidden(
-            f"cannot open the console of VM {ref}: ask GET /api/v1/vms/{ref}/console for a ticket"
+            f"cannot open the console of VM {ref}: get a ticket from GET /api/v1/vms/{ref}/console"
         )
     vm, ticket = await services.consoles.admit(ref, tickets[0])
     client = await websocket.accept(request, protocol)
@@ -53,12 +53,12 @@ async def serve_console(request: Request, services: Services, ref: str) -> None:
     try:
         await asyncio.shield(stream)
     except asyncio.CancelledError:
-        # Sanic cancels the handler when the client goes; the stream sees that too, and ends.
+        # Sanic cancels the handler when the client disconnects; the stream notices that and ends.
         await asyncio.wait({stream})
 
 
 def websocket_base(settings: Settings, host: str) -> str:
-    """ws(s)://host[:port] as the client reaches the service; `host` is what it calls it.
+    """Return ws(s)://host[:port] as the client reaches the service; `host` is its Host header.
 
     ValidationFailed when that is no host. What a proxy says of itself is not believed.
     """
@@ -66,12 +66,14 @@ def websocket_base(settings: Settings, host: str) -> str:
         parts = urlsplit(settings.public_url)
         return f"{WEBSOCKET_SCHEMES[parts.scheme]}://{parts.netloc}"
     if not HOST.fullmatch(host):
-        raise ValidationFailed("cannot tell where the console is: the Host header is no host")
+        raise ValidationFailed(
+            "cannot determine the address of the console: the Host header is invalid"
+        )
     return f"{WEBSOCKET_SCHEMES[settings.scheme]}://{host}"
 
 
 def refuse_foreign_origin(settings: Settings, request: Request) -> None:
-    """Forbidden unless the page that connects is the service's own, or a listed one.
+    """Raise Forbidden unless the connecting page has the service's origin, or a listed one.
 
     Browsers always say whose page it is; a program that is no browser says it too, so that none
     can be made to connect without.
@@ -87,11 +89,11 @@ def refuse_foreign_origin(settings: Settings, request: Request) -> None:
 
 
 def is_known_origin(settings: Settings, origin: str, host: str) -> bool:
-    """Whether an Origin header is the service's own address, its public one, or a listed one."""
+    """Return whether an Origin header is the service's own, its public or a listed origin."""
     if origin in settings.origins:
         return True
     scheme, separator, name = origin.partition("://")
-    # A proxy before the service may speak TLS for it.
+    # A reverse proxy may terminate TLS.
     return bool(
         separator
         and scheme in WEBSOCKET_SCHEMES

@@ -9,12 +9,12 @@ from virtplay.store.vms import list_hosts
 
 
 async def healthz(request: ApiRequest) -> ApiResponse:
-    """GET /healthz: the process answers."""
+    """GET /healthz: report that the process responds."""
     return ApiResponse(HealthOut(status="ok", version=__version__).model_dump())
 
 
 async def readyz(request: ApiRequest) -> ApiResponse:
-    """GET /readyz: the database answers and the hosts were looked at once; else 503."""
+    """GET /readyz: 503 until the database responds and every host has been observed once."""
     checks: dict[str, object] = {}
     try:
         hosts = await list_hosts()

@@ -21,7 +21,7 @@ from virtplay.units import GIB, MIB
 
 
 def host_out(host: Host, room: HostRoom, promised: Promised) -> HostOut:
-    """A hypervisor as the API shows it."""
+    """Return a hypervisor in the format of the API."""
     facts = host.facts.get("host", {})
     memory = facts.get("memory_bytes")
     versions = {

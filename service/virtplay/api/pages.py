@@ -1,4 +1,4 @@
-"""API: the pages for people: the API documentation, and a VM's console with the files it loads."""
+"""The web pages: the API documentation, and a VM's console with its files."""
 
 import hashlib
 import re
@@ -18,9 +18,9 @@ VM_ID = re.compile(r"vm-[0-9]{1,18}")
 HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|\[[0-9a-fA-F:.]{2,45}\](:[0-9]{1,5})?")
 KINDS = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css"}
 NODE_MODULES = PROJECT / "service" / "web" / "node_modules"
-"""Where scripts/setup has npm put what package-lock.json names."""
+"""The directory into which scripts/setup installs the npm packages."""
 
-# Directory of the address → directory of the packages and what is taken from there.
+# Maps a directory of the URL to a directory of the packages and the files to serve.
 FROM_PACKAGES = {
     "novnc": ("@novnc/novnc", ("core/**/*.js", "vendor/**/*.js")),
     "xterm": (
@@ -30,7 +30,7 @@ FROM_PACKAGES = {
 }
 
 ASSET_HEADERS = {
-    # The address changes with the files.
+    # The URL changes with the content.
     "Cache-Control": "public, max-age=31536000, immutable",
     "X-Content-Type-Options": "nosniff",
 }
@@ -38,26 +38,26 @@ ASSET_HEADERS = {
 
 @dataclass(frozen=True)
 class Asset:
-    """One file that the page loads."""
+    """One file of the page."""
 
     content: bytes
     kind: str
-    """Its content type: a script that is a module needs its own."""
+    """The content type; browsers require the right one for JavaScript modules."""
 
 
 @dataclass(frozen=True)
 class ConsolePage:
-    """The page and its files, as they were when the service started."""
+    """The page and its files, read at the start of the service."""
 
     html: str
     digest: str
-    """Of all files; it is a part of their address."""
+    """The digest of all files, which is part of their URLs."""
     assets: dict[str, Asset]
-    """By the path behind /web/DIGEST/."""
+    """By the path after /web/DIGEST/."""
 
 
 def read_console_page(packages: Path = NODE_MODULES) -> ConsolePage:
-    """Read it all; without the npm packages the page itself says that they are missing."""
+    """Read the page and its files; the page reports missing npm packages."""
     assets = _own_assets() | _package_assets(packages)
     digest = hashlib.sha256()
     for name, asset in sorted(assets.items()):
@@ -76,16 +76,16 @@ def read_console_page(packages: Path = NODE_MODULES) -> ConsolePage:
 
 
 def page_headers(host: str) -> dict[str, str]:
-    """The headers of the page; `host` is what the client calls this service."""
+    """Return the headers of the page; `host` is the Host header of the request."""
     own = f" ws://{host} wss://{host}" if HOST.fullmatch(host) else ""
     policy = {
         "default-src": "'none'",
         "script-src": "'self'",
-        # xterm.js makes style elements, and sets colours of text as style attributes:
+        # xterm.js creates style elements, and sets text colours by style attributes:
         # https://github.com/xtermjs/xterm.js/issues/4445
         "style-src": "'self' 'unsafe-inline'",
         "img-src": "'self' data: blob:",
-        # Not every browser takes a websocket of the same origin for 'self'.
+        # Not every browser matches a websocket of the same origin with 'self'.
         "connect-src": f"'self'{own}",
         "base-uri": "'none'",
         "form-action": "'none'",
@@ -115,14 +115,14 @@ def _package_assets(packages: Path) -> dict[str, Asset]:
         root = packages / directory
         for pattern in patterns:
             for path in root.glob(pattern):
-                # noVNC's modules name each other by their places; the rest stand alone.
+                # noVNC's modules import each other by relative path.
                 inside = path.relative_to(root).as_posix() if "**" in pattern else path.name
                 found[f"{name}/{inside}"] = Asset(path.read_bytes(), KINDS[path.suffix])
     return found
 
 
 def add_docs_page(app: Sanic[Any, Any]) -> None:
-    """Serve /openapi.json, and /docs, which shows it."""
+    """Serve /openapi.json, and /docs, which displays it."""
     document = openapi.build_openapi()
     assets = {name: openapi.docs_asset(name) for name in openapi.ASSETS}
 
@@ -144,7 +144,7 @@ def add_docs_page(app: Sanic[Any, Any]) -> None:
 
 
 def add_console_page(app: Sanic[Any, Any]) -> None:
-    """Serve /vms/{id}/console and the files of /web that it loads."""
+    """Serve /vms/{id}/console and its files below /web."""
     page = read_console_page()
 
     async def show_page(request: Request, vm_id: str) -> HTTPResponse:
@@ -159,7 +159,7 @@ def add_console_page(app: Sanic[Any, Any]) -> None:
         return raw(asset.content, content_type=asset.kind, headers=ASSET_HEADERS)
 
     methods = ["GET", "HEAD"]
-    # Strict: the page finds everything relative to its own address.
+    # Strict slashes, because the page uses URLs relative to its own.
     add_route(
         app,
         show_page,

@@ -1,4 +1,4 @@
-"""API: /metrics and /prometheus/targets, which Prometheus itself reads."""
+"""API: /metrics and /prometheus/targets, for Prometheus."""
 
 import asyncio
 import itertools
@@ -23,7 +23,7 @@ log = logging.getLogger("virtplay.api.prometheus")
 
 
 async def get_exposition(request: ApiRequest) -> Stream:
-    """GET /metrics: what the last observations showed; no host is asked."""
+    """GET /metrics: return the metrics of the last observations, without contacting a host."""
     host, part = request.query.host, request.query.part
     if host is not None:
         host = (await find_host(host)).name
@@ -39,22 +39,22 @@ async def get_exposition(request: ApiRequest) -> Stream:
 
 
 async def _queue() -> Queue | None:
-    """The queue as it is now; None when the database does not say."""
+    """Return the current queue; None when the database does not respond."""
     try:
         length, oldest = await job_store.queue_state()
     except (DatabaseError, OSError) as error:
-        log.warning("cannot count the jobs that wait: %s", error)
+        log.warning("cannot count the queued jobs: %s", error)
         return None
     return Queue(length, oldest)
 
 
 async def list_targets(request: ApiRequest) -> HTTPResponse:
-    """GET /prometheus/targets: each host as a target of its own, for http_sd."""
+    """GET /prometheus/targets: return one target per host, for http_sd."""
     groups = [
         TargetGroup(
             targets=[_address(request)],
             labels={
-                # All targets have one address: without this, their `up` would be one series.
+                # All targets share one address: without this label, `up` would be one series.
                 "instance": host.name,
                 "__metrics_path__": "/metrics",
                 "__param_host": host.name,
@@ -68,7 +68,7 @@ async def list_targets(request: ApiRequest) -> HTTPResponse:
 
 
 def _address(request: ApiRequest) -> str:
-    """host:port at which Prometheus reaches the service: as it is set, else as it was called."""
+    """Return host:port at which Prometheus reaches the service: the setting, or the Host header."""
     settings = request.services.settings
     if settings.public_url:
         parts = urlsplit(settings.public_url)
@@ -80,7 +80,7 @@ def _address(request: ApiRequest) -> str:
 
 
 def _scheme(request: ApiRequest) -> dict[str, str]:
-    """The label that says how to speak to it, where that is known; else the scrape's setting."""
+    """Return the label of the scheme if it is known; else the setting of the scrape applies."""
     settings = request.services.settings
     if settings.public_url:
         return {"__scheme__": urlsplit(settings.public_url).scheme}

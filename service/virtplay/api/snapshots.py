@@ -26,7 +26,7 @@ from virtplay.times import time_text
 
 
 def snapshot_out(settings: Settings, snapshot: Snapshot, refs: dict[str, str]) -> SnapshotOut:
-    """A snapshot as the API shows it; `refs` maps libvirt's names to ids."""
+    """Return a snapshot in the format of the API; `refs` maps libvirt's names to ids."""
     return SnapshotOut(
         id=str(snapshot.ref),
         name=snapshot.title,
@@ -52,7 +52,7 @@ async def _snapshots_out(settings: Settings, vm: Vm) -> list[SnapshotOut]:
 
 
 def accepted(what: AcceptedSnapshot) -> ApiResponse:
-    """202: committed, and to be followed at the job."""
+    """Return the response 202 of an accepted request."""
     data = AcceptedSnapshotOut(
         id=str(what.snapshot.ref),
         vmId=str(what.vm.ref),
@@ -121,7 +121,7 @@ async def delete_snapshot(request: ApiRequest) -> ApiResponse:
 
 
 def schedule_out(vm: Vm, schedule: SnapshotSchedule) -> ScheduleOut:
-    """A snapshot schedule as the API shows it."""
+    """Return a snapshot schedule in the format of the API."""
     skipped = None
     if schedule.skipped_at is not None:
         skipped = SkippedOut(

@@ -28,7 +28,7 @@ from virtplay.times import time_text
 from virtplay.units import MIB
 
 FEW_POINTS = 500
-"""More are put into JSON in a thread."""
+"""With more points, JSON is rendered in a thread."""
 
 
 async def get_metrics(request: ApiRequest) -> ApiResponse:

@@ -7,26 +7,26 @@ from virtplay.console.opening import ConsoleType
 
 
 class ConsoleQuery(Query):
-    """Which console of a VM."""
+    """The query of GET /vms/{id}/console."""
 
     type: ConsoleType = Field(
-        ConsoleType.VNC, description="vnc: its screen; serial: its text console"
+        ConsoleType.VNC, description="vnc: the screen; serial: the text console"
     )
 
 
 class ConsoleOut(BaseModel):
-    """A console that one client may connect to, shortly."""
+    """A console, to which one client may connect until the ticket expires."""
 
     type: ConsoleType
     host: str | None = Field(
-        description="where VNC listens on the VM's hypervisor, for an SSH tunnel; null for serial"
+        description="the VNC port on the hypervisor, for an SSH tunnel; null for serial"
     )
     port: int | None = Field(examples=[5900])
     password: str | None = Field(
-        description="for VNC, valid for a minute; null where none is asked for"
+        description="the VNC password, valid for one minute; null if none is required"
     )
     url: str = Field(
-        description="websocket of binary frames, good for one connection until expiresAt",
+        description="websocket with binary frames, valid for one connection until expiresAt",
         examples=["ws://localhost:3000/console/vm-001?ticket=…"],
     )
     expiresAt: str  # noqa: N815

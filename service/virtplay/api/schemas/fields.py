@@ -1,4 +1,4 @@
-"""Schemas: the fields that several resources share, and the bodies and queries without any."""
+"""Schemas: fields that several resources share, and empty bodies and queries."""
 
 import re
 from typing import Annotated, Self
@@ -11,16 +11,16 @@ LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 
 
 def check_printable(text: str) -> str:
-    """Refuse control characters, line ends and invisible marks (emoji's joiners are fine)."""
+    """Refuse control characters, line breaks and invisible characters except emoji joiners."""
     bad = [c for c in text if not is_printable(c)]
     if bad:
         names = ", ".join(sorted({f"U+{ord(c):04X}" for c in bad}))
-        raise ValueError(f"holds characters that are not printable: {names}")
+        raise ValueError(f"contains characters that are not printable: {names}")
     return text
 
 
 def check_not_blank(text: str) -> str:
-    """Refuse text that is only space, or has space at its ends."""
+    """Refuse text that is blank, or begins or ends with white space."""
     if text != text.strip() or not text:
         raise ValueError("must not be empty or begin or end with a space")
     return text
@@ -45,19 +45,19 @@ Labels = Annotated[
 
 
 class Strict(BaseModel):
-    """A request body: exact types, no unknown fields."""
+    """A request body, with exact types and without unknown fields."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
 class Query(BaseModel):
-    """A query string: text is converted, unknown parameters are refused."""
+    """A query string: values are converted, unknown parameters are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 def check_labels(labels: dict[str, str]) -> dict[str, str]:
-    """Refuse label keys that are not plain words."""
+    """Refuse label keys with other characters than letters, digits and ._/-."""
     wrong = [repr(key) for key in labels if not LABEL_KEY.fullmatch(key)]
     if wrong:
         raise ValueError(
@@ -68,22 +68,22 @@ def check_labels(labels: dict[str, str]) -> dict[str, str]:
 
 
 class EmptyBody(Strict):
-    """No body, or {}."""
+    """An empty body, or {}."""
 
 
 class NoQuery(Query):
-    """No query parameter."""
+    """A query without parameters."""
 
 
 class PageQuery(Query):
-    """Paging."""
+    """The query of a list with pages."""
 
     page: int = Field(1, ge=1, le=1_000_000)
     limit: int = Field(10, ge=1, le=100)
 
 
 class Pagination(BaseModel):
-    """Where in a list a page is."""
+    """The position of a page in a list."""
 
     page: int
     limit: int
@@ -92,5 +92,5 @@ class Pagination(BaseModel):
 
     @classmethod
     def of(cls, page: int, limit: int, total: int) -> Self:
-        """The pagination of a list of `total` entries."""
+        """Return the pagination of a list of `total` entries."""
         return cls(page=page, limit=limit, total=total, pages=-(-total // limit))

@@ -8,7 +8,7 @@ from virtplay.states import HostStatus
 
 
 class Amounts(BaseModel):
-    """vCPUs, MiB, GiB."""
+    """Amounts of vCPUs, memory in MiB and disk in GiB."""
 
     cpu: int
     memory: int
@@ -28,8 +28,8 @@ class HostOut(BaseModel):
     cpus: int | None
     cpuModel: str | None  # noqa: N815
     memory: int | None = Field(description="MiB")
-    capacity: Amounts = Field(description="what may be promised, overcommit counted in")
-    allocated: Amounts = Field(description="what VMs were promised")
+    capacity: Amounts = Field(description="what may be allocated, including overcommit")
+    allocated: Amounts = Field(description="what is allocated to VMs")
     available: Amounts
     versions: dict[str, str]
     pools: list[dict[str, Any]]
@@ -44,7 +44,7 @@ class HostList(BaseModel):
 
 
 class TemplateHost(BaseModel):
-    """Whether a template stands on a host already."""
+    """Whether a template has been downloaded to a host."""
 
     host: str
     ready: bool
@@ -57,7 +57,7 @@ class TemplateOut(BaseModel):
     id: str
     os: str
     source: str
-    minDisk: int | None = Field(description="GiB, known once it is on a host")  # noqa: N815
+    minDisk: int | None = Field(description="GiB; null until a host has the template")  # noqa: N815
     hosts: list[TemplateHost]
 
 

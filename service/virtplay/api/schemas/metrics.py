@@ -1,4 +1,4 @@
-"""Schemas: a VM's metrics, and what Prometheus asks for."""
+"""Schemas: the metrics of a VM, and what Prometheus requests."""
 
 import re
 import time
@@ -15,37 +15,39 @@ class MetricsPart(StrEnum):
     """A part of the metrics."""
 
     SERVICE = "service"
-    """What the service counts of itself."""
+    """The service's own metrics."""
     HOSTS = "hosts"
-    """All hosts and their VMs."""
+    """The metrics of all hosts and their VMs."""
 
 
 class ExpositionQuery(Query):
     """The query of GET /metrics."""
 
     host: str | None = Field(
-        None, max_length=255, description="this host and its VMs only, nothing of the service"
+        None,
+        max_length=255,
+        description="only this host and its VMs, without the service's own metrics",
     )
     part: MetricsPart | None = Field(
-        None, description="service: what the service counts of itself; hosts: all hosts and VMs"
+        None, description="service: the service's own metrics; hosts: all hosts and VMs"
     )
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
         if self.host is not None and self.part is not None:
-            raise ValueError("host and part exclude each other")
+            raise ValueError("host and part are mutually exclusive")
         return self
 
 
 class TargetGroup(BaseModel):
-    """One host as Prometheus' http_sd wants it."""
+    """One host in the format of Prometheus' http_sd."""
 
     targets: list[str]
     labels: dict[str, str]
 
 
 class TargetList(RootModel[list[TargetGroup]]):
-    """All hosts, in http_sd's own shape."""
+    """All hosts in the format of Prometheus' http_sd."""
 
 
 STEPS = {"1m": 60, "5m": 300, "1h": 3600}
@@ -53,11 +55,11 @@ POINTS_MAX = 10_000
 DEFAULT_SPAN = 3600
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 PLUS_LOST = re.compile(r" (?=\d{2}(:?\d{2})?$)")
-"""An offset whose + was not escaped in the query string, and so arrived as a space."""
+"""The space before an offset whose + was not escaped in the query string."""
 
 
 def read_moment(text: str) -> int:
-    """Seconds since the epoch of an ISO 8601 text with its offset; ValueError."""
+    """Return the seconds since the epoch of an ISO 8601 time with offset; raise ValueError."""
     try:
         moment = datetime.fromisoformat(PLUS_LOST.sub("+", text))
     except ValueError:
@@ -76,9 +78,9 @@ class VmMetricsQuery(Query):
         None, alias="from", max_length=64, description="ISO 8601; default: an hour before `to`"
     )
     to: str | None = Field(None, max_length=64, description="ISO 8601; default: now")
-    interval: Literal["1m", "5m", "1h"] = Field("1m", description="from one point to the next")
+    interval: Literal["1m", "5m", "1h"] = Field("1m", description="time between two points")
     history: Literal["cpu", "all"] = Field(
-        "cpu", description="whose history is given: only cpu's, or also memory's, disk's, network's"
+        "cpu", description="the history to return, besides that of cpu"
     )
 
     @field_validator("from_", "to")
@@ -98,7 +100,7 @@ class VmMetricsQuery(Query):
         return self
 
     def span(self, now: float) -> tuple[int, int]:
-        """From and to in seconds since the epoch, on whole intervals."""
+        """Return from and to in seconds since the epoch, aligned to the interval."""
         step = STEPS[self.interval]
         until = read_moment(self.to) if self.to is not None else int(now) + 1
         since = read_moment(self.from_) if self.from_ is not None else until - DEFAULT_SPAN
@@ -106,30 +108,30 @@ class VmMetricsQuery(Query):
 
 
 class Point(BaseModel):
-    """One value of a history."""
+    """One point of a history."""
 
     timestamp: str
     value: float
 
 
 class CpuUse(BaseModel):
-    """Use of all vCPUs."""
+    """The usage of all vCPUs."""
 
     usage: float | None = Field(description="percent of all vCPUs in the last interval")
     history: list[Point]
 
 
 class MemoryUse(BaseModel):
-    """Use of memory."""
+    """The usage of memory."""
 
-    used: int | None = Field(description="MiB that the guest uses; null if it does not report")
+    used: int | None = Field(description="MiB used by the guest; null if it does not report")
     total: int | None = Field(description="MiB")
     usage: float | None = Field(description="percent")
     history: list[Point] | None = Field(None, description="usage")
 
 
 class DiskPoint(BaseModel):
-    """The disks' use over one interval."""
+    """The disk usage in one interval."""
 
     timestamp: str
     read: int | None
@@ -138,20 +140,20 @@ class DiskPoint(BaseModel):
 
 
 class DiskUse(BaseModel):
-    """Use of all disks."""
+    """The usage of all disks."""
 
-    read: int | None = Field(description="bytes a second in the last interval")
-    write: int | None = Field(description="bytes a second in the last interval")
+    read: int | None = Field(description="bytes per second in the last interval")
+    write: int | None = Field(description="bytes per second in the last interval")
     usage: float | None = Field(
-        description="percent of the guest's file systems as its agent says, else of the images"
+        description="used percent of the guest's file systems; without an agent, of the images"
     )
-    readTotal: int | None = Field(description="bytes since it was started")  # noqa: N815
-    writeTotal: int | None = Field(description="bytes since it was started")  # noqa: N815
+    readTotal: int | None = Field(description="bytes since the start of the VM")  # noqa: N815
+    writeTotal: int | None = Field(description="bytes since the start of the VM")  # noqa: N815
     history: list[DiskPoint] | None = None
 
 
 class NetworkPoint(BaseModel):
-    """The network cards' use over one interval."""
+    """The network usage in one interval."""
 
     timestamp: str
     rx: int | None
@@ -159,17 +161,17 @@ class NetworkPoint(BaseModel):
 
 
 class NetworkUse(BaseModel):
-    """Use of all network cards."""
+    """The usage of all network cards."""
 
-    rx: int | None = Field(description="bytes a second received in the last interval")
-    tx: int | None = Field(description="bytes a second sent in the last interval")
-    rxTotal: int | None = Field(description="bytes since it was started")  # noqa: N815
-    txTotal: int | None = Field(description="bytes since it was started")  # noqa: N815
+    rx: int | None = Field(description="bytes per second received in the last interval")
+    tx: int | None = Field(description="bytes per second sent in the last interval")
+    rxTotal: int | None = Field(description="bytes since the start of the VM")  # noqa: N815
+    txTotal: int | None = Field(description="bytes since the start of the VM")  # noqa: N815
     history: list[NetworkPoint] | None = None
 
 
 class VmMetrics(BaseModel):
-    """What a VM uses, and used; null where nothing is known, and no point where there is none."""
+    """The current and past usage of a VM; unknown values are null, unknown points are omitted."""
 
     cpu: CpuUse
     memory: MemoryUse

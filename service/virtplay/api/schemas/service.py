@@ -1,4 +1,4 @@
-"""Schemas: the service's own state."""
+"""Schemas: the state of the service."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 
 class HealthOut(BaseModel):
-    """The service's own state."""
+    """The state of the service."""
 
     status: str
     version: str

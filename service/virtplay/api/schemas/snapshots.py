@@ -1,4 +1,4 @@
-"""API: the shapes of requests and answers about snapshots."""
+"""Schemas: snapshots and their schedules."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
@@ -21,7 +21,7 @@ KEEP_MAX = 1000
 
 
 def check_future(text: str) -> str:
-    """Refuse what is not a moment in the future, with its offset from UTC."""
+    """Refuse anything but a future time with an offset from UTC."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -42,22 +42,20 @@ class SnapshotCreate(Strict):
     name: Name = Field(examples=["backup-2024-01-01"])
     description: Description = ""
     expiresAt: Annotated[Moment, AfterValidator(check_future)] | None = Field(  # noqa: N815
-        None, description="it is deleted by itself after this time"
+        None, description="the snapshot is deleted automatically after this time"
     )
-    freeze: bool = Field(
-        True, description="freeze the guest's file systems, where its agent answers"
-    )
+    freeze: bool = Field(True, description="freeze the guest's file systems, if its agent responds")
 
 
 class RestoreBody(Strict):
     """The body of POST /vms/{id}/snapshots/{sid}/restore."""
 
-    force: bool = Field(False, description="also when the VM runs: its present state is lost")
-    guard: bool = Field(False, description="take a snapshot of the present state first")
+    force: bool = Field(False, description="restore a running VM, which discards its current state")
+    guard: bool = Field(False, description="create a snapshot of the current state first")
 
 
 class KeepBody(Strict):
-    """How many of a schedule's snapshots are kept: the last of each hour, day, week and month."""
+    """How many snapshots of a schedule are kept: the last of each hour, day, week and month."""
 
     hourly: int = Field(0, ge=0, le=KEEP_MAX)
     daily: int = Field(0, ge=0, le=KEEP_MAX)
@@ -71,7 +69,7 @@ class KeepBody(Strict):
         return self
 
     def as_keep(self) -> Keep:
-        """The same for the retention."""
+        """Return the retention."""
         return Keep(self.hourly, self.daily, self.weekly, self.monthly)
 
 
@@ -87,7 +85,7 @@ class ScheduleBody(Strict):
     cron: list[CronText] = Field(
         min_length=1,
         max_length=8,
-        description="five-field cron expressions, any of which makes a turn",
+        description="five-field cron expressions; a snapshot is due when any of them matches",
         examples=[["0 * * * *"]],
     )
     keep: KeepBody
@@ -115,30 +113,30 @@ class SnapshotOut(BaseModel):
     name: str
     description: str
     status: SnapshotStatus
-    parent: str | None = Field(description="id of the snapshot that it stands on")
-    current: bool = Field(description="the VM's state stands on this one")
+    parent: str | None = Field(description="id of the parent snapshot")
+    current: bool = Field(description="the current state of the VM is based on this snapshot")
     hasMemory: bool  # noqa: N815
     size: int | None = Field(description="bytes of the saved memory")
     createdAt: str  # noqa: N815
     expiresAt: str | None  # noqa: N815
     origin: SnapshotOrigin
     restoresTo: str | None = Field(  # noqa: N815
-        description="what the VM is after a restore: running, paused or stopped"
+        description="the state of the VM after a restore: running, paused or stopped"
     )
     frozen: bool | None = Field(
-        description="the guest's file systems were frozen; null when it did not run"
+        description="whether the guest's file systems were frozen; null if the VM was not running"
     )
-    error: dict[str, Any] | None = Field(description="why the last job on it failed")
+    error: dict[str, Any] | None = Field(description="why the last job on the snapshot failed")
 
 
 class SnapshotList(BaseModel):
-    """The snapshots of a VM, the oldest first."""
+    """The snapshots of a VM, oldest first."""
 
     snapshots: list[SnapshotOut]
 
 
 class AcceptedSnapshotOut(BaseModel):
-    """The answer to a mutation: follow it at /jobs/{jobId}."""
+    """The response to an accepted request; follow the job at /jobs/{jobId}."""
 
     id: str
     vmId: str  # noqa: N815
@@ -149,7 +147,7 @@ class AcceptedSnapshotOut(BaseModel):
 
 
 class SkippedOut(BaseModel):
-    """The last turn that made no snapshot, and why."""
+    """The last time at which the schedule created no snapshot, and the reason."""
 
     at: str
     reason: str
@@ -164,12 +162,12 @@ class ScheduleOut(BaseModel):
     keep: KeepBody
     enabled: bool
     nextAt: str | None  # noqa: N815
-    lastAt: str | None = Field(description="the last turn that made a job")  # noqa: N815
+    lastAt: str | None = Field(description="the last time at which the schedule submitted a job")  # noqa: N815
     lastJobId: str | None  # noqa: N815
     skipped: SkippedOut | None
 
 
 class ScheduleGone(BaseModel):
-    """What DELETE /vms/{id}/snapshot-schedule answers."""
+    """The response of DELETE /vms/{id}/snapshot-schedule."""
 
     vmId: str  # noqa: N815
