@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.values import (
     CONSOLE,
     DOMAIN,
     HOST_INFO,
+    IMAGE,
     SNAPSHOT,
     Entries,
     Table,
@@ -394,6 +396,10 @@ def test_variables_of_the_other_roles(
         ({"url": "ftp://example.org/a", "checksum": "0" * 64}, "a.url 'ftp:"),
         ({"path": "a.qcow2"}, "a.path 'a.qcow2'"),
         ({"path": "/a", "checksum": "md5:0"}, "a.checksum 'md5:0'"),
+        (
+            {"path": "/a", "checksum": "https://example.org/SHA256SUMS"},
+            "a.checksum: it must be sha256:HEX or sha512:HEX with path",
+        ),
         ({"path": "/a", "format": "vmdk"}, "a.format 'vmdk'"),
         (
             {"path": "/a", "chekcsum": "0" * 64},
@@ -567,6 +573,21 @@ def test_entry_of_the_catalogue_or_vm_that_is_a_list_is_refused(entry: list[Any]
     (message,) = faults("libvirt_image", "main", name="a", catalogue_extra={"a": entry})
     assert message == "cannot use libvirt_image_catalogue_extra.a: it must be a mapping"
     assert declared(entry) == ["cannot use libvirt_domain_vms[0]: it must be a mapping"]
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ({"path": "a.qcow2"}, "cannot use path 'a.qcow2'"),
+        ({"url": "ftp://example.org/a"}, "cannot use url 'ftp://example.org/a'"),
+        ({"url": "https://example.org/a", "mirror": "mirror"}, "cannot use mirror 'mirror'"),
+        ({"path": "/a", "checksum": "https://example.org/a"}, "cannot use checksum: it must be"),
+    ],
+)
+def test_module_refuses_an_image_that_it_cannot_fetch(image: dict[str, Any], words: str) -> None:
+    with pytest.raises(Failure, match=re.escape(words)) as caught:
+        check_values(IMAGE, image)
+    assert caught.value.code == "VALIDATION_ERROR"
 
 
 def test_rules_are_read_without_ansible_or_any_library() -> None:

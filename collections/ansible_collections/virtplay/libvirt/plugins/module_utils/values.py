@@ -460,6 +460,11 @@ SOURCE: Mapping[str, Checked] = {
     ),
     "os": SOME_LINE,
 }
+LOCAL_CHECKSUM = Relation(
+    "checksum",
+    lambda image: not image.get("path") or "://" not in str(image.get("checksum")),
+    "must be sha256:HEX or sha512:HEX with path",
+)
 IMAGE = Table(
     {
         **COMMON,
@@ -467,5 +472,6 @@ IMAGE = Table(
         "name": TEMPLATE,
         "max_virtual_size": DISK_SIZE,
         "timeout": LONG_SECONDS,
-    }
+    },
+    (LOCAL_CHECKSUM,),
 )

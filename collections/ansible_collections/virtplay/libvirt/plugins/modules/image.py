@@ -269,7 +269,6 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         os=params["os"] or params["name"],
         format=params["format"],
     )
-    validate(wish, params["mirror"])
     store = TemplateStore(Path(params["templates_path"]))
     before = store.manifest(wish.name)
     if up_to_date(before, wish, params["force"]):
@@ -284,26 +283,6 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
             return result_of(store, before, before)
         after = bring(wish, store, fetcher, params["max_virtual_size"], before)
     return result_of(store, before, after)
-
-
-def validate(wish: Wish, mirror: str | None) -> None:
-    """Raise Failure (VALIDATION_ERROR) for what could never work."""
-    if wish.checksum is not None and parse_checksum(wish.checksum) is None and wish.path:
-        raise Failure(
-            f"cannot use checksum {wish.checksum}: a local file needs sha256:HEX or sha512:HEX",
-            "VALIDATION_ERROR",
-        )
-    if wish.path and not os.path.isabs(wish.path):
-        raise Failure(f"cannot use image {wish.path}: path not absolute", "VALIDATION_ERROR")
-    if wish.url and urlsplit(wish.url).scheme not in ("http", "https"):
-        raise Failure(
-            f"cannot download {wish.url}: only http and https are allowed", "VALIDATION_ERROR"
-        )
-    if mirror and not os.path.isabs(mirror) and urlsplit(mirror).scheme not in ("http", "https"):
-        raise Failure(
-            f"cannot use mirror {mirror}: give an absolute directory or an http(s) URL",
-            "VALIDATION_ERROR",
-        )
 
 
 def up_to_date(before: dict[str, Any] | None, wish: Wish, force: bool) -> bool:

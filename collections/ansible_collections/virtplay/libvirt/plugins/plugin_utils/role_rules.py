@@ -122,6 +122,7 @@ _CATALOGUE = Entries(
                 "must be set, or else path or micro, but only one of them",
             ),
             required("checksum", "url"),
+            values.LOCAL_CHECKSUM,
         ),
         closed=True,
     ),

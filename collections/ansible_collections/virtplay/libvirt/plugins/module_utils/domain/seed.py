@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..failure import Failure
+from ..values import SSH_KEY
 
 HOSTNAME_LENGTH = 63
 VOLUME_LABEL = "cidata"
@@ -22,7 +23,6 @@ VOLUME_LABEL = "cidata"
 # and reads an escaped pair of surrogates as two characters: so escape the BMP and nothing above.
 _ESCAPE = re.compile("[\x7f-\ud7ff\ue000-\uffff]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
-_SSH_KEY = re.compile(r"(?:ssh-|ecdsa-|sk-)[A-Za-z0-9@.-]+ [A-Za-z0-9+/]+=* ?[^\n]*")
 
 
 def clean_hostname(text: str, fallback: str = "guest") -> str:
@@ -111,7 +111,7 @@ def build_iso(files: Mapping[str, bytes]) -> bytes:
 
 def _checked_key(key: str) -> str:
     key = key.strip()
-    if _CONTROL.search(key) or not _SSH_KEY.fullmatch(key):
+    if _CONTROL.search(key) or not re.fullmatch(SSH_KEY.pattern, key):
         raise Failure(
             "cannot use an SSH key: it must be one line of type, base64 text and comment",
             "VALIDATION_ERROR",
