@@ -10,13 +10,13 @@ from virtplay.cli import hosts, jobs, server, snapshots, vms
 from virtplay.cli.screen import plain
 from virtplay.errors import VirtplayError
 
-HELP = """KVM hypervisors through a REST API in which every change is an Ansible job.
+HELP = """Manage VMs on KVM hosts through a REST API; every change runs as an Ansible job.
 
-vm, snapshot, job, host and template ask a running service; serve, token and db work on the
-machine that it runs on.
+vm, snapshot, job, host and template send requests to a running service. serve, token and db run
+on the machine of the service.
 
 \b
-Where the service is, and the token that it wants, come from, in this order:
+The URL of the service and the API token are taken from, in this order:
   1. the options --url and --token-file
   2. the environment variables VIRTPLAY_URL and VIRTPLAY_TOKEN
   3. ~/.config/virtplay/config.toml (or below $XDG_CONFIG_HOME), with the keys url and token
@@ -24,14 +24,14 @@ Where the service is, and the token that it wants, come from, in this order:
 
 \b
 Exit status:
-  0    done; what a command waited for succeeded
-  1    the service refused, could not be reached, or gave no such answer
-  2    the command line was wrong
+  0    success, also of the job that the command followed
+  1    the service rejected the request, was unreachable, or sent an invalid response
+  2    invalid command line
   3    the job that the command followed did not succeed
-  130  Ctrl-C; a job that was followed goes on
+  130  Ctrl-C; a job that the command followed keeps running
 """
 
-# Plain help: boxes would take rich, which takes as long to load as all the rest.
+# Plain help: boxes would need rich, which takes as long to load as all the rest.
 app = typer.Typer(
     name="virtplay",
     no_args_is_help=True,
@@ -56,10 +56,10 @@ def show_version() -> None:
 
 
 def main() -> None:
-    """Run the command line; an error is one line on standard error and exit status 1."""
+    """Run the command line; an error prints one line on standard error, with exit status 1."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A name that the terminal's encoding lacks is shown, not an error.
+            # Characters that the terminal's encoding lacks are escaped, instead of an error.
             stream.reconfigure(errors="backslashreplace")
     try:
         app()

@@ -10,11 +10,11 @@ from rich.table import Column
 from rich.text import Text
 
 Move = Callable[[str, int, str, float | None], None]
-"""Takes what is done, percent, the step, and the seconds to go if known."""
+"""Takes the job's action, percent, the step, and the remaining seconds if known."""
 
 
 class _Field(ProgressColumn):
-    """One of the task's fields as text: never markup, cut where there is no room."""
+    """One of the task's fields as text: never markup, cut to the width of the terminal."""
 
     def __init__(self, name: str, style: str = "", column: Column | None = None) -> None:
         super().__init__(column or Column(no_wrap=True))
@@ -27,7 +27,7 @@ class _Field(ProgressColumn):
 
 
 class _Percent(ProgressColumn):
-    """How much is done."""
+    """The progress in percent."""
 
     def render(self, task: Task) -> Text:
         """Such as " 42%"."""
@@ -35,7 +35,7 @@ class _Percent(ProgressColumn):
 
 
 class _Times(ProgressColumn):
-    """Time since the beginning, moving between two answers, and what is likely left."""
+    """The elapsed time and the estimated remaining time; both run on between two responses."""
 
     def render(self, task: Task) -> Text:
         """Such as "0:12 eta 0:05"."""
@@ -50,7 +50,7 @@ class _Times(ProgressColumn):
 
 @contextmanager
 def open_bar(console: Console, begun: float) -> Iterator[Move]:
-    """A bar on the terminal's last line, which goes when it is closed; `begun`: monotonic."""
+    """Draw a bar on the terminal's last line until it is closed; `begun`: monotonic time."""
     progress = Progress(
         _Field("what", "bold"),
         BarColumn(bar_width=20),
@@ -78,7 +78,7 @@ def open_bar(console: Console, begun: float) -> Iterator[Move]:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
+    """Format seconds as m:ss or h:mm:ss."""
     minutes, rest = divmod(int(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,4 +1,4 @@
-"""Command line: asks the service over HTTP, and turns what goes wrong into one-line errors."""
+"""Command line: sends requests to the service, and turns failures into one-line errors."""
 
 import ipaddress
 import re
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 JsonObject = dict[str, Any]
 
 PAGE_LIMIT = 100
-"""The largest page that the API gives."""
+"""The largest page that the API returns."""
 LIST_LIMIT = 1000
-"""A list that was not asked for by page ends here."""
+"""The most entries of a list that is requested without a page."""
 TIMEOUT_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
 VM_ID = re.compile(r"vm-[0-9]+")
@@ -28,15 +28,15 @@ JOB_ID = re.compile(r"job-[0-9]+")
 
 
 class CannotReach(VirtplayError):
-    """The service gave no answer, or something that is not an answer of this API."""
+    """The service sent no response, or none of this API."""
 
 
 class CannotChoose(VirtplayError):
-    """What was named on the command line is not there, or is there more than once."""
+    """An object named on the command line does not exist, or is ambiguous."""
 
 
 class Refused(VirtplayError):
-    """The API answered with an error; `refusal` is its code."""
+    """The API returned an error; `refusal` is its code."""
 
     def __init__(self, refusal: str, message: str) -> None:
         super().__init__(f"{message} ({refusal})")
@@ -47,7 +47,7 @@ class Client:
     """One connection to the service; paths are relative to /api/v1."""
 
     def __init__(self, connection: Connection) -> None:
-        # httpx loads its own command line if it can, with click and rich: 0.07 s for nothing.
+        # httpx loads its own command line, with click and rich, where it can: 0.07 s for nothing.
         sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
         import httpx  # noqa: PLC0415 - help needs none
 
@@ -59,7 +59,7 @@ class Client:
                 "User-Agent": f"virtplay/{__version__}",
             },
             timeout=httpx.Timeout(TIMEOUT_SECONDS, connect=CONNECT_SECONDS),
-            # Certificates take time to load, and a proxy has no business with a loopback address.
+            # Certificates take time to load, and a loopback address needs no proxy.
             verify=connection.url.startswith("https:"),
             trust_env=not is_loopback(connection.url),
         )
@@ -76,7 +76,7 @@ class Client:
         self._http.close()
 
     def get(self, path: str, query: Mapping[str, Any] | None = None) -> JsonObject:
-        """The data that GET answers; entries of the query that are None are left out."""
+        """Return the data of a GET; entries of the query that are None are left out."""
         return self._data(self._send("GET", path, query, None))
 
     def change(
@@ -86,31 +86,31 @@ class Client:
         body: Mapping[str, Any] | None = None,
         query: Mapping[str, Any] | None = None,
     ) -> JsonObject:
-        """The data of a 202: id, name, status and jobId of what was accepted."""
+        """Return the data of a 202: id, name, status and jobId of the accepted change."""
         try:
             return self._data(self._send(method, path, query, body))
         except CannotReach as error:
             if isinstance(error.__cause__, self._errors.ConnectError | self._errors.ConnectTimeout):
                 raise
             raise CannotReach(
-                f"{error.message}; it may have taken the request: see virtplay job list"
+                f"{error.message}; the request may have been accepted: check virtplay job list"
             ) from None
 
     def get_text(self, path: str) -> str:
-        """The text that GET answers."""
+        """Return the text of a GET."""
         response = self._send("GET", path, None, None)
         if response.headers.get("content-type", "").startswith("text/plain"):
             return response.text
         self._data(response)
-        raise self._no_answer(response)
+        raise self._invalid(response)
 
     def get_list(self, name: str, query: Mapping[str, Any]) -> JsonObject:
-        """All of a paged list, up to LIST_LIMIT entries, in the shape of one page."""
+        """Return a paged list as one page of up to LIST_LIMIT entries."""
         entries: dict[str, JsonObject] = {}
         total = 0
         for page in range(1, LIST_LIMIT // PAGE_LIMIT + 1):
             data = self.get(f"/{name}", {**query, "page": page, "limit": PAGE_LIMIT})
-            # By id: what comes or goes between two requests moves the others across the pages.
+            # By id: entries created or deleted between two requests shift the others across pages.
             entries.update({entry["id"]: entry for entry in data[name]})
             total = data["pagination"]["total"]
             if page >= data["pagination"]["pages"]:
@@ -121,7 +121,7 @@ class Client:
         return {name: list(entries.values()), "pagination": pagination}
 
     def find_vm(self, text: str) -> str:
-        """The id of the VM that has this id or, alone, this name; CannotChoose."""
+        """Return the id of the VM with this id or unique name; CannotChoose."""
         if VM_ID.fullmatch(text):
             return text
         found = []
@@ -132,7 +132,7 @@ class Client:
             raise CannotChoose(f"cannot find VM {text}: no VM has this id or name")
         if len(found) > 1:
             ids = ", ".join(f"{vm['id']} (on {vm['host'] or 'no host'})" for vm in found)
-            raise CannotChoose(f"cannot tell which VM is {text}: name one by its id: {ids}")
+            raise CannotChoose(f"cannot choose a VM: several are named {text}; use an id: {ids}")
         return str(found[0]["id"])
 
     def _send(
@@ -153,52 +153,52 @@ class Client:
             ) from error
         except errors.ConnectTimeout as error:
             raise CannotReach(
-                f"cannot reach {self.url}: no connection within {CONNECT_SECONDS:.0f} s;"
+                f"cannot reach {self.url}: timed out after {CONNECT_SECONDS:.0f} s;"
                 " is the service running?"
             ) from error
         except errors.TimeoutException:
             raise CannotReach(
-                f"cannot get an answer of {self.url} within {TIMEOUT_SECONDS:.0f} s"
+                f"no response from {self.url}: timed out after {TIMEOUT_SECONDS:.0f} s"
             ) from None
         except (errors.RequestError, errors.InvalidURL) as error:
-            raise CannotReach(f"cannot get an answer of {self.url}: {error}") from None
+            raise CannotReach(f"no response from {self.url}: {error}") from None
         except UnicodeEncodeError:
-            raise CannotChoose("cannot send text that is not valid UTF-8") from None
+            raise CannotChoose("cannot send the request: an argument is not valid UTF-8") from None
 
     def _data(self, response: "httpx.Response") -> JsonObject:
         try:
             document = response.json()
         except ValueError:
-            raise self._no_answer(response) from None
+            raise self._invalid(response) from None
         match document:
             case {"success": True, "data": dict(data)}:
                 return data
             case {"success": False, "error": {"code": str(code), "message": str(message)}}:
                 raise Refused(code, message)
             case _:
-                raise self._no_answer(response)
+                raise self._invalid(response)
 
-    def _no_answer(self, response: "httpx.Response") -> CannotReach:
+    def _invalid(self, response: "httpx.Response") -> CannotReach:
         kind = response.headers.get("content-type", "nothing")
         return CannotReach(
-            f"cannot use the answer of {self.url}: HTTP {response.status_code} with {kind},"
-            " which is not Virtplay's"
+            f"cannot use the response of {self.url}: HTTP {response.status_code} with {kind} is not"
+            " from Virtplay; check the URL"
         )
 
 
 def path_of(*parts: str) -> str:
-    """A path of these parts, each one quoted; CannotChoose for one that no object can be named."""
+    """Return the path of these parts, each one quoted; CannotChoose for an invalid name."""
     for part in parts:
         if part in ("", ".", ".."):
-            raise CannotChoose(f"cannot find {part!r}: that is no name")
+            raise CannotChoose(f"cannot find {part!r}: not a valid name")
     try:
         return "".join(f"/{quote(part, safe='')}" for part in parts)
     except UnicodeEncodeError:
-        raise CannotChoose("cannot send text that is not valid UTF-8") from None
+        raise CannotChoose("cannot send the request: an argument is not valid UTF-8") from None
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL leads to this machine itself."""
+    """Whether a URL points to this machine."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback

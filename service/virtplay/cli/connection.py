@@ -1,4 +1,4 @@
-"""Command line: which service to ask and with which token: options, environment, configuration."""
+"""Command line: finds URL and token of the service in options, environment or configuration."""
 
 import os
 import stat
@@ -16,21 +16,21 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 class CannotConnect(VirtplayError):
-    """URL or token are missing or unusable; nothing was asked."""
+    """URL or token are missing or unusable; no request was sent."""
 
 
 @dataclass(frozen=True)
 class Connection:
-    """Where the service is, without a slash at the end, and what opens it."""
+    """The URL of the service, without a slash at its end, and the API token."""
 
     url: str
     token: str = field(repr=False)
 
 
 def find_connection(url: str | None, token_file: Path | None) -> Connection:
-    """URL and token: what the options gave, else VIRTPLAY_URL and _TOKEN, else the configuration.
+    """Return URL and token from options, VIRTPLAY_URL and VIRTPLAY_TOKEN, or the configuration.
 
-    CannotConnect when one is unusable, or there is no token anywhere.
+    CannotConnect when one is unusable, or no token is set.
     """
     url = url or os.environ.get("VIRTPLAY_URL")
     token = _read_token(token_file) if token_file else os.environ.get("VIRTPLAY_TOKEN")
@@ -41,26 +41,26 @@ def find_connection(url: str | None, token_file: Path | None) -> Connection:
     url = check_url(url)
     if not token:
         raise CannotConnect(
-            f"cannot ask {url} without a token: set VIRTPLAY_TOKEN, give --token-file,"
-            f" or write it into {configuration_path()}"
+            f"cannot connect to {url}: no token; set VIRTPLAY_TOKEN, use --token-file,"
+            f" or add the key token to {configuration_path()}"
         )
     if not (token.isascii() and token.isprintable()) or " " in token:
-        raise CannotConnect("cannot use the token: it holds spaces or other odd characters")
+        raise CannotConnect("cannot use the token: it contains spaces or other invalid characters")
     return Connection(url, token)
 
 
 def configuration_path() -> Path:
-    """config.toml in $XDG_CONFIG_HOME/virtplay, by default ~/.config/virtplay."""
+    """Return config.toml in $XDG_CONFIG_HOME/virtplay, by default ~/.config/virtplay."""
     home = os.environ.get("XDG_CONFIG_HOME", "")
-    # The XDG specification has relative paths ignored.
+    # The XDG specification requires that relative paths are ignored.
     directory = Path(home) if Path(home).is_absolute() else Path("~/.config").expanduser()
     return directory / "virtplay" / "config.toml"
 
 
 def read_configuration(path: Path) -> dict[str, str]:
-    """The file's keys url and token, none when there is no file; CannotConnect.
+    """Return the keys url and token of the file, none without a file; CannotConnect.
 
-    A file that holds a token and that others may read is refused.
+    A file with a token that other users can read is refused.
     """
     try:
         with path.open("rb") as file:
@@ -71,22 +71,24 @@ def read_configuration(path: Path) -> dict[str, str]:
     except OSError as error:
         raise CannotConnect(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CannotConnect(f"cannot read {path}: it is not TOML: {error}") from None
+        raise CannotConnect(f"cannot read {path}: not valid TOML: {error}") from None
     for key, value in document.items():
         if key not in KEYS:
-            raise CannotConnect(f"cannot use {path}: it knows {' and '.join(KEYS)}, not {key}")
+            raise CannotConnect(
+                f"cannot use {path}: unknown key {key}; valid keys: {', '.join(KEYS)}"
+            )
         if not isinstance(value, str):
-            raise CannotConnect(f"cannot use {path}: {key} must be text in quotes")
+            raise CannotConnect(f"cannot use {path}: {key} must be a string in quotes")
     if "token" in document and mode & OTHERS:
         raise CannotConnect(
-            f"cannot use {path}: it holds a token and others can read it; chmod 600 {path}"
+            f"cannot use {path}: other users can read the token in it; run chmod 600 {path}"
         )
     return document
 
 
 def check_url(url: str) -> str:
-    """The URL without a slash or /api/v1 at its end; CannotConnect unless it is http or https."""
-    refusal = CannotConnect(f"cannot use the URL {url}: it must be like {DEFAULT_URL}")
+    """Return the URL without a slash or /api/v1 at its end; CannotConnect unless http or https."""
+    refusal = CannotConnect(f"cannot use the URL {url}: expected a URL such as {DEFAULT_URL}")
     try:
         parts = urlsplit(url.strip())
         named = bool(parts.hostname) and parts.port != 0
@@ -97,12 +99,12 @@ def check_url(url: str) -> str:
     if parts.query or parts.fragment:
         raise refusal
     if parts.username is not None or parts.password is not None:
-        raise CannotConnect("cannot use a URL that holds a user name or password: use a token")
+        raise CannotConnect("cannot use a URL with a user name or password: use a token")
     return url.strip().rstrip("/").removesuffix("/api/v1").rstrip("/")
 
 
 def _read_token(path: Path) -> str:
-    """The file's text without the line end; warns when others may read it."""
+    """Return the file's text without the line end; warn when other users can read it."""
     try:
         with path.open(encoding="utf-8") as file:
             status = os.fstat(file.fileno())
@@ -110,10 +112,10 @@ def _read_token(path: Path) -> str:
     except OSError as error:
         raise CannotConnect(f"cannot read token file {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise CannotConnect(f"cannot read token file {path}: it is not text") from None
+        raise CannotConnect(f"cannot read token file {path}: not text") from None
     if not token:
         raise CannotConnect(f"cannot use token file {path}: it is empty")
-    # A warning only: secrets that containers get as files are often readable by all inside.
+    # A warning only: secret files in containers are often readable by all users inside.
     if stat.S_ISREG(status.st_mode) and status.st_mode & OTHERS:
-        print(f"virtplay: warning: others can read token file {path}", file=sys.stderr)
+        print(f"virtplay: warning: other users can read token file {path}", file=sys.stderr)
     return token

@@ -1,4 +1,4 @@
-"""Command line: a guest's serial console in the terminal that the command was started in."""
+"""Command line: a VM's serial console in the terminal of the command."""
 
 import contextlib
 import json
@@ -28,36 +28,37 @@ if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
 ESCAPE = b"\x1d"
-"""Ctrl-], which ends it, as in telnet and virsh console."""
+"""Ctrl-], which disconnects, as in telnet and virsh console."""
 GOOD_CODES = (1000, 1001)
-"""Close codes of a stream that came to its end, whatever ended it."""
+"""Close codes of a console stream that ended without an error."""
 
 
 def attach(client: Client, vm_id: str) -> None:
     """Connect this terminal to the serial console until Ctrl-], or until the stream ends.
 
-    CannotChoose without a terminal; Refused and CannotReach when the service does not let it.
+    CannotChoose without a terminal; Refused and CannotReach when the service rejects it.
     """
     if not is_dialogue():
         raise CannotChoose(
             "cannot open the console: standard input and output must be a terminal;"
-            " --page prints the address of the page that shows it"
+            " --page prints the URL of the console page"
         )
     name = client.get(path_of("vms", vm_id))["name"]
     ticket = client.get(path_of("vms", vm_id, "console"), {"type": "serial"})
     query = urlsplit(ticket["url"]).query
     with _connect(client, f"{path_of('console', vm_id)}?{query}") as stream:
+        shown = f"{vm_id} ({plain(name)})"
         print(
-            f"Connected to the serial console of {vm_id} ({plain(name)}); Ctrl-] ends it.",
+            f"Connected to the serial console of {shown}; press Ctrl-] to disconnect.",
             file=sys.stderr,
         )
         with _raw_terminal():
             ended_here = _exchange(stream)
-    _say_end(stream, ended_here)
+    _print_end(stream, ended_here)
 
 
 def _connect(client: Client, path: str) -> "ClientConnection":
-    """The open websocket at a path of the service."""
+    """Open a websocket at a path of the service."""
     from websockets.exceptions import InvalidStatus, WebSocketException  # noqa: PLC0415
     from websockets.sync.client import connect  # noqa: PLC0415 - other commands need none
     from websockets.typing import Origin  # noqa: PLC0415
@@ -67,7 +68,7 @@ def _connect(client: Client, path: str) -> "ClientConnection":
     try:
         return connect(
             f"ws{client.url.removeprefix('http')}{path}",
-            # The service takes streams only for pages of its own, and for those who say so.
+            # The service accepts a websocket only with the origin of its own pages.
             origin=Origin(f"{parts.scheme}://{parts.netloc}"),
             proxy=proxy,
             compression=None,
@@ -81,20 +82,20 @@ def _connect(client: Client, path: str) -> "ClientConnection":
 
 
 def _refusal(client: Client, status: int, body: bytes | bytearray | None) -> Exception:
-    """The error that a refused upgrade is: the API's own, if there is one."""
+    """Return the error of a rejected upgrade: the API's own, if there is one."""
     try:
         error = json.loads(body or b"")["error"]
         return Refused(str(error["code"]), str(error["message"]))
     except (ValueError, LookupError, TypeError):
         return CannotReach(
-            f"cannot open the console of {client.url}: HTTP {status}, and no websocket;"
-            " a proxy between may not let it through"
+            f"cannot open the console of {client.url}: HTTP {status} and no websocket;"
+            " check that proxies on the way support websockets"
         )
 
 
 @contextlib.contextmanager
 def _raw_terminal() -> Iterator[None]:
-    """Let every key through to the guest; the terminal is restored however this ends."""
+    """Pass every key to the guest, and restore the terminal at the end."""
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
     ends = (signal.SIGTERM, signal.SIGHUP)
@@ -103,7 +104,7 @@ def _raw_terminal() -> Iterator[None]:
         tty.setraw(terminal)
         yield
     finally:
-        # A terminal that is gone needs no restoring.
+        # A terminal that was closed needs no restoring.
         with contextlib.suppress(termios.error):
             termios.tcsetattr(terminal, termios.TCSADRAIN, before)
         for number, handler in handlers.items():
@@ -115,7 +116,7 @@ def _leave(number: int, _frame: object) -> None:
 
 
 def _exchange(stream: "ClientConnection") -> bool:
-    """Carry bytes both ways; True when the person ended it, False when the other side did."""
+    """Carry bytes both ways; True when the user disconnected, False when the service did."""
     from websockets.exceptions import ConnectionClosed  # noqa: PLC0415
 
     ended, tell = os.pipe()
@@ -150,18 +151,18 @@ def _show(stream: "ClientConnection", tell: int) -> None:
             sys.stdout.buffer.write(frame if isinstance(frame, bytes) else frame.encode())
             sys.stdout.buffer.flush()
     except (ConnectionClosed, OSError):
-        pass  # the close code says why, and a terminal that is gone shows nothing
+        pass  # the close code has the reason, and a closed terminal shows nothing
     finally:
         os.close(tell)
 
 
-def _say_end(stream: "ClientConnection", ended_here: bool) -> None:
-    """Say why it ended; CannotReach when that was not the end of the stream itself."""
+def _print_end(stream: "ClientConnection", ended_here: bool) -> None:
+    """Print the reason of the end; CannotReach when it was an error."""
     if ended_here:
-        print("\nThe console is closed.", file=sys.stderr)
+        print("\nDisconnected.", file=sys.stderr)
         return
     code, reason = stream.close_code, plain(stream.close_reason or "")
     if code not in GOOD_CODES:
         print(file=sys.stderr)
-        raise CannotReach(f"cannot go on with the console: {reason or 'the connection broke'}")
-    print(f"\nThe console has ended{f': {reason}' if reason else ''}.", file=sys.stderr)
+        raise CannotReach(f"console connection failed: {reason or 'the connection was lost'}")
+    print(f"\nDisconnected{f': {reason}' if reason else ''}.", file=sys.stderr)

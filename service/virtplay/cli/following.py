@@ -1,4 +1,4 @@
-"""Command line: follows a job to its end, with a progress bar where a person looks on."""
+"""Command line: follows a job to its end, with a progress bar on a terminal."""
 
 import sys
 import time
@@ -14,35 +14,35 @@ from virtplay.states import FINISHED_JOB
 
 POLL_SECONDS = 0.3
 PATIENCE_SECONDS = 60.0
-"""A service that is started anew is waited for this long; its jobs go on or end meanwhile."""
+"""How long a restart of the service may take; its jobs keep running or end meanwhile."""
 JOB_FAILED = 3
 INTERRUPTED = 130
 
 
 View = Callable[[JsonObject, bool], None]
-"""Shows how far a job is, as the last answer had it; False: the service answers no more."""
+"""Shows the progress of a job as of the last response; False: the service does not respond."""
 
 
 def report_accepted(
     client: Client, accepted: JsonObject, action: str, *, wait: bool, as_json: bool
 ) -> None:
-    """Print the job that a request became and follow it, unless told not to; typer.Exit."""
+    """Print the job of an accepted change and follow it if `wait`; typer.Exit."""
     job_id = str(accepted["jobId"])
     if not wait:
         if as_json:
             print_json(accepted)
         else:
-            _say_job(accepted, action)
+            _print_job(accepted, action)
         return
     if not as_json:
-        _say_job(accepted, action)
+        _print_job(accepted, action)
     begun = time.monotonic()
     job = follow_job(client, job_id, quiet=as_json, begun=begun)
     report_end(job, time.monotonic() - begun, as_json=as_json)
 
 
 def watch_job(client: Client, job: JsonObject, *, as_json: bool) -> None:
-    """Follow a job that someone made before, and print its outcome; typer.Exit."""
+    """Follow an existing job, and print its outcome; typer.Exit."""
     if not _is_finished(job):
         age = _seconds_since(job["createdAt"])
         job = follow_job(client, job["id"], quiet=as_json, begun=time.monotonic() - age)
@@ -50,25 +50,25 @@ def watch_job(client: Client, job: JsonObject, *, as_json: bool) -> None:
 
 
 def follow_job(client: Client, job_id: str, *, quiet: bool, begun: float) -> JsonObject:
-    """Ask for the job until it has ended, and show how far it is; the job as it ended.
+    """Show the progress of a job until it has ended; return the finished job.
 
-    `begun`: the monotonic time from which elapsed time counts. Ctrl-C ends the following alone:
-    it says that the job goes on, and raises typer.Exit.
+    `begun`: the monotonic time from which elapsed time counts. Ctrl-C stops following, not the
+    job: a message says so, and typer.Exit is raised.
     """
     try:
         with _view(quiet, begun) as show:
-            for job, answering in _answers(client, job_id):
-                show(job, answering)
+            for job, responding in _responses(client, job_id):
+                show(job, responding)
                 if _is_finished(job):
                     return job
                 time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         print(
-            f"virtplay: {job_id} goes on; virtplay job watch {job_id} follows it again",
+            f"virtplay: {job_id} keeps running; to follow it again: virtplay job watch {job_id}",
             file=sys.stderr,
         )
         raise typer.Exit(INTERRUPTED) from None
-    raise AssertionError("answers come until the job has ended or an error is raised")
+    raise AssertionError("responses come until the job has ended or an error is raised")
 
 
 def report_end(job: JsonObject, seconds: float | None, *, as_json: bool) -> None:
@@ -79,29 +79,29 @@ def report_end(job: JsonObject, seconds: float | None, *, as_json: bool) -> None
     after = "" if seconds is None else f" after {seconds:.1f} s"
     if job["status"] == "succeeded":
         if not as_json:
-            note = "; it takes effect at the next boot" if job["appliesAt"] == "next_boot" else ""
-            note = "; nothing had to change" if job["changed"] is False else note
+            note = "; takes effect at the next boot" if job["appliesAt"] == "next_boot" else ""
+            note = "; no changes" if job["changed"] is False else note
             typer.echo(f"{what} succeeded{after}{note}")
         return
-    error = job["error"] or {"code": "UNKNOWN", "message": "it does not say why"}
+    error = job["error"] or {"code": "UNKNOWN", "message": "no reason reported"}
     print(
         f"virtplay: {what} {plain(job['status'])}{after}: {plain(error['message'])}"
-        f" ({plain(error['code'])}); virtplay job log {plain(job['id'])} has the details",
+        f" ({plain(error['code'])}); for details: virtplay job log {plain(job['id'])}",
         file=sys.stderr,
     )
     raise typer.Exit(JOB_FAILED)
 
 
 def seconds_taken(job: JsonObject) -> float | None:
-    """From the job's making to its end by the service's clock, None while it is not over."""
+    """Seconds from the job's creation to its end by the service's clock; None before the end."""
     if not job["finishedAt"]:
         return None
     taken = datetime.fromisoformat(job["finishedAt"]) - datetime.fromisoformat(job["createdAt"])
     return taken.total_seconds()
 
 
-def _answers(client: Client, job_id: str) -> Iterator[tuple[JsonObject, bool]]:
-    """The job time and again; while the service is away, what was known last and False."""
+def _responses(client: Client, job_id: str) -> Iterator[tuple[JsonObject, bool]]:
+    """Yield the job again and again; while the service does not respond, the last one and False."""
     job = client.get(path_of("jobs", job_id))
     seen = time.monotonic()
     yield job, True
@@ -119,38 +119,38 @@ def _answers(client: Client, job_id: str) -> Iterator[tuple[JsonObject, bool]]:
 
 @contextmanager
 def _view(quiet: bool, begun: float) -> Iterator[View]:
-    """How to show progress: not at all, on a terminal as a bar, elsewhere in lines."""
+    """Choose how to show progress: not at all, as a bar on a terminal, elsewhere in lines."""
     if quiet:
-        yield lambda _job, _answering: None
+        yield lambda _job, _responding: None
     elif is_terminal():
         from virtplay.cli.bar import open_bar  # noqa: PLC0415 - rich costs 0.1 s
 
         with open_bar(open_console(), begun) as move:
-            yield lambda job, answering: move(
-                _what(job), job["progress"], _step(job, answering), job["etaSeconds"]
+            yield lambda job, responding: move(
+                _what(job), job["progress"], _step(job, responding), job["etaSeconds"]
             )
     else:
         yield _line_view()
 
 
 def _line_view() -> View:
-    """Writes a line whenever status or step have changed: for logs and pipes."""
+    """Print a line whenever status or step have changed: for logs and pipes."""
     last: tuple[object, ...] = ()
 
-    def show(job: JsonObject, answering: bool) -> None:
+    def show(job: JsonObject, responding: bool) -> None:
         nonlocal last
-        news = (job["status"], job["step"], answering)
+        news = (job["status"], job["step"], responding)
         if news != last and not _is_finished(job):
-            typer.echo(f"{plain(job['id'])} {job['progress']:3d}% {_step(job, answering)}")
+            typer.echo(f"{plain(job['id'])} {job['progress']:3d}% {_step(job, responding)}")
             sys.stdout.flush()
         last = news
 
     return show
 
 
-def _step(job: JsonObject, answering: bool) -> str:
-    if not answering:
-        return "waiting for the service to answer"
+def _step(job: JsonObject, responding: bool) -> str:
+    if not responding:
+        return "waiting for the service"
     if job["status"] == "running":
         return plain(job["step"]) or "starting"
     return plain(job["status"])
@@ -165,13 +165,13 @@ def _what(job: JsonObject) -> str:
     return f"{plain(job['action'])}{subject}"
 
 
-def _say_job(accepted: JsonObject, action: str) -> None:
+def _print_job(accepted: JsonObject, action: str) -> None:
     name, job_id = plain(accepted["name"]), plain(accepted["jobId"])
     typer.echo(f"{job_id}: {action} of {plain(accepted['id'])} ({name})")
     sys.stdout.flush()
 
 
 def _seconds_since(moment: str) -> float:
-    """How long ago it was by this machine's clock, never negative."""
+    """Seconds since a moment by this machine's clock, never negative."""
     then = datetime.fromisoformat(moment)
     return max(datetime.now(then.tzinfo) - then, timedelta()).total_seconds()

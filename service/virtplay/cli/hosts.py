@@ -1,64 +1,50 @@
 """Command line: virtplay host and virtplay template."""
 
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from virtplay.cli.client import JsonObject, path_of
-from virtplay.cli.options import AsJson, TokenFile, Url, open_client
-from virtplay.cli.screen import print_json, print_record, print_table
+from virtplay.cli.client import Client, JsonObject, path_of
+from virtplay.cli.options import query_command
+from virtplay.cli.screen import print_record, print_table
 from virtplay.units import GIB
 
-host_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Hypervisors.")
-template_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Templates that VMs are made from."
-)
+host_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List and show hosts.")
+template_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List templates.")
 
-HOST_HEADER = ("NAME", "STATUS", "BY", "VMS", "CPU FREE", "MEMORY FREE", "DISK FREE", "SEEN")
+HOST_HEADER = ("NAME", "STATUS", "VIRT", "VMS", "CPU FREE", "MEMORY FREE", "DISK FREE", "OBSERVED")
 TEMPLATE_HEADER = ("ID", "OS", "MIN DISK", "READY ON", "SOURCE")
 
 
-@host_app.command("list")
-def list_hosts(as_json: AsJson = False, url: Url = None, token_file: TokenFile = None) -> None:
-    """List hypervisors and the room that they have.
+def _show_hosts(data: JsonObject) -> None:
+    if data["hosts"]:
+        print_table(HOST_HEADER, [_host_row(host) for host in data["hosts"]])
+    else:
+        print("no hosts: the service's inventory is empty", file=sys.stderr)
+
+
+@query_command(host_app, "list", _show_hosts)
+def list_hosts(client: Client) -> JsonObject:
+    """List hosts with their free capacity.
 
     \b
     Example:
       virtplay host list
     """
-    data = _get(url, token_file, "/hosts")
-    none = "no hosts: the service's inventory has none"
-    _print_list(data, "hosts", HOST_HEADER, _host_row, none=none, as_json=as_json)
+    return client.get("/hosts")
 
 
-@host_app.command("show")
-def show_host(
-    host: Annotated[str, typer.Argument(metavar="HOST", help="Its name in the inventory.")],
-    as_json: AsJson = False,
-    url: Url = None,
-    token_file: TokenFile = None,
-) -> None:
-    """Show everything about a hypervisor.
-
-    \b
-    Example:
-      virtplay host show kvm1
-    """
-    data = _get(url, token_file, path_of("hosts", host))
-    if as_json:
-        print_json(data)
-        return
+def _show_record(data: JsonObject) -> None:
     memory = data["memory"]
     print_record(
         {
             "name": data["name"],
             "status": data["status"],
             "message": data["message"],
-            "runs guests by": data["virtType"],
-            "because": data["virtReason"],
+            "virtualization": data["virtType"],
+            "reason": data["virtReason"],
             "cpus": data["cpus"],
             "cpu model": data["cpuModel"],
             "memory": f"{memory} MiB" if memory else None,
@@ -70,47 +56,43 @@ def show_host(
             "networks": [_network(network) for network in data["networks"]],
             "bridges": list(data["bridges"]),
             "versions": [f"{name} {version}" for name, version in data["versions"].items()],
-            "seen": data["observedAt"],
+            "observed": data["observedAt"],
         }
     )
 
 
-@template_app.command("list")
-def list_templates(as_json: AsJson = False, url: Url = None, token_file: TokenFile = None) -> None:
-    """List the templates, and the hosts on which each is ready.
+@query_command(host_app, "show", _show_record)
+def show_host(
+    client: Client,
+    host: Annotated[str, typer.Argument(metavar="HOST", help="Host name in the inventory.")],
+) -> JsonObject:
+    """Show all details of a host.
 
-    A template that is not ready on a host is brought there by the first VM made from it.
+    \b
+    Example:
+      virtplay host show kvm1
+    """
+    return client.get(path_of("hosts", host))
+
+
+def _show_templates(data: JsonObject) -> None:
+    if data["templates"]:
+        print_table(TEMPLATE_HEADER, [_template_row(each) for each in data["templates"]])
+    else:
+        print("no templates: the image catalogue is empty", file=sys.stderr)
+
+
+@query_command(template_app, "list", _show_templates)
+def list_templates(client: Client) -> JsonObject:
+    """List templates, and the hosts on which each is ready.
+
+    The first VM created from a template on a host downloads the template to that host.
 
     \b
     Example:
       virtplay template list
     """
-    data = _get(url, token_file, "/templates")
-    none = "no templates: the image catalogue is empty"
-    _print_list(data, "templates", TEMPLATE_HEADER, _template_row, none=none, as_json=as_json)
-
-
-def _get(url: str | None, token_file: Path | None, path: str) -> JsonObject:
-    with open_client(url, token_file) as client:
-        return client.get(path)
-
-
-def _print_list(
-    data: JsonObject,
-    name: str,
-    header: Sequence[str],
-    row_of: Callable[[JsonObject], Sequence[object]],
-    *,
-    none: str,
-    as_json: bool,
-) -> None:
-    """Print the list called `name` in the data as a table, or say that there are none."""
-    if as_json:
-        print_json(data)
-    elif data[name]:
-        print_table(header, [row_of(entry) for entry in data[name]])
-    else:
-        print(none, file=sys.stderr)
+    return client.get("/templates")
 
 
 def _host_row(host: JsonObject) -> Sequence[object]:
@@ -144,10 +126,10 @@ def _amounts(amounts: JsonObject) -> str:
 def _pool(pool: JsonObject) -> str:
     free, size = pool.get("available_bytes"), pool.get("capacity_bytes")
     room = f", {free // GIB} of {size // GIB} GiB free" if free is not None and size else ""
-    state = "" if pool.get("active") else ", not active"
+    state = "" if pool.get("active") else ", inactive"
     return f"{pool.get('name')} ({pool.get('path')}{room}{state})"
 
 
 def _network(network: JsonObject) -> str:
-    state = "" if network.get("active") else ", not active"
+    state = "" if network.get("active") else ", inactive"
     return f"{network.get('name')} (bridge {network.get('bridge')}{state})"

@@ -6,51 +6,21 @@ from typing import Annotated
 import typer
 
 from virtplay.cli import following
-from virtplay.cli.client import JOB_ID, CannotChoose, path_of
-from virtplay.cli.options import AsJson, JobArgument, TokenFile, Url, open_client
-from virtplay.cli.screen import plain, plain_lines, print_json, print_record, print_table
+from virtplay.cli.client import JOB_ID, CannotChoose, Client, JsonObject, path_of
+from virtplay.cli.options import AsJson, JobArgument, TokenFile, Url, open_client, query_command
+from virtplay.cli.screen import plain, plain_lines, print_record, print_table
 from virtplay.states import JobOrigin, JobStatus
 
 job_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Jobs: every change of a VM is one."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="List, show and follow jobs; every change is a job.",
 )
 
-HEADER = ("ID", "ORIGIN", "ACTION", "VM", "HOST", "STATUS", "DONE", "CREATED", "SECONDS", "BY")
+HEADER = ("ID", "ORIGIN", "ACTION", "VM", "HOST", "STATUS", "PROGRESS", "CREATED", "SECONDS", "BY")
 
 
-@job_app.command("list")
-def list_jobs(
-    *,
-    vm: Annotated[str | None, typer.Option(metavar="VM", help="Only of this VM.")] = None,
-    status: Annotated[JobStatus | None, typer.Option(help="Only in this status.")] = None,
-    action: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only of this kind, such as vm_start.")
-    ] = None,
-    origin: Annotated[
-        JobOrigin | None, typer.Option(help="Only of this origin; cli: runs from a shell.")
-    ] = None,
-    page: Annotated[int, typer.Option(min=1, max=1_000_000, help="Page of the list.")] = 1,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="Entries on a page.")] = 20,
-    as_json: AsJson = False,
-    url: Url = None,
-    token_file: TokenFile = None,
-) -> None:
-    """List jobs, the newest first.
-
-    \b
-    Example:
-      virtplay job list --vm web-server --status failed
-    """
-    with open_client(url, token_file) as client:
-        vm_id = client.find_vm(vm) if vm is not None else None
-        query = {
-            **{"vm": vm_id, "status": status, "action": action, "origin": origin},
-            **{"page": page, "limit": limit},
-        }
-        data = client.get("/jobs", query)
-    if as_json:
-        print_json(data)
-        return
+def _show_list(data: JsonObject) -> None:
     jobs, total = data["jobs"], data["pagination"]["total"]
     rows = []
     for job in jobs:
@@ -75,21 +45,35 @@ def list_jobs(
         print(f"{len(jobs)} of {total} jobs", file=sys.stderr)
 
 
-@job_app.command("show")
-def show_job(
-    job: JobArgument, as_json: AsJson = False, url: Url = None, token_file: TokenFile = None
-) -> None:
-    """Show everything about a job.
+@query_command(job_app, "list", _show_list)
+def list_jobs(
+    client: Client,
+    *,
+    vm: Annotated[str | None, typer.Option(metavar="VM", help="Only jobs of this VM.")] = None,
+    status: Annotated[JobStatus | None, typer.Option(help="Only jobs with this status.")] = None,
+    action: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this action, such as vm_start.")
+    ] = None,
+    origin: Annotated[
+        JobOrigin | None, typer.Option(help="Only this origin; cli: runs reported from a shell.")
+    ] = None,
+    page: Annotated[int, typer.Option(min=1, max=1_000_000, help="Page of the list.")] = 1,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Entries per page.")] = 20,
+) -> JsonObject:
+    """List jobs, the newest first.
 
     \b
     Example:
-      virtplay job show job-000012
+      virtplay job list --vm web-server --status failed
     """
-    with open_client(url, token_file) as client:
-        data = client.get(_job_path(job))
-    if as_json:
-        print_json(data)
-        return
+    query = {
+        "vm": client.find_vm(vm) if vm is not None else None,
+        **{"status": status, "action": action, "origin": origin, "page": page, "limit": limit},
+    }
+    return client.get("/jobs", query)
+
+
+def _show_record(data: JsonObject) -> None:
     error = data["error"]
     changes = [
         f"{change.get('field')}: {change.get('before')} → {change.get('after')}"
@@ -122,11 +106,22 @@ def show_job(
     )
 
 
+@query_command(job_app, "show", _show_record)
+def show_job(client: Client, job: JobArgument) -> JsonObject:
+    """Show all details of a job.
+
+    \b
+    Example:
+      virtplay job show job-000012
+    """
+    return client.get(_job_path(job))
+
+
 @job_app.command("watch")
 def watch_job(
     job: JobArgument, as_json: AsJson = False, url: Url = None, token_file: TokenFile = None
 ) -> None:
-    """Follow a job until it has ended; Ctrl-C stops the watching, not the job.
+    """Follow a job to its end; Ctrl-C stops following, and the job keeps running.
 
     \b
     Example:
@@ -139,7 +134,7 @@ def watch_job(
 
 @job_app.command("log")
 def show_log(job: JobArgument, url: Url = None, token_file: TokenFile = None) -> None:
-    """Print what Ansible said in a job.
+    """Print the Ansible output of a job.
 
     \b
     Example:
@@ -151,11 +146,11 @@ def show_log(job: JobArgument, url: Url = None, token_file: TokenFile = None) ->
 
 
 def _one_or_count(names: list[str], word: str) -> str | None:
-    """The only one of a job's VMs or hosts, or how many there are."""
+    """Return a job's only VM or host, or their number."""
     return f"{len(names)} {word}" if len(names) > 1 else next(iter(names), None)
 
 
 def _job_path(job: str) -> str:
     if not JOB_ID.fullmatch(job):
-        raise CannotChoose(f"cannot find job {plain(job)}: ids are like job-000012")
+        raise CannotChoose(f"cannot find job {plain(job)}: not a job id, such as job-000012")
     return path_of("jobs", job)

@@ -1,4 +1,4 @@
-"""Command line: puts what the API said on the screen, as text and never as markup or escapes."""
+"""Command line: prints the API's data as text, never as markup or escape sequences."""
 
 import json
 import re
@@ -27,19 +27,30 @@ STYLES = {
     "failed": "red",
     "lost": "red",
 }
-"""Colours of statuses; one that is not listed is on its way somewhere, and yellow."""
+"""Colours of statuses; others are transitions, and yellow."""
 
-CUT_FIRST = ("NAME", "HOST", "OS", "SOURCE", "READY ON", "BY", "SEEN", "CREATED")
-"""Columns that give way first where the terminal is narrow."""
+CUT_FIRST = (
+    "NAME",
+    "HOST",
+    "OS",
+    "SOURCE",
+    "READY ON",
+    "VIRT",
+    "ORIGIN",
+    "BY",
+    "OBSERVED",
+    "CREATED",
+)
+"""Columns that are cut first on a narrow terminal."""
 
 
 def plain(value: object) -> str:
-    """One line of text without control characters: they are shown as \\x1b and the like."""
+    """Return one line of text in which control characters are escapes such as \\x1b."""
     return _escape_odd(str(value), keep="")
 
 
 def plain_lines(text: str) -> str:
-    """Text of many lines without colours and control characters, line ends kept."""
+    """Return lines of text without colours and control characters."""
     return _escape_odd(COLOUR.sub("", text).replace("\r\n", "\n"), keep="\n\t")
 
 
@@ -48,30 +59,30 @@ def _escape_odd(text: str, keep: str) -> str:
 
 
 def is_terminal() -> bool:
-    """Whether a person looks at standard output, on a terminal that can draw."""
+    """Whether standard output is a terminal that can draw a bar."""
     return sys.stdout.isatty() and not open_console().is_dumb_terminal
 
 
 def is_dialogue() -> bool:
-    """Whether somebody can answer: both input and output are a terminal."""
+    """Whether a prompt can be answered: standard input and output are a terminal."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def open_console() -> "Console":
-    """A console on standard output, as it is now."""
+    """Return a console on the current standard output."""
     from rich.console import Console  # noqa: PLC0415 - rich costs 0.1 s, and help needs none
 
     return Console(highlight=False, markup=False, emoji=False)
 
 
 def print_json(data: Any) -> None:
-    """The API's data as JSON; what acts on terminals becomes \\u escapes."""
+    """Print the API's data as JSON, control characters as \\u escapes."""
     text = json.dumps(data, indent=2, ensure_ascii=False)
     typer.echo("".join(c if is_printable(c, also="\n") else json.dumps(c)[1:-1] for c in text))
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table: on a terminal cut to its width, elsewhere in full; a column STATUS is coloured."""
+    """Print a table: on a terminal cut to its width, with a coloured STATUS; elsewhere in full."""
     cells = [[plain("-" if cell is None else cell) for cell in row] for row in rows]
     if not is_terminal():
         _print_aligned([list(header), *cells])
@@ -98,7 +109,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
 
 
 def print_record(fields: Mapping[str, object]) -> None:
-    """Names and values, one a line; a list takes a line each, what is None or empty none."""
+    """Print names and values, one per line; a list one item per line, None and empty not at all."""
     width = max(len(name) for name in fields) + 2
     for name, value in fields.items():
         lines = value if isinstance(value, list) else [value]
@@ -116,7 +127,7 @@ def _print_aligned(rows: Sequence[Sequence[str]]) -> None:
 
 
 def _cell_width(rows: Sequence[Sequence[str]]) -> Callable[[str], int]:
-    """How wide a text is on the screen; rich knows Chinese and emoji, and is asked only then."""
+    """Return a function for the width of text on the screen; only non-ASCII text needs rich."""
     if all(cell.isascii() for row in rows for cell in row):
         return len
     from rich.cells import cell_len  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Command line: serve, token, db — what works on the service's own database."""
+"""Command line: serve, token and db, which use the service's own database."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from virtplay.cli.screen import print_table
 from virtplay.errors import CannotStart, ValidationFailed
 from virtplay.times import time_text
 
-# Pydantic, Tortoise and Sanic take longer to load than most commands take to run: each command
+# Pydantic, Tortoise and Sanic take longer to load than most commands take to run, so each command
 # imports what it needs.
 if TYPE_CHECKING:
     from virtplay.settings import Settings
@@ -22,16 +22,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 token_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="API tokens, in the service's own database."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Create, list and revoke API tokens in the database of the service.",
 )
-database_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The database.")
+database_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Manage the database of the service."
+)
 
 
 EXPIRES_DAYS_MAX = 36_500
 
 
 class TokenRole(StrEnum):
-    """What a token may do."""
+    """The role of a token."""
 
     VIEWER = "viewer"
     OPERATOR = "operator"
@@ -39,7 +43,7 @@ class TokenRole(StrEnum):
 
 
 def load_settings(**given: object) -> "Settings":
-    """The settings from the environment, with what the command line gave over them."""
+    """Return the settings: `given` where not None, otherwise from the environment."""
     from pydantic import ValidationError  # noqa: PLC0415
 
     from virtplay.settings import Settings  # noqa: PLC0415
@@ -57,20 +61,21 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     inventory: Annotated[
-        str | None, typer.Option("--inventory", "-i", help="Inventory sources, comma-separated.")
+        str | None,
+        typer.Option("--inventory", "-i", help="Inventory sources, separated by commas."),
     ] = None,
 ) -> None:
     """Run the service in this process until Ctrl-C or SIGTERM.
 
-    Every setting is a VIRTPLAY_* environment variable; the README lists them.
+    Settings are VIRTPLAY_* environment variables; docs/settings.md lists them.
 
     \b
     Example:
       virtplay serve --port 3000 --inventory inventory/local.yml
     """
-    # A reload that is asked for before the first one is done; the service handles it from then on.
+    # A reload that is requested before the service has started; it handles the signal from then on.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # Sanic's own switch for its word on production mode, which is what this is.
+    # Sanic warns about production mode in one process, which is what this is.
     os.environ["SANIC_IGNORE_PRODUCTION_WARNING"] = "true"
 
     from virtplay.app import create_app  # noqa: PLC0415
@@ -96,7 +101,7 @@ def serve(
 
 
 def _read_tls(settings: "Settings") -> ssl.SSLContext | None:
-    """What the service speaks TLS with; CannotStart when the files do not hold it."""
+    """Return the TLS context; CannotStart when the files are unusable."""
     certificate, key = settings.tls_certificate, settings.tls_key
     if certificate is None or key is None:
         return None
@@ -114,13 +119,13 @@ def _read_tls(settings: "Settings") -> ssl.SSLContext | None:
 
 @token_app.command("create")
 def create_token(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is for; each name once.")],
-    role: Annotated[TokenRole, typer.Option(help="What it may do.")] = TokenRole.OPERATOR,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Token name; must be unique.")],
+    role: Annotated[TokenRole, typer.Option(help="Token role.")] = TokenRole.OPERATOR,
     expires_days: Annotated[
-        float | None, typer.Option(help="Valid for so many days; default: until revoked.")
+        float | None, typer.Option(help="Days until the token expires; default: never.")
     ] = None,
 ) -> None:
-    """Make a token and print it: it is shown only now.
+    """Create a token and print it; it cannot be shown again.
 
     \b
     Example:
@@ -141,7 +146,7 @@ def create_token(
 
 @token_app.command("list")
 def list_tokens() -> None:
-    """List tokens; their texts are not kept.
+    """List tokens, without the secrets, which are not stored.
 
     \b
     Example:
@@ -172,9 +177,9 @@ def list_tokens() -> None:
 
 @token_app.command("revoke")
 def revoke_token(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The token's name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Token name.")],
 ) -> None:
-    """Revoke a token: it is refused from the next request on.
+    """Revoke a token: the next request with it is rejected.
 
     \b
     Example:
@@ -188,7 +193,7 @@ def revoke_token(
 
 @database_app.command("upgrade")
 def upgrade_database() -> None:
-    """Create the database, or bring its schema up to date (serve does it too).
+    """Create the database or upgrade its schema; virtplay serve does this at its start.
 
     \b
     Example:

@@ -7,72 +7,51 @@ from typing import Annotated, Any
 
 import typer
 
-from virtplay.cli import following
 from virtplay.cli.client import CannotChoose, Client, JsonObject, path_of
-from virtplay.cli.options import AsJson, TokenFile, Url, VmArgument, Wait, Yes, open_client
-from virtplay.cli.screen import is_dialogue, plain, print_json, print_record, print_table
+from virtplay.cli.options import Change, VmArgument, Yes, change_command, query_command
+from virtplay.cli.screen import is_dialogue, plain, print_record, print_table
 from virtplay.units import MIB
 
 snapshot_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Snapshots: list, take, restore, delete, by hand and by schedule.",
+    help="Create, list, restore, delete and schedule snapshots.",
 )
 
-HEADER = ("ID", "NAME", "STATUS", "CURRENT", "RESTORES TO", "SIZE", "CREATED", "EXPIRES", "BY")
+HEADER = ("ID", "NAME", "STATUS", "CURRENT", "RESTORES TO", "SIZE", "CREATED", "EXPIRES", "ORIGIN")
 PERIODS = ("hourly", "daily", "weekly", "monthly")
 
 SnapshotArgument = Annotated[
-    str,
-    typer.Argument(metavar="SNAPSHOT", help="Its id, or its name where no other one has it."),
+    str, typer.Argument(metavar="SNAPSHOT", help="Snapshot id, or a name if it is unique.")
 ]
 
 
 def _keep(period: str) -> Any:
-    """The option for how many are kept of one period."""
-    return typer.Option(f"--keep-{period}", min=0, metavar="N", help=f"Keep the last N {period}.")
+    """The option for the number of snapshots that are kept of one period."""
+    return typer.Option(
+        f"--keep-{period}", min=0, metavar="N", help=f"Keep the last N {period} snapshots."
+    )
 
 
-@snapshot_app.command("list")
-def list_snapshots(
-    vm: VmArgument, as_json: AsJson = False, url: Url = None, token_file: TokenFile = None
-) -> None:
-    """List a VM's snapshots as a tree; * marks the one that its state stands on.
-
-    \b
-    Example:
-      virtplay snapshot list web-server
-    """
-    with open_client(url, token_file) as client:
-        data = client.get(path_of("vms", client.find_vm(vm), "snapshots"))
-    if as_json:
-        print_json(data)
-        return
+def _show_list(data: JsonObject) -> None:
     if not data["snapshots"]:
         print("no snapshots", file=sys.stderr)
         return
     print_table(HEADER, [_row(one, branch) for branch, one in grow(data["snapshots"])])
 
 
-@snapshot_app.command("show")
-def show_snapshot(
-    vm: VmArgument,
-    snapshot: SnapshotArgument,
-    as_json: AsJson = False,
-    url: Url = None,
-    token_file: TokenFile = None,
-) -> None:
-    """Show everything about a snapshot.
+@query_command(snapshot_app, "list", _show_list)
+def list_snapshots(client: Client, vm: VmArgument) -> JsonObject:
+    """List a VM's snapshots as a tree; * marks the parent of the VM's current state.
 
     \b
     Example:
-      virtplay snapshot show web-server before-upgrade
+      virtplay snapshot list web-server
     """
-    with open_client(url, token_file) as client:
-        data = client.get(_path(client, vm, snapshot))
-    if as_json:
-        print_json(data)
-        return
+    return client.get(path_of("vms", client.find_vm(vm), "snapshots"))
+
+
+def _show_record(data: JsonObject) -> None:
     error = data["error"]
     print_record(
         {
@@ -86,46 +65,58 @@ def show_snapshot(
             "restores to": data["restoresTo"],
             "memory": _size(data) if data["hasMemory"] else "no",
             "frozen": {True: "yes", False: "no", None: None}[data["frozen"]],
-            "made by": data["origin"],
+            "origin": data["origin"],
             "created": data["createdAt"],
             "expires": data["expiresAt"],
         }
     )
 
 
-@snapshot_app.command("create")
+@query_command(snapshot_app, "show", _show_record)
+def show_snapshot(client: Client, vm: VmArgument, snapshot: SnapshotArgument) -> JsonObject:
+    """Show all details of a snapshot.
+
+    \b
+    Example:
+      virtplay snapshot show web-server before-upgrade
+    """
+    return client.get(_path(client, vm, snapshot))
+
+
+@change_command(snapshot_app, "snapshot_create")
 def create_snapshot(
+    client: Client,
     vm: VmArgument,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name, 1 to 64 characters.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Snapshot name, 1 to 64 characters.")],
     *,
-    description: Annotated[str | None, typer.Option(help="Text of your own.")] = None,
+    description: Annotated[str | None, typer.Option(help="Free text.")] = None,
     expires: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="It deletes itself then, as in 2030-01-31T12:00:00Z."),
+        typer.Option(
+            metavar="TIME",
+            help="Delete the snapshot automatically at this time, e.g. 2030-01-31T12:00:00Z.",
+        ),
     ] = None,
     expires_days: Annotated[
-        float | None, typer.Option(metavar="N", help="It deletes itself after so many days.")
+        float | None,
+        typer.Option(metavar="N", help="Delete the snapshot automatically after N days."),
     ] = None,
     freeze: Annotated[
         bool,
         typer.Option(
             "--freeze/--no-freeze",
-            help="Hold the file systems still, if the guest's agent answers.",
+            help="Freeze the guest's file systems, if its guest agent responds.",
         ),
     ] = True,
-    wait: Wait = True,
-    as_json: AsJson = False,
-    url: Url = None,
-    token_file: TokenFile = None,
-) -> None:
-    """Take a snapshot of a VM: with its memory while it runs.
+) -> Change:
+    """Create a snapshot of a VM; of a running VM, it includes the memory.
 
     \b
     Example:
       virtplay snapshot create web-server before-upgrade --expires-days 7
     """
     if expires is not None and expires_days is not None:
-        raise typer.BadParameter("give --expires or --expires-days, not both")
+        raise typer.BadParameter("use either --expires or --expires-days")
     body: JsonObject = {"name": name}
     if description is not None:
         body["description"] = description
@@ -135,88 +126,90 @@ def create_snapshot(
         body["expiresAt"] = _days_from_now(expires_days)
     if not freeze:
         body["freeze"] = False
-    with open_client(url, token_file) as client:
-        accepted = client.change("POST", path_of("vms", client.find_vm(vm), "snapshots"), body)
-        following.report_accepted(client, accepted, "snapshot_create", wait=wait, as_json=as_json)
+    return Change("POST", path_of("vms", client.find_vm(vm), "snapshots"), body)
 
 
-@snapshot_app.command("restore")
+@change_command(snapshot_app, "snapshot_restore")
 def restore_snapshot(
+    client: Client,
     vm: VmArgument,
     snapshot: SnapshotArgument,
     *,
     force: Annotated[
-        bool, typer.Option("--force", help="Also when it runs: its present state is lost.")
+        bool, typer.Option("--force", help="Also restore a running VM: its current state is lost.")
     ] = False,
     guard: Annotated[
-        bool, typer.Option("--guard", help="Take a snapshot of the present state first.")
+        bool, typer.Option("--guard", help="Create a snapshot of the current state first.")
     ] = False,
-    wait: Wait = True,
-    as_json: AsJson = False,
-    url: Url = None,
-    token_file: TokenFile = None,
-) -> None:
-    """Bring a VM back to a snapshot.
+) -> Change:
+    """Restore a VM to a snapshot.
 
     \b
     Example:
       virtplay snapshot restore web-server before-upgrade --force --guard
     """
-    with open_client(url, token_file) as client:
-        path = f"{_path(client, vm, snapshot)}/restore"
-        accepted = client.change("POST", path, {"force": force, "guard": guard})
-        following.report_accepted(client, accepted, "snapshot_restore", wait=wait, as_json=as_json)
+    path = f"{_path(client, vm, snapshot)}/restore"
+    return Change("POST", path, {"force": force, "guard": guard})
 
 
-@snapshot_app.command("delete")
+@change_command(snapshot_app, "snapshot_delete")
 def delete_snapshot(
-    vm: VmArgument,
-    snapshot: SnapshotArgument,
-    *,
-    yes: Yes = False,
-    wait: Wait = True,
-    as_json: AsJson = False,
-    url: Url = None,
-    token_file: TokenFile = None,
-) -> None:
-    """Delete a snapshot; those that stand on it stay.
+    client: Client, vm: VmArgument, snapshot: SnapshotArgument, *, yes: Yes = False
+) -> Change:
+    """Delete a snapshot; its children are kept.
 
     \b
     Example:
       virtplay snapshot delete web-server before-upgrade
     """
-    with open_client(url, token_file) as client:
-        path = _path(client, vm, snapshot)
-        if not yes and is_dialogue():
-            data = client.get(path)
-            typer.confirm(f"Delete {data['id']} ({plain(data['name'])})?", abort=True)
-        accepted = client.change("DELETE", path)
-        following.report_accepted(client, accepted, "snapshot_delete", wait=wait, as_json=as_json)
+    path = _path(client, vm, snapshot)
+    if not yes and is_dialogue():
+        data = client.get(path)
+        typer.confirm(f"Delete {data['id']} ({plain(data['name'])})?", abort=True)
+    return Change("DELETE", path)
 
 
-@snapshot_app.command("schedule")
+def _show_schedule(data: JsonObject) -> None:
+    if "cron" not in data:
+        typer.echo(f"{plain(data['vmId'])}: snapshot schedule deleted")
+        return
+    skipped = data["skipped"]
+    print_record(
+        {
+            "vm": data["vmId"],
+            "cron": data["cron"],
+            "timezone": data["timezone"],
+            "keeps": ", ".join(f"{n} {period}" for period, n in data["keep"].items() if n),
+            "enabled": "yes" if data["enabled"] else "no",
+            "next": data["nextAt"],
+            "last": data["lastAt"] and f"{data['lastAt']} ({data['lastJobId']})",
+            "skipped": skipped and f"{skipped['at']}: {skipped['reason']}",
+        }
+    )
+
+
+@query_command(snapshot_app, "schedule", _show_schedule)
 def schedule_snapshots(
+    client: Client,
     vm: VmArgument,
     *,
     cron: Annotated[
         list[str] | None,
-        typer.Option(metavar="EXPRESSION", help="When: five fields; may be given repeatedly."),
+        typer.Option(metavar="EXPRESSION", help="Cron expression of five fields; repeatable."),
     ] = None,
     hourly: Annotated[int | None, _keep("hourly")] = None,
     daily: Annotated[int | None, _keep("daily")] = None,
     weekly: Annotated[int | None, _keep("weekly")] = None,
     monthly: Annotated[int | None, _keep("monthly")] = None,
     timezone: Annotated[
-        str | None, typer.Option(metavar="ZONE", help="Such as Europe/Berlin; UTC by default.")
+        str | None,
+        typer.Option(metavar="ZONE", help="Time zone, e.g. Europe/Berlin; default: UTC."),
     ] = None,
     off: Annotated[
-        bool, typer.Option("--off", help="End the schedule; what it made stays.")
+        bool, typer.Option("--off", help="Delete the schedule; its snapshots are kept.")
     ] = False,
-    as_json: AsJson = False,
-    url: Url = None,
-    token_file: TokenFile = None,
-) -> None:
-    """Show a VM's snapshot schedule, or set it, or end it.
+) -> JsonObject:
+    """Show, set or delete a VM's snapshot schedule.
 
     \b
     Example:
@@ -226,42 +219,34 @@ def schedule_snapshots(
     """
     counts = zip(PERIODS, (hourly, daily, weekly, monthly), strict=True)
     keep = {period: count for period, count in counts if count is not None}
-    wanted: JsonObject = {"cron": cron, "keep": keep, "timezone": timezone}
-    given = {key: value for key, value in wanted.items() if value}
+    options: JsonObject = {"cron": cron, "keep": keep, "timezone": timezone}
+    given = {key: value for key, value in options.items() if value}
     if off and given:
-        raise typer.BadParameter("give --off or a schedule, not both")
+        raise typer.BadParameter("--off cannot be used with the options of a schedule")
     if given and not (cron and keep):
-        raise typer.BadParameter("give --cron and at least one of --keep-…: they are one schedule")
-    with open_client(url, token_file) as client:
-        path = path_of("vms", client.find_vm(vm), "snapshot-schedule")
-        if off:
-            data = client.change("DELETE", path)
-        else:
-            data = client.change("PUT", path, given) if given else client.get(path)
-    if as_json:
-        print_json(data)
-    elif off:
-        typer.echo(f"{plain(data['vmId'])} has no snapshot schedule any more")
-    else:
-        _print_schedule(data)
+        raise typer.BadParameter("a schedule requires --cron and at least one --keep-… option")
+    path = path_of("vms", client.find_vm(vm), "snapshot-schedule")
+    if off:
+        return client.change("DELETE", path)
+    return client.change("PUT", path, given) if given else client.get(path)
 
 
 def grow(snapshots: Sequence[JsonObject]) -> Iterator[tuple[str, JsonObject]]:
-    """The snapshots with their branches of the tree, each one before those that stand on it.
+    """Yield the snapshots with their branches of the tree, parents before their children.
 
-    One that alone stands on another is right below it, marked: a schedule makes chains of dozens,
-    which would leave the screen.
+    An only child is not indented but marked: a schedule creates chains of dozens, which would not
+    fit on the screen.
     """
     known = {one["id"] for one in snapshots}
-    standing: dict[str | None, list[JsonObject]] = {}
+    children_of: dict[str | None, list[JsonObject]] = {}
     for one in snapshots:
-        standing.setdefault(one["parent"] if one["parent"] in known else None, []).append(one)
-    # A stack, not recursion, which has a limit. Each with its branch and that of its children.
-    waiting = [("", "", one) for one in reversed(standing.get(None, []))]
+        children_of.setdefault(one["parent"] if one["parent"] in known else None, []).append(one)
+    # A stack, since recursion has a limit: each with its own branch and that of its children.
+    waiting = [("", "", one) for one in reversed(children_of.get(None, []))]
     while waiting:
         branch, inner, one = waiting.pop()
         yield branch, one
-        children = standing.get(one["id"], [])
+        children = children_of.get(one["id"], [])
         if len(children) == 1:
             waiting.append((f"{inner}↳ ", inner, children[0]))
             continue
@@ -289,16 +274,18 @@ def _size(one: JsonObject) -> str | None:
 
 
 def _path(client: Client, vm: str, snapshot: str) -> str:
-    """The path of the snapshot that has this id or, alone, this name; CannotChoose."""
+    """Return the path of the snapshot with this id or unique name; CannotChoose."""
     path = path_of("vms", client.find_vm(vm), "snapshots")
     snapshots = client.get(path)["snapshots"]
     found = [one["id"] for one in snapshots if one["id"] == snapshot]
     found = found or [one["id"] for one in snapshots if one["name"] == snapshot]
     if not found:
-        raise CannotChoose(f"cannot find snapshot {snapshot}: {vm} has none of this id or name")
+        raise CannotChoose(
+            f"cannot find snapshot {snapshot}: VM {vm} has no snapshot with this id or name"
+        )
     if len(found) > 1:
         raise CannotChoose(
-            f"cannot tell which snapshot is {snapshot}: name one by its id: {', '.join(found)}"
+            f"cannot choose a snapshot: several are named {snapshot}; use an id: {', '.join(found)}"
         )
     return path + path_of(found[0])
 
@@ -309,19 +296,3 @@ def _days_from_now(days: float) -> str:
     except (OverflowError, ValueError):
         raise typer.BadParameter("--expires-days is too large") from None
     return moment.replace(microsecond=0).isoformat()
-
-
-def _print_schedule(data: JsonObject) -> None:
-    skipped = data["skipped"]
-    print_record(
-        {
-            "vm": data["vmId"],
-            "cron": data["cron"],
-            "timezone": data["timezone"],
-            "keeps": ", ".join(f"{n} {period}" for period, n in data["keep"].items() if n),
-            "enabled": "yes" if data["enabled"] else "no",
-            "next": data["nextAt"],
-            "last": data["lastAt"] and f"{data['lastAt']} ({data['lastJobId']})",
-            "skipped": skipped and f"{skipped['at']}: {skipped['reason']}",
-        }
-    )

@@ -8,24 +8,24 @@ from typing import Annotated, Any
 
 import typer
 
-from virtplay.cli import following
 from virtplay.cli.client import Client, JsonObject, path_of
 from virtplay.cli.options import (
-    AsJson,
+    Change,
     Limit,
     Page,
     TokenFile,
     Url,
     VmArgument,
-    Wait,
     Yes,
+    change_command,
     open_client,
+    query_command,
 )
-from virtplay.cli.screen import is_dialogue, plain, print_json, print_record, print_table
+from virtplay.cli.screen import is_dialogue, plain, print_record, print_table
 from virtplay.states import VmStatus
 
 vm_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Virtual machines: list, make, change, start."
+    no_args_is_help=True, rich_markup_mode=None, help="Create, list, update, start and stop VMs."
 )
 
 HEADER = ("ID", "NAME", "STATUS", "HOST", "CPU", "MEMORY", "DISK", "OS", "IP")
@@ -33,80 +33,49 @@ FILE_LIMIT = 1024 * 1024
 
 
 class Clone(StrEnum):
-    """How a disk comes from its template."""
+    """How a disk is created from its template."""
 
     LINKED = "linked"
     FULL = "full"
 
 
 class CardModel(StrEnum):
-    """What network card the guest sees."""
+    """The model of the network card that the guest sees."""
 
     VIRTIO = "virtio"
     E1000E = "e1000e"
     RTL8139 = "rtl8139"
 
 
-Cpu = Annotated[int | None, typer.Option(help="vCPUs.")]
+Cpu = Annotated[int | None, typer.Option(help="Number of vCPUs.")]
 Memory = Annotated[int | None, typer.Option(metavar="MIB", help="Memory in MiB.")]
 Network = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Plug it into this libvirt network.")
+    str | None, typer.Option(metavar="NAME", help="Connect the VM to this libvirt network.")
 ]
 Bridge = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Plug it into this bridge of the host.")
+    str | None, typer.Option(metavar="NAME", help="Connect the VM to this bridge on the host.")
 ]
 Model = Annotated[CardModel | None, typer.Option(help="Model of the network card.")]
-Mac = Annotated[str | None, typer.Option(metavar="ADDRESS", help="MAC address of the card.")]
+Mac = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="MAC address of the network card.")
+]
 Ip = Annotated[
     str | None,
-    typer.Option(metavar="ADDRESS", help="Fixed IPv4 address; on a bridge like 192.0.2.5/24."),
+    typer.Option(
+        metavar="ADDRESS", help="Static IPv4 address; on a bridge with its prefix: 192.0.2.5/24."
+    ),
 ]
 Labels = Annotated[
-    list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="May be given repeatedly.")
+    list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Label; repeatable.")
 ]
-Description = Annotated[str | None, typer.Option(help="Text of your own.")]
-CutPower = Annotated[bool, typer.Option("--force", help="Do not ask the guest: cut its power.")]
+Description = Annotated[str | None, typer.Option(help="Free text.")]
 AutoStart = Annotated[
     bool | None,
-    typer.Option("--auto-start/--no-auto-start", help="Start it whenever its host starts."),
+    typer.Option("--auto-start/--no-auto-start", help="Start the VM whenever its host starts."),
 ]
 
 
-@vm_app.command("list")
-def list_vms(
-    *,
-    status: Annotated[VmStatus | None, typer.Option(help="Only in this status.")] = None,
-    search: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="In id, name, OS and addresses.")
-    ] = None,
-    host: Annotated[str | None, typer.Option(metavar="NAME", help="Only on this host.")] = None,
-    label: Annotated[
-        str | None, typer.Option(metavar="KEY[=VALUE]", help="Only with this label.")
-    ] = None,
-    sort: Annotated[
-        str | None, typer.Option(metavar="FIELD", help="Such as name, or -memory for descending.")
-    ] = None,
-    page: Page = None,
-    limit: Limit = None,
-    as_json: AsJson = False,
-    url: Url = None,
-    token_file: TokenFile = None,
-) -> None:
-    """List VMs, up to 1000 unless asked for by page.
-
-    \b
-    Example:
-      virtplay vm list --status running --label team=web --sort -memory
-    """
-    query = {"status": status, "search": search, "host": host, "label": label, "sort": sort}
-    with open_client(url, token_file) as client:
-        if page is None and limit is None:
-            data = client.get_list("vms", query)
-        else:
-            data = client.get("/vms", {**query, "page": page, "limit": limit})
-    if as_json:
-        print_json(data)
-        return
+def _show_list(data: JsonObject) -> None:
     vms, total = data["vms"], data["pagination"]["total"]
     if vms:
         print_table(HEADER, [_row(vm) for vm in vms])
@@ -114,22 +83,39 @@ def list_vms(
         print(f"{len(vms)} of {total} VMs", file=sys.stderr)
 
 
-@vm_app.command("show")
-def show_vm(
-    vm: VmArgument, as_json: AsJson = False, url: Url = None, token_file: TokenFile = None
-) -> None:
-    """Show everything about a VM.
+@query_command(vm_app, "list", _show_list)
+def list_vms(
+    client: Client,
+    *,
+    status: Annotated[VmStatus | None, typer.Option(help="Only VMs with this status.")] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Only VMs with this text in id, name, OS or address."),
+    ] = None,
+    host: Annotated[str | None, typer.Option(metavar="NAME", help="Only VMs on this host.")] = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="KEY[=VALUE]", help="Only VMs with this label.")
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(metavar="FIELD", help="Sort by this field; -FIELD sorts in descending order."),
+    ] = None,
+    page: Page = None,
+    limit: Limit = None,
+) -> JsonObject:
+    """List VMs: up to 1000, or one page.
 
     \b
     Example:
-      virtplay vm show web-server
+      virtplay vm list --status running --label team=web --sort -memory
     """
-    with open_client(url, token_file) as client:
-        data = client.get(path_of("vms", client.find_vm(vm)))
-    if as_json:
-        print_json(data)
-        return
-    network = data["network"]
+    query = {"status": status, "search": search, "host": host, "label": label, "sort": sort}
+    if page is None and limit is None:
+        return client.get_list("vms", query)
+    return client.get("/vms", {**query, "page": page, "limit": limit})
+
+
+def _show_record(data: JsonObject) -> None:
     pending = [f"{field} at the next boot, now {now}" for field, now in data["pending"].items()]
     print_record(
         {
@@ -144,7 +130,7 @@ def show_vm(
             "os": data["os"],
             "template": data["template"],
             "ip": data["ip"],
-            "network": ", ".join(f"{key} {value}" for key, value in network.items()),
+            "network": ", ".join(f"{key} {value}" for key, value in data["network"].items()),
             "addresses": [
                 " ".join(str(part) for part in address.values()) for address in data["addresses"]
             ],
@@ -156,48 +142,58 @@ def show_vm(
             "created": data["createdAt"],
             "updated": data["updatedAt"],
             "started": data["startedAt"],
-            "seen": data["observedAt"],
+            "observed": data["observedAt"],
         }
     )
 
 
-@vm_app.command("status")
-def show_status(
-    vm: VmArgument, as_json: AsJson = False, url: Url = None, token_file: TokenFile = None
-) -> None:
-    """Show what a VM is doing, and the job that works on it.
+@query_command(vm_app, "show", _show_record)
+def show_vm(client: Client, vm: VmArgument) -> JsonObject:
+    """Show all details of a VM.
+
+    \b
+    Example:
+      virtplay vm show web-server
+    """
+    return client.get(path_of("vms", client.find_vm(vm)))
+
+
+def _show_status(data: JsonObject) -> None:
+    words = [f"{data['id']} {data['status']}"]
+    if job := data["job"]:
+        words.append(f"{job['id']} {job['action']} {job['status']} {job['progress']}%")
+    words.append(f"observed {data['observedAt']}" if data["observedAt"] else "not observed yet")
+    typer.echo(plain(", ".join(words)))
+
+
+@query_command(vm_app, "status", _show_status)
+def show_status(client: Client, vm: VmArgument) -> JsonObject:
+    """Show the status of a VM and its unfinished job.
 
     \b
     Example:
       virtplay vm status vm-003
     """
-    with open_client(url, token_file) as client:
-        data = client.get(path_of("vms", client.find_vm(vm), "status"))
-    if as_json:
-        print_json(data)
-        return
-    words = [f"{data['id']} {data['status']}"]
-    if job := data["job"]:
-        words.append(f"{job['id']} {job['action']} {job['status']} {job['progress']}%")
-    words.append(f"seen {data['observedAt']}" if data["observedAt"] else "not seen yet")
-    typer.echo(plain(", ".join(words)))
+    return client.get(path_of("vms", client.find_vm(vm), "status"))
 
 
-@vm_app.command("create")
+@change_command(vm_app, "vm_create")
 def create_vm(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name, 1 to 64 characters.")],
+    _client: Client,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="VM name, 1 to 64 characters.")],
     template: Annotated[
-        str, typer.Option(metavar="ID", help="What to make it from; see virtplay template list.")
+        str, typer.Option(metavar="ID", help="Template of the VM; see virtplay template list.")
     ],
     *,
     cpu: Cpu = 1,
     memory: Memory = 1024,
-    disk: Annotated[int, typer.Option(metavar="GIB", help="Disk in GiB.")] = 10,
+    disk: Annotated[int, typer.Option(metavar="GIB", help="Disk size in GiB.")] = 10,
     auto_start: Annotated[
-        bool, typer.Option("--auto-start", help="Start it now and whenever its host starts.")
+        bool,
+        typer.Option("--auto-start", help="Start the VM now and whenever its host starts."),
     ] = False,
     host: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Default: one that has room.")
+        str | None, typer.Option(metavar="NAME", help="Host; default: one with enough capacity.")
     ] = None,
     network: Network = None,
     bridge: Bridge = None,
@@ -209,58 +205,54 @@ def create_vm(
     ssh_keys: Annotated[
         list[Path] | None,
         typer.Option(
-            "--ssh-key", metavar="FILE", help="Public keys for its first user; repeatable."
+            "--ssh-key",
+            metavar="FILE",
+            help="Public SSH keys for the guest's first user; repeatable.",
         ),
     ] = None,
     user_data: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="cloud-init user-data.")
+        Path | None, typer.Option(metavar="FILE", help="cloud-init user data.")
     ] = None,
     clone: Annotated[
-        Clone | None, typer.Option(help="linked: over the template; full: a copy of its own.")
+        Clone | None,
+        typer.Option(help="linked: overlay on the template; full: independent copy."),
     ] = None,
-    wait: Wait = True,
-    as_json: AsJson = False,
-    url: Url = None,
-    token_file: TokenFile = None,
-) -> None:
-    """Make a VM from a template.
+) -> Change:
+    """Create a VM from a template.
 
     \b
     Example:
       virtplay vm create web-server --template debian12 --cpu 2 --memory 2048 --disk 20 \\
           --ssh-key ~/.ssh/id_ed25519.pub --auto-start
     """
-    body = _without_none(
-        {
-            "name": name,
-            "template": template,
-            "cpu": cpu,
-            "memory": memory,
-            "disk": disk,
-            "autoStart": auto_start,
-            "host": host,
-            "network": _network(network, bridge, model, mac, ip),
-            "labels": _labels(labels) if labels else None,
-            "description": description,
-            "sshKeys": _public_keys(ssh_keys) if ssh_keys else None,
-            "userData": _text_of(user_data, "--user-data") if user_data else None,
-            "clone": clone,
-        }
-    )
-    with open_client(url, token_file) as client:
-        accepted = client.change("POST", "/vms", body)
-        following.report_accepted(client, accepted, "vm_create", wait=wait, as_json=as_json)
+    body = {
+        "name": name,
+        "template": template,
+        "cpu": cpu,
+        "memory": memory,
+        "disk": disk,
+        "autoStart": auto_start,
+        "host": host,
+        "network": _network(network, bridge, model, mac, ip),
+        "labels": _labels(labels) if labels else None,
+        "description": description,
+        "sshKeys": _public_keys(ssh_keys) if ssh_keys else None,
+        "userData": _text_of(user_data, "--user-data") if user_data else None,
+        "clone": clone,
+    }
+    return Change("POST", "/vms", _without_none(body))
 
 
-@vm_app.command("update")
+@change_command(vm_app, "vm_update")
 def update_vm(
+    client: Client,
     vm: VmArgument,
     *,
-    name: Annotated[str | None, typer.Option(help="A new name.")] = None,
+    name: Annotated[str | None, typer.Option(help="New name.")] = None,
     cpu: Cpu = None,
     memory: Memory = None,
     disk: Annotated[
-        int | None, typer.Option(metavar="GIB", help="Disk in GiB; it can only grow.")
+        int | None, typer.Option(metavar="GIB", help="Disk size in GiB; it cannot shrink.")
     ] = None,
     auto_start: AutoStart = None,
     network: Network = None,
@@ -269,23 +261,19 @@ def update_vm(
     mac: Mac = None,
     ip: Ip = None,
     labels: Labels = None,
-    no_labels: Annotated[bool, typer.Option("--no-labels", help="Remove all labels.")] = False,
+    no_labels: Annotated[bool, typer.Option("--no-labels", help="Delete all labels.")] = False,
     description: Description = None,
-    wait: Wait = True,
-    as_json: AsJson = False,
-    url: Url = None,
-    token_file: TokenFile = None,
-) -> None:
-    """Change a VM: live where it can be, else at its next boot.
+) -> Change:
+    """Update a VM: live where possible, otherwise at its next boot.
 
-    Only what is given changes. Labels that are given replace all that it had.
+    Only the fields of the given options change. --label replaces all labels of the VM.
 
     \b
     Example:
       virtplay vm update web-server --cpu 4 --memory 4096
     """
     if labels and no_labels:
-        raise typer.BadParameter("give --label or --no-labels, not both")
+        raise typer.BadParameter("use either --label or --no-labels")
     body = _without_none(
         {
             "name": name,
@@ -299,133 +287,68 @@ def update_vm(
         }
     )
     if not body:
-        raise typer.BadParameter("give at least one option that says what to change")
-    with open_client(url, token_file) as client:
-        accepted = client.change("PUT", path_of("vms", client.find_vm(vm)), body)
-        following.report_accepted(client, accepted, "vm_update", wait=wait, as_json=as_json)
+        raise typer.BadParameter("nothing to update: use at least one of the options")
+    return Change("PUT", path_of("vms", client.find_vm(vm)), body)
 
 
-@vm_app.command("delete")
+@change_command(vm_app, "vm_delete")
 def delete_vm(
+    client: Client,
     vm: VmArgument,
     *,
-    force: Annotated[bool, typer.Option("--force", help="Also when it runs.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also delete a running VM.")] = False,
     keep_disks: Annotated[
-        bool, typer.Option("--keep-disks", help="Leave its disks in the pool.")
+        bool, typer.Option("--keep-disks", help="Keep the VM's disks in the pool.")
     ] = False,
     yes: Yes = False,
-    wait: Wait = True,
-    as_json: AsJson = False,
-    url: Url = None,
-    token_file: TokenFile = None,
-) -> None:
+) -> Change:
     """Delete a VM and its disks.
 
     \b
     Example:
       virtplay vm delete web-server --force
     """
-    with open_client(url, token_file) as client:
-        vm_id = client.find_vm(vm)
-        if not yes and is_dialogue():
-            _ask_before_delete(client, vm_id, keep_disks)
-        query = {"force": "true" if force else None, "keepDisks": "true" if keep_disks else None}
-        accepted = client.change("DELETE", path_of("vms", vm_id), query=query)
-        following.report_accepted(client, accepted, "vm_delete", wait=wait, as_json=as_json)
+    vm_id = client.find_vm(vm)
+    if not yes and is_dialogue():
+        _confirm_delete(client, vm_id, keep_disks)
+    query = {"force": "true" if force else None, "keepDisks": "true" if keep_disks else None}
+    return Change("DELETE", path_of("vms", vm_id), query=query)
 
 
-@vm_app.command("start")
-def start_vm(
-    vm: VmArgument,
-    wait: Wait = True,
-    as_json: AsJson = False,
-    url: Url = None,
-    token_file: TokenFile = None,
-) -> None:
-    """Start a VM.
+def _add_action(word: str, text: str) -> None:
+    """Add a command for a power action without options of its own."""
 
-    \b
-    Example:
-      virtplay vm start web-server
-    """
-    with open_client(url, token_file) as client:
-        _act(client, vm, "start", None, wait=wait, as_json=as_json)
+    def act(client: Client, vm: VmArgument) -> Change:
+        return Change("POST", path_of("vms", client.find_vm(vm), word))
+
+    act.__doc__ = f"{text}\n\n\b\nExample:\n  virtplay vm {word} web-server"
+    change_command(vm_app, f"vm_{word}")(act)
 
 
-@vm_app.command("stop")
-def stop_vm(
-    vm: VmArgument,
-    *,
-    force: CutPower = False,
-    wait: Wait = True,
-    as_json: AsJson = False,
-    url: Url = None,
-    token_file: TokenFile = None,
-) -> None:
-    """Shut a VM down; a guest that does not react goes on running, and the job fails.
+def _add_stopping_action(word: str, text: str) -> None:
+    """Add a command for a power action that can power the VM off."""
 
-    \b
-    Example:
-      virtplay vm stop web-server
-    """
-    with open_client(url, token_file) as client:
-        _act(client, vm, "stop", {"force": force}, wait=wait, as_json=as_json)
+    def act(
+        client: Client,
+        vm: VmArgument,
+        *,
+        force: Annotated[
+            bool, typer.Option("--force", help="Power off at once, without a guest shutdown.")
+        ] = False,
+    ) -> Change:
+        return Change("POST", path_of("vms", client.find_vm(vm), word), {"force": force})
+
+    act.__doc__ = f"{text}\n\n\b\nExample:\n  virtplay vm {word} web-server"
+    change_command(vm_app, f"vm_{word}")(act)
 
 
-@vm_app.command("restart")
-def restart_vm(
-    vm: VmArgument,
-    *,
-    force: CutPower = False,
-    wait: Wait = True,
-    as_json: AsJson = False,
-    url: Url = None,
-    token_file: TokenFile = None,
-) -> None:
-    """Shut a VM down and start it again.
-
-    \b
-    Example:
-      virtplay vm restart web-server --no-wait
-    """
-    with open_client(url, token_file) as client:
-        _act(client, vm, "restart", {"force": force}, wait=wait, as_json=as_json)
-
-
-@vm_app.command("pause")
-def pause_vm(
-    vm: VmArgument,
-    wait: Wait = True,
-    as_json: AsJson = False,
-    url: Url = None,
-    token_file: TokenFile = None,
-) -> None:
-    """Pause a VM: its memory stays, its CPUs stand still.
-
-    \b
-    Example:
-      virtplay vm pause web-server
-    """
-    with open_client(url, token_file) as client:
-        _act(client, vm, "pause", None, wait=wait, as_json=as_json)
-
-
-@vm_app.command("resume")
-def resume_vm(
-    vm: VmArgument,
-    wait: Wait = True,
-    as_json: AsJson = False,
-    url: Url = None,
-    token_file: TokenFile = None,
-) -> None:
-    """Let a paused VM go on.
-
-    \b
-    Example:
-      virtplay vm resume web-server
-    """
-    with open_client(url, token_file) as client:
-        _act(client, vm, "resume", None, wait=wait, as_json=as_json)
+_add_action("start", "Start a VM.")
+_add_stopping_action(
+    "stop", "Shut a VM down; if the guest does not react, the job fails and the VM keeps running."
+)
+_add_stopping_action("restart", "Shut a VM down and start it again.")
+_add_action("pause", "Pause a VM: its CPUs stop, its memory is kept.")
+_add_action("resume", "Resume a paused VM.")
 
 
 @vm_app.command("console")
@@ -434,12 +357,12 @@ def open_console(
     *,
     page: Annotated[
         bool,
-        typer.Option("--page", help="Print the address of the page that shows it in a browser."),
+        typer.Option("--page", help="Print the URL of the VM's console page for a browser."),
     ] = False,
     url: Url = None,
     token_file: TokenFile = None,
 ) -> None:
-    """Connect this terminal to a VM's serial console; Ctrl-] ends it.
+    """Connect this terminal to a VM's serial console; Ctrl-] disconnects.
 
     \b
     Example:
@@ -454,13 +377,6 @@ def open_console(
         from virtplay.cli.console import attach  # noqa: PLC0415 - other commands need no terminal
 
         attach(client, vm_id)
-
-
-def _act(
-    client: Client, vm: str, word: str, body: JsonObject | None, *, wait: bool, as_json: bool
-) -> None:
-    accepted = client.change("POST", path_of("vms", client.find_vm(vm), word), body)
-    following.report_accepted(client, accepted, f"vm_{word}", wait=wait, as_json=as_json)
 
 
 def _row(vm: JsonObject) -> Sequence[object]:
@@ -483,10 +399,10 @@ def _error_text(error: JsonObject | None) -> str | None:
     return f"{error.get('message', 'unknown')} ({error.get('code', 'UNKNOWN')})"
 
 
-def _ask_before_delete(client: Client, vm_id: str, keep_disks: bool) -> None:
-    """Let the person confirm; typer.Abort if they do not."""
+def _confirm_delete(client: Client, vm_id: str, keep_disks: bool) -> None:
+    """Ask for a confirmation; typer.Abort without it."""
     data = client.get(path_of("vms", vm_id))
-    disks = ", keeping its disks" if keep_disks else " and its disks"
+    disks = ", but keep its disks" if keep_disks else " and its disks"
     typer.confirm(f"Delete {vm_id} ({plain(data['name'])}){disks}?", abort=True)
 
 
@@ -498,7 +414,7 @@ def _network(
     ip: str | None,
 ) -> dict[str, Any] | None:
     if network and bridge:
-        raise typer.BadParameter("give --network or --bridge, not both")
+        raise typer.BadParameter("use either --network or --bridge")
     body = _without_none(
         {"network": network, "bridge": bridge, "model": model, "mac": mac, "ip": ip}
     )
@@ -512,18 +428,20 @@ def _labels(given: Sequence[str]) -> dict[str, str]:
         if not key or not separator:
             raise typer.BadParameter(f"--label {plain(text)} must be KEY=VALUE")
         if key in found:
-            raise typer.BadParameter(f"--label {plain(key)} is given twice")
+            raise typer.BadParameter(f"--label {plain(key)} is used twice")
         found[key] = value
     return found
 
 
 def _public_keys(files: Sequence[Path]) -> list[str]:
-    """The keys in these files, one a line; comments and empty lines are skipped."""
+    """Return the keys in these files, one per line, without comments and empty lines."""
     keys: list[str] = []
     for file in files:
         text = _text_of(file, "--ssh-key")
         if "PRIVATE KEY" in text:
-            raise typer.BadParameter(f"--ssh-key {file} is a private key: give the .pub beside it")
+            raise typer.BadParameter(
+                f"--ssh-key {file} is a private key: use the public key (.pub)"
+            )
         lines = [line.strip() for line in text.splitlines()]
         keys.extend(line for line in lines if line and not line.startswith("#"))
     return keys
@@ -536,9 +454,9 @@ def _text_of(file: Path, option: str) -> str:
     except OSError as error:
         raise typer.BadParameter(f"{option} {file}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise typer.BadParameter(f"{option} {file}: it is not UTF-8 text") from None
+        raise typer.BadParameter(f"{option} {file}: not UTF-8 text") from None
     if len(text) > FILE_LIMIT:
-        raise typer.BadParameter(f"{option} {file}: it is larger than {FILE_LIMIT} bytes")
+        raise typer.BadParameter(f"{option} {file}: larger than {FILE_LIMIT} bytes")
     return text
 
 

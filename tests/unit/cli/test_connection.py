@@ -31,7 +31,7 @@ def write_private(file: Path, text: str, mode: int = 0o600) -> Path:
 def test_order_is_options_environment_configuration_default(
     configuration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(CannotConnect, match=r"cannot ask http://localhost:3000 without a token"):
+    with pytest.raises(CannotConnect, match=r"cannot connect to http://localhost:3000: no token; "):
         find_connection(None, None)
     write_private(configuration, 'token = "t-config"')
     found = find_connection(None, None)
@@ -63,17 +63,17 @@ def test_token_in_a_file_of_others_is_refused(configuration: Path, run: Run, mod
     write_private(configuration, 'token = "t"', mode)
     result = run("vm", "list")
     assert result.status == 1
-    assert f"cannot use {configuration}: it holds a token and others can read it" in result.err
+    assert f"cannot use {configuration}: other users can read the token in it" in result.err
     write_private(configuration, 'url = "http://somewhere"', mode)
-    assert "without a token" in run("vm", "list").err, "a URL is no secret"
+    assert ": no token; " in run("vm", "list").err, "a URL is no secret"
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("token =", "it is not TOML"),
-        ("token = 5", "token must be text"),
-        ('tokne = "x"', "it knows url and token, not tokne"),
+        ("token =", "not valid TOML"),
+        ("token = 5", "token must be a string"),
+        ('tokne = "x"', "unknown key tokne; valid keys: url, token"),
         ('token = "two words"', "cannot use the token"),
         ('token = "t"\nurl = "localhost:3000"', "cannot use the URL localhost:3000"),
     ],
@@ -103,7 +103,7 @@ def test_token_file(service: FakeService, run: Run, tmp_path: Path) -> None:
     result = run("vm", "list", "--token-file", str(private))
     assert (result.status, result.err) == (0, "")
     result = run("vm", "list", "--token-file", str(write_private(private, TOKEN, 0o644)))
-    assert (result.status, "warning: others can read" in result.err) == (0, True)
+    assert (result.status, "warning: other users can read" in result.err) == (0, True)
     for bad, words in ((write_private(tmp_path / "empty", "\n"), "is empty"), (tmp_path, "cannot")):
         result = run("vm", "list", "--token-file", str(bad))
         assert (result.status, words in result.err) == (1, True)
@@ -157,7 +157,7 @@ def test_answer_of_something_else(service: FakeService, run: Run) -> None:
     service.reply("GET", "/vms", "<html>")
     result = run("vm", "list")
     assert result.status == 1
-    assert "HTTP 200 with text/plain; charset=utf-8, which is not Virtplay's" in result.err
+    assert "HTTP 200 with text/plain; charset=utf-8 is not from Virtplay" in result.err
 
 
 def test_proxy_of_the_environment_does_not_get_loopback_requests(
@@ -172,7 +172,7 @@ def test_name_that_is_not_utf8_is_an_error_and_no_traceback(service: FakeService
     result = run("vm", "create", "a\udcff", "--template", "micro")
     assert (result.status, result.err) == (
         1,
-        "virtplay: cannot send text that is not valid UTF-8\n",
+        "virtplay: cannot send the request: an argument is not valid UTF-8\n",
     )
 
 

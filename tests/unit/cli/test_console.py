@@ -138,13 +138,13 @@ def terminal(guest: Guest) -> Iterator[Terminal]:
 
 def test_bytes_go_both_ways_until_the_escape(guest: Guest, terminal: Terminal) -> None:
     terminal.shows("login: 网".encode())
-    assert b"serial console of vm-001 (web\\x1b[2J); Ctrl-] ends it" in terminal.said
+    assert b"serial console of vm-001 (web\\x1b[2J); press Ctrl-] to disconnect" in terminal.said
     assert terminal.is_raw()
     # Ctrl-C is the guest's.
     terminal.type(b"a\x03b")
     terminal.shows(b"A\x03B")
     terminal.type(b"c\x1dnever sent")
-    terminal.shows(b"The console is closed")
+    terminal.shows(b"Disconnected.")
     assert terminal.ends() == 0
     assert guest.received == b"a\x03bc"
     assert guest.origins == [guest.url]
@@ -153,14 +153,14 @@ def test_bytes_go_both_ways_until_the_escape(guest: Guest, terminal: Terminal) -
 def test_end_of_the_stream_is_said(terminal: Terminal) -> None:
     terminal.shows(b"login: ")
     terminal.type(b"off")
-    terminal.shows(b"The console has ended: the VM has stopped.")
+    terminal.shows(b"Disconnected: the VM has stopped.")
     assert terminal.ends() == 0
 
 
 def test_broken_stream_is_an_error(terminal: Terminal) -> None:
     terminal.shows(b"login: ")
     terminal.type(b"broken")
-    terminal.shows(b"virtplay: cannot go on with the console: the host was lost")
+    terminal.shows(b"virtplay: console connection failed: the host was lost")
     assert terminal.ends() == 1
 
 

@@ -56,10 +56,10 @@ def test_list_tells_free_and_whole(service: FakeService, run: Run) -> None:
 def test_show_of_a_host(service: FakeService, run: Run) -> None:
     service.reply("GET", "/hosts/kvm1", make_host())
     out = run("host", "show", "kvm1").out
-    assert "because:        /dev/kvm does not exist\n" in out
+    assert "reason:         /dev/kvm does not exist\n" in out
     assert "default (/pool, 90 of 100 GiB free)\n" in out
-    assert "off (/off, not active)\n" in out
-    assert "default (bridge virbr0, not active)\n" in out
+    assert "off (/off, inactive)\n" in out
+    assert "default (bridge virbr0, inactive)\n" in out
     assert json.loads(run("host", "show", "kvm1", "--json").out) == make_host()
 
 

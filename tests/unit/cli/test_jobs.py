@@ -51,8 +51,8 @@ def test_followed_job_ends_in_one_line_of_outcome(service: FakeService, run: Run
 @pytest.mark.parametrize(
     ("job", "words"),
     [
-        (make_succeeded(appliesAt="next_boot"), "; it takes effect at the next boot\n"),
-        (make_succeeded(changed=False), "; nothing had to change\n"),
+        (make_succeeded(appliesAt="next_boot"), "; takes effect at the next boot\n"),
+        (make_succeeded(changed=False), "; no changes\n"),
     ],
 )
 def test_outcome_says_what_a_person_should_know(
@@ -70,7 +70,7 @@ def test_job_that_did_not_succeed_is_exit_3(service: FakeService, run: Run, stat
     assert result.status == 3
     assert re.fullmatch(
         rf"virtplay: vm_start of vm-001 {status} after \d\.\d s: cannot reach host kvm1"
-        r" \(HOST_UNREACHABLE\); virtplay job log job-000012 has the details\n",
+        r" \(HOST_UNREACHABLE\); for details: virtplay job log job-000012\n",
         result.err,
     )
 
@@ -98,14 +98,14 @@ def test_service_that_is_away_for_a_moment_is_waited_for(
     service.reply("GET", "/jobs/job-000012", make_job().model_dump(mode="json"), "not json")
     result = run("job", "watch", "job-000012")
     assert result.status == 1
-    assert "cannot use the answer" in result.err
+    assert "cannot use the response" in result.err
 
     monkeypatch.setattr(following, "PATIENCE_SECONDS", 5.0)
     dumps = [job.model_dump(mode="json") for job in (make_job(), make_succeeded())]
     service.reply("GET", "/jobs/job-000012", dumps[0], dumps[0], "not json", "not json", dumps[1])
     result = run("job", "watch", "job-000012")
     assert result.status == 0
-    assert "waiting for the service to answer" in result.out
+    assert "waiting for the service" in result.out
 
 
 def test_watch_of_unknown_jobs(service: FakeService, run: Run) -> None:
@@ -249,7 +249,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_so(service: FakeService) -> None
         seen += read_until(terminal, None)
         assert process.wait(10) == 130
     text = seen.decode()
-    assert "job-000012 goes on; virtplay job watch job-000012 follows it again" in text
+    assert "job-000012 keeps running; to follow it again: virtplay job watch job-000012" in text
     assert "Traceback" not in text
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), "the cursor is back"
     assert all(method == "GET" or path.endswith("start") for method, path, *_ in service.requests)

@@ -177,7 +177,7 @@ def test_restore_by_name_and_by_id(service: FakeService, run: Run) -> None:
     assert "snap-002, snap-003" in result.err
     result = run("snapshot", "restore", "vm-001", "gone\x1b[2J")
     assert result.status == 1
-    assert result.err.startswith("virtplay: cannot find snapshot gone\\x1b[2J: vm-001 has none")
+    assert result.err.startswith("virtplay: cannot find snapshot gone\\x1b[2J: VM vm-001 has no")
 
 
 def test_refusals_and_failures(service: FakeService, run: Run) -> None:
@@ -244,7 +244,7 @@ def test_schedule_is_set_and_ended(service: FakeService, run: Run) -> None:
         )
     ]
     result = run("snapshot", "schedule", "vm-001", "--off")
-    assert (result.status, result.out) == (0, "vm-001 has no snapshot schedule any more\n")
+    assert (result.status, result.out) == (0, "vm-001: snapshot schedule deleted\n")
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_status_tells_the_job_at_work(service: FakeService, run: Run) -> None:
     service.reply("GET", "/vms/vm-001/status", status)
     assert (
         run("vm", "status", "vm-001").out
-        == "vm-001 starting, job-000012 vm_start running 50%, not seen yet\n"
+        == "vm-001 starting, job-000012 vm_start running 50%, not observed yet\n"
     )
 
 
