@@ -13,7 +13,7 @@ from pathlib import Path
 
 from virtplay import errors
 from virtplay.hosts.inventory import load_inventory
-from virtplay.jobs import execution
+from virtplay.jobs.recovery import recover
 from virtplay.jobs.reported import watch_reports
 from virtplay.services import Services, build_services
 from virtplay.settings import Settings
@@ -119,7 +119,7 @@ async def start_background(settings: Settings) -> Background:
     await open_database(settings.database)
     try:
         background = Background(await build_services(settings))
-        for job_id in await execution.recover():
+        for job_id in await recover():
             background.services.dispatcher.enqueue(job_id)
         background.run()
     except BaseException:

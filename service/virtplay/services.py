@@ -6,8 +6,8 @@ from functools import partial
 from virtplay.console.opening import Consoles
 from virtplay.hosts.inventory import load_inventory
 from virtplay.hosts.observer import Observer
-from virtplay.jobs import execution
 from virtplay.jobs.dispatcher import Dispatcher, LocalDispatcher
+from virtplay.jobs.execution import execute
 from virtplay.metrics.exposition import Exposition
 from virtplay.metrics.history import History, HistorySource
 from virtplay.metrics.prometheus_history import PrometheusHistory
@@ -42,19 +42,20 @@ async def build_services(settings: Settings) -> Services:
     """
     inventory = await load_inventory(settings)
     await sync_hosts(set(inventory.hosts))
-    dispatcher = LocalDispatcher(settings, partial(execution.execute, settings))
+    dispatcher = LocalDispatcher(settings, partial(execute, settings))
     snapshots = Snapshots(settings, dispatcher)
     exposition = Exposition()
     history = History(settings)
+    observer = Observer(settings, inventory, exposition, history)
     past = PrometheusHistory(settings.prometheus_url) if settings.prometheus_url else history
     return Services(
         settings=settings,
         dispatcher=dispatcher,
-        vms=Vms(settings, inventory, dispatcher),
+        vms=Vms(settings, inventory, dispatcher, observer),
         snapshots=snapshots,
         scheduler=Scheduler(snapshots, settings),
         consoles=Consoles(settings, inventory, dispatcher),
-        observer=Observer(settings, inventory, exposition, history),
+        observer=observer,
         exposition=exposition,
         history=history,
         past=past,

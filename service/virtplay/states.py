@@ -135,3 +135,13 @@ JOB_MOVES: dict[JobStatus, frozenset[JobStatus]] = {
 
 running → queued: its process died and it runs again. running → cancelled: a run from a shell.
 """
+
+POWER_STATUS: dict[str, VmStatus] = {
+    DomainState.RUNNING: VmStatus.RUNNING,
+    DomainState.PAUSED: VmStatus.PAUSED,
+    DomainState.STOPPED: VmStatus.STOPPED,
+    DomainState.STOPPING: VmStatus.STOPPING,
+    DomainState.SUSPENDED: VmStatus.PAUSED,
+    DomainState.CRASHED: VmStatus.ERROR,
+}
+"""A domain's state → the VM's status when no job holds it."""

@@ -41,10 +41,10 @@ class Field:
     """Whether the row keeps it."""
     secret: bool = False
     """Whether its value is kept out of the database, the log and the command line."""
-    read: Callable[[Mapping[str, Any]], Any] | None = None
-    """A domain as its host reports it → the column's value; None where the host does not know."""
-    change: str = ""
-    """How the module calls it in `changes`; parts of it follow after a dot."""
+    key: str = ""
+    """The key of a reported domain with which it is reported; empty if no host reports it."""
+    read: Callable[[Mapping[str, Any]], Any] = lambda domain: None
+    """A domain with that key → the column's value; None where the host does not know."""
     needs_room: bool = False
     """Whether a new value must be checked against the room that its host has."""
 
@@ -92,21 +92,20 @@ def _short(value: Any) -> str | None:
 
 
 FIELDS = (
-    Field("name", "title", read=_title, change="title"),
-    Field("description", "description", read=lambda d: d.get("description") or "",
-          change="description"),
+    Field("name", "title", key="name", read=_title),
+    Field("description", "description", key="description", read=lambda d: d["description"] or ""),
     Field("template", "template", Asked.AT_CREATION,
-          read=lambda d: _short(_metadata(d).get("template"))),
-    Field("os", "os", Asked.NEVER, read=lambda d: _short(_metadata(d).get("os")),
-          change="metadata.os"),
-    Field("cpu", "vcpus", read=lambda d: int(d["vcpus"]), change="vcpus", needs_room=True),
-    Field("memory", "memory", read=lambda d: int(d["memory"]), change="memory", needs_room=True),
-    Field("disk", "disk", read=_first_disk, change="disks", needs_room=True),
-    Field("network", "network", read=_first_card, change="interfaces", needs_room=True),
+          key="metadata", read=lambda d: _short(_metadata(d).get("template"))),
+    Field("os", "os", Asked.NEVER,
+          key="metadata", read=lambda d: _short(_metadata(d).get("os"))),
+    Field("cpu", "vcpus", key="vcpus", read=lambda d: int(d["vcpus"]), needs_room=True),
+    Field("memory", "memory", key="memory", read=lambda d: int(d["memory"]), needs_room=True),
+    Field("disk", "disk", key="disks", read=_first_disk, needs_room=True),
+    Field("network", "network", key="interfaces", read=_first_card, needs_room=True),
     Field("auto_start", "autostart", api="autoStart",
-          read=lambda d: bool(d.get("autostart")), change="autostart"),
-    Field("labels", "labels", read=lambda d: dict(_metadata(d).get("labels") or {}),
-          change="metadata.labels"),
+          key="autostart", read=lambda d: bool(d["autostart"])),
+    Field("labels", "labels",
+          key="metadata", read=lambda d: dict(_metadata(d).get("labels") or {})),
     Field("clone", "clone", Asked.AT_CREATION, stored=False),
     Field("ssh_keys", "ssh_keys", Asked.AT_CREATION, api="sshKeys", stored=False),
     Field("user_data", "user_data", Asked.AT_CREATION, api="userData", stored=False, secret=True),
@@ -150,27 +149,19 @@ def from_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_domain(domain: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns that a domain gives, as its host reports it: those that its host knows.
+    """The columns that a domain gives, as its host reports it: those of what it reports.
 
     A value that waits for the next boot counts as given; `pending` has the one in force now.
     """
     defined = {**domain, **(domain.get("pending") or {})}
     pending: dict[str, Any] = {}
-    values: dict[str, Any] = {"pending": pending}
+    values: dict[str, Any] = {}
     for field in FIELDS:
-        if field.read is not None and (value := field.read(defined)) is not None:
+        if field.key in domain and (value := field.read(defined)) is not None:
             values[field.name] = value
             if (now := field.read(domain)) != value:
                 pending[field.name] = now
-    return values
-
-
-def changed_field(change: str) -> str | None:
-    """The column of what the module calls so in `changes` (disks.vda.size → disk)."""
-    for field in FIELDS:
-        if field.change and (change == field.change or change.startswith(f"{field.change}.")):
-            return field.name
-    return None
+    return {**values, "pending": pending} if values else values
 
 
 def needs_room(values: Mapping[str, Any]) -> bool:

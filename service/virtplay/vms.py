@@ -8,6 +8,7 @@ from typing import Any
 from virtplay import errors, vm_fields
 from virtplay.actions import Action
 from virtplay.hosts.inventory import Inventory
+from virtplay.hosts.observer import Observer
 from virtplay.hosts.placement import HostRoom, Need, Overcommit, place
 from virtplay.jobs.dispatcher import Dispatcher
 from virtplay.jobs.submission import Caller, refuse_if_busy, submit
@@ -52,15 +53,24 @@ def room_of(host: Host, overcommit: Overcommit, promised: Promised) -> HostRoom:
 class Vms:
     """Every mutation of a VM: check, then lock and job in one transaction, then dispatch."""
 
-    def __init__(self, settings: Settings, inventory: Inventory, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        inventory: Inventory,
+        dispatcher: Dispatcher,
+        observer: Observer,
+    ) -> None:
         self._settings = settings
         self.inventory = inventory
         self._dispatcher = dispatcher
+        self._observer = observer
 
     async def create(
         self, caller: Caller, wanted: Mapping[str, Any], host: str | None = None
     ) -> Accepted:
         """Place a VM of the wanted fields (memory MiB, disk GiB) and submit its creation."""
+        # Right after a start nothing is known of any host yet: a moment's wait beats a refusal.
+        await self._observer.first_look()
         os = self.inventory.template_os(wanted["template"])
         network = wanted["network"]
         need = Need(

@@ -19,7 +19,7 @@ from tortoise.backends.base.executor import EXECUTOR_CACHE
 from virtplay import background, services
 from virtplay.app import create_app
 from virtplay.hosts.inventory import HostConfig, Inventory
-from virtplay.hosts.observer import generations, take_observation
+from virtplay.hosts.observed import generations, take_observation
 from virtplay.hosts.placement import Overcommit
 from virtplay.settings import Settings
 from virtplay.states import HostStatus

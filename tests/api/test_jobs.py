@@ -350,17 +350,17 @@ async def test_one_host_that_answers_nonsense_hides_no_other(
 async def test_an_outcome_that_cannot_be_written_is_written_later(
     playing: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from virtplay.jobs import execution
+    from virtplay.jobs import outcome
 
     failures = iter([OSError("the database is away")] * 2)
-    write = execution._finish
+    write = outcome.finish
 
     async def finish(*given: Any) -> list[int]:
         for error in failures:
             raise error
         return await write(*given)
 
-    monkeypatch.setattr(execution, "_finish", finish)
-    monkeypatch.setattr(execution, "RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(outcome, "finish", finish)
+    monkeypatch.setattr(outcome, "RETRY_SECONDS", 0.2)
     await playing.succeed((await playing.create())["jobId"])
     assert next(failures, None) is None

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 from tortoise.exceptions import IntegrityError
-from virtplay.jobs.execution import _finish, _lease
+from virtplay.jobs.execution import lease
+from virtplay.jobs.outcome import finish
 from virtplay.jobs.progress import Progress
 from virtplay.states import JobStatus
 from virtplay.store.models import AuditEntry, Job, Vm
@@ -66,10 +67,10 @@ async def test_a_waiting_start_becomes_the_holder_when_the_creation_succeeds(
     data = await service.create()
     start = await service.act(data["id"], "start")
     creation = await Job.get(ref=data["jobId"])
-    leased = await _lease(creation.id)
+    leased = await lease(creation.id)
     assert leased is not None
     progress = Progress(2, result={"domain": {"state": "stopped"}}, stats_seen=True)
-    followers = await _finish(leased, progress, {"rc": 0, "status": "successful"})
+    followers = await finish(leased, progress, {"rc": 0, "status": "successful"})
     waiting = await Job.get(ref=start["jobId"])
     assert followers == [waiting.id]
     assert waiting.after_id is None
@@ -81,10 +82,10 @@ async def test_a_waiting_start_becomes_the_holder_when_the_creation_succeeds(
 async def test_a_waiting_start_is_cancelled_when_the_creation_fails(service: Service) -> None:
     data = await service.create()
     start = await service.act(data["id"], "start")
-    leased = await _lease((await Job.get(ref=data["jobId"])).id)
+    leased = await lease((await Job.get(ref=data["jobId"])).id)
     assert leased is not None
     error = {"code": "INSUFFICIENT_RESOURCES", "message": "cannot: full", "task": "", "host": "k"}
-    assert await _finish(leased, Progress(2, error=error), {"rc": 2, "status": "failed"}) == []
+    assert await finish(leased, Progress(2, error=error), {"rc": 2, "status": "failed"}) == []
     job = await service.get(f"/jobs/{start['jobId']}")
     assert job["status"] == "cancelled"
     assert job["error"]["code"] == "INSUFFICIENT_RESOURCES"
@@ -152,8 +153,8 @@ async def test_creations_and_changes_at_once_lose_nothing(service: Service) -> N
 async def test_a_lease_is_taken_once_and_raises_the_generation(service: Service) -> None:
     data = await service.create()
     number = (await Job.get(ref=data["jobId"])).id
-    leases = await asyncio.gather(*(_lease(number) for _ in range(5)))
-    taken = [lease for lease in leases if lease is not None]
+    leases = await asyncio.gather(*(lease(number) for _ in range(5)))
+    taken = [each for each in leases if each is not None]
     assert len(taken) == 1
     assert taken[0].generation == (await Vm.get(ref=data["id"])).generation == 1
     assert await Vm.filter(uuid=uuid.UUID(int=0)).count() == 0

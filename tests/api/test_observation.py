@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 from virtplay.hosts.inventory import Inventory
-from virtplay.hosts.observer import Generations, Observer, generations, mark_host, take_observation
-from virtplay.jobs.execution import _lease
+from virtplay.hosts.observed import Generations, generations, mark_host, take_observation
+from virtplay.hosts.observer import Observer
+from virtplay.jobs.execution import lease
+from virtplay.jobs.outcome import finish
+from virtplay.jobs.progress import Progress
 from virtplay.metrics.exposition import Exposition
 from virtplay.metrics.history import History
 from virtplay.states import HostStatus, VmStatus
@@ -159,7 +162,7 @@ async def test_an_observation_older_than_a_job_changes_nothing(service: Service)
     vm = await put_vm(RUNNING)
     seen_before = await generations()
     data = await service.act("vm-001", "stop")
-    job = await _lease((await Job.get(ref=data["jobId"])).id)
+    job = await lease((await Job.get(ref=data["jobId"])).id)
     assert job is not None
     await Job.all().delete()
     await Vm.all().update(status=VmStatus.STOPPED, power="stopped")
@@ -167,6 +170,53 @@ async def test_an_observation_older_than_a_job_changes_nothing(service: Service)
     assert (await service.get("/vms/vm-001"))["status"] == "stopped"
     await take_observation("kvm1", host_info(), seen_before)
     assert (await Vm.get()).missed == 0
+
+
+@pytest.mark.parametrize(
+    ("action", "state"), [("start", "running"), ("pause", "paused"), ("stop", "stopped")]
+)
+async def test_a_job_makes_of_a_domain_what_an_observation_makes_of_it(
+    service: Service, action: str, state: str
+) -> None:
+    vm = await put_vm(
+        STOPPED if action == "start" else RUNNING,
+        network={
+            "type": "network",
+            "network": "old",
+            "mac": "52:54:00:00:00:99",
+            "ip": "192.0.2.9",
+        },
+        addresses=[{"mac": "52:54:00:00:00:99", "ip": "192.0.2.9", "source": "lease"}],
+        ip="192.0.2.9",
+    )
+    observed = own_domain(
+        vm,
+        title="renamed",
+        description="with virsh",
+        state=state,
+        vcpus=3,
+        memory=768,
+        autostart=True,
+        pending={"memory": 1024, "memory_max": 1024},
+        disks=[{"target": "vda", "capacity_bytes": 7 * GIB, "allocation_bytes": 2 * GIB}],
+        addresses=[] if state == "stopped" else vm.addresses,
+        started_at=None if state == "stopped" else "2026-11-22T13:00:00.000Z",
+    )
+    # As the module domain reports it: addresses and snapshots are host_info's alone.
+    reported = {k: v for k, v in observed.items() if k not in ("addresses", "snapshots", "stats")}
+    data = await service.act("vm-001", action)
+    job = await lease((await Job.get(ref=data["jobId"])).id)
+    assert job is not None
+    progress = Progress(1, result={"domain": reported}, stats_seen=True)
+    _ = await finish(job, progress, {"rc": 0, "status": "successful"})
+    by_job = await Vm.get()
+    assert (by_job.name, by_job.cpu, by_job.memory, by_job.disk) == ("renamed", 3, 1024, 7)
+    assert (by_job.pending, by_job.network["ip"]) == ({"memory": 768}, "192.0.2.9")
+    await service.see("kvm1", domains=[observed])
+    by_observation = await Vm.get()
+    assert by_observation.observed_at is not None
+    by_observation.observed_at = by_job.observed_at
+    assert vars(by_observation) == vars(by_job)
 
 
 async def test_a_vm_deleted_during_the_observation_is_not_adopted_again(service: Service) -> None:

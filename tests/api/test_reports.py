@@ -12,7 +12,7 @@ from tortoise import Tortoise
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.migrations.api.migrate import migrate
 from virtplay.errors import Conflict
-from virtplay.jobs import execution
+from virtplay.jobs.recovery import recover
 from virtplay.jobs.reported import LEASE, give_up_silent, name_new_vms
 from virtplay.metrics.service_series import REGISTRY
 from virtplay.states import JobOrigin, JobStatus
@@ -441,7 +441,7 @@ async def test_service_never_runs_repeats_or_reckons_with_a_reported_job(service
     vm = await put_vm()
     job = (await begin(service, playbook="playbooks/vm_delete.yml"))["id"]
     _ = await told(service, job, domains=[{"uuid": str(vm.uuid)}])
-    assert await execution.recover() == []
+    assert await recover() == []
     assert (await service.get(f"/jobs/{job}"))["status"] == "running"
     assert service.app.ctx.services.dispatcher.enqueued == []
     assert await store.queue_state() == (0, 0.0)

@@ -9,8 +9,11 @@ from tortoise import Tortoise
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.migrations.api.migrate import migrate
 from virtplay.actions import RULES, Action
-from virtplay.jobs.execution import MOST_ATTEMPTS, _finish, _lease, execute, recover
+from virtplay.hosts.observed import generations, take_observation
+from virtplay.jobs.execution import execute, lease
+from virtplay.jobs.outcome import finish
 from virtplay.jobs.progress import Progress
+from virtplay.jobs.recovery import MOST_ATTEMPTS, recover
 from virtplay.jobs.submission import Caller, job_directory, submit
 from virtplay.states import HostStatus, JobStatus, SnapshotStatus, VmStatus
 from virtplay.store import snapshots as store
@@ -68,11 +71,11 @@ async def remove(service: Service, snapshot: str, vm: str = "vm-001") -> Any:
 
 async def end(job: str, **result: Any) -> list[int]:
     """Let a queued job run, and end with that answer of its module, or with its `error`."""
-    leased = await _lease((await Job.get(ref=job)).id)
+    leased = await lease((await Job.get(ref=job)).id)
     assert leased is not None
     progress = Progress(2, stats_seen=True, error=result.pop("error", None), result=result or None)
     rc = 2 if progress.error else 0
-    return await _finish(leased, progress, {"rc": rc, "status": "failed" if rc else "successful"})
+    return await finish(leased, progress, {"rc": rc, "status": "failed" if rc else "successful"})
 
 
 FAULT = {"code": "LIBVIRT_ERROR", "message": "cannot: the disk is full", "task": "t", "host": "k"}
@@ -507,8 +510,6 @@ async def test_an_observation_leaves_the_snapshots_of_a_busy_vm_alone(service: S
     statuses = [s["status"] for s in (await listed(service)).values()]
     assert statuses == ["ready", "creating"]
     # 1. An observation has looked. 2. A job begins and ends. 3. What was seen arrives.
-    from virtplay.hosts.observer import generations, take_observation
-
     seen = await generations()
     both = [
         snapshot_entry("snap-001", origin="manual"),
@@ -568,12 +569,12 @@ async def test_after_a_crash_it_is_done_again_and_at_last_given_up(service: Serv
     data = await take(service)
     job = await Job.get(ref=data["jobId"])
     for attempt in range(1, MOST_ATTEMPTS):
-        assert await _lease(job.id) is not None
+        assert await lease(job.id) is not None
         assert await recover() == [job.id]
         await job.refresh_from_db()
         assert (job.status, job.attempt) == (JobStatus.QUEUED, attempt + 1)
         assert (await listed(service))["snap-001"]["status"] == "creating"
-    assert await _lease(job.id) is not None
+    assert await lease(job.id) is not None
     assert await recover() == []
     shown = (await listed(service))["snap-001"]
     assert (await service.get(f"/jobs/{data['jobId']}"))["status"] == "lost"
@@ -596,10 +597,10 @@ async def test_a_consoles_job_neither_blocks_nor_is_blocked(service: Service) ->
     assert (await service.get("/vms/vm-001/status"))["job"] is None
     data = await service.act("vm-001", "pause")
     second = await console_job(service, await Vm.get())
-    assert await _lease(first.id) is not None
+    assert await lease(first.id) is not None
     assert (await Vm.get()).generation == 0
     assert (await service.get("/vms/vm-001"))["status"] == "pausing"
-    leased = await _lease((await Job.get(ref=data["jobId"])).id)
+    leased = await lease((await Job.get(ref=data["jobId"])).id)
     assert leased is not None
     assert (await Vm.get()).generation == 1
     await end(str(second.ref), domain={"state": "running"}, console={"type": "vnc"})
@@ -608,7 +609,7 @@ async def test_a_consoles_job_neither_blocks_nor_is_blocked(service: Service) ->
     assert (await service.get("/vms/vm-001"))["status"] == "pausing"
     assert (await Job.get(id=second.id)).result == {"console": {"type": "vnc"}}
     done = Progress(2, result={"domain": {"state": "paused"}}, stats_seen=True)
-    await _finish(leased, done, {"rc": 0, "status": "successful"})
+    await finish(leased, done, {"rc": 0, "status": "successful"})
     assert (await service.get("/vms/vm-001"))["status"] == "paused"
     assert (await Job.get(id=first.id)).status == JobStatus.RUNNING
 
@@ -617,12 +618,12 @@ async def test_a_consoles_job_survives_its_vm(service: Service) -> None:
     vm = await put_vm()
     first = await console_job(service, vm)
     second = await console_job(service, vm, {"libvirt_console_password": "secret"})
-    leased = await _lease(first.id)
+    leased = await lease(first.id)
     assert leased is not None
     answer = await service.client.delete("/api/v1/vms/vm-001")
     await end(answer.json()["data"]["jobId"], domain={"state": "absent"})
     done = Progress(2, result={"domain": {"state": "running"}}, stats_seen=True)
-    assert await _finish(leased, done, {"rc": 0, "status": "successful"}) == []
+    assert await finish(leased, done, {"rc": 0, "status": "successful"}) == []
     assert (await service.get(f"/jobs/{first.ref}"))["status"] == "succeeded"
     directory = job_directory(service.settings, str(second.ref))
     assert directory.exists()
@@ -636,7 +637,7 @@ async def test_a_consoles_job_is_lost_in_a_crash_and_its_vm_untouched(service: S
     vm = await put_vm(RUNNING)
     console = await console_job(service, vm)
     data = await service.act("vm-001", "pause")
-    assert await _lease(console.id) is not None
+    assert await lease(console.id) is not None
     pause = await Job.get(ref=data["jobId"])
     assert await recover() == [pause.id]
     assert (await service.get(f"/jobs/{console.ref}"))["status"] == "lost"

@@ -60,8 +60,6 @@ async def create_vm(request: ApiRequest) -> ApiResponse:
     """POST /vms."""
     body: VmCreate = request.body
     wanted = vm_fields.from_request(body.model_dump())
-    # Right after a start nothing is known of any host yet: a moment's wait beats a refusal.
-    await request.services.observer.first_look()
     return accepted(await request.services.vms.create(request.caller, wanted, body.host))
 
 

@@ -1,4 +1,4 @@
-"""Looks at all hosts again and again, and makes the VM list follow what it sees."""
+"""Observes all hosts again and again, in a play that stays or in one a round."""
 
 import asyncio
 import contextlib
@@ -6,31 +6,25 @@ import logging
 import math
 import secrets
 import time
-import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from virtplay.actions import command_line, playbook
 from virtplay.errors import VirtplayError
 from virtplay.hosts.inventory import Inventory
+from virtplay.hosts.observed import Generations, generations, mark_host, take_observation
 from virtplay.jobs import runner
-from virtplay.jobs.execution import POWER_STATUS
 from virtplay.metrics.exposition import Exposition
 from virtplay.metrics.history import History
 from virtplay.metrics.host_series import VmLabels
 from virtplay.settings import Settings
-from virtplay.states import HostStatus, VmStatus
-from virtplay.store import jobs as job_store
-from virtplay.store import snapshots as snapshot_store
+from virtplay.states import HostStatus
 from virtplay.store import vms as store
-from virtplay.store.database import DatabaseError, transaction
-from virtplay.store.models import Host, Snapshot, Vm
+from virtplay.store.database import DatabaseError
 
 log = logging.getLogger("virtplay.hosts.observer")
 
-GIB = 1024**3
 LEAST_PAUSE = 1.0
 """Seconds between two looks, also when one takes longer than the interval."""
 STAY_SECONDS = 300.0
@@ -46,16 +40,6 @@ LEAST_LIMIT = 5.0
 NO_ANSWER = "no answer within the time limit"
 ITEMS_FAILED = "One or more items failed"
 """What Ansible says of a loop whose items have said it themselves."""
-MISSES_UNTIL_GONE = 2
-"""A domain that its host does not list this often in a row was removed by someone."""
-
-
-class Generations(dict[uuid.UUID, int]):
-    """A VM's UUID → its generation, as they were at a moment before a look began."""
-
-    def __init__(self, values: Mapping[uuid.UUID, int], at: datetime) -> None:
-        super().__init__(values)
-        self.at = at
 
 
 class Observer:
@@ -339,161 +323,3 @@ def _complaint_of(event: Mapping[str, Any]) -> str:
     """What Ansible said of no host, such as that it cannot read the inventory."""
     text = str(event.get("text", ""))
     return text.strip() if not event.get("host") and "ERROR" in text else ""
-
-
-async def generations() -> Generations:
-    """Every VM's generation at this moment."""
-    now = datetime.now(UTC)
-    return Generations(await store.generations(), now)
-
-
-async def mark_host(name: str, status: HostStatus, message: str, command: str = "") -> None:
-    """A host gave no observation: its VMs are unreachable, never stopped or gone.
-
-    The first of a row of such observations is kept as a failed job; `command` is how to repeat it.
-    """
-    async with transaction():
-        host = await store.find_host(name)
-        if host.status != status:
-            log.warning("host %s is %s: %s", name, status, message)
-            code = "HOST_UNREACHABLE" if status == HostStatus.UNREACHABLE else "LIBVIRT_ERROR"
-            error = {"code": code, "message": message, "task": "", "host": name}
-            await job_store.keep_observation(host=name, error=error, command=command)
-        await store.save_host(host, status, message)
-        await store.mark_unreachable(name)
-
-
-async def take_observation(name: str, info: Mapping[str, Any], seen_before: Generations) -> bool:
-    """Write one host's observation: the host, its domains, and those that are gone.
-
-    True when a VM that ought to be there was not.
-
-    `seen_before` was noted before the observation began: a VM that a job has touched since is left
-    alone, as what was seen may be older than what the job did.
-    """
-    now = datetime.now(UTC)
-    missed = False
-    async with transaction():
-        host = await store.find_host(name)
-        facts = {key: value for key, value in info.items() if key != "domains"}
-        await store.save_host(host, HostStatus.READY, "", facts=facts, observed_at=now)
-        known = {vm.uuid: vm for vm in await store.vms_seen_or_expected(name, info["domains"])}
-        busy = await job_store.busy_vms(vm.id for vm in known.values())
-        snapshots = await snapshot_store.snapshots_of(vm.id for vm in known.values())
-        present: list[int] = []
-        for domain in info["domains"]:
-            identity = uuid.UUID(domain["uuid"])
-            vm = known.pop(identity, None)
-            if "unreadable" in domain:
-                log.warning("host %s: %s", name, domain["unreadable"])
-            elif vm is None:
-                # The look may have seen one that was deleted since.
-                if identity not in seen_before and identity not in await job_store.deleted_since(
-                    seen_before.at
-                ):
-                    await adopt(host, identity, domain, now)
-            elif vm.id not in busy and seen_before.get(identity) == vm.generation:
-                await follow(vm, name, domain, snapshots.get(vm.id, ()))
-                present.append(vm.id)
-        if present:
-            await store.mark_seen(present, now)
-        for vm in known.values():
-            if (
-                vm.host == name
-                and vm.provisioned
-                and vm.id not in busy
-                and seen_before.get(vm.uuid) == vm.generation
-            ):
-                await miss(vm)
-                missed = True
-    return missed
-
-
-async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now: datetime) -> None:
-    """Take a domain that someone else made, or that an earlier database knew, into the list."""
-    metadata = domain.get("metadata") or {}
-    vm = await store.create_vm(
-        await store.free_number(metadata),
-        uuid=identity,
-        host=host.name,
-        domain=domain["name"],
-        provisioned=True,
-        observed_at=now,
-        template=str(metadata.get("template") or "")[:128],
-        generation=int(domain.get("generation") or 0),
-        **{"disk": 0, **_seen_values(domain)},
-    )
-    snapshots = domain.get("snapshots") or ()
-    await snapshot_store.follow_snapshots(vm, snapshots, ())
-    await job_store.pass_over_jobs([metadata.get("job"), *(one.get("job") for one in snapshots)])
-    log.info("found domain %s on %s: it is VM %s", domain["name"], host.name, vm.ref)
-    await job_store.write_audit(actor="observation", action="vm_found", vm_ref=vm.ref)
-
-
-async def follow(
-    vm: Vm, host: str, domain: Mapping[str, Any], snapshots: Iterable[Snapshot]
-) -> None:
-    """Bring a VM's row, and those of its `snapshots`, to what its host shows."""
-    values = _seen_values(domain)
-    network = values.get("network", {})
-    if vm.network.get("ip") and vm.network.get("mac") == network.get("mac"):
-        network["ip"] = vm.network["ip"]
-    if not vm.provisioned:
-        values["error"] = None
-    await store.save_vm(vm, host=host, domain=domain["name"], provisioned=True, **values)
-    await snapshot_store.follow_snapshots(vm, domain.get("snapshots") or (), snapshots)
-
-
-async def miss(vm: Vm) -> None:
-    """Its host answered and does not have it: after the second time, it was removed there."""
-    await store.mark_missed(vm)
-    if vm.missed < MISSES_UNTIL_GONE:
-        return
-    log.warning("VM %s is gone from host %s: someone removed it there", vm.ref, vm.host)
-    await job_store.write_audit(actor="observation", action="vm_gone", vm_ref=vm.ref)
-    await store.forget_vm(vm)
-
-
-def _seen_values(domain: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of a VM that an observed domain gives; memory MiB, disk GiB."""
-    metadata = domain.get("metadata") or {}
-    configured = {**domain, **(domain.get("pending") or {})}
-    disks = domain.get("disks") or []
-    addresses = domain.get("addresses") or []
-    power = domain.get("state") or ""
-    values: dict[str, Any] = {
-        "name": str(domain.get("title") or domain["name"])[:255],
-        "description": domain.get("description") or "",
-        "power": power,
-        "status": POWER_STATUS.get(power, VmStatus.ERROR),
-        "cpu": int(configured["vcpus"]),
-        "memory": int(configured["memory"]),
-        "pending": {
-            column: domain[field]
-            for column, field in (("cpu", "vcpus"), ("memory", "memory"))
-            if configured[field] != domain[field]
-        },
-        "auto_start": bool(domain.get("autostart")),
-        "snapshots": len(domain.get("snapshots") or ()),
-        "labels": dict(metadata.get("labels") or {}),
-        "addresses": addresses,
-        "ip": addresses[0]["ip"] if addresses else None,
-        "started_at": datetime.fromisoformat(domain["started_at"])
-        if domain.get("started_at")
-        else None,
-    }
-    if metadata.get("os"):
-        values["os"] = str(metadata["os"])[:128]
-    size = disks[0].get("capacity_bytes") if disks else 0
-    if size is not None:
-        values["disk"] = math.ceil(size / GIB)
-    values["disk_allocation"] = sum(disk.get("allocation_bytes") or 0 for disk in disks)
-    if interface := next(iter(domain.get("interfaces") or []), None):
-        kind = interface["type"]
-        values["network"] = {
-            "type": kind,
-            kind: interface.get("source") or "",
-            "mac": interface.get("mac"),
-            "model": interface.get("model"),
-        }
-    return values

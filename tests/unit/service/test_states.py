@@ -4,8 +4,14 @@ import itertools
 
 import pytest
 from virtplay.actions import RULES, Action
-from virtplay.jobs.execution import POWER_STATUS
-from virtplay.states import FINISHED_JOB, JOB_MOVES, UNFINISHED_JOB, JobStatus, VmStatus
+from virtplay.states import (
+    FINISHED_JOB,
+    JOB_MOVES,
+    POWER_STATUS,
+    UNFINISHED_JOB,
+    JobStatus,
+    VmStatus,
+)
 
 ALLOWED = {
     ("queued", "running"),

@@ -14,7 +14,6 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-MIB = 1024**2
 GIB = 1024**3
 STATES = {
     "start": "running",
@@ -23,6 +22,8 @@ STATES = {
     "pause": "paused",
     "resume": "running",
 }
+ONLY_OBSERVED = ("addresses", "filesystems", "generation", "snapshots", "stats", "stuck")
+"""Keys of a domain that host_info reports and the module `domain` does not."""
 
 
 @contextmanager
@@ -87,64 +88,120 @@ def new_domain(given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def describe(domain: dict[str, Any]) -> dict[str, Any]:
+    """The domain as the module `domain` returns it, without what host_info alone reports."""
+    return {key: value for key, value in domain.items() if key not in ONLY_OBSERVED}
+
+
+def change(
+    field: str, before: Any, after: Any, applies: str, *, destroys: bool = False
+) -> dict[str, Any]:
+    """One entry of the module's `changes`."""
+    return {
+        "field": field,
+        "before": before,
+        "after": after,
+        "applies": applies,
+        "destroys": destroys,
+    }
+
+
 def update(domain: dict[str, Any], given: dict[str, Any]) -> list[dict[str, Any]]:
-    """Change what is set; returns the changes. CPUs beyond the maximum wait for the next boot."""
+    """Change what is set; returns the changes."""
+    active = domain["state"] != "stopped"
+    now = "live" if active else "offline"
     changes = []
-    for key, field in (("title", "title"), ("vcpus", "vcpus"), ("memory", "memory")):
-        if given.get(key) is not None and given[key] != domain[field]:
-            live = domain["state"] == "stopped" or not (
-                key == "vcpus" and given[key] > domain["vcpus_max"]
-            )
-            changes.append(
-                {
-                    "field": field,
-                    "before": domain[field],
-                    "after": given[key],
-                    "applies": "live" if live else "next_boot",
-                    "destroys": False,
-                }
-            )
-            if live:
-                domain[field] = given[key]
-    if given.get("labels") is not None:
+    for key in ("title", "description", "autostart"):
+        if given.get(key) is not None and given[key] != (domain[key] or type(given[key])()):
+            changes.append(change(key, domain[key], given[key], now))
+            domain[key] = given[key]
+    labels = domain["metadata"].get("labels") or {}
+    if given.get("labels") is not None and given["labels"] != labels:
+        changes.append(change("metadata.labels", labels, given["labels"], now))
         domain["metadata"]["labels"] = given["labels"]
-    if (
-        given.get("disk") is not None
-        and given["disk"] * GIB != domain["disks"][0]["capacity_bytes"]
-    ):
-        changes.append(
-            {
-                "field": "disks[vda].size",
-                "before": domain["disks"][0]["size"],
-                "after": given["disk"],
-                "applies": "live",
-                "destroys": False,
-            }
-        )
-        domain["disks"][0].update(size=float(given["disk"]), capacity_bytes=given["disk"] * GIB)
+    for key in ("vcpus", "memory"):
+        if given.get(key) is not None:
+            changes += resize(domain, key, given[key], active=active)
+    disk = domain["disks"][0]
+    size = disk["capacity_bytes"] / GIB
+    if given.get("disk") is not None and given["disk"] != size:
+        changes.append(change(f"disks.{disk['target']}.size", size, given["disk"], now))
+        disk.update(size=float(given["disk"]), capacity_bytes=given["disk"] * GIB)
+    if given.get("network") is not None:
+        changes += plug(domain["interfaces"][0], given["network"], active=active)
+    return changes
+
+
+def resize(domain: dict[str, Any], key: str, wanted: int, *, active: bool) -> list[dict[str, Any]]:
+    """Give the domain so many vcpus or so much memory; beyond its maximum at the next boot."""
+    pending = domain.setdefault("pending", {})
+    limit = f"{key}_max"
+    planned = pending.get(key, domain[key])
+    changes = []
+    if wanted > pending.get(limit, domain[limit]):
+        applies = "next_boot" if active else "offline"
+        changes.append(change(limit, domain[limit], wanted, applies))
+    waits = active and wanted > domain[limit]
+    if (wanted, wanted) != (planned, domain[key]):
+        applies = "next_boot" if waits else "live" if active else "offline"
+        changes.append(change(key, domain[key], wanted, applies))
+    if waits:
+        pending.update({key: wanted, limit: wanted})
+    else:
+        domain[key] = wanted
+        domain[limit] = max(domain[limit], wanted)
+        pending.pop(key, None)
+        pending.pop(limit, None)
+    if not pending:
+        del domain["pending"]
+    return changes
+
+
+def plug(card: dict[str, Any], wanted: dict[str, Any], *, active: bool) -> list[dict[str, Any]]:
+    """Connect the network card elsewhere at once; another card comes with the next boot."""
+    field = f"interfaces.{card['mac']}"
+    edits = {
+        key: wanted[key] for key in ("model", "mac") if wanted.get(key) not in (None, card[key])
+    }
+    applies = "offline" if not active else "next_boot" if edits else "live"
+    changes = [change(f"{field}.{key}", card[key], value, applies) for key, value in edits.items()]
+    source = wanted[wanted["type"]]
+    if (wanted["type"], source) != (card["type"], card["source"]):
+        before, after = f"{card['type']} {card['source']}", f"{wanted['type']} {source}"
+        changes.append(change(f"{field}.source", before, after, applies))
+        edits.update(type=wanted["type"], source=source)
+    if applies != "next_boot":
+        card.update(edits)
     return changes
 
 
 def act(
     content: dict[str, Any], action: str, given: dict[str, Any]
-) -> tuple[bool, dict[str, Any] | None, list[dict[str, Any]]]:
-    """Do what the action asks; (changed, domain, changes)."""
+) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """Do what the action asks; the domain, None when it is gone, and the changes."""
     domains = content["domains"]
     if action == "create":
-        domains[given["uuid"]] = new_domain(given)
-        return True, domains[given["uuid"]], []
+        domain = domains[given["uuid"]] = new_domain(given)
+        return domain, [change("state", "absent", domain["state"], "offline")]
     domain = domains.get(given["uuid"])
     if action == "delete":
-        return domains.pop(given["uuid"], None) is not None, None, []
+        if domains.pop(given["uuid"], None) is None:
+            return None, []
+        destroys = domain["state"] != "stopped"
+        return None, [change("state", domain["state"], "absent", "live", destroys=destroys)]
     if domain is None:
         raise LookupError(given["name"])
     if action == "update":
-        changes = update(domain, given)
-        return bool(changes), domain, changes
-    before = domain["state"]
-    domain["state"] = STATES[action]
-    domain["started_at"] = "2026-11-22T13:31:00.000000Z" if action != "stop" else None
-    return before != domain["state"] or action == "restart", domain, []
+        return domain, update(domain, given)
+    before, after = domain["state"], STATES[action]
+    if before == after and action != "restart":
+        return domain, []
+    domain["state"] = after
+    if "stopped" in (before, after) or action == "restart":
+        domain.update(domain.pop("pending", {}))
+        domain["started_at"] = "2026-11-22T13:31:00.000000Z" if after == "running" else None
+    shown = "restarted" if action == "restart" else after
+    return domain, [change("state", before, shown, "live", destroys=bool(given.get("force")))]
 
 
 def main() -> None:
@@ -170,19 +227,23 @@ def main() -> None:
         module.fail_json(**order["fail"])
     if order.get("lie"):
         module.exit_json(changed=True, domain={"uuid": given["uuid"], "state": order["lie"]})
-    changed = False
     domain: dict[str, Any] | None = None
     changes: list[dict[str, Any]] = []
     with hypervisor(path) as content:
         try:
-            changed, domain, changes = act(content, action, given)
+            domain, changes = act(content, action, given)
         except LookupError as error:
             module.fail_json(msg=f"cannot find domain {error}", code="VM_NOT_FOUND")
         content["done"].append(action)
     applies_at = None
     if changes:
         applies_at = "next_boot" if any(c["applies"] == "next_boot" for c in changes) else "now"
-    module.exit_json(changed=changed, domain=domain, changes=changes, applies_at=applies_at)
+    module.exit_json(
+        changed=bool(changes),
+        domain=domain and describe(domain),
+        changes=changes,
+        applies_at=applies_at,
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 MIB = 1024**2
 KEPT = ("title", "description", "origin", "expires_at", "job")
+ONLY_OBSERVED = ("addresses", "filesystems", "generation", "snapshots", "stats", "stuck")
+"""Keys of a domain that host_info reports and the module `snapshot` does not."""
 
 
 class Refusal(Exception):
@@ -119,7 +121,8 @@ def main() -> None:
             code, message = refusal.args
             module.fail_json(msg=message, code=code)
         content["done"].append(action)
-    module.exit_json(domain=domain, snapshots=domain["snapshots"], changes=[], **answer)
+    described = {key: value for key, value in domain.items() if key not in ONLY_OBSERVED}
+    module.exit_json(domain=described, snapshots=domain["snapshots"], changes=[], **answer)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,208 @@
+"""Writes what became of a job: its own row, its VM's, its snapshot's and the waiting start's."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from virtplay.actions import ABSENT, RULES, Action
+from virtplay.errors import Conflict
+from virtplay.jobs.progress import Progress
+from virtplay.metrics.service_series import count_job
+from virtplay.states import JobStatus, SnapshotOrigin, SnapshotStatus, VmStatus
+from virtplay.store import jobs as store
+from virtplay.store.database import transaction
+from virtplay.store.domains import follow_domain
+from virtplay.store.models import Job, Vm
+from virtplay.store.snapshots import (
+    delete_snapshot,
+    forget_guard,
+    save_snapshot,
+    snapshot_of_job,
+)
+from virtplay.store.vms import forget_vm, lock_vm, save_vm
+from virtplay.vm_fields import from_variables
+
+log = logging.getLogger("virtplay.jobs.outcome")
+
+RETRY_SECONDS = 5.0
+RETRY_DELETION = timedelta(hours=1)
+"""A snapshot that could not be deleted is not pruned again at once."""
+
+
+async def conclude(
+    job: Job, progress: Progress, outcome: Mapping[str, Any] | None, give_up: asyncio.Event
+) -> list[int]:
+    """Write the outcome, again and again while the database is away: the job must not stay running.
+
+    A service that stops meanwhile leaves it to the next start.
+    """
+    while True:
+        try:
+            fresh = await store.get_job(job.id)
+            if fresh is None or fresh.generation != job.generation:
+                raise Conflict(f"cannot finish {job.ref}: another worker has it now")
+            followers = await finish(fresh, progress, outcome)
+        except Conflict:
+            raise
+        except Exception:
+            log.exception("%s has ended, but that cannot be written; trying again", job.ref)
+            if give_up.is_set():
+                raise
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(give_up.wait(), RETRY_SECONDS)
+        else:
+            count_ended(fresh)
+            return followers
+
+
+def count_ended(job: Job) -> None:
+    """Count a job that has ended, once that is written."""
+    seconds = None
+    if job.started_at and job.finished_at:
+        seconds = (job.finished_at - job.started_at).total_seconds()
+    count_job(job.action, job.status, seconds)
+
+
+async def finish(job: Job, progress: Progress, exit_event: Mapping[str, Any] | None) -> list[int]:
+    """Write the outcome: job, VM, snapshot and the waiting start in one transaction."""
+    error = _failure(job, progress, exit_event)
+    result = progress.result or {}
+    if error:
+        log.warning("%s failed: %s", job.ref, error["message"])
+    async with transaction():
+        vm = await lock_vm(job.vm_id)
+        if vm is None and job.locks:
+            raise Conflict(f"cannot finish {job.ref}: VM {job.vm_ref} is gone")
+        waiting = await store.waiting_job(vm.id) if vm and job.locks else None
+        await store.move(
+            job,
+            JobStatus.FAILED if error else JobStatus.SUCCEEDED,
+            error=error,
+            changed=progress.changed,
+            result=progress.row_result(),
+            **({} if error else {"progress": 100}),
+        )
+        if vm is None or not job.locks:
+            return []
+        if error:
+            await _settle_failure(job, vm, error, result)
+        else:
+            await _settle_success(job, vm, result)
+        return await _release_waiting(job, vm, waiting, error)
+
+
+async def _release_waiting(
+    job: Job, vm: Vm, waiting: Job | None, error: Mapping[str, Any] | None
+) -> list[int]:
+    """Let the start behind a creation go on, or end it with the creation."""
+    if waiting is None:
+        return []
+    if error:
+        await store.move(
+            waiting,
+            JobStatus.CANCELLED,
+            error={
+                "code": error["code"],
+                "message": f"cannot start VM {vm.ref}: its creation {job.ref} failed",
+                "task": "",
+                "host": job.host,
+            },
+        )
+        count_ended(waiting)
+        return []
+    await store.release_job(waiting)
+    await save_vm(vm, status=RULES[Action.VM_START].status)
+    return [waiting.id]
+
+
+def _failure(
+    job: Job, progress: Progress, exit_event: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """Why the job did not succeed, or None: rc 0, final stats, and the state that was asked for."""
+
+    def say(code: str, message: str) -> dict[str, Any]:
+        return {"code": code, "message": message, "task": progress.step, "host": job.host}
+
+    if progress.error is not None:
+        return progress.error
+    if exit_event is None:
+        return say("INTERNAL_ERROR", f"cannot finish {job.ref}: its process was killed")
+    if exit_event["status"] == "timeout":
+        limit = RULES[Action(job.action)].time_limit
+        return say("TIMEOUT", f"cannot finish {job.ref}: it took longer than {limit} s")
+    if exit_event["rc"] != 0:
+        return say(
+            "PLAYBOOK_FAILED",
+            f"cannot finish {job.ref}: ansible-playbook ended with"
+            f" {exit_event['rc']}; the log says why",
+        )
+    if not progress.stats_seen or progress.result is None:
+        return say("PLAYBOOK_FAILED", f"cannot finish {job.ref}: the play ended before its result")
+    state = (progress.result.get("domain") or {}).get("state", ABSENT)
+    wanted = RULES[Action(job.action)].ends_in
+    if state not in wanted:
+        return say(
+            "PLAYBOOK_FAILED",
+            f"cannot finish {job.ref}: the domain is {state}, not {' or '.join(sorted(wanted))}",
+        )
+    return None
+
+
+async def _settle_success(job: Job, vm: Vm, result: Mapping[str, Any]) -> None:
+    """Bring the VM's row to what the job has made of its domain."""
+    if job.action == Action.VM_DELETE:
+        await forget_vm(vm)
+        return
+    seen = dict(result["domain"])
+    if "snapshots" in result:
+        seen["snapshots"] = result["snapshots"]
+    await follow_domain(vm, seen, network=from_variables(job.variables).get("network"))
+    if snapshot := await snapshot_of_job(vm, job.snapshot_ref):
+        await save_snapshot(snapshot, error=None, prune_after=None)
+
+
+async def _settle_failure(
+    job: Job, vm: Vm, error: Mapping[str, Any], result: Mapping[str, Any]
+) -> None:
+    """Give the VM back the status that is known to be true."""
+    reason = reason_of(job, error)
+    await settle_snapshot(job, vm, reason)
+    if not vm.provisioned:
+        await save_vm(vm, status=VmStatus.ERROR, error=reason)
+        return
+    await follow_domain(vm, result.get("domain") or {"state": vm.power})
+    if error["code"] == "HOST_UNREACHABLE":
+        await save_vm(vm, status=VmStatus.UNREACHABLE)
+
+
+def reason_of(job: Job, error: Mapping[str, Any]) -> dict[str, Any]:
+    """Why a VM or a snapshot is not what a job was to make it."""
+    return {"code": error["code"], "message": error["message"], "jobId": job.ref}
+
+
+async def settle_snapshot(job: Job, vm: Vm, reason: Mapping[str, Any]) -> None:
+    """Give the snapshot of a job that did not succeed a status; the next observation knows more.
+
+    One of the schedule that could not be made goes: its job says why, and the next turn comes. So
+    does a guard, which comes back with its id when its host shows that it was made.
+    """
+    await forget_guard(vm)
+    snapshot = await snapshot_of_job(vm, job.snapshot_ref)
+    if snapshot is None:
+        return
+    if job.action == Action.SNAPSHOT_CREATE:
+        if snapshot.origin == SnapshotOrigin.SCHEDULE:
+            await delete_snapshot(snapshot)
+        else:
+            await save_snapshot(snapshot, status=SnapshotStatus.ERROR, error=dict(reason))
+        return
+    made = snapshot.power != ""
+    await save_snapshot(
+        snapshot,
+        status=SnapshotStatus.READY if made else SnapshotStatus.ERROR,
+        error=dict(reason),
+        prune_after=datetime.now(UTC) + RETRY_DELETION,
+    )

@@ -1,0 +1,52 @@
+"""Takes up what an earlier process of the service left unfinished."""
+
+import logging
+
+from virtplay.actions import RULES, Action
+from virtplay.jobs.outcome import reason_of, settle_snapshot
+from virtplay.metrics.service_series import count_job
+from virtplay.states import POWER_STATUS, JobStatus, VmStatus
+from virtplay.store import jobs as store
+from virtplay.store.database import transaction
+from virtplay.store.models import Job
+from virtplay.store.vms import lock_vm, save_vm
+
+log = logging.getLogger("virtplay.jobs.recovery")
+
+MOST_ATTEMPTS = 5
+"""A job that ends its service at every start must not do so for ever."""
+
+
+async def recover() -> list[int]:
+    """Take up what an earlier process of the service left unfinished: the jobs that may run now.
+
+    Its job processes ended with it. What can be repeated is queued again and runs under a higher
+    generation; a restart is not repeated, as the guest may have gone through it already.
+    """
+    for job in await store.unfinished_jobs():
+        if job.status != JobStatus.QUEUED:
+            log.warning("%s was %s when the service ended", job.ref, job.status)
+            await _abandon(job)
+    return [
+        job.id
+        for job in await store.unfinished_jobs()
+        if job.status == JobStatus.QUEUED and job.after_id is None
+    ]
+
+
+async def _abandon(job: Job) -> None:
+    """Its process is gone: queue the job again, or end it as lost if it can't be repeated."""
+    async with transaction():
+        if RULES[Action(job.action)].repeatable and job.attempt < MOST_ATTEMPTS:
+            await store.move(
+                job, JobStatus.QUEUED, attempt=job.attempt + 1, leased_by="", started_at=None
+            )
+            return
+        vm = await lock_vm(job.vm_id)
+        message = f"cannot tell how {job.ref} ended: the service ended before it did"
+        error = {"code": "INTERNAL_ERROR", "message": message, "task": job.step, "host": job.host}
+        await store.move(job, JobStatus.LOST, error=error)
+        if vm is not None and job.locks:
+            await settle_snapshot(job, vm, reason_of(job, error))
+            await save_vm(vm, status=POWER_STATUS.get(vm.power, VmStatus.ERROR))
+    count_job(job.action, job.status, None)
