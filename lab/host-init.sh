@@ -11,11 +11,11 @@ own=$1 name=$2 uuid=$3 address=$4 libvirt=$5 project=$6
 
 hostname "$name"
 # A /sys of its own network devices and without cgroups. The old one has to go, not to be covered:
-# libvirt takes what it reads of cgroups in /proc/mounts for usable.
+# libvirt 9.0 takes what it reads of cgroups in /proc/mounts for usable.
 umount --lazy --recursive /sys
 mount -t sysfs sysfs /sys
 
-# A /dev without kvm: where /dev/kvm exists but runs no guest, libvirt probes it at every start.
+# A /dev without kvm: where /dev/kvm exists but runs no guest, libvirt 9.0 probes it at every start.
 mkdir -p "$own/dev"
 mount -t tmpfs -o mode=755 tmpfs "$own/dev"
 cp -a /dev/{null,zero,full,random,urandom,tty} "$own/dev/"

@@ -36,7 +36,7 @@ CATALOGUE: dict[str, dict[str, Any]] = {
     "micro": {"os": "micro", "micro": True},
     "debian12": {"os": "debian12", "url": "x"},
 }
-# Sanic rewrites its own methods at each start; without this only the first application starts.
+# Sanic 25.12 rewrites its own methods at each start; without this only the first application starts.
 Sanic.test_mode = True
 FINISHED = ("succeeded", "failed", "cancelled", "lost")
 only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -93,7 +93,7 @@ async def _execute(cluster: Cluster, statement: str) -> None:
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A migrated, empty database of this test's own: SQLite, then PostgreSQL."""
-    # Tortoise keeps the text of inserts by connection name, whatever the dialect.
+    # Tortoise 1.1 keeps the text of inserts by connection name, whatever the dialect.
     EXECUTOR_CACHE.clear()
     if request.param == "sqlite":
         path = tmp_path / "state" / "virtplay.sqlite3"

@@ -312,12 +312,12 @@ class Reach:
 
 async def connect(address: Address) -> asyncssh.SSHClientConnection:
     """Make an SSH connection as Ansible would, its host key checked, and those on the way to it."""
-    # asyncssh reads the file again when it connects.
+    # asyncssh 2.24 reads the file again when it connects.
     with _config_file(address.lines) as own:
         options = await asyncio.to_thread(_options, address, own)
         if not isinstance(options.tunnel, str):
             return await asyncssh.connect(address.host, options=options)
-        # By itself asyncssh would know of the way what ~/.ssh/config says, even of host keys.
+        # By itself asyncssh 2.24 would know of the way what ~/.ssh/config says, even of host keys.
         way = await connect(jump_address(address, options.tunnel))
         try:
             connection = await asyncssh.connect(address.host, options=options, tunnel=way)
@@ -342,7 +342,7 @@ def _options(address: Address, own: str) -> asyncssh.SSHClientConnectionOptions:
         **more,
     )
     # None would accept every host, as UserKnownHostsFile "none" has it. And not by attribute:
-    # asyncssh works all attributes out anew when it connects.
+    # asyncssh 2.24 works all attributes out anew when it connects.
     named: Any = options.known_hosts or USUAL_KNOWN_HOSTS
     paths = [_expanded(str(path)) for path in named]
     known = [path for path in paths if os.access(path, os.R_OK)] or [os.devnull]

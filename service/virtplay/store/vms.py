@@ -129,7 +129,7 @@ async def find_vm(ref: str, *, lock: bool = False) -> Vm:
     rows: QuerySet[Vm] = Vm.filter(ref=ref)
     if lock:
         rows = rows.select_for_update()
-    # Tortoise raises when a text is longer than its column, also in a filter.
+    # Tortoise 1.1 raises when a text is longer than its column, also in a filter.
     vm = await rows.first() if REF.fullmatch(ref) else None
     if vm is None:
         raise VmNotFound(f"cannot find VM {ref[:64]}")

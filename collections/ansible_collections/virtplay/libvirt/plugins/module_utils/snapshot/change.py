@@ -142,7 +142,7 @@ def create_snapshot(dom: Any, xml: str, sight: Sight, what: str) -> None:
     except libvirt.libvirtError as error:
         if has_error_code(error, "VIR_ERR_OPERATION_UNSUPPORTED", "VIR_ERR_CONFIG_UNSUPPORTED"):
             raise Failure(f"cannot {what}: {error_text(error)}", "SNAPSHOT_NOT_POSSIBLE") from error
-        # QEMU says "Input/output error" of a full file system, and goes on.
+        # QEMU 7.2 says "Input/output error" of a full file system, and goes on.
         if "VM state" in error_text(error):
             require_room_for_memory(sight, what)
         raise
