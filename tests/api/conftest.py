@@ -36,7 +36,7 @@ CATALOGUE: dict[str, dict[str, Any]] = {
     "micro": {"os": "micro", "micro": True},
     "debian12": {"os": "debian12", "url": "x"},
 }
-# Sanic 25.12 rewrites its own methods at each start; without this only the first application starts.
+# Sanic 25.12 rewrites its own methods at each start; else only the first application starts.
 Sanic.test_mode = True
 FINISHED = ("succeeded", "failed", "cancelled", "lost")
 only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
