@@ -214,9 +214,9 @@ async def _fails_after_the_work(*arguments: Any) -> None:
 async def test_a_deleted_vm_leaves_no_samples(service: Service) -> None:
     vm = await put_vm()
     await store.write_samples([(vm.id, Sample(START, cpu=1))])
-    from virtplay.store.vms import forget_vm
+    from virtplay.store.vms import delete_vm
 
-    await forget_vm(vm)
+    await delete_vm(vm)
     assert await count("sample_raw") == 0
 
 

@@ -1,5 +1,6 @@
 """API tests: the VM list follows what observations show."""
 
+import asyncio
 import uuid
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +10,7 @@ from virtplay.hosts.inventory import Inventory
 from virtplay.hosts.observed import Generations, generations, mark_host, take_observation
 from virtplay.hosts.observer import Observer
 from virtplay.jobs.execution import lease
-from virtplay.jobs.outcome import finish
+from virtplay.jobs.outcome import conclude, finish
 from virtplay.jobs.progress import Progress
 from virtplay.metrics.exposition import Exposition
 from virtplay.metrics.history import History
@@ -217,6 +218,29 @@ async def test_a_job_makes_of_a_domain_what_an_observation_makes_of_it(
     assert by_observation.observed_at is not None
     by_observation.observed_at = by_job.observed_at
     assert vars(by_observation) == vars(by_job)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"domain": {"state": "stopped", "vcpus": None}},
+        {"domain": {"state": "stopped", "disks": 7}},
+        {"domain": {"state": "stopped"}, "snapshots": [{}]},
+    ],
+)
+async def test_a_job_whose_result_cannot_be_read_has_failed(
+    service: Service, result: dict[str, Any]
+) -> None:
+    _ = await put_vm(RUNNING)
+    data = await service.act("vm-001", "stop")
+    job = await lease((await Job.get(ref=data["jobId"])).id)
+    assert job is not None
+    progress = Progress(1, result=result, stats_seen=True)
+    outcome = {"rc": 0, "status": "successful"}
+    assert await conclude(job, progress, outcome, asyncio.Event()) == []
+    shown = await service.get(f"/jobs/{data['jobId']}")
+    assert (shown["status"], shown["error"]["code"]) == ("failed", "INTERNAL_ERROR")
+    assert (await service.get("/vms/vm-001"))["status"] == "stopped"
 
 
 async def test_a_vm_deleted_during_the_observation_is_not_adopted_again(service: Service) -> None:

@@ -122,4 +122,4 @@ async def miss(vm: Vm) -> None:
         return
     log.warning("VM %s is gone from host %s: someone removed it there", vm.ref, vm.host)
     await job_store.write_audit(actor="observation", action="vm_gone", vm_ref=vm.ref)
-    await store.forget_vm(vm)
+    await store.delete_vm(vm)

@@ -22,6 +22,7 @@ from virtplay.settings import Settings
 from virtplay.states import HostStatus
 from virtplay.store import vms as store
 from virtplay.store.database import DatabaseError
+from virtplay.store.domains import UNREADABLE
 
 log = logging.getLogger("virtplay.hosts.observer")
 
@@ -241,7 +242,7 @@ class Observer:
                     missed = await take_observation(name, result["host_info"], seen_before)
                     await self._publish(name, result["host_info"], float(event["at"]))
                     self._doubtful.discard(name)
-                except (KeyError, TypeError, ValueError, AttributeError, DatabaseError) as error:
+                except (*UNREADABLE, DatabaseError) as error:
                     # One odd host must not keep all others from being seen.
                     log.exception("cannot read the observation of host %s", name)
                     await self._doubt(name, f"cannot read its observation: {error!r}")

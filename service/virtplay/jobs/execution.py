@@ -10,7 +10,7 @@ from typing import Any
 
 from virtplay.actions import RULES, Action, playbook
 from virtplay.jobs import runner
-from virtplay.jobs.outcome import conclude, count_ended
+from virtplay.jobs.outcome import conclude, count_ended, internal_error
 from virtplay.jobs.progress import Progress
 from virtplay.jobs.submission import job_directory, read_secrets
 from virtplay.logs import request_id
@@ -51,13 +51,7 @@ async def execute(settings: Settings, job_id: int, give_up: asyncio.Event) -> li
     except Exception as error:
         # Whatever broke, the job must not stay running for ever; what it did is observed later.
         log.exception("%s broke", job.ref)
-        message = f"cannot finish {job.ref}: {type(error).__name__}: {error}"
-        progress.error = {
-            "code": "INTERNAL_ERROR",
-            "message": message,
-            "task": progress.step,
-            "host": job.host,
-        }
+        progress.error = internal_error(job, progress, error)
         outcome = None
     if give_up.is_set() and (outcome is None or outcome["status"] == "ended"):
         return []

@@ -14,15 +14,15 @@ from virtplay.metrics.service_series import count_job
 from virtplay.states import JobStatus, SnapshotOrigin, SnapshotStatus, VmStatus
 from virtplay.store import jobs as store
 from virtplay.store.database import transaction
-from virtplay.store.domains import follow_domain
+from virtplay.store.domains import UNREADABLE, follow_domain
 from virtplay.store.models import Job, Vm
 from virtplay.store.snapshots import (
+    delete_guard,
     delete_snapshot,
-    forget_guard,
     save_snapshot,
     snapshot_of_job,
 )
-from virtplay.store.vms import forget_vm, lock_vm, save_vm
+from virtplay.store.vms import delete_vm, lock_vm, save_vm
 from virtplay.vm_fields import from_variables
 
 log = logging.getLogger("virtplay.jobs.outcome")
@@ -32,12 +32,24 @@ RETRY_DELETION = timedelta(hours=1)
 """A snapshot that could not be deleted is not pruned again at once."""
 
 
+def internal_error(job: Job, progress: Progress, error: Exception) -> dict[str, Any]:
+    """The job error of a fault in the service itself."""
+    message = f"cannot finish {job.ref}: {type(error).__name__}: {error}"
+    return {
+        "code": "INTERNAL_ERROR",
+        "message": message,
+        "task": progress.step,
+        "host": job.host,
+    }
+
+
 async def conclude(
     job: Job, progress: Progress, outcome: Mapping[str, Any] | None, give_up: asyncio.Event
 ) -> list[int]:
-    """Write the outcome, again and again while the database is away: the job must not stay running.
+    """Write the outcome and repeat that while the database is away: no job must stay running.
 
-    A service that stops meanwhile leaves it to the next start.
+    A job whose result cannot be read has failed, as it would not be read the next time either. If
+    the service stops before the outcome is written, the next start recovers the job.
     """
     while True:
         try:
@@ -47,6 +59,11 @@ async def conclude(
             followers = await finish(fresh, progress, outcome)
         except Conflict:
             raise
+        except UNREADABLE as error:
+            if progress.error is not None:
+                raise
+            log.exception("cannot read the result of %s", job.ref)
+            progress.error = internal_error(job, progress, error)
         except Exception:
             log.exception("%s has ended, but that cannot be written; trying again", job.ref)
             if give_up.is_set():
@@ -154,7 +171,7 @@ def _failure(
 async def _settle_success(job: Job, vm: Vm, result: Mapping[str, Any]) -> None:
     """Bring the VM's row to what the job has made of its domain."""
     if job.action == Action.VM_DELETE:
-        await forget_vm(vm)
+        await delete_vm(vm)
         return
     seen = dict(result["domain"])
     if "snapshots" in result:
@@ -173,7 +190,8 @@ async def _settle_failure(
     if not vm.provisioned:
         await save_vm(vm, status=VmStatus.ERROR, error=reason)
         return
-    await follow_domain(vm, result.get("domain") or {"state": vm.power})
+    state = (result.get("domain") or {}).get("state") or vm.power
+    await follow_domain(vm, {"state": state})
     if error["code"] == "HOST_UNREACHABLE":
         await save_vm(vm, status=VmStatus.UNREACHABLE)
 
@@ -189,7 +207,7 @@ async def settle_snapshot(job: Job, vm: Vm, reason: Mapping[str, Any]) -> None:
     One of the schedule that could not be made goes: its job says why, and the next turn comes. So
     does a guard, which comes back with its id when its host shows that it was made.
     """
-    await forget_guard(vm)
+    await delete_guard(vm)
     snapshot = await snapshot_of_job(vm, job.snapshot_ref)
     if snapshot is None:
         return

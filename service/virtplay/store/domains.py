@@ -14,6 +14,8 @@ from virtplay.store.snapshots import follow_snapshots, list_snapshots
 from virtplay.store.vms import save_vm
 from virtplay.vm_fields import from_domain
 
+UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
+"""What a report in another shape raises."""
 STATE: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("domain", "name", str),
     ("power", "state", lambda state: state or ""),

@@ -77,7 +77,7 @@ async def delete_snapshot(snapshot: Snapshot) -> None:
     await snapshot.delete()
 
 
-async def forget_guard(vm: Vm) -> None:
+async def delete_guard(vm: Vm) -> None:
     """Delete the row of a guard whose restore did not get to its end."""
     await Snapshot.filter(
         vm_id=vm.id, origin=SnapshotOrigin.GUARD, status=SnapshotStatus.CREATING

@@ -116,7 +116,7 @@ def _reachable_vms() -> QuerySet[Vm]:
     return Vm.filter(provisioned=True).exclude(status=VmStatus.UNREACHABLE)
 
 
-async def forget_vm(vm: Vm) -> None:
+async def delete_vm(vm: Vm) -> None:
     """Delete a VM's row and all that belongs to it; jobs and audit rows stay."""
     for model in (Snapshot, SnapshotSchedule, ConsoleTicket):
         await model.filter(vm_id=vm.id).delete()
