@@ -150,6 +150,8 @@ WRONG_OPTIONS: list[tuple[str, Any, str]] = [
     ("requre_address", True, "there is no such option, did you mean require_address?"),
     ("zzzzzz", True, "cannot use zzzzzz: there is no such option, there are address_family"),
     ("require_address", "maybe", "cannot use require_address 'maybe': it must be true or"),
+    ("require_address", None, "cannot use require_address None: it must be true or"),
+    ("leading_separator", "maybe", "cannot use leading_separator 'maybe': it must be true or"),
     ("forks", 0, "cannot use forks 0: it must be 1 to 1000"),
     ("forks", "many", "'forks'"),
     ("timeout", -1, "cannot use timeout -1: it must be 1 to 3600 seconds"),

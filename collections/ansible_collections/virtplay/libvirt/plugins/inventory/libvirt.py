@@ -167,10 +167,10 @@ from typing import Any
 
 from ansible import constants, context
 from ansible.errors import AnsibleParserError
-from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
 from ansible_collections.virtplay.libvirt.plugins.module_utils.values import unknown_keys
 from ansible_collections.virtplay.libvirt.plugins.plugin_utils.role_rules import INVENTORY
+from ansible_collections.virtplay.libvirt.plugins.plugin_utils.role_variables import check_options
 from ansible_collections.virtplay.libvirt.plugins.plugin_utils.vm_inventory import (
     AddressChoice,
     list_vms,
@@ -213,12 +213,13 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         definitions = self.option_definitions
         known = {*definitions, *(a for its in definitions.values() for a in its.get("aliases", ()))}
         faults = unknown_keys(given, known, noun="option")
-        for option, value in given.items():
-            # Ansible takes all that is not true for false.
-            if definitions.get(option, {}).get("type") in ("bool", "boolean") and not _is_bool(
-                value
-            ):
-                faults.append(f"cannot use {option} {value!r}: it must be true or false")
+        # Ansible takes every text that is not true for false.
+        switches = {
+            option: {**its, "type": "bool"}
+            for option, its in definitions.items()
+            if its.get("type") in ("bool", "boolean")
+        }
+        faults += check_options(switches, given)[0]
         for option in ("compose", "groups"):
             # A value from a vault is none: Ansible would leave it out without a word.
             faults += [
@@ -301,14 +302,6 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         return AddressChoice(
             self.get_option("address_family"), self.get_option("address_sources"), networks
         )
-
-
-def _is_bool(value: Any) -> bool:
-    try:
-        boolean(value)
-    except TypeError:
-        return False
-    return True
 
 
 def _environment() -> dict[str, str]:
