@@ -1,4 +1,4 @@
-"""Tests of what is said of a role's variables beside argument_specs."""
+"""Tests of the checks of role variables beyond argument_specs."""
 
 from __future__ import annotations
 
@@ -59,15 +59,15 @@ MAY_NAME = {"libvirt_domain_name": {"type": "str"}, "libvirt_domain_uuid": {"typ
 def test_vm_without_name_and_uuid_is_refused(
     options: dict[str, Any], values: dict[str, Any], faults: int
 ) -> None:
-    told = missing_vm("libvirt_domain", options, values)
+    messages = missing_vm("libvirt_domain", options, values)
     message = "cannot tell which VM is meant: set libvirt_domain_name or libvirt_domain_uuid"
-    assert told == [message] * faults
+    assert messages == [message] * faults
 
 
 def test_vm_of_a_snapshot_is_its_domain() -> None:
     options: dict[str, Any] = {f"libvirt_snapshot_{key}": {} for key in ("name", "domain", "uuid")}
-    (told,) = missing_vm("libvirt_snapshot", options, {"libvirt_snapshot_name": "one"})
-    assert told.endswith("set libvirt_snapshot_domain or libvirt_snapshot_uuid")
+    (message,) = missing_vm("libvirt_snapshot", options, {"libvirt_snapshot_name": "one"})
+    assert message.endswith("set libvirt_snapshot_domain or libvirt_snapshot_uuid")
 
 
 def test_one_host_is_enough_for_an_action() -> None:
@@ -120,7 +120,7 @@ def test_template_of_the_catalogue_or_the_inventory_is_found(names: Any) -> None
     assert unknown_templates(IMAGES, values) == []
 
 
-def test_template_in_no_catalogue_is_told_with_the_vm() -> None:
+def test_template_in_no_catalogue_is_reported_with_the_vm() -> None:
     values = {"libvirt_image_name": ["win95", "debian12"]}
     assert unknown_templates(IMAGES, values, " for VM web-1") == [
         "cannot find template win95 for VM web-1: the catalogue has debian12"

@@ -1,4 +1,4 @@
-"""Tests of what values may be: the roles' own specs and rules, with values that make no sense."""
+"""Tests of the rules of values, by the roles' own specs and by the modules' tables."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ Options = Mapping[str, Mapping[str, Any]]
 
 
 def faults(role: str, entry: str, **values: Any) -> list[str]:
-    """What is said of a role's variables, given without its name, as a play has them."""
+    """The messages for a role's variables, given without the role's name."""
     own = {f"{role}_{key}": value for key, value in values.items()}
-    told: list[str] = check_variables(role, entry, SPECS[role][entry], own)
-    return told
+    messages: list[str] = check_variables(role, entry, SPECS[role][entry], own)
+    return messages
 
 
 def create(**values: Any) -> list[str]:
@@ -150,12 +150,12 @@ def pairs(table: dict[str, list[Any]]) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize(("name", "value"), pairs(GOOD))
-def test_values_that_can_be(name: str, value: Any) -> None:
+def test_allowed_values(name: str, value: Any) -> None:
     assert create(**{"vcpus": 1, "memory": 32 if name == "memory" else 256, name: value}) == []
 
 
 @pytest.mark.parametrize(("name", "value"), pairs(BAD))
-def test_value_that_makes_no_sense_is_told_with_its_variable(name: str, value: Any) -> None:
+def test_refused_value_is_reported_with_its_variable(name: str, value: Any) -> None:
     (message,) = create(**{name: value})
     assert f"libvirt_domain_{name}" in message
 
@@ -164,7 +164,7 @@ def test_value_that_makes_no_sense_is_told_with_its_variable(name: str, value: A
     ("name", "value"),
     [pair for pair in pairs(BAD) if pair[0] not in ("lock_timeout", "generation", "uri")],
 )
-def test_value_of_a_declared_vm_is_told_with_the_vm(name: str, value: Any) -> None:
+def test_refused_value_of_a_declared_vm_is_reported_with_the_vm(name: str, value: Any) -> None:
     (message,) = declared(VM, {**VM, "name": "web-2", name: value})
     assert "libvirt_domain_vms[1]" in message
     if name != "name":
@@ -198,9 +198,9 @@ def test_messages(values: dict[str, Any], message: str) -> None:
     assert create(**values) == [message]
 
 
-def test_all_faults_are_told_at_once() -> None:
-    told = create(vcpus="many", memory=0, disks=["vda", {"target": "x", "sise": 1}])
-    assert len(told) == 5
+def test_all_faults_are_reported_at_once() -> None:
+    messages = create(vcpus="many", memory=0, disks=["vda", {"target": "x", "sise": 1}])
+    assert len(messages) == 5
 
 
 def test_elements_keep_their_places_beside_one_that_is_none() -> None:
@@ -209,7 +209,7 @@ def test_elements_keep_their_places_beside_one_that_is_none() -> None:
     assert second.startswith("cannot use libvirt_domain_vms[1].memory 1 of VM web-1: ")
 
 
-def test_wrong_key_of_a_declared_vm_is_told_with_the_vm_and_the_nearest_one() -> None:
+def test_unknown_key_of_a_declared_vm_is_reported_with_the_vm_and_the_nearest_one() -> None:
     (message,) = declared({**VM, "memroy": 512})
     assert message == (
         "cannot use libvirt_domain_vms[0].memroy of VM web-1: there is no such key, "
@@ -244,7 +244,7 @@ def test_list_is_no_text() -> None:
         ("disks", {"target": "vda"}, "a list"),
     ],
 )
-def test_value_of_another_type(name: str, value: Any, wanted: str) -> None:
+def test_value_of_a_wrong_type(name: str, value: Any, wanted: str) -> None:
     assert create(**{name: value}) == [
         f"cannot use libvirt_domain_{name} {value!r}: it must be {wanted}"
     ]
@@ -266,7 +266,7 @@ def test_vms_that_cannot_be_together(vms: list[Any], words: str) -> None:
     assert declared(*vms) == [f"libvirt_domain_vms: cannot use {words}"]
 
 
-def test_wrong_default_is_told_once_and_not_for_each_vm() -> None:
+def test_refused_default_is_reported_once_and_not_for_each_vm() -> None:
     (message,) = declared({"name": "a"}, {"name": "b"}, vms_defaults={"vcpus": 0, "memory": 64})
     assert message.startswith("cannot use libvirt_domain_vms_defaults.vcpus 0: ")
 
@@ -432,7 +432,7 @@ def test_long_value_is_shortened() -> None:
 
 
 @pytest.mark.parametrize(("role", "entry"), ENTRIES)
-def test_defaults_of_every_role_can_be(role: str, entry: str) -> None:
+def test_defaults_of_every_role_are_allowed(role: str, entry: str) -> None:
     needed: dict[str, dict[str, Any]] = {
         "libvirt_domain": {**VM, "memory": 64},
         "libvirt_snapshot": {"name": "a", "domain": "a"},
@@ -445,7 +445,7 @@ def test_defaults_of_every_role_can_be(role: str, entry: str) -> None:
 
 
 def without_rule(options: Options, rules: Table, prefix: str = "") -> Iterator[str]:
-    """The names of numbers and texts that no rule says anything of."""
+    """The names of numbers and texts without a rule."""
     for name, option in options.items():
         rule = rules.keys.get(name.removeprefix(prefix))
         if isinstance(rule, Table):
