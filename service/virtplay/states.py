@@ -92,8 +92,8 @@ class JobOrigin(StrEnum):
     """A snapshot schedule of this service did."""
     OBSERVATION = "observation"
     """An observation that did not see its host; others are not kept."""
-    CLI = "cli"
-    """A run from a shell, which only tells of itself: nothing here runs, ends or repeats it."""
+    SHELL = "shell"
+    """A run from a shell, which reports itself: the service never runs, ends or repeats it."""
 
 
 class HostStatus(StrEnum):

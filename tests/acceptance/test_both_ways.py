@@ -53,7 +53,7 @@ class Shell:
 
 def reported(api: Api, action: str) -> dict[str, Any]:
     """The newest run from a shell of that action."""
-    found: dict[str, Any] = api.get(f"/jobs?origin=cli&action={action}&limit=1")["jobs"][0]
+    found: dict[str, Any] = api.get(f"/jobs?origin=shell&action={action}&limit=1")["jobs"][0]
     return found
 
 
@@ -67,7 +67,7 @@ def test_run_from_a_shell_is_a_job_and_meets_those_of_the_service(
     assert code == 0, said
     job = reported(api, "vm_start")
     wanted = {
-        **{"origin": "cli", "status": "succeeded", "progress": 100, "changed": True},
+        **{"origin": "shell", "status": "succeeded", "progress": 100, "changed": True},
         **{"vmId": vm, "host": one.name, "hosts": [one.name], "requestedBy": "bootstrap"},
         **{"playbook": "playbooks/vm_start.yml", "appliesAt": "now", "error": None},
     }

@@ -111,7 +111,7 @@ async def test_run_shows_how_far_it_is_and_keeps_its_secrets(
     job = await only_job(service)
     wanted = {
         **{"status": "succeeded", "progress": 100, "changed": True, "dryRun": True},
-        **{"origin": "cli", "action": "try_report", "hosts": ["one"], "vmId": None},
+        **{"origin": "shell", "action": "try_report", "hosts": ["one"], "vmId": None},
     }
     assert {key: job[key] for key in wanted} == wanted
     log = (await service.client.get(f"/api/v1/jobs/{job['id']}/log")).text

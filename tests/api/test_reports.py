@@ -2,27 +2,31 @@
 
 import asyncio
 import uuid
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 from tortoise import Tortoise
 from tortoise.backends.base.executor import EXECUTOR_CACHE
+from tortoise.exceptions import IntegrityError
 from tortoise.migrations.api.migrate import migrate
-from virtplay.errors import Conflict
+from virtplay.errors import OperationInProgress
 from virtplay.jobs.recovery import recover
 from virtplay.jobs.reported import LEASE, give_up_silent, name_new_vms
 from virtplay.metrics.service_series import REGISTRY
 from virtplay.states import JobOrigin, JobStatus
 from virtplay.store import jobs as store
-from virtplay.store.database import close_database, open_database, tortoise_config
-from virtplay.store.models import AuditEntry, Job, JobEvent, Vm
-from virtplay.store.reports import create_reported_job
+from virtplay.store.database import close_database, open_database, tortoise_config, transaction
+from virtplay.store.models import AuditEntry, Job, JobEvent, ReportedRun, Vm
+from virtplay.store.reports import create_run, find_run, silent_jobs
 
-from tests.api.conftest import Service
+from tests.api.conftest import Service, _execute
+from tests.api.postgres import Cluster
 from tests.api.pretend import foreign_domain
+from tests.api.test_store import check_schema
 from tests.api.test_vms import put_vm
 
 RUN = "run-of-these-tests"
@@ -49,6 +53,11 @@ async def told(service: Service, job: str, first: int = 1, **values: Any) -> Any
     return await service.get(f"/jobs/{job}")
 
 
+def number_of(job: str) -> int:
+    """The number in a job's id."""
+    return int(job.removeprefix("job-"))
+
+
 def code(answer: httpx.Response) -> tuple[int, str]:
     """Status and code of a refusal."""
     return answer.status_code, answer.json()["error"]["code"]
@@ -71,7 +80,7 @@ async def test_run_is_a_job_with_its_progress_and_log(service: Service) -> None:
     job = answer.json()["data"]
     assert answer.headers["Location"] == f"/api/v1/jobs/{job['id']}"
     wanted = {
-        **{"origin": "cli", "action": "vm_start", "playbook": "playbooks/vm_start.yml"},
+        **{"origin": "shell", "action": "vm_start", "playbook": "playbooks/vm_start.yml"},
         **{"status": "running", "progress": 0, "user": "alice@admin", "requestedBy": "bootstrap"},
         **{"vmId": None, "host": None, "hosts": [], "dryRun": False},
         "command": "ansible-playbook playbooks/vm_start.yml",
@@ -117,14 +126,14 @@ async def test_jobs_are_listed_by_origin(service: Service) -> None:
     error = {"code": "HOST_UNREACHABLE", "message": "y", "task": "", "host": "kvm1"}
     await store.keep_observation(host="kvm1", error=error, command="")
     for origin, found in (
-        ("cli", run["id"]),
+        ("shell", run["id"]),
         ("api", started["jobId"]),
         ("observation", "job-000003"),
     ):
         page = await service.get("/jobs", origin=origin)
         assert [(job["id"], job["origin"]) for job in page["jobs"]] == [(found, origin)]
     assert (await service.get("/jobs", origin="schedule"))["jobs"] == []
-    answer = await service.client.get("/api/v1/jobs", params={"origin": "shell"})
+    answer = await service.client.get("/api/v1/jobs", params={"origin": "cli"})
     assert code(answer) == (400, "VALIDATION_ERROR")
 
 
@@ -418,7 +427,7 @@ async def test_run_that_falls_silent_is_lost_and_says_nothing_more(service: Serv
     job = (await begin(service))["id"]
     talking = (await begin(service, runId="another-run"))["id"]
     long_ago = datetime.now(UTC) - LEASE - timedelta(seconds=1)
-    await Job.filter(ref=job).update(heard_at=long_ago)
+    await ReportedRun.filter(job_id=number_of(job)).update(reported_at=long_ago)
     before = counted("lost")
     await give_up_silent(datetime.now(UTC) - LEASE)
     lost = await service.get(f"/jobs/{job}")
@@ -431,7 +440,8 @@ async def test_run_that_falls_silent_is_lost_and_says_nothing_more(service: Serv
 
 async def test_batch_of_nothing_keeps_a_run_alive(service: Service) -> None:
     job = (await begin(service))["id"]
-    await Job.filter(ref=job).update(heard_at=datetime.now(UTC) - LEASE * 2)
+    long_ago = datetime.now(UTC) - LEASE * 2
+    await ReportedRun.filter(job_id=number_of(job)).update(reported_at=long_ago)
     _ = await told(service, job)
     await give_up_silent(datetime.now(UTC) - LEASE)
     assert (await service.get(f"/jobs/{job}"))["status"] == "running"
@@ -457,20 +467,128 @@ async def test_reported_jobs_go_with_their_events_when_they_are_old(service: Ser
     _ = await told(service, job, events=[TASK], outcome="succeeded")
     await Job.filter(ref=job).update(finished_at=datetime.now(UTC) - timedelta(days=2))
     assert await store.forget_jobs(timedelta(days=1)) == 1
-    assert (await Job.all().count(), await JobEvent.all().count()) == (0, 0)
+    for model in (Job, JobEvent, ReportedRun):
+        assert await model.all().count() == 0
 
 
 async def test_index_lets_no_run_be_two_jobs(database: str) -> None:
     values: dict[str, Any] = {
         **{"action": "x", "requested_by": "x", "request_id": "x", "run_id": "one"},
-        "token_id": 1,
+        **{"playbook": "x.yml", "run_by": "alice@admin"},
     }
-    _ = await create_reported_job(**values)
-    with pytest.raises(Conflict, match="cannot report run one twice"):
-        _ = await create_reported_job(**values)
-    _ = await create_reported_job(**{**values, "token_id": 2})
-    for job in await Job.all():
-        assert (job.origin, job.status, job.locks) == (JobOrigin.CLI, JobStatus.RUNNING, False)
+
+    async def create(token_id: int) -> None:
+        async with transaction():
+            _ = await create_run(token_id=token_id, **values)
+
+    await create(1)
+    with pytest.raises(IntegrityError):
+        await create(1)
+    await create(2)
+    jobs = await Job.all()
+    assert len(jobs) == await ReportedRun.all().count() == 2
+    for job in jobs:
+        assert (job.origin, job.status, job.locks) == (JobOrigin.SHELL, JobStatus.RUNNING, False)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+async def earlier_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    """A database of the release before reported runs had a table, open for SQL."""
+    EXECUTOR_CACHE.clear()
+    url, cluster = f"sqlite://{tmp_path}/earlier.sqlite3", None
+    if request.param == "postgres":
+        cluster = cast("Cluster", request.getfixturevalue("postgres"))
+        await _execute(cluster, "CREATE DATABASE earlier")
+        url = cluster.url("earlier")
+    await migrate(config=tortoise_config(url), target="virtplay.0006_jobs_of_several_vms")
+    await Tortoise.init(config=tortoise_config(url))
+    yield url
+    await close_database()
+    if cluster is not None:
+        await _execute(cluster, "DROP DATABASE earlier WITH (FORCE)")
+
+
+async def put_earlier_job(ref: str, **values: str) -> None:
+    """Insert a job into that database; values are SQL."""
+    columns = {
+        **{"action": "'vm_start'", "host": "'kvm1'", "status": "'running'", "progress": "7"},
+        **{"step": "'Start the VM'", "dry_run": "'0'", "requested_by": "'ci'", "locks": "'0'"},
+        **{"request_id": "'r'", "command": "'c'", "variables": "'{}'", "attempt": "1"},
+        **{"generation": "4", "leased_by": "''", "ref": f"'{ref}'"},
+        **{"created_at": "'2026-11-01 00:00:00+00:00'", **values},
+    }
+    await Tortoise.get_connection("default").execute_script(
+        f"INSERT INTO job ({', '.join(columns)}) VALUES ({', '.join(columns.values())})"
+    )
+
+
+async def test_migration_moves_the_reported_runs_and_keeps_the_jobs(earlier_url: str) -> None:
+    run = {
+        **{"origin": "'cli'", "token_id": "3", "run_by": "'alice@admin'", "hosts": "'[\"kvm1\"]'"},
+        **{"playbook": "'x.yml'", "heard_at": "'2026-11-02 03:04:05.678901+00:00'"},
+    }
+    ended = "'2026-11-01 00:00:09+00:00'"
+    domains = """'[{"uuid": null, "name": "db", "host": "kvm1"}]'"""
+    creates = {"vm_id": "1", "vm_ref": "'vm-001'", "locks": "'1'", "action": "'vm_create'"}
+    await put_earlier_job("job-000001", **creates)
+    await put_earlier_job("job-000002", **{**creates, "status": "'queued'", "after_id": "1"})
+    await put_earlier_job(
+        "job-000003", **run, run_id="'one-vm'", vm_ref="'vm-001'", domains=domains
+    )
+    await put_earlier_job(
+        "job-000004",
+        **{**run, "hosts": """'["kvm1", "kvm2"]'""", "host": "NULL", "status": "'lost'"},
+        **{"run_id": "'two-vms'", "vm_refs": "' vm-001 vm-002 '", "finished_at": ended},
+        error="""'{"code": "RUN_LOST", "message": "m", "task": "t", "host": ""}'""",
+    )
+    await put_earlier_job("job-000005", **{**run, "hosts": "'[]'"}, run_id="'no-vm'", step="'?;'")
+    await put_earlier_job(
+        "job-000006", **{**creates, "status": "'failed'", "finished_at": ended}, variables="'[1]'"
+    )
+    await put_earlier_job("job-000007", **{**run, "run_id": "'deleted'"})
+    connection = Tortoise.get_connection("default")
+    await connection.execute_script("DELETE FROM job WHERE id = 7")
+    kept = ", ".join(Job._meta.db_fields)
+    rows = f"SELECT {kept} FROM job ORDER BY id"
+    before = [dict(row) for row in await connection.execute_query_dict(rows)]
+    await close_database()
+    await open_database(earlier_url)
+    await check_schema()
+    connection = Tortoise.get_connection("default")
+    for row in before:
+        row["origin"] = "shell" if row["origin"] == "cli" else row["origin"]
+    assert [dict(row) for row in await connection.execute_query_dict(rows)] == before
+    runs = await ReportedRun.all().order_by("job_id")
+    assert [(r.job_id, r.run_id, r.hosts, r.domains, r.vm_refs) for r in runs] == [
+        (3, "one-vm", ["kvm1"], [{"uuid": None, "name": "db", "host": "kvm1"}], " vm-001 "),
+        (4, "two-vms", ["kvm1", "kvm2"], [], " vm-001 vm-002 "),
+        (5, "no-vm", [], [], ""),
+    ]
+    moment = datetime(2026, 11, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    assert {(r.token_id, r.playbook, r.run_by, r.reported_at) for r in runs} == {
+        (3, "x.yml", "alice@admin", moment)
+    }
+    # The locks bite, a run is one job still, and no number is given out again.
+    holder = {"vm_id": 1, "vm_ref": "vm-001", "requested_by": "x", "request_id": "x"}
+    for after in (None, 1):
+        with pytest.raises(OperationInProgress):
+            _ = await store.create_job(action="vm_stop", after_id=after, **holder)
+    found = await find_run(3, "two-vms")
+    assert found is not None
+    assert (found[0].ref, found[0].status, found[1].job_id) == ("job-000004", "lost", 4)
+    begun = {"playbook": "x.yml", "run_by": "", "action": "x"}
+    more = {**begun, "requested_by": "x", "request_id": "x"}
+    with pytest.raises(IntegrityError):
+        async with transaction():
+            _ = await create_run(token_id=3, run_id="one-vm", **more)
+    async with transaction():
+        job, _ = await create_run(token_id=3, run_id="deleted", **more)
+    assert job.id > 7
+    jobs, total = await store.page_jobs(
+        page=1, limit=9, vm="vm-001", status=None, action=None, origin=None
+    )
+    assert ([job.id for job in jobs], total) == ([6, 4, 3, 2, 1], 5)
+    assert [job.id for job in await silent_jobs(datetime.now(UTC) - LEASE)] == [3, 5]
 
 
 async def test_jobs_of_an_earlier_release_get_their_origin(tmp_path: Path) -> None:

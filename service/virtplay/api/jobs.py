@@ -10,25 +10,26 @@ from virtplay.api.http.requests import ApiRequest
 from virtplay.api.schemas.fields import Pagination
 from virtplay.api.schemas.jobs import JobError, JobOut, JobPage
 from virtplay.store import jobs as store
-from virtplay.store.models import Job
+from virtplay.store.models import Job, ReportedRun
+from virtplay.store.reports import runs_of
 from virtplay.times import time_text
 
 PUBLIC_PLACE = {"live": "now", "offline": "now", "now": "now", "next_boot": "next_boot"}
 
 
-def job_out(job: Job) -> JobOut:
-    """A job as the API shows it."""
+def job_out(job: Job, run: ReportedRun | None) -> JobOut:
+    """A job as the API shows it, with its run if that is a reported one."""
     result = job.result or {}
     return JobOut(
         id=str(job.ref),
         origin=job.origin,
         action=job.action,
-        playbook=job.playbook or playbook(job.action),
+        playbook=run.playbook if run else playbook(job.action),
         vmId=job.vm_ref,
-        vmIds=[job.vm_ref] if job.vm_ref else (job.vm_refs or "").split(),
+        vmIds=run.vm_refs.split() if run else [job.vm_ref] if job.vm_ref else [],
         snapshotId=job.snapshot_ref,
         host=job.host,
-        hosts=[job.host] if job.hosts is None and job.host else job.hosts or [],
+        hosts=run.hosts if run else [job.host] if job.host else [],
         status=job.status,
         progress=job.progress,
         step=job.step,
@@ -38,13 +39,14 @@ def job_out(job: Job) -> JobOut:
         appliesAt=PUBLIC_PLACE.get(str(result.get("applies_at"))),
         changes=result.get("changes"),
         requestedBy=job.requested_by,
-        user=job.run_by,
+        user=run.run_by if run else None,
         requestId=job.request_id,
         command=job.command,
-        # A run from a shell may still recover from what has failed in it.
+        # A reported run may still recover from what has failed in it.
         error=JobError(**job.error) if job.error and job.finished_at else None,
         attempt=job.attempt,
-        retryOf=job.retry_of,
+        # For retries, which are not built yet.
+        retryOf=None,
         createdAt=time_text(job.created_at) or "",
         startedAt=time_text(job.started_at),
         finishedAt=time_text(job.finished_at),
@@ -70,8 +72,9 @@ async def list_jobs(request: ApiRequest) -> ApiResponse:
         action=query.action,
         origin=query.origin,
     )
+    runs = await runs_of(jobs)
     page = JobPage(
-        jobs=[job_out(job) for job in jobs],
+        jobs=[job_out(job, runs.get(job.id)) for job in jobs],
         pagination=Pagination.of(query.page, query.limit, total),
     )
     return ApiResponse(page.model_dump(mode="json"))
@@ -79,7 +82,9 @@ async def list_jobs(request: ApiRequest) -> ApiResponse:
 
 async def get_job(request: ApiRequest) -> ApiResponse:
     """GET /jobs/{id}."""
-    return ApiResponse(job_out(await store.find_job(request.path["id"])).model_dump(mode="json"))
+    job = await store.find_job(request.path["id"])
+    runs = await runs_of([job])
+    return ApiResponse(job_out(job, runs.get(job.id)).model_dump(mode="json"))
 
 
 async def get_log(request: ApiRequest) -> HTTPResponse:

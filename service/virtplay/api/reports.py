@@ -1,4 +1,4 @@
-"""API: runs from a shell that tell of themselves."""
+"""API: runs from a shell, which report themselves."""
 
 from virtplay.api.http.envelope import ApiResponse
 from virtplay.api.http.requests import ApiRequest
@@ -12,7 +12,7 @@ from virtplay.store.reports import Domain
 async def report_run(request: ApiRequest) -> ApiResponse:
     """POST /jobs: a run begins; 200 instead of 201 when it is known already."""
     body: ReportBody = request.body
-    job, is_new = await begin_report(
+    job, run, is_new = await begin_report(
         request.caller,
         run_id=body.runId,
         playbook=body.playbook,
@@ -21,7 +21,7 @@ async def report_run(request: ApiRequest) -> ApiResponse:
         dry_run=body.dryRun,
     )
     return ApiResponse(
-        job_out(job).model_dump(mode="json"),
+        job_out(job, run).model_dump(mode="json"),
         201 if is_new else 200,
         {"Location": f"/api/v1/jobs/{job.ref}"},
     )

@@ -120,6 +120,6 @@ async def get_status(request: ApiRequest) -> ApiResponse:
         id=str(vm.ref),
         status=vm.status,
         observedAt=time_text(vm.observed_at),
-        job=job_out(job) if job else None,
+        job=job_out(job, None) if job else None,
     )
     return ApiResponse(status.model_dump(mode="json"))

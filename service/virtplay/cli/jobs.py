@@ -55,7 +55,7 @@ def list_jobs(
         str | None, typer.Option(metavar="NAME", help="Only this action, such as vm_start.")
     ] = None,
     origin: Annotated[
-        JobOrigin | None, typer.Option(help="Only this origin; cli: runs reported from a shell.")
+        JobOrigin | None, typer.Option(help="Only this origin; shell: runs reported from a shell.")
     ] = None,
     page: Annotated[int, typer.Option(min=1, max=1_000_000, help="Page of the list.")] = 1,
     limit: Annotated[int, typer.Option(min=1, max=100, help="Entries per page.")] = 20,

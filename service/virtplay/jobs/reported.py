@@ -1,6 +1,6 @@
-"""Runs from a shell that tell of themselves: they are shown as jobs, and only shown.
+"""Runs from a shell, which report themselves: they are shown as jobs.
 
-Such a job holds no VM and is never run, ended or repeated from here.
+Such a job holds no VM, and the service never runs, ends or repeats it.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from virtplay.errors import Conflict, Forbidden, JobFinished
 from virtplay.jobs.progress import Progress
 from virtplay.jobs.submission import Caller
 from virtplay.metrics.service_series import count_reported_job
-from virtplay.states import FINISHED_JOB, JobOrigin, JobStatus
+from virtplay.states import FINISHED_JOB, JobStatus
 from virtplay.store import jobs as store
 from virtplay.store import reports
 from virtplay.store.database import transaction
-from virtplay.store.models import Job
+from virtplay.store.models import Job, ReportedRun
 from virtplay.store.reports import Domain
 
 log = logging.getLogger("virtplay.jobs.reported")
@@ -62,38 +62,32 @@ def action_of(playbook: str) -> str:
 
 async def begin_report(
     caller: Caller, *, run_id: str, playbook: str, run_by: str, command: str, dry_run: bool
-) -> tuple[Job, bool]:
-    """The job of the caller's run, and whether it is new: the same run is the same job."""
-    job = await reports.find_run(caller.token_id, run_id)
-    if job is not None:
-        return job, False
-    try:
-        async with transaction():
-            job = await reports.create_reported_job(
-                action=action_of(playbook),
-                playbook=playbook,
-                hosts=[],
-                run_by=run_by,
-                run_id=run_id,
-                token_id=caller.token_id,
-                requested_by=caller.name,
-                request_id=caller.request_id,
-                command=command,
-                dry_run=dry_run,
-            )
-            await store.write_audit(
-                actor=caller.name,
-                action="report",
-                job_ref=job.ref,
-                address=caller.address,
-                request_id=caller.request_id,
-            )
-    except Conflict:
-        # The same request, sent twice, was faster.
-        job = await reports.find_run(caller.token_id, run_id)
-        assert job is not None
-        return job, False
-    return job, True
+) -> tuple[Job, ReportedRun, bool]:
+    """The caller's run and its job, and whether they are new: the same run is the same job."""
+    # One at a time: the same run may be sent twice at once, and a job's number is not to be wasted.
+    async with transaction(exclusive="reported_run"):
+        found = await reports.find_run(caller.token_id, run_id)
+        if found is not None:
+            return *found, False
+        job, run = await reports.create_run(
+            token_id=caller.token_id,
+            run_id=run_id,
+            playbook=playbook,
+            run_by=run_by,
+            action=action_of(playbook),
+            requested_by=caller.name,
+            request_id=caller.request_id,
+            command=command,
+            dry_run=dry_run,
+        )
+        await store.write_audit(
+            actor=caller.name,
+            action="report",
+            job_ref=job.ref,
+            address=caller.address,
+            request_id=caller.request_id,
+        )
+    return job, run, True
 
 
 async def take_report(caller: Caller, ref: str, batch: Batch) -> tuple[Job, int]:
@@ -103,10 +97,11 @@ async def take_report(caller: Caller, ref: str, batch: Batch) -> tuple[Job, int]
     job is a run that the caller's token reports, JobFinished when it has ended without these.
     """
     job = await store.find_job(ref)
-    if job.origin != JobOrigin.CLI or job.token_id != caller.token_id:
+    run = (await reports.runs_of([job])).get(job.id)
+    if run is None or run.token_id != caller.token_id:
         raise Forbidden(f"cannot report on {ref}: it is not a run that this token has reported")
     async with transaction():
-        job = await reports.lock_job(ref)
+        job, run = await reports.lock_run(job.id)
         number = await store.next_event(job.id)
         new = batch.events[max(0, number - batch.first) :]
         if job.status in FINISHED_JOB:
@@ -116,7 +111,7 @@ async def take_report(caller: Caller, ref: str, batch: Batch) -> tuple[Job, int]
         first = max(number, batch.first)
         kept = new[: max(0, EVENTS_LIMIT - first)]
         number = await store.append_events(job.id, first, kept)
-        await _show(job, new, batch)
+        await _show(job, run, new, batch)
         if batch.outcome is not None:
             await _finish(job, batch.outcome)
     if job.status in FINISHED_JOB:
@@ -124,8 +119,10 @@ async def take_report(caller: Caller, ref: str, batch: Batch) -> tuple[Job, int]
     return job, max(number, first + len(new))
 
 
-async def _show(job: Job, events: Sequence[Mapping[str, Any]], batch: Batch) -> None:
-    """Bring the job's row to what the run has told."""
+async def _show(
+    job: Job, run: ReportedRun, events: Sequence[Mapping[str, Any]], batch: Batch
+) -> None:
+    """Bring the rows to what the run has reported."""
     progress = Progress(
         tasks=1,
         percent=job.progress,
@@ -137,37 +134,33 @@ async def _show(job: Job, events: Sequence[Mapping[str, Any]], batch: Batch) -> 
         progress.take(event)
     job.progress, job.step, job.changed = progress.percent, progress.step, progress.changed
     job.error = _error(job, batch.error) if batch.error else progress.error
-    job.heard_at = datetime.now(UTC)
+    run.reported_at = datetime.now(UTC)
     if batch.hosts is not None:
-        job.hosts = list(batch.hosts)
+        run.hosts = list(batch.hosts)
         job.host = batch.hosts[0] if len(batch.hosts) == 1 else None
     if progress.result is not None:
         job.result = progress.row_result()
     if batch.domains is not None:
-        told = [asdict(domain) for domain in batch.domains]
-        if not all(domain in told for domain in job.domains or ()):
-            job.vm_ref = job.vm_refs = None
-        job.domains = told
-        await _add_vms(job)
-        if len(told) > 1:
+        domains = [asdict(domain) for domain in batch.domains]
+        if not all(domain in domains for domain in run.domains):
+            run.vm_refs = ""
+        run.domains = domains
+        await _add_vms(job, run)
+        if len(domains) > 1:
             # What the last of many has changed says nothing of the run.
             job.result = None
-    await job.save(
-        update_fields=[
-            *("progress", "step", "changed", "error", "heard_at"),
-            *("hosts", "host", "result", "domains", "vm_ref", "vm_refs"),
-        ]
-    )
+    await reports.save_run(job, run)
 
 
-async def _add_vms(job: Job) -> None:
-    """Name the VMs of the list that the job's domains are; one that has gone since stays named."""
-    found = await reports.find_vms([Domain(**domain) for domain in job.domains])
-    known = [job.vm_ref] if job.vm_ref else (job.vm_refs or "").split()
-    refs = list(dict.fromkeys([*known, *(str(vm.ref) for vm in found)]))
-    several = len(job.domains) > 1
+async def _add_vms(job: Job, run: ReportedRun) -> None:
+    """Name the VMs of the list that the run's domains are; one that has gone since stays named."""
+    found = await reports.find_vms([Domain(**domain) for domain in run.domains])
+    refs = list(dict.fromkeys([*run.vm_refs.split(), *(str(vm.ref) for vm in found)]))
+    several = len(run.domains) > 1
+    if not several:
+        refs = refs[:1]
     job.vm_ref = refs[0] if refs and not several else None
-    job.vm_refs = f" {' '.join(refs)} " if refs and several else None
+    run.vm_refs = f" {' '.join(refs)} " if refs else ""
 
 
 def _error(job: Job, told: Mapping[str, str]) -> dict[str, Any]:
@@ -188,7 +181,7 @@ async def _finish(job: Job, outcome: JobStatus) -> None:
 
 
 async def watch_reports() -> None:
-    """Give up runs that fell silent, and name the VMs that others have made, until cancelled."""
+    """Give up silent runs, and name the VMs that the others have created, until cancelled."""
     listening_since = datetime.now(UTC)
     while True:
         await asyncio.sleep(ROUND_SECONDS)
@@ -200,12 +193,12 @@ async def watch_reports() -> None:
 
 
 async def name_new_vms(since: datetime) -> None:
-    """Name the VMs that runs have made, which the list has only from an observation on."""
-    for job in await reports.jobs_heard_since(since):
-        before = (job.vm_ref, job.vm_refs)
-        await _add_vms(job)
-        if (job.vm_ref, job.vm_refs) != before:
-            await job.save(update_fields=["vm_ref", "vm_refs"])
+    """Name the VMs that runs have created, which the list has only from an observation on."""
+    for job, run in await reports.runs_since(since):
+        before = run.vm_refs
+        await _add_vms(job, run)
+        if run.vm_refs != before:
+            await reports.save_vms(job, run)
 
 
 async def give_up_silent(since: datetime) -> None:

@@ -8,12 +8,12 @@ from typing import Any, cast
 
 from tortoise import Tortoise
 from tortoise.exceptions import IntegrityError
-from tortoise.expressions import Q
+from tortoise.expressions import Q, Subquery
 
 from virtplay.errors import Conflict, JobNotFound, OperationInProgress
 from virtplay.states import FINISHED_JOB, JOB_MOVES, UNFINISHED_JOB, JobOrigin, JobStatus
 from virtplay.store.database import is_sqlite
-from virtplay.store.models import AuditEntry, Job, JobEvent, Vm
+from virtplay.store.models import AuditEntry, Job, JobEvent, ReportedRun, Vm
 
 REF = re.compile(r"job-\d{6,12}")
 REMEMBERED = re.compile(r"job-(\d{6,9})")
@@ -166,7 +166,8 @@ async def page_jobs(
     """One page of jobs, the newest first, and how many there are in all."""
     rows = Job.all()
     if vm is not None:
-        rows = rows.filter(Q(vm_ref=vm) | Q(vm_refs__contains=f" {vm} "))
+        runs = ReportedRun.filter(vm_refs__contains=f" {vm} ").values("job_id")
+        rows = rows.filter(Q(vm_ref=vm) | Q(id__in=Subquery(runs)))
     if status is not None:
         rows = rows.filter(status=status)
     if action is not None:
@@ -202,7 +203,7 @@ async def count_unfinished(origin: JobOrigin) -> int:
 
 async def unfinished_jobs() -> list[Job]:
     """Every unfinished job that a worker runs or has to run, the oldest first."""
-    jobs = Job.filter(status__in=UNFINISHED_JOB).exclude(origin=JobOrigin.CLI)
+    jobs = Job.filter(status__in=UNFINISHED_JOB).exclude(origin=JobOrigin.SHELL)
     return await jobs.order_by("id")
 
 
@@ -210,7 +211,7 @@ async def deleted_since(moment: datetime) -> set[uuid.UUID]:
     """The UUIDs of the VMs that jobs have deleted since then."""
     jobs = (
         await Job.filter(action="vm_delete", status=JobStatus.SUCCEEDED, finished_at__gte=moment)
-        .exclude(origin=JobOrigin.CLI)
+        .exclude(origin=JobOrigin.SHELL)
         .only("variables")
     )
     return {uuid.UUID(job.variables["libvirt_domain_uuid"]) for job in jobs}
@@ -233,7 +234,7 @@ async def usual_seconds(action: str) -> float | None:
     """How long the last twenty successful jobs of an action took on average, in seconds."""
     jobs = (
         await Job.filter(action=action, status=JobStatus.SUCCEEDED, started_at__not_isnull=True)
-        .exclude(origin=JobOrigin.CLI)
+        .exclude(origin=JobOrigin.SHELL)
         .order_by("-id")
         .limit(20)
     )
@@ -277,11 +278,12 @@ async def read_log(job_id: int) -> str:
 
 
 async def forget_jobs(older_than: timedelta) -> int:
-    """Delete finished jobs that ended longer ago than that, with their events; how many."""
+    """Delete finished jobs that ended longer ago than that, with all they have; how many."""
     before = datetime.now(UTC) - older_than
     ids = await Job.filter(finished_at__lt=before).limit(500).values_list("id", flat=True)
     if ids:
         await JobEvent.filter(job_id__in=ids).delete()
+        await ReportedRun.filter(job_id__in=ids).delete()
         await Job.filter(id__in=ids).delete()
     return len(ids)
 

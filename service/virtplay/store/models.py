@@ -94,10 +94,6 @@ class Job(Model):
     action = fields.CharField(max_length=32)
     vm_id = fields.IntField(null=True, db_index=True)
     vm_ref = fields.CharField(max_length=32, null=True)
-    domains: Any = fields.JSONField(null=True)
-    """The domains that a run from a shell has told of (uuid, name, host)."""
-    vm_refs: Any = fields.TextField(null=True)
-    """Those of a run from a shell on several domains: ` vm-001 vm-002 `, each between spaces."""
     snapshot_ref = fields.CharField(max_length=32, null=True)
     """The snapshot that it makes, restores or deletes."""
     locks = fields.BooleanField(default=True)
@@ -117,30 +113,41 @@ class Job(Model):
     result: Any = fields.JSONField(null=True)
     error: Any = fields.JSONField(null=True)
     attempt = fields.IntField(default=1)
-    retry_of = fields.CharField(max_length=32, null=True)
     after_id = fields.IntField(null=True)
     """The unfinished creation behind which this start waits."""
     generation = fields.IntField(default=0)
     leased_by = fields.CharField(max_length=128, default="")
     origin: Any = fields.CharEnumField(JobOrigin, max_length=16, default=JobOrigin.API)
-    playbook = fields.CharField(max_length=255, null=True)
-    """What a run from a shell has played; null for the action's own playbook."""
-    hosts: Any = fields.JSONField(null=True)
-    """The hosts of a run from a shell; null for `host` alone."""
-    run_by = fields.CharField(max_length=255, null=True)
-    """user@machine, as a run from a shell says."""
-    run_id = fields.CharField(max_length=64, null=True)
-    """The run's own name for itself: the same one of the same token is the same job."""
-    token_id = fields.IntField(null=True)
-    """The token that reports the run, and nobody else."""
-    heard_at = fields.DatetimeField(null=True)
-    """When a run from a shell was last heard of."""
     created_at = fields.DatetimeField(auto_now_add=True)
     started_at = fields.DatetimeField(null=True)
     finished_at = fields.DatetimeField(null=True, db_index=True)
 
     class Meta:
         table = "job"
+
+
+class ReportedRun(Model):
+    """What a run from a shell reports of itself; its job has the rest."""
+
+    job_id = fields.IntField(primary_key=True, generated=False)
+    token_id = fields.IntField()
+    """The token that reports the run; no other token may."""
+    run_id = fields.CharField(max_length=64)
+    """The run's own name for itself: the same one of the same token is the same job."""
+    playbook = fields.CharField(max_length=255)
+    run_by = fields.CharField(max_length=255)
+    """user@machine, as the run reports it."""
+    hosts: Any = fields.JSONField(default=list)
+    domains: Any = fields.JSONField(default=list)
+    """The domains that it is about: uuid, name and host of each, null where unknown."""
+    vm_refs = fields.TextField(default="")
+    """The VMs that these domains are: ` vm-001 vm-002 `, each between spaces for the search."""
+    reported_at = fields.DatetimeField(db_index=True)
+    """When it last reported, by the service's clock."""
+
+    class Meta:
+        table = "reported_run"
+        unique_together = (("token_id", "run_id"),)
 
 
 class Snapshot(Model):
@@ -236,21 +243,6 @@ class JobEvent(Model):
     class Meta:
         table = "job_event"
         unique_together = (("job_id", "seq"),)
-
-
-class IdempotencyKey(Model):
-    """A client's key for one mutation: the same key and body mean the same job."""
-
-    id = fields.IntField(primary_key=True)
-    token_id = fields.IntField()
-    key = fields.CharField(max_length=255)
-    fingerprint = fields.CharField(max_length=64)
-    job_id = fields.IntField()
-    created_at = fields.DatetimeField(auto_now_add=True)
-
-    class Meta:
-        table = "idempotency_key"
-        unique_together = (("token_id", "key"),)
 
 
 class AuditEntry(Model):

@@ -1,52 +1,76 @@
-"""Store: jobs that are runs from a shell, and the VMs that they are about."""
+"""Store: jobs that are reported runs, and the VMs that these are about."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from tortoise.exceptions import IntegrityError
-
-from virtplay.errors import Conflict
 from virtplay.states import JobOrigin, JobStatus
 from virtplay.store.jobs import job_ref
-from virtplay.store.models import Job, Vm
+from virtplay.store.models import Job, ReportedRun, Vm
 
 
-async def create_reported_job(**values: Any) -> Job:
-    """Insert the running job of a run; Conflict when there is one of that token and run already."""
+async def create_run(
+    *, token_id: int, run_id: str, playbook: str, run_by: str, **values: Any
+) -> tuple[Job, ReportedRun]:
+    """Insert a run and its running job, which has `values`; only in a transaction."""
     now = datetime.now(UTC)
-    try:
-        job = Job(
-            status=JobStatus.RUNNING,
-            origin=JobOrigin.CLI,
-            locks=False,
-            started_at=now,
-            heard_at=now,
-            **values,
-        )
-        await job.save()
-    except IntegrityError as error:
-        raise Conflict(f"cannot report run {values['run_id']} twice") from error
+    job = Job(
+        status=JobStatus.RUNNING, origin=JobOrigin.SHELL, locks=False, started_at=now, **values
+    )
+    await job.save()
     job.ref = job_ref(job.id)
     await job.save(update_fields=["ref"])
-    return job
+    run = await ReportedRun.create(
+        job_id=job.id,
+        token_id=token_id,
+        run_id=run_id,
+        playbook=playbook,
+        run_by=run_by,
+        reported_at=now,
+    )
+    return job, run
 
 
-async def find_run(token_id: int, run_id: str) -> Job | None:
-    """The job of a token's run, if it was reported before."""
-    return await Job.get_or_none(token_id=token_id, run_id=run_id)
+async def find_run(token_id: int, run_id: str) -> tuple[Job, ReportedRun] | None:
+    """A token's run and its job, if it was reported before."""
+    run = await ReportedRun.get_or_none(token_id=token_id, run_id=run_id)
+    return (await Job.get(id=run.job_id), run) if run else None
 
 
-async def lock_job(ref: str) -> Job:
-    """The job with that public id, its row locked until the transaction ends."""
-    return await Job.filter(ref=ref).select_for_update().get()
+async def runs_of(jobs: Iterable[Job]) -> dict[int, ReportedRun]:
+    """Job number → its run, for those of the jobs that are reported runs."""
+    numbers = [job.id for job in jobs if job.origin == JobOrigin.SHELL]
+    runs = await ReportedRun.filter(job_id__in=numbers) if numbers else []
+    return {run.job_id: run for run in runs}
+
+
+async def lock_run(job_id: int) -> tuple[Job, ReportedRun]:
+    """The reported run of that number and its job, locked until the transaction ends."""
+    job = await Job.filter(id=job_id).select_for_update().get()
+    return job, await ReportedRun.get(job_id=job_id)
+
+
+async def save_run(job: Job, run: ReportedRun) -> None:
+    """Write what a run has reported, except the job's status."""
+    await job.save(
+        update_fields=["progress", "step", "changed", "error", "host", "result", "vm_ref"]
+    )
+    await run.save()
+
+
+async def save_vms(job: Job, run: ReportedRun) -> None:
+    """Write which VMs a run is about."""
+    await job.save(update_fields=["vm_ref"])
+    await run.save(update_fields=["vm_refs"])
 
 
 async def silent_jobs(since: datetime) -> list[Job]:
-    """The unfinished runs of which nothing was heard since then."""
-    return await Job.filter(finished_at=None, run_id__not_isnull=True, heard_at__lt=since)
+    """The unfinished jobs whose runs have reported nothing since then."""
+    jobs = await Job.filter(finished_at=None, origin=JobOrigin.SHELL)
+    runs = await runs_of(jobs)
+    return [job for job in jobs if runs[job.id].reported_at < since]
 
 
 @dataclass(frozen=True)
@@ -59,10 +83,11 @@ class Domain:
     host: str | None = None
 
 
-async def jobs_heard_since(moment: datetime) -> list[Job]:
-    """The runs that have told of domains, and of which something was heard since then."""
-    rows = Job.filter(run_id__not_isnull=True, heard_at__gte=moment)
-    return [job for job in await rows if job.domains]
+async def runs_since(moment: datetime) -> list[tuple[Job, ReportedRun]]:
+    """The runs that have named domains, and have reported since then; each with its job."""
+    runs = {run.job_id: run for run in await ReportedRun.filter(reported_at__gte=moment)}
+    numbers = [number for number, run in runs.items() if run.domains]
+    return [(job, runs[job.id]) for job in await Job.filter(id__in=numbers)] if numbers else []
 
 
 async def find_vms(domains: Sequence[Domain]) -> list[Vm]:

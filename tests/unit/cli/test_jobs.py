@@ -129,7 +129,7 @@ def test_list_filters_by_the_name_of_a_vm(service: FakeService, run: Run) -> Non
                 make_job(vmId=None, vmIds=[]),
                 make_failed(),
                 make_job(
-                    **{"origin": "cli", "host": None, "hosts": ["a", "b"], "vmId": None},
+                    **{"origin": "shell", "host": None, "hosts": ["a", "b"], "vmId": None},
                     vmIds=["vm-001", "vm-002", "vm-003"],
                     user="alice@admin",
                 ),
@@ -149,7 +149,7 @@ def test_list_filters_by_the_name_of_a_vm(service: FakeService, run: Run) -> Non
     first, second, third = (line.split() for line in result.out.splitlines()[1:])
     assert first[3] == "-"
     assert second[1:7] == ["api", "vm_start", "vm-001", "kvm1", "failed", "50%"]
-    assert third[1:6] == ["cli", "vm_start", "3", "VMs", "2"]
+    assert third[1:6] == ["shell", "vm_start", "3", "VMs", "2"]
     assert third[-1] == "alice@admin"
     assert result.err == "3 of 9 jobs\n"
 
@@ -157,9 +157,9 @@ def test_list_filters_by_the_name_of_a_vm(service: FakeService, run: Run) -> Non
 def test_list_filters_by_origin(service: FakeService, run: Run) -> None:
     page = {"jobs": [], "pagination": Pagination.of(1, 20, 0).model_dump()}
     service.reply("GET", "/jobs", page)
-    run("job", "list", "--origin", "cli")
-    assert service.asked("GET")[0][1] == {"origin": "cli", "page": 1, "limit": 20}
-    assert run("job", "list", "--origin", "shell").status == 2
+    run("job", "list", "--origin", "shell")
+    assert service.asked("GET")[0][1] == {"origin": "shell", "page": 1, "limit": 20}
+    assert run("job", "list", "--origin", "cli").status == 2
 
 
 def test_show_tells_changes_and_error(service: FakeService, run: Run) -> None:

@@ -30,7 +30,7 @@ class JobOut(BaseModel):
     """A job."""
 
     id: str
-    origin: JobOrigin = Field(description="cli: a run from a shell, which reports itself")
+    origin: JobOrigin = Field(description="shell: a run from a shell, reported")
     action: str
     playbook: str
     vmId: str | None = Field(description="null when there is none, or several")  # noqa: N815
@@ -47,7 +47,7 @@ class JobOut(BaseModel):
     appliesAt: str | None = Field(description="now, next_boot, or null")  # noqa: N815
     changes: list[dict[str, Any]] | None
     requestedBy: str = Field(description="the token's name")  # noqa: N815
-    user: str | None = Field(description="user@machine, as a run from a shell says")
+    user: str | None = Field(description="user@machine, as a run from a shell reports it")
     requestId: str  # noqa: N815
     command: str
     error: JobError | None

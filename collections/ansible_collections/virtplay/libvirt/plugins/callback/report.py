@@ -13,7 +13,7 @@ author:
   - Virtplay contributors (@virtplay)
 description:
   - Reports each playbook that you run from a shell to a Virtplay service, which lists it as a job
-    with C(origin) V(cli), beside those that it runs itself. Its playbook, hosts, VM, user,
+    with C(origin) V(shell), beside those that it runs itself. Its playbook, hosts, VM, user,
     progress, log and outcome are there for everybody who may look.
   - The service only shows such a run. It neither locks a VM for it nor ends nor repeats it; the
     modules of this collection see to it by themselves that two runs do not change one VM at once.
