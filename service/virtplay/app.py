@@ -38,7 +38,6 @@ log = logging.getLogger("virtplay.app")
 LARGE_BODY = 16 * 1024
 """A larger body, in bytes, is parsed in a thread."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-ROUTE_METHODS = ("GET", "POST", "PUT", "DELETE")
 
 
 def _methods_of(path: str) -> list[str]:

@@ -117,6 +117,7 @@ class Job(Model):
     """The unfinished creation behind which this start waits."""
     generation = fields.IntField(default=0)
     leased_by = fields.CharField(max_length=128, default="")
+    """host:pid of the worker that runs it. For several workers; nothing reads it yet."""
     origin: Any = fields.CharEnumField(JobOrigin, max_length=16, default=JobOrigin.API)
     created_at = fields.DatetimeField(auto_now_add=True)
     started_at = fields.DatetimeField(null=True)
@@ -229,7 +230,10 @@ class ConsoleTicket(Model):
 
 
 class JobEvent(Model):
-    """One event of a job's play, in order; the log is their text."""
+    """One event of a job's play, in order; the log is their text.
+
+    `event`, `task` and `host` are for GET /jobs/{id}/events, which is not built yet.
+    """
 
     id = fields.BigIntField(primary_key=True)
     job_id = fields.IntField()
@@ -246,7 +250,10 @@ class JobEvent(Model):
 
 
 class AuditEntry(Model):
-    """Who asked for what, on which VM, from where, as which job."""
+    """Who asked for what, on which VM, from where, as which job.
+
+    For GET /audit, which is not built yet; until then it is read with SQL.
+    """
 
     id = fields.BigIntField(primary_key=True)
     actor = fields.CharField(max_length=128)

@@ -6,7 +6,7 @@ const LOOK_MS = 2000;
 // The list of VMs follows the hosts at intervals: what has just stopped may still be "running".
 const STALE_MS = 10_000;
 const SERVED = ['running', 'paused', 'pausing', 'resuming', 'stopping', 'restarting', 'updating',
-  'restoring', 'migrating'];
+  'restoring'];
 const OPEN_MS = 20_000;
 const ERROR_MS = 500;
 const POLICY_VIOLATION = 1008;

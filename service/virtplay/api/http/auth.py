@@ -24,7 +24,7 @@ class Role(IntEnum):
     OPERATOR = 2
     """Change VMs."""
     ADMIN = 3
-    """Everything."""
+    """Everything. For administration by HTTP, which is not built yet: no route requires it."""
 
 
 class LoginLimit:
