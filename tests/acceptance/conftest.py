@@ -26,6 +26,7 @@ from lab.prepare import image_catalogue
 from lab.slot import PREFIX
 from tests.acceptance import debian_image, guests
 from tests.acceptance.service import STOP_TIMEOUT, Api, Service
+from tests.warm.environment import REAL
 
 CACHE = Path("/var/cache/virtplay/tests")
 BRIDGE = "br-test"
@@ -200,6 +201,18 @@ def service(
         service.stop()
         left = service.pids()
         assert left == [], "the service left processes behind"
+
+
+@pytest.fixture
+def cold_service(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """The service, whose jobs are processes of their own from the first instruction on."""
+    service.stop()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", REAL)
+        service.start()
+        yield service
+        service.stop()
+    service.start()
 
 
 @pytest.fixture(scope="package")

@@ -50,7 +50,7 @@ class Service:
         self.port = port
         self.log = state.parent / "serve.log"
         self._environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("VIRTPLAY_")},
+            **os.environ,
             "VIRTPLAY_STATE_DIR": str(state),
             "VIRTPLAY_INVENTORY": inventory,
             "VIRTPLAY_BOOTSTRAP_TOKEN": TOKEN,

@@ -169,13 +169,15 @@ def test_stuck_qemu_hides_nobody_else(api: Api, one: Host, two: Host) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_killed_service_in_the_middle_of_a_creation(service: Service, api: Api, one: Host) -> None:
+def test_killed_service_in_the_middle_of_a_creation(
+    cold_service: Service, api: Api, one: Host
+) -> None:
     made = api.send("POST", "/vms", {"name": "survivor", "host": one.name, **MICRO})
     start = api.send("POST", f"/vms/{made['id']}/start")
     wait_for("the play", lambda: api.job(made["jobId"])["progress"] > 0, 30)
-    service.kill()
-    wait_for("the end of its job processes", lambda: not service.pids(), 15)
-    service.start()
+    cold_service.kill()
+    wait_for("the end of its job processes", lambda: not cold_service.pids(), 15)
+    cold_service.start()
     job = api.ended(made["jobId"])
     assert job["status"] == "succeeded", job["error"]
     assert job["attempt"] == 2
@@ -189,16 +191,16 @@ def test_killed_service_in_the_middle_of_a_creation(service: Service, api: Api, 
 
 
 @pytest.mark.timeout(240)
-def test_killed_service_in_the_middle_of_a_stop(service: Service, api: Api, one: Host) -> None:
+def test_killed_service_in_the_middle_of_a_stop(cold_service: Service, api: Api, one: Host) -> None:
     vm = api.create(host=one.name, autoStart=True)
     booted(one, vm["id"])
     # A guest that is held takes its time with the power button.
     one.freeze(vm["id"])
     stop = api.send("POST", f"/vms/{vm['id']}/stop")
     wait_for("the play", lambda: api.job(stop["jobId"])["progress"] > 0, 30)
-    service.kill()
+    cold_service.kill()
     one.thaw(vm["id"])
-    service.start()
+    cold_service.start()
     assert api.ended(stop["jobId"])["status"] == "succeeded"
     assert api.vm(vm["id"])["status"] == "stopped"
     assert power(one, vm["id"]) == "shut off"
@@ -213,12 +215,12 @@ def no_job_is_left(api: Api) -> bool:
 
 
 @pytest.mark.timeout(120)
-def test_stopped_service_goes_on_where_it_was(service: Service, api: Api, one: Host) -> None:
+def test_stopped_service_goes_on_where_it_was(cold_service: Service, api: Api, one: Host) -> None:
     vm = api.create(host=one.name, autoStart=True)
     began = time.monotonic()
-    assert service.stop() == 0
+    assert cold_service.stop() == 0
     assert time.monotonic() - began < 15
-    assert service.pids() == []
+    assert cold_service.pids() == []
     one.run("virsh", "suspend", vm["id"])
-    service.start()
+    cold_service.start()
     assert api.vms()[vm["id"]]["status"] == "paused"

@@ -58,7 +58,7 @@ class Demo:
         )
 
     def environment(self) -> dict[str, str]:
-        return {k: v for k, v in os.environ.items() if not k.startswith("VIRTPLAY_")}
+        return dict(os.environ)
 
     def enter(self) -> list[str]:
         """Return the words that run a program in the demo's network."""

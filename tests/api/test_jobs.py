@@ -190,6 +190,7 @@ async def test_an_unreachable_host_fails_the_job_and_gives_capacity_back(
 
 
 @only_sqlite
+@pytest.mark.usefixtures("cold_ansible")
 async def test_a_killed_job_process_is_a_failed_job(playing: Service) -> None:
     host = playing.hosts["kvm1"]
     host.hold("create")
@@ -216,6 +217,7 @@ def cmdline(pid: int) -> bytes:
 
 @pytest.mark.slow
 @only_sqlite
+@pytest.mark.usefixtures("cold_ansible")
 async def test_a_play_over_its_time_limit_is_ended_with_all_its_processes(
     playing: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,7 +61,7 @@ async def running(
         *(str(playbook), "-i", "one,", "-c", "local", "-e", given, *options),
         cwd=REPOSITORY,
         env={
-            **{name: text for name, text in os.environ.items() if not name.startswith("VIRTPLAY")},
+            **os.environ,
             "ANSIBLE_CALLBACKS_ENABLED": "virtplay.libvirt.report",
             "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
             **environment,
@@ -142,6 +142,7 @@ async def test_failed_run_says_which_item_failed_and_why(service: Service, tmp_p
     # What Ansible makes of them without the plugin, too.
     [(signal.SIGINT, 99), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGHUP, -signal.SIGHUP)],
 )
+@pytest.mark.usefixtures("cold_ansible")
 async def test_run_that_is_ended_says_so_at_once(
     service: Service, tmp_path: Path, number: signal.Signals, exit_code: int
 ) -> None:
@@ -156,6 +157,7 @@ async def test_run_that_is_ended_says_so_at_once(
     assert job["error"]["task"] == "Wait"
 
 
+@pytest.mark.usefixtures("cold_ansible")
 async def test_run_that_breaks_off_by_itself_has_failed(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,7 +61,7 @@ class Server:
         self.host = PretendHost("kvm1", hypervisors)
         write_inventory(folder / "hosts.yml", {"kvm1": self.host})
         self.environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("VIRTPLAY_")},
+            **os.environ,
             "VIRTPLAY_STATE_DIR": str(folder / "state"),
             "VIRTPLAY_DATABASE_URL": database_url,
             "VIRTPLAY_PROJECT_DIR": str(PROJECT),

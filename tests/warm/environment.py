@@ -1,0 +1,95 @@
+"""Warm Ansible: the environment of programs that pytest runs in, but for one program."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+
+FRONT = Path(__file__).with_name("front.py")
+# Not by -m: the directory that a run begins in is what Ansible's settings stand on.
+SERVER = (
+    f"import sys; sys.path[0] = {str(Path(__file__).parents[2])!r}; "
+    "from tests.warm.server import main; main()"
+)
+REAL = sys.executable
+
+
+class Environment:
+    """A directory that is a virtual environment to whoever starts its Python."""
+
+    def __init__(self) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="virtplay-warm-"))
+        self.python = self._directory / "bin/python"
+        programs = self.python.parent
+        programs.mkdir()
+        for program in Path(REAL).parent.iterdir():
+            (programs / program.name).symlink_to(program)
+        (self._directory / "lib").symlink_to(Path(sys.prefix, "lib"))
+        shutil.copy(Path(sys.prefix, "pyvenv.cfg"), self._directory)
+        servers = self._directory / "servers"
+        servers.mkdir()
+        front = programs / "ansible-playbook"
+        front.unlink()
+        command = shlex.join([REAL, "-I", "-S", str(FRONT), REAL, str(servers)])
+        front.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        front.chmod(0o755)
+        self._servers: list[subprocess.Popen[bytes]] = []
+        self._starter = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._starter.bind(str(servers / "start"))
+        self._starter.listen()
+        threading.Thread(target=self._start_servers, args=(servers,), daemon=True).start()
+
+    def _start_servers(self, directory: Path) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                front, _ = self._starter.accept()
+                with front:
+                    key, cwd, settings = json.loads(front.recv(1 << 20))
+                    front.send(self._start(directory, key, cwd, settings))
+
+    def _start(self, directory: Path, key: str, cwd: str, settings: dict[str, str]) -> bytes:
+        """Start a server; what it says when it listens, nothing if it ends instead."""
+        server = subprocess.Popen(
+            [REAL, "-c", SERVER, str(directory), key],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=cwd,
+            env=settings,
+            start_new_session=True,
+        )
+        self._servers.append(server)
+        assert server.stdout is not None
+        return server.stdout.read()
+
+    def close(self) -> None:
+        """End the servers."""
+        self._starter.shutdown(socket.SHUT_RDWR)
+        self._starter.close()
+        for server in self._servers:
+            server.communicate()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let whatever this process tests start programs of the warm environment."""
+    runs_tests = hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
+    if runs_tests and Path(REAL).with_name("ansible-playbook").exists():
+        environment = Environment()
+        config.add_cleanup(environment.close)
+        sys.executable = str(environment.python)
+
+
+@pytest.fixture
+def cold_ansible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this test start ansible-playbook itself, from the first instruction on."""
+    monkeypatch.setattr(sys, "executable", REAL)

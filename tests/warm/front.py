@@ -1,0 +1,89 @@
+"""Warm Ansible: what the tests find as `ansible-playbook`; hands the run to a server.
+
+It runs without site packages and without pathlib: its own start is what it is there to save.
+"""
+# ruff: noqa: PTH109, PTH110, PTH118, PTH120, PTH123
+
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import socket
+import sys
+
+
+def main() -> None:
+    """Hand the run over, and end as it ends."""
+    python, directory, *arguments = sys.argv[1:]
+    umask = os.umask(0o077)
+    os.umask(umask)
+    request = {
+        "arguments": ["ansible-playbook", *arguments],
+        "directory": os.getcwd(),
+        "environment": dict(os.environ),
+        "umask": umask,
+    }
+    server = connect(directory)
+    if server is None:
+        program = os.path.join(os.path.dirname(python), "ansible-playbook")
+        os.execv(program, [program, *arguments])
+    with server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
+        code = int(server.recv(64) or "250")
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def connect(directory: str) -> socket.socket | None:
+    """A connection to the server for the settings of this run, which their second run starts.
+
+    None for the first run: a server costs as much as two runs, and many settings are used once.
+    """
+    key = settings_key()
+    path = os.path.join(directory, key)
+    try:
+        os.close(os.open(f"{path}.lock", os.O_CREAT | os.O_EXCL))
+        return None
+    except FileExistsError:
+        pass
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        server.connect(path)
+    except FileNotFoundError:
+        with open(f"{path}.lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not os.path.exists(path):
+                start(directory, key)
+        server.connect(path)
+    return server
+
+
+def is_of_one_run(name: str) -> bool:
+    """Whether a variable is not a setting, but one that plugins read anew in each run."""
+    return name == "ANSIBLE_CACHE_PLUGIN_CONNECTION" or name.startswith("VIRTPLAY_")
+
+
+def settings_key() -> str:
+    """A name for all by which Ansible's settings can differ between two runs."""
+    names = (name for name in os.environ if name.startswith("ANSIBLE_") or name == "HOME")
+    settings = [(name, os.environ[name]) for name in sorted(names) if not is_of_one_run(name)]
+    place = os.environ.get("ANSIBLE_CONFIG") or os.getcwd()
+    return hashlib.sha256(repr((settings, place)).encode()).hexdigest()[:16]
+
+
+def start(directory: str, key: str) -> None:
+    """Have the server started, by the process that the tests run in, and wait until it listens."""
+    # Not from here: it would be a descendant of a job, and end with that.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as starter:
+        starter.connect(os.path.join(directory, "start"))
+        settings = {name: os.environ[name] for name in os.environ if not is_of_one_run(name)}
+        starter.send(json.dumps([key, os.getcwd(), settings]).encode())
+        if starter.recv(64) != b"ready":
+            sys.exit("cannot start warm Ansible")
+
+
+main()
