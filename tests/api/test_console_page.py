@@ -13,7 +13,14 @@ from tests.api.conftest import Service, only_sqlite
 from tests.api.test_envelope import failure_of
 
 # Nothing here depends on the database.
-with_packages = pytest.mark.skipif(not NODE_MODULES.exists(), reason="npm has not been run")
+
+
+@pytest.fixture
+def packages() -> None:
+    """Fail where the page's npm packages are not there."""
+    if not NODE_MODULES.exists():
+        pytest.fail("the page's npm packages are not there: run make setup", pytrace=False)
+
 
 IMPORT = re.compile(r"""(?:^import\b[^'"]*|\bfrom\s*|\bimport\()["']([^"']+)["']""", re.M)
 
@@ -66,7 +73,7 @@ def test_policy_allows_websockets_of_the_own_host(host: str) -> None:
 
 
 @only_sqlite
-@with_packages
+@pytest.mark.usefixtures("packages")
 async def test_files_of_the_page_are_served_and_kept(service: Service) -> None:
     page = await service.client.get("/vms/vm-001/console")
     found = re.findall(r'(?:href|src)="\.\./\.\./(web/[^"]+)"', page.text)
@@ -93,7 +100,7 @@ async def test_nothing_but_its_files_is_served(service: Service) -> None:
     assert (await service.client.get("/web/0000000000000000/console.js")).status_code == 404
 
 
-@with_packages
+@pytest.mark.usefixtures("packages")
 def test_every_import_of_every_script_is_among_the_files() -> None:
     page = read_console_page()
     assert 'data-packages="installed"' in page.html

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 from virtplay.api import vms as vms_api
 from virtplay.api.routes import ROUTES
@@ -311,7 +312,6 @@ async def test_openapi_and_its_page(service: Service) -> None:
 
 
 async def test_answers_keep_to_openapi(service: Service) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     document = (await service.client.get("/openapi.json")).json()
     await service.create(labels={"a": "b"}, network={"ip": "203.0.113.7"})
     for path, shape in (

@@ -183,7 +183,7 @@ def site(lab_machine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     try:
         find_cgroups()
     except MachineError as error:
-        pytest.skip(str(error))
+        pytest.fail(str(error), pytrace=False)
     fill_wheels()
     projects = tmp_path_factory.mktemp("projects")
     copy_project(projects / "first")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,13 +13,11 @@ from lab.supervisor import missing_programs
 
 @pytest.fixture(scope="session")
 def lab_machine() -> None:
-    """Skip where no lab can be; fail where one could be if its packages were installed."""
+    """Fail where no lab can be, with what to do about it."""
     if os.geteuid() != 0:
-        pytest.skip("the lab needs root, for network namespaces")
+        pytest.fail("the lab is made of network namespaces: run sudo make test", pytrace=False)
     if missing := missing_programs():
-        if Path("/etc/debian_version").exists():
-            pytest.fail(f"the lab lacks {', '.join(missing)}: run make setup-lab", pytrace=False)
-        pytest.skip(f"the lab lacks {', '.join(missing)}")
+        pytest.fail(f"the lab needs {', '.join(missing)}: run make setup-lab", pytrace=False)
 
 
 @pytest.fixture(scope="session")
@@ -37,9 +34,7 @@ def lab(lab_machine: None) -> Iterator[Lab]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that use a lab and keep those of one file on one pytest-xdist worker.
 
-    A worker has one lab for all its tests. They, and those with a lab of their own or a whole
-    service process, wait for guests and processes whose speed no machine promises: each gets a
-    second try, which the summary names.
+    A worker has one lab for all its tests.
     """
     for item in items:
         names: list[str] = getattr(item, "fixturenames", [])
@@ -47,5 +42,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.lab)
         if "lab" in names:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
-        if "lab_machine" in names or item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.flaky(reruns=1))

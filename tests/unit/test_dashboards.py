@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,7 +127,7 @@ def test_links_lead_to_dashboards_and_their_variables() -> None:
         assert set(re.findall(r"var-(\w+)=", query)) <= variables
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool comes with prometheus")
+@pytest.mark.needs("promtool")
 def test_queries_are_promql(tmp_path: Path) -> None:
     asked = [
         {"record": f"query_{number}", "expr": expr}

@@ -22,9 +22,7 @@ RULE_FILES = sorted((DIRECTORY / "rules").glob("*.yml"), reverse=True)
 RULE_TESTS = sorted((DIRECTORY / "tests").glob("*.yml"))
 DOWN = "virtplay:vm_down_unexpectedly:bool"
 
-needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool comes with Debian's package prometheus"
-)
+needs_promtool = pytest.mark.needs("promtool")
 
 
 def promtool(*arguments: str | Path) -> str:

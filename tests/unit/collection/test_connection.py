@@ -70,13 +70,15 @@ def on_host(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-needs_libvirt = pytest.mark.skipif(
-    not HOST_PYTHON.exists() or on_host("require_libraries()").returncode != 0,
-    reason="the system's Python has no libvirt",
-)
+@pytest.fixture
+def libvirt_on_host() -> None:
+    """Fail where the host's Python has no libvirt."""
+    if not HOST_PYTHON.exists() or on_host("require_libraries()").returncode != 0:
+        pytest.fail("the system's Python has no libvirt: run make setup-lab", pytrace=False)
 
 
-@needs_libvirt
+@pytest.mark.needs("virsh")
+@pytest.mark.usefixtures("libvirt_on_host")
 def test_refused_connection_names_the_uri_and_prints_nothing() -> None:
     done = on_host(
         "uri = 'qemu+unix:///system?socket=/nonexistent'\n"
@@ -88,7 +90,8 @@ def test_refused_connection_names_the_uri_and_prints_nothing() -> None:
     assert done.stderr == ""
 
 
-@needs_libvirt
+@pytest.mark.needs("virsh")
+@pytest.mark.usefixtures("libvirt_on_host")
 def test_domain_is_found_by_uuid_first_then_by_name() -> None:
     done = on_host(
         "conn = open_connection('test:///default')\n"

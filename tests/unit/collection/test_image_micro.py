@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +26,7 @@ def build() -> ModuleType:
     return module
 
 
-@pytest.mark.skipif(shutil.which("busybox") is None, reason="needs busybox's cpio")
+@pytest.mark.needs("busybox")
 def test_archive_is_what_cpio_unpacks(build: ModuleType, tmp_path: Path) -> None:
     archive = build.Archive()
     archive.directory("etc")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 TRIAL = Path(__file__).resolve().parents[3] / "roles/libvirt_host/files/kvm_trial.py"
 
 
-@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs QEMU")
+@pytest.mark.needs("qemu-system-x86_64")
 def test_trial_guest_reaches_64_bit_mode_and_says_its_word(tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("kvm_trial", TRIAL)
     assert spec is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -111,7 +110,7 @@ def test_missing_file_is_no_image(tmp_path: Path) -> None:
     assert read_image(str(tmp_path / "none")) is None
 
 
-@pytest.mark.skipif(not shutil.which("qemu-io"), reason="qemu-utils is not installed")
+@pytest.mark.needs("qemu-io")
 def test_write_after_the_snapshot_is_seen_and_undone(tmp_path: Path) -> None:
     path = str(tmp_path / "disk.qcow2")
 

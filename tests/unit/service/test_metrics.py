@@ -8,7 +8,6 @@ import copy
 import math
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -298,7 +297,7 @@ def test_any_name_is_only_a_label(name: str) -> None:
     assert len(series) == len(taken(sample_info()))
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="Debian's package prometheus")
+@pytest.mark.needs("promtool")
 def test_promtool_has_nothing_to_say() -> None:
     exposition = Exposition()
     exposition.fail("kvm0")
