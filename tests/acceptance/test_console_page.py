@@ -153,7 +153,7 @@ def test_page_shows_the_guest_and_types_into_it(
     until_in_guest(one, ref, "/tmp/serial", "serial äöü 漢")
 
     browser.click("screen")
-    browser.shows("status", "Connected to the guest's screen")
+    browser.shows("status", "Connected to the screen")
     assert browser.driver.current_url.endswith("/console")
     assert browser.text("name") == f"{name} ({ref})"
 
@@ -173,7 +173,7 @@ def test_page_shows_the_guest_and_types_into_it(
     until_in_guest(one, ref, "/tmp/typed", "Typed")
     line = 'pasted ~!@#$%^&*()_+{}|:"<>?`-=[]\\;,./ AZ az 09'
     paste(browser, f"cat > /tmp/pasted\n{line}é\n")
-    browser.shows("status", "without what no US keyboard has: é")
+    browser.shows("status", "except for characters that a US keyboard lacks: é")
     type_keys(browser, Keys.CONTROL + "d")
     until_in_guest(one, ref, "/tmp/pasted", line)
 
@@ -194,7 +194,7 @@ def test_page_shows_the_guest_and_types_into_it(
 
     wait_for("the restart by Ctrl-Alt-Del", restarted, 60)
     # Whatever the guest does, its screen stays.
-    assert browser.text("status").startswith("Pressed Ctrl-Alt-Del")
+    assert browser.text("status").startswith("Sent Ctrl-Alt-Del")
     assert browser.faults() == []
 
 
@@ -204,18 +204,18 @@ def test_page_says_what_is_the_matter(
 ) -> None:
     ref = api.create(host=one.name, **SMALL)["id"]
     browser.open(address(service, "vm-999999"))
-    browser.shows("login-why", "opens with an API token")
+    browser.shows("login-why", "requires an API token")
     give_token(browser, "not-a-token")
-    browser.shows("login-why", "wrong, expired or revoked")
+    browser.shows("login-why", "invalid, expired or revoked")
     give_token(browser)
-    browser.shows("notice", "There is no VM vm-999999")
+    browser.shows("notice", "VM vm-999999 does not exist")
 
     browser.open(address(service, ref))
     browser.shows("notice", "The VM is stopped")
     browser.picture(tmp_path / "stopped.png")
     # The page follows the VM by itself, there and back.
     api.run("POST", f"/vms/{ref}/start")
-    browser.shows("status", "Connected to the guest's screen")
+    browser.shows("status", "Connected to the screen")
     api.run("POST", f"/vms/{ref}/stop", {"force": True})
     browser.shows("notice", "The VM is stopped")
     browser.click("forget")
@@ -223,12 +223,12 @@ def test_page_says_what_is_the_matter(
     browser.shows("notice", "The VM is stopped")
     operator = make_token(service, "operator")
     api.run("POST", f"/vms/{ref}/start")
-    browser.shows("login-why", "may only look")
+    browser.shows("login-why", "The role of this token is viewer")
 
     give_token(browser, operator)
-    browser.shows("status", "Connected to the guest's screen")
+    browser.shows("status", "Connected to the screen")
     run_virtplay(service, "token", "revoke", "page-operator")
-    browser.shows("login-why", "wrong, expired or revoked")
+    browser.shows("login-why", "invalid, expired or revoked")
 
     # A websocket that is refused: one without its ticket.
     browser.run(
@@ -237,7 +237,7 @@ def test_page_says_what_is_the_matter(
         "window.WebSocket.OPEN = W.OPEN;"
     )
     give_token(browser)
-    browser.shows("notice", "The service refused the ticket")
+    browser.shows("notice", "The service rejected the ticket")
     assert browser.element("notice-again").is_displayed()
 
 

@@ -1,12 +1,12 @@
-// The console page: asks for a token, opens the VM's screen or serial console, and says what is
-// the matter when it cannot. Text of the API and of people goes on the page as text only.
+// The console page: requests a token, opens the VM's screen or serial console, and explains why
+// when it cannot. Text from the API and from users is inserted as text only, never as HTML.
 
 const TOKEN_KEY = 'virtplay-token';
-const LOOK_MS = 2000;
-// The list of VMs follows the hosts at intervals: what has just stopped may still be "running".
+const POLL_MS = 2000;
+// The service observes hosts at intervals: a VM that has just stopped may still be "running".
 const STALE_MS = 10_000;
-const SERVED = ['running', 'paused', 'pausing', 'resuming', 'stopping', 'restarting', 'updating',
-  'restoring'];
+const WITH_CONSOLE = ['running', 'paused', 'pausing', 'resuming', 'stopping', 'restarting',
+  'updating', 'restoring'];
 const OPEN_MS = 20_000;
 const ERROR_MS = 500;
 const POLICY_VIOLATION = 1008;
@@ -14,7 +14,7 @@ const POLICY_VIOLATION = 1008;
 const at = (id) => document.getElementById(id);
 const pause = (milliseconds) => new Promise((done) => { setTimeout(done, milliseconds); });
 
-// Relative, so that the page also works below a path of somebody's proxy.
+// Relative, so that the page also works below the path of a reverse proxy.
 const vmId = location.pathname.match(/\/vms\/(vm-[0-9]+)\/console$/)?.[1] ?? '';
 const api = new URL('../../api/v1/', location.href);
 
@@ -22,7 +22,7 @@ let token = recall();
 let kind = new URLSearchParams(location.search).get('type') === 'serial' ? 'serial' : 'screen';
 let view = null;
 let fits = true;
-// Every attempt has a number: what an older one still awaits is dropped when it comes.
+// Each attempt has a number: results of an older attempt are dropped.
 let attempt = 0;
 
 class Refusal extends Error {
@@ -47,25 +47,25 @@ function remember(text) {
     if (text) sessionStorage.setItem(TOKEN_KEY, text);
     else sessionStorage.removeItem(TOKEN_KEY);
   } catch {
-    // A browser that keeps nothing asks again at the next visit.
+    // Without session storage, the page requests the token again at the next visit.
   }
 }
 
-/** The data of a GET of the API; Refusal with its code, NETWORK when there is no answer. */
-async function ask(path) {
-  let answer;
+/** Return the data of a GET; throw Refusal with the API's code, NETWORK without a response. */
+async function get(path) {
+  let response;
   let body;
   try {
-    answer = await fetch(new URL(path, api), {
+    response = await fetch(new URL(path, api), {
       headers: { Authorization: `Bearer ${token}` },
       cache: 'no-store',
     });
   } catch {
-    throw new Refusal('NETWORK', `No answer from ${location.host}: the service may have ended,`
+    throw new Refusal('NETWORK', `No response from ${location.host}: the service may have stopped,`
       + ' or the network is down.');
   }
   try {
-    body = await answer.json();
+    body = await response.json();
   } catch {
     body = null;
   }
@@ -73,8 +73,8 @@ async function ask(path) {
   if (body?.success === false) {
     throw new Refusal(String(body.error.code), sentence(String(body.error.message)));
   }
-  throw new Refusal('NETWORK', `${location.host} answered HTTP ${answer.status}, and not as`
-    + ' Virtplay does: a proxy between may be the reason.');
+  throw new Refusal('NETWORK', `${location.host} sent HTTP ${response.status}, not a response`
+    + ' of Virtplay: check the proxies on the way.');
 }
 
 function sentence(message) {
@@ -82,9 +82,9 @@ function sentence(message) {
   return /[.!?]$/.test(text) ? text : `${text}.`;
 }
 
-// What is shown
+// Display
 
-function say(words) {
+function showStatus(words) {
   at('status').textContent = words;
 }
 
@@ -96,7 +96,7 @@ function notice(title, text) {
   at('notice-title').textContent = title;
   at('notice-text').textContent = text;
   cover('notice');
-  say(title);
+  showStatus(title);
 }
 
 function showVm(vm) {
@@ -125,17 +125,17 @@ function setUsable(usable) {
   at('paste').disabled = !usable;
 }
 
-function askToken(why) {
+function requestToken(why) {
   remember('');
   at('login-why').textContent = why;
   cover('login');
-  say(why);
+  showStatus(why);
   at('token').focus();
 }
 
 // Connecting
 
-/** End what is open, and begin a new attempt: its number. */
+/** Close the console, and begin a new attempt; return its number. */
 function begin() {
   attempt += 1;
   setUsable(false);
@@ -150,51 +150,51 @@ async function connect() {
   const mine = begin();
   cover('');
   if (!vmId) {
-    notice('No such VM', 'This address names no VM: it must be like /vms/vm-001/console.');
+    notice('Invalid address', 'The address must have the form /vms/vm-001/console.');
     return;
   }
   if (document.body.dataset.packages !== 'installed') {
-    notice('The console is not installed', 'The service lacks noVNC and xterm.js. On its machine,'
-      + ' in its directory, run "make setup", then start the service again.');
+    notice('The console is not installed', 'The service lacks noVNC and xterm.js. Run "make setup"'
+      + ' in its directory on its machine, then restart the service.');
     return;
   }
   if (!token) {
-    askToken('The console opens with an API token.');
+    requestToken('The console requires an API token.');
     return;
   }
-  say(`Looking for ${vmId} …`);
+  showStatus(`Loading ${vmId} …`);
   try {
-    const vm = await ask(`vms/${vmId}`);
+    const vm = await get(`vms/${vmId}`);
     if (mine !== attempt) return;
     showVm(vm);
-    if (!SERVED.includes(vm.status)) {
-      await wait(mine, vm, LOOK_MS);
+    if (!WITH_CONSOLE.includes(vm.status)) {
+      await wait(mine, vm, POLL_MS);
       return;
     }
-    say(kind === 'serial' ? 'Opening the serial console …' : 'Opening the screen …');
+    showStatus(kind === 'serial' ? 'Opening the serial console …' : 'Opening the screen …');
     const type = kind === 'serial' ? 'serial' : 'vnc';
-    const ticket = await ask(`vms/${vmId}/console?type=${type}`);
+    const ticket = await get(`vms/${vmId}/console?type=${type}`);
     if (mine === attempt) await open(mine, ticket);
   } catch (error) {
     if (mine === attempt) explain(error);
   }
 }
 
-/** Say why it does not go on, and what will make it. */
+/** Show why the console cannot be opened, and the remedy. */
 function explain(error) {
   const mine = begin();
   switch (error.code) {
     case 'UNAUTHORIZED':
-      askToken('This token is wrong, expired or revoked: give another.');
+      requestToken('This token is invalid, expired or revoked. Enter another one.');
       break;
     case 'FORBIDDEN':
-      askToken('This token may only look. The console needs one of an operator or admin.');
+      requestToken('The role of this token is viewer. The console requires operator or admin.');
       break;
     case 'RATE_LIMITED':
-      notice('Too many wrong tokens', error.message);
+      notice('Too many failed logins', error.message);
       break;
     case 'VM_NOT_FOUND':
-      notice('VM not found', `There is no VM ${vmId}: it was deleted, or never was.`);
+      notice('VM not found', `VM ${vmId} does not exist; it may have been deleted.`);
       break;
     case 'VM_ALREADY_STOPPED':
       wait(mine, { status: 'stopped' }, STALE_MS).catch((later) => {
@@ -202,26 +202,26 @@ function explain(error) {
       });
       break;
     case 'HOST_UNREACHABLE':
-      notice('The host cannot be reached', error.message);
+      notice('The host is unreachable', error.message);
       break;
     case 'NETWORK':
-      notice('No connection to the service', error.message);
+      notice('The service is unreachable', error.message);
       break;
     default:
-      notice('The console cannot be opened',
+      notice('Cannot open the console',
         error.code ? `${error.message} (${error.code})` : String(error));
   }
 }
 
-/** Look at the VM until it has a console, then connect. */
+/** Poll the VM until it has a console, then connect. */
 async function wait(mine, vm, milliseconds) {
-  const waits = 'This page connects as soon as it runs.';
+  const waits = 'This page connects as soon as the VM is running.';
   let shown = '';
-  for (let now = vm; ; now = await ask(`vms/${vmId}`)) {
+  for (let now = vm; ; now = await get(`vms/${vmId}`)) {
     if (mine !== attempt) return;
     if (now !== vm) {
       showVm(now);
-      if (SERVED.includes(now.status)) {
+      if (WITH_CONSOLE.includes(now.status)) {
         await connect();
         return;
       }
@@ -229,8 +229,8 @@ async function wait(mine, vm, milliseconds) {
     if (shown !== now.status) {
       shown = now.status;
       notice(`The VM is ${shown}`, {
-        unreachable: `Its host ${now.host ?? ''} cannot be reached, so nothing is known of it.`
-          + ' This page connects as soon as the host answers.',
+        unreachable: `Its host ${now.host ?? ''} is unreachable, so its state is unknown.`
+          + ' This page connects as soon as the host is reachable again.',
         error: `${sentence(String(now.error?.message ?? 'unknown'))} ${waits}`,
       }[shown] ?? waits);
     }
@@ -239,19 +239,19 @@ async function wait(mine, vm, milliseconds) {
   }
 }
 
-/** Look at a VM whose stream has ended: what it becomes is known only later. */
+/** Poll a VM whose console stream has ended: its new state is observed only later. */
 async function follow(mine, vm) {
   for (let before = vm; ;) {
-    do await pause(LOOK_MS); while (document.hidden && mine === attempt);
+    do await pause(POLL_MS); while (document.hidden && mine === attempt);
     if (mine !== attempt) return;
-    const now = await ask(`vms/${vmId}`);
+    const now = await get(`vms/${vmId}`);
     if (mine !== attempt) return;
     showVm(now);
-    if (!SERVED.includes(now.status)) {
-      await wait(mine, now, LOOK_MS);
+    if (!WITH_CONSOLE.includes(now.status)) {
+      await wait(mine, now, POLL_MS);
       return;
     }
-    // It has come back, from a restart perhaps.
+    // The VM is running again, perhaps after a restart.
     if (now.status === 'running' && before.status !== 'running') {
       await connect();
       return;
@@ -260,11 +260,11 @@ async function follow(mine, vm) {
   }
 }
 
-/** Open the websocket of a ticket, and show what it carries. */
+/** Open the websocket of a ticket, and show its stream. */
 async function open(mine, ticket) {
   const address = new URL(`../../console/${vmId}${new URL(ticket.url).search}`, location.href);
   address.protocol = location.protocol === 'https:' ? 'wss:' : 'ws:';
-  // Before the websocket: what it brings first must find its reader.
+  // Before the websocket: its first bytes must find a reader.
   const module = await import(kind === 'serial' ? './serial.js' : './screen.js');
   if (mine !== attempt) return;
   let opened = false;
@@ -277,13 +277,13 @@ async function open(mine, ticket) {
     if (mine === attempt) ended(opened, event, failure);
   };
   socket.addEventListener('close', end);
-  // A browser that blocks it by itself may tell of the error only; usually the close follows.
+  // A browser that blocks the websocket may report only an error, without a close event.
   socket.addEventListener('error', () => setTimeout(end, ERROR_MS, { code: 1006, reason: '' }));
   const on = {
     connected(words) {
       connected = true;
       setUsable(true);
-      say(`Connected to ${words}`);
+      showStatus(`Connected to ${words}`);
     },
     failed(words) {
       failure = words;
@@ -304,39 +304,39 @@ async function open(mine, ticket) {
   }
   await pause(OPEN_MS);
   if (mine === attempt && !connected) {
-    on.failed(`Nothing was heard of the guest's console within ${OPEN_MS / 1000} s.`);
+    on.failed(`The console of the guest sent nothing within ${OPEN_MS / 1000} s.`);
   }
 }
 
-/** The websocket has closed: ask the service what has become of the VM, and say it. */
+/** After the websocket has closed: get the VM, and show why. */
 async function ended(opened, event, failure) {
   const mine = begin();
   const reason = event.reason ? sentence(event.reason) : '';
-  say('The connection has ended');
+  showStatus('Disconnected');
   if (failure) {
-    notice('The console cannot be opened', failure);
+    notice('Cannot open the console', failure);
     return;
   }
   try {
-    const vm = await ask(`vms/${vmId}`);
+    const vm = await get(`vms/${vmId}`);
     if (mine !== attempt) return;
     showVm(vm);
     if (!opened) {
-      notice('The websocket was not opened', 'The service refused the ticket (it is good for one'
-        + ' connection within 40 seconds), or something between this browser and the service, such'
-        + ' as a proxy, lets no websocket through.');
-    } else if (!SERVED.includes(vm.status)) {
-      await wait(mine, vm, LOOK_MS);
+      notice('Cannot open the websocket', 'The service rejected the ticket (valid for one'
+        + ' connection within 40 seconds), or a proxy between this browser and the service does'
+        + ' not support websockets.');
+    } else if (!WITH_CONSOLE.includes(vm.status)) {
+      await wait(mine, vm, POLL_MS);
     } else {
-      notice(event.code === POLICY_VIOLATION ? 'The service ended the connection'
-        : 'The connection has ended',
-      reason || `The stream ended without a reason (code ${event.code}).`);
+      notice(event.code === POLICY_VIOLATION ? 'The service closed the connection'
+        : 'Disconnected',
+      reason || `The connection was closed without a reason (code ${event.code}).`);
       await follow(mine, vm);
     }
   } catch (error) {
     if (mine !== attempt) return;
     if (error.code === 'NETWORK') {
-      notice('The service has ended', `${reason} ${error.message}`.trim());
+      notice('The service is unreachable', `${reason} ${error.message}`.trim());
     } else {
       explain(error);
     }
@@ -360,13 +360,13 @@ async function paste(text) {
   try {
     view.focus();
     const left = await view.type(plain, (done, all) => {
-      if (mine === attempt) say(`Typing: ${done} of ${all}`);
+      if (mine === attempt) showStatus(`Pasting: ${done} of ${all}`);
     });
     if (mine !== attempt) return;
-    say(left.size === 0 ? 'Typed the text into the guest'
-      : `Typed the text, without what no US keyboard has: ${[...left].join(' ')}`);
+    showStatus(left.size === 0 ? 'Text pasted'
+      : `Text pasted, except for characters that a US keyboard lacks: ${[...left].join(' ')}`);
   } catch (error) {
-    if (mine === attempt) say(`The text was not typed to its end: ${error.message}`);
+    if (mine === attempt) showStatus(`Paste interrupted: ${error.message}`);
   } finally {
     if (mine === attempt) at('paste').disabled = false;
   }
@@ -378,12 +378,12 @@ at('again').addEventListener('click', connect);
 at('notice-again').addEventListener('click', connect);
 at('forget').addEventListener('click', () => {
   begin();
-  askToken('The token is forgotten. The console opens with an API token.');
+  requestToken('The token was deleted from this tab. The console requires an API token.');
 });
 at('keys').addEventListener('click', () => {
   view?.pressCtrlAltDel();
   view?.focus();
-  say('Pressed Ctrl-Alt-Del in the guest');
+  showStatus('Sent Ctrl-Alt-Del to the guest');
 });
 at('scale').addEventListener('click', () => {
   fits = !fits;
@@ -396,16 +396,16 @@ at('full').addEventListener('click', async () => {
     else await document.documentElement.requestFullscreen();
     view?.focus();
   } catch {
-    say('This browser does not allow full screen here');
+    showStatus('This browser does not allow full screen');
   }
 });
 document.addEventListener('fullscreenchange', () => {
-  at('full').textContent = document.fullscreenElement ? 'Leave full screen' : 'Full screen';
+  at('full').textContent = document.fullscreenElement ? 'Exit full screen' : 'Full screen';
 });
 at('paste').addEventListener('click', () => {
   at('paste-hint').textContent = kind === 'serial'
-    ? 'The text is sent to the serial console as it is.'
-    : 'The text is typed on the guest\'s keyboard: characters of a US keyboard only.';
+    ? 'The text is sent unchanged to the serial console.'
+    : 'The text is typed on the guest\'s keyboard, so only characters of a US keyboard are sent.';
   at('paste-text').value = '';
   at('paste-box').returnValue = '';
   at('paste-box').showModal();
@@ -420,13 +420,13 @@ at('login').addEventListener('submit', (event) => {
   const text = at('token').value.trim();
   at('token').value = '';
   if (!/^[\x21-\x7e]+$/.test(text)) {
-    askToken('A token has no spaces and no special characters: give another.');
+    requestToken('A token contains no spaces or special characters. Enter another one.');
     return;
   }
   remember(text);
   connect();
 });
-// The console takes every key, Tab too: without this the keyboard would not get out again.
+// The console receives every key, even Tab; this one returns the focus to the buttons.
 at('stage').addEventListener('keydown', (event) => {
   if (!(event.ctrlKey && event.altKey && event.code === 'KeyG')) return;
   event.preventDefault();

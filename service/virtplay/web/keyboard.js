@@ -1,10 +1,10 @@
-// Which keys of a US keyboard type which characters: a guest gets keys, not text.
+// Maps characters to keys of a US keyboard, since a guest receives keys, not text.
 
 const RETURN = 0xff0d;
 const TAB = 0xff09;
 const SHIFT = 0xffe1;
 
-// The physical key, in the words of KeyboardEvent.code: what it types without and with Shift.
+// KeyboardEvent.code of a physical key → its characters without and with Shift.
 const KEYS = {
   Backquote: '`~', Minus: '-_', Equal: '=+', BracketLeft: '[{', BracketRight: ']}',
   Backslash: '\\|', Semicolon: ';:', Quote: '\'"', Comma: ',<', Period: '.>', Slash: '/?',
@@ -27,15 +27,15 @@ for (const [code, [plain, shifted]] of Object.entries(KEYS)) {
   BY_CHARACTER.set(shifted, { keysym: shifted.codePointAt(0), code, shift: true });
 }
 
-/** The key that types a character, {keysym, code, shift}; undefined when no US key does. */
+/** Return the key of a character, {keysym, code, shift}; undefined when no US key types it. */
 export function keyOf(character) {
   return BY_CHARACTER.get(character);
 }
 
-/** Every press and release, [keysym, code, down], that types one key. */
+/** Return all presses and releases, [keysym, code, down], that type one key. */
 export function strokesOf(key) {
   const strokes = [[key.keysym, key.code, true], [key.keysym, key.code, false]];
-  // An emulated keyboard has no shifted keys, only Shift and a key.
+  // An emulated keyboard has no shifted keys, only Shift and another key.
   return key.shift
     ? [[SHIFT, 'ShiftLeft', true], ...strokes, [SHIFT, 'ShiftLeft', false]]
     : strokes;

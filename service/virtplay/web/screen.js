@@ -3,12 +3,12 @@
 import RFB from './novnc/core/rfb.js';
 import { keyOf, strokesOf } from './keyboard.js';
 
-// QEMU takes a key every 10 ms, holds some hundred of them, and drops the rest.
+// QEMU processes a key every 10 ms, queues some hundred keys, and drops the rest.
 const STROKE_MS = 12;
 
 const pause = (milliseconds) => new Promise((done) => { setTimeout(done, milliseconds); });
 
-/** Show the screen in `box`; `on` is told of connected(words) and failed(words). */
+/** Show the screen in `box`; call on.connected(words) and on.failed(words). */
 export function openScreen(box, socket, password, on) {
   const rfb = new RFB(box, socket, { credentials: password === null ? {} : { password } });
   let open = false;
@@ -19,15 +19,15 @@ export function openScreen(box, socket, password, on) {
     canvas.setAttribute('aria-label', 'Screen of the guest');
     canvas.setAttribute('role', 'img');
     rfb.focus({ preventScroll: true });
-    on.connected('the guest\'s screen');
+    on.connected('the screen');
   });
   rfb.addEventListener('disconnect', () => { open = false; });
   rfb.addEventListener('securityfailure', (event) => {
-    on.failed(`The VNC server refused the console password (${event.detail.reason
-      ?? 'no reason given'}). It holds for a short time only: reconnect for a new one.`);
+    on.failed(`The VNC server rejected the console password (${event.detail.reason
+      ?? 'no reason reported'}). Passwords expire quickly: reconnect for a new one.`);
   });
   rfb.addEventListener('credentialsrequired', () => {
-    on.failed('The VNC server wants a password, and the service has set none.');
+    on.failed('The VNC server requires a password, but the service has set none.');
   });
   return {
     close: () => rfb.disconnect(),
@@ -35,19 +35,19 @@ export function openScreen(box, socket, password, on) {
     pressCtrlAltDel: () => rfb.sendCtrlAltDel(),
     scale: (fits) => { rfb.scaleViewport = fits; },
 
-    /** Let go of Ctrl and Alt, whose release the guest will not see. */
+    /** Release Ctrl and Alt, since the guest does not receive their release. */
     releaseModifiers() {
       rfb.sendKey(0xffe3, 'ControlLeft', false);
       rfb.sendKey(0xffe9, 'AltLeft', false);
     },
 
-    /** Type a text on the guest's keyboard; the characters that no US key types. */
+    /** Type text on the guest's keyboard; return the characters that no US key types. */
     async type(text, progress) {
       const left = new Set();
       const characters = [...text];
       for (const [count, character] of characters.entries()) {
         const key = keyOf(character);
-        if (!open) throw new Error(`the connection ended after ${count} characters`);
+        if (!open) throw new Error(`disconnected after ${count} characters`);
         if (key === undefined) {
           left.add(character);
           continue;

@@ -8,7 +8,7 @@ const PIECE_MS = 20;
 
 const pause = (milliseconds) => new Promise((done) => { setTimeout(done, milliseconds); });
 
-/** Show the terminal in `box`; `on` is told of connected(words). */
+/** Show the terminal in `box`; call on.connected(words). */
 export function openSerial(box, socket, on) {
   const frame = document.createElement('div');
   frame.className = 'terminal-box';
@@ -31,13 +31,13 @@ export function openSerial(box, socket, on) {
     if (socket.readyState === WebSocket.OPEN) socket.send(bytes);
   };
   terminal.onData((text) => send(encoder.encode(text)));
-  // Reports of the mouse in the old encoding are bytes, not text.
+  // Mouse reports in the old encoding are bytes, not text.
   terminal.onBinary((text) => send(Uint8Array.from(text, (character) => character.charCodeAt(0))));
-  // xterm decodes UTF-8 across writes: a character may be cut between two frames.
+  // xterm decodes UTF-8 across writes, since a character may be split between two frames.
   socket.addEventListener('message', (event) => terminal.write(new Uint8Array(event.data)));
   const opened = () => {
     terminal.focus();
-    on.connected('the serial console; press Enter if it stays empty');
+    on.connected('the serial console; press Enter if nothing appears');
   };
   if (socket.readyState === WebSocket.OPEN) opened();
   else socket.addEventListener('open', opened);
@@ -45,7 +45,7 @@ export function openSerial(box, socket, on) {
   return {
     focus: () => terminal.focus(),
 
-    /** End it; what it showed goes. */
+    /** Close the terminal and its websocket. */
     close() {
       observer.disconnect();
       terminal.dispose();
@@ -53,12 +53,12 @@ export function openSerial(box, socket, on) {
       socket.close();
     },
 
-    /** Send a text as if it were typed; every character can be. */
+    /** Send text as if it were typed; no character is left out. */
     async type(text, progress) {
       const bytes = encoder.encode(text.replaceAll('\n', '\r'));
       for (let start = 0; start < bytes.length; start += PIECE) {
         if (socket.readyState !== WebSocket.OPEN) {
-          throw new Error(`the connection ended after ${start} bytes`);
+          throw new Error(`disconnected after ${start} bytes`);
         }
         send(bytes.subarray(start, start + PIECE));
         progress(Math.min(start + PIECE, bytes.length), bytes.length);
