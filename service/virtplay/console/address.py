@@ -1,8 +1,9 @@
 """Pure: how Ansible reaches a host, read from its inventory variables, as OpenSSH would be told."""
 
+import getopt
 import getpass
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,16 @@ DEFAULT_PYTHON = "/usr/bin/python3"
 DEFAULT_URI = "qemu:///system"
 ROOT = "root"
 ARGUMENTS = ("ansible_ssh_args", "ansible_ssh_common_args", "ansible_ssh_extra_args")
-FLAGS = "46AaCfGgKkMNnqsTtVvXxYy"
-"""Options of ssh without a value; none of them decides which host is reached."""
-VALUES = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
-"""Options of ssh with a value."""
-OPTION_KEYS = {"i": "IdentityFile", "J": "ProxyJump", "l": "User", "p": "Port", "b": "BindAddress"}
+OPTIONS = "46AaCfGgKkMNnqsTtVvXxYyB:b:c:D:E:e:F:I:i:J:L:l:m:O:o:P:p:Q:R:S:W:w:"
+"""The options of ssh, for getopt."""
+OPTION_KEYS = {
+    "-b": "BindAddress",
+    "-i": "IdentityFile",
+    "-J": "ProxyJump",
+    "-l": "User",
+    "-p": "Port",
+}
+"""Options with a key of ssh_config; of the others, only -o and -F decide about a connection."""
 LOCAL_CONNECTIONS = ("local", "ansible.builtin.local")
 SSH_CONNECTIONS = ("ssh", "smart", "paramiko", "paramiko_ssh", "ansible.builtin.ssh")
 
@@ -101,38 +107,24 @@ def read_address(
 
 
 def read_arguments(name: str, text: str) -> tuple[list[str], tuple[str, ...] | None]:
-    """The ssh_config lines that arguments of ssh stand for, and the files of -F if it is given."""
+    """Return the ssh_config lines for arguments of ssh, and the files of -F if it is among them."""
+    try:
+        words = shlex.split(text)
+        options, rest = getopt.getopt(words, OPTIONS)
+    except (ValueError, getopt.GetoptError) as error:
+        raise _unusable(name, f"its SSH arguments cannot be read ({error})") from None
+    if rest or "--" in words:
+        raise _unusable(name, f"its SSH arguments contain {(rest or ['--'])[0]!r}, not an option")
     lines: list[str] = []
     files: tuple[str, ...] | None = None
-    for letter, given in _options(name, text):
-        if letter == "o":
+    for option, given in options:
+        if option == "-o":
             lines.append(option_line(given))
-        elif letter == "F":
+        elif option == "-F":
             files = () if given.lower() == "none" else (given,)
-        elif key := OPTION_KEYS.get(letter):
+        elif key := OPTION_KEYS.get(option):
             lines.append(f"{key} {quote(given)}")
     return lines, files
-
-
-def _options(name: str, text: str) -> Iterator[tuple[str, str]]:
-    """The options of ssh that have a value, with it; HostUnreachable for what is none."""
-    try:
-        words = iter(shlex.split(text))
-    except ValueError as error:
-        raise _unusable(name, f"its SSH arguments cannot be read ({error})") from None
-    for word in words:
-        if not word.startswith("-") or len(word) < 2:
-            raise _unusable(name, f"its SSH arguments hold {word!r}, which is no option")
-        letters = word[1:].lstrip(FLAGS)
-        if not letters:
-            continue
-        letter = letters[0]
-        if letter not in VALUES:
-            raise _unusable(name, f"its SSH arguments hold -{letter}, which ssh does not know")
-        given = letters[1:] or next(words, None)
-        if given is None:
-            raise _unusable(name, f"its SSH argument -{letter} lacks a value")
-        yield letter, given
 
 
 def option_line(text: str) -> str:
