@@ -136,7 +136,7 @@ def test_role_chooses_by_the_distribution(tasks: list[dict[str, Any]], host: str
 
 @pytest.mark.parametrize("host", FACTS)
 def test_dry_run_says_what_it_would_install(tasks: list[dict[str, Any]], host: str) -> None:
-    (said,) = [task for task in tasks if "which packages are missing" in task["task"]["name"]]
+    (said,) = [task for task in tasks if "Report the missing packages" in task["task"]["name"]]
     assert said["hosts"][host]["changed"]
     assert said["hosts"][host]["msg"].startswith("would install ")
     named = set(said["hosts"][host]["msg"].removeprefix("would install ").split(", "))
