@@ -69,8 +69,8 @@ class Vms:
         self, caller: Caller, wanted: Mapping[str, Any], host: str | None = None
     ) -> Accepted:
         """Place a VM of the wanted fields (memory MiB, disk GiB) and submit its creation."""
-        # Right after a start nothing is known of any host yet: a moment's wait beats a refusal.
-        await self._observer.first_look()
+        # Right after its start the service knows no host yet: waiting is better than refusing.
+        await self._observer.first_observation()
         os = self.inventory.template_os(wanted["template"])
         network = wanted["network"]
         need = Need(

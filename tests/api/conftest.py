@@ -19,7 +19,7 @@ from tortoise.backends.base.executor import EXECUTOR_CACHE
 from virtplay import background, services
 from virtplay.app import create_app
 from virtplay.hosts.inventory import HostConfig, Inventory
-from virtplay.hosts.observed import generations, take_observation
+from virtplay.hosts.observed import generations, save_observation
 from virtplay.hosts.placement import Overcommit
 from virtplay.settings import Settings
 from virtplay.states import HostStatus
@@ -139,14 +139,14 @@ class QuietObserver:
 
     def __init__(self, _settings: Settings, inventory: Inventory, *_: object) -> None:
         self.inventory = inventory
-        self.has_looked = True
+        self.has_observed = True
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
         """Wait until stopped."""
         await self._stopped.wait()
 
-    async def first_look(self) -> None:
+    async def first_observation(self) -> None:
         """Wait for nothing: what the test says was seen, was."""
 
     def stop(self) -> None:
@@ -212,7 +212,7 @@ class Service:
 
     async def see(self, host: str = "kvm1", **values: Any) -> None:
         """Let an observation of the host answer `host_info(**values)`."""
-        await take_observation(host, host_info(**values), await generations())
+        await save_observation(host, host_info(**values), await generations())
 
     async def mark(self, host: str, status: HostStatus, message: str = "") -> None:
         """Give a host that status."""

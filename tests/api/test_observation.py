@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from virtplay.hosts.inventory import Inventory
-from virtplay.hosts.observed import Generations, generations, mark_host, take_observation
+from virtplay.hosts.observed import Generations, generations, mark_host, save_observation
 from virtplay.hosts.observer import Observer
 from virtplay.jobs.execution import lease
 from virtplay.jobs.outcome import conclude, finish
@@ -161,15 +161,15 @@ async def test_a_vm_with_an_unfinished_job_is_left_alone(service: Service) -> No
 
 async def test_an_observation_older_than_a_job_changes_nothing(service: Service) -> None:
     vm = await put_vm(RUNNING)
-    seen_before = await generations()
+    before = await generations()
     data = await service.act("vm-001", "stop")
     job = await lease((await Job.get(ref=data["jobId"])).id)
     assert job is not None
     await Job.all().delete()
     await Vm.all().update(status=VmStatus.STOPPED, power="stopped")
-    await take_observation("kvm1", host_info(domains=[own_domain(vm)]), seen_before)
+    await save_observation("kvm1", host_info(domains=[own_domain(vm)]), before)
     assert (await service.get("/vms/vm-001"))["status"] == "stopped"
-    await take_observation("kvm1", host_info(), seen_before)
+    await save_observation("kvm1", host_info(), before)
     assert (await Vm.get()).missed == 0
 
 
@@ -245,17 +245,17 @@ async def test_a_job_whose_result_cannot_be_read_has_failed(
 
 async def test_a_vm_deleted_during_the_observation_is_not_adopted_again(service: Service) -> None:
     vm = await put_vm(STOPPED)
-    seen_before = await generations()
+    before = await generations()
     domain = own_domain(vm)
     await vm.delete()
-    await take_observation("kvm1", host_info(domains=[domain]), seen_before)
+    await save_observation("kvm1", host_info(domains=[domain]), before)
     assert await Vm.all().count() == 0
 
 
 async def test_a_vm_made_during_the_observation_is_not_missed(service: Service) -> None:
     vm = await put_vm(STOPPED)
     for _ in range(3):
-        await take_observation("kvm1", host_info(), Generations({}, datetime.now(UTC)))
+        await save_observation("kvm1", host_info(), Generations({}, datetime.now(UTC)))
     assert (await Vm.get()).id == vm.id
 
 
@@ -307,13 +307,13 @@ async def test_a_host_that_libvirt_hides_once_is_only_looked_at_again(service: S
     vm = await put_vm(RUNNING)
     observer = Observer(service.settings, Inventory({}), Exposition(), History(service.settings))
     failed = {"event": "runner_on_failed", "host": "kvm1", "res": {"msg": "libvirt is busy"}}
-    assert await observer._take_event("kvm1", failed, Generations({}, datetime.now(UTC)))
+    assert await observer._save_event("kvm1", failed, Generations({}, datetime.now(UTC)))
     assert (await service.get("/hosts/kvm1"))["status"] == "ready"
     assert (await service.get(f"/vms/{vm.ref}"))["status"] == "running"
-    assert await observer._take_event("kvm1", failed, Generations({}, datetime.now(UTC)))
+    assert await observer._save_event("kvm1", failed, Generations({}, datetime.now(UTC)))
     host = await service.get("/hosts/kvm1")
     assert (host["status"], host["message"]) == ("error", "libvirt is busy")
-    assert await observer._take_event("kvm1", failed, Generations({}, datetime.now(UTC)))
+    assert await observer._save_event("kvm1", failed, Generations({}, datetime.now(UTC)))
     # Of an outage only the first observation is kept, as a job like any other.
     jobs = (await service.get("/jobs", action="host_observe"))["jobs"]
     assert [(j["host"], j["status"], j["error"]["message"]) for j in jobs] == [

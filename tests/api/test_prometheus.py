@@ -257,7 +257,7 @@ async def worked(playing: Service) -> Service:
 async def wait_for(service: Service, test: Callable[[Series], object]) -> Series:
     async with asyncio.timeout(30):
         while not test(found := await scrape(service)):
-            service.app.ctx.services.observer._look_again("kvm1")
+            service.app.ctx.services.observer._observe_again("kvm1")
             await asyncio.sleep(0.2)
     return found
 
@@ -290,7 +290,7 @@ async def test_a_host_that_fails_has_only_its_failures(playing: Service) -> None
     failed = {"event": "runner_on_unreachable", "host": "kvm1", "res": {"msg": "no route"}}
     await wait_for(playing, lambda found: found.get("libvirt_up") == [({"host": "kvm1"}, 1)])
     before = await scrape(playing, host="kvm1")
-    assert await observer._take_event("kvm1", failed, {})
+    assert await observer._save_event("kvm1", failed, {})
     found = await scrape(playing, host="kvm1")
     assert found["libvirt_up"] == [({"host": "kvm1"}, 0)]
     assert "virtplay_host_cpus" not in found

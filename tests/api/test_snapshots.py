@@ -9,7 +9,7 @@ from tortoise import Tortoise
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.migrations.api.migrate import migrate
 from virtplay.actions import RULES, Action
-from virtplay.hosts.observed import generations, take_observation
+from virtplay.hosts.observed import generations, save_observation
 from virtplay.jobs.execution import execute, lease
 from virtplay.jobs.outcome import finish
 from virtplay.jobs.progress import Progress
@@ -516,7 +516,7 @@ async def test_an_observation_leaves_the_snapshots_of_a_busy_vm_alone(service: S
         snapshot_entry("snap-002", origin="manual"),
     ]
     await end(data["jobId"], domain={"state": "stopped"}, snapshots=both)
-    await take_observation("kvm1", host_info(domains=[before]), seen)
+    await save_observation("kvm1", host_info(domains=[before]), seen)
     assert (await listed(service)).keys() == {"snap-001", "snap-002"}
     assert (await Snapshot.get(id=made.id)).status == SnapshotStatus.READY
 

@@ -22,7 +22,7 @@ async def readyz(request: ApiRequest) -> ApiResponse:
         checks["hosts"] = {host.name: host.status for host in hosts}
     except (DatabaseError, OSError) as error:
         checks["database"] = str(error)
-    observed = request.services.observer.has_looked
+    observed = request.services.observer.has_observed
     checks["observation"] = "ok" if observed else "the first one has not ended yet"
     ready = observed and checks["database"] == "ok"
     out = HealthOut(status="ok" if ready else "starting", version=__version__, checks=checks)

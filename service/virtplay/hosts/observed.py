@@ -1,4 +1,4 @@
-"""Writes what one look at a host has shown: the host's row, and those of its VMs."""
+"""Saves an observation of a host: the rows of the host, its VMs and their snapshots."""
 
 import logging
 import uuid
@@ -17,11 +17,11 @@ from virtplay.store.models import Host, Vm
 log = logging.getLogger("virtplay.hosts.observed")
 
 MISSES_UNTIL_GONE = 2
-"""A domain that its host does not list this often in a row was removed by someone."""
+"""A VM whose host has not reported it so many times in a row was deleted there."""
 
 
 class Generations(dict[uuid.UUID, int]):
-    """A VM's UUID → its generation, as they were at a moment before a look began."""
+    """UUID of a VM → its generation, at a moment `at` before an observation began."""
 
     def __init__(self, values: Mapping[uuid.UUID, int], at: datetime) -> None:
         super().__init__(values)
@@ -29,15 +29,15 @@ class Generations(dict[uuid.UUID, int]):
 
 
 async def generations() -> Generations:
-    """Every VM's generation at this moment."""
+    """Return the generation of every VM now."""
     now = datetime.now(UTC)
     return Generations(await store.generations(), now)
 
 
 async def mark_host(name: str, status: HostStatus, message: str, command: str = "") -> None:
-    """A host gave no observation: its VMs are unreachable, never stopped or gone.
+    """Save that a host could not be observed: its VMs are unreachable, never stopped or deleted.
 
-    The first of a row of such observations is kept as a failed job; `command` is how to repeat it.
+    The first of several such observations in a row becomes a failed job; `command` repeats it.
     """
     async with transaction():
         host = await store.find_host(name)
@@ -50,13 +50,13 @@ async def mark_host(name: str, status: HostStatus, message: str, command: str = 
         await store.mark_unreachable(name)
 
 
-async def take_observation(name: str, info: Mapping[str, Any], seen_before: Generations) -> bool:
-    """Write one host's observation: the host, its domains, and those that are gone.
+async def save_observation(name: str, info: Mapping[str, Any], before: Generations) -> bool:
+    """Save one host's observation: the host, its domains, and VMs that it no longer reports.
 
-    True when a VM that ought to be there was not.
+    Return True when the host did not report a VM that it should have.
 
-    `seen_before` was noted before the observation began: a VM that a job has touched since is left
-    alone, as what was seen may be older than what the job did.
+    `before` was noted before the observation began: a VM that a job has changed since is skipped,
+    since the observation may be older than the job's change.
     """
     now = datetime.now(UTC)
     missed = False
@@ -64,40 +64,40 @@ async def take_observation(name: str, info: Mapping[str, Any], seen_before: Gene
         host = await store.find_host(name)
         facts = {key: value for key, value in info.items() if key != "domains"}
         await store.save_host(host, HostStatus.READY, "", facts=facts, observed_at=now)
-        known = {vm.uuid: vm for vm in await store.vms_seen_or_expected(name, info["domains"])}
+        known = {vm.uuid: vm for vm in await store.vms_reported_or_expected(name, info["domains"])}
         busy = await job_store.busy_vms(vm.id for vm in known.values())
         snapshots = await snapshot_store.snapshots_of(vm.id for vm in known.values())
-        present: list[int] = []
+        reported: list[int] = []
         for domain in info["domains"]:
             identity = uuid.UUID(domain["uuid"])
             vm = known.pop(identity, None)
             if "unreadable" in domain:
                 log.warning("host %s: %s", name, domain["unreadable"])
             elif vm is None:
-                # The look may have seen one that was deleted since.
-                if identity not in seen_before and identity not in await job_store.deleted_since(
-                    seen_before.at
+                # It may have been deleted since it was observed.
+                if identity not in before and identity not in await job_store.deleted_since(
+                    before.at
                 ):
                     await adopt(host, identity, domain, now)
-            elif vm.id not in busy and seen_before.get(identity) == vm.generation:
+            elif vm.id not in busy and before.get(identity) == vm.generation:
                 await follow_domain(vm, domain, snapshots.get(vm.id, ()), host=name)
-                present.append(vm.id)
-        if present:
-            await store.mark_seen(present, now)
+                reported.append(vm.id)
+        if reported:
+            await store.mark_observed(reported, now)
         for vm in known.values():
             if (
                 vm.host == name
                 and vm.provisioned
                 and vm.id not in busy
-                and seen_before.get(vm.uuid) == vm.generation
+                and before.get(vm.uuid) == vm.generation
             ):
-                await miss(vm)
+                await count_miss(vm)
                 missed = True
     return missed
 
 
 async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now: datetime) -> None:
-    """Take a domain that someone else made, or that an earlier database knew, into the list."""
+    """Create the VM of a domain that was created elsewhere, or that an earlier database knew."""
     metadata = domain.get("metadata") or {}
     vm = await store.create_vm(
         await store.free_number(metadata),
@@ -115,11 +115,11 @@ async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now:
     await job_store.write_audit(actor="observation", action="vm_found", vm_ref=vm.ref)
 
 
-async def miss(vm: Vm) -> None:
-    """Its host answered and does not have it: after the second time, it was removed there."""
+async def count_miss(vm: Vm) -> None:
+    """Count that its host does not report a VM; the second time in a row, delete the VM."""
     await store.mark_missed(vm)
     if vm.missed < MISSES_UNTIL_GONE:
         return
-    log.warning("VM %s is gone from host %s: someone removed it there", vm.ref, vm.host)
+    log.warning("VM %s is gone from host %s: it was deleted there", vm.ref, vm.host)
     await job_store.write_audit(actor="observation", action="vm_gone", vm_ref=vm.ref)
     await store.delete_vm(vm)

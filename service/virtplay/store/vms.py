@@ -89,7 +89,7 @@ async def save_vm(vm: Vm, **values: Any) -> bool:
     return True
 
 
-async def mark_seen(vm_ids: Iterable[int], now: datetime) -> None:
+async def mark_observed(vm_ids: Iterable[int], now: datetime) -> None:
     """Note that an observation which has just been read has shown the VMs."""
     await Vm.filter(id__in=list(vm_ids)).update(observed_at=now, missed=0)
 
@@ -187,7 +187,7 @@ async def page_vms(
     return await rows.order_by(*orders).offset((page - 1) * limit).limit(limit), total
 
 
-async def vms_seen_or_expected(host: str, domains: Iterable[Mapping[str, Any]]) -> list[Vm]:
+async def vms_reported_or_expected(host: str, domains: Iterable[Mapping[str, Any]]) -> list[Vm]:
     """The VMs that `host` shows (by UUID, wherever they were before) or ought to have.
 
     Their rows are locked: a request that was accepted meanwhile must not lose what it wrote.
