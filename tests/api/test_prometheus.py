@@ -171,7 +171,7 @@ async def test_who_does_not_read_is_cut_off(
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=1024)
     writer.write(f"GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\n\r\n".encode())
     async with asyncio.timeout(20):
-        while not any("did not read /metrics" in line for line in service.logs):  # noqa: ASYNC110
+        while not any("read /metrics too slowly" in line for line in service.logs):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await reader.readexactly(10**9)
