@@ -52,7 +52,8 @@ def main() -> None:
         "password_set": vnc and order.get("password_set", True),
         "seconds": given["seconds"],
     }
-    module.exit_json(changed=vnc, domain=domain, console=console)
+    shown = {key: value for key, value in domain.items() if key != "snapshots"}
+    module.exit_json(changed=vnc, domain=shown, console=console)
 
 
 if __name__ == "__main__":

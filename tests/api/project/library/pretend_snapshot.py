@@ -61,25 +61,54 @@ def make(domain: dict[str, Any], name: str, given: dict[str, Any]) -> dict[str, 
     return entry
 
 
+def change_of(
+    field: str, before: Any, after: Any, applies: str, *, destroys: bool = False
+) -> dict[str, Any]:
+    """One entry of the module's `changes`."""
+    return {
+        "field": field,
+        "before": before,
+        "after": after,
+        "applies": applies,
+        "destroys": destroys,
+    }
+
+
 def act(domain: dict[str, Any], action: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Do what the action asks; what the module answers beside the domain."""
+    """Do what the action asks; what the module answers beside the domain and its snapshots."""
     name = given["name"]
     found = next((s for s in domain["snapshots"] if s["name"] == name), None)
+    current = next((s["name"] for s in domain["snapshots"] if s["current"]), None)
+    active = domain["state"] != "stopped"
+    applies = "live" if active else "offline"
     if action == "snapshot_create":
         if found is not None and found["job"] != given.get("job"):
             raise Refusal("SNAPSHOT_EXISTS", f"cannot make snapshot {name}: there is one")
-        return {"changed": found is None, "snapshot": found or make(domain, name, given)}
+        if found is not None:
+            return {"snapshot": found, "changes": []}
+        holds = "disks and memory" if active else "disks"
+        changes = [change_of(f"snapshots.{name}", None, holds, applies)]
+        return {"snapshot": make(domain, name, given), "changes": changes}
     if action == "snapshot_delete":
+        if found is None:
+            return {"snapshot": None, "changes": []}
+        changes = [change_of(f"snapshots.{name}", found["title"], None, applies, destroys=True)]
         for each in domain["snapshots"]:
-            if found is not None and each["parent"] == name:
+            if each["parent"] == name:
                 each["parent"] = found["parent"]
+                field = f"snapshots.{each['name']}.parent"
+                changes.append(change_of(field, name, found["parent"], applies))
         domain["snapshots"] = [s for s in domain["snapshots"] if s["name"] != name]
-        return {"changed": found is not None, "snapshot": None}
+        return {"snapshot": None, "changes": changes}
     if found is None:
         raise Refusal("SNAPSHOT_NOT_FOUND", f"cannot find snapshot {name}")
-    if domain["state"] != "stopped" and not given.get("force"):
+    if active and not given.get("force"):
         raise Refusal("VM_ALREADY_RUNNING", f"cannot restore to {name}: it runs")
-    answer: dict[str, Any] = {"changed": True, "snapshot": found}
+    lost = not given.get("guard")
+    changes = [change_of("snapshots.current", current, name, applies, destroys=lost)]
+    if found["state"] != domain["state"]:
+        changes.append(change_of("state", domain["state"], found["state"], applies))
+    answer: dict[str, Any] = {"snapshot": found, "changes": changes}
     if given.get("guard"):
         title = {"title": given["guard_title"], "origin": "guard", "job": given.get("job")}
         answer["guard"] = make(domain, given["guard"], title)
@@ -121,8 +150,15 @@ def main() -> None:
             code, message = refusal.args
             module.fail_json(msg=message, code=code)
         content["done"].append(action)
-    described = {key: value for key, value in domain.items() if key not in ONLY_OBSERVED}
-    module.exit_json(domain=described, snapshots=domain["snapshots"], changes=[], **answer)
+    shown = {key: value for key, value in domain.items() if key not in ONLY_OBSERVED}
+    changed = bool(answer["changes"])
+    module.exit_json(
+        changed=changed,
+        domain=shown,
+        snapshots=domain["snapshots"],
+        applies_at="now" if changed else None,
+        **answer,
+    )
 
 
 if __name__ == "__main__":

@@ -119,7 +119,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 domain:
-  description: The domain as it is now, in check mode as it would be. Null when it is gone.
+  description:
+    - The domain as it is now, in check mode as it would be. Null when it is gone.
+    - RV(domain.pending) has the values that the next boot brings, and is there only with such.
   returned: success
   type: dict
   sample:
@@ -132,6 +134,7 @@ domain:
     vcpus_max: 8
     memory: 2048
     memory_max: 2048
+    pending: {memory: 4096, memory_max: 4096}
     autostart: false
     firmware: bios
     virt_type: kvm
