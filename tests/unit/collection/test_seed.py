@@ -98,12 +98,15 @@ def test_key_that_is_not_one_line_of_a_key_is_refused(key: str) -> None:
     assert refusal.value.code == "VALIDATION_ERROR"
 
 
-@pytest.mark.parametrize("comment", ["ü \U0001f600", '"', "\\", "': x", "#", "\u00a0\ufeff"])
-def test_generated_files_are_json_and_yaml_alike(comment: str) -> None:
-    # ... whatever the comment of a key holds: YAML readers reject or change raw oddities.
-    text = files({"ssh_keys": [f"{KEY} x{comment}x"]})["meta-data"].decode()
-    assert yaml.safe_load(text) == json.loads(text)
-    assert yaml.safe_load(text)["public-keys"] == [f"{KEY} x{comment}x"]
+@pytest.mark.parametrize("text", ["ü \U0001f600", '"', "\\", "': x", "#", "\u00a0\ufeff", "\u2028"])
+def test_generated_files_are_json_and_yaml_alike(text: str) -> None:
+    # ... whatever a text holds: YAML readers reject or change raw oddities.
+    made = files({"network_config": {"version": 2, "id": f"x{text}x"}})["network-config"].decode()
+    assert yaml.safe_load(made) == json.loads(made) == {"version": 2, "id": f"x{text}x"}
+    if text.isprintable():
+        made = files({"ssh_keys": [f"{KEY} x{text}x"]})["meta-data"].decode()
+        assert yaml.safe_load(made) == json.loads(made)
+        assert yaml.safe_load(made)["public-keys"] == [f"{KEY} x{text}x"]
 
 
 def test_text_that_is_no_unicode_is_refused() -> None:

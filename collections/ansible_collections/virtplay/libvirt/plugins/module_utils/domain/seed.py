@@ -22,7 +22,6 @@ VOLUME_LABEL = "cidata"
 # Inside JSON only strings hold characters beyond ASCII. YAML wants the unprintable ones escaped,
 # and reads an escaped pair of surrogates as two characters: so escape the BMP and nothing above.
 _ESCAPE = re.compile("[\x7f-\ud7ff\ue000-\uffff]")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 
 
 def clean_hostname(text: str, fallback: str = "guest") -> str:
@@ -111,11 +110,8 @@ def build_iso(files: Mapping[str, bytes]) -> bytes:
 
 def _checked_key(key: str) -> str:
     key = key.strip()
-    if _CONTROL.search(key) or not re.fullmatch(SSH_KEY.pattern, key):
-        raise Failure(
-            "cannot use an SSH key: it must be one line of type, base64 text and comment",
-            "VALIDATION_ERROR",
-        )
+    if not SSH_KEY.allows(key):
+        raise Failure(f"cannot use an SSH key: it {SSH_KEY.sentence}", "VALIDATION_ERROR")
     return key
 
 
