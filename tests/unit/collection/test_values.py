@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils import values as rules_file
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task import ARGUMENTS
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.arguments import ARGUMENTS
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure, check_values
 from ansible_collections.virtplay.libvirt.plugins.module_utils.values import (
     CONSOLE,

@@ -13,6 +13,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.declared import (
     combine_runs,
     describe_hosts,
     domain_list,
+    simple_devices,
 )
 
 
@@ -51,4 +52,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        return {"domains": domains, "fleet_summary": fleet_summary}
+        return {
+            "devices": simple_devices,
+            "domains": domains,
+            "fleet_summary": fleet_summary,
+        }

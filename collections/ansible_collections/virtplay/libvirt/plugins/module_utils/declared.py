@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .domain.arguments import ARGUMENTS, BOOKKEEPING
+
 # What a run makes of a VM, in the order in which a summary tells it.
 CREATED, CHANGED, REMOVED, UNCHANGED, FAILED = OUTCOMES = (
     "created",
@@ -17,27 +19,9 @@ CREATED, CHANGED, REMOVED, UNCHANGED, FAILED = OUTCOMES = (
 )
 NOT_DONE = "not done"
 ABSENT = "absent"
-_SAME = (
-    "name",
-    "uuid",
-    "state",
-    "title",
-    "description",
-    "vcpus",
-    "vcpus_max",
-    "memory",
-    "memory_max",
-    "virt_type",
-    "firmware",
-    "autostart",
-    "interfaces",
-    "disks",
-    "force",
-    "keep_disks",
-    "timeout",
-)
+_SAME = tuple(key for key in ARGUMENTS if key not in (*BOOKKEEPING, "seed", "metadata"))
 _ABSENT_TOO = ("name", "uuid", "state", "force", "keep_disks")
-_SEED = ("hostname", "ssh_keys", "user_data", "network_config")
+_SEED = tuple(ARGUMENTS["seed"]["options"])
 _METADATA = ("os", "labels")
 _NEEDED = ("vcpus", "memory")
 
@@ -94,16 +78,25 @@ def _arguments(vm: Mapping[str, Any]) -> dict[str, Any]:
         "seed": _given(vm, _SEED),
         "metadata": _given(vm, _METADATA),
     }
+    return {**simple_devices(vm), **arguments}
+
+
+def simple_devices(vm: Mapping[str, Any]) -> dict[str, Any]:
+    """Return disks and interfaces as the module takes them, of the one disk and the one card.
+
+    vm has disk (GiB), template, clone and network, as the role libvirt_domain; what is not given
+    is left out.
+    """
+    devices: dict[str, Any] = {}
     disk = {"size": vm.get("disk"), **_given(vm, ("template", "clone"))}
-    if "disks" not in arguments and (disk["size"] is not None or "template" in disk):
-        arguments["disks"] = [{"target": "vda", **_given(disk, disk)}]
+    if disk["size"] is not None or "template" in disk:
+        devices["disks"] = [{"target": "vda", **_given(disk, disk)}]
     network = vm.get("network")
-    if "interfaces" not in arguments and network:
+    if network:
+        card = _given(network, ARGUMENTS["interfaces"]["options"])
         source = network.get("network") or network.get("bridge")
-        keys = ("type", "model", "mac", "ip", "gateway", "nameservers")
-        nic = {**_given(network, keys), **({"source": source} if source else {})}
-        arguments["interfaces"] = [nic]
-    return arguments
+        devices["interfaces"] = [{**card, **({"source": source} if source else {})}]
+    return devices
 
 
 def _given(values: Mapping[str, Any], keys: Any) -> dict[str, Any]:

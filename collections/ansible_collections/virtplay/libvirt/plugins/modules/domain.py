@@ -197,11 +197,9 @@ code:
 from functools import partial
 from typing import Any
 
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.arguments import ARGUMENTS
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.module import SeedModule
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task import (
-    ARGUMENTS,
-    DomainTask,
-)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task import DomainTask
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import run_module
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.failures import failure_of
 

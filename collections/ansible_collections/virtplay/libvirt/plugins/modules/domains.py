@@ -139,11 +139,12 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.declared import (
     outcome_of,
     summarize,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.module import SeedModule
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task import (
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.arguments import (
     ARGUMENTS,
-    DomainTask,
+    BOOKKEEPING,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.module import SeedModule
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task import DomainTask
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import parse_domain
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure, run_module
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
@@ -153,8 +154,6 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection i
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.failures import failure_of
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.storage import find_template
 
-# What every domain of a task has in common; the rest is each domain's own.
-COMMON = ("uri", "job", "generation", "lock_timeout")
 # Domains that are worked on at the same time, as many as the service has jobs at once on a host.
 AT_ONCE = 4
 STATES = ["present", ABSENT, "running", "stopped"]
@@ -162,7 +161,7 @@ STATES = ["present", ABSENT, "running", "stopped"]
 
 def domain_options() -> dict[str, Any]:
     """Return the suboptions of one domain: those of the module domain."""
-    options = {name: option for name, option in ARGUMENTS.items() if name not in COMMON}
+    options = {name: option for name, option in ARGUMENTS.items() if name not in BOOKKEEPING}
     options["name"] = {"type": "str", "required": True}
     options["state"] = {"type": "str", "choices": STATES, "default": "present"}
     return options
@@ -209,7 +208,7 @@ class FleetTask:
         vm: dict[str, Any] = {"name": domain["name"]}
         try:
             task = DomainTask(
-                {**domain, **{key: self.params.get(key) for key in COMMON}},
+                {**domain, **{key: self.params.get(key) for key in BOOKKEEPING}},
                 check_mode=self.module.check_mode,
                 diff=self.module._diff,
                 warn=warnings.append,

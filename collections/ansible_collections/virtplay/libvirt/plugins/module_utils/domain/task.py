@@ -15,6 +15,7 @@ from ..host.connection import DomainState, has_error_code, libvirt, lookup_domai
 from ..lock.fence import Fence
 from ..values import DOMAIN
 from . import create, remove, update
+from .arguments import DEFINITION
 from .diff import build_diff
 from .fenced import run_fenced
 from .plan import (
@@ -32,83 +33,6 @@ from .power import run_steps
 from .view import describe, view_domain
 from .xml import normalize, parse_domain
 
-ARGUMENTS: dict[str, Any] = {
-    "uri": {"type": "str", "default": "qemu:///system"},
-    "uuid": {"type": "str"},
-    "name": {"type": "str"},
-    "state": {"type": "str", "choices": [str(w) for w in Wanted], "default": "present"},
-    "title": {"type": "str"},
-    "description": {"type": "str"},
-    "vcpus": {"type": "int"},
-    "vcpus_max": {"type": "int"},
-    "memory": {"type": "int"},
-    "memory_max": {"type": "int"},
-    "virt_type": {"type": "str", "choices": ["auto", "kvm", "qemu"], "default": "auto"},
-    "firmware": {"type": "str", "choices": ["bios", "efi"]},
-    "disks": {
-        "type": "list",
-        "elements": "dict",
-        "options": {
-            "target": {"type": "str", "required": True},
-            "size": {"type": "int"},
-            "template": {"type": "str"},
-            "clone": {"type": "str", "choices": ["linked", "full"], "default": "linked"},
-            "pool": {"type": "str", "default": "default"},
-        },
-    },
-    "interfaces": {
-        "type": "list",
-        "elements": "dict",
-        "options": {
-            "type": {"type": "str", "choices": ["network", "bridge"]},
-            "source": {"type": "str"},
-            "model": {"type": "str", "choices": ["virtio", "e1000e", "e1000", "rtl8139"]},
-            "mac": {"type": "str"},
-            "ip": {"type": "str"},
-            "gateway": {"type": "str"},
-            "nameservers": {"type": "list", "elements": "str"},
-        },
-    },
-    "autostart": {"type": "bool"},
-    "seed": {
-        "type": "dict",
-        "options": {
-            "hostname": {"type": "str"},
-            "ssh_keys": {"type": "list", "elements": "str", "no_log": False},
-            "user_data": {"type": "str", "no_log": True},
-            "network_config": {"type": "dict"},
-        },
-    },
-    "metadata": {
-        "type": "dict",
-        "options": {
-            "id": {"type": "str"},
-            "template": {"type": "str"},
-            "os": {"type": "str"},
-            "labels": {"type": "dict"},
-        },
-    },
-    "job": {"type": "str"},
-    "generation": {"type": "int"},
-    "force": {"type": "bool", "default": False},
-    "keep_disks": {"type": "bool", "default": False},
-    "timeout": {"type": "int", "default": 90},
-    "lock_timeout": {"type": "int", "default": 120},
-}
-# The arguments that say what a domain is like, beside its power.
-DEFINITION = (
-    "title",
-    "description",
-    "vcpus",
-    "vcpus_max",
-    "memory",
-    "memory_max",
-    "firmware",
-    "disks",
-    "interfaces",
-    "autostart",
-    "metadata",
-)
 CAN_CREATE = (Wanted.PRESENT, Wanted.RUNNING, Wanted.STOPPED)
 VERBS = {
     Wanted.PRESENT: "change",

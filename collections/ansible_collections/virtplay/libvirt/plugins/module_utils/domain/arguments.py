@@ -1,0 +1,79 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Lists the arguments that describe a domain to the modules domain and domains; pure, no I/O."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .plan import Wanted
+
+# What a domain is like, beside its power.
+DEFINITION: dict[str, Any] = {
+    "title": {"type": "str"},
+    "description": {"type": "str"},
+    "vcpus": {"type": "int"},
+    "vcpus_max": {"type": "int"},
+    "memory": {"type": "int"},
+    "memory_max": {"type": "int"},
+    "firmware": {"type": "str", "choices": ["bios", "efi"]},
+    "disks": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "target": {"type": "str", "required": True},
+            "size": {"type": "int"},
+            "template": {"type": "str"},
+            "clone": {"type": "str", "choices": ["linked", "full"], "default": "linked"},
+            "pool": {"type": "str", "default": "default"},
+        },
+    },
+    "interfaces": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "type": {"type": "str", "choices": ["network", "bridge"]},
+            "source": {"type": "str"},
+            "model": {"type": "str", "choices": ["virtio", "e1000e", "e1000", "rtl8139"]},
+            "mac": {"type": "str"},
+            "ip": {"type": "str"},
+            "gateway": {"type": "str"},
+            "nameservers": {"type": "list", "elements": "str"},
+        },
+    },
+    "autostart": {"type": "bool"},
+    "metadata": {
+        "type": "dict",
+        "options": {
+            "id": {"type": "str"},
+            "template": {"type": "str"},
+            "os": {"type": "str"},
+            "labels": {"type": "dict"},
+        },
+    },
+}
+ARGUMENTS: dict[str, Any] = {
+    "uri": {"type": "str", "default": "qemu:///system"},
+    "uuid": {"type": "str"},
+    "name": {"type": "str"},
+    "state": {"type": "str", "choices": [str(w) for w in Wanted], "default": "present"},
+    **DEFINITION,
+    "virt_type": {"type": "str", "choices": ["auto", "kvm", "qemu"], "default": "auto"},
+    "seed": {
+        "type": "dict",
+        "options": {
+            "hostname": {"type": "str"},
+            "ssh_keys": {"type": "list", "elements": "str", "no_log": False},
+            "user_data": {"type": "str", "no_log": True},
+            "network_config": {"type": "dict"},
+        },
+    },
+    "job": {"type": "str"},
+    "generation": {"type": "int"},
+    "force": {"type": "bool", "default": False},
+    "keep_disks": {"type": "bool", "default": False},
+    "timeout": {"type": "int", "default": 90},
+    "lock_timeout": {"type": "int", "default": 120},
+}
+# Where a domain is and for whom it is changed: arguments that all domains of a task share.
+BOOKKEEPING = ("uri", "job", "generation", "lock_timeout")
