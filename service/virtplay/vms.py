@@ -1,5 +1,6 @@
 """What may happen to a VM, and the jobs that make it happen."""
 
+import hashlib
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ class Vms:
             _check_template_size(wanted, next(each for each in hosts if each.name == name))
             identity = uuid.uuid4()
             columns = vm_fields.columns_of(wanted)
-            columns["network"] = {**network, "mac": network.get("mac") or mac_of(identity)}
+            columns["network"] = {**network, "mac": network.get("mac") or derive_mac(identity)}
             vm = await store.create_vm(
                 uuid=identity, host=name, status=VmStatus.CREATING, os=os, **columns
             )
@@ -328,9 +329,14 @@ def refuse_wrong_state(vm: Vm, action: Action, *, force: bool = False) -> None:
         raise errors.VmNotPaused(f"cannot resume VM {vm.ref}: it is {vm.status}")
 
 
-def mac_of(identity: uuid.UUID) -> str:
-    """A locally administered MAC address with 40 bits of the VM's UUID."""
-    return "52:" + ":".join(f"{byte:02x}" for byte in identity.bytes[-5:])
+def derive_mac(identity: uuid.UUID) -> str:
+    """The MAC address that a host would give the first network card of a VM with that UUID.
+
+    The rule is the collection's (domain/devices.py); here it makes the address known at once, and
+    a test compares both.
+    """
+    digest = hashlib.sha256(f"urn:virtplay:vm:1/{identity}/0".encode()).digest()
+    return ":".join(["52", *(f"{byte:02x}" for byte in digest[:5])])
 
 
 def identify(vm: Vm) -> dict[str, Any]:

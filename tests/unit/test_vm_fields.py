@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.declared import domain_list
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain import devices
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.seed import build_files
 from virtplay import vm_fields
 from virtplay.api.schemas.vms import VmCreate, VmOut, VmUpdate
 from virtplay.store.models import Vm
 from virtplay.vm_fields import FIELDS, Asked
-from virtplay.vms import create_variables
+from virtplay.vms import create_variables, derive_mac
 
 from scripts.role_tables import ROLES, read_specs
 
@@ -58,3 +59,8 @@ def test_host_name_is_the_same_by_the_api_and_by_hand(title: str, hostname: str)
             seed, instance_id="i-1", title=values["title"], name=values["name"]
         )
         assert json.loads(files["meta-data"])["local-hostname"] == hostname
+
+
+def test_mac_address_is_the_one_that_the_host_derives() -> None:
+    for identity in (uuid.UUID(int=0), *(uuid.uuid4() for _ in range(50))):
+        assert derive_mac(identity) == devices.derive_mac(str(identity), 0)

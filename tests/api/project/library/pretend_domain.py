@@ -141,12 +141,15 @@ def resize(domain: dict[str, Any], key: str, wanted: int, *, active: bool) -> li
     if wanted > pending.get(limit, domain[limit]):
         applies = "next_boot" if active else "offline"
         changes.append(change(limit, domain[limit], wanted, applies))
-    waits = active and wanted > domain[limit]
+    # A CPU is not taken away from an emulated guest that runs.
+    waits = active and (wanted > domain[limit] or (key == "vcpus" and wanted < domain[key]))
     if (wanted, wanted) != (planned, domain[key]):
         applies = "next_boot" if waits else "live" if active else "offline"
         changes.append(change(key, domain[key], wanted, applies))
     if waits:
-        pending.update({key: wanted, limit: wanted})
+        pending[key] = wanted
+        if wanted > domain[limit]:
+            pending[limit] = wanted
     else:
         domain[key] = wanted
         domain[limit] = max(domain[limit], wanted)
