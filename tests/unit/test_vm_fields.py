@@ -2,17 +2,21 @@
 
 import json
 import uuid
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.declared import domain_list
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain import devices
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain import arguments, devices
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.seed import build_files
 from virtplay import vm_fields
 from virtplay.api.schemas.vms import VmCreate, VmOut, VmUpdate
+from virtplay.jobs.play import trim
+from virtplay.jobs.progress import Progress
+from virtplay.store.domains import columns_of
 from virtplay.store.models import Vm
-from virtplay.vm_fields import FIELDS, Asked
-from virtplay.vms import create_variables, derive_mac
+from virtplay.vm_fields import FIELDS, Asked, Field
+from virtplay.vms import create_variables, derive_mac, identify, update_variables
 
 from scripts.role_tables import ROLES, read_specs
 
@@ -64,3 +68,65 @@ def test_host_name_is_the_same_by_the_api_and_by_hand(title: str, hostname: str)
 def test_mac_address_is_the_one_that_the_host_derives() -> None:
     for identity in (uuid.UUID(int=0), *(uuid.uuid4() for _ in range(50))):
         assert derive_mac(identity) == devices.derive_mac(str(identity), 0)
+
+
+class Body(VmCreate):
+    cpuShares: int = 100  # noqa: N815
+
+
+class Change(VmUpdate):
+    cpuShares: int | None = None  # noqa: N815
+
+
+MADE_UP = Field(
+    "shares",
+    "shares",
+    api="cpuShares",
+    key="shares",
+    read=lambda d: int(d["shares"]),
+    needs_room=True,
+)
+PLAIN: dict[str, Any] = {"name": "web", "template": "micro", "cpu": 1, "memory": 256, "disk": 1}
+VARIABLE = "libvirt_domain_shares"
+REPORTED = {"name": "vm-007", "title": "web", "state": "running", "vcpus": 1, "memory": 256}
+
+
+def test_a_new_field_goes_all_the_way_by_its_line_in_the_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(vm_fields, "FIELDS", (*FIELDS, MADE_UP))
+    monkeypatch.setitem(arguments.ARGUMENTS, "shares", {"type": "int"})
+
+    # From the body of a request to the row and to the role's variables.
+    wanted = vm_fields.from_request(Body(**PLAIN, cpuShares=200).model_dump())
+    assert vm_fields.columns_of(wanted)["shares"] == 200
+    vm = Vm(id=7, ref="vm-007", domain="vm-007", uuid=uuid.uuid4(), os="micro", **PLAIN)
+    assert create_variables(vm, wanted)[VARIABLE] == 200
+    assert VARIABLE not in vm_fields.to_variables(wanted, secret=True)
+    changed = vm_fields.from_request(Change(cpuShares=300).model_dump(exclude_unset=True))
+    assert changed == {"shares": 300}
+    variables = update_variables(vm, changed)
+    assert variables == {**identify(vm), VARIABLE: 300}
+    # What an unfinished update promises is read from its variables.
+    assert vm_fields.from_variables(variables) == {"shares": 300}
+    assert vm_fields.needs_room(changed)
+
+    # From a declared VM to the module's arguments.
+    declared = {"name": "vm-007", "vcpus": 1, "memory": 256, "shares": 200}
+    assert domain_list([declared], {})[0]["shares"] == 200
+
+    # From a reported domain, in a result or an observation, back to the row and to the API.
+    domain = {**REPORTED, "shares": 200}
+    assert columns_of(domain)["shares"] == 200
+    waiting = columns_of({**domain, "pending": {"shares": 300}})
+    assert (waiting["shares"], waiting["pending"]) == (300, {"shares": 200})
+    assert "shares" not in columns_of(REPORTED), "what is not reported is left as it is"
+    row = SimpleNamespace(**{f.name: None for f in FIELDS if f.stored}, shares=300)
+    assert vm_fields.shown(row)["cpuShares"] == 300
+
+    # From the module's changes to the job.
+    change = {"field": "shares", "before": 200, "after": 300, "applies": "live", "destroys": False}
+    result = {"domain": domain, "changes": [change], "applies_at": "now", "changed": True}
+    progress = Progress(tasks=2)
+    progress.take(trim({"event": "runner_on_ok", "event_data": {"res": result}}))
+    assert progress.row_result() == {"changes": [change], "applies_at": "now"}

@@ -49,7 +49,7 @@ def _run(specification: Specification, directory: Path) -> None:
         os.write(spool, json.dumps({**event, "at": time.time()}).encode() + b"\n")
 
     def take(event: dict[str, Any]) -> bool:
-        write(_trim(event))
+        write(trim(event))
         return False
 
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -99,7 +99,7 @@ def _run(specification: Specification, directory: Path) -> None:
     os.close(spool)
 
 
-def _trim(event: Mapping[str, Any]) -> dict[str, Any]:
+def trim(event: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a runner event that the service uses."""
     data = event.get("event_data") or {}
     kept: dict[str, Any] = {

@@ -19,7 +19,7 @@ CREATED, CHANGED, REMOVED, UNCHANGED, FAILED = OUTCOMES = (
 )
 NOT_DONE = "not done"
 ABSENT = "absent"
-_SAME = tuple(key for key in ARGUMENTS if key not in (*BOOKKEEPING, "seed", "metadata"))
+_NOT_SAME = (*BOOKKEEPING, "seed", "metadata")
 _ABSENT_TOO = ("name", "uuid", "state", "force", "keep_disks")
 _SEED = tuple(ARGUMENTS["seed"]["options"])
 _METADATA = ("os", "labels")
@@ -74,7 +74,7 @@ def _arguments(vm: Mapping[str, Any]) -> dict[str, Any]:
     if vm.get("state") == ABSENT:
         return _given(vm, _ABSENT_TOO)
     arguments = {
-        **_given(vm, _SAME),
+        **_given(vm, (key for key in ARGUMENTS if key not in _NOT_SAME)),
         "seed": _given(vm, _SEED),
         "metadata": _given(vm, _METADATA),
     }
