@@ -56,7 +56,11 @@ def sample_of(entry: Mapping[str, Any]) -> Any:
     """The sample of an entry of RETURN, or of all its parts."""
     if "sample" in entry:
         return entry["sample"]
-    return {key: sample_of(each) for key, each in entry["contains"].items()}
+    samples = {key: sample_of(each) for key, each in entry["contains"].items()}
+    if "domains" in samples:
+        # With what the module domain returns of each.
+        samples["domains"] = [{**DOMAIN, **domain} for domain in samples["domains"]]
+    return samples
 
 
 DOMAIN = sample_of(documented("domain")["domain"])
@@ -179,7 +183,7 @@ def test_changes_are_those_of_the_real_plan(
         desired["metadata"] = {"labels": desired.pop("labels")}
     current = Current(
         state=DomainState(state),
-        autostart=domain["autostart"],
+        flags={"autostart": domain["autostart"]},
         persistent=True,
         config=domain,
         live=domain,

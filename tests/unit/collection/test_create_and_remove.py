@@ -94,7 +94,7 @@ def test_creation_is_described_disk_by_disk() -> None:
         NewDisk("vdb", "default", "b", "/b", 3 << 30, None, "linked"),
     ]
     nics = [("default", "52:54:00:00:00:01", "203.0.113.5")]
-    creation = Creation(None, "", disks, reservations=nics, autostart=True)
+    creation = Creation(None, "", disks, reservations=nics, flags={"autostart": True})
     assert [(change.field, change.after) for change in create.describe(creation)] == [
         ("disks.vda.size", "template"),
         ("disks.vdb.size", 3),
@@ -106,7 +106,7 @@ def test_creation_is_described_disk_by_disk() -> None:
 def current(*paths: str | None, snapshots: int = 0) -> Current:
     disks = [{"target": f"vd{chr(97 + n)}", "path": path} for n, path in enumerate(paths)]
     config = {"name": "vm-001", "uuid": UUID, "disks": disks}
-    return Current(DomainState.STOPPED, False, True, config, config, snapshots=snapshots)
+    return Current(DomainState.STOPPED, {}, True, config, config, snapshots=snapshots)
 
 
 @pytest.mark.parametrize(

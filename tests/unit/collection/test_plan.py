@@ -96,7 +96,7 @@ def config(**values: Any) -> dict[str, Any]:
 def domain(state: DomainState = RUNNING, **live: Any) -> Current:
     return Current(
         state=state,
-        autostart=False,
+        flags={"autostart": False},
         persistent=True,
         config=config(),
         live=config(**live),

@@ -87,7 +87,7 @@ def sight(
         entry["current"] = entry["name"] == current
     names = [entry["name"] for entry in entries]
     return Sight(
-        Current(state, False, persistent, config, config, xml, xml),
+        Current(state, {}, persistent, config, config, xml, xml),
         OLD,
         entries,
         dict(zip(names, xmls, strict=True)),

@@ -144,7 +144,8 @@ host_info:
           created_at: "2026-11-22T13:30:00Z"
     domains:
       description:
-        - All domains, of Virtplay and of others (these have no O(ignore:metadata)).
+        - All domains, of Virtplay and of others (these have no O(ignore:metadata)), each with what
+          the module P(virtplay.libvirt.domain#module) returns of it.
         - O(ignore:stats) of a domain that is off holds the sizes of its disks only.
         - O(ignore:stuck) says that its QEMU did not answer; O(ignore:unreadable) says why the
           definition of somebody else's domain could not be read.

@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from ..units import GIB
 from ..values import NEW_NAME
 from .console_xml import lock_graphics
 from .devices import NewDisk, make_disk, prepare_disk, prepare_interface
+from .flags import FLAGS, set_flags
 from .plan import Applies, Change, merge_metadata
 from .remove import undefine
 from .seed import build_files, build_iso
@@ -52,7 +53,7 @@ class Creation:
     seed_files: dict[str, bytes] = field(default_factory=dict)
     # (network, MAC address, IP address)
     reservations: list[tuple[str, str, str]] = field(default_factory=list)
-    autostart: bool = False
+    flags: dict[str, Any] = field(default_factory=dict)
 
 
 def derive_uuid(host: str, name: str) -> str:
@@ -92,7 +93,7 @@ def prepare(
         wanted_nics = [{"type": "network", "source": "default"}]
     nics = [prepare_interface(conn, uuid, n, nic) for n, nic in enumerate(wanted_nics)]
     spec = _spec(uuid, desired, disks, nics, virt_type=_virt_type(conn, desired))
-    creation = Creation(spec, "", disks, autostart=bool(desired.get("autostart")))
+    creation = Creation(spec, "", disks, flags={key: bool(desired.get(key)) for key in FLAGS})
     if desired.get("seed") is not None:
         creation.seed_files = _seed_files(spec, desired["seed"], wanted_nics)
         path = os.path.join(pool_path(find_pool(conn, DEFAULT_POOL)), seed_name(uuid))
@@ -127,21 +128,17 @@ def _spec(
     metadata = {"id": name, "job": desired.get("job"), "generation": desired.get("generation")}
     if template is not None:
         metadata.update(template=template.name, os=template.os)
-    return DomainSpec(
-        uuid=uuid,
-        name=name,
-        title=desired.get("title"),
-        description=desired.get("description"),
-        vcpus=vcpus,
-        vcpus_max=vcpus_max,
-        memory=memory,
-        memory_max=memory_max,
-        virt_type=virt_type,
-        firmware=desired.get("firmware") or "bios",
-        disks=tuple(Disk(disk.target, disk.path) for disk in disks),
-        interfaces=tuple(nics),
-        metadata=merge_metadata(metadata, desired.get("metadata") or {}),
-    )
+    given = {f.name: desired[f.name] for f in fields(DomainSpec) if desired.get(f.name) is not None}
+    made: dict[str, Any] = {
+        "uuid": uuid,
+        "vcpus_max": vcpus_max,
+        "memory_max": memory_max,
+        "virt_type": virt_type,
+        "disks": tuple(Disk(disk.target, disk.path) for disk in disks),
+        "interfaces": tuple(nics),
+        "metadata": merge_metadata(metadata, desired.get("metadata") or {}),
+    }
+    return DomainSpec(**{**given, **made})
 
 
 def _virt_type(conn: Any, desired: Mapping[str, Any]) -> str:
@@ -189,8 +186,9 @@ def describe(creation: Creation) -> list[Change]:
     ]
     for _network, mac, address in creation.reservations:
         changes.append(Change(f"interfaces.{mac}.ip", None, address, Applies.OFFLINE))
-    if creation.autostart:
-        changes.append(Change("autostart", False, True, Applies.OFFLINE))
+    changes += [
+        Change(key, False, True, Applies.OFFLINE) for key, value in creation.flags.items() if value
+    ]
     return changes
 
 
@@ -242,8 +240,7 @@ def _define(conn: Any, creation: Creation, fence: Fence) -> Any:
         add_reservation(conn, network, mac=mac, address=address, host=creation.spec.name)
     # Only now, so that no check, diff or log can show it; nobody needs to know it ever.
     dom = conn.defineXML(lock_graphics(creation.xml, secrets.token_hex(4)))
-    if creation.autostart:
-        dom.setAutostart(1)
+    set_flags(dom, creation.flags)
     return dom
 
 

@@ -67,7 +67,8 @@ class Current:
     """What a host says of one domain; sizes in bytes, memory in MiB."""
 
     state: DomainState
-    autostart: bool
+    # What libvirt keeps beside the definition, as flags.FLAGS names it.
+    flags: dict[str, Any]
     persistent: bool
     # The definition for the next boot, and the one QEMU runs with (the same when stopped).
     config: dict[str, Any]
@@ -125,7 +126,7 @@ class UpdatePlan:
     interfaces: list[InterfacePlan] = field(default_factory=list)
     # MAC address → (network, IP address) to reserve; None takes the reservation away.
     reservations: dict[str, tuple[str, str] | None] = field(default_factory=dict)
-    autostart: bool | None = None
+    flags: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -214,10 +215,10 @@ def plan_update(current: Current, desired: Mapping[str, Any]) -> UpdatePlan:
     _plan_memory(plan, current, desired)
     _plan_disks(plan, current, desired.get("disks") or [])
     _plan_interfaces(plan, current, desired.get("interfaces") or [])
-    autostart = desired.get("autostart")
-    if autostart is not None and autostart != current.autostart:
-        plan.autostart = autostart
-        plan.changes.append(Change("autostart", current.autostart, autostart, _now(current)))
+    for key, before in current.flags.items():
+        if desired.get(key) is not None and desired[key] != before:
+            plan.flags[key] = desired[key]
+            plan.changes.append(Change(key, before, desired[key], _now(current)))
     if plan.changes and not current.persistent:
         raise Failure(
             f"cannot change {current.label}: it is transient, libvirt keeps no definition of it",

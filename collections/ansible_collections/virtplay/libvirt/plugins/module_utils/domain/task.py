@@ -154,7 +154,7 @@ class DomainTask:
         planned = {
             **parse_domain(creation.xml),
             "state": str(state),
-            "autostart": creation.autostart,
+            **creation.flags,
             "started_at": None,
         }
         if self.check_mode:
@@ -188,9 +188,7 @@ class DomainTask:
         if self.check_mode:
             shown = describe(current)
             if prepared:
-                wanted = prepared.plan.autostart
-                autostart = current.autostart if wanted is None else wanted
-                shown.update(_planned(prepared.xml), autostart=autostart)
+                shown.update(_planned(prepared.xml), **prepared.plan.flags)
             return self._result({**shown, "state": str(state)}, changes, before_xml, after_xml)
         if prepared:
             refused = update.run(self.conn, dom, current, prepared, self.bookkeeping)

@@ -18,6 +18,7 @@ from ..host.reservations import add_reservation, check_reservation, find_network
 from ..host.storage import TEMPLATES_DIRECTORY, grow_volume
 from .console_xml import keep_passwords
 from .devices import NewDisk, check_source, derive_mac, make_disk, prepare_disk, prepare_interface
+from .flags import set_flags
 from .plan import Applies, Change, Current, UpdatePlan, merge_metadata
 from .power import MONITOR_SECONDS, call_within
 from .xml import (
@@ -104,8 +105,7 @@ def run(
         for volume in made:
             volume.delete(0)
         raise
-    if plan.autostart is not None:
-        dom.setAutostart(int(plan.autostart))
+    set_flags(dom, plan.flags)
     for mac, place in plan.reservations.items():
         old = current.reservations.get(mac)
         if old is not None:

@@ -10,6 +10,7 @@ from ..host.connection import domain_state, libvirt
 from ..host.qemu_process import file_sizes, started_at
 from ..host.reservations import list_reservations
 from ..units import GIB
+from .flags import read_flags
 from .plan import Current
 from .xml import AGENT_CHANNEL, hotpluggable_vcpus, parse_domain, parse_xml
 
@@ -25,7 +26,7 @@ def view_domain(conn: Any, dom: Any, *, whole: bool = False) -> Current:
     config = parse_domain(config_xml)
     current = Current(
         state=domain_state(dom),
-        autostart=bool(dom.autostart()) if persistent else False,
+        flags=read_flags(dom, persistent=persistent),
         persistent=persistent,
         config=config,
         live=parse_domain(live_xml) if active else config,
@@ -51,7 +52,7 @@ def describe(current: Current) -> dict[str, Any]:
     shown = {
         **current.live,
         "state": str(current.state),
-        "autostart": current.autostart,
+        **current.flags,
         "started_at": started_at(current.label) if current.active else None,
     }
     shown["disks"] = [_measure(disk) for disk in current.live["disks"]]

@@ -96,8 +96,8 @@ def parse_xml(xml: str) -> Any:
 def parse_domain(xml: str) -> dict[str, Any]:
     """Return what a domain's XML says, as the modules' `domain` value without live state.
 
-    memory and memory_max are MiB. Keys whose value only a host knows (state, autostart, sizes and
-    allocation of disks, started_at) are not there.
+    memory and memory_max are MiB. Keys that only a host knows (state, flags, started_at, sizes and
+    allocation of disks) are not there.
     """
     root = parse_xml(xml)
     memory_max = _kib(root.find("memory")) // 1024
