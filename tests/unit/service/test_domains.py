@@ -1,0 +1,82 @@
+"""Unit tests: what the documented results of the modules make of a VM's row."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from virtplay.states import VmStatus
+from virtplay.store.domains import STATE, columns_of
+from virtplay.store.models import Vm
+from virtplay.vm_fields import FIELDS
+
+MODULES = (
+    Path(__file__).parents[3] / "collections/ansible_collections/virtplay/libvirt/plugins/modules"
+)
+
+
+def returned(module: str) -> dict[str, Any]:
+    """What a module documents to return."""
+    text = (MODULES / f"{module}.py").read_text()
+    return dict(yaml.safe_load(text.split('RETURN = r"""', 1)[1].split('"""', 1)[0]))
+
+
+BY_JOB = dict(returned("domain")["domain"]["sample"])
+OBSERVED = dict(returned("host_info")["host_info"]["contains"]["domains"]["sample"][0])
+
+
+def test_an_observation_gives_every_column_that_a_host_knows() -> None:
+    known = {field.name for field in FIELDS if field.key} | {column for column, _, _ in STATE}
+    assert columns_of(OBSERVED).keys() == known | {"pending"}
+    assert known <= Vm._meta.fields_map.keys()
+
+
+def test_a_job_gives_the_same_columns_but_for_what_only_an_observation_reports() -> None:
+    only_observed = {"addresses", "ip", "snapshots"}
+    assert columns_of(BY_JOB).keys() == columns_of(OBSERVED).keys() - only_observed
+
+
+def test_the_documented_domain_becomes_these_columns() -> None:
+    assert columns_of(BY_JOB) == {
+        "name": "Web server",
+        "domain": "vm-001",
+        "description": "",
+        "power": "running",
+        "status": VmStatus.RUNNING,
+        "template": "debian12",
+        "os": "debian12",
+        "cpu": 2,
+        "memory": 2048,
+        "disk": 20,
+        "disk_allocation": 200704,
+        "network": {
+            "type": "network",
+            "network": "default",
+            "mac": "52:9a:3f:00:1b:c4",
+            "model": "virtio",
+        },
+        "auto_start": False,
+        "labels": {},
+        "pending": {},
+        "started_at": datetime(2026, 11, 22, 13, 30, tzinfo=UTC),
+    }
+
+
+def test_a_value_of_the_next_boot_is_the_vms_and_the_present_one_is_pending() -> None:
+    columns = columns_of({**BY_JOB, "pending": {"memory": 4096, "memory_max": 4096}})
+    assert (columns["memory"], columns["pending"]) == (4096, {"memory": 2048})
+
+
+def test_a_stopped_domain_has_no_address_whoever_reports_it() -> None:
+    columns = columns_of({**BY_JOB, "state": "stopped", "started_at": None})
+    assert (columns["addresses"], columns["ip"], columns["started_at"]) == ([], None, None)
+
+
+@pytest.mark.parametrize("key", sorted(BY_JOB))
+def test_what_is_not_reported_gives_no_column(key: str) -> None:
+    domain = {name: value for name, value in BY_JOB.items() if name != key}
+    columns, all_columns = columns_of(domain), columns_of(BY_JOB)
+    assert columns.keys() <= all_columns.keys()
+    changed = {column for column in columns if columns[column] != all_columns[column]}
+    assert changed <= ({"name"} if key == "title" else set())
