@@ -119,8 +119,8 @@ def _exchange(stream: "ClientConnection") -> bool:
     """Carry bytes both ways; True when the user disconnected, False when the service did."""
     from websockets.exceptions import ConnectionClosed  # noqa: PLC0415
 
-    ended, tell = os.pipe()
-    reader = threading.Thread(target=_show, args=(stream, tell), daemon=True)
+    ended, closing = os.pipe()
+    reader = threading.Thread(target=_show, args=(stream, closing), daemon=True)
     reader.start()
     keyboard = sys.stdin.fileno()
     try:
@@ -142,8 +142,8 @@ def _exchange(stream: "ClientConnection") -> bool:
         os.close(ended)
 
 
-def _show(stream: "ClientConnection", tell: int) -> None:
-    """Print what the guest sends until the stream ends; then close `tell`."""
+def _show(stream: "ClientConnection", closing: int) -> None:
+    """Print what the guest sends until the stream ends; then close `closing`."""
     from websockets.exceptions import ConnectionClosed  # noqa: PLC0415
 
     try:
@@ -153,7 +153,7 @@ def _show(stream: "ClientConnection", tell: int) -> None:
     except (ConnectionClosed, OSError):
         pass  # the close code has the reason, and a closed terminal shows nothing
     finally:
-        os.close(tell)
+        os.close(closing)
 
 
 def _print_end(stream: "ClientConnection", ended_here: bool) -> None:

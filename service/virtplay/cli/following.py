@@ -103,17 +103,17 @@ def seconds_taken(job: JsonObject) -> float | None:
 def _responses(client: Client, job_id: str) -> Iterator[tuple[JsonObject, bool]]:
     """Yield the job again and again; while the service does not respond, the last one and False."""
     job = client.get(path_of("jobs", job_id))
-    seen = time.monotonic()
+    responded = time.monotonic()
     yield job, True
     while True:
         try:
             job = client.get(path_of("jobs", job_id))
         except CannotReach:
-            if time.monotonic() - seen > PATIENCE_SECONDS:
+            if time.monotonic() - responded > PATIENCE_SECONDS:
                 raise
             yield job, False
         else:
-            seen = time.monotonic()
+            responded = time.monotonic()
             yield job, True
 
 

@@ -24,7 +24,7 @@ T = TypeVar("T")
 token_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Create, list and revoke API tokens in the database of the service.",
+    help="Create, list and revoke API tokens.",
 )
 database_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Manage the database of the service."

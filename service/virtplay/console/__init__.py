@@ -1,1 +1,1 @@
-"""Consoles: tickets for one stream each, and the streams between a client and a guest."""
+"""Consoles: tickets for one connection each, and the streams between clients and VMs."""

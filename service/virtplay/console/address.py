@@ -1,4 +1,4 @@
-"""Pure: how Ansible reaches a host, read from its inventory variables, as OpenSSH would be told."""
+"""Pure: reads how Ansible connects to a host from its inventory variables, as ssh_config lines."""
 
 import getopt
 import getpass
@@ -30,21 +30,21 @@ SSH_CONNECTIONS = ("ssh", "smart", "paramiko", "paramiko_ssh", "ansible.builtin.
 
 @dataclass(frozen=True)
 class Address:
-    """A host as a console reaches it: directly, or over SSH."""
+    """How consoles connect to a host: locally, or over SSH."""
 
     name: str
     local: bool = False
     host: str = ""
     lines: tuple[str, ...] = ()
-    """What an ssh_config would say of it; of two lines on one matter the first counts."""
+    """Lines of ssh_config; the first line of each key counts."""
     config_files: tuple[str, ...] | None = None
-    """Files that are read after the lines; None for OpenSSH's usual ones."""
+    """Files that are read after the lines; None for OpenSSH's defaults."""
     password: str | None = field(default=None, repr=False)
     become: str | None = None
-    """The user that sudo turns into; None without."""
+    """The user for sudo; None without sudo."""
     python: str = DEFAULT_PYTHON
     uri: str = DEFAULT_URI
-    """The libvirt there."""
+    """The URI of libvirt on the host."""
 
 
 def read_address(
@@ -60,25 +60,27 @@ def read_address(
         if found is None:
             found = next((defaults[key] for key in keys if key in defaults), None)
         if isinstance(found, str) and ("{{" in found or "{%" in found):
-            raise _unusable(name, f"{keys[0]} is a template, and the console takes only plain text")
+            raise _unusable(name, f"{keys[0]} is a template; consoles require a plain value")
         return found
 
     connection = str(value("ansible_connection") or "ssh")
     become = is_true(value("ansible_become"))
     method = value("ansible_become_method") or "sudo"
     if become and str(method).rsplit(".", 1)[-1] != "sudo":
-        raise _unusable(name, f"ansible_become_method is {method}, and the console knows only sudo")
+        raise _unusable(name, f"ansible_become_method is {method}, but consoles support only sudo")
     python = str(value("ansible_python_interpreter") or DEFAULT_PYTHON)
     common: dict[str, Any] = {
         "become": str(value("ansible_become_user") or ROOT) if become else None,
-        # auto and its kin: what Ansible would go and find out.
+        # auto and the like: Ansible would discover the interpreter.
         "python": DEFAULT_PYTHON if python.startswith("auto") else python,
         "uri": str(value("libvirt_console_uri") or DEFAULT_URI),
     }
     if connection in LOCAL_CONNECTIONS:
         return Address(name, local=True, **common)
     if connection not in SSH_CONNECTIONS:
-        raise _unusable(name, f"ansible_connection is {connection}, and the console knows only ssh")
+        raise _unusable(
+            name, f"ansible_connection is {connection}, but consoles support only ssh and local"
+        )
     key = value("ansible_ssh_private_key_file", "ansible_private_key_file")
     settings = [
         ("Port", value("ansible_port", "ansible_ssh_port")),
@@ -128,7 +130,7 @@ def read_arguments(name: str, text: str) -> tuple[list[str], tuple[str, ...] | N
 
 
 def option_line(text: str) -> str:
-    """`Key=value` or `Key value` of ssh's -o as a line of ssh_config."""
+    """Return a line of ssh_config for `Key=value` or `Key value` of ssh's -o."""
     key, separator, value = text.partition("=")
     if not separator or " " in key.strip():
         key, _, value = text.strip().partition(" ")
@@ -136,9 +138,9 @@ def option_line(text: str) -> str:
 
 
 def jump_address(address: Address, jumps: str) -> Address:
-    """The last of ProxyJump's hosts, which is reached through those before it.
+    """Return the last of ProxyJump's hosts, with the hosts before it as its own ProxyJump.
 
-    As with ssh, of the settings for the host itself only its files count here.
+    As with ssh, only the configuration files of the host itself apply to its jump hosts.
     """
     before, _, last = jumps.rpartition(",")
     user, _, place = last.strip().removeprefix("ssh://").rpartition("@")
@@ -157,17 +159,17 @@ def jump_address(address: Address, jumps: str) -> Address:
 
 
 def quote(text: str) -> str:
-    """A value that may hold spaces, for ssh_config."""
+    """Quote a value with spaces for ssh_config."""
     return f'"{text}"' if any(c.isspace() for c in text) else text
 
 
 def is_true(value: object) -> bool:
-    """Whether Ansible takes a variable for true."""
+    """Whether Ansible treats a variable as true."""
     return str(value).lower() in ("true", "yes", "on", "1", "y", "t")
 
 
 def stream_command(address: Address, source: str, uuid: str) -> Sequence[str]:
-    """The program that carries a domain's serial console, as words."""
+    """Return the command of the program that carries a domain's serial console."""
     user = address.become
     if address.local and user == getpass.getuser():
         user = None

@@ -1,4 +1,4 @@
-"""Opens consoles: the job that lets a client in, the ticket for one stream, the stream itself."""
+"""Opens consoles: the job that prepares one, the ticket for one connection, and its stream."""
 
 import asyncio
 import secrets
@@ -12,9 +12,9 @@ from functools import partial
 
 from virtplay import errors
 from virtplay.actions import Action
-from virtplay.console.reach import Line, Reach
+from virtplay.console.connections import ConsoleStream, HostConnections
 from virtplay.console.relay import Client
-from virtplay.console.watch import Stream, Streams
+from virtplay.console.watch import OpenConsole, OpenConsoles
 from virtplay.hosts.inventory import Inventory
 from virtplay.jobs.dispatcher import Dispatcher
 from virtplay.jobs.submission import Caller, await_end, job_directory, submit, write_secrets
@@ -28,12 +28,12 @@ from virtplay.store.tickets import create_ticket, find_ticket, use_ticket
 from virtplay.store.tokens import valid_tokens
 
 PASSWORD_LENGTH = 8
-"""VNC has no longer ones."""
+"""VNC truncates longer passwords."""
 PASSWORD_SECONDS = 60
-"""Longer than a ticket is valid: the job that sets it takes a part of it."""
+"""Longer than a ticket is valid, since the job that sets the password takes part of it."""
 JOB_SECONDS = 30.0
 ACTIVE = ("running", "paused", "stopping", "suspended")
-"""The domain states that have a QEMU, hence a screen."""
+"""The domain states with a QEMU process, hence with a screen."""
 JOB_ERRORS: dict[str, type[errors.VirtplayError]] = {
     "VM_NOT_FOUND": errors.VmNotFound,
     "VM_ALREADY_STOPPED": errors.VmAlreadyStopped,
@@ -42,17 +42,17 @@ JOB_ERRORS: dict[str, type[errors.VirtplayError]] = {
 
 
 class ConsoleType(StrEnum):
-    """What a client can see of a guest."""
+    """The kinds of console."""
 
     VNC = "vnc"
-    """Its screen, by RFB."""
+    """The screen, by RFB."""
     SERIAL = "serial"
-    """Its text console."""
+    """The serial console."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A console that one client may connect to."""
+    """A console to which one client may connect."""
 
     vm: Vm
     job: Job
@@ -61,28 +61,28 @@ class Opened:
     """The address and port on the hypervisor; None for a serial console."""
     port: int | None
     password: str | None
-    """None where none is asked for."""
+    """None where none is required."""
     ticket: str
     expires_at: datetime
 
 
 class Consoles:
-    """Everything about consoles that the API calls."""
+    """What the API calls for consoles."""
 
     def __init__(self, settings: Settings, inventory: Inventory, dispatcher: Dispatcher) -> None:
         self.inventory = inventory
         self._settings = settings
         self._dispatcher = dispatcher
-        self._reach = Reach(settings.project_dir)
-        self._streams = Streams()
-        # VM id → password and until when it lets in; nowhere else, so that two people who ask
-        # for one VM at once do not shut each other out.
+        self._connections = HostConnections(settings.project_dir)
+        self._open = OpenConsoles()
+        # VM id → password and its end. Shared, so that two clients that open one VM at once do not
+        # invalidate each other's password.
         self._passwords: dict[int, tuple[str, float]] = {}
 
     async def open(self, caller: Caller, ref: str, kind: ConsoleType) -> Opened:
-        """Run console_open for a running VM and make a ticket for its console."""
-        # It takes a second the first time, in which the job runs.
-        _ = self._reach.prepare(self.inventory)
+        """Run console_open for a running VM and create a ticket for its console."""
+        # The first time, this takes a second, in which the job already runs.
+        _ = self._connections.prepare(self.inventory)
         async with transaction():
             vm = await store.find_vm(ref, lock=True)
             await self._refuse_unusable(vm)
@@ -108,7 +108,7 @@ class Consoles:
         return Opened(vm, job, kind, host, port, needed, text, expires_at)
 
     async def _give_up_waiting(self, vm: Vm, job: Job) -> None:
-        """Cancel a job that found no worker: nobody waits for what it would open later."""
+        """Cancel a job that no worker has started: its console would open too late."""
         if job.status != JobStatus.QUEUED:
             return
         message = f"cannot open a console of VM {vm.ref}: no worker was free for {JOB_SECONDS:g} s"
@@ -118,19 +118,19 @@ class Consoles:
             await asyncio.to_thread(write_secrets, job_directory(self._settings, str(job.ref)), {})
 
     async def admit(self, ref: str, text: str) -> tuple[Vm, ConsoleTicket]:
-        """Take a ticket of a running VM, which is used up by this.
+        """Accept a ticket for a running VM; a ticket can be used once.
 
-        Forbidden for a ticket that is used, old or another VM's, and whose token is not valid any
-        more; VmAlreadyStopped.
+        Forbidden for a ticket that is used, expired or another VM's, or whose token is no longer
+        valid; VmAlreadyStopped.
         """
         refused = errors.Forbidden(
-            f"cannot open the console of VM {ref}: the ticket is not valid; each is good for one"
+            f"cannot open the console of VM {ref}: the ticket is not valid; each is valid for one"
             " connection within 40 seconds"
         )
         try:
             vm = await store.find_vm(ref)
         except errors.VmNotFound:
-            # A ticket is all that the caller has shown: not even what VMs there are is told.
+            # The caller has no token, and must not learn which VMs exist.
             raise refused from None
         ticket = await find_ticket(text, vm.id)
         if ticket is None or ticket.token_id not in await valid_tokens({ticket.token_id}):
@@ -141,34 +141,34 @@ class Consoles:
         return vm, ticket
 
     async def carry(self, vm: Vm, ticket: ConsoleTicket, client: Client) -> None:
-        """Carry the stream of an admitted client to its end."""
-        stream = Stream(str(vm.ref), ticket.kind, ticket.token_id, client)
-        await self._streams.carry(stream, partial(self._connect, vm, ticket))
+        """Carry the stream of an admitted client until it ends."""
+        console = OpenConsole(str(vm.ref), ticket.kind, ticket.token_id, client)
+        await self._open.carry(console, partial(self._connect, vm, ticket))
 
     async def watch(self) -> None:
-        """End streams whose time has come, for ever."""
-        await self._streams.watch(self._sweep)
+        """End consoles whose token is no longer valid, forever."""
+        await self._open.watch(self._sweep)
 
     async def stop(self) -> None:
-        """End all streams and connections."""
-        await self._streams.stop()
-        await self._reach.close()
+        """End all consoles and connections."""
+        await self._open.stop()
+        await self._connections.close()
 
-    async def _connect(self, vm: Vm, ticket: ConsoleTicket) -> Line:
-        address = await self._reach.address(self.inventory, str(vm.host))
+    async def _connect(self, vm: Vm, ticket: ConsoleTicket) -> ConsoleStream:
+        address = await self._connections.address(self.inventory, str(vm.host))
         if ticket.kind == ConsoleType.SERIAL:
-            return await self._reach.open_serial(address, str(vm.uuid))
-        return await self._reach.open_screen(address, ticket.port or 0)
+            return await self._connections.open_serial(address, str(vm.uuid))
+        return await self._connections.open_screen(address, ticket.port or 0)
 
     async def _sweep(self) -> None:
-        await self._reach.sweep()
+        await self._connections.sweep()
         now = time.monotonic()
         self._passwords = {id: kept for id, kept in self._passwords.items() if kept[1] > now}
 
     def _password(self, vm_id: int) -> str:
-        """The password for a VM's screen: the one in force, else a new one; its time starts anew.
+        """Return the valid password of a VM's screen or a new one; its time starts again.
 
-        47 random bits for a minute, behind SSH and the loopback.
+        47 random bits, valid for a minute, behind SSH and the loopback.
         """
         now = time.monotonic()
         password, until = self._passwords.get(vm_id, ("", 0.0))

@@ -1,33 +1,33 @@
-"""Carries bytes between a client and a guest's console, untouched and in order.
+"""Carries bytes between a client and a VM's console, unchanged and in order.
 
-Nothing is kept but what is under way: each side is read only as far as the other takes it.
+Each side is read only as fast as the other accepts bytes, so buffers stay small.
 """
 
 import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
-from virtplay.console.reach import LINE_ERRORS, Line
+from virtplay.console.connections import STREAM_ERRORS, ConsoleStream
 
 BLOCK = 64 * 1024
 NORMAL, GOING_AWAY, POLICY, FAILED = 1000, 1001, 1008, 1011
-"""Codes of a websocket's end (RFC 6455, 7.4.1)."""
+"""Close codes of a websocket (RFC 6455, 7.4.1)."""
 
 
 class Client(Protocol):
-    """The client's end of a stream."""
+    """The client of a console stream."""
 
     async def receive(self) -> bytes | None:
-        """The next bytes; None when the client is gone."""
+        """Return the next bytes; None when the client has disconnected."""
 
     async def send(self, data: bytes) -> None:
-        """Send bytes once there is room; ConnectionError when the client is gone."""
+        """Send bytes once the buffer has room; ConnectionError when the client has disconnected."""
 
     async def close(self, code: int = NORMAL, reason: str = "") -> None:
-        """End it, with a code and a few words for the client."""
+        """Close the connection, with a code and a few words for the client."""
 
     def tend(self, now: float) -> None:
-        """See that it is alive: called every few seconds, with the event loop's time."""
+        """Check that the client is alive; called every few seconds with the event loop's time."""
 
 
 @dataclass(frozen=True)
@@ -38,40 +38,40 @@ class Ending:
     reason: str = ""
 
 
-async def relay(client: Client, line: Line) -> Ending:
+async def relay(client: Client, stream: ConsoleStream) -> Ending:
     """Carry bytes both ways until one side ends."""
-    up = asyncio.create_task(_carry_up(client, line))
-    down = asyncio.create_task(_carry_down(client, line))
+    up = asyncio.create_task(_carry_up(client, stream))
+    down = asyncio.create_task(_carry_down(client, stream))
     try:
         await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
-        # What the guest said last is sent by now; a client that went needs no reason.
-        client_went = (up.done() and up.result()) or (down.done() and down.result())
-        if client_went:
+        # The last bytes of the guest are sent by now; a disconnected client needs no reason.
+        client_left = (up.done() and up.result()) or (down.done() and down.result())
+        if client_left:
             return Ending()
     finally:
         for task in (up, down):
             task.cancel()
         await asyncio.wait({up, down})
-    return Ending(GOING_AWAY, await line.reason())
+    return Ending(GOING_AWAY, await stream.reason())
 
 
-async def _carry_up(client: Client, line: Line) -> bool:
-    """Client to guest; True when the client went, False when the guest's side did."""
+async def _carry_up(client: Client, stream: ConsoleStream) -> bool:
+    """Carry client to guest; True when the client disconnected, False when the guest's side did."""
     while (data := await client.receive()) is not None:
         try:
-            line.writer.write(data)
-            await line.writer.drain()
-        except LINE_ERRORS:
+            stream.writer.write(data)
+            await stream.writer.drain()
+        except STREAM_ERRORS:
             return False
     return True
 
 
-async def _carry_down(client: Client, line: Line) -> bool:
-    """Guest to client; True when the client went, False when the guest's side did."""
+async def _carry_down(client: Client, stream: ConsoleStream) -> bool:
+    """Carry guest to client; True when the client disconnected, False when the guest's side did."""
     while True:
         try:
-            data = await line.reader.read(BLOCK)
-        except LINE_ERRORS:
+            data = await stream.reader.read(BLOCK)
+        except STREAM_ERRORS:
             return False
         if not data:
             return False

@@ -1,11 +1,11 @@
-"""The open streams: carries them, and ends each when its time has come."""
+"""The open consoles: carries their streams, and ends those whose token is no longer valid."""
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
-from virtplay.console.reach import Line
+from virtplay.console.connections import ConsoleStream
 from virtplay.console.relay import FAILED, GOING_AWAY, POLICY, Client, Ending, relay
 from virtplay.errors import VirtplayError
 from virtplay.store.tokens import valid_tokens
@@ -18,8 +18,8 @@ REVOKED = Ending(POLICY, "the token that opened this console was revoked or has 
 STOPPING = Ending(GOING_AWAY, "the service is stopping")
 
 
-class Stream:
-    """One open stream, and what it was opened by."""
+class OpenConsole:
+    """One open console, and the token that opened it."""
 
     def __init__(self, vm: str, kind: str, token_id: int, client: Client) -> None:
         self.vm = vm
@@ -29,75 +29,79 @@ class Stream:
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     def end(self, ending: Ending) -> None:
-        """Ask it to end; the first reason counts."""
+        """Request its end; the first reason counts."""
         if not self.ended.done():
             self.ended.set_result(ending)
 
 
-class Streams:
-    """Every open stream of this process."""
+class OpenConsoles:
+    """All open consoles of this process."""
 
     def __init__(self) -> None:
-        self._open: set[Stream] = set()
+        self._open: set[OpenConsole] = set()
         self._stopping = False
 
     def __len__(self) -> int:
         return len(self._open)
 
-    async def carry(self, stream: Stream, connect: Callable[[], Awaitable[Line]]) -> None:
-        """Connect to the guest's side and carry the stream to its end, whichever side ends it."""
+    async def carry(
+        self, console: OpenConsole, connect: Callable[[], Awaitable[ConsoleStream]]
+    ) -> None:
+        """Connect to the VM and carry its stream until either side ends it."""
         if self._stopping:
-            stream.end(STOPPING)
-        self._open.add(stream)
-        log.info("%s console of VM %s opened", stream.kind, stream.vm)
-        work = asyncio.create_task(_connect_and_relay(stream.client, connect))
-        ending = Ending(FAILED, "the console broke")
+            console.end(STOPPING)
+        self._open.add(console)
+        log.info("%s console of VM %s opened", console.kind, console.vm)
+        work = asyncio.create_task(_connect_and_relay(console.client, connect))
+        ending = Ending(FAILED, "the console failed")
         try:
-            await asyncio.wait({work, stream.ended}, return_when=asyncio.FIRST_COMPLETED)
-            ending = stream.ended.result() if stream.ended.done() else work.result()
+            await asyncio.wait({work, console.ended}, return_when=asyncio.FIRST_COMPLETED)
+            ending = console.ended.result() if console.ended.done() else work.result()
         except VirtplayError as error:
             ending = Ending(FAILED, error.message)
         finally:
             work.cancel()
             await asyncio.wait({work})
             with contextlib.suppress(ConnectionError):
-                await stream.client.close(ending.code, ending.reason)
-            self._open.discard(stream)
+                await console.client.close(ending.code, ending.reason)
+            self._open.discard(console)
             log.info(
-                "%s console of VM %s ended: %s", stream.kind, stream.vm, ending.reason or "closed"
+                "%s console of VM %s ended: %s", console.kind, console.vm, ending.reason or "closed"
             )
 
     async def watch(self, sweep: Callable[[], Awaitable[None]]) -> None:
-        """End the streams of tokens that are no longer valid; one query for all of them."""
+        """End the consoles of tokens that are no longer valid, with one query for all."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             await sweep()
             if not self._open:
                 continue
-            # One that is opened while the database answers was not asked about.
-            asked = list(self._open)
-            valid = await valid_tokens({stream.token_id for stream in asked})
-            for stream in asked:
-                if stream.token_id not in valid:
-                    stream.end(REVOKED)
+            # A console that opens during the query is checked in the next round.
+            checked = list(self._open)
+            valid = await valid_tokens({console.token_id for console in checked})
+            for console in checked:
+                if console.token_id not in valid:
+                    console.end(REVOKED)
                 else:
-                    stream.client.tend(loop.time())
+                    console.client.tend(loop.time())
 
     async def stop(self) -> None:
-        """End every stream, and wait until their clients were told."""
+        """End every console, and wait until their clients have received the reason."""
         self._stopping = True
-        for stream in list(self._open):
-            stream.end(STOPPING)
+        for console in list(self._open):
+            console.end(STOPPING)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
                 while self._open:  # noqa: ASYNC110 - a moment, once in a process's life
                     await asyncio.sleep(0.02)
 
 
-async def _connect_and_relay(client: Client, connect: Callable[[], Awaitable[Line]]) -> Ending:
-    line = await connect()
+async def _connect_and_relay(
+    client: Client, connect: Callable[[], Awaitable[ConsoleStream]]
+) -> Ending:
+    stream = await connect()
     try:
-        return await relay(client, line)
+        return await relay(client, stream)
     finally:
-        await line.close()
+        await stream.close()

@@ -40,18 +40,18 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class HostConfig:
-    """What the inventory says of one hypervisor, as far as the service decides by it."""
+    """The settings of one host in the inventory that the service uses."""
 
     name: str
     overcommit: Overcommit
     catalogue: dict[str, dict[str, Any]]
-    """Template name → its entry, this host's replacements merged over the defaults."""
+    """Template name → its entry; entries of this host replace the defaults."""
     variables: dict[str, Any] = field(default_factory=dict, repr=False)
-    """All its variables (may hold a password)."""
+    """All variables of the host (may contain a password)."""
 
     @property
     def connection(self) -> dict[str, Any]:
-        """Its variables that say how Ansible connects to it."""
+        """The variables for Ansible's connection to the host."""
         return {
             key: value
             for key, value in self.variables.items()
@@ -61,7 +61,7 @@ class HostConfig:
 
 @dataclass(frozen=True)
 class Inventory:
-    """The hypervisors of the inventory."""
+    """The hosts of the inventory."""
 
     hosts: dict[str, HostConfig]
 
@@ -84,7 +84,7 @@ class Inventory:
 
 
 async def load_inventory(settings: Settings) -> Inventory:
-    """Read the inventory; CannotStart when a source is broken, or none names a hypervisor."""
+    """Read the inventory; CannotStart when a source is broken, or none contains a host."""
     for source in settings.inventory_sources:
         if not await asyncio.to_thread(Path(source).exists):
             raise CannotStart(
@@ -93,7 +93,7 @@ async def load_inventory(settings: Settings) -> Inventory:
     words = ["--list"]
     for source in settings.inventory_sources:
         words += ["-i", source]
-    # Else a broken source is a warning, and its hosts are missing without a word.
+    # Otherwise a broken source is only a warning, and its hosts are missing.
     strict = {"ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true"}
     try:
         listing = await _run(settings.project_dir, "ansible-inventory", *words, environment=strict)
@@ -107,7 +107,7 @@ async def load_inventory(settings: Settings) -> Inventory:
 
 
 async def load_connection_defaults(project: Path) -> dict[str, Any]:
-    """Read what ansible.cfg and ANSIBLE_* variables set, by the names of the host variables.
+    """Read the settings of ansible.cfg and ANSIBLE_* variables, by the names of host variables.
 
     CannotStart when Ansible cannot read its configuration. Takes a second of CPU.
     """
@@ -127,7 +127,7 @@ async def load_connection_defaults(project: Path) -> dict[str, Any]:
 async def _run(
     project: Path, program: str, *words: str, environment: Mapping[str, str] | None = None
 ) -> Any:
-    """The JSON that a program of Ansible prints; CannotStart with its errors when it fails."""
+    """Return the JSON output of a program of Ansible; CannotStart with its errors if it fails."""
     process = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).with_name(program)),
         *words,
@@ -148,7 +148,7 @@ async def _run(
 
 
 def _faults(errors: str) -> str:
-    """One line of what a program of Ansible wrote, which says most things twice."""
+    """Return the errors of a program of Ansible as one line; it prints most of them twice."""
     marked = re.findall(r"^(?:\[(?:WARNING|ERROR)\]: )(.+)|^(Origin: .+)", errors, re.MULTILINE)
     faults = dict.fromkeys((fault or origin).strip(" .") for fault, origin in marked)
     return "; ".join(faults) or errors.strip()

@@ -55,7 +55,8 @@ def end_descendants() -> None:
 
 
 def _descendants() -> list[psutil.Process]:
-    # Not Process.children: it compares times of day, and misses a child when the clock steps back.
+    # Not Process.children: psutil 7.2 compares wall-clock times in it, and misses a child when the
+    # clock steps back: https://github.com/giampaolo/psutil/issues/2542
     children: dict[int, list[psutil.Process]] = {}
     for process in _own_processes("ppid"):
         children.setdefault(process.info["ppid"], []).append(process)
@@ -68,8 +69,8 @@ def _descendants() -> list[psutil.Process]:
 def _own_processes(*attributes: str) -> Iterator[psutil.Process]:
     """All processes that this user may end, with these attributes in `info`.
 
-    What sudo has started is root's: it ends with its task, and the fence on the host makes the
-    next job wait for it. A ControlPersist connection of ssh ("[mux]") may serve other jobs.
+    Processes below sudo are root's: they end with their task, and the fence on the host lets the
+    next job wait for them. A ControlPersist connection of ssh ("[mux]") may serve other jobs.
     """
     for process in psutil.process_iter(["uids", "cmdline", *attributes]):
         uids, words = process.info["uids"], process.info["cmdline"] or []

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import asyncssh
 import pytest
-from virtplay.console import reach
+from virtplay.console import connections
 from virtplay.console.address import Address, read_address
-from virtplay.console.reach import connect
+from virtplay.console.connections import connect
 
 Name = Callable[..., Address]
 
@@ -67,7 +67,7 @@ async def ssh_server(directory: Path) -> AsyncIterator[Name]:
 def _stranger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Somebody who knows no host yet."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(reach, "USUAL_KNOWN_HOSTS", (str(tmp_path / "empty"),))
+    monkeypatch.setattr(connections, "USUAL_KNOWN_HOSTS", (str(tmp_path / "empty"),))
 
 
 async def test_known_host_is_connected_to(tmp_path: Path) -> None:

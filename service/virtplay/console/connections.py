@@ -1,7 +1,8 @@
-"""Reaches the loopback and the serial consoles of hosts: the only importer of asyncssh.
+"""Opens console streams on hosts, locally or over SSH: the only importer of asyncssh.
 
-One SSH connection a host is shared by all its streams, and host keys are always checked, whatever
-the inventory says. It stays for a while after its last stream.
+All streams of a host share one SSH connection, which stays open for a while after the last one.
+Host keys are always checked, whatever the inventory sets. Not `ssh -W` for each stream: opening 20
+at once costs 130 ms of CPU instead of 9, and a lost connection looks like the end of a stream.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import asyncssh
 
@@ -23,13 +24,13 @@ from virtplay.console.address import Address, jump_address, read_address, stream
 from virtplay.errors import HostUnreachable
 from virtplay.hosts.inventory import Inventory, load_connection_defaults
 
-log = logging.getLogger("virtplay.console.reach")
+log = logging.getLogger("virtplay.console.connections")
 # asyncssh 2.24 logs each channel at INFO, with its whole command: here, the stream program. Its
 # author's advice: https://github.com/ronf/asyncssh/issues/193
 asyncssh.set_log_level("WARNING")
 
 WINDOW = 256 * 1024
-"""Bytes that a host may send before a slow client has taken them."""
+"""Bytes that a host may send before a slow client has read them."""
 PACKET = 32 * 1024
 CONNECT_SECONDS = 10.0
 OPEN_SECONDS = 10.0
@@ -43,74 +44,54 @@ USUAL_KNOWN_HOSTS = (
     "/etc/ssh/ssh_known_hosts2",
 )
 STREAM = "collections/ansible_collections/virtplay/libvirt/plugins/module_utils/console_stream.py"
-SAID_LIMIT = 4096
+OUTPUT_LIMIT = 4096
 REASON_SECONDS = 3.0
 SETTLE_SECONDS = 0.3
-LINE_ERRORS = (OSError, EOFError, asyncssh.Error)
-"""What reading or writing a line may raise when its far end is gone."""
+STREAM_ERRORS = (OSError, EOFError, asyncssh.Error)
+"""Errors of reading or writing a stream whose remote end is closed."""
 STOPPED = "the VM has stopped"
 FAR_END_CLOSED = "the VM has closed the connection"
 SSH_LOST = "the SSH connection to the host was lost"
 
 
-class Reader(Protocol):
-    """The reading half of asyncio's and asyncssh's streams."""
-
-    async def read(self, n: int = -1) -> bytes:
-        """Some bytes; none at the end."""
-
-
-class Writer(Protocol):
-    """The writing half of asyncio's and asyncssh's streams."""
-
-    def write(self, data: bytes) -> None:
-        """Take bytes."""
-
-    async def drain(self) -> None:
-        """Wait until there is room for more."""
-
-    def close(self) -> None:
-        """Close it."""
-
-
 @dataclass
-class Line:
-    """An open way to a guest's screen or text console."""
+class ConsoleStream:
+    """An open stream to a VM's screen or serial console."""
 
     reader: Any
     writer: Any
-    link: "Link | None" = None
+    connection: "SshConnection | None" = None
     process: Any = None
     errors: Any = None
-    answers: Callable[[], Awaitable[bool]] | None = None
-    """Whether the far end would take another connection."""
+    accepts: Callable[[], Awaitable[bool]] | None = None
+    """Whether the remote end accepts another connection."""
 
     async def reason(self) -> str:
-        """Why the far end has closed the line, in a few words."""
-        if self.link is not None and self.link.lost:
+        """Return why the remote end has closed the stream, in a few words."""
+        if self.connection is not None and self.connection.lost:
             return SSH_LOST
-        if self.answers is not None:
-            # QEMU closes it when the password is wrong, too; but only without one nobody answers.
-            return FAR_END_CLOSED if await self.answers() else STOPPED
+        if self.accepts is not None:
+            # QEMU also closes it after a wrong password, but then it accepts other connections.
+            return FAR_END_CLOSED if await self.accepts() else STOPPED
         with contextlib.suppress(TimeoutError, OSError, asyncssh.Error):
             async with asyncio.timeout(REASON_SECONDS):
-                said = (await self.errors.read(SAID_LIMIT)).decode(errors="replace").strip()
-                if said:
-                    return str(said.splitlines()[-1])
+                output = (await self.errors.read(OUTPUT_LIMIT)).decode(errors="replace").strip()
+                if output:
+                    return str(output.splitlines()[-1])
         return FAR_END_CLOSED
 
     async def close(self) -> None:
-        """Give it up, whatever state it is in."""
+        """Close the stream, whatever its state."""
         with contextlib.suppress(OSError, asyncssh.Error):
             self.writer.close()
         if self.process is not None:
             await _end(self.process)
-        if self.link is not None:
-            self.link.leave()
+        if self.connection is not None:
+            self.connection.leave()
 
 
 async def _end(process: Any) -> None:
-    """End a stream program: over SSH by its closed input, here also by a signal."""
+    """End a stream program: over SSH by closing its input, a local one also by a signal."""
     if not isinstance(process, asyncio.subprocess.Process):
         process.close()
         return
@@ -123,36 +104,36 @@ async def _end(process: Any) -> None:
         await process.wait()
 
 
-class Link:
-    """One SSH connection to a host and how many streams it carries."""
+class SshConnection:
+    """One SSH connection to a host, and the number of its streams."""
 
-    def __init__(self, connection: asyncssh.SSHClientConnection) -> None:
-        self.connection = connection
+    def __init__(self, ssh: asyncssh.SSHClientConnection) -> None:
+        self.ssh = ssh
         self.streams = 0
         self.idle_since = time.monotonic()
 
     @property
     def lost(self) -> bool:
-        """Whether it has ended."""
-        return self.connection.is_closed()
+        """Whether the connection has ended."""
+        return self.ssh.is_closed()
 
     def take(self) -> None:
-        """Count a stream."""
+        """Count one more stream."""
         self.streams += 1
 
     def leave(self) -> None:
-        """Count a stream less."""
+        """Count one stream less."""
         self.streams -= 1
         self.idle_since = time.monotonic()
 
 
-class Reach:
-    """The ways to all hosts."""
+class HostConnections:
+    """The SSH connections to all hosts."""
 
     def __init__(self, project: Path) -> None:
         self._project = project
         self._defaults: tuple[Inventory, asyncio.Task[dict[str, Any]]] | None = None
-        self._links: dict[Address, list[Link]] = {}
+        self._connections: dict[Address, list[SshConnection]] = {}
         self._locks: dict[Address, asyncio.Lock] = {}
 
     def prepare(self, inventory: Inventory) -> asyncio.Task[dict[str, Any]]:
@@ -172,71 +153,71 @@ class Reach:
         defaults = await asyncio.shield(self.prepare(inventory))
         return read_address(name, config.connection, defaults, self._project)
 
-    async def open_screen(self, address: Address, port: int) -> Line:
+    async def open_screen(self, address: Address, port: int) -> ConsoleStream:
         """Connect to a VNC server on the host's loopback; HostUnreachable when that fails."""
         try:
             async with asyncio.timeout(CONNECT_SECONDS + OPEN_SECONDS):
-                line = await self._connect_port(address, port)
-                line.answers = partial(self._answers, address, port)
-                return line
+                stream = await self._connect_port(address, port)
+                stream.accepts = partial(self._accepts, address, port)
+                return stream
         except (OSError, asyncssh.Error, TimeoutError) as error:
             raise _unreachable(address, f"port {port} of its loopback", error) from error
 
-    async def _connect_port(self, address: Address, port: int) -> Line:
+    async def _connect_port(self, address: Address, port: int) -> ConsoleStream:
         if address.local:
             reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=WINDOW // 2)
-            return Line(reader, writer)
-        link = await self._link(address)
-        link.take()
+            return ConsoleStream(reader, writer)
+        connection = await self._shared(address)
+        connection.take()
         try:
-            ssh_reader, ssh_writer = await link.connection.open_connection(
+            ssh_reader, ssh_writer = await connection.ssh.open_connection(
                 "127.0.0.1", port, window=WINDOW, max_pktsize=PACKET
             )
         except BaseException:
-            link.leave()
+            connection.leave()
             raise
-        return Line(ssh_reader, ssh_writer, link)
+        return ConsoleStream(ssh_reader, ssh_writer, connection)
 
-    async def _answers(self, address: Address, port: int) -> bool:
-        """Whether a VNC server greets there; one that is about to end may still be connected to."""
+    async def _accepts(self, address: Address, port: int) -> bool:
+        """Whether a VNC server sends its greeting; one that is ending may still accept clients."""
         await asyncio.sleep(SETTLE_SECONDS)
         try:
             async with asyncio.timeout(REASON_SECONDS):
-                line = await self._connect_port(address, port)
+                stream = await self._connect_port(address, port)
                 try:
-                    return bool(await line.reader.read(1))
+                    return bool(await stream.reader.read(1))
                 finally:
-                    await line.close()
-        except (*LINE_ERRORS, TimeoutError):
+                    await stream.close()
+        except (*STREAM_ERRORS, TimeoutError):
             return False
 
-    async def open_serial(self, address: Address, uuid: str) -> Line:
+    async def open_serial(self, address: Address, uuid: str) -> ConsoleStream:
         """Start the stream program for a domain's serial console; HostUnreachable if it fails."""
         source = await asyncio.to_thread((self._project / STREAM).read_text)
         command = stream_command(address, source, uuid)
         try:
             async with asyncio.timeout(CONNECT_SECONDS + OPEN_SECONDS):
-                line = await (
+                stream = await (
                     self._start_here(command) if address.local else self._start(address, command)
                 )
         except (OSError, asyncssh.Error, TimeoutError) as error:
             raise _unreachable(address, "the serial console", error) from error
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                said = await line.errors.readline()
-            if said.strip() == b"open":
-                return line
-            words = (said + await line.errors.read(SAID_LIMIT)).decode(errors="replace")
+                output = await stream.errors.readline()
+            if output.strip() == b"open":
+                return stream
+            words = (output + await stream.errors.read(OUTPUT_LIMIT)).decode(errors="replace")
         except (OSError, asyncssh.Error, TimeoutError):
-            words = "it did not answer"
+            words = "no response"
         except BaseException:
-            await line.close()
+            await stream.close()
             raise
-        await line.close()
+        await stream.close()
         last = words.strip().splitlines()[-1:] or ["no reason given"]
         raise HostUnreachable(f"cannot open the serial console on host {address.name}: {last[0]}")
 
-    async def _start_here(self, command: Sequence[str]) -> Line:
+    async def _start_here(self, command: Sequence[str]) -> ConsoleStream:
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
@@ -245,16 +226,16 @@ class Reach:
             limit=WINDOW // 2,
             start_new_session=True,
         )
-        return Line(process.stdout, process.stdin, process=process, errors=process.stderr)
+        return ConsoleStream(process.stdout, process.stdin, process=process, errors=process.stderr)
 
-    async def _start(self, address: Address, command: Sequence[str]) -> Line:
-        """Start a program in a session of some connection: a server allows so many on each."""
-        for link in [*self._open_links(address), None]:
-            fresh = link is None
-            chosen = await self._connect(address) if link is None else link
+    async def _start(self, address: Address, command: Sequence[str]) -> ConsoleStream:
+        """Start a program in a session; a server limits the sessions of each connection."""
+        for connection in [*self._open_connections(address), None]:
+            fresh = connection is None
+            chosen = await self._connect(address) if connection is None else connection
             chosen.take()
             try:
-                process = await chosen.connection.create_process(
+                process = await chosen.ssh.create_process(
                     shlex.join(command),
                     encoding=None,
                     window=WINDOW,
@@ -270,61 +251,63 @@ class Reach:
                 chosen.leave()
                 raise
             else:
-                return Line(process.stdout, process.stdin, chosen, process, process.stderr)
-        raise AssertionError("the last try is on a connection of its own")
+                return ConsoleStream(process.stdout, process.stdin, chosen, process, process.stderr)
+        raise AssertionError("the last attempt is on a new connection")
 
-    def _open_links(self, address: Address) -> list[Link]:
-        return [link for link in self._links.get(address, []) if not link.lost]
+    def _open_connections(self, address: Address) -> list[SshConnection]:
+        return [
+            connection for connection in self._connections.get(address, []) if not connection.lost
+        ]
 
-    async def _link(self, address: Address) -> Link:
-        """The host's connection; made by the first who asks, the others wait for it."""
+    async def _shared(self, address: Address) -> SshConnection:
+        """Return the host's connection; the first caller opens it, the others wait."""
         async with self._locks.setdefault(address, asyncio.Lock()):
-            links = self._open_links(address)
-            return links[0] if links else await self._connect(address)
+            connections = self._open_connections(address)
+            return connections[0] if connections else await self._connect(address)
 
-    async def _connect(self, address: Address) -> Link:
-        link = Link(await connect(address))
-        self._links[address] = [*self._open_links(address), link]
-        return link
+    async def _connect(self, address: Address) -> SshConnection:
+        connection = SshConnection(await connect(address))
+        self._connections[address] = [*self._open_connections(address), connection]
+        return connection
 
     async def sweep(self) -> None:
-        """Close the connections that nobody has used for a while."""
+        """Close the connections that were idle for IDLE_SECONDS."""
         limit = time.monotonic() - IDLE_SECONDS
-        for address, links in list(self._links.items()):
+        for address, connections in list(self._connections.items()):
             kept = []
-            for link in links:
-                if not link.streams and link.idle_since < limit:
-                    link.connection.close()
-                elif not link.lost:
-                    kept.append(link)
+            for connection in connections:
+                if not connection.streams and connection.idle_since < limit:
+                    connection.ssh.close()
+                elif not connection.lost:
+                    kept.append(connection)
             if kept:
-                self._links[address] = kept
+                self._connections[address] = kept
             else:
-                del self._links[address]
+                del self._connections[address]
 
     async def close(self) -> None:
         """Close every connection."""
-        for links in self._links.values():
-            for link in links:
-                link.connection.abort()
-        self._links.clear()
+        for connections in self._connections.values():
+            for connection in connections:
+                connection.ssh.abort()
+        self._connections.clear()
 
 
 async def connect(address: Address) -> asyncssh.SSHClientConnection:
-    """Make an SSH connection as Ansible would, its host key checked, and those on the way to it."""
+    """Open an SSH connection as Ansible would; check its host key, and those of jump hosts."""
     # asyncssh 2.24 reads the file again when it connects.
     with _config_file(address.lines) as own:
         options = await asyncio.to_thread(_options, address, own)
         if not isinstance(options.tunnel, str):
             return await asyncssh.connect(address.host, options=options)
-        # By itself asyncssh 2.24 would know of the way what ~/.ssh/config says, even of host keys.
+        # By itself, asyncssh 2.24 would use ~/.ssh/config for jump hosts, even for their host keys.
         way = await connect(jump_address(address, options.tunnel))
         try:
             connection = await asyncssh.connect(address.host, options=options, tunnel=way)
         except BaseException:
             way.abort()
             raise
-        connection.set_tunnel(way)  # which ends with it
+        connection.set_tunnel(way)  # it ends with the connection
         return connection
 
 
@@ -355,7 +338,7 @@ def _expanded(path: str) -> str:
 
 @contextlib.contextmanager
 def _config_file(lines: Sequence[str]) -> Iterator[str]:
-    """Lines of ssh_config in a file, which asyncssh asks for."""
+    """Write lines of ssh_config to a temporary file, which asyncssh requires."""
     with tempfile.NamedTemporaryFile("w", prefix="virtplay-ssh-", suffix=".conf") as file:
         file.write("\n".join(lines) + "\n")
         file.flush()
