@@ -487,7 +487,7 @@ async def test_silent_client_is_given_up_and_a_quiet_one_is_not(
         console.connect(await console.ticket(), ping_interval=None) as silent,
     ):
         silent.transport.pause_reading()
-        streams = service.app.ctx.services.consoles._streams
+        streams = service.app.ctx.services.consoles._open
         async with asyncio.timeout(15):
             while len(streams) == 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
