@@ -6,11 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.arguments import (
+    DEFINITION,
+    LIVE,
+    WAITING,
+    Wanted,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import (
     GIB,
     Current,
     Step,
-    Wanted,
     applies_at,
     plan_power,
     plan_update,
@@ -255,3 +260,9 @@ def test_summary_says_when_all_is_in_effect() -> None:
     assert applies_at(plan_update(domain(), {"title": "x"}).changes) == "now"
     assert applies_at(plan_update(domain(), {"title": "x", "vcpus": 9}).changes) == "next_boot"
     assert applies_at(plan_update(domain(STOPPED), {"vcpus": 9}).changes) == "now"
+
+
+def test_every_value_of_a_definition_changes_live_or_at_the_next_boot() -> None:
+    assert not set(LIVE) & set(WAITING)
+    # The firmware is fixed, and of disks and interfaces each has a plan of its own.
+    assert {*LIVE, *WAITING, "firmware", "disks", "interfaces"} == DEFINITION.keys()

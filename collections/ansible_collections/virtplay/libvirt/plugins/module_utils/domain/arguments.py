@@ -6,7 +6,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from .plan import Wanted
+from ..host.connection import TextEnum
+
+
+class Wanted(TextEnum):
+    """What a caller may ask of a domain (the module's `state`)."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    RESTARTED = "restarted"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+
 
 # What a domain is like, beside its power.
 DEFINITION: dict[str, Any] = {
@@ -75,5 +88,8 @@ ARGUMENTS: dict[str, Any] = {
     "timeout": {"type": "int", "default": 90},
     "lock_timeout": {"type": "int", "default": 120},
 }
+# Those of it that a running guest has at once, and those that it may have at its next boot only.
+LIVE = ("title", "description", "autostart", "metadata")
+WAITING = ("vcpus", "vcpus_max", "memory", "memory_max")
 # Where a domain is and for whom it is changed: arguments that all domains of a task share.
 BOOKKEEPING = ("uri", "job", "generation", "lock_timeout")

@@ -14,18 +14,11 @@ from typing import Any
 from ..failure import Failure
 from ..host.connection import ACTIVE_STATES, DomainState, TextEnum
 from ..units import GIB
+from .arguments import DEFINITION, LIVE, Wanted
 
-
-class Wanted(TextEnum):
-    """What a caller may ask of a domain (the module's `state`)."""
-
-    PRESENT = "present"
-    ABSENT = "absent"
-    RUNNING = "running"
-    STOPPED = "stopped"
-    RESTARTED = "restarted"
-    PAUSED = "paused"
-    RESUMED = "resumed"
+# The arguments of a definition whose changes have rules of their own.
+_SIZES = ("vcpus", "vcpus_max", "memory", "memory_max")
+_PLANNED_APART = (*_SIZES, "firmware", "disks", "interfaces", "metadata")
 
 
 class Step(TextEnum):
@@ -210,7 +203,8 @@ def plan_update(current: Current, desired: Mapping[str, Any]) -> UpdatePlan:
     """
     plan = UpdatePlan()
     _refuse_fixed(current, desired)
-    _plan_texts(plan, current, desired)
+    _plan_values(plan, current, desired)
+    _plan_metadata(plan, current, desired)
     _plan_vcpus(plan, current, desired)
     _plan_memory(plan, current, desired)
     _plan_disks(plan, current, desired.get("disks") or [])
@@ -265,12 +259,18 @@ def _is_first(disk: Mapping[str, Any]) -> bool:
     return bool(disk["target"] == "vda")
 
 
-def _plan_texts(plan: UpdatePlan, current: Current, desired: Mapping[str, Any]) -> None:
-    for key in ("title", "description"):
-        wanted = desired.get(key)
-        if wanted is not None and wanted != (current.config[key] or ""):
+def _plan_values(plan: UpdatePlan, current: Current, desired: Mapping[str, Any]) -> None:
+    for key in DEFINITION:
+        if key in (*_PLANNED_APART, *current.flags) or key not in current.config:
+            continue
+        before, wanted = current.config[key], desired.get(key)
+        if wanted is not None and wanted != (before or type(wanted)()):
+            applies = _now(current) if key in LIVE else _next(current)
             plan.edits[key] = wanted
-            plan.changes.append(Change(key, current.config[key], wanted, _now(current)))
+            plan.changes.append(Change(key, before, wanted, applies))
+
+
+def _plan_metadata(plan: UpdatePlan, current: Current, desired: Mapping[str, Any]) -> None:
     old = current.config["metadata"]
     wanted = desired.get("metadata") or {}
     for key in ("id", "template", "os", "labels"):

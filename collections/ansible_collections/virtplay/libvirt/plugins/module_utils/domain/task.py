@@ -15,7 +15,7 @@ from ..host.connection import DomainState, has_error_code, libvirt, lookup_domai
 from ..lock.fence import Fence
 from ..values import DOMAIN
 from . import create, remove, update
-from .arguments import DEFINITION
+from .arguments import DEFINITION, Wanted
 from .diff import build_diff
 from .fenced import run_fenced
 from .plan import (
@@ -23,7 +23,6 @@ from .plan import (
     Change,
     Current,
     Step,
-    Wanted,
     applies_at,
     plan_power,
     plan_update,
@@ -253,6 +252,6 @@ def _indent(xml: str) -> str:
 
 
 def _planned(xml: str) -> dict[str, Any]:
-    keys = ("title", "description", "vcpus", "vcpus_max", "memory", "memory_max", "metadata")
     parsed = parse_domain(xml)
-    return {key: parsed[key] for key in keys}
+    kept = ("disks", "interfaces")
+    return {key: parsed[key] for key in DEFINITION if key in parsed and key not in kept}

@@ -10,6 +10,7 @@ from ..host.connection import domain_state, libvirt
 from ..host.qemu_process import file_sizes, started_at
 from ..host.reservations import list_reservations
 from ..units import GIB
+from .arguments import WAITING
 from .flags import read_flags
 from .plan import Current
 from .xml import AGENT_CHANNEL, hotpluggable_vcpus, parse_domain, parse_xml
@@ -63,11 +64,7 @@ def describe(current: Current) -> dict[str, Any]:
 
 def pending_values(live: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """Return what the next boot brings: the values of config that differ from those of live."""
-    return {
-        key: config[key]
-        for key in ("vcpus", "vcpus_max", "memory", "memory_max")
-        if config[key] != live[key]
-    }
+    return {key: config[key] for key in WAITING if config[key] != live[key]}
 
 
 def agent_is_connected(live_xml: str) -> bool:

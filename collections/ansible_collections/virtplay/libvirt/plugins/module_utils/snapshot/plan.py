@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..domain.arguments import WAITING
 from ..domain.plan import Applies, Change, Current
 from ..domain.xml import list_files, parse_domain, parse_xml
 from ..failure import Failure
@@ -24,8 +25,6 @@ from .xml import snapshot_domain, snapshot_targets
 # Internal snapshots of UEFI guests, with the firmware's variables in a qcow2.
 UEFI_VERSION = 10_010_000
 _FORMAT_WITH_SNAPSHOTS = "qcow2"
-# The values of a domain that a snapshot brings back, beside its disks and its memory.
-_DEFINITION = ("vcpus", "vcpus_max", "memory", "memory_max")
 _TEXTS = ("title", "description", "expires_at")
 
 
@@ -391,9 +390,10 @@ def _definition_changes(sight: Sight, then: Mapping[str, Any] | None, name: str)
     changes = []
     if then is not None:
         now = sight.current.config
+        # Beside disks and memory, a snapshot brings these values back.
         changes = [
             Change(key, now[key], then[key], sight.applies)
-            for key in _DEFINITION
+            for key in WAITING
             if now[key] != then[key]
         ]
         cards = [{nic["mac"]: _cable(nic) for nic in d["interfaces"]} for d in (now, then)]
