@@ -142,10 +142,10 @@ class Host:
             pid=$(cat "/run/libvirt/qemu/$1.pid"); kill -"$2" "$pid"
             until grep -q "^State:.$3" "/proc/$pid/status"; do sleep 0.01; done"""
         state = {"STOP": "T", "CONT": "[^T]"}[name]
-        self.run("sh", "-ec", script, "sh", domain, name, state, timeout=10)
+        self.run("sh", "-ec", script, "sh", domain, name, state)
 
     def _machine(self, *command: str) -> None:
-        self._run(list(command), True, None, 10)
+        self._run(list(command), True, None, 60)
 
     def _run(
         self, command: list[str], check: bool, stdin: str | None, timeout: float

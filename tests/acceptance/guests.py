@@ -12,7 +12,7 @@ from lxml import etree
 
 from lab import LabError
 from lab.lab import Host
-from tests.acceptance.service import wait_for
+from tests.acceptance.service import PATIENCE, wait_for
 
 POOL = "/var/lib/libvirt/images"
 BOOT_SECONDS = 60
@@ -32,15 +32,16 @@ def agent(host: Host, domain: str, command: str, **arguments: Any) -> Any:
 
 def booted(host: Host, domain: str, seconds: float = BOOT_SECONDS) -> None:
     """Wait until the guest agent answers, hence the guest has booted."""
+    wait_for(f"the boot of {domain}", lambda: agent_answers(host, domain), seconds)
 
-    def look() -> bool:
-        try:
-            agent(host, domain, "guest-ping")
-        except LabError:
-            return False
-        return True
 
-    wait_for(f"the boot of {domain}", look, seconds)
+def agent_answers(host: Host, domain: str) -> bool:
+    """Whether the guest agent answers just now."""
+    try:
+        agent(host, domain, "guest-ping")
+    except LabError:
+        return False
+    return True
 
 
 def in_guest(host: Host, domain: str, *command: str, seconds: float = 30) -> str:
@@ -53,7 +54,7 @@ def in_guest(host: Host, domain: str, *command: str, seconds: float = 30) -> str
         arg=list(command[1:]),
         **{"capture-output": True},
     )
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * PATIENCE
     while True:
         status = agent(host, domain, "guest-exec-status", pid=started["pid"])
         if status["exited"]:

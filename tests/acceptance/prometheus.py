@@ -26,7 +26,7 @@ class Prometheus:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._http = httpx.Client(base_url=f"{url}/api/v1", timeout=20)
+        self._http = httpx.Client(base_url=f"{url}/api/v1", timeout=120)
 
     def _ask(self, path: str, **values: Any) -> Any:
         answer = self._http.get(path, params=values).json()
@@ -101,7 +101,7 @@ def run_prometheus(directory: Path, shipped: str, service: Service) -> Iterator[
     def ready() -> bool:
         assert process.poll() is None, log.read_text()[-3000:]
         try:
-            return httpx.get(f"{url}/-/ready", timeout=5).status_code == 200
+            return httpx.get(f"{url}/-/ready", timeout=60).status_code == 200
         except httpx.HTTPError:
             return False
 
@@ -110,4 +110,4 @@ def run_prometheus(directory: Path, shipped: str, service: Service) -> Iterator[
         yield Prometheus(url)
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)

@@ -21,6 +21,7 @@ TWO_INTERVALS = 2 * INTERVAL + 6
 STOP_TIMEOUT = 15
 """Seconds that a guest gets to obey the power button."""
 MICRO = {"template": "micro", "cpu": 1, "memory": 128, "disk": 1}
+PATIENCE = 5
 UNFINISHED = ("queued", "running", "cancelling")
 
 Json = dict[str, Any]
@@ -32,13 +33,16 @@ class ServiceError(Exception):
 
 
 def wait_for(what: str, look: Callable[[], T | None], seconds: float) -> T:
-    """Return the first true value that `look` gives; AssertionError after `seconds` without."""
-    deadline = time.monotonic() + seconds
+    """Return the first true value that `look` gives; AssertionError without one.
+
+    `seconds` are those of a quiet machine; a busy one gets PATIENCE times as many.
+    """
+    deadline = time.monotonic() + seconds * PATIENCE
     while True:
         found = look()
         if found:
             return found
-        assert time.monotonic() < deadline, f"{what} did not happen within {seconds:g} s"
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds * PATIENCE:g} s"
         time.sleep(0.2)
 
 
@@ -60,7 +64,7 @@ class Service:
         }
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, seconds: float = 60) -> None:
+    def start(self, seconds: float = 300) -> None:
         """Start it and wait until it has looked at its hosts."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -77,7 +81,7 @@ class Service:
             if self._process.poll() is not None:
                 break
             try:
-                answer = httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5)
+                answer = httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=60)
                 if answer.status_code == 200 and answer.json()["data"]["status"] == "ok":
                     return
             except httpx.HTTPError:
@@ -98,10 +102,10 @@ class Service:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
-                self._process.wait(40)
+                self._process.wait(120)
             except subprocess.TimeoutExpired:
                 self.kill()
-                raise ServiceError("the service did not end within 40 s of SIGTERM") from None
+                raise ServiceError("the service did not end within 120 s of SIGTERM") from None
         return self._process.returncode
 
     @property
@@ -131,7 +135,7 @@ class Api:
         self.http = httpx.Client(
             base_url=f"http://127.0.0.1:{port}/api/v1",
             headers={"Authorization": f"Bearer {token}"},
-            timeout=30,
+            timeout=120,
         )
 
     def ask(self, method: str, path: str, body: Any = None) -> httpx.Response:

@@ -47,7 +47,7 @@ class Shell:
     def run(self, action: str, **variables: Any) -> tuple[int, str]:
         """Its exit code and what it printed."""
         process = self.start(action, **variables)
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=300)
         return process.returncode, said
 
 
@@ -98,7 +98,7 @@ def test_run_from_a_shell_is_a_job_and_meets_those_of_the_service(
         wait_for("the job", lambda: api.job(off)["step"] == "Stop the VM", 60)
     assert (half["status"], half["step"]) == ("running", "Stop the VM")
     assert 0 < half["progress"] < 100
-    said, _ = by_hand.communicate(timeout=90)
+    said, _ = by_hand.communicate(timeout=300)
     assert "did not shut down within" in said
     assert reported(api, "vm_stop")["error"]["code"] == "GUEST_NOT_RESPONDING"
     assert api.succeeded(off)["changed"] is True

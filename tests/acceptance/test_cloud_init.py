@@ -11,7 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
 from lab.lab import Host, Lab
@@ -27,7 +26,6 @@ runcmd:
 """
 
 
-@pytest.mark.timeout(900)
 def test_debian_with_cloud_init(
     debian: Path, api: Api, lab: Lab, two: Host, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from lab import Lab
 from lab.lab import Host
 from tests import rfb
 from tests.acceptance import guests
-from tests.acceptance.service import Api, Json, Service
+from tests.acceptance.service import PATIENCE, Api, Json, Service
 from tests.tickets import draw_ticket
 
 SMALL: Json = {"memory": 96, "autoStart": True}
@@ -47,7 +47,7 @@ class Stream:
 
     async def until(self, mark: bytes, seconds: float = 60) -> bytes:
         """What the guest says up to a mark."""
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds * PATIENCE):
             while mark not in self._heard:
                 self._heard += await self.socket.recv(decode=False)
         end = self._heard.index(mark) + len(mark)
@@ -94,7 +94,7 @@ def vm(api: Api, one: Host) -> Json:
 
 
 async def closed(socket: ClientConnection, seconds: float) -> tuple[int | None, str | None]:
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(seconds * PATIENCE):
         with contextlib.suppress(ConnectionClosed):
             while True:
                 await socket.recv()
@@ -113,7 +113,7 @@ async def test_screen_shows_itself_to_who_has_the_password(
         assert screen.securities == [rfb.VNC_AUTHENTICATION]
         assert screen.name == f"QEMU ({vm['id']})"
         await rfb.ask_for_update(stream.write, screen.width, screen.height, incremental=False)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             rectangles = await rfb.read_update(stream.read)
         area = sum(width * height for _, _, width, height, _ in rectangles)
         assert area >= screen.width * screen.height

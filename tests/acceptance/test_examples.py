@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -127,7 +126,6 @@ def demo(lab_machine: None, tmp_path: Path) -> Iterator[Demo]:
             running.end()
 
 
-@pytest.mark.timeout(300)
 def test_both_examples_run_one_after_the_other_on_the_demo(demo: Demo) -> None:
     def ready() -> bool:
         assert demo.process.poll() is None, demo.said()
@@ -156,9 +154,7 @@ def test_both_examples_run_one_after_the_other_on_the_demo(demo: Demo) -> None:
     assert left_of(lab)
 
     demo.process.send_signal(signal.SIGTERM)
-    began = time.monotonic()
-    assert demo.process.wait(60) == 0
-    assert time.monotonic() - began < 30
+    assert demo.process.wait(120) == 0
     assert left_of(lab) == []
     assert not Path(lab).exists()
     assert demo.links() == {"lo"}

@@ -127,7 +127,6 @@ def fleet(lab: Lab, tmp_path: Path) -> Iterator[Fleet]:
     assert [guests.traces(host) for host in (fleet.one, fleet.two)] == before
 
 
-@pytest.mark.timeout(300)
 def test_fleet_converges_in_batches_by_tags_and_limits(fleet: Fleet) -> None:
     one, two = fleet.one.name, fleet.two.name
     vms = {one: named("a", "b", "c"), two: [*named("d"), NOWHERE], "again": named("e")}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from lab.lab import Host
 from tests.acceptance.guests import POOL, domains, power
 from tests.acceptance.service import TWO_INTERVALS, Api, Json, wait_for
@@ -24,7 +22,6 @@ FOREIGN = """<domain type='qemu'>
 </domain>"""
 
 
-@pytest.mark.timeout(180)
 def test_list_follows_virsh(api: Api, one: Host) -> None:
     vm = api.create(host=one.name)
     ref = vm["id"]
@@ -62,7 +59,6 @@ def test_list_follows_virsh(api: Api, one: Host) -> None:
     api.shows(ref, status="stopped")
 
 
-@pytest.mark.timeout(180)
 def test_foreign_domain_is_found_led_and_keeps_its_disk(api: Api, one: Host) -> None:
     manifest = json.loads(one.run("cat", "/var/lib/libvirt/templates/micro.json").stdout)
     disk = f"{POOL}/somebody's disk.qcow2"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from lab.lab import Host
 from tests.acceptance.guests import booted, domain_xml, in_guest, traces
 from tests.acceptance.service import MICRO, Api, Json
@@ -35,7 +33,6 @@ def texts(mark: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.timeout(280)
 def test_hostile_text_is_only_text(api: Api, one: Host, two: Host, tmp_path: Path) -> None:
     hosts = {one.name: one, two.name: two}
     before = {name: traces(host) for name, host in hosts.items()}

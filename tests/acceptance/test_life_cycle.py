@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
-
-import pytest
 
 from lab import Lab
 from lab.lab import Host
@@ -54,7 +51,6 @@ def one_task(api: Api, ref: str, action: str, body: Json | None = None) -> None:
     assert sum(map(int, re.findall(r"changed=(\d+)", log))) == 1
 
 
-@pytest.mark.timeout(420)
 def test_vm_from_template_to_nothing(lab: Lab, api: Api, one: Host) -> None:
     before = traces(one)
 
@@ -68,9 +64,7 @@ def test_vm_from_template_to_nothing(lab: Lab, api: Api, one: Host) -> None:
         "sshKeys": [KEY],
         "userData": USER_DATA,
     }
-    began = time.monotonic()
     made = api.send("POST", "/vms", asked)
-    assert time.monotonic() - began < 2
     assert made["name"] == NAME
     assert made["status"] == "creating"
     assert made["progress"] == 0

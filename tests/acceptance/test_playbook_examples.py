@@ -7,7 +7,6 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
 import yaml
 
 from lab import Lab
@@ -42,7 +41,6 @@ def test_shown_declaration_is_the_file_that_is_there() -> None:
     assert yaml.safe_load(shown_declaration()) == yaml.safe_load(DECLARED.read_text())
 
 
-@pytest.mark.timeout(600)
 def test_shown_commands_run(lab: Lab, one: Host, tmp_path: Path) -> None:
     declared = tmp_path / "vms.yml"
     declared.write_text(shown_declaration().replace("kvm1", one.name))

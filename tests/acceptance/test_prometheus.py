@@ -145,7 +145,6 @@ def agree(ours: float, others: float) -> None:
     assert ours == pytest.approx(others, rel=0.05)
 
 
-@pytest.mark.timeout(180)
 def test_series_agree_with_guest_and_host(site: Site, cut_off: Host) -> None:
     """Counters are compared while nothing moves: what lies between is the work, all of it."""
     start = measure(site.host, site.vm)
@@ -211,7 +210,6 @@ def _answers(host: Host) -> bool:
     return host.run("curl", "-sf", f"http://{EXPORTER}/", check=False).returncode == 0
 
 
-@pytest.mark.timeout(120)
 def test_series_agree_with_an_exporter_on_the_host(site: Site) -> None:
     card = domain_xml(site.host, site.vm).find("devices/interface")
     mac, tap = card.find("mac").get("address"), card.find("target").get("dev")
@@ -269,7 +267,6 @@ def test_rules_find_their_series(site: Site) -> None:
         assert site.prometheus.has(f'virtplay:{recorded}{{host="{site.host.name}"}}')
 
 
-@pytest.mark.timeout(120)
 def test_host_that_is_gone_takes_its_series_with_it(site: Site, cut_off: Host) -> None:
     prometheus, of = site.prometheus, f'{{host="{cut_off.name}"}}'
     wait_for("its end", lambda: prometheus.value(f"libvirt_up{of}") == 0, 40)
@@ -282,7 +279,6 @@ def test_host_that_is_gone_takes_its_series_with_it(site: Site, cut_off: Host) -
     cut_off.mend()
 
 
-@pytest.mark.timeout(120)
 def test_series_come_and_go_with_their_vm(site: Site) -> None:
     prometheus = site.prometheus
     assert prometheus.query(f'libvirt_domain_info{{uuid="{site.uuid}"}}')[0][0]["name"] == NAME
@@ -307,7 +303,6 @@ def test_series_come_and_go_with_their_vm(site: Site) -> None:
     wait_for("their end", lambda: not prometheus.has(f'{{uuid="{uuid}"}}'), TWO_INTERVALS)
 
 
-@pytest.mark.timeout(120)
 def test_each_host_as_a_target(site: Site, lab: Lab, tmp_path: Path) -> None:
     with run_prometheus(tmp_path / "http-sd", "prometheus-http-sd.yml", site.service) as prometheus:
 
@@ -329,7 +324,6 @@ def test_each_host_as_a_target(site: Site, lab: Lab, tmp_path: Path) -> None:
         assert prometheus.value(f'count(libvirt_domain_info{{uuid="{site.uuid}"}})') == 1
 
 
-@pytest.mark.timeout(120)
 def test_restarts_reset_no_counter_that_goes_on(site: Site) -> None:
     prometheus = site.prometheus
     cpu = f'libvirt_domain_info_cpu_time_seconds_total{{uuid="{site.uuid}"}}'
@@ -356,7 +350,6 @@ def test_restarts_reset_no_counter_that_goes_on(site: Site) -> None:
     assert prometheus.value(f"increase({cpu}{span})") <= (peak + used) * 1.05
 
 
-@pytest.mark.timeout(150)
 def test_history_comes_from_prometheus(site: Site, lab: Lab, tmp_path: Path) -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
@@ -389,7 +382,6 @@ def test_history_comes_from_prometheus(site: Site, lab: Lab, tmp_path: Path) -> 
             assert database.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 
-@pytest.mark.timeout(120)
 def test_guest_agent_that_hangs_hides_nothing(site: Site, lab: Lab) -> None:
     """Last: the guest's agent does not come back."""
     stop = "(sleep 1; killall -STOP qemu-ga) >/dev/null 2>&1 &"

@@ -6,8 +6,6 @@ import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
 from lab.lab import Host
 from tests.acceptance.guests import agent, booted, power
 from tests.acceptance.service import TWO_INTERVALS, Api, Json, Service, wait_for
@@ -34,7 +32,6 @@ def running_guest(api: Api, host: Host) -> str:
     return str(vm["id"])
 
 
-@pytest.mark.timeout(240)
 def test_a_guest_goes_back_to_what_it_was(api: Api, one: Host) -> None:
     vm = running_guest(api, one)
     write_mark(one, vm, "first")
@@ -86,7 +83,6 @@ def test_a_guest_goes_back_to_what_it_was(api: Api, one: Host) -> None:
     wait_for("its end", lambda: shown["id"] not in snapshots(api, vm), TWO_INTERVALS)
 
 
-@pytest.mark.timeout(180)
 def test_a_schedule_makes_and_prunes(service: Service, api: Api, one: Host) -> None:
     vm = api.create(host=one.name)["id"]
     api.run("POST", f"/vms/{vm}/snapshots", {"name": "by hand"})
@@ -125,7 +121,6 @@ def test_a_schedule_makes_and_prunes(service: Service, api: Api, one: Host) -> N
     assert first not in snapshots(api, vm)
 
 
-@pytest.mark.timeout(240)
 def test_killed_service_in_the_middle_of_snapshots(service: Service, api: Api, one: Host) -> None:
     vm = running_guest(api, one)
     write_mark(one, vm, "first")

@@ -190,7 +190,7 @@ class Service:
         assert answer.status_code == 202, answer.text
         return answer.json()["data"]
 
-    async def wait(self, job: str, seconds: float = 60) -> Any:
+    async def wait(self, job: str, seconds: float = 300) -> Any:
         """The job once it has ended."""
         async with asyncio.timeout(seconds):
             while (found := await self.get(f"/jobs/{job}"))["status"] not in FINISHED:  # noqa: ASYNC110
@@ -203,7 +203,7 @@ class Service:
         assert found["status"] == "succeeded", found
         return found
 
-    async def until(self, path: str, test: Callable[[Any], object], seconds: float = 30) -> Any:
+    async def until(self, path: str, test: Callable[[Any], object], seconds: float = 300) -> Any:
         """GET `path` until its data passes `test`."""
         async with asyncio.timeout(seconds):
             while not test(found := await self.get(path)):  # noqa: ASYNC110
@@ -268,7 +268,7 @@ async def _serve(settings: Settings, lines: list[str]) -> AsyncIterator[Service]
         headers = {"Authorization": f"Bearer {ADMIN}"}
         # Without TLS, the many certificates need not be read.
         async with httpx.AsyncClient(
-            base_url=address, headers=headers, timeout=60, verify=False
+            base_url=address, headers=headers, timeout=300, verify=False
         ) as client:
             yield Service(client, address, port, settings, app, lines)
     finally:
@@ -290,6 +290,7 @@ def settings(tmp_path: Path, database_url: str) -> Settings:
         database_url=database_url,
         bootstrap_token=ADMIN,
         observe_interval=300,
+        observe_timeout=120,
         shutdown_grace=0,
     )
 

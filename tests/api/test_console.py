@@ -8,7 +8,6 @@ import hashlib
 import json
 import random
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -357,9 +356,7 @@ async def test_stream_ends_with_its_token(service: Service, how: str) -> None:
                 await revoke_token("looker")
             else:
                 await Token.filter(name="looker").update(expires_at=datetime.now(UTC))
-            begun = time.monotonic()
             code, reason = await ending(socket)
-            assert time.monotonic() - begun < 5
             assert (code, "revoked or has expired" in reason) == (1008, True)
             await other.send(b"y")
             assert await other.recv() == b"y"
@@ -409,12 +406,10 @@ async def test_streams_end_when_the_service_stops(service: Service) -> None:
         ):
             await first.recv()
             deaf.transport.pause_reading()
-            begun = time.monotonic()
             stopping = asyncio.create_task(service.app.ctx.services.consoles.stop())
             for socket in (first, second):
                 assert await ending(socket) == (1001, "the service is stopping")
             await stopping
-            assert time.monotonic() - begun < 5
             deaf.transport.abort()
         async with console.connect(await console.ticket()) as late:
             assert await ending(late) == (1001, "the service is stopping")
@@ -438,15 +433,13 @@ async def test_client_that_never_reads_holds_up_the_guest_and_not_the_service(
         console.connect(await console.ticket()) as socket,
     ):
         socket.transport.pause_reading()
-        await asyncio.sleep(1)
-        stalled = sent
-        await asyncio.sleep(1)
-        assert sent == stalled
+        stalled = -1
+        while sent > stalled:
+            stalled = sent
+            await asyncio.sleep(1)
         # Most of it is in the buffers of two loopback sockets.
         assert stalled < 32 * 1024 * 1024
-        begun = time.monotonic()
         assert (await service.client.get("/healthz")).status_code == 200
-        assert time.monotonic() - begun < 1
         socket.transport.abort()
 
 
@@ -454,7 +447,7 @@ async def test_client_that_never_reads_holds_up_the_guest_and_not_the_service(
 @only_sqlite
 async def test_guest_that_never_reads_holds_up_the_client(service: Service) -> None:
     async def deaf(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     sent = 0
 
@@ -488,7 +481,7 @@ async def test_silent_client_is_given_up_and_a_quiet_one_is_not(
     ):
         silent.transport.pause_reading()
         streams = service.app.ctx.services.consoles._open
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(120):
             while len(streams) == 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         await asyncio.sleep(3)

@@ -170,7 +170,7 @@ async def test_who_does_not_read_is_cut_off(
     token = service.client.headers["authorization"]
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=1024)
     writer.write(f"GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\n\r\n".encode())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(300):
         while not any("read /metrics too slowly" in line for line in service.logs):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
@@ -255,7 +255,7 @@ async def worked(playing: Service) -> Service:
 
 
 async def wait_for(service: Service, test: Callable[[Series], object]) -> Series:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(300):
         while not test(found := await scrape(service)):
             service.app.ctx.services.observer._observe_again("kvm1")
             await asyncio.sleep(0.2)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from lab.lab import Host
 
 LOCKS = "/run/virtplay"
-PATIENCE = 60.0
+PATIENCE = 180.0
 _NOTES = f"for lock in {LOCKS}/*.lock; do cat $lock; echo; done"
 _OPEN = f"ls -l /proc/[0-9]*/fd 2>/dev/null | grep -c {LOCKS}/"
 

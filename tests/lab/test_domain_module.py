@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -245,9 +244,7 @@ def test_guest_that_does_not_answer_is_not_killed(host: Host, identity: str, pla
     name = made["domain"]["name"]
     host.freeze(name)
     try:
-        started = time.monotonic()
         failed = play("vm_stop", timeout=3)
-        assert time.monotonic() - started < 30
         assert failed["code"] == "GUEST_NOT_RESPONDING"
         assert "still runs" in failed["msg"]
         assert host.run("virsh", "domstate", name).stdout.strip() == "running"

@@ -68,7 +68,7 @@ def test_vm_of_the_built_collection_is_in_its_inventory(
     }
     (user.home / "libvirt.yml").write_text(yaml.safe_dump(config))
     ours, theirs = f"{VM}@{host.name}", f"{VM}@{other.name}"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         inventory, warnings = listed(user)
         variables = inventory["_meta"]["hostvars"]

@@ -82,7 +82,7 @@ def machine_state(labs: Sequence[Lab], networks: list[str]) -> dict[str, Counter
     }
 
 
-def eventually_gone(directory: Path, seconds: float = 15) -> list[str]:
+def eventually_gone(directory: Path, seconds: float = 120) -> list[str]:
     """Wait until the lab's traces are gone; return what is left at the end."""
     deadline = time.monotonic() + seconds
     while (left := traces(directory)) and time.monotonic() < deadline:
@@ -108,6 +108,7 @@ def start(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.Popen[str]:
 def test_two_labs_run_at_once_and_leave_nothing() -> None:
     before = machine_state([], [])
     with Lab(prepare=False) as one, Lab(prepare=False) as two:
+        assert set(one.seconds) == {"hosts"}
         hosts = [*one.hosts, *two.hosts]
         assert len({host.address for host in hosts}) == 4
         for host in hosts:
@@ -125,11 +126,6 @@ def test_two_labs_run_at_once_and_leave_nothing() -> None:
     assert traces(one.directory) == []
     assert traces(two.directory) == []
     assert machine_state([one, two], networks) == before
-
-
-def test_bare_hosts_are_up_within_six_seconds() -> None:
-    with Lab(prepare=False) as lab:
-        assert lab.seconds["hosts"] < 6
 
 
 def test_inventory_reaches_hosts_by_ansible(bare: Lab) -> None:
@@ -271,19 +267,23 @@ def test_leftovers_of_killed_supervisor_go_with_next_lab(place: Path) -> None:
         assert record.hosts[0].init
         process.kill()
         process.wait()
-        assert record.hosts[0].init.wait(5), "the host outlived its supervisor"
+        assert record.hosts[0].init.wait(60), "the host outlived its supervisor"
         assert traces(directory)
     with Lab(hosts=1, prepare=False, directory=directory) as lab:
         assert lab.hosts[0].ssh("hostname").stdout.strip() == "lab-1"
     assert traces(directory) == []
 
 
-@pytest.mark.parametrize("after", [0.1, 0.25, 0.5, 0.75])
-def test_signal_while_starting_ends_the_lab(place: Path, after: float) -> None:
+@pytest.mark.parametrize(
+    "stage",
+    [".", "l", "l/lab.json", "l/id_ed25519", "l/lab-1.log", "l/lab-1/dev", "l/inventory.yml"],
+)
+def test_signal_while_starting_ends_the_lab(place: Path, stage: str) -> None:
     with start("up", "--bare", "--dir", str(place / "l")) as process:
-        time.sleep(after)
+        while not (place / stage).exists():
+            assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        code = process.wait(20)
+        code = process.wait(120)
     assert code in {0, -signal.SIGTERM}  # the latter before Python has set its handlers
     assert traces(place / "l") == []
 
@@ -291,15 +291,15 @@ def test_signal_while_starting_ends_the_lab(place: Path, after: float) -> None:
 def test_detached_lab_is_taken_down(place: Path) -> None:
     directory = place / "l"
     with start("up", "--bare", "--detach", "--hosts", "1", "--dir", str(directory)) as process:
-        said, _ = process.communicate(timeout=30)
+        said, _ = process.communicate(timeout=120)
         assert f"inventory: {directory}/inventory.yml" in said
     try:
         assert traces(directory)
         refused = start("up", "--bare", "--dir", str(directory))
-        assert "runs a lab in it" in refused.communicate(timeout=10)[1]
+        assert "runs a lab in it" in refused.communicate(timeout=120)[1]
     finally:
         down = start("down", "--dir", str(directory))
-        assert down.communicate(timeout=30) == ("", "")
+        assert down.communicate(timeout=120) == ("", "")
     assert down.returncode == 0
     assert traces(directory) == []
 
@@ -323,7 +323,7 @@ def test_too_long_directory_is_refused(tmp_path: Path) -> None:
 
 def test_down_without_a_lab_says_so(place: Path) -> None:
     down = start("down", "--dir", str(place))
-    assert "none is in" in down.communicate(timeout=10)[1]
+    assert "none is in" in down.communicate(timeout=120)[1]
     assert down.returncode == 1
 
 

@@ -38,7 +38,7 @@ def test_who_comes_by_hand_waits_for_a_job_or_fails_with_its_id(
             refused = play(2, "vm_pause", lock_timeout=1)
             patient = pool.submit(play, 3, "vm_pause", lock_timeout=120)
             wait_for_waiting(host)
-            time.sleep(1)
+            time.sleep(3)  # far more than lies between the opening of the lock's file and its clock
         waited, stopped = patient.result(), stop.result()
     assert refused["code"] == "OPERATION_IN_PROGRESS"
     assert refused["msg"].startswith(f"cannot pause {name}: job-000007 (stop {name}, process ")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
 
 from lab import Host
-from tests.acceptance.guests import agent, booted, in_guest, power
+from tests.acceptance.guests import agent, agent_answers, booted, in_guest, power
+from tests.acceptance.service import wait_for
 from tests.lab.conftest import Make
 from tests.lab.modules import run_modules
 from tests.lab.plays import IMAGES, Play
@@ -271,8 +271,9 @@ def test_guest_whose_agent_hangs_gets_its_snapshot_unfrozen(
     host: Host, identity: str, play: Play, make: Make
 ) -> None:
     make()
+    # Not before the agent has answered for this command.
     in_guest(host, identity, "/bin/sh", "-c", "(sleep 1; killall -STOP qemu-ga) >/dev/null 2>&1 &")
-    time.sleep(3)
+    wait_for("the agent's halt", lambda: not agent_answers(host, identity), 120)
     entry = play("snapshot_create", name="one")["snapshot"]
     assert (entry["frozen"], entry["has_memory"]) == (False, True)
 

@@ -105,7 +105,7 @@ class Terminal:
 
     def shows(self, words: bytes) -> None:
         os.set_blocking(self.screen, False)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while words not in self.said:
             assert time.monotonic() < deadline, self.said
             try:
@@ -118,7 +118,7 @@ class Terminal:
 
     def ends(self) -> int:
         """Wait for the end; the exit status. The terminal must be as it was."""
-        status = self.process.wait(20)
+        status = self.process.wait(120)
         assert termios.tcgetattr(self._inside) == self.before
         return status
 

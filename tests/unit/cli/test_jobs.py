@@ -209,7 +209,7 @@ def in_terminal(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], int]
 def read_until(terminal: int, wanted: bytes | None) -> bytes:
     """What the terminal shows until `wanted` has come, or until the program ends."""
     seen = b""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         ready, _, _ = select.select([terminal], [], [], 0.1)
         if not ready:
@@ -230,7 +230,7 @@ def test_terminal_gets_a_bar_and_afterwards_the_outcome(service: FakeService) ->
     service.reply_job(QUEUED, evil, evil, evil, make_succeeded())
     with in_terminal("vm", "start", "vm-001") as (process, terminal):
         seen = read_until(terminal, None).decode()
-        assert process.wait(10) == 0
+        assert process.wait(120) == 0
     assert "(\x1b" not in seen, "the name is text"
     assert "([red]x[/])" in seen
     assert r"[bold]Start[/] the\x1b[2J VM" in seen
@@ -247,7 +247,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_so(service: FakeService) -> None
         seen = read_until(terminal, b"50%")
         process.send_signal(signal.SIGINT)
         seen += read_until(terminal, None)
-        assert process.wait(10) == 130
+        assert process.wait(120) == 130
     text = seen.decode()
     assert "job-000012 keeps running; to follow it again: virtplay job watch job-000012" in text
     assert "Traceback" not in text
@@ -264,5 +264,5 @@ def test_delete_asks_on_a_terminal(service: FakeService) -> None:
             assert b"Delete vm-001 (web) and its disks?" in seen
             os.write(terminal, answer)
             read_until(terminal, None)
-            assert process.wait(10) == status
+            assert process.wait(120) == status
         assert len(service.asked("DELETE")) == deleted

@@ -27,7 +27,7 @@ class FakeTask:
         self.seen.append(self.params)
         name = self.params["name"]
         if self.meeting:
-            self.meeting.wait(10)
+            self.meeting.wait(120)
         if name.startswith("bad"):
             raise Failure(f"cannot change {name}: it will not", "VALIDATION_ERROR")
         if name.startswith("bug"):

@@ -88,7 +88,7 @@ def test_second_process_waits_and_is_told_who_holds_the_lock(tmp_path: Path) -> 
     assert int(found[1]) == holder.pid
     # The lock goes with its process, however that ends, and its note misleads nobody.
     assert "job-000007" in (tmp_path / LOCK).read_text()
-    with make(tmp_path).hold(1):
+    with make(tmp_path).hold(60):
         pass
 
 

@@ -68,7 +68,7 @@ class Domain:
 
     def guestInfo(self, _kinds: int, _flags: int) -> dict[str, Any]:  # noqa: N802
         if self.answers:
-            self.answers.wait(10)
+            self.answers.wait(600)
         if self.fails:
             raise libvirtError("agent not available")
         return flat(entry())
@@ -94,7 +94,7 @@ def _libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_guest_is_asked_for_what_is_wanted_and_its_timeout_put_back() -> None:
     domains = {"a": Domain(), "b": Domain()}
     questions = AgentQuestions(lambda: Connection(domains), {"a"}, {"a", "b"})
-    found, systems = questions.collect(time.monotonic() + 5)
+    found, systems = questions.collect(time.monotonic() + 60)
     assert set(systems) == {"a", "b"}
     assert [entry["ip"] for entry in found["52:54:00:00:00:01"]] == ["203.0.113.5"]
     assert all(domain.timeouts == [guest_agents.AGENT_TIMEOUT, -2] for domain in domains.values())
@@ -103,7 +103,7 @@ def test_every_guest_is_asked_for_what_is_wanted_and_its_timeout_put_back() -> N
 def test_agent_that_fails_hides_no_other_and_gets_its_timeout_back() -> None:
     domains = {"a": Domain(fails=True), "b": Domain()}
     questions = AgentQuestions(lambda: Connection(domains), set(), {"a", "b"})
-    assert set(questions.collect(time.monotonic() + 5)[1]) == {"b"}
+    assert set(questions.collect(time.monotonic() + 60)[1]) == {"b"}
     assert domains["a"].timeouts[-1] == -2
 
 
@@ -111,9 +111,9 @@ def test_deadline_ends_the_waiting_with_what_is_known() -> None:
     answers = threading.Event()
     domains = {"a": Domain(answers), "b": Domain()}
     questions = AgentQuestions(lambda: Connection(domains), set(), {"a", "b"})
-    assert set(questions.collect(time.monotonic() + 0.5)[1]) == {"b"}
+    assert set(questions.collect(time.monotonic() + 3)[1]) == {"b"}
     answers.set()
-    assert set(questions.collect(time.monotonic() + 10)[1]) == {"a", "b"}
+    assert set(questions.collect(time.monotonic() + 60)[1]) == {"a", "b"}
 
 
 def test_nobody_to_ask_opens_no_connection() -> None:

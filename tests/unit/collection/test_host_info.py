@@ -149,10 +149,8 @@ def test_child_hands_over_its_result() -> None:
 
 
 def test_child_that_hangs_is_abandoned_at_the_deadline() -> None:
-    started = time.monotonic()
     with pytest.raises(TimeoutError):
-        run_in_child(lambda: time.sleep(60), 0.3)
-    assert time.monotonic() - started < 2
+        run_in_child(lambda: time.sleep(3600), 0.3)
 
 
 def test_failure_crosses_the_process_border_with_its_code() -> None:

@@ -65,7 +65,7 @@ class Host:
                 continue
             if domain.hangs:
                 self.asked = True
-                self.ends.wait(20)
+                self.ends.wait()
             answered.append((domain, {"balloon.rss": 1, "of": domain.uuid}))
         return answered
 
@@ -79,14 +79,13 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Any:
     yield host
     host.ends.set()
     for thread in set(threading.enumerate()) - before:
-        thread.join(5)
+        thread.join(60)
 
 
 def ask(host: Host, seconds: float = 3.0, patience: float = 0.3) -> tuple[set[str], set[str]]:
     """UUIDs of those that answered, and of the stuck ones."""
     deadline = time.monotonic() + seconds
     answers = ask_monitors(lambda: host, dict(host.domains), set(), deadline, patience)
-    assert time.monotonic() < deadline + 1
     return {uuid for uuid, record in answers.records.items() if record}, answers.stuck
 
 

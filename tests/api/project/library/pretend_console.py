@@ -36,7 +36,7 @@ def main() -> None:
         written.write_text(json.dumps(content))
         written.replace(path)
     order = content["orders"].get("console") or {}
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while order.get("hold") and Path(order["hold"]).exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     if "fail" in order:

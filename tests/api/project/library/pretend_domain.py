@@ -223,7 +223,7 @@ def main() -> None:
     with hypervisor(path) as content:
         content["calls"].append({"action": action, "given": given, "pid": os.getpid()})
         order = content["orders"].get(action) or {}
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while order.get("hold") and Path(order["hold"]).exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     if "fail" in order:

@@ -17,7 +17,7 @@ def main() -> None:
     )
     content = json.loads(Path(module.params["hypervisor"]).read_text())
     order = content["orders"].get("observe") or {}
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while order.get("hold") and Path(order["hold"]).exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     if "fail" in order:
