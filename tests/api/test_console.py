@@ -104,7 +104,7 @@ async def console_of(service: Service, serve: Serve = repeat) -> AsyncIterator[C
         yield Console(service, await seen_vm(service), await Token.get(name="looker"), port)
 
 
-async def rest_of(socket: ClientConnection, seconds: float = 10) -> tuple[bytes, int, str]:
+async def rest_of(socket: ClientConnection, seconds: float = 120) -> tuple[bytes, int, str]:
     """What still comes on a stream, and the code and reason with which the service closes it."""
     heard = bytearray()
     with contextlib.suppress(ConnectionClosed):
