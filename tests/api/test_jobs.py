@@ -28,7 +28,7 @@ def living(needle: str) -> list[int]:
     return found
 
 
-async def none_left(needle: str, seconds: float = 10) -> None:
+async def none_left(needle: str, seconds: float = 300) -> None:
     """Wait until no process has `needle` in its command line."""
     async with asyncio.timeout(seconds):
         while living(needle):  # noqa: ASYNC110 - processes wake nobody
