@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class VmStatus(StrEnum):
-    """What a VM is doing, as the API says it."""
+    """What a VM is doing, as the API shows it."""
 
     CREATING = "creating"
     STOPPED = "stopped"
@@ -19,9 +19,9 @@ class VmStatus(StrEnum):
     RESTORING = "restoring"
     DELETING = "deleting"
     ERROR = "error"
-    """The last action left it in a state that a person must look at; `error` says why."""
+    """The last action left the VM in a state that needs an operator; `error` has the reason."""
     UNREACHABLE = "unreachable"
-    """Its host did not answer the last observation; nothing is known about the VM."""
+    """The last observation of its host failed; the VM's state is unknown."""
 
 
 class DomainState(StrEnum):
@@ -37,27 +37,27 @@ class DomainState(StrEnum):
 
 
 class SnapshotStatus(StrEnum):
-    """What a snapshot is doing, as the API says it."""
+    """What a snapshot is doing, as the API shows it."""
 
     CREATING = "creating"
     READY = "ready"
     RESTORING = "restoring"
-    """The VM is being brought back to it."""
+    """The VM is being restored to the snapshot."""
     DELETING = "deleting"
     ERROR = "error"
-    """It could not be made; `error` says why."""
+    """The snapshot could not be created; `error` has the reason."""
 
 
 class SnapshotOrigin(StrEnum):
-    """Who made a snapshot; only those of the schedule are ever pruned by it."""
+    """What created a snapshot; a schedule prunes only the snapshots of its own origin."""
 
     MANUAL = "manual"
-    """Somebody asked for it."""
+    """A request created it."""
     SCHEDULE = "schedule"
     GUARD = "guard"
-    """The state before a restore."""
+    """It saves the VM's state before a restore."""
     FOUND = "found"
-    """It was made on the host, by other means."""
+    """It was created on the host by other means."""
 
 
 class JobStatus(StrEnum):
@@ -68,43 +68,43 @@ class JobStatus(StrEnum):
     RUNNING = "running"
     """A job process holds its lease (generation)."""
     CANCELLING = "cancelling"
-    """For cancellation, which is not built yet: its process is being ended."""
+    """Its process is being ended. For cancellation, which is not built yet."""
     SUCCEEDED = "succeeded"
-    """The play ended well and the domain was seen in the state asked for."""
+    """The play succeeded, and the domain was observed in the requested state."""
     FAILED = "failed"
-    """The play failed; `error` says where and why."""
+    """The play failed; `error` has the task and the reason."""
     CANCELLED = "cancelled"
-    """It ended before it changed anything, or what it changed was undone.
+    """The job ended before it changed anything, or its changes were undone.
 
-    Of a run from a shell: somebody ended it, wherever it was.
+    A run from a shell is cancelled when its user ends it, at any point.
     """
     LOST = "lost"
-    """Its process vanished and running it again could do harm; observation tells the VM's state."""
+    """Its process vanished, and a repeat could do harm; an observation shows the VM's state."""
 
 
 class JobOrigin(StrEnum):
-    """Who has a job run, and where."""
+    """What submitted a job, and where it runs."""
 
     API = "api"
-    """Somebody asked this service for it."""
+    """A request to this service submitted it."""
     SCHEDULE = "schedule"
-    """A snapshot schedule of this service did."""
+    """A snapshot schedule of this service submitted it."""
     OBSERVATION = "observation"
-    """An observation that did not see its host; others are not kept."""
+    """An observation of a host that failed; successful ones are no jobs."""
     SHELL = "shell"
-    """A run from a shell, which reports itself: the service never runs, ends or repeats it."""
+    """A run from a shell, which reports itself; the service never starts, ends or repeats it."""
 
 
 class HostStatus(StrEnum):
-    """What the last observation said about a host."""
+    """What the last observation of a host has shown."""
 
     UNKNOWN = "unknown"
-    """Never observed since it entered the inventory."""
+    """The host has not been observed since it entered the inventory."""
     READY = "ready"
     UNREACHABLE = "unreachable"
-    """Ansible could not reach it."""
+    """Ansible could not connect to the host."""
     ERROR = "error"
-    """Ansible reached it, but libvirt gave no answer; `message` says why."""
+    """Ansible connected to the host, but libvirt did not respond; `message` has the reason."""
 
 
 UNFINISHED_JOB = (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELLING)
@@ -130,9 +130,10 @@ JOB_MOVES: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.CANCELLED: frozenset(),
     JobStatus.LOST: frozenset(),
 }
-"""The only status changes a job can make.
+"""Job status → the statuses that may follow it.
 
-running → queued: its process died and it runs again. running → cancelled: a run from a shell.
+running → queued: the job's process died, and it will run again. running → cancelled: the user
+ended a run from a shell.
 """
 
 POWER_STATUS: dict[str, VmStatus] = {
@@ -143,4 +144,4 @@ POWER_STATUS: dict[str, VmStatus] = {
     DomainState.SUSPENDED: VmStatus.PAUSED,
     DomainState.CRASHED: VmStatus.ERROR,
 }
-"""A domain's state → the VM's status when no job holds it."""
+"""Domain state → status of its VM when no job holds the VM."""

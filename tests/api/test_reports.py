@@ -215,7 +215,7 @@ async def test_only_the_token_that_reported_a_run_goes_on_with_it(service: Servi
         (
             "failed",
             [{"event": "runner_on_failed", "ignoreErrors": True, "res": {"msg": "harmless"}}],
-            ("PLAYBOOK_FAILED", "cannot tell why job-000001 failed; the log may", "", ""),
+            ("PLAYBOOK_FAILED", "cannot report why job-000001 failed: its run sent no error; read its log", "", ""),
         ),
         ("succeeded", [{"event": "runner_on_failed", "res": {"msg": "rescued"}}], None),
     ],
@@ -432,7 +432,7 @@ async def test_run_that_falls_silent_is_lost_and_says_nothing_more(service: Serv
     await give_up_silent(datetime.now(UTC) - LEASE)
     lost = await service.get(f"/jobs/{job}")
     assert (lost["status"], lost["error"]["code"]) == ("lost", "RUN_LOST")
-    assert "nothing was heard of the run for 60 s" in lost["error"]["message"]
+    assert "the run has not reported for 60 s" in lost["error"]["message"]
     assert (await service.get(f"/jobs/{talking}"))["status"] == "running"
     assert counted("lost") == before + 1
     assert code(await tell(service, job, outcome="succeeded")) == (409, "JOB_FINISHED")

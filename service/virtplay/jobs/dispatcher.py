@@ -1,4 +1,4 @@
-"""Dispatch: runs jobs in this process's event loop, some at once and some a host."""
+"""Runs queued jobs in this process's event loop, within a limit in all and for each host."""
 
 import asyncio
 import logging
@@ -11,32 +11,32 @@ from virtplay.states import JobStatus
 from virtplay.store.jobs import get_job
 
 Execute = Callable[[int, asyncio.Event], Awaitable[list[int]]]
-"""Runs one job to its end, or until the event asks to give up; answers the jobs it let go on."""
+"""Runs a job until it ends or the event is set; returns the jobs that were waiting for it."""
 
 Lane = tuple[bool, str]
-"""Whether a job holds its VM, and its host."""
+"""Whether a job holds its VM, and the name of its host."""
 
 log = logging.getLogger("virtplay.jobs.dispatcher")
 
 
 class Dispatcher(Protocol):
-    """What the rest of the service knows of a dispatcher."""
+    """The interface of a dispatcher to the rest of the service."""
 
     def enqueue(self, job_id: int) -> None:
-        """Take note of a committed job; it runs as soon as there is room."""
+        """Queue a committed job, which starts as soon as the limits allow it."""
 
     async def run(self) -> None:
         """Run jobs until stopped."""
 
     async def stop(self) -> None:
-        """Take no more jobs, give the running ones their grace, end what is left."""
+        """Start no more jobs, and end the jobs that still run after the grace period."""
 
 
 class LocalDispatcher:
     """The dispatcher of the single-process service.
 
-    Jobs that hold no VM have the same limits for themselves: somebody waits for a console, maybe to
-    see why the guests do not end that all workers wait for.
+    Jobs that hold no VM have limits of their own, of the same size: a user who opens a console
+    must not wait, least of all when all workers wait for guests that do not shut down.
     """
 
     def __init__(self, settings: Settings, execute: Execute) -> None:
@@ -50,12 +50,12 @@ class LocalDispatcher:
         self._stopping = False
 
     def enqueue(self, job_id: int) -> None:
-        """Take note of a committed job."""
+        """Queue a committed job."""
         self._new.put_nowait(job_id)
         self._changed.set()
 
     async def run(self) -> None:
-        """Start waiting jobs in their order, as far as the limits allow, until stopped."""
+        """Start waiting jobs in order, as far as the limits allow, until stopped."""
         while not self._stopping:
             self._changed.clear()
             await self._take_new()
@@ -63,7 +63,10 @@ class LocalDispatcher:
             await self._changed.wait()
 
     async def stop(self) -> None:
-        """Take no more jobs; what still runs after the grace is ended and goes on next time."""
+        """Start no more jobs, and end the jobs that still run after the grace period.
+
+        The next start of the service recovers them.
+        """
         self._stopping = True
         self._changed.set()
         tasks = list(self._running)

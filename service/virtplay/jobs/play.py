@@ -1,8 +1,8 @@
-"""The process of one job: the only importer of ansible_runner.
+"""Runs one playbook in the process of a job: the only importer of ansible_runner.
 
-`python -m virtplay.jobs.play DIRECTORY` runs the specification in the directory and appends what
-happens to its spool file. A file, not a pipe: a service that dies or reads slowly can neither kill
-nor slow the play.
+`python -m virtplay.jobs.play DIRECTORY` runs the specification in the directory and appends the
+events to its spool file. The spool is a file and not a pipe, so that a service that dies or reads
+slowly can neither kill the play nor slow it down.
 """
 
 import json
@@ -25,7 +25,7 @@ TEXT_LIMIT = 200_000
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the specification in the directory that the one argument names."""
+    """Run the specification in the directory that the only argument names."""
     directory = Path(arguments[0])
     parent = os.getppid()
     become_subreaper()
@@ -57,7 +57,7 @@ def _run(specification: Specification, directory: Path) -> None:
         ended = True
         end_descendants()
 
-    # ansible-playbook is found beside this interpreter, also where the virtual environment is not
+    # Finds ansible-playbook beside this interpreter, even when the virtual environment is not
     # activated.
     programs = str(Path(sys.executable).parent)
     os.environ["PATH"] = f"{programs}:{os.environ.get('PATH', os.defpath)}"
@@ -89,7 +89,7 @@ def _run(specification: Specification, directory: Path) -> None:
     except Exception:
         if not ended:
             raise
-        # The runner stumbled over the processes that `stop` ended and reaped under it.
+        # ansible-runner failed because `stop` ended and reaped its processes.
         end_descendants()
         write({"event": "exit", "rc": 1, "status": "ended"})
         return
@@ -100,7 +100,7 @@ def _run(specification: Specification, directory: Path) -> None:
 
 
 def trim(event: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a runner event that the service uses."""
+    """Return the part of a runner event that the service uses."""
     data = event.get("event_data") or {}
     kept: dict[str, Any] = {
         "event": event.get("event", ""),
@@ -116,7 +116,7 @@ def trim(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _storable(value: Any) -> Any:
-    """The same value without NUL and lone surrogates, which no database takes."""
+    """Replace NUL and lone surrogates, which databases refuse, in a value."""
     if isinstance(value, str):
         return value.replace("\x00", "\ufffd").encode(errors="replace").decode()
     if isinstance(value, Mapping):

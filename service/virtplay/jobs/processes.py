@@ -1,6 +1,6 @@
-"""Finds and ends processes: descendants of this one, and those that a killed job process has left.
+"""Finds and ends the descendants of this process, and those that a killed job process has left.
 
-The only importer of psutil, which sends no signal to a process that has taken over another's id.
+The only importer of psutil, which sends no signal to a process that has reused another's id.
 
 A process group is not enough: ansible-core's forks call setsid since 2.19
 (https://github.com/ansible/ansible/pull/82770), and ansible-runner, when it cancels or times out,
@@ -22,11 +22,11 @@ PR_SET_CHILD_SUBREAPER = 36
 TERM_SECONDS = 2.0
 ROUND_SECONDS = 0.05
 MARK = "VIRTPLAY_RUN"
-"""Environment variable of a job process and its descendants: the job's directory."""
+"""Environment variable that names the job's directory to a job process and its descendants."""
 
 
 def become_subreaper() -> None:
-    """Get every orphaned descendant as a child, and a SIGTERM when the service dies."""
+    """Become the parent of orphaned descendants, and receive SIGTERM when the service dies."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) or libc.prctl(
         PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0
@@ -35,7 +35,7 @@ def become_subreaper() -> None:
 
 
 def end_strays(directory: Path) -> None:
-    """Kill what a killed job process has left: every process whose MARK is `directory`."""
+    """Kill every process whose MARK is `directory`: those that a killed job process has left."""
     while strays := [
         process
         for process in _own_processes("environ")
@@ -45,7 +45,7 @@ def end_strays(directory: Path) -> None:
 
 
 def end_descendants() -> None:
-    """End all descendants of this process: SIGTERM, then SIGKILL to what remains."""
+    """End all descendants of this process with SIGTERM, and those that remain with SIGKILL."""
     deadline = time.monotonic() + TERM_SECONDS
     number = signal.SIGTERM
     while found := _descendants():
@@ -67,10 +67,11 @@ def _descendants() -> list[psutil.Process]:
 
 
 def _own_processes(*attributes: str) -> Iterator[psutil.Process]:
-    """All processes that this user may end, with these attributes in `info`.
+    """Yield all processes that this user may end, with these attributes in `info`.
 
-    Processes below sudo are root's: they end with their task, and the fence on the host lets the
-    next job wait for them. A ControlPersist connection of ssh ("[mux]") may serve other jobs.
+    Processes under sudo belong to root. They end with their task, and the lock on the host makes
+    the next job wait for them. ControlPersist connections of ssh ("[mux]") are left out, as other
+    jobs may use them.
     """
     for process in psutil.process_iter(["uids", "cmdline", *attributes]):
         uids, words = process.info["uids"], process.info["cmdline"] or []
@@ -80,7 +81,7 @@ def _own_processes(*attributes: str) -> Iterator[psutil.Process]:
 
 
 def _send(processes: Sequence[psutil.Process], number: int) -> None:
-    """Send a signal, wait a moment, and reap the children of this process that have ended."""
+    """Send a signal, wait for ROUND_SECONDS, and reap the children that have ended."""
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.send_signal(number)

@@ -1,4 +1,4 @@
-"""Pure: turns the events of a play into percent, step and outcome."""
+"""Pure: reads a job's percent, step and outcome from the events of its play."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,41 +12,41 @@ RESULT_KEYS = {
     "snapshots": False,
     "console": True,
 }
-"""What the service reads of a module's result about a domain → whether the job's row keeps it."""
+"""Key of a module's result about a domain → whether the job's row stores it."""
 EVENT_KEYS = (
     *("changed", "msg", "code", "module_stderr", "unreachable", "host_info"),
     *RESULT_KEYS,
 )
-"""What an event keeps of any task's result."""
+"""Keys of a task's result that an event keeps."""
 RESULTS = ("runner_on_ok", "runner_on_failed", "runner_on_unreachable")
 
 
 @dataclass
 class Progress:
-    """What the events of one play have said so far."""
+    """What the events of one play have reported so far."""
 
     tasks: int
-    """Tasks that the play will have."""
+    """Number of tasks that the play is expected to start."""
     started: int = 0
     percent: int = 0
-    """0 to 99: only a job's success makes it 100. It never falls."""
+    """0 to 99; only the success of the job sets 100. It never decreases."""
     step: str = ""
     changed: bool = False
     result: dict[str, Any] | None = None
-    """The last result of a module about its domain: those of RESULT_KEYS that it has."""
+    """The last module result that has a domain, with its RESULT_KEYS only."""
     error: dict[str, Any] | None = None
     """code, message, task, host of the first failure that was not ignored."""
     stats_seen: bool = False
     item_error: dict[str, Any] | None = None
-    """The first failure among the items of the present task's loop."""
+    """The first failure among the loop items of the current task."""
 
     def take(self, event: Mapping[str, Any]) -> bool:
-        """Take in one event of the runner; True when percent or step moved."""
+        """Apply one event of the runner; return True if it changed percent or step."""
         kind = event["event"]
         if kind == "playbook_on_task_start":
             self.started += 1
             self.item_error = None
-            # Only the run itself knows how far it is when it is not one of the actions.
+            # A reported run sends its own percent; only the actions have a known number of tasks.
             done = event.get("percent")
             if done is None:
                 done = 100 * (self.started - 1) // max(self.tasks, self.started)
@@ -62,7 +62,7 @@ class Progress:
         return False
 
     def row_result(self) -> dict[str, Any]:
-        """What the job's row keeps of the result."""
+        """Return the part of the result that the job's row stores."""
         result = self.result or {}
         return {key: result[key] for key, kept in RESULT_KEYS.items() if kept and key in result}
 
@@ -73,20 +73,20 @@ class Progress:
         if "domain" in res:
             self.result = {key: res[key] for key in RESULT_KEYS if key in res}
         if kind in FAILURES and not event.get("ignore_errors") and self.error is None:
-            # Of a loop the task itself says only that an item failed, not which and why.
+            # The result of a loop reports only that an item failed, not which one and why.
             item_error = self.item_error if kind == "runner_on_failed" else None
             self.error = item_error or failure_of(event)
 
 
 def step_of(task: str) -> str:
-    """A task's name as a person reads it; Ansible's own name for a role's check is not."""
+    """Return a task's name for users; Ansible's name for argument validation is replaced."""
     return "Check the variables" if task.startswith("Validating arguments") else task[:255]
 
 
 def failure_of(event: Mapping[str, Any]) -> dict[str, Any]:
-    """The job error {code, message, task, host} that a failure event amounts to."""
+    """Return the job error {code, message, task, host} of a failure event."""
     res = event.get("res") or {}
-    message = str(res.get("msg") or res.get("module_stderr") or "the task failed and said nothing")
+    message = str(res.get("msg") or res.get("module_stderr") or "the task failed without a message")
     if event["event"] == "runner_on_unreachable":
         code = "HOST_UNREACHABLE"
         message = f"cannot reach host {event.get('host')}: {message}"

@@ -1,6 +1,6 @@
-"""Runs from a shell, which report themselves: they are shown as jobs.
+"""Shows reported runs, which are runs of ansible-playbook from a shell, as jobs.
 
-Such a job holds no VM, and the service never runs, ends or repeats it.
+Such a job holds no VM, and the service never starts, ends or repeats it.
 """
 
 import asyncio
@@ -27,35 +27,35 @@ from virtplay.store.reports import Domain
 log = logging.getLogger("virtplay.jobs.reported")
 
 LEASE = timedelta(seconds=60)
-"""A run of which nothing is heard for this long is given up; it says something every 15 s."""
+"""A run that reports nothing for this long is lost; a run reports every 15 s."""
 ROUND_SECONDS = 5.0
 NEW_VMS_WITHIN = timedelta(minutes=10)
-"""For so long after a run was last heard of, VMs that come into the list may be its."""
+"""A VM that an observation adds within this time of a run's last report may be the run's."""
 EVENTS_LIMIT = 50_000
-"""Events that the log of one run keeps; later ones only move its progress."""
+"""Events in the log of one run; later events only update its progress."""
 OTHER_ACTION = "playbook"
 ACTION = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a run tells at once, beside that it is still there."""
+    """One report of a run; an empty one reports that the run is still alive."""
 
     first: int
-    """The number of the first of the events; the run counts them from 1."""
+    """The number of the first event; the run counts its events from 1."""
     events: Sequence[Mapping[str, Any]]
-    """As the runner's, with `percent` where the run knows it."""
+    """Events of the runner's shape, with `percent` where the run knows it."""
     hosts: Sequence[str] | None = None
-    """All hosts so far; None when that is as before."""
+    """All hosts so far; None when they are unchanged."""
     domains: Sequence[Domain] | None = None
-    """The domains that it is about so far; None when that is as before."""
+    """All domains that the run has named so far; None when they are unchanged."""
     outcome: JobStatus | None = None
     error: Mapping[str, str] | None = None
-    """code and message, where no task failed."""
+    """code and message of a failure that is no task's."""
 
 
 def action_of(playbook: str) -> str:
-    """The action of a playbook, which is its file's name: playbooks/vm_start.yml → vm_start."""
+    """Return a playbook's action, which is its file name: playbooks/vm_start.yml → vm_start."""
     stem = PurePosixPath(playbook).stem
     return stem if ACTION.fullmatch(stem) else OTHER_ACTION
 
@@ -63,8 +63,8 @@ def action_of(playbook: str) -> str:
 async def begin_report(
     caller: Caller, *, run_id: str, playbook: str, run_by: str, command: str, dry_run: bool
 ) -> tuple[Job, ReportedRun, bool]:
-    """The caller's run and its job, and whether they are new: the same run is the same job."""
-    # One at a time: the same run may be sent twice at once, and a job's number is not to be wasted.
+    """Return the caller's run with its job, and whether they are new; a repeat creates none."""
+    # One at a time: a run may be sent twice at once, and the second must not use up a job number.
     async with transaction(exclusive="reported_run"):
         found = await reports.find_run(caller.token_id, run_id)
         if found is not None:
@@ -91,15 +91,15 @@ async def begin_report(
 
 
 async def take_report(caller: Caller, ref: str, batch: Batch) -> tuple[Job, int]:
-    """Take in what a run tells; the job, and the number that its next event gets.
+    """Apply a run's report; return its job, and the number that its next event gets.
 
-    Events that are known are passed over, so that a batch may be sent again. Forbidden unless the
-    job is a run that the caller's token reports, JobFinished when it has ended without these.
+    Known events are skipped, so that a batch may be sent again. Raise Forbidden unless the
+    caller's token reports this run, and JobFinished when the job ended without these events.
     """
     job = await store.find_job(ref)
     run = (await reports.runs_of([job])).get(job.id)
     if run is None or run.token_id != caller.token_id:
-        raise Forbidden(f"cannot report on {ref}: it is not a run that this token has reported")
+        raise Forbidden(f"cannot report on {ref}: this token does not report that run")
     async with transaction():
         job, run = await reports.lock_run(job.id)
         number = await store.next_event(job.id)
@@ -122,7 +122,7 @@ async def take_report(caller: Caller, ref: str, batch: Batch) -> tuple[Job, int]
 async def _show(
     job: Job, run: ReportedRun, events: Sequence[Mapping[str, Any]], batch: Batch
 ) -> None:
-    """Bring the rows to what the run has reported."""
+    """Write what the run has reported into its rows."""
     progress = Progress(
         tasks=1,
         percent=job.progress,
@@ -147,13 +147,13 @@ async def _show(
         run.domains = domains
         await _add_vms(job, run)
         if len(domains) > 1:
-            # What the last of many has changed says nothing of the run.
+            # The result of the last of several domains does not describe the run.
             job.result = None
     await reports.save_run(job, run)
 
 
 async def _add_vms(job: Job, run: ReportedRun) -> None:
-    """Name the VMs of the list that the run's domains are; one that has gone since stays named."""
+    """Write which VMs the run's domains are; a VM that was deleted since stays named."""
     found = await reports.find_vms([Domain(**domain) for domain in run.domains])
     refs = list(dict.fromkeys([*run.vm_refs.split(), *(str(vm.ref) for vm in found)]))
     several = len(run.domains) > 1
@@ -163,37 +163,37 @@ async def _add_vms(job: Job, run: ReportedRun) -> None:
     run.vm_refs = f" {' '.join(refs)} " if refs else ""
 
 
-def _error(job: Job, told: Mapping[str, str]) -> dict[str, Any]:
-    return {**told, "task": job.step, "host": job.host or ""}
+def _error(job: Job, reported: Mapping[str, str]) -> dict[str, Any]:
+    return {**reported, "task": job.step, "host": job.host or ""}
 
 
 async def _finish(job: Job, outcome: JobStatus) -> None:
-    """End the job as the run says; a failure that the play recovered from is none."""
+    """End the job with the reported outcome; a success clears errors that the play rescued."""
     if outcome == JobStatus.SUCCEEDED:
         await store.move(job, outcome, progress=100, error=None)
         return
     if outcome == JobStatus.CANCELLED:
         await store.move(job, outcome)
         return
-    message = f"cannot tell why {job.ref} failed; the log may"
-    told = {"code": "PLAYBOOK_FAILED", "message": message}
-    await store.move(job, outcome, error=job.error or _error(job, told))
+    message = f"cannot report why {job.ref} failed: its run sent no error; read its log"
+    error = {"code": "PLAYBOOK_FAILED", "message": message}
+    await store.move(job, outcome, error=job.error or _error(job, error))
 
 
 async def watch_reports() -> None:
-    """Give up silent runs, and name the VMs that the others have created, until cancelled."""
+    """End silent runs as lost, and name the VMs that other runs created, until cancelled."""
     listening_since = datetime.now(UTC)
     while True:
         await asyncio.sleep(ROUND_SECONDS)
         now = datetime.now(UTC)
-        # While no service was there nothing could be heard.
+        # While the service was stopped, no run could report.
         if now - listening_since > LEASE:
             await give_up_silent(now - LEASE)
         await name_new_vms(now - NEW_VMS_WITHIN)
 
 
 async def name_new_vms(since: datetime) -> None:
-    """Name the VMs that runs have created, which the list has only from an observation on."""
+    """Write which VMs the runs have created; only an observation adds these to the VMs."""
     for job, run in await reports.runs_since(since):
         before = run.vm_refs
         await _add_vms(job, run)
@@ -202,15 +202,15 @@ async def name_new_vms(since: datetime) -> None:
 
 
 async def give_up_silent(since: datetime) -> None:
-    """End the runs of which nothing was heard since then as lost."""
+    """End the runs that have reported nothing since then as lost."""
     for job in await reports.silent_jobs(since):
         seconds = int(LEASE.total_seconds())
         message = (
-            f"cannot tell how {job.ref} ended: nothing was heard of the run for {seconds} s;"
+            f"cannot determine how {job.ref} ended: the run has not reported for {seconds} s;"
             f" it was killed, or its machine cannot reach the service"
         )
         error = _error(job, {"code": "RUN_LOST", "message": message})
-        with contextlib.suppress(Conflict):  # it has spoken up just now
+        with contextlib.suppress(Conflict):  # the run has reported its end just now
             await store.move(job, JobStatus.LOST, error=error)
             count_reported_job(job.status)
             log.warning("%s", message)

@@ -1,7 +1,7 @@
-"""Starts the process of a job and reads what it reports.
+"""Starts the process of a job and reads its events.
 
-The service writes a specification into the job's directory, starts `virtplay.jobs.play` on it,
-and reads the events that appear in its spool file.
+The service writes a specification into the job's directory, starts `virtplay.jobs.play` with it,
+and reads the events from its spool file.
 """
 
 import asyncio
@@ -24,23 +24,23 @@ POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Specification:
-    """One run of one playbook."""
+    """What a job process needs to run one playbook once."""
 
     project_dir: str
     playbook: str
     inventory: list[str]
     variables: dict[str, Any]
-    """Plain values; every text among them is marked unsafe before Ansible sees it."""
+    """Plain values; `play` marks every text in them unsafe before Ansible reads it."""
     limit: str | None = None
     check: bool = False
     time_limit: int = 3600
     """Seconds."""
     forks: int | None = None
-    """Hosts worked on at once; ansible.cfg's number when None."""
+    """Hosts that Ansible works on at once; ansible.cfg's number when None."""
 
 
 class Run:
-    """A job process seen from the service."""
+    """A job process, from the service's side."""
 
     def __init__(self, process: asyncio.subprocess.Process, directory: Path) -> None:
         self._process = process
@@ -49,14 +49,14 @@ class Run:
 
     @property
     def pid(self) -> int:
-        """The job process's id."""
+        """The process id of the job process."""
         return self._process.pid
 
     async def batches(self, poll: float = POLL_SECONDS) -> AsyncIterator[list[dict[str, Any]]]:
-        """The events of the play in order, as they come; the last is {"event": "exit", rc, status}.
+        """Yield the play's events in order; the last is {"event": "exit", rc, status}.
 
-        They are looked for every `poll` seconds; `at` is when each was written. The `exit` event
-        is missing when the process was killed.
+        The spool is read every `poll` seconds; `at` is the time at which an event was written, in
+        seconds since the epoch. A killed process writes no `exit` event.
         """
         while True:
             ended = self._process.returncode is not None
@@ -79,7 +79,7 @@ class Run:
         return [json.loads(line) for line in block[:whole].splitlines()]
 
     async def end(self) -> None:
-        """End the play with all its descendants, and wait until they are gone."""
+        """End the play and all its descendants, and wait until they have ended."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
@@ -89,7 +89,7 @@ class Run:
 
 
 async def start(specification: Specification, directory: Path) -> Run:
-    """Start a job process in `directory` (made 0700, what an earlier run left in it is removed)."""
+    """Start a job process in `directory`, created 0700; remove what an earlier run left there."""
     await asyncio.to_thread(_prepare, specification, directory)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -106,7 +106,7 @@ async def start(specification: Specification, directory: Path) -> Run:
 
 
 async def clear(directory: Path) -> None:
-    """Remove a job's directory with the secrets in it."""
+    """Remove a job's directory, including its secrets."""
     await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 

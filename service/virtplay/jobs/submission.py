@@ -1,4 +1,4 @@
-"""Submits jobs: lock, audit row and job in the caller's transaction."""
+"""Submits jobs: writes the VM's lock, the audit row and the job in the caller's transaction."""
 
 import asyncio
 import json
@@ -18,12 +18,12 @@ from virtplay.store.vms import save_vm
 
 SECRETS = "secrets.json"
 POLL_SECONDS = 0.05
-"""The database tells the end of a job, whichever process runs it."""
+"""How often await_end reads the job's row, which shows its end whichever process runs it."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the token's name and id, the request's id, the client's address."""
+    """Who submits a job: the token's name and id, the request's id, the client's address."""
 
     name: str
     token_id: int
@@ -33,15 +33,15 @@ class Caller:
 
 
 def job_directory(settings: Settings, ref: str) -> Path:
-    """The private directory of a job: its secrets, and the spool of its process."""
+    """Return the private directory of a job, which holds its secrets and its process's spool."""
     return settings.state_dir / "jobs" / ref
 
 
 def write_secrets(directory: Path, secrets: Mapping[str, Any]) -> None:
-    """Keep variables that must not enter the database (0600 in a 0700 directory).
+    """Write variables that must not enter the database to a 0600 file in a 0700 directory.
 
-    What is there already is removed: a transaction that is rolled back leaves its job's number to
-    the next one, and must not leave it secrets.
+    An existing directory is removed first: the next job may get the number of a job whose
+    transaction was rolled back, and must not get its secrets.
     """
     shutil.rmtree(directory, ignore_errors=True)
     if not secrets:
@@ -53,7 +53,7 @@ def write_secrets(directory: Path, secrets: Mapping[str, Any]) -> None:
 
 
 def read_secrets(directory: Path) -> dict[str, Any]:
-    """The variables that write_secrets kept; empty when there were none."""
+    """Return the variables that write_secrets has written; empty if there were none."""
     try:
         return dict(json.loads((directory / SECRETS).read_text()))
     except FileNotFoundError:
@@ -61,7 +61,7 @@ def read_secrets(directory: Path) -> dict[str, Any]:
 
 
 async def refuse_if_busy(vm: Vm) -> None:
-    """Raise OperationInProgress with the holder's id when an unfinished job holds the VM."""
+    """Raise OperationInProgress with the job's id if an unfinished job holds the VM."""
     holder = await store.unfinished_job(vm.id)
     if holder is not None:
         raise OperationInProgress(
@@ -71,7 +71,7 @@ async def refuse_if_busy(vm: Vm) -> None:
 
 
 async def await_end(job: Job, seconds: float) -> Job:
-    """The job once it has ended, or as it is after `seconds`."""
+    """Return the job when it has ended, or unfinished after `seconds`."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
         fresh = await store.find_job(str(job.ref))
@@ -91,10 +91,11 @@ async def submit(
     after: Job | None = None,
     snapshot: Snapshot | None = None,
 ) -> Job:
-    """Lock `vm` with a queued job for `action`; to be called inside a transaction.
+    """Lock `vm` with a queued job for `action`; call this inside a transaction.
 
-    `after` makes it wait behind that unfinished job; `snapshot` is the one it is about.
-    OperationInProgress when another job holds the VM. An action without a VM status locks nothing.
+    The job waits for the unfinished job `after`, and works on `snapshot`. Raise
+    OperationInProgress when another job holds the VM. An action that does not lock leaves the
+    VM's status as it is.
     """
     assert vm.host is not None
     rules = RULES[action]
@@ -113,7 +114,7 @@ async def submit(
         eta_seconds=await store.usual_seconds(action),
         after_id=after.id if after else None,
     )
-    # Before the commit: a 202 must not lose them.
+    # Before the commit: a request that got 202 must not lose its secrets.
     await asyncio.to_thread(write_secrets, job_directory(settings, str(job.ref)), secrets or {})
     if after is None and rules.locks:
         await save_vm(vm, status=rules.status)

@@ -1,1 +1,1 @@
-"""Store: the database is the only truth; nothing else imports Tortoise."""
+"""Store: rows in the database, which is the only truth; no other room imports Tortoise."""

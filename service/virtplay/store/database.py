@@ -21,7 +21,7 @@ BUSY_TIMEOUT_MS = 30_000
 
 
 def tortoise_config(url: str) -> dict[str, Any]:
-    """The Tortoise configuration of a database `url` (sqlite:// or postgres://)."""
+    """Return the Tortoise configuration of a database `url` (sqlite:// or postgres://)."""
     if url.startswith("sqlite://"):
         path = Path(url.removeprefix("sqlite://"))
         connection: Any = {
@@ -29,7 +29,7 @@ def tortoise_config(url: str) -> dict[str, Any]:
             "credentials": {
                 "file_path": str(path),
                 "busy_timeout": BUSY_TIMEOUT_MS,
-                # As on PostgreSQL: SQLite's LIKE folds the case of ASCII letters otherwise.
+                # As on PostgreSQL; SQLite's LIKE ignores the case of ASCII letters by default.
                 "case_sensitive_like": "ON",
             },
         }
@@ -55,7 +55,7 @@ def tortoise_config(url: str) -> dict[str, Any]:
 
 
 async def open_database(url: str) -> None:
-    """Connect to the database at `url` and bring its schema up to date; CannotStart if it can't."""
+    """Connect to the database at `url` and migrate its schema; raise CannotStart on failure."""
     config = tortoise_config(url)
     try:
         if url.startswith("sqlite://"):
@@ -72,9 +72,9 @@ async def open_database(url: str) -> None:
 
 
 def _make_private(path: Path) -> None:
-    """Make the SQLite file 0600, whatever its directory; SQLite gives its mode to those beside it.
+    """Give the SQLite file mode 0600; SQLite gives the same mode to its -wal and -shm files.
 
-    By mode and not by umask, which plays on this machine would inherit.
+    Plays on this machine would inherit a umask, so the mode is set instead.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
@@ -86,9 +86,9 @@ def _make_private(path: Path) -> None:
 
 
 async def close_database() -> None:
-    """Close every connection; without it the interpreter hangs at its exit.
+    """Close every connection; otherwise the interpreter hangs when it exits.
 
-    The thread of an open SQLite connection is no daemon:
+    The thread of an open SQLite connection is not a daemon thread:
     https://github.com/omnilib/aiosqlite/issues/299
     """
     await Tortoise.close_connections()
@@ -101,13 +101,14 @@ def is_sqlite() -> bool:
 
 @asynccontextmanager
 async def transaction(exclusive: str | None = None) -> AsyncIterator[None]:
-    """Begin a writing transaction, committed at the end of the block and undone by an exception.
+    """Begin a write transaction; the end of the block commits it, an exception rolls it back.
 
-    SQLite: a deferred BEGIN fails with "database is locked" when another process wrote between its
-    first read and its first write, whatever the busy timeout, so it is made BEGIN IMMEDIATE, for
-    which Tortoise has no option: https://github.com/tortoise/tortoise-orm/issues/1675
-    PostgreSQL: `exclusive` names an advisory lock that is held to the end, for decisions that read
-    many rows (placement).
+    SQLite: a deferred BEGIN fails with "database is locked" when another process writes between
+    its first read and its first write, whatever the busy timeout. So the transaction begins with
+    BEGIN IMMEDIATE, for which Tortoise has no option:
+    https://github.com/tortoise/tortoise-orm/issues/1675
+    PostgreSQL: `exclusive` names an advisory lock that is held until the end, for decisions that
+    read many rows (placement).
     """
     async with in_transaction("default") as connection:
         if connection.capabilities.dialect == "sqlite":

@@ -1,7 +1,7 @@
-"""Store: what a domain, as its host reports it, makes of a VM's row.
+"""Store: writes a domain, as its host reports it, into its VM's row.
 
-An observation and the result of a job's module report a domain in the same shape, and both reach
-the row here alone.
+Observations and module results of jobs report domains in the same shape; only this file writes
+them into rows.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +15,7 @@ from virtplay.store.vms import save_vm
 from virtplay.vm_fields import from_domain
 
 UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
-"""What a report in another shape raises."""
+"""Errors that a report of another shape raises."""
 STATE: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("domain", "name", str),
     ("power", "state", lambda state: state or ""),
@@ -30,13 +30,13 @@ STATE: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
         lambda disks: sum(disk.get("allocation_bytes") or 0 for disk in disks or ()),
     ),
 )
-"""What a VM is doing, beside the fields that it is asked for: column, key of the domain, how."""
+"""The columns that no request sets: column, key of the domain, function to read it."""
 
 
 def columns_of(domain: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of a VM that its domain gives, as the modules report it.
+    """Return the columns of a VM that its domain, as the modules report it, sets.
 
-    What the domain does not report gives no column.
+    A key that the domain does not report sets no column.
     """
     if domain.get("state") == "stopped":
         domain = {"addresses": [], **domain}
@@ -52,17 +52,17 @@ async def follow_domain(
     network: Mapping[str, Any] | None = None,
     **values: Any,
 ) -> None:
-    """Bring the row of a VM whose domain is there, and those of its snapshots, to the domain.
+    """Update the rows of a VM whose domain exists, and of its snapshots, from the domain.
 
-    `snapshots` are all rows of the VM's snapshots, where the caller has read them. `network` is
-    what a job was asked to make of the network card, if it was: no host reports its fixed address.
-    `values` are further columns.
+    `snapshots` are all rows of the VM's snapshots, if the caller has read them. `network` is the
+    network card that a job was asked for, if any: hosts do not report its fixed address. `values`
+    are further columns.
     """
-    seen = columns_of(domain)
-    asked = network or vm.network
-    if asked.get("ip") and asked.get("mac") == seen.get("network", {}).get("mac"):
-        seen["network"]["ip"] = asked["ip"]
-    await save_vm(vm, provisioned=True, error=None, **seen, **values)
+    observed = columns_of(domain)
+    requested = network or vm.network
+    if requested.get("ip") and requested.get("mac") == observed.get("network", {}).get("mac"):
+        observed["network"]["ip"] = requested["ip"]
+    await save_vm(vm, provisioned=True, error=None, **observed, **values)
     if "snapshots" in domain:
         rows = await list_snapshots(vm) if snapshots is None else snapshots
         await follow_snapshots(vm, domain["snapshots"] or (), rows)

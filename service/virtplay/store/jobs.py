@@ -1,4 +1,4 @@
-"""Store: jobs, their events, and the one door through which a job's status changes."""
+"""Store: jobs and their events, and the only function that changes a job's status."""
 
 import re
 import uuid
@@ -20,12 +20,12 @@ REMEMBERED = re.compile(r"job-(\d{6,9})")
 
 
 def job_ref(number: int) -> str:
-    """The public id of a job, job-000001."""
+    """Return the public id of a job, such as job-000001."""
     return f"job-{number:06d}"
 
 
 async def create_job(**values: Any) -> Job:
-    """Insert a queued job; OperationInProgress when its VM has an unfinished one already."""
+    """Insert a queued job; raise OperationInProgress if its VM has an unfinished job."""
     try:
         job = Job(status=JobStatus.QUEUED, **values)
         await job.save()
@@ -39,9 +39,9 @@ async def create_job(**values: Any) -> Job:
 
 
 async def pass_over_jobs(refs: Iterable[object]) -> None:
-    """Give new jobs higher numbers than those, which a host remembers of an earlier database.
+    """Give new jobs higher numbers than these, which a host recorded for an earlier database.
 
-    It would take a new job for the old one of that number, which has restored its snapshot already.
+    The host would mistake a new job for the old one, whose snapshot it has already restored.
     """
     found = [match for ref in refs if (match := REMEMBERED.fullmatch(str(ref or "")))]
     number = max((int(match[1]) for match in found), default=0)
@@ -55,7 +55,7 @@ async def pass_over_jobs(refs: Iterable[object]) -> None:
             [number],
         )
         return
-    # SQLite makes the row with the table's first one.
+    # SQLite creates this row with the first row of the table.
     await connection.execute_query(
         "INSERT INTO sqlite_sequence (name, seq) SELECT 'job', 0"
         " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'job')"
@@ -66,7 +66,7 @@ async def pass_over_jobs(refs: Iterable[object]) -> None:
 
 
 async def keep_observation(*, host: str, error: Mapping[str, Any], command: str) -> None:
-    """Insert a failed job for an observation that did not see its host; others are not kept."""
+    """Insert a failed job for a failed observation; successful ones are not stored."""
     now = datetime.now(UTC)
     job = Job(
         action="host_observe",
@@ -89,9 +89,9 @@ async def keep_observation(*, host: str, error: Mapping[str, Any], command: str)
 
 
 async def move(job: Job, new: JobStatus, **values: Any) -> None:
-    """Change the status of `job` from what the caller saw to `new`; Conflict when it differs.
+    """Change the status of `job` to `new`; raise Conflict if it has changed since it was read.
 
-    The one status door: a single conditional UPDATE on status and generation.
+    Every change of a status goes through this one conditional UPDATE on status and generation.
     """
     old = job.status
     if new not in JOB_MOVES[old]:
@@ -110,12 +110,13 @@ async def move(job: Job, new: JobStatus, **values: Any) -> None:
 
 
 async def lease_job(job: Job, vm: Vm, worker: str) -> bool:
-    """Make a queued job the running one of `worker`; False when another process was faster.
+    """Lease a queued job to `worker`; return False when another process was faster.
 
-    `vm` is its VM, locked by the caller. The VM's generation rises, and the job runs under it; a
-    job that does not hold its VM has none, as it would shut out the one that does.
+    The caller has locked the row of `vm`, the job's VM. The VM's generation rises, and the job
+    runs with it. A job that does not hold its VM gets no generation, which would make the host
+    refuse the job that does.
     """
-    # The status again, under the VM's lock: another process may have taken the lease since.
+    # Read again under the VM's lock: another process may have taken the lease meanwhile.
     await job.refresh_from_db(fields=["status"])
     if job.status != JobStatus.QUEUED:
         return False
@@ -129,7 +130,7 @@ async def lease_job(job: Job, vm: Vm, worker: str) -> bool:
 
 
 async def save_progress(job: Job, percent: int, step: str) -> None:
-    """Write how far a job is, unless it has ended or another worker has it now."""
+    """Write a job's progress, unless the job has ended or another worker has its lease."""
     await Job.filter(id=job.id, generation=job.generation, finished_at=None).update(
         progress=percent, step=step
     )
@@ -137,17 +138,17 @@ async def save_progress(job: Job, percent: int, step: str) -> None:
 
 
 async def release_job(waiting: Job) -> None:
-    """Let a start run that has waited behind the creation of its VM."""
+    """Let a start that waited for the creation of its VM run."""
     await Job.filter(id=waiting.id, finished_at=None).update(after_id=None)
 
 
 async def get_job(job_id: int) -> Job | None:
-    """The job with that number as it is now, if there is one."""
+    """Return the job with that number as it is now, if it exists."""
     return await Job.get_or_none(id=job_id)
 
 
 async def find_job(ref: str) -> Job:
-    """The job with public id `ref`; JobNotFound."""
+    """Return the job with public id `ref`; raise JobNotFound."""
     job = await Job.get_or_none(ref=ref) if REF.fullmatch(ref) else None
     if job is None:
         raise JobNotFound(f"cannot find job {ref[:64]}")
@@ -163,7 +164,7 @@ async def page_jobs(
     action: str | None,
     origin: JobOrigin | None,
 ) -> tuple[list[Job], int]:
-    """One page of jobs, the newest first, and how many there are in all."""
+    """Return one page of jobs, the newest first, and the number of all matching jobs."""
     rows = Job.all()
     if vm is not None:
         runs = ReportedRun.filter(vm_refs__contains=f" {vm} ").values("job_id")
@@ -179,17 +180,17 @@ async def page_jobs(
 
 
 async def unfinished_job(vm_id: int) -> Job | None:
-    """The job that holds the VM, if any."""
+    """Return the job that holds the VM, if any."""
     return await Job.get_or_none(vm_id=vm_id, finished_at=None, after_id=None, locks=True)
 
 
 async def waiting_job(vm_id: int) -> Job | None:
-    """The start that waits behind the VM's creation, if any."""
+    """Return the start that waits for the VM's creation, if any."""
     return await Job.get_or_none(vm_id=vm_id, finished_at=None, after_id__not_isnull=True)
 
 
 async def busy_vms(vm_ids: Iterable[int]) -> set[int]:
-    """Those of the VMs that an unfinished job holds."""
+    """Return the numbers of the VMs that unfinished jobs hold."""
     rows = await Job.filter(finished_at=None, locks=True, vm_id__in=list(vm_ids)).values_list(
         "vm_id", flat=True
     )
@@ -197,18 +198,18 @@ async def busy_vms(vm_ids: Iterable[int]) -> set[int]:
 
 
 async def count_unfinished(origin: JobOrigin) -> int:
-    """How many jobs of that origin have not ended."""
+    """Return the number of unfinished jobs of that origin."""
     return await Job.filter(finished_at=None, origin=origin).count()
 
 
 async def unfinished_jobs() -> list[Job]:
-    """Every unfinished job that a worker runs or has to run, the oldest first."""
+    """Return every unfinished job of this service, the oldest first; reported runs are left out."""
     jobs = Job.filter(status__in=UNFINISHED_JOB).exclude(origin=JobOrigin.SHELL)
     return await jobs.order_by("id")
 
 
 async def deleted_since(moment: datetime) -> set[uuid.UUID]:
-    """The UUIDs of the VMs that jobs have deleted since then."""
+    """Return the UUIDs of the VMs that jobs have deleted since `moment`."""
     jobs = (
         await Job.filter(action="vm_delete", status=JobStatus.SUCCEEDED, finished_at__gte=moment)
         .exclude(origin=JobOrigin.SHELL)
@@ -218,9 +219,9 @@ async def deleted_since(moment: datetime) -> set[uuid.UUID]:
 
 
 async def queue_state() -> tuple[int, float]:
-    """How many jobs wait for a worker, and for how long the oldest has, in seconds (0 if none).
+    """Return the number of jobs that wait for a worker, and the oldest's age in seconds, or 0.
 
-    A start behind its VM's creation waits for that job, and for no worker.
+    A start that waits for its VM's creation does not wait for a worker.
     """
     waiting = Job.filter(status=JobStatus.QUEUED, after_id=None)
     oldest = await waiting.order_by("created_at").first().only("created_at")
@@ -231,7 +232,7 @@ async def queue_state() -> tuple[int, float]:
 
 
 async def usual_seconds(action: str) -> float | None:
-    """How long the last twenty successful jobs of an action took on average, in seconds."""
+    """Return the mean duration of an action's last twenty successful jobs in seconds, if any."""
     jobs = (
         await Job.filter(action=action, status=JobStatus.SUCCEEDED, started_at__not_isnull=True)
         .exclude(origin=JobOrigin.SHELL)
@@ -247,7 +248,7 @@ async def usual_seconds(action: str) -> float | None:
 
 
 async def append_events(job_id: int, first: int, events: Iterable[Mapping[str, Any]]) -> int:
-    """Append runner events from sequence number `first` on; returns the next number."""
+    """Append runner events from sequence number `first` on; return the next number."""
     rows = [
         JobEvent(
             job_id=job_id,
@@ -265,20 +266,20 @@ async def append_events(job_id: int, first: int, events: Iterable[Mapping[str, A
 
 
 async def next_event(job_id: int) -> int:
-    """The sequence number that the next event of a job gets (1 for the first)."""
+    """Return the sequence number of a job's next event, beginning with 1."""
     last = await JobEvent.filter(job_id=job_id).order_by("-seq").first()
     return last.seq + 1 if last else 1
 
 
 async def read_log(job_id: int) -> str:
-    """The Ansible output of a job as text."""
+    """Return the Ansible output of a job as text."""
     texts = await JobEvent.filter(job_id=job_id).order_by("seq").values_list("text", flat=True)
     joined = "\n".join(str(text) for text in texts if text)
     return joined.replace("\r\n", "\n").strip("\n") + "\n" if joined else ""
 
 
 async def forget_jobs(older_than: timedelta) -> int:
-    """Delete finished jobs that ended longer ago than that, with all they have; how many."""
+    """Delete up to 500 jobs that ended longer ago, with events and runs; return the number."""
     before = datetime.now(UTC) - older_than
     ids = await Job.filter(finished_at__lt=before).limit(500).values_list("id", flat=True)
     if ids:
@@ -289,7 +290,7 @@ async def forget_jobs(older_than: timedelta) -> int:
 
 
 async def forget_audit(older_than: timedelta) -> int:
-    """Delete some of the audit rows that were made longer ago than that; how many."""
+    """Delete up to 5000 audit rows that were created longer ago; return the number."""
     before = datetime.now(UTC) - older_than
     rows = AuditEntry.filter(created_at__lt=before).order_by("created_at").limit(5000)
     ids = await rows.values_list("id", flat=True)

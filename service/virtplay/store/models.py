@@ -1,4 +1,4 @@
-"""Store: the tables."""
+"""Store: the tables as models."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from virtplay.states import (
 
 
 class Host(Model):
-    """A hypervisor of the inventory and what the last observation said of it."""
+    """A hypervisor of the inventory, and what the last observation has shown of it."""
 
     id = fields.IntField(primary_key=True)
     name = fields.CharField(max_length=255, unique=True)
@@ -26,14 +26,14 @@ class Host(Model):
     facts: Any = fields.JSONField(default=dict)
     """`host_info` without its domains: host, pools, networks, bridges, templates."""
     observed_at = fields.DatetimeField(null=True)
-    """When it last answered, by the service's clock."""
+    """When the last successful observation was read, by the service's clock."""
 
     class Meta:
         table = "host"
 
 
 class Vm(Model):
-    """One VM: what was asked for, and what was last seen of it."""
+    """A VM: what was requested, and what the last observation has shown of it."""
 
     id = fields.IntField(primary_key=True)
     ref = fields.CharField(max_length=32, null=True, unique=True)
@@ -43,10 +43,10 @@ class Vm(Model):
     description = fields.TextField(default="")
     host = fields.CharField(max_length=255, null=True, db_index=True)
     domain = fields.CharField(max_length=255, null=True)
-    """libvirt's <name>: our id, or its own for a VM that was there before."""
+    """libvirt's <name>: the VM's id, or an own name for a domain that was found on a host."""
     status: Any = fields.CharEnumField(VmStatus, max_length=16, db_index=True)
     power = fields.CharField(max_length=16, default="")
-    """The domain's state when it was last seen; empty before that."""
+    """The domain's state in the last observation; empty before the first one."""
     provisioned = fields.BooleanField(default=False)
     """Whether the domain exists; a creation that failed holds no capacity."""
     error: Any = fields.JSONField(null=True)
@@ -58,24 +58,24 @@ class Vm(Model):
     disk = fields.IntField()
     """GiB."""
     disk_allocation = fields.BigIntField(default=0)
-    """Bytes that its disks really take on the pool."""
+    """Bytes that its disks occupy in their pool."""
     network: Any = fields.JSONField(default=dict)
     ip = fields.CharField(max_length=64, null=True)
     addresses: Any = fields.JSONField(default=list)
     auto_start = fields.BooleanField(default=False)
     labels: Any = fields.JSONField(default=dict)
     pending: Any = fields.JSONField(default=dict)
-    """Fields whose new value applies at the next boot → the value in force now."""
+    """Field whose new value applies at the next boot → its current value."""
     search_text = fields.TextField(default="")
-    """Casefolded id, name, os and address: one column to search on both databases."""
+    """Casefolded id, name, OS and addresses, for a search that works on both databases."""
     label_text = fields.TextField(default="")
-    """A line `key=value` for each label: JSON filters raise on SQLite."""
+    """A line `key=value` for each label, as JSON filters raise on SQLite."""
     generation = fields.IntField(default=0)
-    """Rises with every lease of a job on this VM; hosts refuse a lower one."""
+    """Rises with every lease of a job that holds this VM; hosts refuse a lower one."""
     snapshots = fields.IntField(default=0)
-    """How many snapshots its host showed; the rows of Snapshot say which."""
+    """Number of snapshots that its host reported; each has a row in Snapshot."""
     missed = fields.IntField(default=0)
-    """Observations in a row in which its host answered and did not have it."""
+    """Successive observations of its host that succeeded and did not show the VM."""
     started_at = fields.DatetimeField(null=True)
     observed_at = fields.DatetimeField(null=True)
     created_at = fields.DatetimeField(auto_now_add=True)
@@ -86,7 +86,7 @@ class Vm(Model):
 
 
 class Job(Model):
-    """One action on one VM, and the truth about it, whoever runs it."""
+    """One action on one VM: its request, progress and outcome."""
 
     id = fields.IntField(primary_key=True)
     ref = fields.CharField(max_length=32, null=True, unique=True)
@@ -95,9 +95,9 @@ class Job(Model):
     vm_id = fields.IntField(null=True, db_index=True)
     vm_ref = fields.CharField(max_length=32, null=True)
     snapshot_ref = fields.CharField(max_length=32, null=True)
-    """The snapshot that it makes, restores or deletes."""
+    """The snapshot that the job creates, restores or deletes."""
     locks = fields.BooleanField(default=True)
-    """Whether it holds its VM: a console may be opened while another job works on it."""
+    """Whether the job holds its VM; opening a console does not."""
     host = fields.CharField(max_length=255, null=True)
     status: Any = fields.CharEnumField(JobStatus, max_length=16, db_index=True)
     progress = fields.IntField(default=0)
@@ -109,15 +109,15 @@ class Job(Model):
     request_id = fields.CharField(max_length=128)
     command = fields.TextField(default="")
     variables: Any = fields.JSONField(default=dict)
-    """The playbook's variables; secrets are in the job's own directory instead."""
+    """The playbook's variables; secrets are in the job's directory instead."""
     result: Any = fields.JSONField(null=True)
     error: Any = fields.JSONField(null=True)
     attempt = fields.IntField(default=1)
     after_id = fields.IntField(null=True)
-    """The unfinished creation behind which this start waits."""
+    """The number of the unfinished creation that this start waits for."""
     generation = fields.IntField(default=0)
     leased_by = fields.CharField(max_length=128, default="")
-    """host:pid of the worker that runs it. For several workers; nothing reads it yet."""
+    """host:pid of the worker that runs the job; nothing reads it yet."""
     origin: Any = fields.CharEnumField(JobOrigin, max_length=16, default=JobOrigin.API)
     created_at = fields.DatetimeField(auto_now_add=True)
     started_at = fields.DatetimeField(null=True)
@@ -128,23 +128,23 @@ class Job(Model):
 
 
 class ReportedRun(Model):
-    """What a run from a shell reports of itself; its job has the rest."""
+    """What a run from a shell reports of itself, beside its job's columns."""
 
     job_id = fields.IntField(primary_key=True, generated=False)
     token_id = fields.IntField()
     """The token that reports the run; no other token may."""
     run_id = fields.CharField(max_length=64)
-    """The run's own name for itself: the same one of the same token is the same job."""
+    """The id that the run chose for itself; each id of a token is one job."""
     playbook = fields.CharField(max_length=255)
     run_by = fields.CharField(max_length=255)
-    """user@machine, as the run reports it."""
+    """user@machine, as reported by the run."""
     hosts: Any = fields.JSONField(default=list)
     domains: Any = fields.JSONField(default=list)
-    """The domains that it is about: uuid, name and host of each, null where unknown."""
+    """The domains that the run named: uuid, name and host of each, null where unknown."""
     vm_refs = fields.TextField(default="")
-    """The VMs that these domains are: ` vm-001 vm-002 `, each between spaces for the search."""
+    """The VMs of these domains: ` vm-001 vm-002 `, each between spaces for the search."""
     reported_at = fields.DatetimeField(db_index=True)
-    """When it last reported, by the service's clock."""
+    """Time of the last report, by the service's clock."""
 
     class Meta:
         table = "reported_run"
@@ -152,34 +152,34 @@ class ReportedRun(Model):
 
 
 class Snapshot(Model):
-    """A snapshot of a VM: what was asked for, and what its host shows of it."""
+    """A snapshot of a VM: what was requested, and what its host reports of it."""
 
     id = fields.IntField(primary_key=True)
     ref = fields.CharField(max_length=32, null=True, unique=True)
-    """The public id, snap-001; also libvirt's name of one that was made here."""
+    """The public id, snap-001; also libvirt's name of a snapshot that this service created."""
     vm_id = fields.IntField(db_index=True)
     name = fields.CharField(max_length=255)
-    """libvirt's name of it."""
+    """libvirt's name of the snapshot."""
     title = fields.CharField(max_length=255)
-    """Its name for people."""
+    """Its name for users."""
     description = fields.TextField(default="")
     origin: Any = fields.CharEnumField(SnapshotOrigin, max_length=16)
     status: Any = fields.CharEnumField(SnapshotStatus, max_length=16)
     parent = fields.CharField(max_length=255, null=True)
-    """libvirt's name of the snapshot that it stands on."""
+    """libvirt's name of the parent snapshot."""
     current = fields.BooleanField(default=False)
     has_memory = fields.BooleanField(default=False)
     power = fields.CharField(max_length=16, default="")
-    """The domain's state that a restore brings back: running, paused or stopped."""
+    """The domain's state after a restore: running, paused or stopped."""
     frozen = fields.BooleanField(null=True)
-    """Whether the guest's file systems were frozen; null when it did not run, or nobody knows."""
+    """Whether the guest's file systems were frozen; null for a stopped VM, or if unknown."""
     size = fields.BigIntField(null=True)
     """Bytes of the saved memory."""
     error: Any = fields.JSONField(null=True)
-    """Why the last job on it failed."""
+    """Why the last job on the snapshot failed."""
     expires_at = fields.DatetimeField(null=True)
     prune_after = fields.DatetimeField(null=True)
-    """A deletion that failed is not tried again before this."""
+    """Pruning does not retry a failed deletion before this time."""
     created_at = fields.DatetimeField(auto_now_add=True)
 
     class Meta:
@@ -187,19 +187,19 @@ class Snapshot(Model):
 
 
 class SnapshotSchedule(Model):
-    """When snapshots of a VM are made by themselves, and which of them are kept."""
+    """When snapshots of a VM are created automatically, and which of them are kept."""
 
     id = fields.IntField(primary_key=True)
     vm_id = fields.IntField(unique=True)
     cron: Any = fields.JSONField()
-    """Cron expressions, any of which makes a turn."""
+    """Cron expressions; each of them sets turns."""
     timezone = fields.CharField(max_length=64, default="UTC")
     keep: Any = fields.JSONField()
-    """How many hourly, daily, weekly and monthly ones are kept."""
+    """How many hourly, daily, weekly and monthly snapshots are kept."""
     enabled = fields.BooleanField(default=True)
     next_at = fields.DatetimeField(null=True, db_index=True)
     last_at = fields.DatetimeField(null=True)
-    """When the last turn came that was taken."""
+    """The time of the last turn that was not skipped."""
     last_job = fields.CharField(max_length=32, null=True)
     skipped_at = fields.DatetimeField(null=True)
     skipped_because = fields.TextField(default="")
@@ -211,17 +211,17 @@ class SnapshotSchedule(Model):
 
 
 class ConsoleTicket(Model):
-    """The right to open one console stream once: only its SHA-256 is kept."""
+    """The right to open one console stream once; only the ticket's SHA-256 is stored."""
 
     id = fields.IntField(primary_key=True)
     digest = fields.CharField(max_length=64, unique=True)
     vm_id = fields.IntField()
     token_id = fields.IntField()
-    """The token that asked for it; its end ends the stream."""
+    """The token that requested the ticket; its revocation or expiry closes the stream."""
     kind = fields.CharField(max_length=16)
     """vnc or serial."""
     port = fields.IntField(null=True)
-    """Where the VNC server listens on the host's loopback."""
+    """The VNC server's port on the host's loopback."""
     expires_at = fields.DatetimeField()
     used_at = fields.DatetimeField(null=True)
 
@@ -230,7 +230,7 @@ class ConsoleTicket(Model):
 
 
 class JobEvent(Model):
-    """One event of a job's play, in order; the log is their text.
+    """One event of a job's play; a job's log is the text of its events.
 
     `event`, `task` and `host` are for GET /jobs/{id}/events, which is not built yet.
     """
@@ -250,9 +250,9 @@ class JobEvent(Model):
 
 
 class AuditEntry(Model):
-    """Who asked for what, on which VM, from where, as which job.
+    """Who requested which action on which VM, from which address, as which job.
 
-    For GET /audit, which is not built yet; until then it is read with SQL.
+    For GET /audit, which is not built yet; until then administrators read it with SQL.
     """
 
     id = fields.BigIntField(primary_key=True)
@@ -269,7 +269,7 @@ class AuditEntry(Model):
 
 
 class Token(Model):
-    """An API token: only its SHA-256 is kept."""
+    """An API token; only its SHA-256 is stored."""
 
     id = fields.IntField(primary_key=True)
     name = fields.CharField(max_length=128, unique=True)

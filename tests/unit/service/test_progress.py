@@ -103,8 +103,8 @@ def test_unreachable_is_an_error_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("res", "message"),
     [
-        ({}, "the task failed and said nothing"),
-        (None, "the task failed and said nothing"),
+        ({}, "the task failed without a message"),
+        (None, "the task failed without a message"),
         ({"module_stderr": "Traceback"}, "Traceback"),
         ({"msg": "m" * 9999}, "m" * 4000),
     ],
