@@ -73,10 +73,10 @@ def test_interface_is_completed(
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        ({"type": "bridge"}, "name the bridge"),
-        ({"type": "bridge", "source": "eth0"}, "the host has none of that name"),
-        ({"type": "bridge", "source": "../br0"}, "the host has none of that name"),
-        ({"type": "bridge", "source": ".."}, "the host has none of that name"),
+        ({"type": "bridge"}, "the name of the bridge, is required"),
+        ({"type": "bridge", "source": "eth0"}, "the host has no bridge of that name"),
+        ({"type": "bridge", "source": "../br0"}, "the host has no bridge of that name"),
+        ({"type": "bridge", "source": ".."}, "the host has no bridge of that name"),
         ({"mac": "01:00:5e:00:00:01"}, "cannot use MAC address"),
         ({"mac": "52:54:00:00:00"}, "cannot use MAC address"),
         ({"mac": "52:54:00:00:00:01'/>"}, "cannot use MAC address"),

@@ -203,7 +203,7 @@ def test_changes_of_a_stopped_domain_all_apply_offline(desired: dict[str, Any]) 
         ({"virt_type": "kvm"}, "cannot change virt_type"),
         ({"metadata": {"template": "u"}}, "cannot change the template of vm-001 from t to u"),
         ({"disks": [{"target": "vda", "template": "u"}]}, "cannot change the template"),
-        ({"interfaces": [{"type": "bridge"}]}, "name the bridge"),
+        ({"interfaces": [{"type": "bridge"}]}, "the name of the bridge, is required"),
     ],
 )
 def test_refused_changes(desired: dict[str, Any], words: str) -> None:

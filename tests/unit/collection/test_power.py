@@ -110,7 +110,7 @@ def test_destroying_what_went_down_by_itself_is_no_failure(
 
 def test_call_that_hangs_is_given_up() -> None:
     answer = threading.Event()
-    with pytest.raises(Failure, match="cannot pause vm-001: QEMU did not answer"):
+    with pytest.raises(Failure, match="cannot pause vm-001: QEMU did not respond"):
         call_within(0.2, answer.wait, "cannot pause vm-001")
     answer.set()
 

@@ -149,16 +149,36 @@ def test_no_moments(text: str) -> None:
         (definition(system=PFLASH + "<nvram format='qcow2'>/v</nvram>"), True, OLD, "UEFI"),
         (definition(system=PFLASH + "<nvram format='qcow2'>/v</nvram>"), True, NEW, None),
         (definition(system="<loader type='rom'>/code.fd</loader>"), True, OLD, None),
-        (definition(SEED), False, OLD, "no disk that can be written"),
-        (definition(VDA.replace("</disk>", "<readonly/></disk>")), False, OLD, "no disk"),
+        (definition(SEED), False, OLD, "no writable disk"),
+        (definition(VDA.replace("</disk>", "<readonly/></disk>")), False, OLD, "no writable disk"),
         (definition(VDA.replace("'qcow2'", "'raw'")), False, OLD, "vda is raw, not qcow2"),
         (definition(VDA.replace(" type='qcow2'", "")), False, OLD, "unknown format"),
-        (definition(VDA.replace("type='file'", "type='network'")), False, OLD, "not on the host"),
+        (
+            definition(VDA.replace("type='file'", "type='network'")),
+            False,
+            OLD,
+            "not stored on the host",
+        ),
         (definition(VDA.replace("</disk>", "<shareable/></disk>")), False, OLD, "shared with"),
-        (definition(VDA.replace("</disk>", "<transient/></disk>")), False, OLD, "loses"),
-        (definition(VDA + "<hostdev mode='subsystem'/>"), True, OLD, "device of the host"),
+        (
+            definition(VDA.replace("</disk>", "<transient/></disk>")),
+            False,
+            OLD,
+            "disk vda is transient",
+        ),
+        (
+            definition(VDA + "<hostdev mode='subsystem'/>"),
+            True,
+            OLD,
+            "host device is passed through",
+        ),
         (definition(VDA + "<hostdev mode='subsystem'/>"), False, OLD, None),
-        (definition(VDA + "<interface type='hostdev'/>"), True, OLD, "device of the host"),
+        (
+            definition(VDA + "<interface type='hostdev'/>"),
+            True,
+            OLD,
+            "host device is passed through",
+        ),
         (definition(VDA + "<filesystem type='mount'/>"), True, OLD, "shares a directory"),
     ],
 )
@@ -182,7 +202,7 @@ def test_media_and_empty_drives_are_left_out() -> None:
     ("values", "reason"),
     [
         ({"persistent": False}, "transient"),
-        ({"images": {"vda": None}}, "no qcow2"),
+        ({"images": {"vda": None}}, "not a readable qcow2"),
         ({"state": DomainState.SUSPENDED}, "it is suspended"),
         ({"state": DomainState.CRASHED}, "it is crashed"),
     ],
@@ -191,7 +211,7 @@ def test_creation_is_refused(values: dict[str, Any], reason: str) -> None:
     code, message = refusal(plan_creation, sight(**values), wanted(), known=False)
     assert code == "SNAPSHOT_NOT_POSSIBLE"
     assert reason in message
-    assert message.startswith("cannot make snapshot one of vm-001: ")
+    assert message.startswith("cannot create snapshot one of vm-001: ")
 
 
 # --- create -----------------------------------------------------------------------------------
@@ -347,8 +367,8 @@ def test_restore_tells_what_it_turns_back() -> None:
     [
         ({"state": DomainState.RUNNING}, "VM_ALREADY_RUNNING", "it is running"),
         ({"state": DomainState.PAUSED}, "VM_ALREADY_RUNNING", "it is paused"),
-        ({"images": {"vda": image()}}, "SNAPSHOT_NOT_POSSIBLE", "does not hold"),
-        ({"images": {}}, "SNAPSHOT_NOT_POSSIBLE", "no disk of it now"),
+        ({"images": {"vda": image()}}, "SNAPSHOT_NOT_POSSIBLE", "does not contain"),
+        ({"images": {}}, "SNAPSHOT_NOT_POSSIBLE", "was detached since"),
         ({"missing": ["/images/a-seed.iso"]}, "SNAPSHOT_NOT_POSSIBLE", "is gone"),
         ({"persistent": False}, "SNAPSHOT_NOT_POSSIBLE", "transient"),
         (
@@ -359,7 +379,7 @@ def test_restore_tells_what_it_turns_back() -> None:
         (
             {"xml": definition(VDA.replace("a-vda", "b-vda"))},
             "SNAPSHOT_NOT_POSSIBLE",
-            "vda was in /images/a-vda.qcow2 then",
+            "vda was then in /images/a-vda.qcow2",
         ),
     ],
 )

@@ -409,7 +409,7 @@ class Task:
 
     def _make(self, sight: Sight, wanted: Mapping[str, Any]) -> None:
         name = wanted["name"]
-        what = f"make snapshot {name} of {self.label}"
+        what = f"create snapshot {name} of {self.label}"
         require_room_for_memory(sight, what)
         require_answer(self.dom, sight, what)
         current = sight.current

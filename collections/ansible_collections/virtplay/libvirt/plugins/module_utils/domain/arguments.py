@@ -10,7 +10,7 @@ from ..host.connection import TextEnum
 
 
 class Wanted(TextEnum):
-    """What a caller may ask of a domain (the module's `state`)."""
+    """The states that a caller may request (the module's `state`)."""
 
     PRESENT = "present"
     ABSENT = "absent"
@@ -21,7 +21,7 @@ class Wanted(TextEnum):
     RESUMED = "resumed"
 
 
-# What a domain is like, beside its power.
+# The arguments that describe a domain, except its power state.
 DEFINITION: dict[str, Any] = {
     "title": {"type": "str"},
     "description": {"type": "str"},
@@ -88,8 +88,8 @@ ARGUMENTS: dict[str, Any] = {
     "timeout": {"type": "int", "default": 90},
     "lock_timeout": {"type": "int", "default": 120},
 }
-# Those of it that a running guest has at once, and those that it may have at its next boot only.
+# Arguments of DEFINITION that change live, and those that may have to wait for the next boot.
 LIVE = ("title", "description", "autostart", "metadata")
 WAITING = ("vcpus", "vcpus_max", "memory", "memory_max")
-# Where a domain is and for whom it is changed: arguments that all domains of a task share.
+# Arguments that all domains of a task share: the connection and who changes the domain.
 BOOKKEEPING = ("uri", "job", "generation", "lock_timeout")

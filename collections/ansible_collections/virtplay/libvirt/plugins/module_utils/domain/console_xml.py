@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Reads and edits the console devices in domain XML; pure, no libvirt and no I/O.
 
-QEMU asks for a password only when the domain was started with one, so a new domain gets a random
-one that has run out already. libvirt shows passwords only to those who ask for secrets: the XML
-that is planned with, compared and printed never holds one, and it comes in just before a define.
+QEMU requires a password only if the domain was started with one, so a new domain gets a random,
+already expired password. libvirt includes passwords only in XML requested as secure: the XML that
+is planned, compared and printed has none, and passwords are added just before a define.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 from ..failure import Failure
 from .xml import parse_xml, render_xml
 
-# For ever in the past; libvirt reads it as UTC.
+# Always in the past; libvirt reads it as UTC.
 LONG_AGO = "1970-01-01T00:00:01"
-# Not ::1: a console is connected to by its port alone, and on 127.0.0.1 that may be another VM's.
+# Not ::1: consoles connect to 127.0.0.1, where another VM may have the same port.
 LOOPBACK = ("127.0.0.1", "localhost")
 # What virDomainOpenConsole can open.
 _STREAMS = ("pty", "unix")
 
 
 def lock_graphics(xml: str, password: str) -> str:
-    """Return a definition whose VNC asks for a password, one that nobody can use any more."""
+    """Return a definition whose VNC requires a password, which is this one, already expired."""
     root = parse_xml(xml)
     for graphics in root.iterfind("devices/graphics[@type='vnc']"):
         if not graphics.get("passwd"):
@@ -35,10 +35,10 @@ def lock_graphics(xml: str, password: str) -> str:
 
 
 def keep_passwords(xml: str, secret_xml: str) -> str:
-    """Return a definition with the passwords of the one in force, which was read with secrets.
+    """Return a definition with the passwords of secret_xml, the current definition with secrets.
 
-    xml was made from the same definition read without them: defined as it is, it would leave the
-    next boot without password authentication.
+    xml was built from the same definition without secrets: defining it unchanged would disable
+    password authentication from the next boot on.
     """
     root, secret = parse_xml(xml), parse_xml(secret_xml)
     pairs = zip(root.iterfind("devices/graphics"), secret.iterfind("devices/graphics"))
@@ -61,7 +61,7 @@ def find_vnc(live_xml: str, label: str) -> Any:
     if not found:
         others = ", ".join(sorted({str(graphics.get("type")) for graphics in every}))
         has = f"only {others}" if others else "no screen"
-        raise _not_available(label, f"it has {has}, and a console needs VNC")
+        raise _not_available(label, f"it has {has}, and consoles require VNC")
     reasons = []
     for graphics in found:
         host = _listens_on(graphics)
@@ -80,12 +80,12 @@ def vnc_address(graphics: Any) -> tuple[str, int]:
 
 
 def has_password(graphics: Any) -> bool:
-    """Say whether a VNC element that was read with secrets asks for a password."""
+    """Whether a VNC element that was read with secrets requires a password."""
     return bool(graphics.get("passwd"))
 
 
 def set_password(graphics: Any, password: str, valid_to: str) -> str:
-    """Return the XML of a VNC element with a password, valid to a time in UTC without a zone."""
+    """Return the XML of a VNC element with a password; valid_to is as utc_text returns it."""
     element = copy.deepcopy(graphics)
     element.set("passwd", password)
     element.set("passwdValidTo", valid_to)
@@ -93,9 +93,9 @@ def set_password(graphics: Any, password: str, valid_to: str) -> str:
 
 
 def temporary_screens(secret_live_xml: str) -> list[Any]:
-    """Return the VNC elements whose password was given for a time, which may be over.
+    """Return the VNC elements with a temporary password, which may have expired.
 
-    The definition is that of a running domain, read with secrets.
+    secret_live_xml is the definition of a running domain, read with secrets.
     """
     every = parse_xml(secret_live_xml).iterfind("devices/graphics[@type='vnc']")
     return [
@@ -106,19 +106,19 @@ def temporary_screens(secret_live_xml: str) -> list[Any]:
 
 
 def is_valid(graphics: Any, now: float) -> bool:
-    """Say whether the temporary password of a VNC element is still good, at a UNIX time."""
+    """Whether the temporary password of a VNC element is still valid at now (UNIX time)."""
     return str(graphics.get("passwdValidTo")) > utc_text(now)
 
 
 def utc_text(moment: float) -> str:
-    """Return a UNIX time as libvirt takes it for passwdValidTo: UTC without a zone."""
+    """Return a UNIX time in the format of libvirt's passwdValidTo: UTC without a zone."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
 
 
 def check_serial(live_xml: str, label: str) -> None:
     """Raise Failure (CONSOLE_NOT_AVAILABLE) unless libvirt can open the serial console."""
     root = parse_xml(live_xml)
-    # The order in which libvirt looks for the first one.
+    # libvirt opens the first device in this order.
     devices = [*root.iterfind("devices/console"), *root.iterfind("devices/serial")]
     if not devices:
         raise _not_available(label, "it has no serial console")
@@ -128,7 +128,7 @@ def check_serial(live_xml: str, label: str) -> None:
 
 
 def _listens_on(graphics: Any) -> str | None:
-    """The address; a socket or nothing to listen on is None."""
+    """Return the address that a VNC element listens on; None for a socket or no address."""
     if graphics.get("socket"):
         return None
     listen = graphics.find("listen")

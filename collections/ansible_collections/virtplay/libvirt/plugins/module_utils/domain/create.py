@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Creates a domain with its volumes and reservations, and undoes what has failed."""
+"""Creates a domain with its volumes and reservations, and undoes a creation that failed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ HOST_FACTS = Path("/etc/virtplay/host.json")
 
 @dataclass
 class Creation:
-    """A domain to be made, checked against the host, with everything that belongs to it."""
+    """A domain to create, checked against the host, with its volumes and reservations."""
 
     spec: DomainSpec
     xml: str
@@ -57,7 +57,7 @@ class Creation:
 
 
 def derive_uuid(host: str, name: str) -> str:
-    """Return the UUID of a domain nobody gave one: the same for a host and name, each time."""
+    """Return the UUID of a domain without a given one: always the same for a host and a name."""
     digest = hashlib.sha256(f"{NAMESPACE}/{host}/{name}".encode()).hexdigest()
     variant = "89ab"[int(digest[16], 16) % 4]
     return f"{digest[:8]}-{digest[8:12]}-8{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
@@ -71,9 +71,9 @@ def prepare(
     templates: Path = TEMPLATES_DIRECTORY,
     dry_run: bool = False,
 ) -> Creation:
-    """Check what was asked for against the host and lay it out; changes nothing.
+    """Check the arguments against the host and return what to create; changes nothing.
 
-    In a dry run a template may be missing: the play's earlier tasks would have brought it.
+    In a dry run a template may be missing: the play's earlier tasks would have downloaded it.
     Raises Failure (VALIDATION_ERROR, TEMPLATE_NOT_FOUND).
     """
     name = desired["name"]
@@ -97,7 +97,7 @@ def prepare(
     if desired.get("seed") is not None:
         creation.seed_files = _seed_files(spec, desired["seed"], wanted_nics)
         path = os.path.join(pool_path(find_pool(conn, DEFAULT_POOL)), seed_name(uuid))
-        # Not SATA: kernels made for clouds (Debian's among them) have no driver for it.
+        # Not SATA: cloud kernels (Debian's, for example) have no driver for it.
         seed = Disk("sda", path, format="raw", bus="scsi", device="cdrom")
         creation.spec = replace(spec, disks=(*spec.disks, seed))
     for nic, wanted in zip(nics, wanted_nics):
@@ -148,7 +148,7 @@ def _virt_type(conn: Any, desired: Mapping[str, Any]) -> str:
     try:
         found = json.loads(HOST_FACTS.read_text())["virt_type"]
     except (OSError, ValueError, KeyError, TypeError):
-        # Nobody has tried yet whether KVM runs a guest here: take libvirt's word.
+        # The host has not been prepared, so KVM was never tried: use what libvirt reports.
         return "kvm" if "<domain type='kvm'" in conn.getCapabilities() else "qemu"
     return "kvm" if found == "kvm" else "qemu"
 
@@ -163,7 +163,7 @@ def _seed_files(
             if "/" not in wanted["ip"]:
                 raise Failure(
                     f"cannot give {spec.name} the address {wanted['ip']} on a bridge: "
-                    "it needs a prefix length, as in 198.51.100.7/24",
+                    "a prefix length is required, as in 198.51.100.7/24",
                     "VALIDATION_ERROR",
                 )
             entry["cidr"] = wanted["ip"]
@@ -176,9 +176,9 @@ def _seed_files(
 
 
 def describe(creation: Creation) -> list[Change]:
-    """Return what a creation makes beside the domain's XML, for its diff; sizes in GiB.
+    """Return what a creation changes outside the domain's XML, for its diff; sizes in GiB.
 
-    The size of a disk that is as large as its template, which may not be there yet, is left open.
+    A disk without a size of its own has "template": its template may not be on the host yet.
     """
     changes = [
         Change(f"disks.{disk.target}.size", None, disk.size / GIB or "template", Applies.OFFLINE)
@@ -193,11 +193,11 @@ def describe(creation: Creation) -> list[Change]:
 
 
 def run(conn: Any, creation: Creation, fence: Fence, start: Callable[[Any], None]) -> Any:
-    """Make the volumes, the reservations and the domain, start it and return the virDomain.
+    """Create the volumes, the reservations and the domain, start it and return the virDomain.
 
-    What a crashed run of the same creation has left is made anew; a disk that was there before
-    (kept at a deletion, or its domain undefined by hand) is used as it is. A creation that fails is
-    undone; its Failure says what could not be.
+    Volumes that a crashed run of the same creation left are replaced. A disk that existed before
+    (kept at a deletion, or its domain was undefined by hand) is used unchanged. A creation that
+    fails is undone; its Failure lists what could not be undone.
     """
     try:
         dom = _define(conn, creation, fence)
@@ -225,7 +225,7 @@ def _define(conn: Any, creation: Creation, fence: Fence) -> Any:
             old = None
         if old is None:
             missing.append(disk)
-    # Written down first: only what stands here may ever be deleted as half made.
+    # Recorded first: only volumes recorded here may later be deleted as incomplete.
     seed_paths = [disk.path for disk in creation.spec.disks if disk.device == "cdrom"]
     fence.remember(creating=[*(disk.path for disk in missing), *seed_paths])
     for disk in missing:
@@ -238,24 +238,24 @@ def _define(conn: Any, creation: Creation, fence: Fence) -> Any:
         create_seed(conn, pool, seed_name(uuid), build_iso(creation.seed_files))
     for network, mac, address in creation.reservations:
         add_reservation(conn, network, mac=mac, address=address, host=creation.spec.name)
-    # Only now, so that no check, diff or log can show it; nobody needs to know it ever.
+    # The password is set only now, so that no check, diff or log can show it; it is never used.
     dom = conn.defineXML(lock_graphics(creation.xml, secrets.token_hex(4)))
     set_flags(dom, creation.flags)
     return dom
 
 
 def note_whole(fence: Fence) -> None:
-    """Note that a domain is whole: from now on its disks hold data and are never made anew."""
+    """Record that a domain is complete: from now on its disks hold data and are never replaced."""
     remembered = fence.recall()
     if remembered.get("creating") or remembered.get("kept"):
         fence.remember(creating=[], kept=[])
 
 
 def _undo(conn: Any, creation: Creation, fence: Fence) -> list[str]:
-    """Remove what a failed creation has made; returns what could not be removed and why.
+    """Delete what a failed creation has created; returns what could not be deleted and why.
 
-    Touches only the volumes that this creation has noted as its own and a domain whose metadata
-    carries its job and that does not run.
+    Deletes only the volumes that this creation has recorded as its own, and the domain only if it
+    is stopped and its metadata has this creation's job.
     """
     uuid, job = creation.spec.uuid, creation.spec.metadata.get("job")
     try:
@@ -263,7 +263,7 @@ def _undo(conn: Any, creation: Creation, fence: Fence) -> list[str]:
         if dom is not None:
             metadata = parse_domain(dom.XMLDesc(0))["metadata"] or {}
             if dom.isActive() or metadata.get("job") != job:
-                return [f"domain {dom.name()} is not the one that this run has made"]
+                return [f"domain {dom.name()} was not created by this run"]
             undefine(dom)
         for network, mac, address in creation.reservations:
             remove_reservation(conn, mac, (network, address))

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""New disks and network interfaces of a domain, checked against what its host has."""
+"""Prepares new disks and network interfaces of a domain, checked against its host."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from ..values import DISK_TARGET, MAC
 from .xml import NAMESPACE, Interface
 
 BRIDGES = Path("/sys/class/net")
-# Interfaces whose derived MAC addresses are looked for when a domain is already gone.
+# Reservations of a deleted domain are searched by this many derived MAC addresses.
 _MOST_INTERFACES = 8
 
 
 @dataclass(frozen=True)
 class NewDisk:
-    """A disk to be made: where, of which size in bytes, and out of what."""
+    """A disk to create: its place, its size in bytes, and its template."""
 
     target: str
     pool: str
@@ -47,9 +47,12 @@ class NewDisk:
 def prepare_disk(
     conn: Any, uuid: str, disk: Mapping[str, Any], templates: Path, *, dry_run: bool = False
 ) -> NewDisk:
+    """Check a new disk against the host; in a dry run its template may be missing."""
     target = disk["target"]
     if not DISK_TARGET.allows(target):
-        raise Failure(f"cannot make disk {target!r}: it {DISK_TARGET.sentence}", "VALIDATION_ERROR")
+        raise Failure(
+            f"cannot create disk {target!r}: it {DISK_TARGET.sentence}", "VALIDATION_ERROR"
+        )
     template = None
     if disk.get("template"):
         try:
@@ -72,7 +75,7 @@ def prepare_disk(
 
 
 def make_disk(conn: Any, disk: NewDisk) -> Any:
-    """Make the volume of a new disk; fails when one of its name is there."""
+    """Create the volume of a new disk; fails if a volume of that name exists."""
     pool = find_pool(conn, disk.pool)
     return create_disk(
         conn, pool, disk.name, size=disk.size, template=disk.template, clone=disk.clone
@@ -80,12 +83,13 @@ def make_disk(conn: Any, disk: NewDisk) -> Any:
 
 
 def prepare_interface(conn: Any, uuid: str, number: int, wanted: Mapping[str, Any]) -> Interface:
-    """Turn a wanted interface into a whole one, checking that the host has what it hangs on."""
+    """Return a wanted interface with all its values; raises Failure without its source."""
     kind = wanted.get("type") or "network"
     source = wanted.get("source") or ("default" if kind == "network" else None)
     if source is None:
         raise Failure(
-            f"cannot make interface {number}: name the bridge it is on", "VALIDATION_ERROR"
+            f"cannot create interface {number}: source, the name of the bridge, is required",
+            "VALIDATION_ERROR",
         )
     check_source(conn, kind, source)
     mac = wanted.get("mac") or derive_mac(uuid, number)
@@ -95,19 +99,21 @@ def prepare_interface(conn: Any, uuid: str, number: int, wanted: Mapping[str, An
 
 
 def check_source(conn: Any, kind: str, source: str) -> None:
+    """Raise Failure (VALIDATION_ERROR) if the host lacks this network or bridge."""
     if kind == "network":
         find_network(conn, source)
     elif "/" in source or source in {".", ".."} or not (BRIDGES / source / "bridge").is_dir():
         raise Failure(
-            f"cannot use bridge {source!r}: the host has none of that name", "VALIDATION_ERROR"
+            f"cannot use bridge {source!r}: the host has no bridge of that name", "VALIDATION_ERROR"
         )
 
 
 def derive_mac(uuid: str, number: int) -> str:
-    """Return the MAC address of a domain's interface: the same each time, locally administered."""
+    """Return the derived MAC address of a domain's interface: stable and locally administered."""
     digest = hashlib.sha256(f"{NAMESPACE}/{uuid}/{number}".encode()).hexdigest()
     return ":".join(["52", *(digest[i : i + 2] for i in range(0, 10, 2))])
 
 
 def derived_macs(uuid: str) -> list[str]:
+    """Return the derived MAC addresses that a domain may have."""
     return [derive_mac(uuid, number) for number in range(_MOST_INTERFACES)]

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Describes planned changes as the diff that Ansible prints; pure, no I/O.
 
-Much of what changes stands in no domain XML (the size of a disk, an address reservation, the
-power) and no XML says when it takes effect, so the words come first and the XML after them.
+Many changes are not in the domain XML (disk sizes, address reservations, the power state), and XML
+does not show when a change takes effect. So a list of changes comes first, then the XML.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from .plan import Applies, Change
 WHEN = {
     Applies.LIVE: "live",
     Applies.NEXT_BOOT: "at next boot",
-    # Nothing runs, so there is nothing to wait for.
+    # The domain is stopped, so nothing has to wait for a boot.
     Applies.OFFLINE: "at once",
 }
-# What cannot be taken for the words of a diff: everything else is quoted.
+# Values that cannot be mistaken for our own words in a diff; all others are quoted.
 _PLAIN = re.compile(r"[\w./:@+-]+", re.ASCII)
 
 
 def build_diff(
     label: str, changes: Sequence[Change], before_xml: str, after_xml: str
 ) -> list[dict[str, str]]:
-    """Return changes as Ansible's diff: first in words, one a line, then in domain XML.
+    """Return changes as Ansible's diff: first a list, one change a line, then the domain XML.
 
-    The XML documents are indented in one way, "" for a domain that is not there; without a
-    difference between them that part is left out. No change at all gives no diff.
+    Both XML documents have the same indentation; "" means that there is no domain. Without a
+    difference between them the XML part is left out. Without changes the diff is empty.
     """
     if not changes:
         return []
@@ -53,13 +53,13 @@ def _before(change: Change) -> str:
 def _after(change: Change) -> str:
     when = WHEN[change.applies]
     if change.destroys:
-        # A guest that is switched off loses what it has not written to its disks yet.
+        # A destroyed domain loses what its guest has not written to its disks yet.
         when = "DESTROYED" if change.after is None else f"{when}, DESTROYS unsaved data"
     return f"{_escape(change.field)}: {_value(change.after)}  ({when})\n"
 
 
 def _value(value: Any) -> str:
-    """Write a value on one line, so that no text of a user reads as a line or word of ours."""
+    """Return a value on one line, so that no text of a user looks like our own words."""
     if value is None:
         return "none"
     if isinstance(value, float):
@@ -74,5 +74,5 @@ def _escape(text: str) -> str:
 
 
 def _legible(xml: str) -> str:
-    """Write what a terminal would obey, and what breaks lines, as XML's character references."""
+    """Return XML with terminal control characters and line breaks as character references."""
     return "".join(c if c.isprintable() or c in "\n\t" else f"&#{ord(c)};" for c in xml)

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Runs a change of a domain under its fence, after undoing what a crashed run left."""
+"""Runs a change of a domain under its lock, after thawing file systems a crashed run froze."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def run_fenced(
     lock_timeout: float,
     warn: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Return act's result under the lock, with how long it was waited for; no lock in check mode.
+    """Return act's result and the wait for the lock; check mode takes no lock.
 
-    A guest whose file systems an earlier run has left frozen is thawed first: nothing else works
-    on it, not even a stop.
+    A guest whose file systems an earlier run left frozen is thawed first: otherwise no action
+    works on it, not even a stop.
     """
     if check_mode:
         fence.check(None)
@@ -39,7 +39,7 @@ def run_fenced(
 
 
 def thaw_left_frozen(fence: Fence, conn: Any, warn: Callable[[str], None]) -> None:
-    """Thaw the guest when the fence says that a run which died has left it frozen."""
+    """Thaw the guest if the fence records that a crashed run left it frozen."""
     frozen_since = fence.recall().get("frozen_since")
     dom = lookup_domain(conn, uuid=fence.uuid) if frozen_since is not None else None
     if dom is None:
@@ -47,11 +47,11 @@ def thaw_left_frozen(fence: Fence, conn: Any, warn: Callable[[str], None]) -> No
     state, name = domain_state(dom), dom.name()
     same_guest = frozen_since == started_at(name)
     if same_guest and state == DomainState.PAUSED:
-        return  # it thaws nothing while it stands still: the next one does
-    # Noted first: a guest that cannot be thawed is told of once, and stands in nobody's way.
+        return  # a paused guest cannot thaw: a later action thaws it
+    # Recorded first: a guest that cannot be thawed causes one warning, and blocks no later action.
     fence.remember(frozen_since=None)
     if same_guest and state == DomainState.RUNNING:
         try:
-            thaw(dom, name, "a run that did not come to its end")
+            thaw(dom, name, "an unfinished run")
         except Failure as failure:
             warn(failure.message)

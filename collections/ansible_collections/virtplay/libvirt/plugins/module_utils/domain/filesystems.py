@@ -12,7 +12,7 @@ from typing import Any
 from ..failure import Failure
 from ..host.connection import error_text, libvirt
 
-# How long the guest agent may take to write all out and freeze, for another answer, and for all
+# How long the guest agent may take to flush and freeze, to respond to another command, and for all
 # attempts to thaw.
 FREEZE_SECONDS = 30
 AGENT_SECONDS = 5
@@ -20,13 +20,13 @@ THAW_SECONDS = 20.0
 
 
 def freeze(dom: Any) -> tuple[bool, bool]:
-    """Freeze the guest's file systems through its agent; says whether it has, and is to thaw.
+    """Freeze the guest's file systems; returns whether they are frozen, and whether to thaw them.
 
-    An agent that has got the order and does not answer in time may still carry it out later.
+    An agent that received the command but did not respond in time may still carry it out later.
     """
     try:
-        # First a question that leaves nothing behind: an agent that hangs has the order to freeze
-        # in its queue, and would carry it out once it goes on.
+        # First a command without side effects: an agent that hangs keeps a freeze command in its
+        # queue, and would carry it out when it continues.
         with _agent_answers_within(dom, AGENT_SECONDS):
             dom.getTime(0)
     except libvirt.libvirtError:
@@ -36,15 +36,15 @@ def freeze(dom: Any) -> tuple[bool, bool]:
         with _agent_answers_within(dom, FREEZE_SECONDS):
             dom.fsFreeze(None, 0)
     except libvirt.libvirtError:
-        # A refusal comes at once, and means that nothing is frozen.
+        # An error without the full wait means that nothing is frozen.
         return False, time.monotonic() - began >= FREEZE_SECONDS
     return True, True
 
 
 def thaw(dom: Any, label: str, after: str) -> None:
-    """Thaw the guest's file systems, again and again for THAW_SECONDS until its agent answers.
+    """Thaw the guest's file systems, with retries for THAW_SECONDS until its agent responds.
 
-    after says what has been done before. Raises Failure (GUEST_NOT_RESPONDING).
+    after names the preceding action in messages. Raises Failure (GUEST_NOT_RESPONDING).
     """
     deadline = time.monotonic() + THAW_SECONDS
     while True:
@@ -59,7 +59,7 @@ def thaw(dom: Any, label: str, after: str) -> None:
                 continue
             raise Failure(
                 f"cannot thaw the file systems of {label} after {after}: {error_text(error)}; "
-                "programs in the guest hang until its agent answers or it is restarted",
+                "programs in the guest hang until its agent responds or it is restarted",
                 "GUEST_NOT_RESPONDING",
             ) from error
         return

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Keeps the seeds of guests, which may hold secrets, out of what a module reports."""
+"""Keeps seeds, which may contain secrets, out of the results of a module."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ansible.module_utils.basic import AnsibleModule
 
 
 class SeedModule(AnsibleModule):
-    """An AnsibleModule whose results never repeat the argument that has the seed in it.
+    """An AnsibleModule whose results never repeat the argument that contains the seed.
 
-    no_log values would be cut out of every other text of the result as well, down to single
-    letters; leaving the argument out is enough, and so is not writing it to the syslog.
+    Ansible would remove no_log values, down to single letters, from every other text of the result
+    as well. Instead, the argument is left out of the result and of the syslog.
     """
 
     def __init__(self, seed_in: str, **specification: Any) -> None:

@@ -1,8 +1,8 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Plans the changes that bring a domain to the state asked for; pure, no I/O.
+"""Plans the changes that bring a domain to the requested state; pure, no I/O.
 
-Check mode, diff and the real run all come out of these plans, so they cannot disagree.
+Check mode, diff and the real run all use these plans, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ..host.connection import ACTIVE_STATES, DomainState, TextEnum
 from ..units import GIB
 from .arguments import DEFINITION, LIVE, Wanted
 
-# The arguments of a definition whose changes have rules of their own.
+# The arguments of a definition that have planning functions of their own.
 _SIZES = ("vcpus", "vcpus_max", "memory", "memory_max")
 _PLANNED_APART = (*_SIZES, "firmware", "disks", "interfaces", "metadata")
 
 
 class Step(TextEnum):
-    """One act on a domain's power."""
+    """One power action on a domain."""
 
     START = "start"
     SUSPEND = "suspend"
@@ -42,7 +42,7 @@ class Applies(TextEnum):
 
 @dataclass(frozen=True)
 class Change:
-    """One field that differs: its value now and then, and when the guest gets it."""
+    """One field that differs: its value before and after, and when the change takes effect."""
 
     field: str
     before: Any
@@ -57,13 +57,13 @@ class Change:
 
 @dataclass
 class Current:
-    """What a host says of one domain; sizes in bytes, memory in MiB."""
+    """One domain as its host reports it; sizes in bytes, memory in MiB."""
 
     state: DomainState
-    # What libvirt keeps beside the definition, as flags.FLAGS names it.
+    # Settings that libvirt stores outside the definition; keys are those of flags.FLAGS.
     flags: dict[str, Any]
     persistent: bool
-    # The definition for the next boot, and the one QEMU runs with (the same when stopped).
+    # The definition for the next boot, and the one that QEMU runs with (equal when stopped).
     config: dict[str, Any]
     live: dict[str, Any]
     config_xml: str = ""
@@ -76,7 +76,7 @@ class Current:
 
     @property
     def active(self) -> bool:
-        """Say whether a QEMU process exists for the domain."""
+        """Whether a QEMU process exists for the domain."""
         return self.state in ACTIVE_STATES
 
     @property
@@ -87,7 +87,7 @@ class Current:
 
 @dataclass
 class InterfacePlan:
-    """How one wanted interface maps onto the domain: an edit of `mac`, or a new one."""
+    """How one wanted interface maps to the domain: an edit of interface `mac`, or a new one."""
 
     wanted: dict[str, Any]
     mac: str | None
@@ -97,7 +97,7 @@ class InterfacePlan:
 
 @dataclass(frozen=True)
 class Moved:
-    """Where an interface will be: its MAC address now and then, and what it hangs on then."""
+    """Where an interface will be: its MAC address before and after, and its new network."""
 
     mac: str
     new_mac: str
@@ -107,7 +107,7 @@ class Moved:
 
 @dataclass
 class UpdatePlan:
-    """All that differs between a domain and what was asked for, and what to call for it."""
+    """All differences between a domain and its arguments, and the calls that remove them."""
 
     changes: list[Change] = field(default_factory=list)
     # The argument of domain_xml.edit_domain for the definition of the next boot.
@@ -117,14 +117,14 @@ class UpdatePlan:
     grow_disks: dict[str, int] = field(default_factory=dict)
     add_disks: list[dict[str, Any]] = field(default_factory=list)
     interfaces: list[InterfacePlan] = field(default_factory=list)
-    # MAC address → (network, IP address) to reserve; None takes the reservation away.
+    # MAC address → (network, IP address) to reserve; None deletes the reservation.
     reservations: dict[str, tuple[str, str] | None] = field(default_factory=dict)
     flags: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
 def applies_at(changes: Sequence[Change]) -> str | None:
-    """Sum up when a set of changes is in effect: "now", "next_boot", or None for no change."""
+    """Return when a set of changes is in effect: "now", "next_boot", or None for no change."""
     if not changes:
         return None
     return "next_boot" if any(c.applies == Applies.NEXT_BOOT for c in changes) else "now"
@@ -146,7 +146,7 @@ _STATE_AFTER = {
 def plan_power(
     state: DomainState, wanted: Wanted, *, force: bool = False, label: str = "the domain"
 ) -> list[Step]:
-    """Return the steps from a state to the wanted one; raises Failure for a refusal."""
+    """Return the steps from a state to the wanted one; raises Failure if that is not allowed."""
     active = state in ACTIVE_STATES
     if wanted is Wanted.PRESENT:
         return []
@@ -157,7 +157,8 @@ def plan_power(
     if wanted is Wanted.ABSENT:
         if active and not force:
             raise Failure(
-                f"cannot delete {label}: it is {state}; force ends it first", "VM_ALREADY_RUNNING"
+                f"cannot delete {label}: it is {state}; stop it first, or use force",
+                "VM_ALREADY_RUNNING",
             )
         return [Step.DESTROY] if active else []
     _refuse_stopped(active, _VERBS[wanted], label)
@@ -171,7 +172,7 @@ def plan_power(
 
 
 def state_after(state: DomainState, steps: Sequence[Step]) -> DomainState:
-    """Return the state that a domain has when all steps have worked."""
+    """Return the state of a domain after all steps have succeeded."""
     for step in steps:
         state = _STATE_AFTER[step]
     return state
@@ -184,7 +185,7 @@ def _wake(state: DomainState) -> list[Step]:
 
 
 def _stop(state: DomainState, force: bool) -> list[Step]:
-    # A guest that does not run cannot obey the power button.
+    # A paused or suspended guest cannot react to the power button.
     return [Step.DESTROY] if force else [*_wake(state), Step.SHUT_DOWN]
 
 
@@ -197,9 +198,9 @@ def _refuse_stopped(active: bool, verb: str, label: str) -> None:
 
 
 def plan_update(current: Current, desired: Mapping[str, Any]) -> UpdatePlan:
-    """Compare a domain with what was set; raises Failure for what cannot be changed.
+    """Compare a domain with its arguments; raises Failure for values that cannot change.
 
-    desired holds the module's arguments; keys that are absent or None are left as they are.
+    desired holds the module's arguments; missing keys and None mean no change.
     """
     plan = UpdatePlan()
     _refuse_fixed(current, desired)
@@ -215,14 +216,14 @@ def plan_update(current: Current, desired: Mapping[str, Any]) -> UpdatePlan:
             plan.changes.append(Change(key, before, desired[key], _now(current)))
     if plan.changes and not current.persistent:
         raise Failure(
-            f"cannot change {current.label}: it is transient, libvirt keeps no definition of it",
+            f"cannot change {current.label}: it is transient, libvirt stores no definition of it",
             "VALIDATION_ERROR",
         )
     return plan
 
 
 def merge_metadata(old: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a domain's whole metadata with the wanted parts that are set put over the old."""
+    """Return a domain's metadata: the old values, replaced by the wanted ones that are set."""
     return {**(old or {}), **{key: value for key, value in wanted.items() if value is not None}}
 
 
@@ -250,7 +251,7 @@ def _refuse_fixed(current: Current, desired: Mapping[str, Any]) -> None:
         if made_from is not None and template not in {None, made_from}:
             raise Failure(
                 f"cannot change the template of {current.label} from {made_from} to {template}: "
-                "its disk is made of it; make another VM",
+                "its disk was created from it; create another VM",
                 "VALIDATION_ERROR",
             )
 
@@ -295,7 +296,7 @@ def _plan_vcpus(plan: UpdatePlan, current: Current, desired: Mapping[str, Any]) 
         plan.changes.append(Change("vcpus_max", config["vcpus_max"], limit, _next(current)))
     if desired.get("vcpus") is None or (wanted == config["vcpus"] and wanted == live["vcpus"]):
         return
-    # QEMU's emulation (seen with 7.2) crashes now and then after a CPU was taken away.
+    # QEMU's emulation (observed with 7.2) sometimes crashes after a CPU was unplugged.
     removable = current.hotpluggable_vcpus if live["virt_type"] == "kvm" else 0
     possible = live["vcpus"] - removable <= wanted <= live["vcpus_max"]
     if current.active and possible and wanted != live["vcpus"]:
@@ -303,7 +304,7 @@ def _plan_vcpus(plan: UpdatePlan, current: Current, desired: Mapping[str, Any]) 
     if wanted != config["vcpus"]:
         plan.edits["vcpus"] = wanted
     if plan.live_vcpus is None and "vcpus" not in plan.edits:
-        return  # already written for the next boot, and nothing live can be done about it
+        return  # already set for the next boot, and it cannot change live
     applies = Applies.LIVE if current.active and possible else _next(current)
     plan.changes.append(Change("vcpus", live["vcpus"], wanted, applies))
 
@@ -313,8 +314,8 @@ def _plan_memory(plan: UpdatePlan, current: Current, desired: Mapping[str, Any])
     wanted = desired.get("memory") or config["memory"]
     limit = desired.get("memory_max")
     if limit is None:
-        # Headroom that was asked for stays; without any the limit follows the memory, so that
-        # the next boot neither wastes memory nor needs the balloon.
+        # Configured headroom stays; without headroom the limit follows the memory, so that the
+        # next boot neither wastes memory nor needs the balloon.
         headroom = config["memory_max"] > config["memory"]
         limit = max(config["memory_max"], wanted) if headroom else wanted
     if wanted > limit:
@@ -324,7 +325,7 @@ def _plan_memory(plan: UpdatePlan, current: Current, desired: Mapping[str, Any])
         )
     if limit != config["memory_max"]:
         plan.edits["memory_max"] = limit
-        # A limit that merely follows a memory given live is no news for the next boot.
+        # A limit that only follows a live change of memory is no change for the next boot.
         if desired.get("memory_max") is not None or wanted > live["memory_max"]:
             plan.changes.append(Change("memory_max", config["memory_max"], limit, _next(current)))
     if desired.get("memory") is None or (wanted == config["memory"] and wanted == live["memory"]):
@@ -358,13 +359,13 @@ def _plan_disks(
             continue
         if capacity is None:
             raise Failure(
-                f"cannot resize disk {target} of {current.label}: its size is not known",
+                f"cannot resize disk {target} of {current.label}: its current size is unknown",
                 "VALIDATION_ERROR",
             )
         if size * GIB < capacity:
             raise Failure(
                 f"cannot shrink disk {target} of {current.label} from {capacity / GIB:g} GiB to "
-                f"{size} GiB: that would cut off data",
+                f"{size} GiB: data would be lost",
                 "VALIDATION_ERROR",
             )
         if size * GIB > capacity:
@@ -400,7 +401,8 @@ def _plan_interface(
         source = "default"
     if source is None:
         raise Failure(
-            f"cannot put interface {mac} of {current.label} on a bridge: name the bridge",
+            f"cannot connect interface {mac} of {current.label} to a bridge: source, the name of "
+            "the bridge, is required",
             "VALIDATION_ERROR",
         )
     edits: dict[str, Any] = {
@@ -408,7 +410,8 @@ def _plan_interface(
         for key in ("model", "mac")
         if wanted.get(key) and wanted[key].lower() != (present[key] or "").lower()
     }
-    # A cable moves while the guest runs; another card needs a boot, and takes the cable with it.
+    # The network can change while the guest runs. A new model or MAC address requires a boot, and
+    # a change of the network then waits for it, too.
     applies = _next(current) if edits else _now(current)
     for key in tuple(edits):
         plan.changes.append(Change(f"interfaces.{mac}.{key}", present[key], edits[key], applies))
@@ -428,14 +431,14 @@ def _plan_reservation(plan: UpdatePlan, current: Current, nic: Moved, address: s
     if nic.type != "network":
         if address:
             plan.warnings.append(
-                f"the address {address} of {current.label} is on a bridge: it was given to the "
-                "guest at creation and is changed in the guest"
+                f"cannot check address {address} of {current.label}: its interface is on a bridge, "
+                "and the guest got it at creation; change it in the guest"
             )
         after = None
     elif address:
         after = (nic.source, address.partition("/")[0])
     else:
-        # Nothing said of the address: it goes only with the network or the MAC it belongs to.
+        # No address was given: a reservation is deleted only when its network changes.
         after = before if before and before[0] == nic.source else None
     if after == before and nic.new_mac == nic.mac:
         return
@@ -446,6 +449,6 @@ def _plan_reservation(plan: UpdatePlan, current: Current, nic: Moved, address: s
     if after != before:
         field_name = f"interfaces.{nic.mac}.ip"
         old, new = (place[1] if place else None for place in (before, after))
-        # The guest asks for its address again when its lease ends or it boots.
+        # The guest requests its address again when its lease expires or it boots.
         applies = _next(current) if after else _now(current)
         plan.changes.append(Change(field_name, old, new, applies))

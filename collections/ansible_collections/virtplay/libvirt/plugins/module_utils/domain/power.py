@@ -16,18 +16,18 @@ from .plan import Step
 
 T = TypeVar("T")
 
-# A guest that is still booting ignores the power button: press it again.
+# A guest that is still booting ignores the power button: press it again after this time.
 PRESS_SECONDS = 5.0
-# How long QEMU itself (not the guest) may take to answer before it counts as stuck.
+# How long QEMU itself (not the guest) may take to respond before it counts as stuck.
 MONITOR_SECONDS = 30.0
 _POLL_SECONDS = 0.1
 _DOWN = frozenset({DomainState.STOPPED, DomainState.CRASHED})
 
 
 def run_steps(dom: Any, steps: Sequence[Step], *, label: str, timeout: float) -> None:
-    """Do the steps in order; a graceful shutdown has timeout seconds.
+    """Run the steps in order; a graceful shutdown has timeout seconds.
 
-    Raises Failure (GUEST_NOT_RESPONDING), with the domain running or paused as before.
+    Raises Failure (GUEST_NOT_RESPONDING); the domain is then running or paused as before.
     """
     for number, step in enumerate(steps):
         if step is Step.START:
@@ -50,10 +50,10 @@ def run_steps(dom: Any, steps: Sequence[Step], *, label: str, timeout: float) ->
 
 
 def call_within(seconds: float, call: Callable[[], T], failure: str) -> T:
-    """Return call(), giving up on it after seconds: libvirt waits for a stuck QEMU for ever.
+    """Return call(), within a time limit in seconds: libvirt waits for a stuck QEMU for ever.
 
-    Raises Failure (GUEST_NOT_RESPONDING) that starts with failure. The call itself goes on
-    in its thread until the process ends.
+    Raises Failure (GUEST_NOT_RESPONDING) with a message that starts with failure. The call itself
+    continues in its thread until the process ends.
     """
     results: list[T] = []
     errors: list[Exception] = []
@@ -71,7 +71,7 @@ def call_within(seconds: float, call: Callable[[], T], failure: str) -> T:
         raise errors[0]
     if not results:
         raise Failure(
-            f"{failure}: QEMU did not answer within {seconds:g} s", "GUEST_NOT_RESPONDING"
+            f"{failure}: QEMU did not respond within {seconds:g} s", "GUEST_NOT_RESPONDING"
         )
     return results[0]
 
@@ -80,7 +80,7 @@ def _destroy(dom: Any) -> None:
     try:
         dom.destroy()
     except libvirt.libvirtError as error:
-        # It went down by itself a moment ago (a transient one is gone with that).
+        # The domain has stopped in the meantime (a transient one is then gone).
         if not has_error_code(error, "VIR_ERR_OPERATION_INVALID", "VIR_ERR_NO_DOMAIN"):
             raise
 
@@ -94,10 +94,10 @@ def _shut_down(dom: Any, label: str, timeout: float) -> None:
         if now >= deadline:
             raise Failure(
                 f"cannot stop {label}: the guest did not shut down within {timeout:g} s "
-                "and still runs",
+                "and is still running",
                 "GUEST_NOT_RESPONDING",
             )
-        # Each press has a thread of its own, one at a time: with a stuck QEMU it never returns.
+        # Each press has its own thread, one at a time: with a stuck QEMU the call never returns.
         if now >= next_press and (presser is None or not presser.is_alive()):
             next_press = now + PRESS_SECONDS
             presser = threading.Thread(target=_press, args=(dom,), daemon=True)
@@ -106,7 +106,7 @@ def _shut_down(dom: Any, label: str, timeout: float) -> None:
 
 
 def _press(dom: Any) -> None:
-    # Down already, or stuck: the state that the other thread polls tells.
+    # Already stopped, or stuck: the other thread polls the state.
     with suppress(libvirt.libvirtError):
         dom.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
 
@@ -116,5 +116,5 @@ def _is_down(dom: Any) -> bool:
         return domain_state(dom) in _DOWN
     except libvirt.libvirtError as error:
         if has_error_code(error, "VIR_ERR_NO_DOMAIN"):
-            return True  # a transient domain is gone when it stops
+            return True  # a transient domain is gone once it has stopped
         raise

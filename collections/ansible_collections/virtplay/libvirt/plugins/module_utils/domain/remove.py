@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Removes a domain with its volumes and reservations, also what is left of one that is gone."""
+"""Deletes a domain with its volumes and reservations, or what is left of a deleted domain."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .plan import Applies, Change, Current
 
 
 def plan(current: Current, *, keep_disks: bool, force: bool) -> tuple[list[Change], list[str]]:
-    """Return the changes that deleting a domain means, and the disks that stay on the host.
+    """Return the changes of deleting a domain, and the paths of disks that stay on the host.
 
-    Raises Failure (VM_HAS_SNAPSHOTS) when snapshots would go with it and force is not set.
+    Raises Failure (VM_HAS_SNAPSHOTS) for a domain with snapshots unless force is set.
     """
     if current.snapshots and not force:
         raise Failure(
@@ -33,7 +33,7 @@ def plan(current: Current, *, keep_disks: bool, force: bool) -> tuple[list[Chang
         path = disk["path"]
         if not path:
             continue
-        # A disk that we did not make may be somebody else's, too: it is never ours to delete.
+        # A disk that Virtplay did not create may have other users: it is never deleted.
         if keep_disks or not is_ours(uuid, path):
             stays.append(path)
         else:
@@ -48,9 +48,9 @@ def plan(current: Current, *, keep_disks: bool, force: bool) -> tuple[list[Chang
 
 
 def run(conn: Any, dom: Any, current: Current, stays: list[str], fence: Fence) -> None:
-    """Remove a stopped domain, its volumes and reservations, the definition last.
+    """Delete a stopped domain, its volumes and reservations, the definition last.
 
-    A run that crashes half way is finished by the next one, which still finds the domain.
+    If a run crashes half way, the next one still finds the domain and completes the deletion.
     """
     uuid = current.config["uuid"]
     ours = [path for path in stays if is_ours(uuid, path)]
@@ -72,7 +72,7 @@ def run(conn: Any, dom: Any, current: Current, stays: list[str], fence: Fence) -
 
 
 def find_leftovers(conn: Any, uuid: str, fence: Fence) -> list[Change]:
-    """Return what is left on the host of a domain that is gone, or was never defined."""
+    """Return what is left on the host of a domain that was deleted or never defined."""
     kept = fence.recall().get("kept") or []
     changes = [
         Change("volume", volume.path(), None, Applies.OFFLINE, destroys=True)
@@ -94,7 +94,7 @@ def sweep(conn: Any, uuid: str, kept: list[str]) -> None:
 
 
 def undefine(dom: Any) -> None:
-    """Remove a domain's definition with all that libvirt keeps beside it."""
+    """Delete a domain's definition with everything that libvirt stores with it."""
     flags = (
         libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
         | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Builds the NoCloud seed of a guest (files and ISO image); pure, no host I/O.
 
-Everything we generate is JSON, which YAML readers take: no text of users can become a key.
+All generated files are JSON, which is valid YAML: no text of a user can become a key.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ..values import SSH_KEY
 
 HOSTNAME_LENGTH = 63
 VOLUME_LABEL = "cidata"
-# Inside JSON only strings hold characters beyond ASCII. YAML wants the unprintable ones escaped,
-# and reads an escaped pair of surrogates as two characters: so escape the BMP and nothing above.
+# In JSON only strings contain characters beyond ASCII. YAML requires escapes for unprintable ones,
+# but reads an escaped pair of surrogates as two characters: so escape the BMP and nothing above.
 _ESCAPE = re.compile("[\x7f-\ud7ff\ue000-\uffff]")
 
 
 def clean_hostname(text: str, fallback: str = "guest") -> str:
-    """Turn any text into one host name label: a-z, 0-9 and inner hyphens, 1 to 63 characters."""
+    """Return any text as one host name label: a-z, 0-9 and inner hyphens, 1 to 63 characters."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     label = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:HOSTNAME_LENGTH].strip("-")
     return label or fallback
@@ -39,14 +39,14 @@ def build_files(
     name: str,
     interfaces: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, bytes]:
-    """Return the files of a seed by name; raises Failure for a key that is no SSH key.
+    """Return the files of a seed by name; raises Failure for an invalid SSH key.
 
-    seed: hostname, ssh_keys, user_data (kept as it is), network_config. interfaces: mappings with
-    mac and, for static addresses, cidr, gateway and nameservers.
+    seed: hostname, ssh_keys, user_data (unchanged), network_config. interfaces: mappings with mac
+    and, for static addresses, cidr, gateway and nameservers.
     """
     hostname = clean_hostname(seed.get("hostname") or title or name, fallback=clean_hostname(name))
     keys = [_checked_key(key) for key in seed.get("ssh_keys") or []]
-    # Keys and host name go into the meta-data, where they hold whatever the user-data is.
+    # SSH keys and host name go into the meta-data, where they work with any user-data.
     metadata: dict[str, Any] = {
         "instance-id": instance_id,
         "local-hostname": hostname,
@@ -65,7 +65,7 @@ def build_files(
 
 
 def build_network_config(interfaces: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return a network-config (version 2), or None where cloud-init's DHCP on one NIC will do."""
+    """Return a network-config (version 2); None if cloud-init's default, DHCP on one NIC, fits."""
     if len(interfaces) < 2 and not any(nic.get("cidr") for nic in interfaces):
         return None
     ethernets = {}
@@ -84,13 +84,14 @@ def build_network_config(interfaces: Sequence[Mapping[str, Any]]) -> dict[str, A
 
 
 def build_iso(files: Mapping[str, bytes]) -> bytes:
-    """Return an ISO 9660 image (Joliet and Rock Ridge) labelled cidata with the files in it."""
+    """Return an ISO 9660 image (Joliet and Rock Ridge) labelled cidata with these files."""
     try:
-        # Only a creation needs it: importing it here keeps every other action quick.
+        # Only a creation needs it: importing it here keeps every other action fast.
         import pycdlib  # noqa: PLC0415
     except ImportError as error:
         raise Failure(
-            "cannot make the seed: install python3-pycdlib on the host", "LIBVIRT_ERROR"
+            "cannot create the seed: pycdlib is missing; install python3-pycdlib on the host",
+            "LIBVIRT_ERROR",
         ) from error
     image = pycdlib.PyCdlib()
     image.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=VOLUME_LABEL)
@@ -125,5 +126,5 @@ def _encode(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise Failure(
-            "cannot write the seed: a text in it is not valid Unicode", "VALIDATION_ERROR"
+            "cannot create the seed: a text in it is not valid Unicode", "VALIDATION_ERROR"
         ) from error

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Brings one domain to the state asked for, from the module's arguments to its result."""
+"""Brings one domain to the requested state, from the module's arguments to its result."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ VERBS = {
 
 
 def label_texts(labels: Mapping[str, Any]) -> dict[str, str]:
-    """Return labels as they are kept, which is text: YAML's 1 and true are "1" and "true"."""
+    """Return labels as they are stored, as text: YAML's 1 and true become "1" and "true"."""
     return {
         str(name): str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in labels.items()
@@ -53,7 +53,7 @@ def label_texts(labels: Mapping[str, Any]) -> dict[str, str]:
 
 
 class DomainTask:
-    """One domain to be brought to a state: the arguments, the connection, the result to be."""
+    """One run of the module for one domain: its arguments, its connection and its lock."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class DomainTask:
     ) -> None:
         """Check params, the module's arguments, and find the domain; raises Failure.
 
-        conn is a connection of the caller's; without one params say where to connect.
+        conn is the caller's connection; without one params["uri"] is opened.
         """
         self.params = dict(params)
         self.check_mode = check_mode
@@ -86,7 +86,7 @@ class DomainTask:
         )
 
     def run(self) -> dict[str, Any]:
-        """Do what was asked for, under the domain's lock; returns the result of module domain."""
+        """Bring the domain to its state under its lock; returns the result of module domain."""
         return run_fenced(
             self.fence,
             self.conn,
@@ -103,7 +103,7 @@ class DomainTask:
             metadata["labels"] = label_texts(metadata["labels"])
 
     def _find_domain(self) -> tuple[str, str]:
-        """Return UUID and name, also of one that is not there yet."""
+        """Return the domain's UUID and name, even if it does not exist yet."""
         uuid, name = self.params["uuid"], self.params["name"]
         dom = lookup_domain(self.conn, uuid=uuid, name=None if uuid else name)
         if uuid is None:
@@ -111,7 +111,7 @@ class DomainTask:
         return str(uuid), name or (dom.name() if dom else str(uuid))
 
     def _act(self) -> dict[str, Any]:
-        # By UUID alone: a domain of the same name with another UUID is somebody else's.
+        # By UUID alone: a domain of the same name with another UUID is not the requested one.
         dom = lookup_domain(self.conn, uuid=self.uuid)
         if dom is None:
             return self._act_on_nothing()
@@ -178,7 +178,7 @@ class DomainTask:
         if steps:
             after_state = "restarted" if self.wanted == Wanted.RESTARTED else str(state)
             lost = Step.DESTROY in steps
-            # Switching a guest off loses what it had not written to its disks yet.
+            # DESTROY loses what the guest has not written to its disks yet.
             changes.append(
                 Change("state", str(current.state), after_state, Applies.LIVE, destroys=lost)
             )
@@ -209,7 +209,7 @@ class DomainTask:
         except libvirt.libvirtError as error:
             if not has_error_code(error, "VIR_ERR_NO_DOMAIN"):
                 raise
-            before.state = DomainState.STOPPED  # a transient one, gone with its stop
+            before.state = DomainState.STOPPED  # a transient domain is gone once it has stopped
             return before
 
     def _remove(self, dom: Any, current: Current) -> dict[str, Any]:
@@ -217,7 +217,7 @@ class DomainTask:
         steps = plan_power(current.state, Wanted.ABSENT, force=force, label=self.label)
         changes, stays = remove.plan(current, keep_disks=self.params["keep_disks"], force=force)
         if Step.DESTROY in steps:
-            # Also with disks that stay: the guest has not written all to them yet.
+            # Also if the disks stay: the guest may have unsaved data.
             changes[0] = replace(changes[0], destroys=True)
         if not self.check_mode:
             run_steps(dom, steps, label=self.label, timeout=self.params["timeout"])

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Changes a domain in place, live where libvirt can do so, with its disks and reservations."""
+"""Changes an existing domain, live where possible, with its disks and reservations."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from .xml import (
     edit_interface,
 )
 
-# How long to watch a guest take its new memory size before leaving it to itself.
+# How long to wait until the guest has its new memory size; then only a warning is given.
 BALLOON_SECONDS = 2.0
 
 
 @dataclass
 class Update:
-    """A planned update, checked against the host: what is to be attached and defined."""
+    """A planned update, checked against the host: devices to attach and XML to define."""
 
     plan: UpdatePlan
     disks: list[NewDisk]
@@ -49,14 +49,14 @@ class Update:
 def prepare(
     conn: Any, current: Current, plan: UpdatePlan, templates: Path = TEMPLATES_DIRECTORY
 ) -> Update:
-    """Check a plan against the host and write the definition it leads to; changes nothing."""
+    """Check a plan against the host and build the resulting definition; changes nothing."""
     uuid = current.config["uuid"]
     disks = [prepare_disk(conn, uuid, disk, templates) for disk in plan.add_disks]
     nics: list[tuple[Interface, Applies]] = []
     taken = {nic["mac"] for nic in current.config["interfaces"]}
     for item in plan.interfaces:
         if item.mac is None:
-            # Not simply the next number: an earlier card may have been taken out since.
+            # Not simply the next number: an earlier interface may have been detached since.
             number = next(n for n in itertools.count() if derive_mac(uuid, n) not in taken)
             nic = prepare_interface(conn, uuid, number, item.wanted)
             nics.append((nic, item.applies))
@@ -83,10 +83,10 @@ def prepare(
 def run(
     conn: Any, dom: Any, current: Current, update: Update, bookkeeping: Mapping[str, Any]
 ) -> list[str]:
-    """Bring a domain to the planned definition, live where the plan says so.
+    """Bring a domain to the planned definition, live where planned; returns warnings.
 
-    The definition comes first: what it refuses has then changed nothing. A live step that QEMU or
-    the guest refuses is left to the next boot, its change is marked so, and the reason returned.
+    The definition comes first: if libvirt rejects it, nothing has changed. A live step that QEMU or
+    the guest rejects waits for the next boot: its change says so, and a warning gives the reason.
     """
     plan = update.plan
     metadata = plan.edits.get("metadata") or current.config["metadata"]
@@ -120,7 +120,7 @@ def run(
 
 
 def _secret_xml(dom: Any, current: Current) -> str:
-    """The definition for the next boot with the passwords in it: never to be shown."""
+    """Return the definition for the next boot with its passwords; never show it."""
     flags = libvirt.VIR_DOMAIN_XML_SECURE
     if current.persistent:
         flags |= libvirt.VIR_DOMAIN_XML_INACTIVE
@@ -149,7 +149,7 @@ def _run_live(
     if plan.live_memory is not None:
         attempt(("memory",), lambda: dom.setMemoryFlags(plan.live_memory * 1024, live))
         if not _await_balloon(dom, plan.live_memory * 1024):
-            refused.append(f"the guest of {label} has not taken its new memory size yet")
+            refused.append(f"the guest of {label} has not reached its new memory size yet")
     for disk in update.disks:
         xml = build_disk(Disk(disk.target, disk.path))
         attempt((f"disks.{disk.target}.size",), lambda xml=xml: dom.attachDeviceFlags(xml, live))
@@ -164,7 +164,7 @@ def _run_live(
                 lambda xml=xml: dom.updateDeviceFlags(xml, live),
             )
     for target, size in plan.grow_disks.items():
-        # Not left to the next boot: nothing but this call makes the image larger.
+        # An error is raised, not postponed to the next boot: only this call grows the image.
         call_within(
             MONITOR_SECONDS,
             partial(dom.blockResize, target, size, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES),
@@ -174,7 +174,7 @@ def _run_live(
 
 
 def _await_balloon(dom: Any, kib: int) -> bool:
-    """Wait shortly until the balloon has the size asked for; the guest moves it by and by."""
+    """Wait up to BALLOON_SECONDS for the balloon to have kib KiB; returns whether it has."""
     deadline = time.monotonic() + BALLOON_SECONDS
     while dom.info()[2] != kib:
         if time.monotonic() > deadline:
@@ -204,7 +204,7 @@ def write_metadata(dom: Any, metadata: Mapping[str, Any], flags: int) -> None:
 
 
 def note_job(dom: Any, current: Current, bookkeeping: Mapping[str, Any]) -> None:
-    """Write job and generation of a power action into the metadata of a domain of ours."""
+    """Write job and generation of a power action into the metadata of a Virtplay domain."""
     old = current.config["metadata"]
     if old is None or not current.persistent:
         return

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Reads one domain without a query that a stuck QEMU could block."""
+"""Reads one domain through libvirtd alone, so that a stuck QEMU cannot block."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .xml import AGENT_CHANNEL, hotpluggable_vcpus, parse_domain, parse_xml
 
 
 def view_domain(conn: Any, dom: Any, *, whole: bool = False) -> Current:
-    """Return what libvirt says of a domain; whole adds what only a change of definition needs."""
+    """Return a domain as libvirt reports it; whole adds what only a change of definition needs."""
     live_xml = dom.XMLDesc(0)
     persistent = bool(dom.isPersistent())
     active = bool(dom.isActive())
@@ -49,7 +49,7 @@ def view_domain(conn: Any, dom: Any, *, whole: bool = False) -> Current:
 
 
 def describe(current: Current) -> dict[str, Any]:
-    """Return a domain as the module's `domain` value; `pending` holds what the next boot brings."""
+    """Return a domain as the module's `domain` value; `pending` has the values of the next boot."""
     shown = {
         **current.live,
         "state": str(current.state),
@@ -63,12 +63,12 @@ def describe(current: Current) -> dict[str, Any]:
 
 
 def pending_values(live: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    """Return what the next boot brings: the values of config that differ from those of live."""
+    """Return the values of config that differ from live: they apply at the next boot."""
     return {key: config[key] for key in WAITING if config[key] != live[key]}
 
 
 def agent_is_connected(live_xml: str) -> bool:
-    """Say whether the guest has opened the agent's channel, so that asking it can make sense."""
+    """Whether the guest agent has opened its channel, so that it may respond."""
     path = f"devices/channel/target[@name='{AGENT_CHANNEL}']"
     return any(target.get("state") == "connected" for target in parse_xml(live_xml).iterfind(path))
 

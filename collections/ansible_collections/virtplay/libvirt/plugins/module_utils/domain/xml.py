@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Converts domain XML to and from plain data; pure, no libvirt and no I/O.
 
-All text of users becomes element text or attribute values here, through lxml and never through
-string building, so that no title or label can become markup.
+Users' texts become element text and attribute values through lxml, never through string building,
+so that no title or label can become markup.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAMESPACE = "urn:virtplay:vm:1"
 VM_TAG = f"{{{NAMESPACE}}}vm"
 LABEL_TAG = f"{{{NAMESPACE}}}label"
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
-# PCIe slots for devices that arrive while the guest runs; q35 has none to spare by itself.
+# PCIe slots for devices attached to a running domain; q35 itself has no spare ones.
 PCIE_ROOT_PORTS = 14
 
 _KIB_IN = {
@@ -43,7 +43,7 @@ _KIB_IN = {
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk of a domain to be: the path of its image on the host and its name in the guest."""
+    """A disk to define: the path of its image on the host and its name in the guest."""
 
     target: str
     path: str
@@ -54,7 +54,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class Interface:
-    """A network interface of a domain to be; source is a libvirt network or a host bridge."""
+    """A network interface to define; source is a libvirt network or a host bridge."""
 
     mac: str
     type: str = "network"
@@ -64,7 +64,7 @@ class Interface:
 
 @dataclass(frozen=True)
 class DomainSpec:
-    """Everything that build_domain needs; memory in MiB."""
+    """Everything that build_domain requires; memory in MiB."""
 
     uuid: str
     name: str
@@ -85,7 +85,7 @@ class DomainSpec:
 
 
 def parse_xml(xml: str) -> Any:
-    """Parse a document into an lxml element; entities and network access are off."""
+    """Parse a document into an lxml element, with entities and network access disabled."""
     parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_blank_text=True)
     try:
         return etree.fromstring(xml.encode(), parser)
@@ -94,10 +94,10 @@ def parse_xml(xml: str) -> Any:
 
 
 def parse_domain(xml: str) -> dict[str, Any]:
-    """Return what a domain's XML says, as the modules' `domain` value without live state.
+    """Return the modules' `domain` value as far as the domain's XML defines it.
 
     memory and memory_max are MiB. Keys that only a host knows (state, flags, started_at, sizes and
-    allocation of disks) are not there.
+    allocation of disks) are missing.
     """
     root = parse_xml(xml)
     memory_max = _kib(root.find("memory")) // 1024
@@ -125,7 +125,7 @@ def parse_domain(xml: str) -> dict[str, Any]:
 
 
 def hotpluggable_vcpus(xml: str) -> int:
-    """Count the enabled virtual CPUs of a live definition that can be unplugged again."""
+    """Return how many enabled virtual CPUs of a live definition can be unplugged."""
     return sum(
         vcpu.get("enabled") == "yes" and vcpu.get("hotpluggable") == "yes"
         for vcpu in parse_xml(xml).iterfind("vcpus/vcpu")
@@ -133,7 +133,7 @@ def hotpluggable_vcpus(xml: str) -> int:
 
 
 def list_files(xml: str) -> list[str]:
-    """Return the paths of all files that a definition names as disks, media and backing chain."""
+    """Return the paths of all disks, media and backing files in a definition."""
     root = parse_xml(xml)
     sources = [
         *root.iterfind("devices/disk/source"),
@@ -144,7 +144,7 @@ def list_files(xml: str) -> list[str]:
 
 
 def normalize(xml: str) -> str:
-    """Return a document indented in one way, for people to read and to diff."""
+    """Return a document with uniform indentation, for reading and for diffs."""
     return render_xml(parse_xml(xml))
 
 
@@ -188,7 +188,7 @@ def _parse_graphics(graphics: Any | None) -> dict[str, Any] | None:
         return None
     host = graphics.get("listen") or _attribute(graphics.find("listen"), "address")
     port = int(graphics.get("port") or -1)
-    # libvirt writes -1 for a port that it will choose at the start.
+    # libvirt writes -1 for a port that it chooses when the domain starts.
     return {"type": graphics.get("type"), "host": host, "port": port if port > 0 else None}
 
 
@@ -231,7 +231,7 @@ def _attribute(element: Any | None, name: str) -> str | None:
 
 
 def build_domain(spec: DomainSpec) -> str:
-    """Return the XML of a new domain; raises Failure for text that XML cannot carry."""
+    """Return the XML of a new domain; raises Failure for text that XML cannot hold."""
     root = etree.Element("domain", type=spec.virt_type)
     _add(root, "name", spec.name)
     _add(root, "uuid", spec.uuid)
@@ -249,8 +249,8 @@ def build_domain(spec: DomainSpec) -> str:
     _add_clock(root)
     _add(root, "on_poweroff", "destroy")
     _add(root, "on_reboot", "restart")
-    # A guest whose kernel panicked is seen as stopped, rather than hanging as "running" or
-    # booting in a circle; the isa-debug panic device below is what reports it.
+    # A guest whose kernel panicked stops: it neither stays "running" nor reboots for ever. The
+    # panic device below reports it.
     _add(root, "on_crash", "destroy")
     devices = _add(root, "devices")
     for number, disk in enumerate(spec.disks):
@@ -268,20 +268,20 @@ def build_domain(spec: DomainSpec) -> str:
 
 
 def build_disk(disk: Disk) -> str:
-    """Return the XML of one disk, to attach to a domain that exists."""
+    """Return the XML of one disk, to attach to an existing domain."""
     return render_xml(_disk_element(disk, boot_order=None))
 
 
 def build_interface(nic: Interface) -> str:
-    """Return the XML of one interface, to attach to a domain that exists."""
+    """Return the XML of one interface, to attach to an existing domain."""
     return render_xml(_interface_element(nic))
 
 
 def build_metadata(metadata: Mapping[str, Any]) -> str:
-    """Return our <vm> metadata element, without the prefix that libvirt wants separately."""
+    """Return our <vm> metadata element, without the prefix, which libvirt takes separately."""
     vm = _vm_element(metadata)
-    # virDomainSetMetadata puts the namespace on the outermost element, and refuses one that is
-    # there already; the labels inside keep theirs.
+    # virDomainSetMetadata adds the namespace to the outermost element and rejects an element that
+    # has one; the labels inside keep theirs.
     bare = etree.Element("vm", dict(vm.attrib))
     bare.extend(list(vm))
     return str(etree.tostring(bare, encoding="unicode"))
@@ -292,7 +292,7 @@ def _add_machine(root: Any, spec: DomainSpec) -> None:
     _add(system, "type", "hvm", arch="x86_64", machine="q35")
     if spec.firmware == "efi":
         system.set("firmware", "efi")
-        # Without these libvirt may choose a firmware that boots only images signed for it.
+        # Without these libvirt may choose a firmware that boots only signed images.
         features = _add(system, "firmware")
         _add(features, "feature", enabled="no", name="secure-boot")
         _add(features, "feature", enabled="no", name="enrolled-keys")
@@ -305,8 +305,8 @@ def _add_cpu(root: Any, spec: DomainSpec) -> None:
     if spec.virt_type == "kvm":
         _add(root, "cpu", mode="host-passthrough", check="none", migratable="on")
         return
-    # Emulation: QEMU's default CPU lacks what today's distributions ask for (x86-64-v2), its
-    # "max" has features that slow emulation down and differ from one QEMU to the next.
+    # Emulation: QEMU's default CPU lacks what current distributions require (x86-64-v2); its
+    # "max" has features that slow emulation down and differ between QEMU versions.
     cpu = _add(root, "cpu", mode="custom", match="exact", check="none")
     _add(cpu, "model", "Nehalem", fallback="forbid")
 
@@ -384,7 +384,7 @@ def _set(element: Any, name: str, value: object) -> None:
         element.set(name, str(value))
     except ValueError as error:
         raise Failure(
-            f"cannot put {name} into XML: it holds control characters", "VALIDATION_ERROR"
+            f"cannot put {name} into XML: it contains control characters", "VALIDATION_ERROR"
         ) from error
 
 
@@ -393,12 +393,12 @@ def _set_text(element: Any, value: object) -> None:
         element.text = str(value)
     except ValueError as error:
         raise Failure(
-            f"cannot put {element.tag} into XML: it holds control characters", "VALIDATION_ERROR"
+            f"cannot put {element.tag} into XML: it contains control characters", "VALIDATION_ERROR"
         ) from error
 
 
 def render_xml(root: Any) -> str:
-    """Return an element as text, indented in one way."""
+    """Return an element as text with uniform indentation."""
     root = copy.deepcopy(root)
     etree.indent(root, space="  ")
     return str(etree.tostring(root, encoding="unicode")) + "\n"
@@ -408,7 +408,7 @@ def render_xml(root: Any) -> str:
 
 
 def edit_domain(xml: str, changes: Mapping[str, Any]) -> str:
-    """Return a definition with changes applied and all else as it was.
+    """Return a definition with changes applied and everything else unchanged.
 
     Keys: title, description, vcpus, vcpus_max, memory, memory_max (MiB), metadata (whole),
     interfaces (mac → mapping of type, source, model and new mac), add_disks (Disk),
@@ -430,7 +430,7 @@ def edit_domain(xml: str, changes: Mapping[str, Any]) -> str:
 
 
 def edit_interface(xml: str, mac: str, wanted: Mapping[str, Any]) -> str:
-    """Return the XML of the one interface of a definition with changes applied, to update live."""
+    """Return the XML of one interface of a definition with changes applied, for a live update."""
     nic = _find_interface(parse_xml(xml), mac)
     _edit_interface(nic, wanted)
     return render_xml(nic)
@@ -444,7 +444,7 @@ def _edit_text(root: Any, tag: str, text: str | None) -> None:
         return
     if element is None:
         element = etree.Element(tag)
-        # libvirt reads the children of <domain> in any order; after <uuid> is where it writes them.
+        # libvirt reads the children of <domain> in any order, and writes these after <uuid>.
         root.insert(1 + max(_index(root, "name"), _index(root, "uuid")), element)
     _set_text(element, text)
 
@@ -484,7 +484,7 @@ def _edit_vcpus(root: Any, vcpus: int | None, vcpus_max: int | None) -> None:
     count = vcpus if vcpus is not None else int(element.get("current", element.text))
     element.text = str(limit)
     element.set("current", str(count))
-    # The list of single CPUs would contradict the new count; libvirt writes it anew.
+    # The list of single CPUs would contradict the new count; libvirt writes a new list.
     single = root.find("vcpus")
     if single is not None:
         root.remove(single)

@@ -25,20 +25,20 @@ from .plan import Sight, split_disks
 from .qcow2 import Qcow2Image, read_image
 from .xml import build_orphan, parse_snapshot, snapshot_targets
 
-# Memory is written and read at this speed at least, in bytes a second.
+# The lowest speed at which memory is written and read, in bytes per second.
 _SLOWEST = 20 * MIB
-# What the image's own tables need.
+# Space for the tables of the image.
 _MARGIN = 4 * MIB
 _TEXTS = ("title", "description", "metadata")
 
 
-# --- look -------------------------------------------------------------------------------------
+# --- list -------------------------------------------------------------------------------------
 
 
 def list_snapshots(dom: Any) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Return the entries of a domain's snapshots, parents first, and their XML by name.
 
-    Asks libvirtd alone, never QEMU. The sizes of memory are left open; see fill_sizes.
+    Queries libvirtd alone, never QEMU. fill_sizes adds the sizes of memory.
     """
     xmls = {}
     for snapshot in dom.listAllSnapshots(0):
@@ -52,7 +52,7 @@ def list_snapshots(dom: Any) -> tuple[list[dict[str, Any]], dict[str, str]]:
     for entry in entries:
         entry["current"] = entry["name"] == current
     parents = {entry["name"]: entry["parent"] for entry in entries}
-    # libvirt's clock of snapshots counts whole seconds.
+    # libvirt records the creation time in whole seconds.
     entries.sort(key=lambda e: (e["created_at"] or "", _depth(e["name"], parents), e["name"]))
     return entries, xmls
 
@@ -75,7 +75,7 @@ def _depth(name: str | None, parents: Mapping[str, str | None]) -> int:
 
 
 def fill_sizes(entries: Iterable[dict[str, Any]], images: Iterable[Qcow2Image | None]) -> None:
-    """Set size_bytes of snapshots with memory: what is kept of it in all the domain's images."""
+    """Set size_bytes of snapshots with memory: its size in all images of the domain."""
     known = [image for image in images if image is not None]
     for entry in entries:
         held = [snapshot for image in known if (snapshot := image.find(entry["name"]))]
@@ -84,12 +84,12 @@ def fill_sizes(entries: Iterable[dict[str, Any]], images: Iterable[Qcow2Image | 
 
 
 def read_images(disks: Iterable[Mapping[str, Any]]) -> dict[str, Qcow2Image | None]:
-    """Return the images behind disks (target and path) by target, None for no readable qcow2."""
+    """Return the images of disks (target and path) by target; None for an unreadable qcow2."""
     return {disk["target"]: read_image(disk["path"]) for disk in disks if disk["path"]}
 
 
 def look(conn: Any, dom: Any, current: Current, files: Iterable[str] = ()) -> Sight:
-    """Return all that plans are made of; files are those whose absence is to be told."""
+    """Return what plans need to know; those of files that do not exist are listed as missing."""
     entries, xmls = list_snapshots(dom)
     definition = current.live_xml if current.active else current.config_xml
     kept = set(split_disks(definition)[0])
@@ -100,11 +100,11 @@ def look(conn: Any, dom: Any, current: Current, files: Iterable[str] = ()) -> Si
     return Sight(current, conn.getLibVersion(), entries, xmls, images, missing)
 
 
-# --- before it is begun -----------------------------------------------------------------------
+# --- checks before a change -------------------------------------------------------------------
 
 
 def require_answer(dom: Any, sight: Sight, what: str) -> None:
-    """Raise Failure (GUEST_NOT_RESPONDING) when the domain's QEMU does not answer."""
+    """Raise Failure (GUEST_NOT_RESPONDING) if the domain's QEMU does not respond."""
     target = next(iter(sight.images), None)
     if not sight.current.active or target is None:
         return
@@ -112,37 +112,37 @@ def require_answer(dom: Any, sight: Sight, what: str) -> None:
 
 
 def require_room_for_memory(sight: Sight, what: str) -> None:
-    """Raise Failure (INSUFFICIENT_RESOURCES) when a guest's memory finds no room."""
+    """Raise Failure (INSUFFICIENT_RESOURCES) if there is no space for a guest's memory."""
     memory = 0
     if sight.current.active:
         memory = sight.current.live["memory"] * MIB
-        # Pages that the guest never wrote to take no room.
+        # Pages that the guest has never written take no space.
         memory = min(memory, resident_bytes(sight.label) or memory)
     paths = {disk["target"]: disk["path"] for disk in sight.current.live["disks"]}
     for number, target in enumerate(sight.images):
-        # QEMU keeps the memory in the first disk that can have snapshots.
+        # QEMU stores the memory in the first disk that supports snapshots.
         needed = _MARGIN + (memory if number == 0 else 0)
         usage = os.statvfs(os.path.dirname(paths[target]))
         available = usage.f_bavail * usage.f_frsize
         if available < needed:
             raise Failure(
-                f"cannot {what}: {needed} bytes are needed beside {paths[target]}, "
+                f"cannot {what}: the file system of {paths[target]} requires {needed} bytes, "
                 f"{available} are available",
                 "INSUFFICIENT_RESOURCES",
             )
 
 
-# --- make -------------------------------------------------------------------------------------
+# --- create -----------------------------------------------------------------------------------
 
 
 def create_snapshot(dom: Any, xml: str, sight: Sight, what: str) -> None:
-    """Make a snapshot; a crash of ours while libvirt makes it leaves it to libvirt."""
+    """Create a snapshot; libvirt completes it even if this process crashes meanwhile."""
     try:
         _call_slowly(sight, lambda: dom.snapshotCreateXML(xml, 0), f"cannot {what}")
     except libvirt.libvirtError as error:
         if has_error_code(error, "VIR_ERR_OPERATION_UNSUPPORTED", "VIR_ERR_CONFIG_UNSUPPORTED"):
             raise Failure(f"cannot {what}: {error_text(error)}", "SNAPSHOT_NOT_POSSIBLE") from error
-        # QEMU 7.2 says "Input/output error" of a full file system, and goes on.
+        # QEMU 7.2 reports "Input/output error" for a full file system, and keeps running.
         if "VM state" in error_text(error):
             require_room_for_memory(sight, what)
         raise
@@ -150,11 +150,11 @@ def create_snapshot(dom: Any, xml: str, sight: Sight, what: str) -> None:
 
 @contextmanager
 def consoles_aside(dom: Any, sight: Sight) -> Iterator[None]:
-    """Take the passwords of open consoles out of the live definition, which a snapshot keeps.
+    """Remove the passwords of open consoles from the live definition, which a snapshot stores.
 
-    They are put back when they are still good. Who is connected stays so; who connects meanwhile is
-    refused. A password that cannot be taken out is no reason to have no snapshot: it is good for a
-    minute, and only root reads it.
+    Afterwards, passwords that are still valid are restored. Open connections stay open; new ones
+    fail meanwhile. A password that cannot be removed does not prevent the snapshot: it is valid
+    for a minute, and only root can read it.
     """
     taken: list[tuple[Any, str]] = []
     if sight.current.active:
@@ -166,7 +166,7 @@ def consoles_aside(dom: Any, sight: Sight) -> Iterator[None]:
     try:
         yield
     finally:
-        # What was to be done meanwhile has its own outcome; the console can be opened again.
+        # The change itself has its own outcome, and the console can be opened again.
         with suppress(libvirt.libvirtError, Failure):
             _give_back(dom, sight, taken)
 
@@ -175,7 +175,7 @@ def _give_back(dom: Any, sight: Sight, taken: Iterable[tuple[Any, str]]) -> None
     mine = {nobodys: graphics for graphics, nobodys in taken}
     if not mine:
         return
-    # One that was opened anew meanwhile has a newer password.
+    # A console that was opened again meanwhile has a newer password.
     for now in parse_xml(dom.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)).iterfind("devices/graphics"):
         before = mine.get(now.get("passwd"))
         if before is not None and is_valid(before, time.time()):
@@ -189,11 +189,11 @@ def _update(dom: Any, xml: str, sight: Sight) -> None:
     call_within(MONITOR_SECONDS, lambda: dom.updateDeviceFlags(xml, live), failure)
 
 
-# --- go back ----------------------------------------------------------------------------------
+# --- restore ----------------------------------------------------------------------------------
 
 
 def revert(dom: Any, name: str, sight: Sight, *, force: bool) -> None:
-    """Bring a domain back to a snapshot, with libvirt's own force only where it asks for it."""
+    """Restore a domain to a snapshot; force allows libvirt's own force flag if it is required."""
     snapshot = dom.snapshotLookupByName(name, 0)
     what = f"cannot restore {sight.label} to snapshot {name}"
     try:
@@ -206,12 +206,12 @@ def revert(dom: Any, name: str, sight: Sight, *, force: bool) -> None:
 
 
 def texts_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what people and jobs have said of a domain, which a restore must not turn back."""
+    """Return a domain's title, description and metadata, which a restore must not change."""
     return {key: config[key] for key in _TEXTS}
 
 
 def put_back(dom: Any, current: Current, texts: Mapping[str, Any]) -> None:
-    """Write texts (title, description, metadata) to a domain, for now and for its next boot."""
+    """Write texts (title, description, metadata) to a domain, live and for its next boot."""
     kinds = {
         "title": libvirt.VIR_DOMAIN_METADATA_TITLE,
         "description": libvirt.VIR_DOMAIN_METADATA_DESCRIPTION,
@@ -231,12 +231,12 @@ def put_back(dom: Any, current: Current, texts: Mapping[str, Any]) -> None:
 
 
 def delete_snapshot(dom: Any, name: str, sight: Sight) -> None:
-    """Delete a snapshot and keep its children; one of which parts are gone already as well."""
+    """Delete a snapshot, even an incomplete one, and keep its children."""
     what = f"cannot delete snapshot {name} of {sight.label}"
     snapshot = dom.snapshotLookupByName(name, 0)
     _call_slowly(sight, lambda: snapshot.delete(0), what)
-    # libvirt reports success when an image still has it, or has it twice; that it ignores such
-    # failures on purpose is said in its commit eac1a86f72f3.
+    # libvirt reports success if an image still has the snapshot, or has it twice; it ignores such
+    # failures on purpose, as its commit eac1a86f72f3 explains.
     if not sight.current.active:
         erase(sight, snapshot_targets(sight.xmls[name]), name)
 
@@ -244,7 +244,7 @@ def delete_snapshot(dom: Any, name: str, sight: Sight) -> None:
 def erase(sight: Sight, targets: Iterable[str], name: str) -> None:
     """Delete all snapshots of a name from the images of these disks of a stopped domain.
 
-    A disk that is only read, or came later, may hold one of the name that is somebody else's.
+    Read-only disks, and disks added later, may contain an unrelated snapshot of that name.
     """
     mine = set(targets) & set(sight.images)
     for disk in sight.current.config["disks"]:
@@ -265,20 +265,20 @@ def erase(sight: Sight, targets: Iterable[str], name: str) -> None:
 
 
 def sweep_half_made(dom: Any, name: str, sight: Sight) -> None:
-    """Delete what a run that crashed has left of a snapshot in images, unknown to libvirt."""
+    """Delete a snapshot that a crashed run left in images and that is unknown to libvirt."""
     targets = [target for target, image in sight.images.items() if image and image.find(name)]
     if not targets:
         return
     if not sight.current.active:
         erase(sight, targets, name)
         return
-    # QEMU has the images open: let libvirt take the snapshot over, and delete it.
+    # QEMU has the images open: redefine the snapshot, so that libvirt can delete it.
     orphan = build_orphan(name, sight.current.config_xml, targets)
     taken = dom.snapshotCreateXML(orphan, libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE)
     _call_slowly(sight, lambda: taken.delete(0), f"cannot delete snapshot {name} of {sight.label}")
 
 
 def _call_slowly(sight: Sight, call: Any, failure: str) -> Any:
-    """Call libvirt for what takes longer the more memory the guest has."""
+    """Return call(), with a time limit that grows with the guest's memory."""
     seconds = MONITOR_SECONDS + sight.current.config["memory_max"] * MIB / _SLOWEST
     return call_within(max(seconds, 120.0), call, failure)

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Plans the creation, restore and deletion of a snapshot; pure, no I/O.
 
-Refusals come from here, before anything is touched. Check mode, diff and the real run share these
-plans, so they cannot disagree.
+A plan that is not allowed raises Failure before anything changes. Check mode, diff and the real run
+share these plans, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from ..values import NEW_SNAPSHOT_NAME
 from .qcow2 import Qcow2Image
 from .xml import snapshot_domain, snapshot_targets
 
-# Internal snapshots of UEFI guests, with the firmware's variables in a qcow2.
+# The first libvirt with internal snapshots of UEFI guests, whose variables are then in a qcow2.
 UEFI_VERSION = 10_010_000
 _FORMAT_WITH_SNAPSHOTS = "qcow2"
 _TEXTS = ("title", "description", "expires_at")
 
 
 class SnapshotWanted(TextEnum):
-    """What a caller may ask of a snapshot (the module's `state`)."""
+    """The states that a caller may request (the module's `state`)."""
 
     PRESENT = "present"
     ABSENT = "absent"
@@ -38,10 +38,10 @@ class SnapshotWanted(TextEnum):
 
 @dataclass
 class Sight:
-    """All that is known of a domain and its snapshots before a plan is made.
+    """A domain and its snapshots, as plans need them.
 
-    xmls: snapshot name → its XML. images: target of a disk → its image, None for one that is no
-    readable qcow2. missing: files that the snapshot to be restored needs and that are not there.
+    xmls: snapshot name → its XML. images: target of a disk → its image, None if it is not a
+    readable qcow2. missing: files that the snapshot to restore needs and that do not exist.
     """
 
     current: Current
@@ -58,11 +58,11 @@ class Sight:
 
     @property
     def applies(self) -> Applies:
-        """Say when a change takes effect."""
+        """When a change takes effect."""
         return Applies.LIVE if self.current.active else Applies.OFFLINE
 
     def find(self, name: str) -> dict[str, Any] | None:
-        """Return the entry of a snapshot, None when there is none of that name."""
+        """Return the entry of a snapshot; None if no snapshot has that name."""
         return next((entry for entry in self.entries if entry["name"] == name), None)
 
 
@@ -72,21 +72,21 @@ class Sight:
 def check_new_name(name: str) -> None:
     """Raise Failure (VALIDATION_ERROR) for a name that a new snapshot cannot have.
 
-    Digits alone are refused: QEMU looks for a snapshot by its number in the image first, and would
-    go back to another one.
+    Digits alone are not allowed: QEMU first searches a snapshot by its number in the image, and
+    would restore another one.
     """
     if not NEW_SNAPSHOT_NAME.allows(name):
         raise Failure(
-            f"cannot make snapshot {name!r}: the name {NEW_SNAPSHOT_NAME.sentence}",
+            f"cannot create snapshot {name!r}: the name {NEW_SNAPSHOT_NAME.sentence}",
             "VALIDATION_ERROR",
         )
 
 
-# --- what can be ------------------------------------------------------------------------------
+# --- obstacles --------------------------------------------------------------------------------
 
 
 def split_disks(xml: str) -> tuple[list[str], list[str]]:
-    """Return the targets of a definition's disks: those that a snapshot holds, and all others."""
+    """Return the targets of a definition's disks: those in a snapshot, and all others."""
     kept: list[str] = []
     left_out: list[str] = []
     for disk in parse_xml(xml).iterfind("devices/disk"):
@@ -96,22 +96,22 @@ def split_disks(xml: str) -> tuple[list[str], list[str]]:
 
 
 def find_obstacles(xml: str, *, active: bool, version: int) -> list[str]:
-    """Say why a domain of this definition can have no internal snapshot; [] when it can.
+    """Return why a domain with this definition cannot have internal snapshots; [] if it can.
 
-    version is libvirt's number, active whether the snapshot would be of a running guest.
+    version is libvirt's version number; active means that the domain is running or paused.
     """
     root = parse_xml(xml)
     reasons = []
     nvram = root.find("os/nvram")
     raw_variables = nvram is None or nvram.get("format") != _FORMAT_WITH_SNAPSHOTS
     if _has_uefi(root) and (raw_variables or version < UEFI_VERSION):
-        # libvirt makes one of a stopped guest, without the variables: what is then restored
-        # would have another state of its firmware, and QEMU could not delete it live.
-        reasons.append("its UEFI firmware keeps its variables where no snapshot can hold them")
+        # For a stopped guest libvirt creates one without the variables: a restore would leave the
+        # firmware's state as it is, and QEMU could not delete the snapshot live.
+        reasons.append("no snapshot can include the variables of its UEFI firmware")
     disks = root.findall("devices/disk")
     writable = [disk for disk in disks if _is_writable(disk)]
     if not writable:
-        reasons.append("it has no disk that can be written to")
+        reasons.append("it has no writable disk")
     for disk in writable:
         reasons.extend(_disk_obstacles(disk))
     state = root.find("devices")
@@ -120,7 +120,7 @@ def find_obstacles(xml: str, *, active: bool, version: int) -> list[str]:
             nic.get("type") in {"hostdev", "vdpa"} for nic in state.iterfind("interface")
         )
         if passed:
-            reasons.append("a device of the host is passed to the guest")
+            reasons.append("a host device is passed through to the guest")
         if state.find("filesystem") is not None:
             reasons.append("it shares a directory with the host")
     return reasons
@@ -148,11 +148,11 @@ def _disk_obstacles(disk: Any) -> list[str]:
     if disk.get("device", "disk") == "lun" or kind != _FORMAT_WITH_SNAPSHOTS:
         return [f"{name} is {kind or 'of an unknown format'}, not qcow2"]
     if disk.get("type") not in {"file", "block", "volume"}:
-        return [f"{name} is not on the host itself"]
+        return [f"{name} is not stored on the host itself"]
     if disk.find("shareable") is not None:
         return [f"{name} is shared with other guests"]
     if disk.find("transient") is not None:
-        return [f"{name} loses its content at every stop"]
+        return [f"{name} is transient"]
     return []
 
 
@@ -166,12 +166,12 @@ def _domain_obstacles(sight: Sight) -> list[str]:
     xml = current.live_xml if current.active else current.config_xml
     reasons = find_obstacles(xml, active=current.active, version=sight.libvirt_version)
     reasons += [
-        f"disk {target} is no qcow2 that can be read and can hold snapshots"
+        f"disk {target} is not a readable qcow2 that supports snapshots"
         for target in split_disks(xml)[0]
         if target in sight.images and sight.images[target] is None
     ]
     if not current.persistent:
-        reasons.append("it is transient, libvirt keeps nothing of it once it has stopped")
+        reasons.append("it is transient, and libvirt keeps nothing of it once it has stopped")
     if current.state in (DomainState.SUSPENDED, DomainState.STOPPING, DomainState.CRASHED):
         reasons.append(f"it is {current.state}")
     return reasons
@@ -181,10 +181,10 @@ def _domain_obstacles(sight: Sight) -> list[str]:
 
 
 def plan_creation(sight: Sight, wanted: Mapping[str, Any], *, known: bool) -> list[Change]:
-    """Return what making a snapshot changes; [] when it is there already.
+    """Return the changes of creating a snapshot; [] if it exists already.
 
-    wanted holds name, title, description, origin, expires_at and job. known says that images may
-    hold one of that name because an earlier run made it and did not come to its end.
+    wanted holds name, title, description, origin, expires_at and job. known means that images may
+    contain a snapshot of that name, left by an unfinished run.
     Raises Failure (SNAPSHOT_EXISTS, SNAPSHOT_NOT_POSSIBLE, VALIDATION_ERROR).
     """
     name = wanted["name"]
@@ -193,17 +193,17 @@ def plan_creation(sight: Sight, wanted: Mapping[str, Any], *, known: bool) -> li
         if _is_the_one(present, wanted):
             return []
         raise Failure(
-            f"cannot make snapshot {name} of {sight.label}: there is another one of that name, "
-            f"made {present['created_at']}",
+            f"cannot create snapshot {name} of {sight.label}: another snapshot has that name, "
+            f"created {present['created_at']}",
             "SNAPSHOT_EXISTS",
         )
     check_new_name(name)
-    _refuse(f"make snapshot {name} of {sight.label}", _domain_obstacles(sight))
+    _refuse(f"create snapshot {name} of {sight.label}", _domain_obstacles(sight))
     holders = [t for t, image in sight.images.items() if image and image.find(name)]
     if holders and not known:
         raise Failure(
-            f"cannot make snapshot {name} of {sight.label}: disk {', '.join(holders)} holds one of "
-            "that name that libvirt does not know",
+            f"cannot create snapshot {name} of {sight.label}: disk {', '.join(holders)} contains a "
+            "snapshot of that name that is unknown to libvirt",
             "SNAPSHOT_EXISTS",
         )
     return _changes_of_creation(sight, wanted)
@@ -213,7 +213,7 @@ def _is_the_one(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     if wanted.get("job") is not None:
         return bool(present["job"] == wanted["job"])
     given = {key: wanted.get(key) for key in _TEXTS}
-    # An empty text is none, and a snapshot without a title is called by its name.
+    # An empty text counts as none, and the title of a snapshot is its name by default.
     return all(
         value is None or (value or None) == present[key] or (key == "title" and not value)
         for key, value in given.items()
@@ -233,7 +233,7 @@ def _changes_of_creation(sight: Sight, wanted: Mapping[str, Any]) -> list[Change
 
 
 def entry_to_be(sight: Sight, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entry that a snapshot will have, as far as it is known before it is made."""
+    """Return the entry of a snapshot before its creation; unknown values are None."""
     current = sight.current
     parent = next((entry["name"] for entry in sight.entries if entry["current"]), None)
     return {
@@ -257,7 +257,7 @@ def entry_to_be(sight: Sight, wanted: Mapping[str, Any]) -> dict[str, Any]:
 def tree_with(
     entries: Sequence[Mapping[str, Any]], new: Mapping[str, Any] | None, current: str
 ) -> list[dict[str, Any]]:
-    """Return the entries with a new one (None for none) and the marker of the current one moved."""
+    """Return the entries, with the new one unless it is None, and with this current snapshot."""
     tree = [*entries, new] if new is not None else list(entries)
     return [{**entry, "current": entry["name"] == current} for entry in tree]
 
@@ -266,7 +266,7 @@ def tree_with(
 
 
 def plan_deletion(sight: Sight, name: str) -> list[Change]:
-    """Return what deleting a snapshot changes; [] when there is none of that name.
+    """Return the changes of deleting a snapshot; [] if no snapshot has that name.
 
     Raises Failure (SNAPSHOT_NOT_POSSIBLE).
     """
@@ -275,10 +275,10 @@ def plan_deletion(sight: Sight, name: str) -> list[Change]:
         return []
     doing = f"delete snapshot {name} of {sight.label}"
     if entry["kind"] == "external":
-        _refuse(doing, ["its data is in files of its own (external); use virsh"])
+        _refuse(doing, ["it is external, with its data in separate files; use virsh"])
     if sight.current.active and _is_held(sight, name):
-        # QEMU would refuse, and libvirt forget the snapshot all the same.
-        _refuse(f"{doing} while it runs", _domain_obstacles(sight))
+        # QEMU would fail, but libvirt would delete the snapshot from its list all the same.
+        _refuse(f"{doing} while it is running", _domain_obstacles(sight))
     _refuse(doing, _mistaken(sight, name))
     changes = [Change(f"snapshots.{name}", entry["title"], None, sight.applies, destroys=True)]
     changes += [
@@ -292,7 +292,7 @@ def plan_deletion(sight: Sight, name: str) -> list[Change]:
 
 
 def tree_without(entries: Sequence[Mapping[str, Any]], name: str) -> list[dict[str, Any]]:
-    """Return the entries without one; its children and the current marker move to its parent."""
+    """Return the entries without one; its parent takes over its children and the current marker."""
     gone = next(entry for entry in entries if entry["name"] == name)
     return [
         {
@@ -310,7 +310,7 @@ def _is_held(sight: Sight, name: str) -> bool:
 
 
 def _mistaken(sight: Sight, name: str) -> list[str]:
-    """Say where QEMU would take another snapshot for the one of this name, by its number."""
+    """Return why QEMU would delete or restore another snapshot, whose number is this name."""
     return [
         f"disk {target} has another snapshot with that number"
         for target, image in sight.images.items()
@@ -330,11 +330,11 @@ def plan_restore(
     guard_is_made: bool = False,
     resumed: bool = False,
 ) -> list[Change]:
-    """Return what going back to a snapshot changes; [] when everything is as it was then.
+    """Return the changes of restoring a snapshot; [] if the domain is in that state already.
 
-    guard is what plan_creation takes, of the snapshot to be made first; guard_is_made says that
-    this same run, before a crash, has made it. resumed says that an earlier run was allowed to and
-    has begun: nothing is asked or compared again.
+    guard is the snapshot to create first, as plan_creation's wanted; guard_is_made means that this
+    job created it before a crash. resumed means that an earlier run has begun the restore: force
+    is not required then, and the restore is never skipped.
     Raises Failure (SNAPSHOT_NOT_FOUND, VM_ALREADY_RUNNING, SNAPSHOT_EXISTS,
     SNAPSHOT_NOT_POSSIBLE).
     """
@@ -350,7 +350,7 @@ def plan_restore(
         if sight.current.active and not force:
             raise Failure(
                 f"cannot restore {sight.label} to snapshot {name}: it is {sight.current.state}, "
-                "and what it holds in memory would be lost; force does it",
+                "and the content of its memory would be lost; stop it first, or use force",
                 "VM_ALREADY_RUNNING",
             )
     _refuse(
@@ -360,13 +360,13 @@ def plan_restore(
     if guard is not None and not guard_is_made:
         if guard["name"] == name:
             raise Failure(
-                f"cannot guard a restore to {name} by a snapshot of the same name",
+                f"cannot guard the restore of {name} by a snapshot of the same name",
                 "VALIDATION_ERROR",
             )
         if sight.find(guard["name"]) is not None:
             raise Failure(
-                f"cannot make snapshot {guard['name']} of {sight.label} before the restore: there "
-                "is another one of that name",
+                f"cannot create snapshot {guard['name']} of {sight.label} before the restore: "
+                "another snapshot has that name",
                 "SNAPSHOT_EXISTS",
             )
         changes += plan_creation(sight, guard, known=True)
@@ -386,11 +386,11 @@ def _is_as_then(sight: Sight, entry: Mapping[str, Any]) -> bool:
 
 
 def _definition_changes(sight: Sight, then: Mapping[str, Any] | None, name: str) -> list[Change]:
-    """Return what a restore turns back beside the disks' content and the memory."""
+    """Return what a restore changes besides the content of disks and memory."""
     changes = []
     if then is not None:
         now = sight.current.config
-        # Beside disks and memory, a snapshot brings these values back.
+        # A snapshot also contains these values.
         changes = [
             Change(key, now[key], then[key], sight.applies)
             for key in WAITING
@@ -425,23 +425,23 @@ def _restore_obstacles(
     for target in targets:
         image = sight.images.get(target)
         if target in sight.images and image is not None and image.find(name) is None:
-            reasons.append(f"disk {target} does not hold that snapshot any more")
+            reasons.append(f"disk {target} does not contain that snapshot any more")
         if target not in sight.images:
-            reasons.append(f"disk {target} of that time is no disk of it now")
+            reasons.append(f"disk {target} was detached since")
     if then is not None:
         paths_then = {disk["target"]: disk["path"] for disk in then["disks"]}
         for now in (sight.current.config, sight.current.live):
             for disk in now["disks"]:
                 target = disk["target"]
                 if target not in paths_then:
-                    reasons.append(f"disk {target} was added since and would be taken off")
+                    reasons.append(f"disk {target} was added since, and would be detached")
                 elif paths_then[target] != disk["path"]:
-                    reasons.append(f"disk {target} was in {paths_then[target]} then")
+                    reasons.append(f"disk {target} was then in {paths_then[target]}")
     reasons += [f"{path} is gone" for path in sight.missing]
     return list(dict.fromkeys([*reasons, *_mistaken(sight, name)]))
 
 
 def files_needed(xml: str) -> list[str]:
-    """Return the files that the domain of a snapshot needs to start, from the snapshot's XML."""
+    """Return the files that a snapshot's domain needs to start, from the snapshot's XML."""
     domain = snapshot_domain(xml)
     return list_files(domain) if domain else []

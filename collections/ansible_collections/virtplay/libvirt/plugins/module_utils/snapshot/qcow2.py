@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Reads the snapshot table of a qcow2 image from the file itself; does no other I/O.
 
-The layout is that of docs/interop/qcow2.txt in QEMU. A running guest's image is read as well, so a
-table that QEMU is just writing anew is read again, and one that makes no sense is no table.
+QEMU's docs/interop/qcow2.txt defines the layout. A running QEMU may rewrite the table during the
+read: the read is then repeated, and an invalid table counts as unreadable.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DATA_FILE = 1 << 2
 _ENTRY = struct.Struct(">QIHHIIQII")
 _MOST_SNAPSHOTS = 65536
 _MOST_L1 = 4 * 1024 * 1024
-# In the L1 table QEMU notes which clusters only one snapshot uses; that is no content.
+# QEMU marks clusters with one user by this flag in the L1 table; it is no part of the content.
 _COPIED = 1 << 63
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.02
@@ -31,9 +31,9 @@ _PAUSE_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Qcow2Snapshot:
-    """One snapshot in an image: what QEMU calls it, its bytes of memory and of the whole disk.
+    """One snapshot in an image: its id and name in QEMU, and the sizes of memory and disk (bytes).
 
-    is_active says that the guest's disk has exactly the snapshot's content.
+    is_active means that the guest's disk has exactly the snapshot's content.
     """
 
     id: str
@@ -45,21 +45,21 @@ class Qcow2Snapshot:
 
 @dataclass(frozen=True)
 class Qcow2Image:
-    """An image: the size of the disk in it (bytes) and its snapshots, in its order."""
+    """An image: the size of its disk (bytes) and its snapshots, in the order of its table."""
 
     disk_bytes: int
     snapshots: tuple[Qcow2Snapshot, ...]
 
     def find(self, name: str) -> Qcow2Snapshot | None:
-        """Return the last snapshot of a name; an image may hold several."""
+        """Return the last snapshot of a name, which may occur several times; None without one."""
         named = [snapshot for snapshot in self.snapshots if snapshot.name == name]
         return named[-1] if named else None
 
 
 def read_image(path: str) -> Qcow2Image | None:
-    """Return an image with its snapshots; None when it is no readable plain qcow2.
+    """Return an image with its snapshots; None if it is not a readable plain qcow2.
 
-    An image with an external data file, which cannot hold snapshots, is not a plain one.
+    An image with an external data file is not plain: it cannot contain snapshots.
     """
     for attempt in range(_ATTEMPTS):
         if attempt:
@@ -103,7 +103,7 @@ def _read_image(image: BinaryIO, header: bytes) -> Qcow2Image:
         id_length, name_length, extra_length = entry[2], entry[3], entry[8]
         rest = _read(image, offset + _ENTRY.size, extra_length + id_length + name_length)
         state_bytes, disk_size = entry[7], virtual_size
-        # Later QEMUs have added to the extra data bit by bit; an old image may have none.
+        # QEMU has extended the extra data over time; an old image may have none.
         if extra_length >= 8:
             state_bytes = struct.unpack_from(">Q", rest)[0]
         if extra_length >= 16:
@@ -126,7 +126,7 @@ def _read_image(image: BinaryIO, header: bytes) -> Qcow2Image:
 def _read_l1(image: BinaryIO, offset: int, size: int) -> list[int]:
     """Return the offsets of the second-level tables: equal ones mean equal content.
 
-    A snapshot shares all its tables with the disk, and a write copies the table it goes through.
+    A snapshot shares all its tables with the disk; a write copies the tables on its path.
     """
     if size > _MOST_L1:
         raise ValueError(f"an L1 table of {size} entries")

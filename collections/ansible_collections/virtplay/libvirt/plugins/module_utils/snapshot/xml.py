@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Converts snapshot XML to and from plain data; pure, no libvirt and no I/O.
 
-libvirt keeps no metadata of a snapshot but its description. People's texts stand there in plain
-words, for `virsh snapshot-dumpxml`, and again with all else in a mark on its last line.
+libvirt stores no metadata of a snapshot except its description. It holds the users' texts in plain
+words, for `virsh snapshot-dumpxml`, and everything again in a mark on its last line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..host.connection import etree
 
 MARK = "urn:virtplay:snapshot:1"
 MANUAL, SCHEDULE, GUARD, FOUND = "manual", "schedule", "guard", "found"
-# What the mark tells, by type; whatever else stands in it is somebody else's.
+# The keys of the mark and their types; other keys are ignored.
 _MARKED = {
     "name": str,
     "title": str,
@@ -31,7 +31,7 @@ _MARKED = {
     "frozen": bool,
 }
 _CONTROL = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-# libvirt's <state> of a snapshot whose restore brings a guest back that is not stopped.
+# libvirt's <state> of a snapshot whose restored domain is not stopped.
 _STATES = {"running": "running", "blocked": "running", "paused": "paused"}
 
 
@@ -39,32 +39,32 @@ _STATES = {"running": "running", "blocked": "running", "paused": "paused"}
 
 
 def compose_description(facts: Mapping[str, Any]) -> str:
-    """Return the description of a snapshot of ours; raises Failure for control characters.
+    """Return the description of a new snapshot; raises Failure for control characters.
 
     facts holds name, title, description, origin, expires_at, job and frozen; None is left out.
     """
     for key in ("title", "description", "expires_at", "job"):
         if facts.get(key) and _CONTROL.search(facts[key]):
             raise Failure(
-                f"cannot put {key} into XML: it holds control characters", "VALIDATION_ERROR"
+                f"cannot put {key} into XML: it contains control characters", "VALIDATION_ERROR"
             )
-    told = {key: facts[key] for key in _MARKED if facts.get(key) is not None}
-    words = [told[key] for key in ("title", "description") if told.get(key)]
-    # ASCII only: XML readers make one line break of two characters, and JSON's escapes survive.
-    return "\n\n".join([*words, f"{MARK} {json.dumps(told)}"])
+    marked = {key: facts[key] for key in _MARKED if facts.get(key) is not None}
+    words = [marked[key] for key in ("title", "description") if marked.get(key)]
+    # ASCII only: XML readers normalize line breaks, and JSON's escapes survive that.
+    return "\n\n".join([*words, f"{MARK} {json.dumps(marked)}"])
 
 
 def read_description(text: str | None, name: str | None) -> dict[str, Any] | None:
-    """Return what the mark in the description of snapshot name tells; None without a sound mark.
+    """Return the values of the mark in a snapshot's description; None without a valid mark.
 
-    One made by hand from the XML of ours has its mark, too, but another name.
+    A snapshot created by hand from the XML of another has the other's mark, with another name.
     """
     last = (text or "").rstrip().rpartition("\n")[2]
-    mark, _space, told = last.partition(" ")
+    mark, _space, values = last.partition(" ")
     if mark != MARK:
         return None
     try:
-        facts = json.loads(told)
+        facts = json.loads(values)
     except ValueError:
         return None
     if not isinstance(facts, dict) or facts.get("origin") not in (MANUAL, SCHEDULE, GUARD):
@@ -82,18 +82,18 @@ def read_description(text: str | None, name: str | None) -> dict[str, Any] | Non
 def build_snapshot(
     name: str, description: str, internal: Iterable[str], left_out: Iterable[str], memory: bool
 ) -> str:
-    """Return the XML of a new internal snapshot of these disks' targets, with memory or without."""
+    """Return the XML of a new internal snapshot of these disk targets, with or without memory."""
     root = etree.Element("domainsnapshot")
     etree.SubElement(root, "name").text = name
     try:
         etree.SubElement(root, "description").text = description
     except ValueError as error:
         raise Failure(
-            "cannot put the texts into XML: control characters", "VALIDATION_ERROR"
+            "cannot put the texts into XML: they contain control characters", "VALIDATION_ERROR"
         ) from error
     etree.SubElement(root, "memory", snapshot="internal" if memory else "no")
     disks = etree.SubElement(root, "disks")
-    # Named one by one: for a disk that is not, libvirt takes what the domain's definition says.
+    # All disks are listed: for others, libvirt uses the setting in the domain's definition.
     for target in internal:
         etree.SubElement(disks, "disk", name=target, snapshot="internal")
     for target in left_out:
@@ -102,7 +102,7 @@ def build_snapshot(
 
 
 def build_orphan(name: str, domain_xml: str, targets: Iterable[str]) -> str:
-    """Return the XML with which libvirt takes over a snapshot that only the images know."""
+    """Return the XML that redefines a snapshot which exists only in the images."""
     root = parse_xml(build_snapshot(name, "", targets, (), memory=False))
     etree.SubElement(root, "state").text = "shutoff"
     etree.SubElement(root, "creationTime").text = "0"
@@ -133,7 +133,7 @@ def parse_snapshot(xml: str) -> dict[str, Any]:
         "parent": root.findtext("parent/name"),
         "current": False,
         "has_memory": kept != "no",
-        # Without the guest's memory there is nothing to go on with.
+        # Without the guest's memory the restored domain is stopped.
         "state": state if kept != "no" else "stopped",
         "kind": "external" if kinds & {"external", "manual"} else "internal",
         "size_bytes": None if kept != "no" else 0,
@@ -143,13 +143,13 @@ def parse_snapshot(xml: str) -> dict[str, Any]:
 
 
 def snapshot_domain(xml: str) -> str | None:
-    """Return the definition of the domain that a snapshot keeps; None when it keeps none."""
+    """Return the domain definition that a snapshot contains; None without one."""
     domain = parse_xml(xml).find("domain")
     return normalize(etree.tostring(domain, encoding="unicode")) if domain is not None else None
 
 
 def snapshot_targets(xml: str) -> list[str]:
-    """Return the targets of the disks that an internal snapshot is in."""
+    """Return the targets of the disks that contain an internal snapshot."""
     disks = parse_xml(xml).iterfind("disks/disk")
     return [disk.get("name") for disk in disks if disk.get("snapshot") == "internal"]
 
