@@ -83,7 +83,7 @@ def act(domain: dict[str, Any], action: str, given: dict[str, Any]) -> dict[str,
     applies = "live" if active else "offline"
     if action == "snapshot_create":
         if found is not None and found["job"] != given.get("job"):
-            raise Refusal("SNAPSHOT_EXISTS", f"cannot make snapshot {name}: there is one")
+            raise Refusal("SNAPSHOT_EXISTS", f"cannot create snapshot {name}: there is one")
         if found is not None:
             return {"snapshot": found, "changes": []}
         holds = "disks and memory" if active else "disks"

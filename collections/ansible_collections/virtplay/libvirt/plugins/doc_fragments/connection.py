@@ -1,17 +1,17 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The libvirt that a module connects to, and what it needs for that on the host."""
+"""Document the libvirt connection of a module and its requirements on the host."""
 
 from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """The options and requirements of a module that talks to libvirt."""
+    """The options and requirements of a module that connects to libvirt."""
 
     DOCUMENTATION = """
 options:
   uri:
-    description: The libvirt connection.
+    description: libvirt connection URI.
     type: str
     default: qemu:///system
 requirements:

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What one domain is like, for the module `domain` and for each of a list in `domains`."""
+"""Document the options of one domain, for the modules `domain` and `domains`."""
 
 from __future__ import annotations
 
@@ -9,59 +9,62 @@ from textwrap import indent
 _OPTIONS = """
 uuid:
   description:
-    - UUID of the domain. The domain is looked up by it when it is given.
-    - For a new domain without one it is derived from the name of the host and of the domain.
+    - UUID of the domain. If it is set, it alone identifies the domain.
+    - If it is not set, the UUID of a new domain is derived from the names of host and domain.
   type: str
 title:
-  description: Name for people, any text without a line break.
+  description: Display name, any text without a line break.
   type: str
 description:
-  description: Longer text for people.
+  description: Free text that describes the domain.
   type: str
 vcpus:
   description: Number of virtual CPUs, 1 to 512.
   type: int
 vcpus_max:
   description:
-    - Number of virtual CPUs that can be reached without a reboot.
-    - Twice O(vcpus), at least 8, for a new domain.
+    - Largest number of virtual CPUs that can be set without a reboot.
+    - The default for a new domain is twice O(vcpus), at least 8.
   type: int
 memory:
   description: Memory in MiB, 32 to 16777216.
   type: int
 memory_max:
   description:
-    - Memory in MiB that can be reached without a reboot. O(memory) for a new domain.
+    - Largest memory in MiB that can be set without a reboot. The default for a new domain is
+      O(memory).
   type: int
 virt_type:
   description:
     - Hardware virtualisation (V(kvm)) or emulation (V(qemu)) for a new domain.
-    - V(auto) takes what the role libvirt_host has found out, else what libvirt says.
+    - V(auto) uses the result that the role libvirt_host has stored, or else the capabilities that
+      libvirt reports.
   type: str
   choices: [auto, kvm, qemu]
   default: auto
 firmware:
-  description: Firmware of a new domain, V(bios) unless set. It cannot be changed later.
+  description: Firmware of a new domain, by default V(bios). It cannot be changed later.
   type: str
   choices: [bios, efi]
 disks:
   description:
-    - Disks by their target. Missing ones are made, smaller ones are grown, others left alone.
+    - Disks, identified by target. A missing disk is created, a smaller disk is grown, and disks
+      that are not in the list are not changed.
   type: list
   elements: dict
   suboptions:
     target:
-      description: Name of the disk in the guest, V(vda), V(vdb) and so on.
+      description: Target name of the disk, V(vda), V(vdb) and so on.
       type: str
       required: true
     size:
-      description: Size in GiB, 1 to 65536, the template's unless set. A disk never shrinks.
+      description: Size in GiB, 1 to 65536, by default that of the template. A disk cannot shrink.
       type: int
     template:
-      description: Name of the template that a new disk stands on. An empty disk without.
+      description: Template of a new disk. Without a template the disk is empty.
       type: str
     clone:
-      description: A new disk is an overlay on its template (V(linked)) or a V(full) copy.
+      description: Whether a new disk is an overlay on its template (V(linked)) or a V(full) copy.
       type: str
       choices: [linked, full]
       default: linked
@@ -71,85 +74,86 @@ disks:
       default: default
 interfaces:
   description:
-    - Network interfaces, found by their MAC address, else by their position. Missing ones are
-      made, others are left alone.
-    - A new domain without this argument has one interface on the network V(default).
+    - Network interfaces, identified by MAC address, or by position if it is not set. A missing
+      interface is created, and interfaces that are not in the list are not changed.
+    - If this option is not set, a new domain has one interface on the network V(default).
   type: list
   elements: dict
   suboptions:
     type:
-      description: A libvirt network or a bridge of the host. V(network) for a new interface.
+      description: A libvirt network or a bridge of the host, by default V(network).
       type: str
       choices: [network, bridge]
     source:
-      description: Name of the network (V(default) unless set) or the bridge.
+      description: Name of the network (by default V(default)) or of the bridge.
       type: str
     model:
-      description: Model of the card, V(virtio) for a new interface.
+      description: Device model, by default V(virtio).
       type: str
       choices: [virtio, e1000e, e1000, rtl8139]
     mac:
-      description: MAC address, derived from the UUID unless set.
+      description: MAC address, by default derived from the domain's UUID.
       type: str
     ip:
       description:
-        - Fixed address. On a network it becomes a DHCP reservation there.
-        - On a bridge it needs a prefix length, and is told to a new guest through its seed.
+        - Static IP address. On a libvirt network it is stored as a DHCP reservation.
+        - On a bridge it requires a prefix length, and a new guest receives it through its seed.
       type: str
     gateway:
-      description: Router of a fixed address on a bridge.
+      description: Gateway of a static address on a bridge.
       type: str
     nameservers:
-      description: Name servers of a fixed address on a bridge.
+      description: DNS servers of a static address on a bridge.
       type: list
       elements: str
 autostart:
-  description: Start the domain together with the host.
+  description: Start the domain when the host boots.
   type: bool
 seed:
-  description: What cloud-init in a new guest is told (NoCloud).
+  description: Configuration of a new guest for cloud-init, written as a NoCloud seed.
   type: dict
   suboptions:
     hostname:
-      description: Host name without a domain, made of O(title) or O(name) unless set.
+      description: Host name without a DNS domain, by default derived from O(title) or O(name).
       type: str
     ssh_keys:
       description: Public keys, one line each.
       type: list
       elements: str
     user_data:
-      description: User-data with one of cloud-init's headers, handed over as it is.
+      description: User-data that begins with one of cloud-init's headers, passed on unchanged.
       type: str
     network_config:
-      description: Network configuration in place of the one made from O(interfaces).
+      description: Network configuration that replaces the one derived from O(interfaces).
       type: dict
 metadata:
-  description: What the domain's metadata says of it.
+  description: Values that are stored in the domain's metadata.
   type: dict
   suboptions:
     id:
-      description: Id of the virtual machine, O(name) unless set.
+      description: Id of the virtual machine, by default O(name).
       type: str
     template:
-      description: Name of the template, that of the first disk unless set.
+      description: Name of the template, by default that of the first disk.
       type: str
     os:
-      description: Operating system, that of the template unless set.
+      description: Operating system, by default that of the template.
       type: str
     labels:
-      description: All labels of the domain, names and values, at most 64.
+      description: All labels of the domain as a mapping of name to value, at most 64.
       type: dict
 force:
   description:
-    - Switch a guest off without asking it, and delete one that runs or has snapshots.
+    - Power the domain off without shutting the guest down, and delete a domain that is running or
+      has snapshots.
   type: bool
   default: false
 keep_disks:
-  description: Leave the disks of a deleted domain on the host.
+  description: Keep the disks of a deleted domain on the host.
   type: bool
   default: false
 timeout:
-  description: Seconds that a guest may take to shut down, 1 to 3600.
+  description: Time in seconds that a guest may take to shut down, 1 to 3600.
   type: int
   default: 90
 """
@@ -157,16 +161,16 @@ timeout:
 _DECLARED = """
 name:
   description:
-    - Name of the domain, 1 to 64 letters, digits and C(._-). The domain is looked up by it
-      when O(domains[].uuid) is not given.
+    - Name of the domain, 1 to 64 letters, digits and C(._-). It identifies the domain if
+      O(domains[].uuid) is not set.
   type: str
   required: true
 state:
   description:
-    - V(present) makes or changes the domain and leaves its power alone.
-    - V(running) and V(stopped) do so too, and see to its power. A guest that is to stop is
-      asked to shut down, or with O(domains[].force) switched off.
-    - V(absent) removes the domain, its disks and its address reservations.
+    - V(present) creates or updates the domain. It does not start or stop it.
+    - V(running) and V(stopped) also start or stop it. To stop a domain, its guest is shut down,
+      or the domain is powered off if O(domains[].force) is set.
+    - V(absent) deletes the domain, its disks and its address reservations.
   type: str
   choices: [present, absent, running, stopped]
   default: present
@@ -174,9 +178,9 @@ state:
 
 
 class ModuleDocFragment:
-    """The options of a domain, which the modules' own name and state stand beside."""
+    """The options of a domain, except `name` and `state`, which differ between the modules."""
 
-    # Annotated: the sanity test yamllint crashes at an assignment of anything but a literal.
+    # Annotated, because the sanity test yamllint crashes at an assignment of a non-literal.
     DOCUMENTATION: str = f"""
 requirements:
   - python3-pycdlib (for a seed)

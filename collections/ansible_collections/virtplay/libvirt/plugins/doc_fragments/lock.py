@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What modules that change a domain have in common: its lock, and the job they are part of."""
+"""Document the lock and job options of modules that change a domain."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ class ModuleDocFragment:
     DOCUMENTATION = """
 options:
   job:
-    description: Id of the job that this task is part of.
+    description: Id of the job that this task belongs to.
     type: str
   lock_timeout:
     description:
-      - Seconds to wait for another task on the same domain. Then this one fails with the code
-        V(OPERATION_IN_PROGRESS) and says who holds it.
+      - Time in seconds to wait for another task on the same domain. After that this task fails with
+        the code V(OPERATION_IN_PROGRESS), and the message names the other task.
     type: int
     default: 120
 attributes:
   check_mode:
-    description: Nothing is changed and no lock is taken.
+    description: Changes nothing and takes no lock in check mode.
     support: full
 """
     GENERATION = """
 options:
   generation:
     description:
-      - Generation of the worker. A task of a lower generation than was seen before is refused.
+      - Generation of the worker that runs the job. A task is refused if the host has already seen a
+        higher generation for this domain.
     type: int
 """

@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Documents `check_arguments`, which plugins/action/check_arguments.py carries out."""
+"""Document `check_arguments`; plugins/action/check_arguments.py implements it."""
 
 from __future__ import annotations
 
@@ -10,35 +10,39 @@ module: check_arguments
 short_description: Check the variables of a play's roles before any host is touched
 version_added: 0.1.0
 description:
-  - Validates the variables of all roles that a play is about to run against their
-    C(meta/argument_specs.yml), as Ansible does at the beginning of each role, but all at once and
-    first. Runs on the controller only.
-  - A message names the index and the key of a value in a list or mapping, and the declared VM.
-  - Also refuses what argument_specs cannot express, by the rules of this collection's modules,
-    such as V(0) CPUs, a name with a slash, a text that is no address, and a template that no
-    catalogue has.
-  - Also refuses variables without effect, which Ansible would ignore, namely unknown ones that
-    begin with a role's name, and those given with C(-e) that the entry point does not read.
-  - Also refuses roles about one VM without its name and UUID, and several hosts in a play for one.
-  - Replaces the validation of each role by itself; set C(rolespec_validate=false) there.
+  - Validates the variables of all roles of a play against their C(meta/argument_specs.yml) before
+    the play changes anything. Ansible itself validates each role only when that role starts. The
+    module runs on the controller only.
+  - For a value in a list or mapping, the message names the index, the key and the declared VM.
+  - Also applies the rules that argument_specs cannot express and that the modules of this
+    collection check. It refuses, for example, V(0) CPUs, a name with a slash, an invalid IP
+    address, and a template that is not in the catalogue.
+  - Also refuses variables that have no effect and that Ansible would ignore. These are unknown
+    variables that begin with a role's name, and variables given with C(-e) that the entry point
+    does not read.
+  - Also refuses a role for one VM if neither its name nor its UUID is set, and a play for one host
+    that has several hosts.
+  - Replaces the validation that each role does at its start. Import the roles with
+    C(rolespec_validate=false).
 author:
   - Virtplay contributors (@virtplay)
 options:
   roles:
     description:
-      - Name of each role and its entry point, the value of C(tasks_from) or else V(main).
+      - Mapping of role name to entry point. The entry point is the value of C(tasks_from), or
+        V(main).
     type: dict
     required: true
   single_host:
-    description: Fail when the play has more than one host.
+    description: Fail if the play has more than one host.
     type: bool
     default: false
 attributes:
   check_mode:
-    description: Changes nothing in either mode.
+    description: Makes no changes, with or without check mode.
     support: full
   diff_mode:
-    description: Changes nothing.
+    description: Makes no changes, so there is no diff.
     support: none
 """
 
@@ -56,7 +60,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 argument_errors:
-  description: A message for each fault; C(msg) joins them.
+  description: One message per error. C(msg) contains all of them.
   returned: failure
   type: list
   elements: str

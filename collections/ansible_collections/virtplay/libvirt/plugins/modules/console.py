@@ -1,67 +1,67 @@
 #!/usr/bin/python
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Opens a domain's console for one client (module `console`)."""
+"""Open a domain's console for one client (module `console`)."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: console
-short_description: Open a running domain's screen for a short time, or find its serial console
+short_description: Open the VNC console of a running domain, or check its serial console
 version_added: "0.1.0"
 description:
-  - For V(vnc) the running QEMU gets a password that is valid for some seconds. A connection made
-    in that time stays. The definition of the domain does not change, and the password does not
-    outlive the QEMU.
-  - For V(serial) nothing changes; the module says whether libvirt can open the text console.
-  - VNC must listen on the loopback of its host; clients come through SSH.
-  - It waits for no other task on the domain and takes no lock.
+  - For V(vnc), sets a VNC password on the running QEMU process that is valid for O(seconds). A
+    connection opened in that time stays open afterwards. The definition of the domain does not
+    change, and the password is gone when the QEMU process ends.
+  - For V(serial), changes nothing and fails if libvirt cannot open the serial console.
+  - VNC must listen on the loopback address of the host. Clients connect through SSH.
+  - Takes no lock and does not wait for other tasks on the domain.
 author:
   - Virtplay contributors (@virtplay)
 extends_documentation_fragment:
   - virtplay.libvirt.connection
 options:
   uuid:
-    description: UUID of the domain. The domain is looked up by it when it is given.
+    description: UUID of the domain. If it is set, it alone identifies the domain.
     type: str
   name:
-    description: Name of the domain. The domain is looked up by it when O(uuid) is not given.
+    description: Name of the domain. It identifies the domain if O(uuid) is not set.
     type: str
   type:
-    description: The screen (V(vnc)) or the text console (V(serial)).
+    description: Type of the console, the screen (V(vnc)) or the serial console (V(serial)).
     type: str
     choices: [vnc, serial]
     default: vnc
   password:
     description:
-      - The password for VNC, 6 to 8 printable ASCII characters (VNC has no longer ones).
-      - Needed for V(vnc).
+      - VNC password, 6 to 8 printable ASCII characters. VNC does not support longer passwords.
+      - Required if O(type=vnc).
     type: str
   seconds:
-    description: For how long the password lets new clients in.
+    description: Time in seconds during which new clients can connect with the password.
     type: int
     default: 60
   job:
-    description: Id of the job that this task is part of. It is written nowhere.
+    description: Id of the job that this task belongs to. It is not stored.
     type: str
 attributes:
   check_mode:
-    description: No password is set.
+    description: Sets no password in check mode.
     support: full
   diff_mode:
-    description: There is nothing to show; a password never is.
+    description: Returns no diff, because a password must not be shown.
     support: none
 """
 
 EXAMPLES = r"""
-- name: Let a VNC client in within the next minute
+- name: Allow a VNC client to connect within the next minute
   virtplay.libvirt.console:
     name: vm-001
     type: vnc
     password: "{{ console_password }}"
     seconds: 60
 
-- name: See whether there is a serial console
+- name: Check whether the domain has a serial console
   virtplay.libvirt.console:
     name: vm-001
     type: serial
@@ -74,7 +74,7 @@ changed:
   type: bool
   sample: true
 domain:
-  description: The domain, as in the module domain.
+  description: The domain, as the module P(virtplay.libvirt.domain#module) returns it.
   returned: success
   type: dict
   sample:
@@ -82,7 +82,7 @@ domain:
     uuid: 0157c680-d8f0-4d2a-855a-94a165065017
     state: running
 console:
-  description: The console.
+  description: Where and how the console can be opened.
   returned: success
   type: dict
   contains:
@@ -90,24 +90,24 @@ console:
       description: V(vnc) or V(serial).
       type: str
     host:
-      description: The address on the host that VNC listens on; none for V(serial).
+      description: Address on the host on which VNC listens. Null for V(serial).
       type: str
     port:
-      description: The TCP port that VNC listens on; none for V(serial).
+      description: TCP port on which VNC listens. Null for V(serial).
       type: int
     password_set:
       description:
-        - Whether clients need the password. False for V(serial), and for a QEMU that was started
-          without password authentication, which lets every user of its host in.
+        - Whether clients need the password. False for V(serial), and for a QEMU process that was
+          started without password authentication, to which every user of the host can connect.
       type: bool
     seconds:
-      description: For how long the password lets new clients in.
+      description: Time in seconds during which new clients can connect with the password.
       type: int
   sample: {type: vnc, host: 127.0.0.1, port: 5900, password_set: true, seconds: 60}
 code:
   description:
-    - Why it failed, for programs. One of V(VM_NOT_FOUND), V(VM_ALREADY_STOPPED),
-      V(CONSOLE_NOT_AVAILABLE), V(GUEST_NOT_RESPONDING), V(VALIDATION_ERROR), V(LIBVIRT_ERROR).
+    - Error code. One of V(VM_NOT_FOUND), V(VM_ALREADY_STOPPED), V(CONSOLE_NOT_AVAILABLE),
+      V(GUEST_NOT_RESPONDING), V(VALIDATION_ERROR), V(LIBVIRT_ERROR).
   returned: failure
   type: str
   sample: VM_ALREADY_STOPPED
@@ -155,12 +155,12 @@ ARGUMENTS: dict[str, Any] = {
     "seconds": {"type": "int", "default": 60},
     "job": {"type": "str"},
 }
-# How long QEMU may take for the password before it counts as stuck: somebody waits for it.
+# Seconds until QEMU must have set the password; then it is reported as stuck. A user waits for it.
 PATIENCE = 10.0
 
 
 def open_console(params: dict[str, Any], *, dry_run: bool) -> dict[str, Any]:
-    """Open what was asked for and return the module's result."""
+    """Open the requested console and return the module's result; raise Failure."""
     check_values(CONSOLE, params)
     conn = open_connection(params["uri"])
     dom = lookup_domain(conn, uuid=params["uuid"], name=None if params["uuid"] else params["name"])
@@ -198,12 +198,12 @@ def open_console(params: dict[str, Any], *, dry_run: bool) -> dict[str, Any]:
 
 
 def give_password(dom: Any, graphics: Any, label: str, params: dict[str, Any]) -> bool:
-    """Set the password on the running QEMU; False when that asks for none and takes none.
+    """Set the password on the running QEMU; return False if it uses no password authentication.
 
-    Through the live definition, which libvirt keeps for itself on a tmpfs: a command straight to
-    QEMU's monitor would mark the domain as tampered with.
+    The password is set through the live definition, which libvirt stores on a tmpfs. A command
+    sent directly to QEMU's monitor would make libvirt mark the domain as tainted.
     """
-    # libvirt reads the time as UTC, and QEMU compares it with the clock of this same host.
+    # libvirt reads the time as UTC, and QEMU compares it with the clock of this host.
     valid_to = utc_text(time.time() + params["seconds"])
     xml = set_password(graphics, params["password"], valid_to)
     try:
@@ -216,7 +216,7 @@ def give_password(dom: Any, graphics: Any, label: str, params: dict[str, Any]) -
         if has_error_code(error, "VIR_ERR_OPERATION_INVALID"):
             raise Failure(
                 f"cannot open a console of {label}: {error_text(error)}", "VM_ALREADY_STOPPED"
-            ) from error  # it went down a moment ago
+            ) from error  # the domain has stopped since it was viewed
         if has_password(graphics) or has_error_code(
             error, "VIR_ERR_OPERATION_TIMEOUT", "VIR_ERR_NO_DOMAIN"
         ):

@@ -1,21 +1,22 @@
 #!/usr/bin/python
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Brings one libvirt domain to the state asked for (module `domain`)."""
+"""Bring one libvirt domain to the requested state (module `domain`)."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: domain
-short_description: Make, change, start, stop and remove one libvirt domain
+short_description: Create, update, start, stop and delete one libvirt domain
 version_added: "0.1.0"
 description:
-  - Brings one domain of a KVM or QEMU host to the state asked for.
-  - Only what is set is compared. A domain is changed in place and never made anew, so that its
-    UUID, MAC addresses and disks survive every change.
-  - CPUs, memory, disk size, labels and the network of an interface change while the guest runs
-    where libvirt can do so, everything else at the next boot. The result says which.
-  - A creation that fails is undone.
+  - Brings one domain of a KVM or QEMU host to the requested state.
+  - Compares only the options that are set. A domain is updated in place and never recreated, so
+    it keeps its UUID, MAC addresses and disks.
+  - CPUs, memory, disk size, labels and the network of an interface change while the domain is
+    running, if libvirt supports it. All other changes take effect at the next boot. The result
+    shows which is the case.
+  - If the creation of a domain fails, it is undone.
 author:
   - Virtplay contributors (@virtplay)
 extends_documentation_fragment:
@@ -26,33 +27,33 @@ extends_documentation_fragment:
 options:
   name:
     description:
-      - Name of the domain. The domain is looked up by it when O(uuid) is not given.
-      - The name of a new domain is 1 to 64 letters, digits and C(._-).
+      - Name of the domain. It identifies the domain if O(uuid) is not set.
+      - The name of a new domain consists of 1 to 64 letters, digits and C(._-).
     type: str
   state:
     description:
-      - V(present) makes or changes the domain and leaves its power alone.
-      - V(absent) removes the domain, its disks and its address reservations.
-      - V(running) makes it run (from V(stopped) or V(paused)), after making or changing it when
-        the arguments for that are given.
-      - V(stopped) asks the guest to shut down, or with O(force) switches it off. A domain that is
-        not there is made and not started, when the arguments for that are given.
-      - V(restarted) stops and starts it, so that changes waiting for the next boot take effect.
-      - V(paused) and V(resumed) stop and go on with the guest's CPUs.
+      - V(present) creates or updates the domain. It does not start or stop it.
+      - V(absent) deletes the domain, its disks and its address reservations.
+      - V(running) starts a stopped domain or resumes a paused one. The domain is created or updated
+        first if options for that are set.
+      - V(stopped) shuts the guest down, or powers the domain off if O(force) is set. A domain that
+        does not exist is created and not started if options for that are set.
+      - V(restarted) stops and starts the domain, so that pending changes take effect.
+      - V(paused) suspends the domain's CPUs, and V(resumed) resumes them.
     type: str
     choices: [present, absent, running, stopped, restarted, paused, resumed]
     default: present
 attributes:
   diff_mode:
     description:
-      - The diff lists every change in words, with when it takes effect (live, at next boot, at
-        once for what does not run) and what it destroys. The domain XML for the next boot follows
-        where it differs. What a new guest is told through O(seed) is never shown.
+      - The diff describes every change, when it takes effect (live, at the next boot, or
+        immediately for a stopped domain) and what data it destroys. If the domain XML for the next
+        boot differs, it follows. The contents of O(seed) are never shown.
     support: full
 """
 
 EXAMPLES = r"""
-- name: Make a domain from a template and start it
+- name: Create a domain from a template and start it
   virtplay.libvirt.domain:
     name: vm-001
     title: Web server
@@ -70,7 +71,7 @@ EXAMPLES = r"""
       ssh_keys:
         - ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0 admin@example.org
 
-- name: Make a domain and leave it stopped
+- name: Create a domain without starting it
   virtplay.libvirt.domain:
     name: vm-002
     state: present
@@ -80,36 +81,36 @@ EXAMPLES = r"""
       - target: vda
         template: micro
 
-- name: Grow a domain, live where that works
+- name: Increase CPUs and memory of a domain, live if possible
   virtplay.libvirt.domain:
     name: vm-001
     state: present
     vcpus: 4
     memory: 4096
 
-- name: Shut a guest down, within two minutes
+- name: Shut down a domain within two minutes
   virtplay.libvirt.domain:
     name: vm-001
     state: stopped
     timeout: 120
 
-- name: Restart a guest that does not answer
+- name: Restart a domain whose guest does not respond
   virtplay.libvirt.domain:
     name: vm-001
     state: restarted
     force: true
 
-- name: Pause a guest
+- name: Pause a domain
   virtplay.libvirt.domain:
     name: vm-001
     state: paused
 
-- name: Let it go on
+- name: Resume a domain
   virtplay.libvirt.domain:
     name: vm-001
     state: resumed
 
-- name: Remove a domain and keep its disks
+- name: Delete a domain and keep its disks
   virtplay.libvirt.domain:
     name: vm-001
     state: absent
@@ -120,8 +121,9 @@ EXAMPLES = r"""
 RETURN = r"""
 domain:
   description:
-    - The domain as it is now, in check mode as it would be. Null when it is gone.
-    - RV(domain.pending) has the values that the next boot brings, and is there only with such.
+    - The domain after the task, or in check mode as it would be. Null if it does not exist.
+    - RV(domain.pending) contains the values that take effect at the next boot. It is absent if
+      there are none.
   returned: success
   type: dict
   sample:
@@ -162,7 +164,7 @@ domain:
       labels: {}
     started_at: "2026-11-22T13:30:00.000000Z"
 changes:
-  description: Every field that differs, and when and how it changes.
+  description: Every field that differs, with its values and when the change takes effect.
   returned: success
   type: list
   elements: dict
@@ -173,22 +175,22 @@ changes:
       applies: live
       destroys: false
 applies_at:
-  description: When all changes are in effect, V(now) or V(next_boot). Null without a change.
+  description: When all changes are in effect, V(now) or V(next_boot). Null if nothing changes.
   returned: success
   type: str
   sample: now
 waited_seconds:
-  description: How long another run held the domain's lock, in seconds.
+  description: Time in seconds that this task waited for the domain's lock.
   returned: success, not in check mode
   type: float
   sample: 2.4
 waited_for:
-  description: Who held it, null when nobody did.
+  description: The task that held the domain's lock. Null if this task did not wait.
   returned: success, not in check mode
   type: str
   sample: job-000007 (stop vm-001, process 4711, since 12:00:03 UTC)
 code:
-  description: What kind of failure it was.
+  description: Error code.
   returned: failure
   type: str
   sample: VM_ALREADY_STOPPED

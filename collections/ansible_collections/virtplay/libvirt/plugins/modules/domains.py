@@ -1,19 +1,19 @@
 #!/usr/bin/python
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Brings all declared domains of a host to their states in one task (module `domains`)."""
+"""Bring all declared domains of a host to their states in one task (module `domains`)."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: domains
-short_description: Bring many libvirt domains of one host to the states asked for
+short_description: Create, update, start, stop and delete many libvirt domains of one host
 version_added: "0.1.0"
 description:
-  - Does what M(virtplay.libvirt.domain) does, for a list of domains, in one task, four domains at
-    a time. Where nothing changes, a hundred domains take hardly longer than one.
-  - A domain that fails does not stop the others. The task then fails at its end and names it.
-  - Domains that are not in the list are left alone, unless O(purge) is set.
+  - Does what M(virtplay.libvirt.domain) does for a list of domains in one task, four domains at
+    a time. If nothing changes, a hundred domains take hardly longer than one.
+  - If one domain fails, the task continues with the others, fails at its end and names the domain.
+  - Domains that are not in the list are not changed, unless O(purge) is set.
 author:
   - Virtplay contributors (@virtplay)
 extends_documentation_fragment:
@@ -22,34 +22,34 @@ extends_documentation_fragment:
   - virtplay.libvirt.lock
 options:
   domains:
-    description: The domains, each as M(virtplay.libvirt.domain) takes it.
+    description: The domains, each with the options of M(virtplay.libvirt.domain).
     type: list
     elements: dict
     required: true
   purge:
     description:
-      - Also remove, with their disks, the domains that Virtplay has made on this host, by hand or
-        through the service, and that are neither in O(domains) nor in O(keep). Others are never
-        touched.
+      - Also delete, with their disks, the domains that Virtplay created on this host, from a shell
+        or through the service, and that are neither in O(domains) nor in O(keep). Domains that
+        Virtplay did not create are never changed.
     type: bool
     default: false
   keep:
-    description: Names of domains that O(purge) leaves alone.
+    description: Names of domains that O(purge) does not delete.
     type: list
     elements: str
     default: []
   force:
-    description: With O(purge), remove domains although they run or have snapshots.
+    description: Let O(purge) delete domains that are running or have snapshots.
     type: bool
     default: false
 attributes:
   diff_mode:
-    description: One diff a domain, as M(virtplay.libvirt.domain) shows it.
+    description: Returns one diff per domain, like M(virtplay.libvirt.domain).
     support: full
 """
 
 EXAMPLES = r"""
-- name: Have two web servers running and the old one gone
+- name: Run two web servers and delete the old one
   virtplay.libvirt.domains:
     domains:
       - name: web-1
@@ -71,7 +71,7 @@ EXAMPLES = r"""
       - name: web-0
         state: absent
 
-- name: Have no other VMs of ours on this host
+- name: Delete all other VMs that Virtplay created on this host
   virtplay.libvirt.domains:
     domains: []
     keep: [web-1, web-2]
@@ -81,8 +81,8 @@ EXAMPLES = r"""
 RETURN = r"""
 vms:
   description:
-    - What became of each domain, in check mode what would. C(missing_templates) is there where a
-      new disk stands on templates that the host does not have.
+    - The outcome for each domain, or in check mode the predicted outcome. C(missing_templates) is
+      present if a new disk requires templates that the host does not have.
   returned: always
   type: list
   elements: dict
@@ -102,7 +102,7 @@ vms:
       msg: "cannot shrink disk vda of web-2 from 20 GiB to 10 GiB: that would cut off data"
       code: VALIDATION_ERROR
 summary:
-  description: Names of the domains by what became of them.
+  description: Names of the domains, grouped by outcome.
   returned: always
   type: dict
   sample:
@@ -112,13 +112,13 @@ summary:
     unchanged: []
     failed: [web-2]
 undeclared:
-  description: Names of the domains that O(purge) has removed or would remove.
+  description: Names of the domains that O(purge) deleted or would delete.
   returned: always
   type: list
   elements: str
   sample: [web-0]
 missing_templates:
-  description: Names of templates that domains need and the host does not have.
+  description: Names of templates that domains require and the host does not have.
   returned: always
   type: list
   elements: str
@@ -154,13 +154,13 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection i
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.failures import failure_of
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.storage import find_template
 
-# Domains that are worked on at the same time, as many as the service has jobs at once on a host.
+# Number of domains processed concurrently, equal to the service's concurrent jobs per host.
 AT_ONCE = 4
 STATES = ["present", ABSENT, "running", "stopped"]
 
 
 def domain_options() -> dict[str, Any]:
-    """Return the suboptions of one domain: those of the module domain."""
+    """Return the suboptions of one domain, which are the options of the module `domain`."""
     options = {name: option for name, option in ARGUMENTS.items() if name not in BOOKKEEPING}
     options["name"] = {"type": "str", "required": True}
     options["state"] = {"type": "str", "choices": STATES, "default": "present"}
@@ -168,7 +168,7 @@ def domain_options() -> dict[str, Any]:
 
 
 class FleetTask:
-    """One run of the module: the domains, and what became of each, in their order."""
+    """One run of the module, which collects the outcome of each domain in the given order."""
 
     def __init__(self, module: SeedModule) -> None:
         self.module = module
@@ -178,11 +178,11 @@ class FleetTask:
         self.diffs: list[dict[str, Any]] = []
 
     def run(self) -> dict[str, Any]:
-        """Return the module's result, without saying whether it is a failure."""
+        """Return the module's result, also if domains have failed."""
         undeclared = self._undeclared() if self.params["purge"] else []
         force = self.params["force"]
         others = [{**_unset(), "name": n, "state": ABSENT, "force": force} for n in undeclared]
-        # Looking is quick; what takes long is waiting, for libvirtd, QEMU and guests.
+        # Threads help because nearly all time is spent waiting for libvirtd, QEMU and guests.
         with ThreadPoolExecutor(1 if self.module.check_mode else AT_ONCE) as pool:
             domains = [*self.params["domains"], *others]
             for domain, (vm, diff) in zip(domains, pool.map(self._bring, domains)):
@@ -203,7 +203,7 @@ class FleetTask:
         return {**result, "diff": self.diffs} if self.diffs else result
 
     def _bring(self, domain: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Return what became of one domain, and its diff if one is wanted; never raises."""
+        """Return the outcome of one domain and, in diff mode, its diff; never raise."""
         warnings: list[str] = []
         vm: dict[str, Any] = {"name": domain["name"]}
         try:
@@ -218,8 +218,8 @@ class FleetTask:
         except Exception as error:
             failure = failure_of(error, f"cannot bring {vm['name']} to state {domain['state']}")
             if failure is None:
-                # A fault of ours in one VM is not to stop the others.
-                failure = Failure(f"cannot bring it to what is declared: {error!r}")
+                # A programming error that affects one VM must not stop the others.
+                failure = Failure(f"cannot apply the declared values: {error!r}")
                 vm["exception"] = traceback.format_exc()
             vm.update(outcome=FAILED, msg=failure.message, code=failure.code, warnings=warnings)
             return vm, []
@@ -241,14 +241,14 @@ class FleetTask:
             try:
                 ours = parse_domain(dom.XMLDesc())["metadata"] is not None
             except libvirt.libvirtError:
-                continue  # gone since
+                continue  # deleted since it was listed
             if ours:
                 others.append(dom.name())
         return sorted(others)
 
 
 def _find_missing(domain: Mapping[str, Any], vm: Mapping[str, Any]) -> list[str]:
-    """Return the templates that disks to be made stand on, and that the host does not have."""
+    """Return the templates that new disks require and the host does not have."""
     changes = {change["field"]: change for change in vm.get("changes", ())}
     missing = set()
     for disk in domain["disks"] or ():
@@ -285,12 +285,12 @@ def main() -> None:
             "lock_timeout": ARGUMENTS["lock_timeout"],
         },
     )
-    prefix = "cannot bring the VMs of this host to what is declared"
+    prefix = "cannot apply the declared VMs of this host"
     run_module(module, lambda: run(module), partial(failure_of, prefix=prefix))
 
 
 def run(module: SeedModule) -> dict[str, Any]:
-    """Return the module's result; fails with it when a domain has failed."""
+    """Return the module's result; fail the module with it if a domain has failed."""
     result = FleetTask(module).run()
     failed = [f"{vm['name']}: {vm['msg']}" for vm in result["vms"] if vm["outcome"] == FAILED]
     if failed:

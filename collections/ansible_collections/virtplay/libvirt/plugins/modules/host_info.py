@@ -1,43 +1,44 @@
 #!/usr/bin/python
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Observes one host and all its domains in one call (module `host_info`)."""
+"""Observe one host and all its domains in one call (module `host_info`)."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: host_info
-short_description: Look at a hypervisor and all its domains in one call
+short_description: Observe a hypervisor and all its domains in one call
 version_added: 0.1.0
 author:
   - Virtplay contributors (@virtplay)
 description:
   - Returns capacity, versions, storage pools, networks, bridges and templates of a host, and all
     its domains with state, addresses and statistics.
-  - A domain whose QEMU does not answer never blocks the call. It is listed with O(ignore:stuck)
-    set and with what libvirt knows without QEMU; all other domains are complete.
-  - Addresses come from the DHCP leases of libvirt's networks, else from the guest agent, else from
-    the host's neighbour table.
-  - Changes nothing, and so does the same in check mode.
+  - A domain whose QEMU process does not respond never blocks the call. It is listed with
+    O(ignore:stuck) set and with the values that libvirt has without QEMU. All other domains are
+    complete.
+  - Addresses come from the DHCP leases of libvirt's networks, or else from the guest agent, or else
+    from the host's neighbour table.
+  - Makes no changes. Check mode returns the same result.
 options:
   uri:
-    description: The libvirt to look at. It must be on the host that the module runs on.
+    description: libvirt connection URI. libvirt must run on the host on which the module runs.
     type: str
     default: qemu:///system
   timeout:
     description:
-      - Seconds after which the questions to QEMU monitors and guest agents are given up.
-      - The whole call ends within two seconds more.
+      - Time limit in seconds for queries of QEMU monitors and guest agents.
+      - The whole call ends at most two seconds later.
     type: float
     default: 5
   templates_path:
-    description: The directory of the templates and their manifests.
+    description: Directory of the templates and their manifests.
     type: path
     default: /var/lib/libvirt/templates
   filesystems:
     description:
-      - Ask the agents of running guests how full their file systems are. It is a question to each
-        guest; who observes often need not ask it every time.
+      - Query the guest agents of running domains for the usage of their file systems. This costs
+        one query per guest, so frequent observations can leave it out most of the time.
     type: bool
     default: true
 requirements:
@@ -46,23 +47,23 @@ requirements:
   - python3-lxml
 attributes:
   check_mode:
-    description: Can run in check mode and return what it would without it.
+    description: Makes no changes and returns the same result in check mode.
     support: full
   diff_mode:
-    description: Returns details on what has changed.
+    description: Makes no changes, so there is no diff.
     support: none
 """
 
 EXAMPLES = r"""
-- name: Look at the host and all its domains
+- name: Observe the host and all its domains
   virtplay.libvirt.host_info:
   register: observed
 
-- name: Show the domains whose QEMU does not answer
+- name: Show the domains whose QEMU process does not respond
   ansible.builtin.debug:
     msg: "{{ observed.host_info.domains | selectattr('stuck') | map(attribute='name') }}"
 
-- name: Wait at most two seconds for guests that do not answer
+- name: Wait at most two seconds for guests that do not respond
   virtplay.libvirt.host_info:
     timeout: 2
 """
@@ -70,14 +71,14 @@ EXAMPLES = r"""
 RETURN = r"""
 host_info:
   description:
-    - What the host is, has and runs. Values that libvirt does not give are absent.
+    - The host, its resources and its domains. Values that libvirt does not report are absent.
   returned: success
   type: dict
   contains:
     host:
       description:
-        - Identity, capacity and versions. Times are RFC 3339 in UTC, O(ignore:took_seconds) is how
-          long the host looked at itself.
+        - Identity, capacity and versions. Times are RFC 3339 in UTC. O(ignore:took_seconds) is the
+          duration of the observation.
       type: dict
       returned: always
       sample:
@@ -100,7 +101,7 @@ host_info:
         observed_at: "2026-11-22T13:40:01.250Z"
         took_seconds: 0.043
     pools:
-      description: Storage pools; those on a directory are measured during the call.
+      description: Storage pools. The size of a directory pool is measured during the call.
       type: list
       elements: dict
       returned: always
@@ -125,7 +126,7 @@ host_info:
           autostart: true
           forward: nat
     bridges:
-      description: The host's own bridges, without those of libvirt's networks.
+      description: Bridges of the host, without the bridges of libvirt's networks.
       type: list
       elements: str
       returned: always
@@ -144,14 +145,14 @@ host_info:
           created_at: "2026-11-22T13:30:00Z"
     domains:
       description:
-        - All domains, of Virtplay and of others (these have no O(ignore:metadata)), each with what
-          the module P(virtplay.libvirt.domain#module) returns of it.
-        - O(ignore:stats) of a domain that is off holds the sizes of its disks only.
-        - O(ignore:stuck) says that its QEMU did not answer; O(ignore:unreadable) says why the
-          definition of somebody else's domain could not be read.
-        - O(ignore:filesystems) are the guest's writable file systems, where its agent answered.
-        - O(ignore:snapshots) are what the module P(virtplay.libvirt.snapshot#module) returns under
-          that name, parents first.
+        - All domains, each with the values that the module P(virtplay.libvirt.domain#module)
+          returns. Domains that Virtplay did not create have no O(ignore:metadata).
+        - O(ignore:stats) of a stopped domain contains only the sizes of its disks.
+        - O(ignore:stuck) is true if the QEMU process did not respond. O(ignore:unreadable) is the
+          reason why the definition of a domain that Virtplay did not create could not be read.
+        - O(ignore:filesystems) lists the guest's writable file systems if its agent responded.
+        - O(ignore:snapshots) lists the snapshots as the module
+          P(virtplay.libvirt.snapshot#module) returns them, parents first.
       type: list
       elements: dict
       returned: always
@@ -285,7 +286,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection i
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.observation import observe
 from ansible_collections.virtplay.libvirt.plugins.module_utils.values import HOST_INFO
 
-# What the observation may need beyond its own deadline, to put the picture together.
+# Seconds beyond its own deadline that the observation may need to assemble its result.
 GRACE = 1.0
 
 
@@ -305,7 +306,7 @@ def main() -> None:
     def explain(error: Exception) -> Failure | None:
         if isinstance(error, TimeoutError):
             return Failure(
-                f"cannot observe the host at {uri}: libvirt did not answer within {timeout} s"
+                f"cannot observe the host at {uri}: libvirt did not respond within {timeout} s"
             )
         if isinstance(error, RuntimeError):
             return Failure(f"cannot observe the host at {uri}: {error}")
@@ -315,7 +316,7 @@ def main() -> None:
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Observe in a child process, so that nothing which hangs there keeps the module."""
+    """Observe in a child process, so that a hanging call cannot block the module."""
     uri, timeout = module.params["uri"], module.params["timeout"]
     check_values(HOST_INFO, module.params)
     templates_path = Path(module.params["templates_path"])

@@ -1,23 +1,23 @@
 #!/usr/bin/python
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Brings one disk image onto a host as a template (module `image`)."""
+"""Install one disk image on a host as a template (module `image`)."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: image
-short_description: Bring a disk image onto a hypervisor as a template
+short_description: Install a disk image on a hypervisor as a template
 version_added: 0.1.0
 description:
-  - Downloads or copies an image, verifies its checksum, makes a qcow2 of it when it is raw, and
-    stores it under a name made of its content, with a manifest beside it.
-  - An image in the templates directory is never changed, since the disks of VMs are overlays on
+  - Downloads or copies an image, verifies its checksum, converts a raw image to qcow2, and stores
+    it under a name derived from its content, with a manifest beside it.
+  - An image in the templates directory is never changed, because the disks of VMs are overlays on
     it. A new version of a template is a new file and a new manifest.
-  - A template whose manifest shows that the same was asked for before is left alone, without
-    network and without reading the image. Use O(force) to look for a newer file at the same URL.
-  - Images with a backing file or an external data file, encrypted images, and every format other
-    than qcow2 and raw are refused.
+  - If the manifest shows that the template was created with the same options, nothing is
+    downloaded and the image is not read. Set O(force) to get a newer file from the same URL.
+  - Refuses images with a backing file or an external data file, encrypted images, and all formats
+    other than qcow2 and raw.
 options:
   name:
     description: Name of the template.
@@ -25,28 +25,28 @@ options:
     required: true
   url:
     description:
-      - Where the image is. Only http and https, also after redirects, which must not lead to the
-        host itself or its link.
+      - URL of the image. Only http and https are allowed, also after redirects. A redirect must not
+        lead to a loopback or link-local address.
     type: str
   path:
     description:
-      - Absolute path of an image file on the host, no symbolic link.
+      - Absolute path of an image file on the host. It must not be a symbolic link.
     type: path
   checksum:
     description:
-      - C(sha256:HEX), C(sha512:HEX), or the URL of a file with checksums as C(sha256sum) writes.
-      - Required with O(url).
+      - C(sha256:HEX), C(sha512:HEX), or the URL of a checksum file in the format of C(sha256sum).
+      - Required if O(url) is set.
     type: str
   mirror:
     description:
-      - Directory on the host, or URL prefix, that is used instead of every O(url) and checksum
-        URL. The file is looked for as C(HOST/PATH), C(PATH) and by its bare name.
+      - Directory on the host, or URL prefix, that replaces every O(url) and checksum URL. The
+        module searches there for C(HOST/PATH), then C(PATH), then the file name alone.
     type: str
   os:
-    description: What the image contains, for people and programs; the name when not given.
+    description: Operating system in the image, by default O(name).
     type: str
   format:
-    description: Format of the image. V(auto) takes a file as raw only if it has a boot sector.
+    description: Format of the image. V(auto) treats a file as raw only if it has a boot sector.
     type: str
     choices: [auto, qcow2, raw]
     default: auto
@@ -55,15 +55,15 @@ options:
     type: path
     default: /var/lib/libvirt/templates
   max_virtual_size:
-    description: Largest disk that an image may hold, in GiB.
+    description: Largest allowed virtual disk size of an image, in GiB.
     type: int
     default: 64
   timeout:
-    description: Seconds until everything must be done, waiting for another run included.
+    description: Time limit in seconds for the whole task, including the wait for another run.
     type: int
     default: 1800
   force:
-    description: Fetch the image also when the same was asked for before.
+    description: Fetch the image even if the template was created with the same options.
     type: bool
     default: false
 requirements:
@@ -71,24 +71,25 @@ requirements:
   - qemu-img
 attributes:
   check_mode:
-    description: Says what would change without network or writing.
+    description: Returns the predicted changes, without network access and without writing.
     support: full
   diff_mode:
-    description: Shows the manifest before and after; what only the download tells is left out.
+    description: Shows the manifest before and after. In check mode, values that are known only
+      after the download are left out.
     support: full
 author:
   - Virtplay contributors (@virtplay)
 """
 
 EXAMPLES = r"""
-- name: Bring a cloud image onto the host
+- name: Install a cloud image as a template
   virtplay.libvirt.image:
     name: debian12
     os: debian12
     url: https://cloud.debian.org/images/cloud/bookworm/latest/debian-12-genericcloud-amd64.qcow2
     checksum: https://cloud.debian.org/images/cloud/bookworm/latest/SHA512SUMS
 
-- name: Take the same from a directory on a host without internet
+- name: Install the same image from a directory on a host without internet access
   virtplay.libvirt.image:
     name: debian12
     os: debian12
@@ -96,7 +97,7 @@ EXAMPLES = r"""
     checksum: https://cloud.debian.org/images/cloud/bookworm/latest/SHA512SUMS
     mirror: /srv/images
 
-- name: Use an image that is on the host already
+- name: Use an image that is already on the host
   virtplay.libvirt.image:
     name: appliance
     path: /srv/images/appliance.raw
@@ -126,11 +127,11 @@ image:
       type: str
       sample: 20ee6507d0eb35350c42f7590362251428b1ababa1105a1e7882f0c0545a1900
     os:
-      description: What the image contains.
+      description: Operating system in the image.
       type: str
       sample: debian12
     virtual_size_bytes:
-      description: Size of the disk in the image.
+      description: Virtual size of the disk in bytes.
       type: int
       sample: 2147483648
     format:
@@ -138,19 +139,19 @@ image:
       type: str
       sample: qcow2
     source:
-      description: URL or path it came from.
+      description: URL or path from which the image came.
       type: str
       sample: /srv/images/appliance.raw
     spec_hash:
-      description: Hash of what was asked for.
+      description: Hash of the options from which the template was created.
       type: str
       sample: 5ad9ad3f9eb21d41ba43df16ba3fa4e2ef9d2d24d11c6c67e0f8fd6b3b7ae0a9
     created_at:
-      description: When the template was made (RFC 3339, UTC).
+      description: Time at which the template was created (RFC 3339, UTC).
       type: str
       sample: "2026-11-22T13:40:00Z"
 code:
-  description: Why it failed, for programs.
+  description: Error code.
   returned: failure
   type: str
   sample: CHECKSUM_MISMATCH
@@ -196,7 +197,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.values import IMA
 
 @dataclass(frozen=True)
 class Wish:
-    """What was asked for: exactly one of url and path is set."""
+    """The requested template; exactly one of url and path is set."""
 
     name: str
     url: str | None
@@ -207,12 +208,12 @@ class Wish:
 
     @property
     def source(self) -> str:
-        """Return the URL or path, as the manifest keeps it."""
+        """Return the URL or path that the manifest stores."""
         return self.url or self.path or ""
 
     @property
     def hash(self) -> str:
-        """Return the hash by which a later run knows the same wish."""
+        """Return the hash by which a later run recognizes the same request."""
         return spec_hash(
             {
                 "url": self.url,
@@ -277,7 +278,7 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         return result_of(store, before, planned(wish))
     fetcher = Fetcher(params["mirror"], params["timeout"])
     with store.locked(wish.name, fetcher.deadline.left()):
-        # The run that was waited for may have brought just this template.
+        # The run that held the lock may have installed the same template.
         before = store.manifest(wish.name)
         if up_to_date(before, wish, params["force"]):
             return result_of(store, before, before)
@@ -286,12 +287,12 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
 
 
 def up_to_date(before: dict[str, Any] | None, wish: Wish, force: bool) -> bool:
-    """Tell whether the template on the host is the one asked for."""
+    """Return whether the template on the host is the requested one."""
     return before is not None and before.get("spec_hash") == wish.hash and not force
 
 
 def planned(wish: Wish) -> dict[str, Any]:
-    """Return what is known of the manifest before the image has been fetched."""
+    """Return the part of the manifest that is known before the image is fetched."""
     return {
         "name": wish.name,
         "os": wish.os,
@@ -337,13 +338,13 @@ def bring(
     if before is not None and all(
         before.get(key) == manifest[key] for key in manifest if key != "created_at"
     ):
-        return before  # forced, and the same bytes came again
+        return before  # forced, but the image at the source is the same
     store.put(temporary, manifest)
     return manifest
 
 
 def expected_checksum(wish: Wish, fetcher: Fetcher) -> Checksum | None:
-    """Return the checksum the image must have, read from its listing when that is a URL."""
+    """Return the checksum the image must have; read it from the checksum file if that is a URL."""
     if wish.checksum is None:
         return None
     checksum = parse_checksum(wish.checksum)
@@ -356,7 +357,7 @@ def expected_checksum(wish: Wish, fetcher: Fetcher) -> Checksum | None:
 def fetch(
     wish: Wish, fetcher: Fetcher, target: Path, algorithms: set[str], limit: int
 ) -> dict[str, str]:
-    """Write the image as it is to target; return its hex digests by algorithm."""
+    """Write the unchanged image to target; return its hex digests by algorithm."""
     if wish.url:
         return fetcher.save(wish.url, target, algorithms, limit)
     with open_regular(Path(wish.source)) as file:
@@ -366,13 +367,13 @@ def fetch(
 
 
 def convert(raw: Path, store: TemplateStore, wish: Wish, fetcher: Fetcher) -> tuple[Path, str]:
-    """Make a qcow2 of a raw image; return its path and SHA-256 (hex)."""
+    """Convert a raw image to qcow2; return the new path and its SHA-256 (hex)."""
     target = store.temporary(wish.name)
     qemu_img(["convert", "-f", "raw", "-O", "qcow2", str(raw), str(target)], wish, fetcher)
     raw.unlink()
     with target.open("rb+") as file:
         os.fsync(file.fileno())
-    # Read again rather than trusted: this is the name other disks will rely on.
+    # Read the file again instead of hashing while writing: its name is derived from this digest.
     digest = hashlib.sha256()
     with target.open("rb") as file:
         while block := file.read(1 << 20):
@@ -381,9 +382,9 @@ def convert(raw: Path, store: TemplateStore, wish: Wish, fetcher: Fetcher) -> tu
 
 
 def check_integrity(path: Path, wish: Wish, fetcher: Fetcher) -> None:
-    """Raise Failure when qemu-img finds the qcow2's own tables damaged or cut off."""
+    """Raise Failure if qemu-img reports that the qcow2's tables are damaged or truncated."""
     done = qemu_img(["check", "-f", "qcow2", "--output=json", str(path)], wish, fetcher, {0, 2, 3})
-    # 3 is leaked clusters: wasted room and nothing else.
+    # Status 3 means leaked clusters, which only waste space.
     if done.returncode == 2 or json.loads(done.stdout or "{}").get("check-errors"):
         raise Failure(f"cannot use image {wish.source}: qcow2 is damaged", "IMAGE_REFUSED")
 
@@ -391,7 +392,7 @@ def check_integrity(path: Path, wish: Wish, fetcher: Fetcher) -> None:
 def qemu_img(
     arguments: list[str], wish: Wish, fetcher: Fetcher, accepted: set[int] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run qemu-img within the deadline; raise Failure when its status is not accepted."""
+    """Run qemu-img within the deadline; raise Failure if its exit status is not accepted."""
     program = shutil.which("qemu-img")
     if program is None:
         raise Failure("cannot read images: qemu-img is not installed", "IMAGE_REFUSED")
@@ -419,7 +420,7 @@ def qemu_img(
 def result_of(
     store: TemplateStore, before: dict[str, Any] | None, after: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Return the module's result for a template that was before and is after (manifests)."""
+    """Return the module's result, given the template's manifests before and after."""
     image = dict(after or {})
     if "file" in image:
         image["path"] = str(store.image_path(image))

@@ -1,22 +1,22 @@
 #!/usr/bin/python
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Creates, restores or deletes one snapshot of a domain (module `snapshot`)."""
+"""Create, restore or delete one snapshot of a domain (module `snapshot`)."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: snapshot
-short_description: Make, restore and delete one snapshot of a libvirt domain
+short_description: Create, restore and delete one snapshot of a libvirt domain
 version_added: "0.1.0"
 description:
-  - A snapshot of a running guest holds its disks and its memory, one of a stopped guest its disks.
-    Both lie inside the qcow2 images of the domain (internal snapshots).
-  - Where that cannot be (a UEFI guest whose firmware keeps its variables in a raw file, a raw
-    disk, a disk shared with others, a device of the host passed to the running guest), the module
-    says so (V(SNAPSHOT_NOT_POSSIBLE)) before anything is touched.
-  - Snapshots made with C(virsh) can be restored and deleted too.
-  - A run that ends half way is brought to its end, or undone, by the next one.
+  - A snapshot of a running domain contains its disks and its memory. A snapshot of a stopped domain
+    contains only its disks. Both are stored inside the domain's qcow2 images (internal snapshots).
+  - If a snapshot is not possible, the module fails with V(SNAPSHOT_NOT_POSSIBLE) before it changes
+    anything. Reasons are UEFI firmware that stores its variables in a raw file, a raw disk, a
+    disk shared with other domains, and a host device passed through to the running domain.
+  - Snapshots created with C(virsh) can be restored and deleted too.
+  - If a run is interrupted, the next run completes or undoes its work.
 author:
   - Virtplay contributors (@virtplay)
 extends_documentation_fragment:
@@ -25,87 +25,87 @@ extends_documentation_fragment:
   - virtplay.libvirt.lock.generation
 options:
   uuid:
-    description: UUID of the domain. The domain is looked up by it when it is given.
+    description: UUID of the domain. If it is set, it alone identifies the domain.
     type: str
   name:
-    description: Name of the domain. It is looked up by it when O(uuid) is not given.
+    description: Name of the domain. It identifies the domain if O(uuid) is not set.
     type: str
   state:
     description:
-      - V(present) makes the snapshot. The guest goes on afterwards.
-      - V(restored) brings disks, number of CPUs, memory and network cards back to what they were
-        and, where the snapshot holds it, the guest's memory with its power state. A snapshot
-        without memory leaves the domain stopped. Name, description and metadata of the domain
-        stay as they are.
+      - V(present) creates the snapshot. A running domain continues to run afterwards.
+      - V(restored) restores disks, number of CPUs, memory size and network interfaces and, if the
+        snapshot includes them, the guest's memory and power state. After the restore of a snapshot
+        without memory the domain is stopped. Name, description and metadata of the domain do not
+        change.
       - V(absent) deletes the snapshot and keeps its children.
     type: str
     choices: [present, absent, restored]
     default: present
   snapshot:
     description:
-      - libvirt's name of the snapshot. A new one has 1 to 64 letters, digits and C(._-), begins
-        with neither dash nor dot, and is no number.
+      - Name of the snapshot in libvirt. A new name consists of 1 to 64 letters, digits and C(._-),
+        does not begin with a dash or dot, and is not a number.
     type: str
     required: true
   title:
-    description: Name of a new snapshot for people, any text without a line break.
+    description: Display name of a new snapshot, any text without a line break.
     type: str
   description:
-    description: Longer text for people.
+    description: Free text that describes the snapshot.
     type: str
   origin:
-    description: Why a new snapshot is made.
+    description: Why a new snapshot is created.
     type: str
     choices: [manual, schedule, guard]
     default: manual
   expires_at:
-    description: When a new snapshot may be deleted, as in V(2026-12-31T23:59:00Z). Only noted.
+    description: Time after which a new snapshot may be deleted, for example
+      V(2026-12-31T23:59:00Z). The module stores the time but does not delete the snapshot.
     type: str
   guard:
     description:
-      - Name of a snapshot of the state before, to be made first when a domain is V(restored).
+      - Name of a snapshot of the current state, which is created before a restore.
     type: str
   guard_title:
-    description: Name of O(guard) for people.
+    description: Display name of the O(guard) snapshot.
     type: str
   force:
-    description: Restore a domain that runs or is paused, whose memory is lost by that.
+    description: Restore a domain although it is running or paused. Its current memory is lost.
     type: bool
     default: false
   freeze:
     description:
-      - Ask the guest agent, where it answers, to write everything to the disks and hold still
-        while the snapshot is made.
+      - Freeze the guest's file systems through the guest agent, if it responds, while the snapshot
+        is created. The guest writes all pending data to its disks first.
     type: bool
     default: true
   job:
     description:
-      - Id of the job that this task is part of. A snapshot is made once in a job, and a domain
-        is brought back to one once in a job.
+      - Id of the job that this task belongs to. A job creates a snapshot only once, and restores a
+        domain only once, even if the task is repeated.
     type: str
 attributes:
   diff_mode:
-    description: The diff lists every change in words, with when it takes effect and what it
-      destroys.
+    description: The diff describes every change, when it takes effect and what data it destroys.
     support: full
 notes:
-  - A second run without O(job) changes nothing when the snapshot is there (V(present)), is gone
-    (V(absent)), or is the current one of a stopped domain that was not changed since (V(restored)).
-    Any other restore brings the domain back again.
-  - A disk that was grown after the snapshot has its old size again after the restore. With a disk
-    added since, the restore is refused.
+  - A second run without O(job) changes nothing if the snapshot exists (V(present)), does not exist
+    (V(absent)), or is the current snapshot of a stopped domain that has not changed since
+    (V(restored)). In all other cases V(restored) restores the domain again.
+  - A disk that has grown since the snapshot has its old size after the restore. If a disk was added
+    since the snapshot, the restore is refused.
 requirements:
   - qemu-img
 """
 
 EXAMPLES = r"""
-- name: Make a snapshot
+- name: Create a snapshot
   virtplay.libvirt.snapshot:
     name: vm-001
     snapshot: before-upgrade
     title: Before the upgrade
 
-- name: Go back to it, and keep the state before
+- name: Restore the snapshot, and keep the current state in a guard snapshot
   virtplay.libvirt.snapshot:
     name: vm-001
     snapshot: before-upgrade
@@ -113,7 +113,7 @@ EXAMPLES = r"""
     guard: before-restore
     force: true
 
-- name: Delete it
+- name: Delete the snapshot
   virtplay.libvirt.snapshot:
     name: vm-001
     snapshot: before-upgrade
@@ -129,7 +129,8 @@ domain:
     name: vm-001
     state: running
 snapshot:
-  description: The snapshot, in check mode as it would be. Null when it is gone.
+  description: The snapshot after the task, or in check mode as it would be. Null if it does not
+    exist.
   returned: success
   type: dict
   sample: &entry
@@ -150,20 +151,21 @@ snapshot:
 snapshots:
   description:
     - All snapshots of the domain, parents first.
-    - Those of O(ignore:origin=found) were not made by this module. O(ignore:state) is what a
-      restore brings back, O(ignore:size_bytes) is what the memory takes. O(ignore:frozen) says
-      whether the guest agent had frozen the file systems, null when the guest did not run.
+    - Snapshots with O(ignore:origin=found) were not created by this module. O(ignore:state) is the
+      domain's state after a restore. O(ignore:size_bytes) is the size of the memory.
+      O(ignore:frozen) is true if the guest agent had frozen the file systems, and null if the
+      domain was not running.
   returned: success
   type: list
   elements: dict
   sample: [*entry]
 guard:
-  description: The snapshot that O(guard) has made.
-  returned: when there is one
+  description: The snapshot named O(guard).
+  returned: when it exists
   type: dict
   sample: *entry
 changes:
-  description: Every field that differs, and when and how it changes.
+  description: Every field that differs, with its values and when the change takes effect.
   returned: success
   type: list
   elements: dict
@@ -174,22 +176,22 @@ changes:
       applies: live
       destroys: false
 applies_at:
-  description: When all changes are in effect, V(now). Null without a change.
+  description: When all changes are in effect, always V(now). Null if nothing changes.
   returned: success
   type: str
   sample: now
 waited_seconds:
-  description: How long another run held the domain's lock, in seconds.
+  description: Time in seconds that this task waited for the domain's lock.
   returned: success, not in check mode
   type: float
   sample: 2.4
 waited_for:
-  description: Who held it, null when nobody did.
+  description: The task that held the domain's lock. Null if this task did not wait.
   returned: success, not in check mode
   type: str
   sample: job-000007 (stop vm-001, process 4711, since 12:00:03 UTC)
 code:
-  description: What kind of failure it was.
+  description: Error code.
   returned: failure
   type: str
   sample: SNAPSHOT_NOT_POSSIBLE
@@ -292,14 +294,14 @@ ARGUMENTS: dict[str, Any] = {
 }
 
 VERBS = {
-    SnapshotWanted.PRESENT: "make",
+    SnapshotWanted.PRESENT: "create",
     SnapshotWanted.ABSENT: "delete",
     SnapshotWanted.RESTORED: "restore",
 }
 
 
 class Task:
-    """One run of the module: the snapshot asked for, its domain, and the result in the making."""
+    """One run of the module for the requested snapshot and its domain."""
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
@@ -323,7 +325,7 @@ class Task:
         )
 
     def run(self) -> dict[str, Any]:
-        """Do what was asked for, under the domain's lock, and return the module's result."""
+        """Reach the requested state under the domain's lock and return the module's result."""
         return run_fenced(
             self.fence,
             self.conn,
@@ -335,12 +337,12 @@ class Task:
 
     def _check_arguments(self) -> None:
         check_values(SNAPSHOT, self.params)
-        # All texts go into one description; what XML cannot carry is refused before all else.
+        # All texts are stored in one XML description; refuse first what XML cannot represent.
         for wanted in (self._wanted(), self._wanted_guard()):
             compose_description(wanted or {})
 
     def _name_to_find(self) -> str | None:
-        # By UUID alone: a domain of the same name with another UUID is somebody else's.
+        # A given UUID alone decides: the name may belong to a different domain.
         return None if self.params["uuid"] else self.params["name"]
 
     def _wanted(self) -> dict[str, Any]:
@@ -376,10 +378,10 @@ class Task:
             sight.missing = [path for path in needed if not os.path.lexists(path)]
         return sight
 
-    # --- what an earlier run has left ---
+    # --- leftovers of an interrupted run ---
 
     def _finish_earlier(self, sight: Sight) -> Sight:
-        """Undo the half of a snapshot that a run which crashed has left."""
+        """Delete an incomplete snapshot that a crashed run left behind."""
         making = self.fence.recall().get("snapshot")
         if not making:
             return sight
@@ -420,8 +422,8 @@ class Task:
             and current.state == DomainState.RUNNING
             and agent_is_connected(current.live_xml)
         )
-        # Written down first: only what stands here may ever be deleted as half made, and whoever
-        # comes after a crash knows that the guest may be frozen.
+        # Stored before the snapshot is created: only a snapshot recorded here may be deleted as
+        # incomplete, and after a crash the next run knows that the guest may be frozen.
         self.fence.remember(snapshot={"name": name})
         if freezes:
             self.fence.remember(frozen_since=started_at(self.label))
@@ -470,7 +472,7 @@ class Task:
             force=self.params["force"],
             guard=guard,
             guard_is_made=guard_is_made,
-            # Without a job nobody knows whether this is the same request again.
+            # Without a job, a repeated request cannot be told from a new one.
             resumed=bool(resumed) and (self.job is not None or bool(resumed.get("reverted"))),
         )
         if not changes:
@@ -490,7 +492,8 @@ class Task:
                 self._make(sight, guard)
             require_answer(self.dom, sight, f"restore {self.label} to snapshot {self.name}")
             self._revert(sight)
-            # The guest comes back as it was saved: frozen, if it was. Another one it is anyway.
+            # A guest that was frozen when saved is frozen after the restore. It counts as a new
+            # guest, so its start time is read again.
             frozen_since = started_at(self.label) if entry.get("frozen") else None
             self.fence.remember(restoring={**note, "reverted": True}, frozen_since=frozen_since)
         self._put_back(note["texts"])
@@ -505,7 +508,7 @@ class Task:
         return sight.find(self.params["guard"]) if self.params["guard"] else None
 
     def _made_guard(self, made: Mapping[str, Any], resumed: Mapping[str, Any]) -> bool:
-        """Say whether the guard that is there is the one of this restore, before a crash."""
+        """Return whether this restore created the existing guard, before a crash."""
         if self.job is not None:
             return bool(made["job"] == self.job)
         return bool(resumed.get("guard") == made["name"])
@@ -517,7 +520,7 @@ class Task:
         return tree_with(sight.entries, new, self.name)
 
     def _texts_to_keep(self, sight: Sight, resumed: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the domain's texts; after a crash those from before it, which libvirt lost."""
+        """Return the domain's texts, or those stored before a crash if the restore lost them."""
         now = texts_of(sight.current.config)
         if not resumed:
             return now
@@ -545,7 +548,7 @@ class Task:
     # --- result ---
 
     def _unchanged(self, sight: Sight) -> dict[str, Any]:
-        """Return the result of a run that finds all done, maybe by one that crashed after it."""
+        """Return the result of a run with nothing to do; an earlier run may have crashed here."""
         if not self.module.check_mode and self.job is not None:
             note_job(self.dom, sight.current, self.bookkeeping)
             sight = self._look()
