@@ -215,7 +215,12 @@ async def test_only_the_token_that_reported_a_run_goes_on_with_it(service: Servi
         (
             "failed",
             [{"event": "runner_on_failed", "ignoreErrors": True, "res": {"msg": "harmless"}}],
-            ("PLAYBOOK_FAILED", "cannot report why job-000001 failed: its run sent no error; read its log", "", ""),
+            (
+                "PLAYBOOK_FAILED",
+                "cannot report why job-000001 failed: its run sent no error; read its log",
+                "",
+                "",
+            ),
         ),
         ("succeeded", [{"event": "runner_on_failed", "res": {"msg": "rescued"}}], None),
     ],

@@ -355,7 +355,7 @@ async def test_what_cannot_be_deleted_now_is_put_off(service: Service) -> None:
     await look.prune(NOON)
     assert await Job.all().count() == 0
     assert (await Snapshot.get(id=made.id)).prune_after == NOON + LATE
-    assert any("stays for now" in line for line in service.logs)
+    assert any("kept snapshot" in line for line in service.logs)
     await service.see("kvm1")
     await look.prune(NOON + timedelta(seconds=1))
     assert await Job.all().count() == 0

@@ -155,7 +155,7 @@ async def put_schedule(request: ApiRequest) -> ApiResponse:
         request.path["id"],
         cron=body.cron,
         timezone=body.timezone,
-        keep=body.keep.as_keep(),
+        retention=body.keep.as_retention(),
         enabled=body.enabled,
     )
     return ApiResponse(schedule_out(vm, schedule).model_dump(mode="json"))

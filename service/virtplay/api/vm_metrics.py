@@ -20,7 +20,7 @@ from virtplay.api.schemas.metrics import (
     VmMetrics,
     VmMetricsQuery,
 )
-from virtplay.metrics.rates import Counters, Use
+from virtplay.metrics.rates import Counters, Usage
 from virtplay.store.models import Vm
 from virtplay.store.samples import Sample
 from virtplay.store.vms import find_vm
@@ -45,9 +45,9 @@ async def get_metrics(request: ApiRequest) -> ApiResponse:
 
 
 def _show(
-    vm: Vm, query: VmMetricsQuery, latest: tuple[Use, Counters] | None, past: Sequence[Sample]
+    vm: Vm, query: VmMetricsQuery, latest: tuple[Usage, Counters] | None, past: Sequence[Sample]
 ) -> dict[str, Any]:
-    use, counters = latest if latest else (Use(), None)
+    use, counters = latest if latest else (Usage(), None)
     used, total = use.memory_used, use.memory_total
     shown = VmMetrics(
         cpu=CpuUse(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from virtplay.metrics.rates import Counters, Use, measure, read_counters
+from virtplay.metrics.rates import Counters, Usage, measure, read_counters
 from virtplay.settings import Settings
 from virtplay.store import samples as store
 from virtplay.store.samples import Resolution, Sample
@@ -52,7 +52,7 @@ class History:
         }
         self._counters: dict[str, Counters] = {}
         """Maps the UUID of a running domain to its counters at the last observation."""
-        self._latest: dict[str, tuple[Use, Counters]] = {}
+        self._latest: dict[str, tuple[Usage, Counters]] = {}
         """Maps the UUID of a running domain to its usage at the last observation."""
         self._filesystems: dict[str, tuple[float, list[dict[str, Any]]]] = {}
         """Maps the UUID of a running domain to its agent's last report of file systems."""
@@ -60,7 +60,7 @@ class History:
         """Maps each host to the UUIDs of its running domains."""
         self._stopping = asyncio.Event()
 
-    def latest(self, uuid: str) -> tuple[Use, Counters] | None:
+    def latest(self, uuid: str) -> tuple[Usage, Counters] | None:
         """Return the usage of a running VM in the last interval; None when unknown."""
         return self._latest.get(uuid)
 
@@ -152,7 +152,7 @@ class History:
                     await store.forget_samples(resolution, now - int(days * DAY) - HOUR)
 
 
-def as_sample(at: int, use: Use) -> Sample:
+def as_sample(at: int, use: Usage) -> Sample:
     """Return a usage as the integers that are stored."""
     return Sample(
         at=at,

@@ -26,7 +26,7 @@ class Counters:
 
 
 @dataclass(frozen=True)
-class Use:
+class Usage:
     """The usage of a domain, in percent, bytes and bytes per second."""
 
     cpu: float | None = None
@@ -66,10 +66,10 @@ def rate(before: int | None, after: int | None, seconds: float) -> float | None:
     return (after - before) / seconds
 
 
-def measure(before: Counters | None, after: Counters, domain: Mapping[str, Any]) -> Use:
+def measure(before: Counters | None, after: Counters, domain: Mapping[str, Any]) -> Usage:
     """Return the usage of a running domain; rates require a `before` of the same run."""
     memory_used, memory_total = memory_of(domain)
-    use = Use(memory_used=memory_used, memory_total=memory_total, disk_usage=disk_usage(domain))
+    use = Usage(memory_used=memory_used, memory_total=memory_total, disk_usage=disk_usage(domain))
     seconds = after.uptime - before.uptime if before else 0.0
     if before is None or before.run != after.run or not 0 < seconds < LONGEST_SECONDS:
         return use

@@ -1,1 +1,1 @@
-"""Snapshots: what may happen to them, their schedules, and what schedules keep."""
+"""Snapshots: requests to change them, their schedules, and which of them schedules keep."""

@@ -1,4 +1,4 @@
-"""What may happen to the snapshots of a VM, and the jobs that make it happen."""
+"""Checks requests to create, restore and delete snapshots, and submits their jobs."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -30,13 +30,13 @@ class NewSnapshot:
     description: str = ""
     expires_at: datetime | None = None
     freeze: bool = True
-    """Whether the guest's file systems are frozen where its agent answers."""
+    """Whether to freeze the guest's file systems if its guest agent responds."""
     origin: SnapshotOrigin = SnapshotOrigin.MANUAL
 
 
 @dataclass(frozen=True)
 class AcceptedSnapshot:
-    """What a mutation answers: VM and snapshot as they are now, and the job that changes them."""
+    """An accepted request: the VM and snapshot as they are now, and the job that changes them."""
 
     vm: Vm
     snapshot: Snapshot
@@ -44,16 +44,16 @@ class AcceptedSnapshot:
 
 
 class Snapshots:
-    """Every mutation of a snapshot: check, then lock and job in one transaction, then dispatch."""
+    """Changes snapshots: checks a request, locks the VM with a job, and dispatches the job."""
 
     def __init__(self, settings: Settings, dispatcher: Dispatcher) -> None:
         self._settings = settings
         self._dispatcher = dispatcher
 
     async def create(self, caller: Caller, ref: str, new: NewSnapshot) -> AcceptedSnapshot:
-        """Submit a snapshot: with the memory of a VM that runs, of the disks of one that does not.
+        """Submit the creation of a snapshot, which has the memory of a running VM.
 
-        A VM whose creation is under way is refused with OperationInProgress.
+        Raise OperationInProgress while the VM is being created.
         """
         async with transaction():
             vm = await self._idle(ref)
@@ -83,28 +83,28 @@ class Snapshots:
     async def restore(
         self, caller: Caller, ref: str, snapshot_ref: str, *, force: bool, guard: bool
     ) -> AcceptedSnapshot:
-        """Submit the return of a VM to a snapshot; of one that runs only with `force`.
+        """Submit the restore of a VM to a snapshot; a running VM requires `force`.
 
-        With `guard` a snapshot of the state before is taken first.
+        With `guard`, the job first creates a snapshot of the current state.
         """
         async with transaction():
             vm, snapshot = await self._idle_with(ref, snapshot_ref)
-            _refuse_unmade(snapshot)
+            _refuse_failed(snapshot)
             if vm.status in ACTIVE and not force:
                 raise errors.VmAlreadyRunning(
                     f"cannot restore VM {ref} to {snapshot_ref}: it is {vm.status}; stop it first,"
-                    " or use force=true, which loses its present state unless guard=true keeps it"
+                    " or use force=true, which loses its current state unless guard=true saves it"
                 )
             variables = {**identify(vm, snapshot), "libvirt_snapshot_force": force}
             if guard:
                 title = GUARD_TITLE.format(snapshot.title)[:TITLE_MAX].rstrip()
-                kept = await store.create_snapshot(
+                saved = await store.create_snapshot(
                     vm,
                     title=title,
                     origin=SnapshotOrigin.GUARD,
                     status=SnapshotStatus.CREATING,
                 )
-                variables["libvirt_snapshot_guard"] = kept.name
+                variables["libvirt_snapshot_guard"] = saved.name
                 variables["libvirt_snapshot_guard_title"] = title
             await store.save_snapshot(snapshot, status=SnapshotStatus.RESTORING)
             job = await submit(
@@ -114,7 +114,7 @@ class Snapshots:
         return AcceptedSnapshot(vm, snapshot, job)
 
     async def delete(self, caller: Caller, ref: str, snapshot_ref: str) -> AcceptedSnapshot:
-        """Submit the removal of a snapshot; those that stand on it stay."""
+        """Submit the deletion of a snapshot; its children are kept."""
         async with transaction():
             vm, snapshot = await self._idle_with(ref, snapshot_ref)
             await store.save_snapshot(snapshot, status=SnapshotStatus.DELETING)
@@ -130,14 +130,14 @@ class Snapshots:
         return AcceptedSnapshot(vm, snapshot, job)
 
     async def _idle(self, ref: str) -> Vm:
-        """The VM, with its row locked."""
+        """Return the idle VM, with its row locked."""
         vm = await find_vm(ref, lock=True)
         await refuse_if_busy(vm)
         await refuse_unusable(vm)
         return vm
 
     async def _idle_with(self, ref: str, snapshot_ref: str) -> tuple[Vm, Snapshot]:
-        """The same and its snapshot, whose absence is said before what the VM is busy with."""
+        """Return the idle VM and its snapshot; a missing snapshot is reported before a busy VM."""
         vm = await find_vm(ref, lock=True)
         snapshot = await store.find_snapshot(vm, snapshot_ref)
         await refuse_if_busy(vm)
@@ -145,16 +145,16 @@ class Snapshots:
         return vm, snapshot
 
 
-def _refuse_unmade(snapshot: Snapshot) -> None:
+def _refuse_failed(snapshot: Snapshot) -> None:
     if snapshot.status == SnapshotStatus.ERROR:
-        reason = (snapshot.error or {}).get("message", "it could not be made")
+        reason = (snapshot.error or {}).get("message", "the reason is unknown")
         raise errors.ValidationFailed(
-            f"cannot restore snapshot {snapshot.ref}: it was never made ({reason}); delete it"
+            f"cannot restore snapshot {snapshot.ref}: its creation failed ({reason}); delete it"
         )
 
 
 def expiry_of(settings: Settings, snapshot: Snapshot) -> datetime | None:
-    """When a snapshot is deleted by itself: its own time, or for the guard of a restore ours."""
+    """Return when a snapshot expires: at its own time, or after the guards' retention."""
     is_guard = snapshot.origin == SnapshotOrigin.GUARD and snapshot.name == snapshot.ref
     if snapshot.expires_at is None and is_guard:
         return snapshot.created_at + timedelta(days=settings.guard_retention_days)
@@ -162,7 +162,7 @@ def expiry_of(settings: Settings, snapshot: Snapshot) -> datetime | None:
 
 
 def identify(vm: Vm, snapshot: Snapshot) -> dict[str, Any]:
-    """The variables that name a VM and its snapshot to the playbooks."""
+    """Return the playbook variables that identify a VM and its snapshot."""
     return {
         "libvirt_snapshot_uuid": str(vm.uuid),
         "libvirt_snapshot_domain": str(vm.domain),

@@ -1,4 +1,4 @@
-"""Pure: when a schedule's turns come, and which of its snapshots are kept."""
+"""Pure: when a schedule's turns are due, and which of its snapshots are kept."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ CRON_FORM = "five fields (minute, hour, day of the month, month, day of the week
 
 
 @dataclass(frozen=True)
-class Keep:
-    """How many snapshots are kept: the last one of each of so many hours, days, weeks, months.
+class Retention:
+    """For how many hours, days, weeks and months the last snapshot of each is kept.
 
-    Only periods that have a snapshot count. Weeks are ISO weeks.
+    Periods without a snapshot do not count. Weeks are ISO weeks.
     """
 
     hourly: int = 0
@@ -36,7 +36,7 @@ PERIODS: dict[str, Callable[[datetime], tuple[int, ...]]] = {
 
 
 def read_timezone(name: str) -> ZoneInfo:
-    """The IANA time zone of that name; ValueError when there is none."""
+    """Return the IANA time zone of that name; raise ValueError if there is none."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -44,9 +44,9 @@ def read_timezone(name: str) -> ZoneInfo:
 
 
 def next_turn(expressions: Iterable[str], zone: ZoneInfo, after: datetime) -> datetime | None:
-    """The first moment after `after` that one of the cron expressions names, in UTC.
+    """Return the first time after `after` that a cron expression matches in `zone`, as UTC.
 
-    None when none ever comes; ValueError when an expression is not one.
+    Return None if no date ever matches; raise ValueError for an invalid expression.
     """
     local = after.astimezone(zone)
     turns = []
@@ -65,18 +65,21 @@ def next_turn(expressions: Iterable[str], zone: ZoneInfo, after: datetime) -> da
 
 
 def choose_expendable(
-    items: Sequence[Item], made_at: Callable[[Item], datetime], keep: Keep, zone: ZoneInfo
+    items: Sequence[Item],
+    created_at: Callable[[Item], datetime],
+    retention: Retention,
+    zone: ZoneInfo,
 ) -> list[Item]:
-    """Those of a schedule's snapshots that `keep` does not keep, the oldest first."""
-    newest_first = sorted(items, key=made_at, reverse=True)
+    """Return a schedule's snapshots that `retention` does not keep, the oldest first."""
+    newest_first = sorted(items, key=created_at, reverse=True)
     kept: set[int] = set()
     for period, number_of in PERIODS.items():
-        seen: set[tuple[int, ...]] = set()
+        numbers: set[tuple[int, ...]] = set()
         for item in newest_first:
-            if len(seen) == getattr(keep, period):
+            if len(numbers) == getattr(retention, period):
                 break
-            number = number_of(made_at(item).astimezone(zone))
-            if number not in seen:
-                seen.add(number)
+            number = number_of(created_at(item).astimezone(zone))
+            if number not in numbers:
+                numbers.add(number)
                 kept.add(id(item))
     return [item for item in reversed(newest_first) if id(item) not in kept]

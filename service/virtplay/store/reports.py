@@ -1,4 +1,4 @@
-"""Store: jobs that are reported runs, and the VMs that these are about."""
+"""Store: reported runs with their jobs, and the VMs of their domains."""
 
 import uuid
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from virtplay.store.models import Job, ReportedRun, Vm
 async def create_run(
     *, token_id: int, run_id: str, playbook: str, run_by: str, **values: Any
 ) -> tuple[Job, ReportedRun]:
-    """Insert a run and its running job, which has `values`; only in a transaction."""
+    """Insert a run and its running job with `values`; call this inside a transaction."""
     now = datetime.now(UTC)
     job = Job(
         status=JobStatus.RUNNING, origin=JobOrigin.SHELL, locks=False, started_at=now, **values
@@ -34,20 +34,20 @@ async def create_run(
 
 
 async def find_run(token_id: int, run_id: str) -> tuple[Job, ReportedRun] | None:
-    """A token's run and its job, if it was reported before."""
+    """Return a token's run and its job, if the run was reported before."""
     run = await ReportedRun.get_or_none(token_id=token_id, run_id=run_id)
     return (await Job.get(id=run.job_id), run) if run else None
 
 
 async def runs_of(jobs: Iterable[Job]) -> dict[int, ReportedRun]:
-    """Job number → its run, for those of the jobs that are reported runs."""
+    """Return job number → run, for the jobs that are reported runs."""
     numbers = [job.id for job in jobs if job.origin == JobOrigin.SHELL]
     runs = await ReportedRun.filter(job_id__in=numbers) if numbers else []
     return {run.job_id: run for run in runs}
 
 
 async def lock_run(job_id: int) -> tuple[Job, ReportedRun]:
-    """The reported run of that number and its job, locked until the transaction ends."""
+    """Return a reported run and its job, whose row is locked until the transaction ends."""
     job = await Job.filter(id=job_id).select_for_update().get()
     return job, await ReportedRun.get(job_id=job_id)
 
@@ -61,14 +61,14 @@ async def save_run(job: Job, run: ReportedRun) -> None:
 
 
 async def save_vms(job: Job, run: ReportedRun) -> None:
-    """Write which VMs a run is about."""
+    """Write the VMs of a run's domains."""
     await job.save(update_fields=["vm_ref"])
     await run.save(update_fields=["vm_refs"])
 
 
 async def silent_jobs(since: datetime) -> list[Job]:
-    """The unfinished jobs whose runs have reported nothing since then."""
-    # Not by origin, whose index SQLite prefers: it has the finished ones, too.
+    """Return the unfinished jobs whose runs have not reported since `since`."""
+    # Not by origin: SQLite would use its index, which has the finished jobs too.
     jobs = await Job.filter(finished_at=None)
     runs = await runs_of(jobs)
     return [job for job in jobs if job.id in runs and runs[job.id].reported_at < since]
@@ -76,23 +76,23 @@ async def silent_jobs(since: datetime) -> list[Job]:
 
 @dataclass(frozen=True)
 class Domain:
-    """A domain as a run knows it."""
+    """A domain as a run names it."""
 
     uuid: str | None = None
     name: str | None = None
-    """libvirt's."""
+    """libvirt's name of the domain."""
     host: str | None = None
 
 
 async def runs_since(moment: datetime) -> list[tuple[Job, ReportedRun]]:
-    """The runs that have named domains, and have reported since then; each with its job."""
+    """Return the runs that named domains and reported since `moment`, each with its job."""
     runs = {run.job_id: run for run in await ReportedRun.filter(reported_at__gte=moment)}
     numbers = [number for number, run in runs.items() if run.domains]
     return [(job, runs[job.id]) for job in await Job.filter(id__in=numbers)] if numbers else []
 
 
 async def find_vms(domains: Sequence[Domain]) -> list[Vm]:
-    """The VMs that a run calls by UUID, or else by a name that exactly one has, in its order."""
+    """Return the VMs of a run's domains in order: by UUID, or else by a name only one VM has."""
     known = await Vm.filter(uuid__in=[uuid.UUID(d.uuid) for d in domains if d.uuid])
     of_uuid = {vm.uuid: vm for vm in known}
     named: dict[str, list[Vm]] = {}
@@ -101,10 +101,10 @@ async def find_vms(domains: Sequence[Domain]) -> list[Vm]:
     found: dict[int, Vm] = {}
     for domain in domains:
         if domain.uuid:
-            its = of_uuid.get(uuid.UUID(domain.uuid))
+            match = of_uuid.get(uuid.UUID(domain.uuid))
         else:
             vms = [vm for vm in named.get(domain.name or "", ()) if domain.host in (None, vm.host)]
-            its = vms[0] if len(vms) == 1 else None
-        if its is not None:
-            found[its.id] = its
+            match = vms[0] if len(vms) == 1 else None
+        if match is not None:
+            found[match.id] = match
     return list(found.values())

@@ -1,7 +1,7 @@
-"""Store: samples of VMs' use, in three resolutions.
+"""Store: samples of VMs' usage, in three resolutions.
 
-Plain tables and SQL, as a sample is a hundred times as frequent as any other row and Tortoise has
-no composite primary keys. Numbers are whole, which SQLite keeps in as few bytes as they need:
+Plain tables and SQL: samples are a hundred times as frequent as other rows, and Tortoise has no
+composite primary keys. All values are integers, which SQLite stores in as few bytes as they need:
 percentages in hundredths, memory in KiB, rates in bytes a second.
 """
 
@@ -16,11 +16,11 @@ from virtplay.store.database import is_sqlite, transaction
 from virtplay.store.models import Vm
 
 CHUNK = 200
-"""VMs worked on in one statement: others wait for the one connection of SQLite meanwhile."""
+"""VMs in one statement; it holds SQLite's only connection, for which others wait."""
 
 
 class Resolution(IntEnum):
-    """Seconds from one sample to the next; RAW is as often as the hosts are observed."""
+    """Seconds between two samples; RAW is one sample for each observation of the host."""
 
     RAW = 0
     FIVE_MINUTES = 300
@@ -36,19 +36,19 @@ TABLES = {
 
 @dataclass(frozen=True)
 class Sample:
-    """What a VM used at one moment, or on average; None where nothing is known."""
+    """The usage of a VM at one moment, or its average over a span; None where unknown."""
 
     at: int
-    """Seconds since the epoch; of an average, the beginning of its span."""
+    """Seconds since the epoch; for an average, the start of its span."""
     cpu: int | None = None
-    """Hundredths of a percent of all its vCPUs."""
+    """Hundredths of a percent of all vCPUs of the VM."""
     memory_used: int | None = None
     """KiB."""
     memory_total: int | None = None
     disk_usage: int | None = None
     """Hundredths of a percent."""
     disk_read: int | None = None
-    """Bytes a second, as are the following."""
+    """Bytes a second, like the fields below."""
     disk_write: int | None = None
     network_rx: int | None = None
     network_tx: int | None = None
@@ -65,7 +65,7 @@ def _marks(count: int) -> list[str]:
 
 
 async def write_samples(samples: Iterable[tuple[int, Sample]]) -> None:
-    """Insert raw samples of VMs by their numbers; a second one of the same moment replaces."""
+    """Insert raw samples as (VM number, sample); replace an earlier one of the same moment."""
     rows: list[list[Any]] = [[vm_id, *astuple(sample)] for vm_id, sample in samples]
     if rows:
         marks = ", ".join(_marks(len(COLUMNS) + 1))
@@ -79,7 +79,7 @@ async def write_samples(samples: Iterable[tuple[int, Sample]]) -> None:
 async def read_samples(
     vm_id: int, resolution: Resolution, since: int, until: int, step: int
 ) -> list[Sample]:
-    """Averages over spans of `step` seconds in [since, until); empty spans are absent."""
+    """Return averages over spans of `step` seconds in [since, until); empty spans are absent."""
     vm, start, end = _marks(3)
     _, rows = await Tortoise.get_connection("default").execute_query(
         f"SELECT s.at - s.at % {step} AS span, {AVERAGES} FROM {TABLES[resolution]} s"  # noqa: S608
@@ -90,7 +90,7 @@ async def read_samples(
 
 
 async def rolled_until(resolution: Resolution) -> int:
-    """Up to when the samples of that resolution were made; 0 before the first time."""
+    """Return the end of the last roll-up into that resolution, in epoch seconds; 0 before it."""
     (mark,) = _marks(1)
     _, rows = await Tortoise.get_connection("default").execute_query(
         f"SELECT until FROM sample_rollup WHERE step = {mark}",  # noqa: S608
@@ -100,9 +100,9 @@ async def rolled_until(resolution: Resolution) -> int:
 
 
 async def roll_up(source: Resolution, target: Resolution, since: int, until: int) -> None:
-    """Average the samples of `source` in [since, until) into those of `target`.
+    """Average the samples of `source` in [since, until) into samples of `target`.
 
-    Repeating it does no harm: it is noted as done only at its end.
+    A repeated roll-up does no harm, so `until` is stored only at the end.
     """
     step = int(target)
     for first, last in await _ranges():
@@ -139,7 +139,7 @@ async def forget_samples(resolution: Resolution, before: int) -> None:
 
 
 async def forget_vm_samples(vm_id: int) -> None:
-    """Delete every sample of one VM; inside the caller's transaction."""
+    """Delete every sample of one VM, inside the caller's transaction."""
     (mark,) = _marks(1)
     for table in TABLES.values():
         await Tortoise.get_connection("default").execute_query(
@@ -149,7 +149,7 @@ async def forget_vm_samples(vm_id: int) -> None:
 
 
 async def _ranges() -> Sequence[tuple[int, int]]:
-    """The VMs' numbers in ranges of about CHUNK VMs each."""
+    """Return ranges (first, last) of VM numbers, with up to CHUNK VMs each."""
     ids = sorted([vm.id for vm in await Vm.all().only("id")])
     return [
         (ids[start], ids[min(start + CHUNK, len(ids)) - 1]) for start in range(0, len(ids), CHUNK)

@@ -12,7 +12,7 @@ from virtplay.store.models import Snapshot, SnapshotSchedule, Vm
 
 
 class Prunable(NamedTuple):
-    """What pruning asks of a snapshot."""
+    """The columns of a snapshot that pruning needs."""
 
     id: int
     vm_id: int
@@ -21,7 +21,7 @@ class Prunable(NamedTuple):
 
 
 async def find_schedule(vm: Vm) -> SnapshotSchedule:
-    """The VM's schedule; ScheduleNotFound."""
+    """Return the VM's schedule; raise ScheduleNotFound."""
     schedule = await SnapshotSchedule.get_or_none(vm_id=vm.id)
     if schedule is None:
         raise ScheduleNotFound(f"cannot find a snapshot schedule of VM {vm.ref}")
@@ -29,7 +29,7 @@ async def find_schedule(vm: Vm) -> SnapshotSchedule:
 
 
 async def save_schedule(vm: Vm, **values: Any) -> SnapshotSchedule:
-    """Make or replace the VM's schedule."""
+    """Create or replace the VM's schedule."""
     schedule = await SnapshotSchedule.get_or_none(vm_id=vm.id) or SnapshotSchedule(vm_id=vm.id)
     for key, value in values.items():
         setattr(schedule, key, value)
@@ -38,18 +38,18 @@ async def save_schedule(vm: Vm, **values: Any) -> SnapshotSchedule:
 
 
 async def delete_schedule(vm: Vm) -> None:
-    """Delete the VM's schedule; ScheduleNotFound."""
+    """Delete the VM's schedule; raise ScheduleNotFound."""
     schedule = await find_schedule(vm)
     await schedule.delete()
 
 
 async def due_schedules(now: datetime) -> list[SnapshotSchedule]:
-    """The enabled schedules whose turn has come."""
+    """Return the enabled schedules whose next turn is due."""
     return await SnapshotSchedule.filter(enabled=True, next_at__lte=now).order_by("next_at")
 
 
 async def claim_turn(schedule: SnapshotSchedule, following: datetime | None) -> bool:
-    """Take the turn that has come: True for the one service that moves it on, once."""
+    """Set a due schedule's next turn; return True to only one of several services."""
     count = await SnapshotSchedule.filter(id=schedule.id, next_at=schedule.next_at).update(
         next_at=following
     )
@@ -57,23 +57,23 @@ async def claim_turn(schedule: SnapshotSchedule, following: datetime | None) -> 
 
 
 async def note_turn(schedule: SnapshotSchedule, **values: Any) -> None:
-    """Write what became of a turn; a schedule that is gone meanwhile is let go."""
+    """Write the outcome of a turn, unless the schedule was deleted meanwhile."""
     await SnapshotSchedule.filter(id=schedule.id).update(**values)
 
 
 async def list_schedules() -> list[SnapshotSchedule]:
-    """Every enabled schedule."""
+    """Return every enabled schedule."""
     return await SnapshotSchedule.filter(enabled=True).order_by("id")
 
 
 async def scheduled_snapshots() -> list[Prunable]:
-    """All snapshots that schedules made, the oldest first."""
+    """Return all snapshots that schedules created, the oldest first."""
     rows = Snapshot.filter(origin=SnapshotOrigin.SCHEDULE, status=SnapshotStatus.READY)
     return await _prunable(rows.order_by("created_at", "id"))
 
 
 async def expired_snapshots(now: datetime) -> list[Prunable]:
-    """Snapshots whose time is over, the oldest first."""
+    """Return the snapshots that have expired, the oldest first."""
     rows = Snapshot.filter(
         expires_at__lte=now, status__in=(SnapshotStatus.READY, SnapshotStatus.ERROR)
     )
@@ -81,9 +81,9 @@ async def expired_snapshots(now: datetime) -> list[Prunable]:
 
 
 async def guards_before(moment: datetime) -> list[Prunable]:
-    """Guards of this service's restores that were taken before it, the oldest first.
+    """Return the guards that this service created before `moment`, the oldest first.
 
-    Those have their id as libvirt's name; one of a restore by hand has another.
+    Their libvirt name is their id; the guard of a restore from a shell has another name.
     """
     rows = Snapshot.filter(
         **{"origin": SnapshotOrigin.GUARD, "status": SnapshotStatus.READY, "expires_at": None},
@@ -94,20 +94,20 @@ async def guards_before(moment: datetime) -> list[Prunable]:
 
 
 async def _prunable(rows: QuerySet[Snapshot]) -> list[Prunable]:
-    # No model of each: there may be tens of thousands, every few seconds.
+    # Tuples, not models: there may be tens of thousands, every few seconds.
     return [Prunable(*row) for row in await rows.values_list(*Prunable._fields)]
 
 
 async def snapshot_to_prune(prunable: Prunable) -> Snapshot | None:
-    """Its row, if it is there still."""
+    """Return the row of a snapshot to prune, if it still exists."""
     return await Snapshot.get_or_none(id=prunable.id)
 
 
 async def vm_of(row: SnapshotSchedule | Snapshot) -> Vm | None:
-    """The VM that a schedule or snapshot belongs to, if it is there still."""
+    """Return the VM that a schedule or snapshot belongs to, if it still exists."""
     return await Vm.get_or_none(id=row.vm_id)
 
 
 async def put_off(snapshot: Snapshot, until: datetime) -> None:
-    """Leave a snapshot that could not be deleted alone for a while."""
+    """Exclude a snapshot that could not be deleted from pruning until then."""
     await Snapshot.filter(id=snapshot.id).update(prune_after=until)

@@ -20,16 +20,16 @@ log = logging.getLogger("virtplay.store.snapshots")
 
 
 def snapshot_ref(number: int) -> str:
-    """The public id of a snapshot, snap-001."""
+    """Return the public id of a snapshot, such as snap-001."""
     return f"snap-{number:03d}"
 
 
 async def create_snapshot(
     vm: Vm, number: int | None = None, name: str | None = None, **values: Any
 ) -> Snapshot:
-    """Insert a snapshot with the next public id, or with `number` if its host's name has it.
+    """Insert a snapshot with the next public id, or with `number` from its name on the host.
 
-    `name` is libvirt's name of one that is there already; a new one gets its id as its name.
+    `name` is libvirt's name of a snapshot that exists; a new snapshot's name is its id.
     """
     if number is not None:
         values["id"] = number
@@ -38,7 +38,7 @@ async def create_snapshot(
         await snapshot.save(force_create=True)
         if name or not await Snapshot.exists(vm_id=vm.id, name=snapshot_ref(snapshot.id)):
             break
-        await snapshot.delete()  # someone has made one of this name with virsh: the next number
+        await snapshot.delete()  # virsh has created one of this name: use the next number
     if number is not None and not is_sqlite():
         await Tortoise.get_connection("default").execute_query(
             "SELECT setval(pg_get_serial_sequence('snapshot', 'id'),"
@@ -51,7 +51,7 @@ async def create_snapshot(
 
 
 async def save_snapshot(snapshot: Snapshot, **values: Any) -> None:
-    """Write what differs."""
+    """Write the values that differ from the row's."""
     changed = {key: value for key, value in values.items() if getattr(snapshot, key) != value}
     for key, value in changed.items():
         setattr(snapshot, key, value)
@@ -60,7 +60,7 @@ async def save_snapshot(snapshot: Snapshot, **values: Any) -> None:
 
 
 async def find_snapshot(vm: Vm, ref: str) -> Snapshot:
-    """The snapshot of `vm` with public id `ref`; SnapshotNotFound."""
+    """Return the snapshot of `vm` with public id `ref`; raise SnapshotNotFound."""
     snapshot = await Snapshot.get_or_none(vm_id=vm.id, ref=ref) if REF.fullmatch(ref) else None
     if snapshot is None:
         raise SnapshotNotFound(f"cannot find snapshot {ref[:64]} of VM {vm.ref}")
@@ -68,7 +68,7 @@ async def find_snapshot(vm: Vm, ref: str) -> Snapshot:
 
 
 async def snapshot_of_job(vm: Vm, ref: str | None) -> Snapshot | None:
-    """The snapshot that a job of `vm` is about, if it is there still."""
+    """Return the snapshot of a job of `vm`, if it still exists."""
     return await Snapshot.get_or_none(vm_id=vm.id, ref=ref) if ref else None
 
 
@@ -78,19 +78,19 @@ async def delete_snapshot(snapshot: Snapshot) -> None:
 
 
 async def delete_guard(vm: Vm) -> None:
-    """Delete the row of a guard whose restore did not get to its end."""
+    """Delete the row of a guard whose restore did not succeed."""
     await Snapshot.filter(
         vm_id=vm.id, origin=SnapshotOrigin.GUARD, status=SnapshotStatus.CREATING
     ).delete()
 
 
 async def list_snapshots(vm: Vm) -> list[Snapshot]:
-    """The VM's snapshots, the oldest first."""
+    """Return the VM's snapshots, the oldest first."""
     return await Snapshot.filter(vm_id=vm.id).order_by("created_at", "id")
 
 
 async def snapshots_of(vm_ids: Iterable[int]) -> dict[int, list[Snapshot]]:
-    """VM number → the rows of its snapshots; a VM without any is absent."""
+    """Return VM number → rows of its snapshots; a VM without snapshots is absent."""
     found: dict[int, list[Snapshot]] = {}
     for row in await Snapshot.filter(vm_id__in=list(vm_ids)):
         found.setdefault(row.vm_id, []).append(row)
@@ -100,17 +100,17 @@ async def snapshots_of(vm_ids: Iterable[int]) -> dict[int, list[Snapshot]]:
 async def follow_snapshots(
     vm: Vm, entries: Iterable[Mapping[str, Any]], rows: Iterable[Snapshot]
 ) -> None:
-    """Make `rows`, all of an idle VM's snapshots, what its host shows of them.
+    """Update `rows`, all snapshots of an idle VM, to the entries that its host reports.
 
-    One that could not be made, and so never was on the host, stays until it is deleted.
+    A snapshot that could not be created has no entry; its row stays until it is deleted.
     """
     known = {row.name: row for row in rows}
     for entry in entries:
         name = str(entry["name"])
         if len(name) > NAME_MAX:
-            log.warning("VM %s has a snapshot whose name is too long to show", vm.ref)
+            log.warning("VM %s: skipped a snapshot with an overlong name", vm.ref)
             continue
-        values = _seen_values(entry)
+        values = _observed_values(entry)
         row = known.pop(name, None)
         if row is None:
             number = await _free_number(entry)
@@ -124,7 +124,7 @@ async def follow_snapshots(
 
 
 async def _free_number(entry: Mapping[str, Any]) -> int | None:
-    """The number in the name of a snapshot of ours (snap-007 → 7) that an earlier database knew."""
+    """Return the number in a name of ours (snap-007 → 7), if no row has that number."""
     match = REF.fullmatch(str(entry["name"]))
     if match is None or entry.get("origin") == SnapshotOrigin.FOUND:
         return None
@@ -132,8 +132,8 @@ async def _free_number(entry: Mapping[str, Any]) -> int | None:
     return None if not number or await Snapshot.exists(id=number) else number
 
 
-def _seen_values(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of a snapshot that its host's entry gives."""
+def _observed_values(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of a snapshot from its host's entry."""
     values = {
         "title": str(entry.get("title") or entry["name"])[:NAME_MAX],
         "description": entry.get("description") or "",
@@ -157,7 +157,7 @@ def _origin(text: str | None) -> SnapshotOrigin:
 
 
 def _time(text: str | None) -> datetime | None:
-    """The moment in a host's text; None for one that is none, as anybody may edit it there."""
+    """Read a time in a host's text; None if invalid, as users can edit it on the host."""
     try:
         return datetime.fromisoformat(text).astimezone(UTC) if text else None
     except (ValueError, OverflowError):

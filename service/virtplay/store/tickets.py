@@ -1,4 +1,4 @@
-"""Store: console tickets, of which only the SHA-256 is kept."""
+"""Store: console tickets, of which only the SHA-256 is stored."""
 
 import secrets
 from datetime import UTC, datetime, timedelta
@@ -12,7 +12,7 @@ VALID = timedelta(seconds=40)
 async def create_ticket(
     vm_id: int, token_id: int, kind: str, port: int | None
 ) -> tuple[str, datetime]:
-    """Make a ticket of 256 random bits for one console stream: its text, and when it expires."""
+    """Create a ticket of 256 random bits for one console stream; return its text and expiry."""
     text = secrets.token_urlsafe(32)
     expires_at = datetime.now(UTC) + VALID
     ticket = ConsoleTicket(
@@ -28,14 +28,14 @@ async def create_ticket(
 
 
 async def find_ticket(text: str, vm_id: int) -> ConsoleTicket | None:
-    """The unused ticket of that VM with that text, while it is valid."""
+    """Return the VM's ticket with that text, if it is unused and has not expired."""
     return await ConsoleTicket.get_or_none(
         digest=digest_of(text), vm_id=vm_id, used_at=None, expires_at__gt=datetime.now(UTC)
     )
 
 
 async def use_ticket(ticket: ConsoleTicket) -> bool:
-    """Mark a ticket used; False when somebody else has used it, or it has just expired."""
+    """Mark a ticket as used; return False if it was used already or has just expired."""
     now = datetime.now(UTC)
     return bool(
         await ConsoleTicket.filter(id=ticket.id, used_at=None, expires_at__gt=now).update(
@@ -45,5 +45,5 @@ async def use_ticket(ticket: ConsoleTicket) -> bool:
 
 
 async def forget_tickets() -> None:
-    """Remove the tickets that can open nothing any more."""
+    """Delete the expired tickets."""
     await ConsoleTicket.filter(expires_at__lte=datetime.now(UTC)).delete()

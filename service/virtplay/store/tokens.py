@@ -1,4 +1,4 @@
-"""Store: API tokens, of which only the SHA-256 is kept."""
+"""Store: API tokens, of which only the SHA-256 is stored."""
 
 import hashlib
 import hmac
@@ -15,25 +15,25 @@ USED_EVERY = timedelta(minutes=1)
 
 
 def digest_of(text: str) -> str:
-    """SHA-256 of a token, in hex."""
-    # A header may hold any bytes, which arrive as surrogates.
+    """Return the SHA-256 of a token in hex."""
+    # A header may contain any bytes; invalid UTF-8 arrives as surrogates.
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 async def create_token(
     name: str, role: str, expires_at: datetime | None = None, text: str | None = None
 ) -> str:
-    """Make a token of 256 random bits (or of the given text) and return it: it is shown once."""
+    """Create a token of 256 random bits, or with the given text; return its text."""
     text = text or secrets.token_urlsafe(32)
     try:
         await Token(name=name, digest=digest_of(text), role=role, expires_at=expires_at).save()
     except IntegrityError as error:
-        raise ValidationFailed(f"cannot create token {name}: there is one of that name") from error
+        raise ValidationFailed(f"cannot create token {name}: the name is in use") from error
     return text
 
 
 async def check_token(text: str) -> Token | None:
-    """The valid token with that text, or None; notes its use (at most once a minute)."""
+    """Return the valid token with that text, or None; write its last use once a minute."""
     digest = digest_of(text)
     token = await Token.get_or_none(digest=digest)
     now = datetime.now(UTC)
@@ -47,24 +47,24 @@ async def check_token(text: str) -> Token | None:
 
 
 async def valid_tokens(ids: Collection[int]) -> set[int]:
-    """Those of the tokens that are neither revoked nor expired; one query."""
+    """Return the ids of the tokens that are neither revoked nor expired, with one query."""
     rows = await Token.filter(id__in=list(ids), revoked_at=None).values_list("id", "expires_at")
     now = datetime.now(UTC)
     return {id for id, expires_at in rows if expires_at is None or expires_at > now}
 
 
 async def list_tokens() -> list[Token]:
-    """Every token, the oldest first."""
+    """Return every token, the oldest first."""
     return await Token.all().order_by("id")
 
 
 async def count_tokens() -> int:
-    """How many tokens were ever made."""
+    """Return the number of all tokens, including revoked ones."""
     return await Token.all().count()
 
 
 async def revoke_token(name: str) -> None:
-    """Revoke the token of that name; ValidationFailed when there is none."""
+    """Revoke the token of that name; raise ValidationFailed if there is no valid one."""
     count = await Token.filter(name=name, revoked_at=None).update(revoked_at=datetime.now(UTC))
     if not count:
-        raise ValidationFailed(f"cannot revoke token {name}: there is no valid token of that name")
+        raise ValidationFailed(f"cannot revoke token {name}: no valid token has that name")

@@ -36,23 +36,23 @@ SORTS = {
 
 @dataclass(frozen=True)
 class Promised:
-    """What the VMs of one host were promised: vCPUs, MiB, and bytes their disks may still grow."""
+    """What the VMs of a host were promised: vCPUs, MiB, and the bytes that disks may still grow."""
 
     cpu: int = 0
     memory: int = 0
     disk: int = 0
     gib: int = 0
-    """GiB of their disks in full."""
+    """GiB of all disks at full size."""
     vms: int = 0
 
 
 def vm_ref(number: int) -> str:
-    """The public id of a VM, vm-001."""
+    """Return the public id of a VM, such as vm-001."""
     return f"vm-{number:03d}"
 
 
 def index_texts(vm: Vm) -> None:
-    """Refresh the columns that search and label filters read."""
+    """Update the columns that searches and label filters read."""
     vm.search_text = "\n".join(
         part for part in (vm.ref, vm.name, vm.os, vm.ip, *(a["ip"] for a in vm.addresses)) if part
     ).casefold()
@@ -60,7 +60,7 @@ def index_texts(vm: Vm) -> None:
 
 
 async def create_vm(number: int | None = None, **values: Any) -> Vm:
-    """Insert a VM with the next public id, or with `number` if a host's metadata names it."""
+    """Insert a VM with the next public id, or with `number` from its metadata on the host."""
     if number is not None:
         values["id"] = number
     vm = Vm(**values)
@@ -77,7 +77,7 @@ async def create_vm(number: int | None = None, **values: Any) -> Vm:
 
 
 async def save_vm(vm: Vm, **values: Any) -> bool:
-    """Write what differs; `updated_at` moves when anything did. True if anything did."""
+    """Write the values that differ, and `updated_at`; return False if none differs."""
     changed = {key: value for key, value in values.items() if getattr(vm, key) != value}
     if not changed:
         return False
@@ -90,18 +90,18 @@ async def save_vm(vm: Vm, **values: Any) -> bool:
 
 
 async def mark_observed(vm_ids: Iterable[int], now: datetime) -> None:
-    """Note that an observation which has just been read has shown the VMs."""
+    """Record that an observation has shown the VMs."""
     await Vm.filter(id__in=list(vm_ids)).update(observed_at=now, missed=0)
 
 
 async def mark_missed(vm: Vm) -> None:
-    """Note that one more observation of its host in a row has not shown the VM: `vm.missed`."""
+    """Count one more successive observation of its host that has not shown the VM."""
     vm.missed += 1
     await vm.save(update_fields=["missed"])
 
 
 async def mark_unreachable(host: str) -> None:
-    """Make the VMs of a host that cannot be observed unreachable, unless a job holds them."""
+    """Mark the VMs of a host that cannot be observed unreachable, unless a job holds them."""
     await _mark_unreachable(await _reachable_vms().filter(host=host))
 
 
@@ -117,7 +117,7 @@ def _reachable_vms() -> QuerySet[Vm]:
 
 
 async def delete_vm(vm: Vm) -> None:
-    """Delete a VM's row and all that belongs to it; jobs and audit rows stay."""
+    """Delete the rows of a VM; its jobs and audit rows are kept."""
     for model in (Snapshot, SnapshotSchedule, ConsoleTicket):
         await model.filter(vm_id=vm.id).delete()
     await forget_vm_samples(vm.id)
@@ -125,11 +125,11 @@ async def delete_vm(vm: Vm) -> None:
 
 
 async def find_vm(ref: str, *, lock: bool = False) -> Vm:
-    """The VM with public id `ref`, its row locked if asked; VmNotFound."""
+    """Return the VM with public id `ref`, with its row locked if `lock`; raise VmNotFound."""
     rows: QuerySet[Vm] = Vm.filter(ref=ref)
     if lock:
         rows = rows.select_for_update()
-    # Tortoise 1.1 raises when a text is longer than its column, also in a filter.
+    # Tortoise 1.1 raises when a text is longer than its column, even in a filter.
     vm = await rows.first() if REF.fullmatch(ref) else None
     if vm is None:
         raise VmNotFound(f"cannot find VM {ref[:64]}")
@@ -137,24 +137,24 @@ async def find_vm(ref: str, *, lock: bool = False) -> Vm:
 
 
 async def lock_vm(vm_id: int | None) -> Vm | None:
-    """The VM with that number, its row locked until the transaction ends, if there is one."""
+    """Return the VM with that number, if any, with its row locked until the transaction ends."""
     return await Vm.filter(id=vm_id).select_for_update().first()
 
 
 async def vms_on_host(host: str) -> list[Vm]:
-    """The VMs of a host, each with its id, uuid, ref, name, template and os alone."""
+    """Return the VMs of a host, each with only its id, uuid, ref, name, template and os."""
     return await Vm.filter(host=host).only("id", "uuid", "ref", "name", "template", "os")
 
 
 async def vm_with_mac(host: str, mac: str) -> Vm | None:
-    """A VM of that host whose network card has that MAC address, if there is one."""
-    # In Python: JSON filters raise on SQLite.
+    """Return a VM of that host whose network card has that MAC address, if any."""
+    # Filtered in Python, as JSON filters raise on SQLite.
     vms = await Vm.filter(host=host).only("ref", "network")
     return next((vm for vm in vms if vm.network.get("mac") == mac), None)
 
 
 async def generations() -> dict[uuid.UUID, int]:
-    """The UUID of every VM → its generation now."""
+    """Return UUID → current generation of every VM."""
     rows = await Vm.all().only("uuid", "generation")
     return {vm.uuid: vm.generation for vm in rows}
 
@@ -169,7 +169,7 @@ async def page_vms(
     label: str | None = None,
     sort: str = "id",
 ) -> tuple[list[Vm], int]:
-    """One page of VMs and how many there are in all."""
+    """Return one page of VMs, and the number of all matching VMs."""
     rows = Vm.all()
     if status is not None:
         rows = rows.filter(status=status)
@@ -188,9 +188,9 @@ async def page_vms(
 
 
 async def vms_reported_or_expected(host: str, domains: Iterable[Mapping[str, Any]]) -> list[Vm]:
-    """The VMs that `host` shows (by UUID, wherever they were before) or ought to have.
+    """Return the VMs of the reported domains, by UUID, and those that the rows place on `host`.
 
-    Their rows are locked: a request that was accepted meanwhile must not lose what it wrote.
+    Their rows are locked, so that no concurrent request loses what it has written.
     """
     identities = [uuid.UUID(domain["uuid"]) for domain in domains]
     rows = Vm.filter(Q(host=host) | Q(uuid__in=identities)) if identities else Vm.filter(host=host)
@@ -198,10 +198,10 @@ async def vms_reported_or_expected(host: str, domains: Iterable[Mapping[str, Any
 
 
 async def promised_by_host(without: int | None = None) -> dict[str, Promised]:
-    """Host name → what its VMs were promised, leaving out VM number `without`.
+    """Return host name → what its VMs were promised, without VM number `without`.
 
-    A VM counts from its request on, and what an unfinished update asks for counts as given; one
-    whose creation failed counts no more.
+    A VM counts from its request on, with the values that an unfinished update requests; a VM
+    whose creation failed does not count.
     """
     growing = {
         job.vm_id: from_variables(job.variables)
@@ -215,11 +215,11 @@ async def promised_by_host(without: int | None = None) -> dict[str, Promised]:
         if number == without or not (provisioned or status == VmStatus.CREATING):
             continue
         so_far = found.get(host, Promised())
-        wanted = growing.get(number, {})
-        gib = max(disk, wanted.get("disk", 0))
+        requested = growing.get(number, {})
+        gib = max(disk, requested.get("disk", 0))
         found[host] = Promised(
-            so_far.cpu + max(cpu, wanted.get("cpu", 0)),
-            so_far.memory + max(memory, wanted.get("memory", 0)),
+            so_far.cpu + max(cpu, requested.get("cpu", 0)),
+            so_far.memory + max(memory, requested.get("memory", 0)),
             so_far.disk + max(0, gib * GIB - allocation),
             so_far.gib + gib,
             so_far.vms + 1,
@@ -228,9 +228,9 @@ async def promised_by_host(without: int | None = None) -> dict[str, Promised]:
 
 
 async def sync_hosts(names: set[str]) -> None:
-    """Make the host table follow the inventory.
+    """Update the host table to the inventory.
 
-    Nothing is known any more of the VMs of a host that left it: they are unreachable.
+    The VMs of a host that left the inventory become unreachable.
     """
     known = {host.name: host for host in await Host.all()}
     for name in names - known.keys():
@@ -243,12 +243,12 @@ async def sync_hosts(names: set[str]) -> None:
 
 
 async def list_hosts() -> list[Host]:
-    """The hosts of the inventory, by name."""
+    """Return the hosts of the inventory, by name."""
     return await Host.filter(in_inventory=True).order_by("name")
 
 
 async def find_host(name: str) -> Host:
-    """The host of the inventory with that name; HostNotFound."""
+    """Return the host of the inventory with that name; raise HostNotFound."""
     host = await Host.get_or_none(name=name, in_inventory=True) if len(name) <= 255 else None
     if host is None:
         raise HostNotFound(f"cannot find host {name[:255]}: the inventory has no such hypervisor")
@@ -256,19 +256,19 @@ async def find_host(name: str) -> Host:
 
 
 async def knows_host(name: str) -> bool:
-    """Whether the inventory has a hypervisor of that name."""
+    """Return whether the inventory has a hypervisor of that name."""
     return await Host.exists(name=name, in_inventory=True)
 
 
 async def save_host(host: Host, status: HostStatus, message: str, **values: Any) -> None:
-    """Write a host's state after an observation."""
+    """Write a host's status after an observation."""
     for key, value in {"status": status, "message": message[:2000], **values}.items():
         setattr(host, key, value)
     await host.save(update_fields=["status", "message", *values])
 
 
 async def free_number(metadata: Mapping[str, Any]) -> int | None:
-    """The number in a domain's metadata id (vm-007 → 7), if it is one of ours and no VM has it."""
+    """Return the number in a domain's metadata id (vm-007 → 7), if it is ours and unused."""
     match = REF.fullmatch(str(metadata.get("id") or ""))
     if match is None or await Vm.exists(id=int(match[1])):
         return None

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from virtplay.metrics.rates import (
     Counters,
-    Use,
+    Usage,
     disk_usage,
     measure,
     memory_of,
@@ -88,7 +88,7 @@ def test_rate_of_what_is_not_known(before: int | None, after: int | None) -> Non
 
 def test_first_observation_has_no_rates() -> None:
     use = measure(None, BEFORE, DOMAIN)
-    assert use == Use(memory_used=100 * 1024**2, memory_total=512 * 1024**2, disk_usage=25.0)
+    assert use == Usage(memory_used=100 * 1024**2, memory_total=512 * 1024**2, disk_usage=25.0)
 
 
 def test_memory_without_balloon_statistics_is_not_known() -> None:

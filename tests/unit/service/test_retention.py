@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from virtplay.snapshots.retention import Keep, choose_expendable, next_turn, read_timezone
+from virtplay.snapshots.retention import Retention, choose_expendable, next_turn, read_timezone
 
 BERLIN = ZoneInfo("Europe/Berlin")
 """Summer time ends on 25 October 2026 at 01:00 UTC and begins on 29 March 2026 at 01:00 UTC."""
@@ -16,7 +16,7 @@ def at(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def kept(moments: Sequence[str], keep: Keep, zone: str = "UTC") -> list[str]:
+def kept(moments: Sequence[str], keep: Retention, zone: str = "UTC") -> list[str]:
     """Those of the moments that stay, in their order."""
     items = [at(moment) for moment in moments]
     gone = choose_expendable(items, lambda item: item, keep, ZoneInfo(zone))
@@ -33,76 +33,79 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
 def test_nothing_of_nothing_goes() -> None:
-    assert choose_expendable([], lambda item: item, Keep(1, 1, 1, 1), ZoneInfo("UTC")) == []
+    assert choose_expendable([], lambda item: item, Retention(1, 1, 1, 1), ZoneInfo("UTC")) == []
 
 
-@pytest.mark.parametrize("keep", [Keep(hourly=5), Keep(daily=5), Keep(1, 2, 3, 4)])
-def test_fewer_than_are_kept_all_stay(keep: Keep) -> None:
+@pytest.mark.parametrize("keep", [Retention(hourly=5), Retention(daily=5), Retention(1, 2, 3, 4)])
+def test_fewer_than_are_kept_all_stay(keep: Retention) -> None:
     moments = series("2026-11-22 10:00", 32 * DAY, 4)
-    assert kept(moments, Keep(4, 4, 4, 4)) == moments
+    assert kept(moments, Retention(4, 4, 4, 4)) == moments
     assert len(kept(moments, keep)) >= 4 - (keep.hourly == 1)
 
 
 @pytest.mark.parametrize(
     ("keep", "stay"),
     [
-        (Keep(hourly=1), ["2026-11-30 23:00"]),
-        (Keep(hourly=3), ["2026-11-30 21:00", "2026-11-30 22:00", "2026-11-30 23:00"]),
-        (Keep(daily=2), ["2026-11-29 23:00", "2026-11-30 23:00"]),
-        (Keep(weekly=3), ["2026-11-22 23:00", "2026-11-29 23:00", "2026-11-30 23:00"]),
-        (Keep(monthly=2), ["2026-10-31 23:00", "2026-11-30 23:00"]),
+        (Retention(hourly=1), ["2026-11-30 23:00"]),
+        (Retention(hourly=3), ["2026-11-30 21:00", "2026-11-30 22:00", "2026-11-30 23:00"]),
+        (Retention(daily=2), ["2026-11-29 23:00", "2026-11-30 23:00"]),
+        (Retention(weekly=3), ["2026-11-22 23:00", "2026-11-29 23:00", "2026-11-30 23:00"]),
+        (Retention(monthly=2), ["2026-10-31 23:00", "2026-11-30 23:00"]),
         (
-            Keep(hourly=2, daily=2, weekly=2, monthly=2),
+            Retention(hourly=2, daily=2, weekly=2, monthly=2),
             ["2026-10-31 23:00", "2026-11-29 23:00", "2026-11-30 22:00", "2026-11-30 23:00"],
         ),
     ],
 )  # fmt: skip
-def test_the_last_of_each_period_stays(keep: Keep, stay: list[str]) -> None:
+def test_the_last_of_each_period_stays(keep: Retention, stay: list[str]) -> None:
     assert kept(series("2026-10-01 00:00", HOUR, 24 * 61), keep) == stay
 
 
 def test_of_many_in_one_period_the_newest_stays() -> None:
     moments = series("2026-11-22 10:00", timedelta(minutes=10), 6)
-    assert kept(moments, Keep(hourly=3)) == moments[-1:]
+    assert kept(moments, Retention(hourly=3)) == moments[-1:]
 
 
 def test_only_periods_that_have_one_count() -> None:
     # A VM that was off for a year keeps what it has.
     moments = ["2024-01-01 00:00", "2024-06-01 00:00", "2025-01-01 00:00", "2026-11-22 00:00"]
-    assert kept(moments, Keep(daily=3)) == moments[1:]
-    assert kept(moments, Keep(monthly=3)) == moments[1:]
+    assert kept(moments, Retention(daily=3)) == moments[1:]
+    assert kept(moments, Retention(monthly=3)) == moments[1:]
 
 
 def test_their_order_does_not_matter() -> None:
     moments = series("2026-11-22 00:00", HOUR, 30)
-    assert sorted(kept(moments[::-1], Keep(hourly=2))) == moments[-2:]
+    assert sorted(kept(moments[::-1], Retention(hourly=2))) == moments[-2:]
 
 
 def test_days_are_those_of_the_time_zone() -> None:
     moments = ["2026-11-21 15:30", "2026-11-21 16:30", "2026-11-22 15:30"]
     # In Shanghai: 21st 23:30, 22nd 00:30, 22nd 23:30.
-    assert kept(moments, Keep(daily=2), "Asia/Shanghai") == ["2026-11-21 15:30", "2026-11-22 15:30"]
-    assert kept(moments, Keep(daily=2)) == ["2026-11-21 16:30", "2026-11-22 15:30"]
+    assert kept(moments, Retention(daily=2), "Asia/Shanghai") == [
+        "2026-11-21 15:30",
+        "2026-11-22 15:30",
+    ]
+    assert kept(moments, Retention(daily=2)) == ["2026-11-21 16:30", "2026-11-22 15:30"]
 
 
 def test_the_hour_that_comes_twice_is_two_hours() -> None:
     # 01:30 summer time, 02:30 summer time, 02:30 winter time, 03:30.
     moments = ["2026-10-24 23:30", "2026-10-25 00:30", "2026-10-25 01:30", "2026-10-25 02:30"]
-    assert kept(moments, Keep(hourly=4), "Europe/Berlin") == moments
-    assert kept(moments, Keep(daily=1), "Europe/Berlin") == moments[-1:]
+    assert kept(moments, Retention(hourly=4), "Europe/Berlin") == moments
+    assert kept(moments, Retention(daily=1), "Europe/Berlin") == moments[-1:]
 
 
 def test_the_hour_that_is_left_out_is_none() -> None:
     moments = ["2026-03-29 00:30", "2026-03-29 01:30", "2026-03-29 02:30"]
-    assert kept(moments, Keep(hourly=3), "Europe/Berlin") == moments
-    assert kept(moments, Keep(hourly=2), "Europe/Berlin") == moments[1:]
+    assert kept(moments, Retention(hourly=3), "Europe/Berlin") == moments
+    assert kept(moments, Retention(hourly=2), "Europe/Berlin") == moments[1:]
 
 
 def test_weeks_at_the_end_of_a_year_are_iso_weeks() -> None:
     # 28 December 2026 to 3 January 2027 is one week, 2026-W53.
     moments = ["2026-12-27 12:00", "2026-12-28 12:00", "2026-12-31 12:00", "2027-01-03 12:00"]
-    assert kept(moments, Keep(weekly=2)) == ["2026-12-27 12:00", "2027-01-03 12:00"]
-    assert kept([*moments, "2027-01-04 12:00"], Keep(weekly=2)) == [
+    assert kept(moments, Retention(weekly=2)) == ["2026-12-27 12:00", "2027-01-03 12:00"]
+    assert kept([*moments, "2027-01-04 12:00"], Retention(weekly=2)) == [
         "2027-01-03 12:00", "2027-01-04 12:00",
     ]  # fmt: skip
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from virtplay.api.schemas.snapshots import RestoreBody, ScheduleBody, SnapshotCreate
-from virtplay.snapshots.retention import Keep
+from virtplay.snapshots.retention import Retention
 
 from tests.unit.service.test_schemas import faults, read
 
@@ -93,10 +93,14 @@ def test_unknown_fields_are_refused() -> None:
 
 def test_a_schedule() -> None:
     made = read(ScheduleBody, SCHEDULE)
-    assert (made.timezone, made.enabled, made.keep.as_keep()) == ("UTC", True, Keep(daily=7))
+    assert (made.timezone, made.enabled, made.keep.as_retention()) == (
+        "UTC",
+        True,
+        Retention(daily=7),
+    )
     keep = {"hourly": 24, "daily": 7, "weekly": 4, "monthly": 1000}
     made = read(ScheduleBody, {"cron": ["0 * * * *"] * 8, "keep": keep, "timezone": "Asia/Tokyo"})
-    assert made.keep.as_keep() == Keep(24, 7, 4, 1000)
+    assert made.keep.as_retention() == Retention(24, 7, 4, 1000)
 
 
 @pytest.mark.parametrize(

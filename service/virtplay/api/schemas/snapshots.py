@@ -13,7 +13,7 @@ from pydantic import (
 )
 
 from virtplay.api.schemas.fields import Description, Name, Strict
-from virtplay.snapshots.retention import Keep, next_turn, read_timezone
+from virtplay.snapshots.retention import Retention, next_turn, read_timezone
 from virtplay.states import SnapshotOrigin, SnapshotStatus
 
 EXPIRES_LATEST = datetime(9000, 1, 1, tzinfo=UTC)
@@ -68,9 +68,9 @@ class KeepBody(Strict):
             raise ValueError("must keep at least one")
         return self
 
-    def as_keep(self) -> Keep:
+    def as_retention(self) -> Retention:
         """Return the retention."""
-        return Keep(self.hourly, self.daily, self.weekly, self.monthly)
+        return Retention(self.hourly, self.daily, self.weekly, self.monthly)
 
 
 CronText = Annotated[str, Field(max_length=256, examples=["0 3 * * *"])]

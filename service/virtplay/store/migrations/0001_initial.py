@@ -1,4 +1,4 @@
-"""Store: the first schema, as Tortoise drew it from the models."""
+"""Store: the first schema, as Tortoise generated it from the models."""
 
 import functools
 from json import dumps, loads

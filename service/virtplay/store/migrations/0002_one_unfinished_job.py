@@ -1,6 +1,6 @@
-"""Store: the lock of a VM is its one unfinished job.
+"""Store: adds the lock of a VM, an index that allows it only one unfinished job.
 
-Written as SQL: Tortoise 1.1 silently drops the constraints of a new model's Meta:
+In SQL, as Tortoise 1.1 silently drops the constraints of a new model's Meta:
 https://github.com/tortoise/tortoise-orm/issues/2272
 """
 
@@ -9,7 +9,7 @@ from tortoise.migrations import operations as ops
 
 
 class Migration(migrations.Migration):
-    """One unfinished job a VM, and at most one start that waits behind its creation."""
+    """Allow one unfinished job for each VM, and one start that waits for its creation."""
 
     dependencies = [("virtplay", "0001_initial")]
 

@@ -1,4 +1,4 @@
-"""Store: snapshots, their schedules, tickets of consoles, and jobs that hold no VM."""
+"""Store: adds snapshots, their schedules, console tickets, and jobs that hold no VM."""
 
 import functools
 from json import dumps, loads
@@ -16,7 +16,7 @@ compact = functools.partial(dumps, separators=(",", ":"))
 class AddLocks(ops.AddField):
     """Adds job.locks with its default in the database.
 
-    Tortoise 1.1 adds a column without, which SQLite refuses as soon as the table has rows.
+    Tortoise 1.1 adds a column without its default, which SQLite refuses if the table has rows.
     """
 
     async def database_forward(
@@ -26,13 +26,13 @@ class AddLocks(ops.AddField):
         new_state: State,
         state_editor: BaseSchemaEditor | None = None,
     ) -> None:
-        """Add the column; earlier jobs, and those that an earlier release still makes, lock."""
+        """Add the column; existing jobs, and new ones of an earlier release, hold their VM."""
         column = ops.RunSQL("ALTER TABLE job ADD COLUMN locks BOOL NOT NULL DEFAULT TRUE")
         await column.database_forward(app_label, old_state, new_state, state_editor)
 
 
 class Migration(migrations.Migration):
-    """Tables for snapshots and consoles; a console's job leaves its VM to others."""
+    """Add the tables of snapshots and consoles; the job that opens a console holds no VM."""
 
     dependencies = [("virtplay", "0002_one_unfinished_job")]
 

@@ -1,4 +1,4 @@
-"""Store: samples of VMs' use, in three resolutions."""
+"""Store: adds samples of VMs' usage, in three resolutions."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ VALUES = (
 
 
 async def create(_apps: Any, editor: Any) -> None:
-    """Create the tables; on SQLite the key is the table, which halves its size."""
+    """Create the tables; on SQLite without row ids, which halves their size."""
     ending = " WITHOUT ROWID" if editor.client.capabilities.dialect == "sqlite" else ""
     values = ", ".join(f"{name} BIGINT" for name in VALUES)
     for table in TABLES:
@@ -33,13 +33,13 @@ async def create(_apps: Any, editor: Any) -> None:
 
 
 async def drop(_apps: Any, editor: Any) -> None:
-    """Drop them with all samples."""
+    """Drop the tables with all samples."""
     for table in (*TABLES, "sample_rollup"):
         await editor.client.execute_script(f"DROP TABLE {table}")
 
 
 class Migration(migrations.Migration):
-    """One row a VM and moment; not models, as Tortoise has no composite primary keys.
+    """Add one row for each VM and moment; no models, as Tortoise has no composite primary keys.
 
     https://github.com/tortoise/tortoise-orm/issues/1235
     """

@@ -1,4 +1,4 @@
-"""Store: where a job comes from, and what a run from a shell reports of itself."""
+"""Store: adds the origin of a job, and what a run from a shell reports of itself."""
 
 import functools
 from json import dumps, loads
@@ -16,7 +16,7 @@ compact = functools.partial(dumps, separators=(",", ":"))
 class AddOrigin(ops.AddField):
     """Adds job.origin with its default in the database.
 
-    Tortoise 1.1 adds a column without, which SQLite refuses as soon as the table has rows.
+    Tortoise 1.1 adds a column without its default, which SQLite refuses if the table has rows.
     """
 
     async def database_forward(
@@ -26,7 +26,7 @@ class AddOrigin(ops.AddField):
         new_state: State,
         state_editor: BaseSchemaEditor | None = None,
     ) -> None:
-        """Add the column and give earlier jobs theirs; the service made all of those itself."""
+        """Add the column, and set the origin of existing jobs, none of which is a reported run."""
         for statement in (
             "ALTER TABLE job ADD COLUMN origin VARCHAR(16) NOT NULL DEFAULT 'api'",
             "UPDATE job SET origin = 'observation' WHERE action = 'host_observe'",
@@ -37,7 +37,7 @@ class AddOrigin(ops.AddField):
 
 
 class Migration(migrations.Migration):
-    """A run from a shell is one job of its token, however often it says so."""
+    """Make a run from a shell one job of its token, however often it is reported."""
 
     dependencies = [("virtplay", "0004_samples")]
 

@@ -1,4 +1,4 @@
-"""Store: the VMs of a run from a shell that is about several, and when audit rows were made."""
+"""Store: adds the VMs of a reported run with several domains, and an index of audit times."""
 
 import functools
 from json import dumps, loads
@@ -10,7 +10,7 @@ compact = functools.partial(dumps, separators=(",", ":"))
 
 
 class Migration(migrations.Migration):
-    """What was told, and what that is in the list: a column to show and to search."""
+    """Add the reported domains, and the VMs that they are, as columns to show and to search."""
 
     dependencies = [("virtplay", "0005_reported_jobs")]
 

@@ -1,4 +1,4 @@
-"""Store: reported runs get a table of their own, and what nothing uses goes."""
+"""Store: moves reported runs into their own table, and drops what is unused."""
 
 import functools
 from json import dumps, loads
@@ -13,7 +13,7 @@ OF_RUNS = ("domains", "vm_refs", "playbook", "hosts", "run_by", "run_id", "token
 
 
 class Migration(migrations.Migration):
-    """What a run reports leaves its job, whose number and other columns stay."""
+    """Move what a run reports out of its job, which keeps its number and other columns."""
 
     dependencies = [("virtplay", "0006_jobs_of_several_vms")]
 

@@ -1,1 +1,1 @@
-"""Store: how the schema came to be, step by step."""
+"""Store: the migrations of the schema, in order."""

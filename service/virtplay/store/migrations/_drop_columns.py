@@ -1,4 +1,4 @@
-"""Store: drops columns in a migration, and keeps all else of the table."""
+"""Store: drops columns in a migration, and keeps everything else of the table."""
 
 import re
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from tortoise.migrations.schema_generator.state import State
 class DropColumns(ops.TortoiseOperation):
     """Drops nullable columns that no index names.
 
-    Tortoise 1.1 rebuilds an SQLite table for each, and forgets its indexes (those that are a VM's
-    lock among them), its defaults and its highest number so far, which would be given out again.
-    SQLite itself can drop a column from 3.35 on, and Rocky Linux 9 has 3.34.
+    Tortoise 1.1 rebuilds an SQLite table for each column, and loses its indexes (including those
+    of a VM's lock), its defaults and its highest number, which would be used again. SQLite itself
+    can drop columns since 3.35, but Rocky Linux 9 has 3.34.
     """
 
     def __init__(self, model_name: str, table: str, columns: Sequence[str]) -> None:
         self.model_name, self.table, self.columns = model_name, table, columns
 
     def state_forward(self, app_label: str, state: State) -> None:
-        """Take the fields out of the model."""
+        """Remove the fields from the model's state."""
         for column in self.columns:
             ops.RemoveField(self.model_name, column).state_forward(app_label, state)
 
@@ -31,7 +31,7 @@ class DropColumns(ops.TortoiseOperation):
         new_state: State,
         state_editor: BaseSchemaEditor | None = None,
     ) -> None:
-        """Drop the columns; on SQLite by one rebuild of the table, in one transaction."""
+        """Drop the columns; on SQLite with one rebuild of the table, in one transaction."""
         assert state_editor is not None
         if state_editor.client.capabilities.dialect == "sqlite":
             statements = await self._rebuild(state_editor)
@@ -41,7 +41,7 @@ class DropColumns(ops.TortoiseOperation):
         await state_editor.client.execute_script("; ".join(statements))
 
     async def _rebuild(self, editor: BaseSchemaEditor) -> list[str]:
-        """The statements; the new table has the old one's own definition, less the columns."""
+        """Return the statements; the new table has the old one's definition without the columns."""
         table, new = self.table, f"new_{self.table}"
         found = await editor.client.execute_query_dict(
             "SELECT type, sql FROM sqlite_master WHERE tbl_name = ? AND sql IS NOT NULL"
@@ -56,11 +56,11 @@ class DropColumns(ops.TortoiseOperation):
         info = await editor.client.execute_query_dict(f'PRAGMA table_info("{table}")')
         kept = ", ".join(f'"{row["name"]}"' for row in info if row["name"] not in self.columns)
         return [
-            # A script ends the transaction that Tortoise has begun.
+            # execute_script commits the transaction that Tortoise has begun, so it begins another.
             "BEGIN IMMEDIATE",
             definition.replace(f'"{table}"', f'"{new}"', 1),
             f'INSERT INTO "{new}" ({kept}) SELECT {kept} FROM "{table}"',  # noqa: S608
-            # The highest number goes with a table that is dropped, and along with a renamed one.
+            # Dropping a table deletes its highest number; renaming one keeps it.
             f"DELETE FROM sqlite_sequence WHERE name = '{new}'",  # noqa: S608
             f"UPDATE sqlite_sequence SET name = '{new}' WHERE name = '{table}'",  # noqa: S608
             f'DROP TABLE "{table}"',
