@@ -139,7 +139,7 @@ def test_lower_generation_is_refused_and_equal_one_accepted(tmp_path: Path) -> N
         pass
     failure = refused(make(tmp_path, 4))
     assert failure.code == "STALE_GENERATION"
-    assert "generation 5 has been here" in failure.message
+    assert "the host has seen 5" in failure.message
     for generation in (5, 6, None):
         with make(tmp_path, generation).hold(1):
             pass
@@ -148,7 +148,7 @@ def test_lower_generation_is_refused_and_equal_one_accepted(tmp_path: Path) -> N
 
 def test_generation_in_the_metadata_counts_when_the_file_is_gone(tmp_path: Path) -> None:
     make(tmp_path, 5).check(5)
-    with pytest.raises(Failure, match="generation 7 has been here"):
+    with pytest.raises(Failure, match="the host has seen 7"):
         make(tmp_path, 5).check(7)
 
 

@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe import addresses
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe import agents as guest_agents
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.agents import (
-    AgentQuestions,
+    AgentQueries,
     parse_filesystems,
 )
 
@@ -93,7 +93,7 @@ def _libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_guest_is_asked_for_what_is_wanted_and_its_timeout_put_back() -> None:
     domains = {"a": Domain(), "b": Domain()}
-    questions = AgentQuestions(lambda: Connection(domains), {"a"}, {"a", "b"})
+    questions = AgentQueries(lambda: Connection(domains), {"a"}, {"a", "b"})
     found, systems = questions.collect(time.monotonic() + 60)
     assert set(systems) == {"a", "b"}
     assert [entry["ip"] for entry in found["52:54:00:00:00:01"]] == ["203.0.113.5"]
@@ -102,7 +102,7 @@ def test_every_guest_is_asked_for_what_is_wanted_and_its_timeout_put_back() -> N
 
 def test_agent_that_fails_hides_no_other_and_gets_its_timeout_back() -> None:
     domains = {"a": Domain(fails=True), "b": Domain()}
-    questions = AgentQuestions(lambda: Connection(domains), set(), {"a", "b"})
+    questions = AgentQueries(lambda: Connection(domains), set(), {"a", "b"})
     assert set(questions.collect(time.monotonic() + 60)[1]) == {"b"}
     assert domains["a"].timeouts[-1] == -2
 
@@ -110,7 +110,7 @@ def test_agent_that_fails_hides_no_other_and_gets_its_timeout_back() -> None:
 def test_deadline_ends_the_waiting_with_what_is_known() -> None:
     answers = threading.Event()
     domains = {"a": Domain(answers), "b": Domain()}
-    questions = AgentQuestions(lambda: Connection(domains), set(), {"a", "b"})
+    questions = AgentQueries(lambda: Connection(domains), set(), {"a", "b"})
     assert set(questions.collect(time.monotonic() + 3)[1]) == {"b"}
     answers.set()
     assert set(questions.collect(time.monotonic() + 60)[1]) == {"a", "b"}
@@ -121,5 +121,5 @@ def test_nobody_to_ask_opens_no_connection() -> None:
         raise AssertionError("asked")
 
     before = threading.active_count()
-    assert AgentQuestions(connect, set(), set()).collect(time.monotonic()) == ({}, {})
+    assert AgentQueries(connect, set(), set()).collect(time.monotonic()) == ({}, {})
     assert threading.active_count() == before

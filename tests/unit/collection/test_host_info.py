@@ -25,7 +25,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.addresses
     parse_neighbours,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.statistics import (
-    answered_by_monitor,
+    has_monitor_values,
     read_statistics,
 )
 
@@ -109,7 +109,7 @@ def test_what_libvirt_does_not_give_is_absent() -> None:
 def test_skipped_domain_is_told_from_one_that_answered(
     record: dict[str, Any], answered: bool
 ) -> None:
-    assert answered_by_monitor(record) is answered
+    assert has_monitor_values(record) is answered
 
 
 NEIGHBOURS = """\

@@ -7,11 +7,11 @@ import time
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.monitor import MonitorAnswers
+from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.monitor import MonitorResults
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.observation import (
+    _Background,
     _complete,
-    _Late,
-    _Seen,
+    _Found,
     _without_lease,
 )
 
@@ -22,13 +22,13 @@ MAC = "52:54:00:00:00:01"
 
 def seen(
     record: dict[str, Any] | None = None, *, active: bool = True, has_agent: bool = False
-) -> _Seen:
+) -> _Found:
     facts = {
         "name": "vm-001",
         "disks": [{"target": "vda", "path": PATH}, {"target": "vdb", "path": None}],
         "interfaces": [{"mac": MAC, "target": "vnet0"}, {"mac": None}],
     }
-    return _Seen("u", None, active, record or {}, facts, has_agent, 7 if active else None)
+    return _Found("u", None, active, record or {}, facts, has_agent, 7 if active else None)
 
 
 def block(**fields: int) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def block(**fields: int) -> dict[str, Any]:
 def test_sizes_of_a_disk_come_from_who_knows_them(
     answer: dict[str, Any], files: dict[str, dict[str, int]], sizes: dict[str, Any]
 ) -> None:
-    entry = _complete(seen(), MonitorAnswers(records={"u": answer}), files)
+    entry = _complete(seen(), MonitorResults(records={"u": answer}), files)
     assert entry["disks"] == [
         {"target": "vda", "path": PATH, **sizes},
         {"target": "vdb", "path": None},
@@ -78,13 +78,13 @@ def test_sizes_of_a_disk_come_from_who_knows_them(
 def test_stuck_is_who_runs_and_has_not_answered(
     stuck: set[str], answer: dict[str, Any], active: bool, expected: bool
 ) -> None:
-    answers = MonitorAnswers(records={"u": answer}, stuck=stuck)
+    answers = MonitorResults(records={"u": answer}, stuck=stuck)
     assert _complete(seen(active=active), answers, {})["stuck"] is expected
 
 
 def test_domain_that_is_off_has_sizes_and_no_counters() -> None:
     record = {**block(capacity=GIB), "vcpu.0.time": 5, "balloon.current": 1024}
-    stats = _complete(seen(active=False), MonitorAnswers(records={"u": record}), {})["stats"]
+    stats = _complete(seen(active=False), MonitorResults(records={"u": record}), {})["stats"]
     assert stats["block"] == [{"target": "vda", "capacity_bytes": GIB}]
     assert not stats["vcpu"]
     assert not stats["balloon"]
@@ -93,7 +93,7 @@ def test_domain_that_is_off_has_sizes_and_no_counters() -> None:
 
 def test_interface_gets_the_address_of_its_card() -> None:
     record = {"net.count": 1, "net.0.name": "vnet0", "net.0.rx.bytes": 3}
-    (interface,) = _complete(seen(record), MonitorAnswers(), {})["stats"]["interface"]
+    (interface,) = _complete(seen(record), MonitorResults(), {})["stats"]["interface"]
     assert interface == {"target": "vnet0", "rx_bytes": 3, "mac": MAC}
 
 
@@ -108,7 +108,7 @@ def test_agent_is_asked_for_addresses_only_where_no_lease_tells(
 
 def test_dead_file_system_holds_nothing_up() -> None:
     answers = threading.Event()
-    late = _Late(lambda: {"ended": answers.wait(600)})
+    late = _Background(lambda: {"ended": answers.wait(600)})
     assert late.collect(time.monotonic() + 0.1) == {}
     answers.set()
     assert late.collect(time.monotonic() + 60) == {"ended": True}

@@ -82,11 +82,11 @@ def test_address_of_a_subnet_with_dhcp_can_be_reserved(address: str) -> None:
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("soon", "it is no IP address"),
-        ("203.0.113.5/24", "it is no IP address"),
-        ("203.0.113.1", "it gives out addresses of"),
-        ("198.51.100.5", "it gives out addresses of 203.0.113.0/24, 2001:db8::/64"),
-        ("192.0.2.5", "it gives out addresses of"),
+        ("soon", "it is not an IP address"),
+        ("203.0.113.5/24", "it is not an IP address"),
+        ("203.0.113.1", "it assigns addresses of"),
+        ("198.51.100.5", "it assigns addresses of 203.0.113.0/24, 2001:db8::/64"),
+        ("192.0.2.5", "it assigns addresses of"),
         ("203.0.113.9", "it is reserved for web-2"),
         ("203.0.113.10", f"it is reserved for {OTHER_MAC}"),
     ],

@@ -170,8 +170,8 @@ def test_template_that_is_not_there(name: str, tmp_path: Path) -> None:
         (None, TEMPLATE, 2 * GIB),
         (2, TEMPLATE, 2 * GIB),
         (5, TEMPLATE, 5 * GIB),
-        (None, None, "neither a size nor a template"),
-        (1, TEMPLATE, "it needs 2 GiB"),
+        (None, None, "a size or a template is required"),
+        (1, TEMPLATE, "at least 2 GiB are required"),
     ],
 )
 def test_size_of_a_disk(size: int | None, template: Template | None, expected: int | str) -> None:
@@ -220,7 +220,7 @@ def test_other_failures_are_not_taken_for_absence() -> None:
 
 
 def test_pool_has_to_be_there_and_active(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="the host has none of that name"):
+    with pytest.raises(Failure, match="the host has no pool of that name"):
         find_pool(Connection(error=libvirtError("unknown", NO_POOL)), "fast")
     with pytest.raises(Failure, match="it is not active"):
         find_pool(Connection(Pool(tmp_path, active=False)), "fast")

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The failure that every module reports, the check of arguments, and the end of a module."""
+"""Defines the failure of modules, checks their arguments, and ends them with a result."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Failure(Exception):
 
 
 def check_values(table: Table, params: dict[str, Any]) -> None:
-    """Raise Failure for arguments that the table refuses; rewrite the UUID as libvirt spells it."""
+    """Raise Failure for arguments that the table refuses; write the UUID in libvirt's spelling."""
     faults = table.find_faults(params)
     if faults:
         raise Failure("; ".join(faults), "VALIDATION_ERROR")
@@ -54,10 +54,10 @@ def check_values(table: Table, params: dict[str, Any]) -> None:
 def run_module(
     module: Any, act: Callable[[], dict[str, Any]], explain: Callable[[Exception], Failure | None]
 ) -> None:
-    """End module (an AnsibleModule) with what act returns, or with the failure that it raises.
+    """End module (an AnsibleModule) with the result of act, or with the failure that it raises.
 
-    explain makes a failure of any other exception, or returns None for one that is a fault of
-    ours and goes on.
+    explain returns the failure for any other exception, or None for a fault in our own code; that
+    exception is raised again.
     """
     try:
         result = act()

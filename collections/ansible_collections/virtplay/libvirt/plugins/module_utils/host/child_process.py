@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Runs a function in a child process that is abandoned at a deadline.
 
-A call that waits inside libvirtd, or for a dead file system, can be neither cancelled nor joined;
-a process that holds such a thread would hang at its own end. The child takes all of that with it.
+A call that waits inside libvirtd, or for a dead file system, can be neither cancelled nor joined,
+and a process with such a thread would hang at its own end. Killing the child ends all of it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ..failure import Failure
 def run_in_child(function: Callable[[], Any], timeout: float) -> Any:
     """Return what function returns (plain JSON data) from a forked child.
 
-    Raises the child's Failure, TimeoutError after timeout seconds, and RuntimeError when
-    the child dies of anything else. Call it before the process starts threads.
+    Raises the child's Failure, TimeoutError after timeout seconds, and RuntimeError for every
+    other end of the child. Call it before the process starts threads.
     """
     reader, writer = os.pipe()
     pid = os.fork()
@@ -33,13 +33,13 @@ def run_in_child(function: Callable[[], Any], timeout: float) -> Any:
         _run(function, writer)
     os.close(writer)
     try:
-        answer = _read_all(reader, time.monotonic() + timeout)
+        output = _read_all(reader, time.monotonic() + timeout)
     finally:
         os.close(reader)
         _end(pid)
-    if not answer:
-        raise RuntimeError("the observing process died without an answer")
-    outcome = json.loads(answer)
+    if not output:
+        raise RuntimeError("the observing process died without a result")
+    outcome = json.loads(output)
     if "failure" in outcome:
         raise Failure(outcome["failure"], outcome["code"])
     if "crash" in outcome:
@@ -48,7 +48,7 @@ def run_in_child(function: Callable[[], Any], timeout: float) -> Any:
 
 
 def _run(function: Callable[[], Any], writer: int) -> NoReturn:
-    """Be the child: one answer on the pipe, then end without waiting for any thread."""
+    """Run the child: write one outcome to the pipe, then exit without waiting for threads."""
     # A child that cannot be killed (in D state) must not keep the SSH session's pipes open.
     with open(os.devnull, "r+b") as null:
         for descriptor in (0, 1, 2):
@@ -78,7 +78,7 @@ def _read_all(reader: int, deadline: float) -> bytes:
 
 
 def _end(pid: int) -> None:
-    """Kill and reap the child; one that even SIGKILL does not end is left to init."""
+    """Kill and reap the child; init reaps a child that does not end on SIGKILL at once."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     for _try in range(50):

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Imports libvirt and lxml for all other files, opens connections, and names libvirt's integers.
 
-Other files take the libraries from here (``from .connection import etree, libvirt``). One
-is None on a machine that lacks it, so that modules can be imported there and say what to install.
+Other files import the libraries from here (``from .connection import etree, libvirt``). A missing
+library is None, so that modules can still be imported and report what to install.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ DEFAULT_URI = "qemu:///system"
 
 
 class TextEnum(str, Enum):
-    """An enum whose members are texts; enum.StrEnum is not there before Python 3.11."""
+    """An enum whose members are texts; enum.StrEnum requires Python 3.11."""
 
     def __str__(self) -> str:
         return str(self.value)
 
 
 class DomainState(TextEnum):
-    """The states of a domain as Virtplay names them."""
+    """The states of a domain, by their names in Virtplay."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -64,14 +64,14 @@ ACTIVE_STATES = frozenset(
 
 
 def require_libraries() -> None:
-    """Raise Failure when the host's Python lacks the libvirt binding or lxml."""
+    """Raise Failure if the host's Python lacks the libvirt binding or lxml."""
     for name, library in (("libvirt", libvirt), ("lxml", etree)):
         if library is None:
             raise Failure(f"cannot import {name} on the host: install python3-{name}")
 
 
 def open_connection(uri: str = DEFAULT_URI) -> Any:
-    """Open a read-write virConnect to uri; raises Failure when nobody answers there."""
+    """Return a read-write virConnect to uri; raises Failure if libvirt does not respond there."""
     require_libraries()
     _silence()
     try:
@@ -81,19 +81,19 @@ def open_connection(uri: str = DEFAULT_URI) -> Any:
 
 
 def domain_state(dom: Any) -> DomainState:
-    """Return the state of a virDomain; never asks QEMU, so a stuck one does not block it."""
+    """Return the state of a virDomain, without a query to QEMU, which may be stuck."""
     return state_from_code(dom.state()[0])
 
 
 def state_from_code(code: int | None) -> DomainState:
-    """Translate a virDomainState integer; one we do not know is DomainState.UNKNOWN."""
+    """Return the state of a virDomainState integer; UNKNOWN for an unknown one."""
     return (
         _DOMAIN_STATES.get(code, DomainState.UNKNOWN) if code is not None else (DomainState.UNKNOWN)
     )
 
 
 def lookup_domain(conn: Any, uuid: str | None = None, name: str | None = None) -> Any | None:
-    """Find a virDomain by UUID first, then by name; None when there is neither."""
+    """Return a virDomain by UUID, otherwise by name; None if neither exists."""
     for lookup, key in ((conn.lookupByUUIDString, uuid), (conn.lookupByName, name)):
         if key is None:
             continue
@@ -113,20 +113,20 @@ def error_text(error: Exception) -> str:
 
 
 def has_error_code(error: Exception, *names: str) -> bool:
-    """Say whether a libvirtError carries one of the codes, e.g. "VIR_ERR_NO_DOMAIN"."""
+    """Whether a libvirtError has one of these codes, e.g. "VIR_ERR_NO_DOMAIN"."""
     code = getattr(error, "get_error_code", lambda: None)()
     return code is not None and code in {getattr(libvirt, name, None) for name in names}
 
 
 def version_text(number: int) -> str:
-    """Turn libvirt's version integer (9000000) into its usual spelling ("9.0.0")."""
+    """Return libvirt's version integer (9000000) in its usual spelling ("9.0.0")."""
     return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"
 
 
 def _silence() -> None:
-    """Stop libvirt printing each error on stderr, where it would end up in Ansible's output."""
+    """Keep libvirt from printing errors on stderr, which would appear in Ansible's output."""
     libvirt.registerErrorHandler(_ignore_error, None)
 
 
 def _ignore_error(_context: object, _error: object) -> None:
-    """Drop an error report: the same error is raised as an exception anyway."""
+    """Ignore an error report: the same error is also raised as an exception."""

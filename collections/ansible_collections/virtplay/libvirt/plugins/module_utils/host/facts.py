@@ -21,10 +21,10 @@ _TEMPLATE_KEYS = ("name", "file", "sha256", "os", "virtual_size_bytes", "created
 
 
 def read_host(connection: Any, uri: str) -> dict[str, Any]:
-    """Return identity, capacity and versions of the host that connection leads to."""
+    """Return identity, capacity and versions of the host of a connection."""
     capabilities = ET.fromstring(connection.getCapabilities())
     arch = connection.getInfo()[0]
-    # Neither nodeinfo nor the NUMA cells: with hot-plugged memory they report a part of it.
+    # Not from nodeinfo or the NUMA cells, which report only a part of hot-plugged memory.
     memory = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
     host: dict[str, Any] = {
         "hostname": connection.getHostname(),
@@ -67,10 +67,10 @@ def read_pools(connection: Any) -> list[dict[str, Any]]:
 
 
 def measure_pools(pools: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Ask the file systems of active directory pools for their sizes now, by pool name.
+    """Return the current sizes of active directory pools from their file systems, by pool name.
 
-    libvirt's own figures are as old as the pool's last refresh, which reads every volume. May
-    wait for a dead file system.
+    libvirt's own figures are as old as the pool's last refresh, which reads every volume. A dead
+    file system may block this for ever.
     """
     measured = {}
     for pool in pools:
@@ -81,7 +81,7 @@ def measure_pools(pools: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
         except OSError:
             continue
         capacity = found.f_blocks * found.f_frsize
-        # As libvirt counts: what root alone could still use is available.
+        # As in libvirt, blocks reserved for root count as allocated.
         available = found.f_bavail * found.f_frsize
         measured[pool["name"]] = {
             "capacity_bytes": capacity,
@@ -111,7 +111,7 @@ def read_networks(networks: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def read_bridges(networks: Iterable[dict[str, Any]]) -> list[str]:
-    """Return the host's own bridges, without those that libvirt made for its networks."""
+    """Return the host's own bridges, without those that libvirt created for its networks."""
     libvirts = {network["bridge"] for network in networks if network["forward"] != "bridge"}
     return sorted(
         device.name
@@ -121,7 +121,7 @@ def read_bridges(networks: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def read_templates(directory: Path) -> list[dict[str, Any]]:
-    """Return the templates that are ready: a readable manifest and the image that it names."""
+    """Return the templates that are ready: with a readable manifest and the image in it."""
     templates = []
     for path in sorted(directory.glob("*.json")):
         try:
@@ -129,12 +129,12 @@ def read_templates(directory: Path) -> list[dict[str, Any]]:
             if (directory / manifest["file"]).is_file():
                 templates.append({key: manifest.get(key) for key in _TEMPLATE_KEYS})
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # half written by hand, or not ours
+            continue  # incomplete, or not a manifest
     return templates
 
 
 def _read_virt_type(capabilities: ET.Element, arch: str) -> dict[str, str]:
-    """Say what guests run under: as the host's preparation found out by trying, else a guess."""
+    """Return how guests run: as the host's preparation found by a trial, otherwise a guess."""
     try:
         noted = json.loads(HOST_FILE.read_bytes())
         return {"virt_type": str(noted["virt_type"]), "virt_reason": str(noted.get("reason", ""))}
@@ -145,12 +145,12 @@ def _read_virt_type(capabilities: ET.Element, arch: str) -> dict[str, str]:
     }
     return {
         "virt_type": "kvm" if "kvm" in kinds else "qemu",
-        "virt_reason": "not tried: the host has not been prepared, libvirt says so",
+        "virt_reason": "reported by libvirt, not tried: the host has not been prepared",
     }
 
 
 def _available_kib(memory: dict[str, int]) -> int:
-    """Return memory that guests could have: the kernel's estimate, else free and cached."""
+    """Return the memory available to guests: the kernel's estimate, else free and cached."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

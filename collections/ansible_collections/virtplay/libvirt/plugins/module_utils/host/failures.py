@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Turns an exception on a host into a failure with a code."""
+"""Converts an exception on a host to a failure with a code."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _NO_ROOM = re.compile(
 
 
 def failure_of(error: BaseException, prefix: str) -> Failure | None:
-    """Turn an exception into a failure with a code; None for one that is a fault of ours.
+    """Return the failure with a code for an exception; None for a fault in our own code.
 
-    prefix says what could not be done ("cannot …") where the exception does not.
+    prefix says what could not be done ("cannot …"), for exceptions that do not.
     """
     if isinstance(error, Failure):
         return error

@@ -1,8 +1,8 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Reads what the kernel knows of a domain's QEMU process and disk files.
+"""Reads from the kernel the facts about a domain's QEMU process and disk files.
 
-Never asks QEMU, so it also serves for one that does not answer.
+QEMU itself is never queried, so this also works if it does not respond.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _QCOW2_MAGIC = b"QFI\xfb"
 def started_at(name: str) -> str | None:
     """Return when the QEMU of an active system domain started, RFC 3339; None without one.
 
-    Does not change for the life of the process, to the last digit: both parts are fixed.
+    The text never changes while the process lives: boot time and start ticks are both fixed.
     """
     fields = _read_stat(name)
     if fields is None:
@@ -31,16 +31,16 @@ def started_at(name: str) -> str | None:
 
 
 def seems_stopped(name: str) -> bool:
-    """Say whether the main thread of a domain's QEMU is stopped, traced, dead or waits for a disk.
+    """Whether the main thread of a domain's QEMU is stopped, traced, dead or waits for a disk.
 
-    A hint only: one that waits for a disk may go on at once, and one that sleeps may hang.
+    This is only a hint: a thread that waits for a disk may continue, and one that sleeps may hang.
     """
     fields = _read_stat(name)
     return fields is not None and fields[0] in {"T", "t", "D", "Z", "X"}
 
 
 def resident_bytes(name: str) -> int | None:
-    """Return how much of the host's memory a domain's QEMU uses; None when that is unknown."""
+    """Return how much of the host's memory a domain's QEMU uses, in bytes; None if unknown."""
     fields = _read_stat(name)
     return int(fields[21]) * os.sysconf("SC_PAGE_SIZE") if fields is not None else None
 
@@ -49,7 +49,7 @@ def _read_stat(name: str) -> list[str] | None:
     """Return /proc/PID/stat of a domain's QEMU from the state on (proc(5), field 3)."""
     try:
         pid = int((RUN_DIRECTORY / f"{name}.pid").read_text())
-        # The command's name is in parentheses and may hold blanks and parentheses.
+        # The command's name is in parentheses and may contain spaces and parentheses.
         fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):
         return None
@@ -66,7 +66,7 @@ def boot_time() -> int:
 
 
 def rfc3339(seconds: float) -> str:
-    """Spell seconds since the epoch as UTC with milliseconds: 2026-11-22T13:40:01.250Z."""
+    """Return seconds since the epoch as UTC with milliseconds: 2026-11-22T13:40:01.250Z."""
     moment = datetime.datetime.fromtimestamp(seconds, tz=datetime.timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 

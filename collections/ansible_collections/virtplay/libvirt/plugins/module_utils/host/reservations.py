@@ -13,19 +13,19 @@ from .connection import error_text, etree, has_error_code, libvirt
 
 
 def find_network(conn: Any, name: str) -> Any:
-    """Return a virNetwork; raises Failure (VALIDATION_ERROR) when there is none."""
+    """Return a virNetwork; raises Failure (VALIDATION_ERROR) if the host has none of that name."""
     try:
         return conn.networkLookupByName(name)
     except libvirt.libvirtError as error:
         if not has_error_code(error, "VIR_ERR_NO_NETWORK"):
             raise
         raise Failure(
-            f"cannot use network {name!r}: the host has none of that name", "VALIDATION_ERROR"
+            f"cannot use network {name!r}: the host has no network of that name", "VALIDATION_ERROR"
         ) from error
 
 
 def list_reservations(conn: Any, macs: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Return MAC address (lower case) → (network, address) for those of macs that have one."""
+    """Return the reservations of macs: MAC address (lower case) → (network, address)."""
     wanted = {mac.lower() for mac in macs}
     found: dict[str, tuple[str, str]] = {}
     if not wanted:
@@ -39,21 +39,22 @@ def list_reservations(conn: Any, macs: Iterable[str]) -> dict[str, tuple[str, st
 
 
 def check_reservation(network: Any, address: str, mac: str) -> None:
-    """Raise Failure (VALIDATION_ERROR) when a network cannot reserve address for mac."""
+    """Raise Failure (VALIDATION_ERROR) if a network cannot reserve address for mac."""
     name = network.name()
     root = etree.fromstring(network.XMLDesc(0))
     try:
         wanted = ipaddress.ip_address(address)
     except ValueError:
         raise Failure(
-            f"cannot reserve {address!r} in network {name}: it is no IP address", "VALIDATION_ERROR"
+            f"cannot reserve {address!r} in network {name}: it is not an IP address",
+            "VALIDATION_ERROR",
         ) from None
     subnets = [_subnet(ip) for ip in root.iterfind("ip") if ip.find("dhcp") is not None]
     own = {ip.get("address") for ip in root.iterfind("ip")}
     if not any(wanted in subnet for subnet in subnets) or str(wanted) in own:
         inside = ", ".join(map(str, subnets)) or "no subnet with DHCP"
         raise Failure(
-            f"cannot reserve {address} in network {name}: it gives out addresses of {inside}",
+            f"cannot reserve {address} in network {name}: it assigns addresses of {inside}",
             "VALIDATION_ERROR",
         )
     for host in root.iterfind("ip/dhcp/host"):
@@ -66,7 +67,7 @@ def check_reservation(network: Any, address: str, mac: str) -> None:
 
 
 def add_reservation(conn: Any, name: str, *, mac: str, address: str, host: str) -> None:
-    """Reserve an address for a MAC in network name; does nothing when it is already there."""
+    """Reserve an address for a MAC in network name, unless that is done already."""
     network = find_network(conn, name)
     check_reservation(network, address, mac)
     old = list_reservations(conn, [mac]).get(mac.lower())
@@ -79,7 +80,7 @@ def add_reservation(conn: Any, name: str, *, mac: str, address: str, host: str) 
 
 
 def remove_reservation(conn: Any, mac: str, place: tuple[str, str]) -> None:
-    """Take a reservation (network, address) away; does nothing when it is gone."""
+    """Delete a reservation (network, address), if it exists."""
     name, address = place
     try:
         network = conn.networkLookupByName(name)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Manages a domain's volumes in libvirt's pools, and finds the templates they are based on.
 
-A volume's name is made of the domain's UUID and the disk's target, never of a user's text.
+A volume's name consists of the domain's UUID and the disk's target, never of a user's text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .qemu_process import file_sizes
 TEMPLATES_DIRECTORY = Path("/var/lib/libvirt/templates")
 TEMPLATES_POOL = "templates"
 DEFAULT_POOL = "default"
-# Whatever else fails, qcow2's own tables need a little room.
+# The least space for a new volume: qcow2's own tables.
 _SMALLEST_ROOM = 4 * MIB
 _REFRESH_SECONDS = 60.0
 
@@ -50,12 +50,12 @@ def seed_name(uuid: str) -> str:
 
 
 def is_ours(uuid: str, path: str) -> bool:
-    """Say whether a volume was made for this domain by us, by its name."""
+    """Whether Virtplay created a volume for this domain, by the volume's name."""
     return os.path.basename(path).startswith(f"{uuid}-")
 
 
 def find_template(name: str, directory: Path = TEMPLATES_DIRECTORY) -> Template:
-    """Read a template's manifest; raises Failure (TEMPLATE_NOT_FOUND) without a good one."""
+    """Return a template by its manifest; raises Failure (TEMPLATE_NOT_FOUND) if it is unusable."""
     missing = Failure(f"cannot find template {name!r} on the host", "TEMPLATE_NOT_FOUND")
     if not TEMPLATE.allows(name):
         raise missing
@@ -78,14 +78,15 @@ def find_template(name: str, directory: Path = TEMPLATES_DIRECTORY) -> Template:
 
 
 def find_pool(conn: Any, name: str) -> Any:
-    """Return an active virStoragePool; raises Failure when there is none of that name."""
+    """Return an active virStoragePool; raises Failure if the host has none of that name."""
     try:
         pool = conn.storagePoolLookupByName(name)
     except libvirt.libvirtError as error:
         if not has_error_code(error, "VIR_ERR_NO_STORAGE_POOL"):
             raise
         raise Failure(
-            f"cannot use storage pool {name!r}: the host has none of that name", "VALIDATION_ERROR"
+            f"cannot use storage pool {name!r}: the host has no pool of that name",
+            "VALIDATION_ERROR",
         ) from error
     if not pool.isActive():
         raise Failure(f"cannot use storage pool {name!r}: it is not active")
@@ -98,7 +99,7 @@ def pool_path(pool: Any) -> str:
 
 
 def find_volume(pool: Any, name: str) -> Any | None:
-    """Return a virStorageVol by name, looking again on disk for a file libvirt has not seen."""
+    """Return a virStorageVol by name, also for a file that libvirt does not know yet; else None."""
     try:
         return pool.storageVolLookupByName(name)
     except libvirt.libvirtError as error:
@@ -126,14 +127,14 @@ def list_volumes(conn: Any, uuid: str) -> list[Any]:
 
 
 def require_room(pool: Any, needed: int) -> None:
-    """Raise Failure (INSUFFICIENT_RESOURCES) when a pool has less than needed bytes."""
-    # Asked of the file system: libvirt's own figure is as old as the pool's last refresh.
+    """Raise Failure (INSUFFICIENT_RESOURCES) if a pool has less than needed bytes."""
+    # The file system's figure: libvirt's own is as old as the pool's last refresh.
     usage = os.statvfs(pool_path(pool))
     available = usage.f_bavail * usage.f_frsize
     needed = max(needed, _SMALLEST_ROOM)
     if available < needed:
         raise Failure(
-            f"cannot make a volume in pool {pool.name()}: {needed} bytes are needed, "
+            f"cannot create a volume in pool {pool.name()}: {needed} bytes are required, "
             f"{available} are available",
             "INSUFFICIENT_RESOURCES",
         )
@@ -142,7 +143,7 @@ def require_room(pool: Any, needed: int) -> None:
 def create_disk(
     conn: Any, pool: Any, name: str, *, size: int, template: Template | None, clone: str
 ) -> Any:
-    """Make a qcow2 volume of size bytes: empty, over a template (linked) or a copy of it (full)."""
+    """Create a qcow2 volume of size bytes: empty, an overlay of a template (linked) or a copy."""
     if template is None or clone == "linked":
         require_room(pool, 0)
         return pool.createXML(_volume_xml(name, size, backing=template))
@@ -156,7 +157,7 @@ def create_disk(
 
 
 def create_seed(conn: Any, pool: Any, name: str, content: bytes) -> Any:
-    """Make a raw volume with this content; only root and the guest's QEMU may read it."""
+    """Create a raw volume with this content; only root and the guest's QEMU may read it."""
     require_room(pool, len(content))
     volume = pool.createXML(_volume_xml(name, len(content), kind="raw"))
     stream = conn.newStream(0)
@@ -178,14 +179,14 @@ def grow_volume(conn: Any, path: str, size: int) -> None:
     volume = volume_of(conn, path)
     if volume is None:
         raise Failure(
-            f"cannot resize {path}: it is in no storage pool of the host", "VALIDATION_ERROR"
+            f"cannot resize {path}: no storage pool of the host contains it", "VALIDATION_ERROR"
         )
-    # libvirt writes through the pool's idea of the image, which may be older than the file.
+    # libvirt resizes by the pool's record of the image, which may be older than the file.
     volume.resize(size, 0)
 
 
 def volume_of(conn: Any, path: str) -> Any | None:
-    """Return the virStorageVol behind a path; None when no active pool knows it."""
+    """Return the virStorageVol of a path; None if no active pool contains it."""
     try:
         return conn.storageVolLookupByPath(path)
     except libvirt.libvirtError as error:
@@ -195,18 +196,18 @@ def volume_of(conn: Any, path: str) -> Any | None:
 
 
 def refresh_pools(conn: Any) -> None:
-    """Let libvirt look anew at what lies in its active pools."""
+    """Make libvirt read the volumes of its active pools again."""
     for pool in conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
         _refresh(pool)
 
 
 def wanted_size(disk: dict[str, Any], template: Template | None) -> int:
-    """Return the bytes of a disk to make; raises Failure where the template needs more."""
+    """Return the size of a new disk in bytes; raises Failure if the template is larger."""
     size = disk.get("size")
     if template is None:
         if size is None:
             raise Failure(
-                f"cannot make disk {disk['target']}: it has neither a size nor a template",
+                f"cannot create disk {disk['target']}: a size or a template is required",
                 "VALIDATION_ERROR",
             )
         return int(size) * GIB
@@ -214,8 +215,8 @@ def wanted_size(disk: dict[str, Any], template: Template | None) -> int:
         return template.virtual_size
     if size * GIB < template.virtual_size:
         raise Failure(
-            f"cannot make a disk of {size} GiB from template {template.name}: "
-            f"it needs {template.virtual_size / GIB:g} GiB",
+            f"cannot create a disk of {size} GiB from template {template.name}: "
+            f"at least {template.virtual_size / GIB:g} GiB are required",
             "VALIDATION_ERROR",
         )
     return int(size) * GIB
@@ -227,7 +228,7 @@ def _refresh(pool: Any) -> None:
         try:
             pool.refresh()
         except libvirt.libvirtError as error:
-            # libvirt refuses while it makes a volume in the pool for somebody else.
+            # libvirt refuses while it creates a volume in the pool for another client.
             if "asynchronous jobs" not in error_text(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
@@ -242,7 +243,7 @@ def _template_volume(conn: Any, template: Template) -> Any:
         volume = volume_of(conn, template.path)
     if volume is None:
         raise Failure(
-            f"cannot copy template {template.name}: no storage pool holds {template.path}",
+            f"cannot copy template {template.name}: no storage pool contains {template.path}",
             "TEMPLATE_NOT_FOUND",
         )
     return volume

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Allows one change of a domain at a time, and none by an outdated worker.
 
-A lock file per domain UUID makes a second task on it wait, by hand or of a job, and so the
-successor of a lost worker until the survivor's task has ended; the highest generation seen, kept
-beside it, makes a late worker's task fail.
+A lock file per domain UUID makes a second task for the domain wait, whether of a job or a run by
+hand: so the successor of a lost worker waits until that worker's task has ended. The highest
+generation that the host has seen is stored beside it, so that an outdated worker's task fails.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KEEP_SECONDS = 7 * 24 * 3600
 
 
 class Fence:
-    """The lock on one domain and what is remembered of it across jobs and deletion."""
+    """The lock of one domain, and the facts about it that outlive jobs and deletion."""
 
     def __init__(
         self,
@@ -39,9 +39,9 @@ class Fence:
         lock_directory: Path = LOCK_DIRECTORY,
         fence_directory: Path = FENCE_DIRECTORY,
     ) -> None:
-        """Describe the fence of the domain with this (canonical) UUID; touches nothing yet.
+        """Describe the fence of the domain with this (canonical) UUID; opens no file.
 
-        task says what its holder does ("stop vm-001"); those who wait are told.
+        task is what the holder does ("stop vm-001"); messages for waiting tasks show it.
         """
         self.uuid = uuid
         self.label = label
@@ -54,10 +54,10 @@ class Fence:
 
     @contextmanager
     def hold(self, timeout: float) -> Iterator[None]:
-        """Hold the lock, waiting up to timeout seconds; raises Failure when refused.
+        """Hold the lock, waiting up to timeout seconds for another process; raises Failure.
 
-        Codes: OPERATION_IN_PROGRESS when another process holds it for longer, STALE_GENERATION
-        when a later generation has been here.
+        Codes: OPERATION_IN_PROGRESS if the time is over, STALE_GENERATION if the host has seen a
+        later generation.
         """
         self._lock_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with hold_lock(self._lock_path, self.task, timeout=timeout, job=self.job) as self._wait:
@@ -67,11 +67,11 @@ class Fence:
             yield
 
     def waited(self) -> dict[str, Any]:
-        """Return what a result says of the wait for the lock: waited_seconds and waited_for."""
+        """Return the result keys about the wait for the lock: waited_seconds and waited_for."""
         return {"waited_seconds": round(self._wait.seconds, 1), "waited_for": self._wait.holder}
 
     def check(self, seen: int | None) -> None:
-        """Raise Failure (STALE_GENERATION) when our generation is not the highest one.
+        """Raise Failure (STALE_GENERATION) if a later generation than ours is known.
 
         seen is the generation in the domain's metadata, which outlives the fence file.
         """
@@ -80,13 +80,13 @@ class Fence:
         highest = max(self.recall().get("generation") or 0, seen or 0)
         if self.generation < highest:
             raise Failure(
-                f"cannot act on {self.label} in generation {self.generation}: "
-                f"generation {highest} has been here",
+                f"cannot {self.task}: this run is outdated (generation {self.generation}, "
+                f"the host has seen {highest})",
                 "STALE_GENERATION",
             )
 
     def recall(self) -> dict[str, Any]:
-        """Return what is remembered of the domain; empty when nothing is."""
+        """Return the remembered facts of the domain; {} without any."""
         try:
             remembered = json.loads(self._fence_path.read_text())
         except (FileNotFoundError, ValueError):
@@ -94,7 +94,7 @@ class Fence:
         return remembered if isinstance(remembered, dict) else {}
 
     def remember(self, **facts: Any) -> None:
-        """Add facts (generation, kept disks) to what is remembered, durably and atomically."""
+        """Add facts (generation, kept disks) to the remembered ones, durably and atomically."""
         remembered = self.recall()
         if all(remembered.get(key) == value for key, value in facts.items()):
             return
@@ -109,14 +109,14 @@ class Fence:
 
 
 def sweep(directory: Path, keep_seconds: float = KEEP_SECONDS) -> None:
-    """Delete what was remembered of domains that nobody has touched for keep_seconds.
+    """Delete the remembered facts of domains that have not changed for keep_seconds.
 
-    A domain that still exists loses nothing by it: its metadata holds the generation, too.
+    An existing domain loses nothing: its metadata holds the generation, too.
     """
     oldest = time.time() - keep_seconds
     for path in directory.glob("*.json"):
         with suppress(OSError):
-            # Disks that were kept, or that a crash left half made, stay known.
+            # Disks that were kept, or that a crash left incomplete, stay known.
             if path.stat().st_mtime < oldest and not _names_disks(path):
                 path.unlink()
 

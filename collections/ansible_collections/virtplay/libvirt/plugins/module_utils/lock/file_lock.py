@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A lock file that one process holds at a time, and that tells the next one who holds it."""
+"""Locks a file for one process at a time, and shows waiting processes who holds the lock."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNKNOWN = "another process"
 
 @dataclass
 class Wait:
-    """How long a lock was waited for, in seconds, and who held it; None when nobody did."""
+    """A wait for a lock: its length in seconds, and who held the lock; None if it was free."""
 
     seconds: float = 0.0
     holder: str | None = None
@@ -38,11 +38,11 @@ class Wait:
 def hold_lock(path: Path, task: str, *, timeout: float, job: str | None = None) -> Iterator[Wait]:
     """Hold the lock of the file at path, waiting up to timeout seconds for another process.
 
-    task is what this process does meanwhile ("stop vm-001"), for a job or a run by hand. Raises
-    Failure (OPERATION_IN_PROGRESS) when the time is over.
+    task is what this process does with the lock ("stop vm-001"), for a job or a run by hand.
+    Raises Failure (OPERATION_IN_PROGRESS) if the time is over.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    # The file is never unlinked: a waiter could then hold a lock on a file nobody else sees.
+    # The file is never unlinked: a waiting process would then lock a file that no other can open.
     try:
         wait = _acquire(descriptor, task, timeout)
         try:
@@ -62,7 +62,7 @@ def _acquire(descriptor: int, task: str, timeout: float) -> Wait:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             found = _read(os.pread(descriptor, 4096, 0).decode(errors="replace"))
-            # One that has not written its name yet does not take that of another away.
+            # A holder that has not written its note yet does not hide the one before.
             if wait.holder is None or found != UNKNOWN:
                 wait.holder = found
             wait.seconds = time.monotonic() - started
@@ -82,7 +82,7 @@ def _write(descriptor: int, note: str) -> None:
 
 
 def _sign(job: str | None, task: str) -> str:
-    """Return the note of this process as a holder: who it is, what it does, and since when."""
+    """Return the note that names this process as the holder, its task and the time."""
     pid = os.getpid()
     note = {
         "job": job,
@@ -96,10 +96,10 @@ def _sign(job: str | None, task: str) -> str:
 
 
 def _read(text: str) -> str:
-    """Return in words who holds a lock that is held now, from what stands in its file.
+    """Return in words who holds a held lock, from the text in its file.
 
-    The note of a process that has ended says nothing: it died, and the one that has the lock now
-    has not written its own yet, or is a child that it left behind.
+    The note of a process that has ended is outdated: the new holder has not written its own yet,
+    or is a child of the dead process.
     """
     try:
         note = json.loads(text)
@@ -113,7 +113,7 @@ def _read(text: str) -> str:
 
 
 def _this_run() -> str:
-    """Return who runs this process by hand: the user, and the address the login came from."""
+    """Return who runs this process by hand: the user, and the address of the login."""
     user = os.environ.get("SUDO_USER") or os.environ.get("USER") or os.environ.get("LOGNAME")
     if not user:
         try:
@@ -125,7 +125,7 @@ def _this_run() -> str:
 
 
 def _login_address() -> str | None:
-    """Return where the SSH login of this process or an ancestor came from; sudo hides it."""
+    """Return the client address of the SSH login; sudo hides it, so ancestors are searched."""
     pid = os.getpid()
     for _generation in range(_GENERATIONS):
         try:
@@ -143,9 +143,9 @@ def _login_address() -> str | None:
 
 
 def _began(pid: int) -> str | None:
-    """Return when a process was started, in the kernel's ticks; None when there is none."""
+    """Return when a process was started, in the kernel's ticks; None without such a process."""
     try:
-        # The command's name is in parentheses and may hold blanks and parentheses.
+        # The command's name is in parentheses and may contain spaces and parentheses.
         return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return None

@@ -1,9 +1,9 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Finds the IP addresses of guests, from the cheapest source that has them.
+"""Finds the IP addresses of guests, from the first source that has them.
 
-A lease of a libvirt network first, then the host's neighbour table, and the guest agent only for
-running guests without a lease: it is a question to the guest, which may never answer.
+The order: the leases of libvirt's networks, then the guest agent (queried only for running guests
+without a lease, because it may never respond), then the host's neighbour table.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from ..host.connection import libvirt
 
 NEIGHBOURS = Path("/proc/net/arp")
-_COMPLETE = 0x2  # ATF_COM: somebody answered with this address
+_COMPLETE = 0x2  # ATF_COM: the address is resolved
 
 Address = dict[str, str]
 
@@ -49,7 +49,7 @@ def parse_neighbours(table: str) -> dict[str, list[Address]]:
 
 
 def read_neighbours() -> dict[str, list[Address]]:
-    """Return the host's IPv4 neighbours by MAC address; {} when the kernel does not say."""
+    """Return the host's IPv4 neighbours by MAC address; {} if the table cannot be read."""
     try:
         return parse_neighbours(NEIGHBOURS.read_text())
     except OSError:
@@ -57,7 +57,7 @@ def read_neighbours() -> dict[str, list[Address]]:
 
 
 def read_agent_addresses(domain: Any) -> dict[str, list[Address]]:
-    """Return a guest's own addresses by MAC, as its agent says; raises libvirtError."""
+    """Return a guest's addresses by MAC address, as its agent reports them; raises libvirtError."""
     interfaces = domain.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT)
     found: dict[str, list[Address]] = {}
     for interface in interfaces.values():
@@ -80,7 +80,7 @@ def choose_addresses(
 
 
 def _add(found: dict[str, list[Address]], mac: str, ip: str, source: str) -> None:
-    """Note an address unless it is one that leads nowhere (loopback, link-local, nonsense)."""
+    """Add an address unless it is unusable (loopback, link-local, unspecified, invalid)."""
     try:
         address = ipaddress.ip_address(ip)
     except ValueError:

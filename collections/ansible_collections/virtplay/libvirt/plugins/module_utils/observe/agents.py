@@ -13,20 +13,20 @@ from typing import Any
 from ..host.connection import libvirt
 from .addresses import Address, read_agent_addresses
 
-# Each takes one of libvirtd's 20 workers while it waits, for AGENT_TIMEOUT seconds at most.
-MAX_ASKING = 5
+# Each waiting query blocks one of libvirtd's 20 workers, for at most AGENT_TIMEOUT seconds.
+MAX_QUERIES = 5
 AGENT_TIMEOUT = 2
-# What holds an image of something else is full by nature.
+# Read-only images are always full: their usage is no information.
 READ_ONLY = frozenset({"iso9660", "squashfs", "udf", "cramfs", "erofs"})
 
 
-class AgentQuestions:
-    """Asks the guest agents of domains in parallel threads, from now until `collect`."""
+class AgentQueries:
+    """Queries the guest agents of domains in parallel threads, from now until `collect`."""
 
     def __init__(
         self, connect: Callable[[], Any], addresses: set[str], filesystems: set[str]
     ) -> None:
-        """Begin to ask the domains of these UUIDs for the one, the other, or both."""
+        """Start the queries; the sets hold the UUIDs to query for addresses and file systems."""
         self._addresses = addresses
         self._filesystems = filesystems
         self._found_addresses: dict[str, list[Address]] = {}
@@ -37,8 +37,8 @@ class AgentQuestions:
             self._waiting.put(uuid)
         self._connect = connect
         self._threads = [
-            threading.Thread(target=self._ask, daemon=True)
-            for _thread in range(min(MAX_ASKING, self._waiting.qsize()))
+            threading.Thread(target=self._query, daemon=True)
+            for _thread in range(min(MAX_QUERIES, self._waiting.qsize()))
         ]
         for thread in self._threads:
             thread.start()
@@ -51,19 +51,19 @@ class AgentQuestions:
             thread.join(max(0.0, deadline - time.monotonic()))
         return dict(self._found_addresses), dict(self._found_filesystems)
 
-    def _ask(self) -> None:
-        connection = self._connect()  # its own: a request that waits blocks its connection
+    def _query(self) -> None:
+        connection = self._connect()  # its own: a waiting request blocks its connection
         while True:
             try:
                 uuid = self._waiting.get_nowait()
             except queue.Empty:
                 return
             try:
-                self._ask_one(uuid, connection.lookupByUUIDString(uuid))
+                self._query_one(uuid, connection.lookupByUUIDString(uuid))
             except libvirt.libvirtError:
-                continue  # no agent there, or one that does not answer: nothing to say
+                continue  # no agent, or it does not respond: the values stay unknown
 
-    def _ask_one(self, uuid: str, domain: Any) -> None:
+    def _query_one(self, uuid: str, domain: Any) -> None:
         domain.agentSetResponseTimeout(AGENT_TIMEOUT, 0)
         try:
             if uuid in self._addresses:
@@ -72,14 +72,14 @@ class AgentQuestions:
                 info = domain.guestInfo(libvirt.VIR_DOMAIN_GUEST_INFO_FILESYSTEM, 0)
                 self._found_filesystems[uuid] = parse_filesystems(info)
         finally:
-            # The time-out is the domain's, not ours: freezing a file system may take longer.
+            # The time-out applies to all clients of the domain, and freezing may take longer.
             domain.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
 
 
 def parse_filesystems(info: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the guest's writable file systems from the flat fields of virDomainGetGuestInfo.
 
-    One that is mounted at several places is listed once; one whose size is not known, not at all.
+    A file system with several mount points is listed once; one of unknown size is left out.
     """
     found: dict[str, dict[str, Any]] = {}
     for number in range(int(info.get("fs.count", 0))):

@@ -36,14 +36,14 @@ from ..snapshot.change import fill_sizes, list_snapshots
 from ..snapshot.qcow2 import Qcow2Image, read_image
 from ..units import GIB
 from .addresses import choose_addresses, read_leases, read_neighbours
-from .agents import AgentQuestions
-from .monitor import MonitorAnswers, ask_monitors, occupied_domains
-from .statistics import answered_by_monitor, read_statistics
+from .agents import AgentQueries
+from .monitor import MonitorResults, occupied_domains, query_monitors
+from .statistics import has_monitor_values, read_statistics
 
 
 @dataclass
-class _Seen:
-    """One domain as libvirtd alone can describe it."""
+class _Found:
+    """One domain as libvirtd alone describes it."""
 
     uuid: str
     handle: Any
@@ -54,21 +54,21 @@ class _Seen:
     cpu_time_ns: int | None
 
     def macs(self) -> list[str]:
-        """Return the MAC addresses of its interfaces."""
+        """Return the MAC addresses of the domain's interfaces."""
         return [nic["mac"] for nic in self.facts.get("interfaces", ()) if nic.get("mac")]
 
     def paths(self) -> list[str]:
-        """Return the paths of its disks."""
+        """Return the paths of the domain's disks."""
         return [disk["path"] for disk in self.facts.get("disks", ()) if disk.get("path")]
 
 
 def observe(
     uri: str, timeout: float, templates_path: Path, *, filesystems: bool = True
 ) -> dict[str, Any]:
-    """Return the value of host_info; raises Failure when libvirt does not answer at uri.
+    """Return the value of host_info; raises Failure if libvirt does not respond at uri.
 
-    Ends after timeout seconds with what is known by then. Leaves threads behind that may never
-    end: call it in a process of its own.
+    Returns after timeout seconds with what is known by then. Leaves threads that may never end:
+    call it in a process of its own.
     """
     began = time.monotonic()
     connection = open_connection(uri)
@@ -99,30 +99,30 @@ def _observe(
     def connect() -> Any:
         return open_connection(uri)
 
-    # What is counted is read from here on; the clock that nobody sets tells how long that took.
+    # The time of the counters read below, by a clock that is never set: rates depend on it.
     uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
-    seen = _see_domains(connection)
+    found = _find_domains(connection)
     networks = connection.listAllNetworks(0)
     leases = read_leases(networks)
-    with_agent = {domain.uuid: domain.handle for domain in seen if domain.has_agent}
-    # The agent of a stuck QEMU does not answer either.
-    answering = with_agent.keys() - occupied_domains(with_agent)
-    agents = AgentQuestions(
+    with_agent = {domain.uuid: domain.handle for domain in found if domain.has_agent}
+    # The agent of a stuck QEMU does not respond either.
+    responsive = with_agent.keys() - occupied_domains(with_agent)
+    agents = AgentQueries(
         connect,
-        answering & {domain.uuid for domain in _without_lease(seen, leases)},
-        answering if filesystems else set(),
+        responsive & {domain.uuid for domain in _without_lease(found, leases)},
+        responsive if filesystems else set(),
     )
-    answers = ask_monitors(
+    results = query_monitors(
         connect,
-        {domain.uuid: domain.handle for domain in seen},
-        {domain.uuid for domain in seen if not domain.active},
+        {domain.uuid: domain.handle for domain in found},
+        {domain.uuid for domain in found if not domain.active},
         deadline,
         patience=0.4 * timeout,
     )
     pools = read_pools(connection)
-    sizes = _Late(lambda: measure_pools(pools))
-    files = _Late(lambda: _measure_disks(seen))
-    images = _Late(lambda: _read_images(seen))
+    sizes = _Background(lambda: measure_pools(pools))
+    files = _Background(lambda: _measure_disks(found))
+    images = _Background(lambda: _read_images(found))
     host_networks = read_networks(networks)
     observed = {
         "host": {**read_host(connection, uri), "uptime_seconds": round(uptime, 3)},
@@ -138,38 +138,38 @@ def _observe(
     measured_files = files.collect(patience)
     read = images.collect(patience)
     domains = []
-    for domain in seen:
+    for domain in found:
         domain.facts["addresses"] = (
             choose_addresses(domain.macs(), sources) if domain.active else []
         )
         fill_sizes(domain.facts["snapshots"], (read.get(path) for path in domain.paths()))
         if domain.uuid in systems:
             domain.facts["filesystems"] = systems[domain.uuid]
-        domains.append(_complete(domain, answers, measured_files))
+        domains.append(_complete(domain, results, measured_files))
     return {**observed, "pools": pools, "domains": domains}
 
 
-def _see_domains(connection: Any) -> list[_Seen]:
-    """Describe every domain without a question to any QEMU, in order of names."""
+def _find_domains(connection: Any) -> list[_Found]:
+    """Return every domain, sorted by name, without a query to any QEMU."""
     groups = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_INTERFACE
     flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
     listed = connection.getAllDomainStats(groups, flags)
     autostart = _uuids(connection, libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART)
     snapshots = _uuids(connection, libvirt.VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT)
-    seen = []
+    found = []
     for handle, record in listed:
         try:
-            domain = _see_domain(handle, record, snapshots)
+            domain = _find_domain(handle, record, snapshots)
         except libvirt.libvirtError as error:
             if has_error_code(error, "VIR_ERR_NO_DOMAIN"):
                 continue  # deleted since it was listed
             raise
         domain.facts["autostart"] = domain.uuid in autostart
-        seen.append(domain)
-    return sorted(seen, key=lambda domain: domain.facts["name"])
+        found.append(domain)
+    return sorted(found, key=lambda domain: domain.facts["name"])
 
 
-def _see_domain(handle: Any, record: dict[str, Any], snapshots: set[str]) -> _Seen:
+def _find_domain(handle: Any, record: dict[str, Any], snapshots: set[str]) -> _Found:
     uuid = handle.UUIDString()
     active = bool(handle.isActive())
     state = state_from_code(record.get("state.state"))
@@ -182,16 +182,16 @@ def _see_domain(handle: Any, record: dict[str, Any], snapshots: set[str]) -> _Se
             if pending := pending_values(facts, config):
                 facts["pending"] = pending
     except (Failure, ValueError, TypeError, AttributeError) as error:
-        # Somebody else's domain of a kind that we do not know must not hide all others.
+        # One domain with an unknown kind of definition must not hide all others.
         facts["unreadable"] = f"cannot read the definition of domain {handle.name()}: {error}"
-    # The fence may have seen more generations than the metadata, which power actions leave alone.
+    # The fence may record a higher generation than the metadata, which power actions do not update.
     metadata = facts.get("metadata") or {}
     fenced = Fence(uuid, label=facts["name"]).recall().get("generation")
     facts["generation"] = max(fenced or 0, metadata.get("generation") or 0)
     facts["state"] = str(state)
     facts["snapshots"] = list_snapshots(handle)[0] if uuid in snapshots else []
     facts["started_at"] = started_at(handle.name()) if active else None
-    return _Seen(
+    return _Found(
         uuid=uuid,
         handle=handle,
         active=active,
@@ -206,36 +206,36 @@ def _uuids(connection: Any, flags: int) -> set[str]:
     return {domain.UUIDString() for domain in connection.listAllDomains(flags)}
 
 
-def _without_lease(seen: list[_Seen], leases: dict[str, Any]) -> list[_Seen]:
-    """Return the domains whose agent is worth a question."""
+def _without_lease(found: list[_Found], leases: dict[str, Any]) -> list[_Found]:
+    """Return the domains with an agent and an interface without a lease."""
     return [
         domain
-        for domain in seen
+        for domain in found
         if domain.has_agent and any(mac.lower() not in leases for mac in domain.macs())
     ]
 
 
-def _measure_disks(seen: list[_Seen]) -> dict[str, dict[str, int]]:
+def _measure_disks(found: list[_Found]) -> dict[str, dict[str, int]]:
     """Return the sizes of all disk files, by path.
 
-    For a running QEMU libvirt's "allocation" is the end of the last write, not space in use.
+    For a running QEMU libvirt's "allocation" is the end of the last write, not the space in use.
     """
-    return {path: file_sizes(path) for domain in seen for path in domain.paths()}
+    return {path: file_sizes(path) for domain in found for path in domain.paths()}
 
 
-def _read_images(seen: list[_Seen]) -> dict[str, Qcow2Image | None]:
-    """Return the images of the domains that have snapshots, by path."""
-    with_snapshots = [domain for domain in seen if domain.facts["snapshots"]]
+def _read_images(found: list[_Found]) -> dict[str, Qcow2Image | None]:
+    """Return the images of domains with snapshots, by path."""
+    with_snapshots = [domain for domain in found if domain.facts["snapshots"]]
     return {path: read_image(path) for domain in with_snapshots for path in domain.paths()}
 
 
 def _complete(
-    domain: _Seen, answers: MonitorAnswers, files: dict[str, dict[str, int]]
+    domain: _Found, results: MonitorResults, files: dict[str, dict[str, int]]
 ) -> dict[str, Any]:
     """Return the domain's entry in host_info."""
-    record = domain.record | answers.records.get(domain.uuid, {})
+    record = domain.record | results.records.get(domain.uuid, {})
     if not domain.active:
-        # Of a guest that is off only the sizes are facts.
+        # For a stopped domain only the sizes of disks are meaningful.
         record = {key: value for key, value in record.items() if key.startswith("block.")}
     macs = {nic.get("target"): nic["mac"] for nic in domain.facts.get("interfaces", ())}
     stats = read_statistics(record, domain.cpu_time_ns, macs)
@@ -251,23 +251,23 @@ def _complete(
                 disk[key] = first.get(key, second.get(key))
         if "capacity_bytes" in disk:
             disk["size"] = round(disk["capacity_bytes"] / GIB, 3)
-    stuck = domain.active and domain.uuid in answers.stuck and not answered_by_monitor(record)
+    stuck = domain.active and domain.uuid in results.stuck and not has_monitor_values(record)
     return domain.facts | {"stuck": stuck, "stats": stats}
 
 
-class _Late:
-    """A question to file systems, in a thread because a dead one never answers."""
+class _Background:
+    """A query of file systems, in a thread because a dead file system never responds."""
 
     def __init__(self, call: Callable[[], dict[str, Any]]) -> None:
-        self._answer: dict[str, Any] = {}
+        self._result: dict[str, Any] = {}
         self._call = call
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        self._answer = self._call()
+        self._result = self._call()
 
     def collect(self, deadline: float) -> dict[str, Any]:
-        """Return the answer, {} when there is none at the deadline (monotonic seconds)."""
+        """Return the result; {} if there is none by the deadline (monotonic seconds)."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
-        return self._answer
+        return self._result

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Converts libvirt's flat statistics record into nested values; pure.
 
-Names and units of a record: the VIR_DOMAIN_STATS_* groups of virConnectGetAllDomainStats. What
-libvirt does not give is absent here too, never 0.
+The VIR_DOMAIN_STATS_* groups of virConnectGetAllDomainStats define names and units of a record.
+Values that libvirt does not return are missing here too, never 0.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 Record = Mapping[str, Any]
 
 _VCPU = {"state": "state", "time": "time_ns", "wait": "wait_ns", "delay": "delay_ns"}
-# KiB in libvirt, bytes with us.
+# KiB in libvirt, bytes in our values.
 _BALLOON_KIB = {
     "current": "actual_bytes",
     "maximum": "maximum_bytes",
@@ -55,15 +55,15 @@ _INTERFACE = {
 }
 
 
-def answered_by_monitor(record: Record) -> bool:
-    """Say whether QEMU itself answered: libvirt knows the resident size only together with it."""
+def has_monitor_values(record: Record) -> bool:
+    """Whether QEMU itself responded: libvirt returns the resident size only together with it."""
     return "balloon.rss" in record
 
 
 def read_statistics(
     record: Record, cpu_time_ns: int | None, mac_of_target: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Nest one domain's record; mac_of_target maps a tap device (vnet0) to the NIC's address."""
+    """Return a record as nested values; mac_of_target maps tap devices to MAC addresses."""
     stats: dict[str, Any] = {}
     if cpu_time_ns is not None:
         stats["cpu_time_ns"] = cpu_time_ns
