@@ -1,4 +1,4 @@
-"""Wiring: the services that handlers and background tasks work with, put together in one place."""
+"""Wiring: creates and connects the objects that handlers and background tasks use."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from virtplay.vms import Vms
 
 @dataclass
 class Services:
-    """The parts of the running service."""
+    """The objects of the running service."""
 
     settings: Settings
     dispatcher: Dispatcher
@@ -32,13 +32,13 @@ class Services:
     exposition: Exposition
     history: History
     past: HistorySource
-    """Where a VM's past usage is read: the history itself, or a Prometheus."""
+    """The source of VMs' past usage: the history itself, or Prometheus."""
 
 
 async def build_services(settings: Settings) -> Services:
-    """Read the inventory, bring the hosts' rows to it, and connect all parts; the database is open.
+    """Read the inventory, update the hosts' rows to it, and connect all objects.
 
-    CannotStart when the inventory cannot be read.
+    The database must be open. Raise CannotStart if the inventory cannot be read.
     """
     inventory = await load_inventory(settings)
     await sync_hosts(set(inventory.hosts))

@@ -1,9 +1,9 @@
-"""Pure: which characters of a text may be shown."""
+"""Pure: checks which characters a text may contain."""
 
 JOINERS = "\u200c\u200d"
-"""They are invisible, but stand inside emoji and the words of some scripts."""
+"""Invisible characters that emoji and the words of some scripts contain."""
 
 
 def is_printable(text: str, also: str = "") -> bool:
-    """Whether a text holds no control characters and no invisible marks but those of `also`."""
+    """Return whether a text has no control or invisible characters except JOINERS and `also`."""
     return all(c.isprintable() or c in JOINERS or c in also for c in text)

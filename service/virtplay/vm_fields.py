@@ -1,7 +1,7 @@
-"""Pure: the fields of a VM, one a line, and every translation of them.
+"""Pure: the table of a VM's fields, and every translation between their names.
 
-The API, the database, the role libvirt_domain and the module `domain` each have a name of their own
-for a field. A field is written down here once; what turns one name into another reads this table.
+The API, the database, the role libvirt_domain and the module `domain` each have their own name for
+a field. Each field is one line of the table, which all translations read.
 """
 
 import math
@@ -16,14 +16,14 @@ ROLE = "libvirt_domain"
 
 
 class Asked(Enum):
-    """In which requests a field may be given."""
+    """Which requests may set a field."""
 
     NEVER = auto()
-    """It is known without asking."""
+    """No request; the service sets it."""
     AT_CREATION = auto()
-    """It is fixed then."""
+    """Only the request that creates the VM."""
     ALWAYS = auto()
-    """It can be changed later."""
+    """The creation, and any later update."""
 
 
 @dataclass(frozen=True)
@@ -31,31 +31,31 @@ class Field:
     """One field of a VM and its names."""
 
     name: str
-    """Its column; for a field that no row keeps, its name in a request inside the service."""
+    """Its column; for a field that is not stored, its name inside the service."""
     variable: str
     """The role's variable, without the role's name."""
     asked: Asked = Asked.ALWAYS
     api: str = ""
-    """Its name in the API, where that is not `name`."""
+    """Its name in the API, if that is not `name`."""
     stored: bool = True
-    """Whether the row keeps it."""
+    """Whether the VM's row stores it."""
     secret: bool = False
-    """Whether its value is kept out of the database, the log and the command line."""
+    """Whether its value must not enter the database, the log and the command line."""
     key: str = ""
-    """The key of a reported domain with which it is reported; empty if no host reports it."""
+    """The key of a reported domain from which it is read; empty if no host reports it."""
     read: Callable[[Mapping[str, Any]], Any] = lambda domain: None
-    """A domain with that key → the column's value; None where the host does not know."""
+    """Domain with that key → the column's value; None if the host does not know it."""
     needs_room: bool = False
-    """Whether a new value must be checked against the room that its host has."""
+    """Whether a new value must be checked against the room of the host."""
 
     @property
     def api_name(self) -> str:
-        """Its name in requests and answers of the API."""
+        """Its name in requests and responses of the API."""
         return self.api or self.name
 
     @property
     def role_variable(self) -> str:
-        """The role's variable in full."""
+        """The role's variable with the role's name."""
         return f"{ROLE}_{self.variable}"
 
 
@@ -64,7 +64,7 @@ def _title(domain: Mapping[str, Any]) -> str:
 
 
 def _first_disk(domain: Mapping[str, Any]) -> int | None:
-    """GiB, rounded up."""
+    """Return the size of the first disk in GiB, rounded up."""
     disks = domain.get("disks") or []
     size = disks[0].get("capacity_bytes") if disks else 0
     return None if size is None else math.ceil(size / GIB)
@@ -110,28 +110,28 @@ FIELDS = (
     Field("ssh_keys", "ssh_keys", Asked.AT_CREATION, api="sshKeys", stored=False),
     Field("user_data", "user_data", Asked.AT_CREATION, api="userData", stored=False, secret=True),
 )  # fmt: skip
-"""Memory MiB, disk GiB."""
+"""Memory is in MiB, disk in GiB."""
 
 
 def from_request(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that a request's body gives, by name."""
+    """Return field name → value, for the fields in the body of a request."""
     return {field.name: body[field.api_name] for field in FIELDS if field.api_name in body}
 
 
 def columns_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the values that the VM's row keeps."""
+    """Return the values that the VM's row stores."""
     return {
         field.name: values[field.name] for field in FIELDS if field.stored and field.name in values
     }
 
 
 def shown(vm: Any) -> dict[str, Any]:
-    """The fields of a VM's row by their names in the API."""
+    """Return API name → value, for the fields of a VM's row."""
     return {field.api_name: getattr(vm, field.name) for field in FIELDS if field.stored}
 
 
 def to_variables(values: Mapping[str, Any], *, secret: bool = False) -> dict[str, Any]:
-    """The role's variables for the values that are given; the secret ones only, or all others."""
+    """Return the role's variables for the values: those of secret fields, or all others."""
     return {
         field.role_variable: values[field.name]
         for field in FIELDS
@@ -140,7 +140,7 @@ def to_variables(values: Mapping[str, Any], *, secret: bool = False) -> dict[str
 
 
 def from_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns that the role's variables stand for."""
+    """Return the columns that the role's variables set."""
     return {
         field.name: variables[field.role_variable]
         for field in FIELDS
@@ -149,9 +149,10 @@ def from_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_domain(domain: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns that a domain gives, as its host reports it: those of what it reports.
+    """Return the columns that a domain, as its host reports it, sets.
 
-    A value that waits for the next boot counts as given; `pending` has the one in force now.
+    Of a field that changes at the next boot, the column gets the new value, and `pending` the
+    current one.
     """
     defined = {**domain, **(domain.get("pending") or {})}
     pending: dict[str, Any] = {}
@@ -165,5 +166,5 @@ def from_domain(domain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def needs_room(values: Mapping[str, Any]) -> bool:
-    """Whether a change of these fields must be checked against the room of the host."""
+    """Return whether a change of these fields must be checked against the room of the host."""
     return any(field.needs_room and field.name in values for field in FIELDS)

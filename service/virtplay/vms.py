@@ -1,4 +1,4 @@
-"""What may happen to a VM, and the jobs that make it happen."""
+"""Checks requests to create, change, start, stop and delete VMs, and submits their jobs."""
 
 import hashlib
 import uuid
@@ -27,14 +27,14 @@ DEFAULT_POOL = "default"
 
 @dataclass(frozen=True)
 class Accepted:
-    """What a mutation answers: the VM as it is now, and the job that changes it."""
+    """An accepted request: the VM as it is now, and the job that changes it."""
 
     vm: Vm
     job: Job
 
 
 def room_of(host: Host, overcommit: Overcommit, promised: Promised) -> HostRoom:
-    """A host's room from its last observation and from what its VMs were promised."""
+    """Return a host's room, from its last observation and what its VMs were promised."""
     facts = host.facts.get("host", {})
     pools = {pool["name"]: pool for pool in host.facts.get("pools", [])}
     return HostRoom(
@@ -52,7 +52,7 @@ def room_of(host: Host, overcommit: Overcommit, promised: Promised) -> HostRoom:
 
 
 class Vms:
-    """Every mutation of a VM: check, then lock and job in one transaction, then dispatch."""
+    """Changes VMs: checks a request, locks the VM with a job, and dispatches the job."""
 
     def __init__(
         self,
@@ -67,28 +67,28 @@ class Vms:
         self._observer = observer
 
     async def create(
-        self, caller: Caller, wanted: Mapping[str, Any], host: str | None = None
+        self, caller: Caller, requested: Mapping[str, Any], host: str | None = None
     ) -> Accepted:
-        """Place a VM of the wanted fields (memory MiB, disk GiB) and submit its creation."""
-        # Right after its start the service knows no host yet: waiting is better than refusing.
+        """Place a VM with the requested fields (memory MiB, disk GiB), and submit its creation."""
+        # Just after its start the service has observed no host; waiting is better than an error.
         await self._observer.first_observation()
-        os = self.inventory.template_os(wanted["template"])
-        network = wanted["network"]
+        os = self.inventory.template_os(requested["template"])
+        network = requested["network"]
         need = Need(
-            wanted["cpu"],
-            wanted["memory"],
-            wanted["disk"],
+            requested["cpu"],
+            requested["memory"],
+            requested["disk"],
             network["type"],
             network[network["type"]],
         )
         async with transaction(exclusive="placement"):
-            hosts = await self._candidates(wanted["template"], host)
+            hosts = await self._candidates(requested["template"], host)
             promised = await store.promised_by_host()
             name = place([self._room(each, promised) for each in hosts], need)
             await _refuse_used_mac(name, network.get("mac"))
-            _check_template_size(wanted, next(each for each in hosts if each.name == name))
+            _check_template_size(requested, next(each for each in hosts if each.name == name))
             identity = uuid.uuid4()
-            columns = vm_fields.columns_of(wanted)
+            columns = vm_fields.columns_of(requested)
             columns["network"] = {**network, "mac": network.get("mac") or derive_mac(identity)}
             vm = await store.create_vm(
                 uuid=identity, host=name, status=VmStatus.CREATING, os=os, **columns
@@ -98,33 +98,33 @@ class Vms:
                 caller,
                 vm,
                 Action.VM_CREATE,
-                create_variables(vm, wanted),
-                secrets=vm_fields.to_variables(wanted, secret=True) or None,
+                create_variables(vm, requested),
+                secrets=vm_fields.to_variables(requested, secret=True) or None,
             )
         self._dispatcher.enqueue(job.id)
         return Accepted(vm, job)
 
-    async def update(self, caller: Caller, ref: str, wanted: Mapping[str, Any]) -> Accepted:
-        """Submit a change of the wanted fields, by their names."""
+    async def update(self, caller: Caller, ref: str, requested: Mapping[str, Any]) -> Accepted:
+        """Submit an update of a VM to the requested fields."""
         async with transaction(exclusive="placement"):
             vm = await store.find_vm(ref, lock=True)
             await refuse_if_busy(vm)
             await refuse_unusable(vm)
-            if "disk" in wanted and wanted["disk"] < vm.disk:
+            if "disk" in requested and requested["disk"] < vm.disk:
                 message = f"can only grow: it is {vm.disk} GiB"
                 raise errors.ValidationFailed(
                     f"cannot shrink the disk of VM {ref}: it {message}",
                     [{"field": "disk", "message": message}],
                 )
-            await self._check_growth(vm, wanted)
+            await self._check_growth(vm, requested)
             job = await submit(
-                self._settings, caller, vm, Action.VM_UPDATE, update_variables(vm, wanted)
+                self._settings, caller, vm, Action.VM_UPDATE, update_variables(vm, requested)
             )
         self._dispatcher.enqueue(job.id)
         return Accepted(vm, job)
 
     async def delete(self, caller: Caller, ref: str, *, force: bool, keep_disks: bool) -> Accepted:
-        """Submit the removal of a VM; a running one only with `force`."""
+        """Submit the deletion of a VM; a running VM, or one with snapshots, requires `force`."""
         async with transaction():
             vm = await store.find_vm(ref, lock=True)
             await refuse_if_busy(vm)
@@ -135,8 +135,8 @@ class Vms:
                 )
             if vm.snapshots and not force:
                 raise errors.VmHasSnapshots(
-                    f"cannot delete VM {ref}: it has {vm.snapshots} snapshots, which force=true"
-                    " would delete with it",
+                    f"cannot delete VM {ref}: it has {vm.snapshots} snapshots; delete them first,"
+                    " or use force=true, which deletes them too",
                     snapshots=vm.snapshots,
                 )
             job = await submit(
@@ -154,7 +154,7 @@ class Vms:
         return Accepted(vm, job)
 
     async def start(self, caller: Caller, ref: str) -> Accepted:
-        """Submit a start; accepted while the VM is being created, behind the creation."""
+        """Submit a start; while the VM is being created, the start waits for the creation."""
         async with transaction():
             vm = await store.find_vm(ref, lock=True)
             holder = await job_store.unfinished_job(vm.id)
@@ -162,7 +162,8 @@ class Vms:
                 waiting = await job_store.waiting_job(vm.id)
                 if waiting is not None:
                     raise errors.OperationInProgress(
-                        f"cannot start VM {ref}: {waiting.ref} already waits for its creation",
+                        f"cannot start VM {ref}: {waiting.ref} will already start it once it is"
+                        " created",
                         jobId=waiting.ref,
                     )
                 job = await submit(
@@ -178,11 +179,11 @@ class Vms:
         return Accepted(vm, job)
 
     async def stop(self, caller: Caller, ref: str, *, force: bool) -> Accepted:
-        """Submit a stop: by the guest itself, or at once with `force`."""
+        """Submit a shutdown by the guest OS, or with `force` a power-off."""
         return await self._power(caller, ref, Action.VM_STOP, force=force)
 
     async def restart(self, caller: Caller, ref: str, *, force: bool) -> Accepted:
-        """Submit a restart: by the guest itself, or at once with `force`."""
+        """Submit a restart by the guest OS, or with `force` a reset."""
         return await self._power(caller, ref, Action.VM_RESTART, force=force)
 
     async def pause(self, caller: Caller, ref: str) -> Accepted:
@@ -190,7 +191,7 @@ class Vms:
         return await self._power(caller, ref, Action.VM_PAUSE)
 
     async def resume(self, caller: Caller, ref: str) -> Accepted:
-        """Submit the resumption of a paused VM."""
+        """Submit the resume of a paused VM."""
         return await self._power(caller, ref, Action.VM_RESUME)
 
     async def _power(
@@ -210,7 +211,7 @@ class Vms:
         return Accepted(vm, job)
 
     async def _candidates(self, template: str, host_name: str | None) -> list[Host]:
-        """The ready hosts that may take the VM; the reason why not, if there is none."""
+        """Return the ready hosts that have the template; raise the reason if there is none."""
         if host_name is not None:
             host = await store.find_host(host_name)
             if host.status != HostStatus.READY:
@@ -242,83 +243,85 @@ class Vms:
         return room_of(host, overcommit, promised.get(host.name, Promised()))
 
     async def rooms(self) -> dict[str, HostRoom]:
-        """Host name → its room, for every host of the inventory."""
+        """Return host name → room, for every host of the inventory."""
         promised = await store.promised_by_host()
         return {host.name: self._room(host, promised) for host in await store.list_hosts()}
 
-    async def _check_growth(self, vm: Vm, wanted: Mapping[str, Any]) -> None:
-        """INSUFFICIENT_RESOURCES or a wrong network, as at creation, for what the change adds."""
-        if not vm_fields.needs_room(wanted):
+    async def _check_growth(self, vm: Vm, requested: Mapping[str, Any]) -> None:
+        """Raise INSUFFICIENT_RESOURCES or a network error, as at creation, for what grows."""
+        if not vm_fields.needs_room(requested):
             return
         host = await store.find_host(str(vm.host))
         promised = await store.promised_by_host(without=vm.id)
-        network = wanted.get("network", vm.network)
+        network = requested.get("network", vm.network)
         kind = network.get("type", "network")
         room = self._room(host, promised)
         need = Need(
-            wanted.get("cpu", vm.cpu) if wanted.get("cpu", 0) > vm.cpu else 0,
-            wanted.get("memory", vm.memory) if wanted.get("memory", 0) > vm.memory else 0,
-            wanted["disk"] - vm.disk if "disk" in wanted else 0,
+            requested.get("cpu", vm.cpu) if requested.get("cpu", 0) > vm.cpu else 0,
+            requested.get("memory", vm.memory) if requested.get("memory", 0) > vm.memory else 0,
+            requested["disk"] - vm.disk if "disk" in requested else 0,
             kind,
             network.get(kind, ""),
         )
-        if "network" not in wanted and not room.has_network(need):
-            # A change of something else must not fail over a network that is gone meanwhile.
+        if "network" not in requested and not room.has_network(need):
+            # The current network may be gone; a change of other fields must not fail for that.
             room_networks = frozenset({need.network_name})
             room = room_of(host, room.overcommit, promised.get(host.name, Promised()))
             room = HostRoom(**{**vars(room), "networks": room_networks, "bridges": room_networks})
         place([room], need)
 
 
-def _check_template_size(wanted: Mapping[str, Any], host: Host) -> None:
-    """Refuse a disk that is smaller than its template."""
-    template = wanted["template"]
+def _check_template_size(requested: Mapping[str, Any], host: Host) -> None:
+    """Raise ValidationFailed if the disk is smaller than its template."""
+    template = requested["template"]
     for image in host.facts.get("templates", []):
         size = -(-int(image.get("virtual_size_bytes", 0)) // GIB)
-        if image.get("name") == template and size > wanted["disk"]:
-            message = f"must be at least {size}: template {template} is that large (GiB)"
+        if image.get("name") == template and size > requested["disk"]:
+            message = f"must be at least {size} GiB, the size of template {template}"
             raise errors.ValidationFailed(
-                f"cannot create VM {wanted['name']}: disk {message}",
+                f"cannot create VM {requested['name']}: disk {message}",
                 [{"field": "disk", "message": message}],
             )
 
 
 async def refuse_unreachable(vm: Vm) -> None:
-    """Raise HostUnreachable when nothing can be done to the VM now."""
+    """Raise HostUnreachable if no job can run on the VM's host now."""
     try:
         host = await store.find_host(str(vm.host))
     except errors.HostNotFound:
         raise errors.HostUnreachable(
-            f"cannot change VM {vm.ref}: the inventory has no host {vm.host} any more"
+            f"cannot change VM {vm.ref}: its host {vm.host} is no longer in the inventory"
         ) from None
     if vm.status == VmStatus.UNREACHABLE or host.status == HostStatus.UNREACHABLE:
-        raise errors.HostUnreachable(f"cannot change VM {vm.ref}: host {vm.host} cannot be reached")
+        raise errors.HostUnreachable(
+            f"cannot change VM {vm.ref}: its host {vm.host} is unreachable"
+        )
 
 
 async def refuse_unusable(vm: Vm) -> None:
-    """Raise what keeps every action but its removal from the VM."""
+    """Raise the reason why the VM allows no action except its deletion, if there is one."""
     await refuse_unreachable(vm)
     if not vm.provisioned:
-        reason = (vm.error or {}).get("message", "its creation failed")
+        reason = (vm.error or {}).get("message", "the reason is unknown")
         raise errors.ValidationFailed(
-            f"cannot change VM {vm.ref}: it was never created ({reason}); delete it"
+            f"cannot change VM {vm.ref}: its creation failed ({reason}); delete it"
         )
 
 
 async def _refuse_used_mac(host: str, mac: str | None) -> None:
-    """Two cards of one MAC address on a host would share leases and addresses."""
+    """Raise ValidationFailed if a VM of the host has the MAC address."""
     if mac is None:
         return
     vm = await store.vm_with_mac(host, mac)
     if vm is not None:
         raise errors.ValidationFailed(
-            f"cannot create a VM with MAC address {mac}: VM {vm.ref} has it",
-            [{"field": "network.mac", "message": f"is the address of VM {vm.ref}"}],
+            f"cannot create a VM with MAC address {mac}: VM {vm.ref} uses it",
+            [{"field": "network.mac", "message": f"is in use by VM {vm.ref}"}],
         )
 
 
 def refuse_wrong_state(vm: Vm, action: Action, *, force: bool = False) -> None:
-    """Raise the error that the document names for `action` in the VM's state."""
+    """Raise the API's error if the VM's status does not allow `action`."""
     stopped = vm.status in (VmStatus.STOPPED, VmStatus.ERROR)
     verb = action.value.removeprefix("vm_")
     if stopped and not (action == Action.VM_STOP and vm.status == VmStatus.ERROR and force):
@@ -330,36 +333,36 @@ def refuse_wrong_state(vm: Vm, action: Action, *, force: bool = False) -> None:
 
 
 def derive_mac(identity: uuid.UUID) -> str:
-    """The MAC address that a host would give the first network card of a VM with that UUID.
+    """Return the MAC address that a host gives the first network card of a VM with that UUID.
 
-    The rule is the collection's (domain/devices.py); here it makes the address known at once, and
-    a test compares both.
+    The rule is the collection's (domain/devices.py), and a test compares both. The service repeats
+    it so that the address is known before the domain exists.
     """
     digest = hashlib.sha256(f"urn:virtplay:vm:1/{identity}/0".encode()).digest()
     return ":".join(["52", *(f"{byte:02x}" for byte in digest[:5])])
 
 
 def identify(vm: Vm) -> dict[str, Any]:
-    """The variables that name a VM to the playbooks."""
+    """Return the playbook variables that identify a VM."""
     return {"libvirt_domain_uuid": str(vm.uuid), "libvirt_domain_name": str(vm.domain)}
 
 
-def create_variables(vm: Vm, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables of playbooks/vm_create.yml, but for secrets."""
+def create_variables(vm: Vm, requested: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the variables of playbooks/vm_create.yml, without secrets."""
     return {
         **identify(vm),
-        **vm_fields.to_variables({**wanted, "os": vm.os, "network": vm.network}),
+        **vm_fields.to_variables({**requested, "os": vm.os, "network": vm.network}),
         "libvirt_domain_state": "running" if vm.auto_start else "stopped",
     }
 
 
-def update_variables(vm: Vm, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables of playbooks/vm_update.yml: only what was asked for."""
-    values = dict(wanted)
-    if "network" in wanted:
-        new = wanted["network"]
+def update_variables(vm: Vm, requested: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the variables of playbooks/vm_update.yml, with the requested fields only."""
+    values = dict(requested)
+    if "network" in requested:
+        new = requested["network"]
         keys = ["mac", "model"]
         if all(vm.network.get(key) == new.get(key) for key in ("type", "network", "bridge")):
-            keys.append("ip")  # as on the host, the address goes only with its network
+            keys.append("ip")  # as on the host, a fixed address is kept on the same network
         values["network"] = {**{key: vm.network[key] for key in keys if vm.network.get(key)}, **new}
     return {**identify(vm), **vm_fields.to_variables(values)}

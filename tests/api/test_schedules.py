@@ -162,9 +162,9 @@ async def test_a_busy_vm_skips_its_turns_and_they_do_not_pile_up(service: Servic
     assert await Job.all().count() == 1, "a skipped turn is not caught up"
 
 
-@pytest.mark.parametrize("why", ["cannot be reached", "was never created"])
+@pytest.mark.parametrize("why", ["is unreachable", "its creation failed"])
 async def test_a_vm_that_cannot_be_worked_on_skips_its_turn(service: Service, why: str) -> None:
-    if why == "cannot be reached":
+    if why == "is unreachable":
         await add_vm()
         await service.mark("kvm1", HostStatus.UNREACHABLE)
     else:

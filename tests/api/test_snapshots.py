@@ -332,7 +332,7 @@ async def test_vms_that_no_snapshot_can_be_taken_of(service: Service) -> None:
     await add_vm(VmStatus.ERROR, provisioned=False, error={"message": "no room"})
     answer = await service.post("/vms/vm-002/snapshots", {"name": "x"})
     assert answer.status_code == 400
-    assert "never created (no room)" in answer.json()["error"]["message"]
+    assert "creation failed (no room)" in answer.json()["error"]["message"]
     await add_vm(host="kvm2")
     await service.mark("kvm2", HostStatus.UNREACHABLE)
     answer = await service.post("/vms/vm-003/snapshots", {"name": "x"})
