@@ -136,9 +136,9 @@ def test_every_state_of_a_module_has_an_example(elsewhere: Elsewhere) -> None:
     ("settings", "message"),
     [
         ({}, "cannot list the VMs of every hypervisor: kvm1 (cannot "),
-        ({"hypervisors": "nobody"}, "cannot ask any hypervisor"),
+        ({"hypervisors": "nobody"}, "cannot observe any hypervisor"),
         ({"address_networks": ["here"], "strict_hosts": True}, "cannot "),
-        ({"inventory": ["nowhere.yml"]}, "cannot ask any hypervisor"),
+        ({"inventory": ["nowhere.yml"]}, "cannot observe any hypervisor"),
         ({"names": "uuid"}, "names"),
     ],
 )

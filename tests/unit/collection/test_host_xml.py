@@ -73,7 +73,7 @@ def test_network_is_not_different_from_itself(change: dict[str, Any]) -> None:
     ],
 )
 def test_nonsense_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(AnsibleFilterError, match="cannot make network"):
+    with pytest.raises(AnsibleFilterError, match="cannot define network"):
         network_xml(NAT | change)
 
 
@@ -82,5 +82,5 @@ def test_pool_is_a_directory_and_its_text_never_markup() -> None:
         '<pool type="dir"><name>p</name><target><path>/srv/a&amp;b</path></target></pool>'
     )
     for path in ("relative", "/a/../b", ""):
-        with pytest.raises(AnsibleFilterError, match="cannot make pool p"):
+        with pytest.raises(AnsibleFilterError, match="cannot define pool p"):
             pool_xml({"name": "p", "path": path})

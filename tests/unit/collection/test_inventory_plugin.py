@@ -44,7 +44,7 @@ class Plugin(InventoryModule):  # type: ignore[misc]
     def get_cache_key(self, path: str) -> str:
         return KEY
 
-    def _look(self, path: str) -> tuple[Domains, list[str]]:
+    def _observe(self, path: str) -> tuple[Domains, list[str]]:
         self.looks += 1
         return self.answer
 
@@ -133,7 +133,7 @@ def test_no_answer_at_all_is_a_failure_with_what_was_said(
 ) -> None:
     with pytest.raises(AnsibleParserError) as caught:
         read(stdout, stderr)
-    assert f"cannot ask any hypervisor: {words}" in str(caught.value)
+    assert f"cannot observe any hypervisor: {words}" in str(caught.value)
 
 
 def test_callbacks_of_the_user_are_not_run_with_the_plugins_own_ansible(

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Checks the variables of a play's roles on the controller (action `check_arguments`)."""
+"""Check the variables of a play's roles on the controller (action `check_arguments`)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ActionModule(ActionBase):
     _requires_connection = False
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return a result that fails with every fault, or an unchanged one."""
+        """Return a failed result with all errors, or an unchanged result if there are none."""
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
         _result, arguments = self.validate_argument_spec(
@@ -54,7 +54,7 @@ class ActionModule(ActionBase):
     def _faults(self, role: str, entry: str, variables: Mapping[str, Any]) -> list[str]:
         specs = self._read_specs(role)
         if entry not in specs:
-            raise AnsibleActionFail(f"cannot check role {role}: it describes no {entry}")
+            raise AnsibleActionFail(f"cannot check role {role}: it has no entry point {entry}")
         options = specs[entry].get("options", {})
         values, faults = self._evaluate(options, variables)
         options = {name: option for name, option in options.items() if name not in faults}
@@ -71,13 +71,16 @@ class ActionModule(ActionBase):
     def _evaluate(
         self, names: Iterable[str], variables: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, str]]:
-        """Return the values of the variables that are set, and a message for each that fails."""
+        """Return the values of the set variables, and a message for each that cannot be evaluated.
+
+        Both are keyed by the variable's name.
+        """
         values: dict[str, Any] = {}
         faults = {}
         for name in names:
             if name in variables:
                 try:
-                    # As a mapping, from which Ansible takes what is to be omitted.
+                    # Evaluated in a mapping, from which Ansible removes omitted values.
                     values |= self._templar.template({name: variables[name]})
                 except AnsibleError as error:
                     place = self._place_of_fault(name, variables[name])
@@ -85,7 +88,7 @@ class ActionModule(ActionBase):
         return values, faults
 
     def _place_of_fault(self, name: str, value: Any) -> str:
-        """Return a variable's name, in a list with the index and VM of the element at fault."""
+        """Return the variable's name; for a list, add index and VM of the invalid element."""
         for number, element in enumerate(value) if isinstance(value, list) else ():
             try:
                 self._templar.template(element)

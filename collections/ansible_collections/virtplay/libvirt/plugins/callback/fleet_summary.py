@@ -1,25 +1,25 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Prints the outcome of each declared VM at the end of a run (callback `fleet_summary`)."""
+"""Print the outcome of each declared VM at the end of a run (callback `fleet_summary`)."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: fleet_summary
 type: aggregate
-short_description: Says at the end of a run what became of the VMs that are declared
+short_description: Summarizes the outcome of the declared VMs at the end of a run
 version_added: 0.1.0
 author:
   - Virtplay contributors (@virtplay)
 description:
-  - Ends a run of C(playbooks/vms.yml), or of any other playbook that uses the module
-    M(virtplay.libvirt.domains), with one summary of all hosts. For each host and for all it has how
-    many VMs were made, changed, removed, left as they are, have failed or were not done, with
-    their names; and which hosts could not be reached, or whose turn did not come.
-  - It comes after the recap of Ansible, whatever became of the run, with C(serial) too. No task can
-    do that, as Ansible ends a run at a batch in which no host is left.
-  - With C(--check) it is what the run would do.
-  - Of other runs it says nothing.
+  - Prints one summary of all hosts at the end of a run of C(playbooks/vms.yml), or of any other
+    playbook that uses the module M(virtplay.libvirt.domains). For each host and for all hosts, it
+    shows how many VMs were created, changed, removed, unchanged, failed or not done, with their
+    names. It also shows the hosts that were unreachable or not processed.
+  - The summary follows the play recap, even if the run failed, and also with C(serial). A task
+    cannot print it, because Ansible ends the run after a batch in which all hosts failed.
+  - With C(--check), the summary shows what the run would do.
+  - Prints nothing for other runs.
 requirements:
   - enable in configuration
 """
@@ -48,7 +48,7 @@ MODULE = "virtplay.libvirt.domains"
 
 
 class Comparison:
-    """What a host was found to need, and what was then done about it: answers of the module."""
+    """The module's planned changes of one host, and the results of the runs that made them."""
 
     def __init__(self, plan: Mapping[str, Any]) -> None:
         self.plan = plan
@@ -56,7 +56,7 @@ class Comparison:
 
 
 class CallbackModule(CallbackBase):
-    """Collects what the module answers, and tells it with the run's statistics."""
+    """Collects the module's results and prints their summary with the run's statistics."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
@@ -73,26 +73,26 @@ class CallbackModule(CallbackBase):
         self._lost: set[str] = set()
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        """Keep the play, which knows its hosts."""
+        """Store the play, which knows its hosts."""
         self._play = play
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
-        """Take note of all hosts of a play that works on declared VMs, also of later batches."""
+        """Note all hosts of a play with declared VMs, including those of later batches."""
         if _is_ours(task):
             variables = self._play.get_variable_manager().get_vars(play=self._play)
             for host in variables.get("ansible_play_hosts_all") or ():
                 self._hosts.setdefault(str(host), [])
 
     def v2_runner_on_ok(self, result: Any) -> None:
-        """Collect an answer."""
+        """Collect a result of the module."""
         self._collect(result)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
-        """Collect the answer of a task in which some VMs failed."""
+        """Collect the result of a task in which some VMs failed."""
         self._collect(result)
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
-        """Take note of a host that is lost, and collect what a loop did there before."""
+        """Note an unreachable host, and collect the results that a loop had there before."""
         self._lost.add(str(result.host.get_name()))
         self._collect(result)
 
@@ -111,7 +111,7 @@ class CallbackModule(CallbackBase):
                 comparisons[-1].runs.append(answer)
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        """Print the summary, if there is anything to tell of."""
+        """Print the summary, if the run processed declared VMs."""
         dry_run = bool(context.CLIARGS.get("check"))
         found, lost = {}, []
         for host, comparisons in self._hosts.items():
@@ -128,7 +128,7 @@ class CallbackModule(CallbackBase):
                 self._display.display(line)
             if lost:
                 self._display.display(f"not reached: {', '.join(lost)}")
-        # A command may have several playbooks, each with its own end.
+        # One command may run several playbooks, each with its own summary.
         self._begin()
 
 

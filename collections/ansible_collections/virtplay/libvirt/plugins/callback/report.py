@@ -1,46 +1,45 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Reports ansible-playbook runs from a shell to the service (callback plugin `report`)."""
+"""Report ansible-playbook runs from a shell to the service (callback plugin `report`)."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: report
 type: notification
-short_description: Shows your runs among the jobs of a Virtplay service
+short_description: Shows runs from a shell among the jobs of a Virtplay service
 version_added: 0.1.0
 author:
   - Virtplay contributors (@virtplay)
 description:
-  - Reports each playbook that you run from a shell to a Virtplay service, which lists it as a job
-    with C(origin) V(shell), beside those that it runs itself. Its playbook, hosts, VM, user,
-    progress, log and outcome are there for everybody who may look.
-  - The service only shows such a run. It neither locks a VM for it nor ends nor repeats it; the
-    modules of this collection see to it by themselves that two runs do not change one VM at once.
-  - A service that is away, slow or does not want the report never fails a run or holds it up. It
-    is sent from a thread, waits in a queue of bounded length, and what does not arrive is one
-    warning. At its end a run waits for the last of it, up to 5 seconds when the service has
-    answered before, and up to one when not.
-  - A run that is ended by Ctrl-C (SIGINT), SIGTERM or a terminal that goes away (SIGHUP) is
-    C(cancelled) in the list at once, and says what ended it. On SIGTERM and SIGHUP the service is
-    told before Ansible ends its tasks, which waits for it as the end of a run does; a second signal
-    ends the run without that.
-  - A run that is killed otherwise (SIGKILL) becomes C(lost) in the list after a minute without a
-    sign of it.
+  - Reports each playbook that you run from a shell to a Virtplay service. The service lists the run
+    as a job with C(origin) V(shell), beside the jobs that it runs itself. All users of the service
+    can see the playbook, hosts, VM, user, progress, log and outcome.
+  - The service only shows such a run. It does not lock a VM for the run, and does not stop or
+    repeat the run. The modules of this collection prevent two runs from changing one VM at the same
+    time.
+  - A service that is unreachable or slow, or that rejects the report, never fails or delays a run.
+    A thread sends the report from a queue of limited length. If a part of it cannot be sent, one
+    warning is shown. At its end, a run waits for the rest of the report, up to 5 seconds if the
+    service has responded before, and up to one second if not.
+  - A run that is interrupted by Ctrl-C (SIGINT), SIGTERM or a closed terminal (SIGHUP) is listed as
+    C(cancelled) immediately, with the signal as the reason. On SIGTERM and SIGHUP, the report is
+    sent before Ansible stops its tasks, with the same waiting time as at the end of a run. A second
+    signal stops the run without waiting.
+  - A run that is killed (SIGKILL) is listed as C(lost) after one minute without a report.
   - Runs of the service itself are not reported.
-  - What tasks with C(no_log) do is not told. Of the extra variables only those appear that say
-    what the collection's roles do, such as C(libvirt_domain_name). Values of extra variables
-    whose names sound like secrets, and the token, are made unreadable wherever they turn up. All
-    else that Ansible prints on the terminal without C(-v) may stand in the log.
+  - Tasks with C(no_log) are reported without their content. Only those extra variables are reported
+    that show what the collection's roles do, such as C(libvirt_domain_name). The token and the
+    values of extra variables whose names suggest secrets are masked everywhere. The log may
+    contain everything else that Ansible prints on the terminal without C(-v).
 requirements:
   - enable in configuration
-  - a Virtplay service, and a token of it with the role operator
+  - a Virtplay service, and one of its tokens with the role operator
 options:
   url:
     description:
-      - Where the service is.
-      - A certificate of an own authority is trusted when the file of the environment variable
-        E(SSL_CERT_FILE) has that.
+      - URL of the service.
+      - For a private certificate authority, point E(SSL_CERT_FILE) at a bundle that contains it.
     type: str
     default: http://localhost:3000
     env:
@@ -49,7 +48,7 @@ options:
       - section: virtplay
         key: url
   token:
-    description: The token that lets the report in. Without one nothing is reported.
+    description: Token for the service. Without a token, nothing is reported.
     type: str
     env:
       - name: VIRTPLAY_TOKEN
@@ -57,7 +56,7 @@ options:
       - section: virtplay
         key: token
   validate_certs:
-    description: Whether an C(https) service must have a certificate that is trusted here.
+    description: Whether the certificate of an C(https) service is verified.
     type: bool
     default: true
     env:
@@ -110,15 +109,15 @@ from ansible_collections.virtplay.libvirt.plugins.plugin_utils.run_report import
     total_tasks,
 )
 
-# The service sets it for the plays that it runs itself, which are jobs already.
+# The service sets this variable for the playbooks that it runs itself, which are already jobs.
 SERVICE_MARK = "VIRTPLAY_RUN"
 HOSTS_LIMIT = 1000
 BROKEN_OFF = {
     "code": "RUN_INTERRUPTED",
-    "message": "cannot finish: the run broke off before its end",
+    "message": "cannot finish: the run stopped before its end",
 }
-# Of these Ansible handles SIGINT, which becomes an exception and then an exit, and SIGTERM, after
-# which the process dies at once, as it does of SIGHUP without.
+# Ansible turns SIGINT into an exception and exits. After SIGTERM, which Ansible handles, and after
+# SIGHUP, which it does not handle, the process ends immediately.
 ENDING_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -142,7 +141,7 @@ class CallbackModule(CallbackBase):
         self._interrupted_by: str | None = None
 
     def set_options(self, *args: Any, **kwargs: Any) -> None:
-        """Read the options; without a token, or in a run of the service, there is nothing to do."""
+        """Read the options; disable the plugin without a token and in runs of the service."""
         super().set_options(*args, **kwargs)
         if os.environ.get(SERVICE_MARK):
             self.disabled = True
@@ -153,10 +152,10 @@ class CallbackModule(CallbackBase):
             self._warn(f"cannot use the URL {url}: it must be like http://localhost:3000")
             self.disabled = True
         elif not token:
-            self._warn("cannot report this run without a token: set VIRTPLAY_TOKEN")
+            self._warn("cannot report this run: no token; set VIRTPLAY_TOKEN")
             self.disabled = True
         elif not (token.isascii() and token.isprintable()) or " " in token:
-            self._warn("cannot use the token: it holds spaces or other odd characters")
+            self._warn("cannot use the token: it contains spaces or non-ASCII characters")
             self.disabled = True
         self._token = token
         self._post = make_post(url, token, bool(self.get_option("validate_certs")))
@@ -164,7 +163,7 @@ class CallbackModule(CallbackBase):
     # --- the run ---
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
-        """Take note of the playbook: a run is reported once it has something to do."""
+        """Store the playbook; its run is reported from the first play on."""
         self._playbook = playbook
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
@@ -183,15 +182,15 @@ class CallbackModule(CallbackBase):
         self._add("playbook_on_play_start", banner(f"PLAY [{play.get_name().strip()}]"))
 
     def v2_playbook_on_no_hosts_matched(self) -> None:
-        """Say why nothing was done."""
+        """Log that no hosts matched."""
         self._add("output", "skipping: no hosts matched")
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
-        """Move on by one task."""
+        """Report the start of a task."""
         self._begin_task(task, "TASK")
 
     def v2_playbook_on_handler_task_start(self, task: Any) -> None:
-        """Move on by one handler."""
+        """Report the start of a handler."""
         self._begin_task(task, "RUNNING HANDLER")
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
@@ -212,7 +211,7 @@ class CallbackModule(CallbackBase):
     # --- results ---
 
     def v2_runner_on_ok(self, result: Any) -> None:
-        """Report a task that went well on one host."""
+        """Report a task that succeeded on one host."""
         host, answer = _host_of(result), _answer_of(result)
         self._see(answer, host)
         word = "changed" if answer.get("changed") else "ok"
@@ -220,12 +219,12 @@ class CallbackModule(CallbackBase):
         self._add("runner_on_ok", text, result, res=result_of(answer, self._redactor))
 
     def v2_runner_on_skipped(self, result: Any) -> None:
-        """Report a task that one host does not need."""
+        """Report a task that was skipped on one host."""
         text = result_line("skipping", _host_of(result))
         self._add("runner_on_skipped", "" if _is_loop(result) else text, result)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
-        """Report a task that failed on one host; of a loop, why its first item did."""
+        """Report a task that failed on one host; for a loop, why its first failed item did."""
         host = _host_of(result)
         answer = self._item_failure.pop((host, _task_of(result)._uuid), None) or _answer_of(result)
         text = "" if _is_loop(result) else f"fatal: [{host}]: FAILED! => {reason_of(answer)}"
@@ -250,19 +249,19 @@ class CallbackModule(CallbackBase):
         self._add("output", result_line(word, host, item=item, told=_told(answer)), result)
 
     def v2_runner_item_on_failed(self, result: Any) -> None:
-        """Log one item of a loop that failed, and keep why: the task itself does not say it."""
+        """Log a failed item of a loop, and store its reason, which the task's result lacks."""
         host, answer = _host_of(result), _answer_of(result)
         self._item_failure.setdefault((host, _task_of(result)._uuid), answer)
         item = self._get_item_label(answer)
         self._add("output", result_line("failed", host, item=item, told=reason_of(answer)), result)
 
     def v2_runner_item_on_skipped(self, result: Any) -> None:
-        """Log one item of a loop that was not needed."""
+        """Log a skipped item of a loop."""
         item = self._get_item_label(_answer_of(result))
         self._add("output", result_line("skipping", _host_of(result), item=item), result)
 
     def v2_runner_retry(self, result: Any) -> None:
-        """Log that a task is tried again."""
+        """Log that a task is retried."""
         answer = _answer_of(result)
         left = int(answer.get("retries") or 0) - int(answer.get("attempts") or 0)
         task = _task_of(result).get_name()
@@ -304,12 +303,12 @@ class CallbackModule(CallbackBase):
         self._watch_signals()
 
     def _begin_task(self, task: Any, word: str) -> None:
-        # With the strategy free each host begins it for itself.
+        # With the strategy `free`, each host starts the task separately.
         if self._sender is None or task._uuid == self._last_task:
             return
         self._last_task = task._uuid
         text = banner(f"{word} [{task.get_name().strip()}]")
-        # Without its role's name, as the service has the tasks of its own runs.
+        # Without the role's name, like the tasks of the service's own runs.
         name = self._redactor.line(task.name or task.action)
         self._sender.add(
             {
@@ -350,36 +349,36 @@ class CallbackModule(CallbackBase):
             )
 
     def _break_off(self) -> None:
-        # A fork of this process has not run the playbook.
+        # A forked child inherits this exit handler, but the run belongs to the parent process.
         if os.getpid() != self._process:
             return
         if self._interrupted_by is None:
             self._end(outcome="failed", error=BROKEN_OFF)
             return
         message = (
-            f"cannot finish: the run was ended by {self._interrupted_by}; what it had begun on a"
-            " host may have gone on"
+            f"cannot finish: {self._interrupted_by} interrupted the run; tasks that it had started"
+            " on a host may still be running"
         )
         self._end(outcome="cancelled", error={"code": "RUN_INTERRUPTED", "message": message})
 
     def _watch_signals(self) -> None:
-        """Come before Ansible's own handling of the signals that end a run."""
+        """Install signal handlers that run before Ansible's own handlers."""
         if self._handlers or threading.current_thread() is not threading.main_thread():
             return
         for number in (getattr(signal, name) for name in ENDING_SIGNALS if hasattr(signal, name)):
             handler = signal.getsignal(number)
-            # One that is ignored, as under nohup, ends nothing.
+            # An ignored signal, for example under nohup, does not end the run.
             if handler is not None and handler != signal.SIG_IGN:
                 self._handlers[number] = handler
                 signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         handler = self._handlers[number]
-        # A second one does not wait for the report.
+        # A second signal does not wait for the report.
         signal.signal(number, handler)
         self._interrupted_by = signal.Signals(number).name
-        # SIGINT becomes an exception, after which Ansible tidies up and this process exits; on all
-        # others it dies without.
+        # After SIGINT, Ansible raises an exception, cleans up and exits. After the other signals
+        # the process ends without cleanup, so the report is finished here.
         try:
             if number != signal.SIGINT:
                 self._break_off()
@@ -394,7 +393,7 @@ class CallbackModule(CallbackBase):
 
 
 def _answer_of(result: Any) -> Any:
-    """Return what a task answered; ansible-core 2.19 gave it a public name."""
+    """Return a task's result; the attribute is public since ansible-core 2.19."""
     return result.result if hasattr(result, "result") else result._result
 
 
@@ -412,7 +411,7 @@ def _is_loop(result: Any) -> bool:
 
 
 def _told(answer: Any) -> str:
-    """Return what a task prints on the terminal by its nature, as debug does."""
+    """Return the message of a task that always prints it on the terminal, like debug."""
     return str(answer.get("msg") or "") if answer.get("_ansible_verbose_always") else ""
 
 

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Lists and describes the VMs that an inventory declares (filters, on the controller)."""
+"""List and summarize the VMs that an inventory declares (filters, on the controller)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.declared import (
 def domains(
     vms: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """Turn libvirt_domain_vms and their defaults into the domains of the module domains."""
+    """Convert libvirt_domain_vms and their defaults to the domains of the module `domains`."""
     try:
         return domain_list(vms, defaults or {})
     except InvalidFleet as error:
@@ -30,9 +30,9 @@ def domains(
 def fleet_summary(
     hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str], dry_run: bool = False
 ) -> list[str]:
-    """Say of each host what the role's entry point vms has done there, a line a host.
+    """Return one line per host with what the role's entry point `vms` did, or would do if dry_run.
 
-    Of a dry run it is what would be done.
+    The last line summarizes all hosts.
     """
     found = {}
     for host in hosts:
@@ -48,7 +48,7 @@ def fleet_summary(
 
 
 class FilterModule:
-    """What Ansible asks for the filters of this file."""
+    """The class through which Ansible finds the filters of this file."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""

@@ -1,8 +1,8 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Builds libvirt's XML of networks and pools from a role's variables (filters).
+"""Build libvirt's XML of networks and pools from a role's variables (filters).
 
-They run on the controller, so they use the standard library only.
+The filters run on the controller, so they use the standard library only.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def pool_xml(pool: Mapping[str, Any]) -> str:
 def network_xml(network: Mapping[str, Any]) -> str:
     """Return the XML of a network from {name, cidr, bridge, forward, dhcp, dhcp_start, dhcp_end}.
 
-    forward is nat (default), route or isolated. The host takes the first address of cidr, DHCP
-    gives out the others unless dhcp is false or a range is set.
+    forward is nat (default), route or isolated. The host gets the first address of cidr. DHCP
+    assigns the others, unless dhcp is false or a range is set.
     """
     wish = _network_wish(network)
     root = ElementTree.Element("network")
@@ -53,9 +53,10 @@ def network_xml(network: Mapping[str, Any]) -> str:
 
 
 def network_differs(current: str, network: Mapping[str, Any]) -> bool:
-    """Tell whether a network's current XML is another network than the variables describe.
+    """Return whether a network's current XML differs from the variables.
 
-    Only what network_xml sets is compared: libvirt and others add to it (MAC, UUID, DHCP hosts).
+    Compare only what network_xml sets, because libvirt and other programs add values (MAC, UUID,
+    DHCP hosts).
     """
     wish = _network_wish(network)
     root = ElementTree.fromstring(current)
@@ -84,7 +85,7 @@ def _network_wish(network: Mapping[str, Any]) -> dict[str, Any]:
     forward = str(network.get("forward", "nat"))
     if forward not in ("nat", "route", "isolated"):
         raise AnsibleFilterError(
-            f"cannot make network {name}: forward is {forward!r}, not nat, route or isolated"
+            f"cannot define network {name}: forward is {forward!r}, not nat, route or isolated"
         )
     bridge = network.get("bridge")
     span = None
@@ -104,11 +105,11 @@ def _network_wish(network: Mapping[str, Any]) -> dict[str, Any]:
 def _check(table: Table, what: str, item: Mapping[str, Any]) -> None:
     faults = table.find_faults(item)
     if faults:
-        raise AnsibleFilterError(f"cannot make {what} {item['name']}: {'; '.join(faults)}")
+        raise AnsibleFilterError(f"cannot define {what} {item['name']}: {'; '.join(faults)}")
 
 
 class FilterModule:
-    """What Ansible looks for in this file."""
+    """The class through which Ansible finds the filters of this file."""
 
     def filters(self) -> dict[str, Callable[..., object]]:
         """Return the filters by name."""

@@ -1,116 +1,117 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Lists the VMs of all hypervisors as an inventory (inventory plugin `libvirt`)."""
+"""List the VMs of all hypervisors as an inventory (inventory plugin `libvirt`)."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: libvirt
-short_description: The VMs of all your hypervisors as an inventory
+short_description: Use the VMs of all your hypervisors as an inventory
 version_added: 0.1.0
 author:
   - Virtplay contributors (@virtplay)
 description:
-  - Asks all hypervisors at once what they run, and lists every VM as a host, so that the next
-    play goes straight into the guests.
-  - It runs the module M(virtplay.libvirt.host_info) on the hypervisors, in an C(ansible) of its own
-    and with the inventory that names them. So whatever reaches your hypervisors is used here
-    too, with their users, keys, jump hosts, become and vault. Nothing but Ansible is needed on the
-    controller.
+  - Observes all hypervisors in parallel and lists every VM as a host, so that plays can run
+    directly in the guests.
+  - Runs the module M(virtplay.libvirt.host_info) on the hypervisors, in a separate C(ansible)
+    command and with the inventory that contains them. The connection settings of your
+    hypervisors, such as users, keys, jump hosts, become and vault, therefore apply here too. The
+    controller requires only Ansible.
   - The configuration is a file whose name ends in C(libvirt.yml) or C(libvirt.yaml).
-  - An option that there is not, or a value that cannot be, is a failure before any host is asked.
-  - Secrets of the guests, such as C(ansible_password), belong into the C(group_vars) of
-    C(libvirt_vms), encrypted with C(ansible-vault) if you like. Of the options only
-    O(cache_connection) may hold one, and may be a C(!vault) value.
-  - A hypervisor that does not answer is a warning, and its VMs are not listed. When none answers,
-    the inventory fails.
-  - All VMs are in the group C(libvirt_vms). The groups in it are C(status_STATE), C(host_NAME) of
-    the hypervisor, C(template_NAME), and C(label_KEY_VALUE) for each label. Characters that a group
-    may not have become underscores.
-  - A VM's variables are C(ansible_host), its address, and C(libvirt_name), C(libvirt_uuid),
+  - An unknown option or an invalid value is an error before any host is contacted.
+  - Store secrets of the guests, such as C(ansible_password), in the C(group_vars) of
+    C(libvirt_vms), encrypted with C(ansible-vault) if you like. The only option that may contain
+    a secret is O(cache_connection), which may be a C(!vault) value.
+  - If a hypervisor does not respond, a warning is shown and its VMs are not listed. If no
+    hypervisor responds, the inventory fails.
+  - All VMs are in the group C(libvirt_vms). Its child groups are C(status_STATE), C(host_NAME) of
+    the hypervisor, C(template_NAME), and C(label_KEY_VALUE) for each label. Characters that are not
+    allowed in group names are replaced by underscores.
+  - The variables of a VM are C(ansible_host) (its address), C(libvirt_name), C(libvirt_uuid),
     C(libvirt_title), C(libvirt_description), C(libvirt_status), C(libvirt_host) (the hypervisor's
     name in its inventory), C(libvirt_vcpus), C(libvirt_memory) (MiB), C(libvirt_firmware),
     C(libvirt_autostart), C(libvirt_started_at), C(libvirt_stuck), C(libvirt_disks),
-    C(libvirt_interfaces), C(libvirt_addresses), C(libvirt_labels); and C(libvirt_id),
-    C(libvirt_template) and C(libvirt_os) of VMs that Virtplay made. They are what
-    M(virtplay.libvirt.host_info) returns. None is ever evaluated as a template.
+    C(libvirt_interfaces), C(libvirt_addresses) and C(libvirt_labels). VMs that Virtplay created
+    also have C(libvirt_id), C(libvirt_template) and C(libvirt_os). The values come from
+    M(virtplay.libvirt.host_info) and are never evaluated as templates.
   - A VM without an address has no C(ansible_host). See O(require_address).
-  - Two VMs of one name are both listed, as C(name@hypervisor), with a warning. So is a VM that is
-    named like a hypervisor, or like another host or group of the inventory.
+  - If two VMs have the same name, both are listed as C(name@hypervisor), with a warning. The same
+    applies to a VM that has the name of a hypervisor, or of another host or group of the inventory.
 extends_documentation_fragment:
   - constructed
   - inventory_cache
 options:
   plugin:
-    description: The name of this plugin.
+    description: Name of this plugin.
     type: str
     required: true
     choices: [virtplay.libvirt.libvirt]
   inventory:
     description:
-      - The sources of the inventory that has the hypervisors, files relative to this one.
-      - Not this file itself, nor a directory that it is in.
+      - Sources of the inventory that contains the hypervisors. File paths are relative to this
+        file.
+      - This file itself and the directories that contain it are not allowed.
     type: list
     elements: str
     required: true
   hypervisors:
-    description: Which hosts of that inventory to ask, a pattern as for C(ansible).
+    description: Hosts of that inventory to observe, as a host pattern.
     type: str
     default: hypervisors
   uri:
-    description: The libvirt to look at, on each hypervisor.
+    description: libvirt connection URI, opened on each hypervisor.
     type: str
     default: qemu:///system
   forks:
-    description: Hypervisors to ask at once.
+    description: Number of hypervisors to observe in parallel.
     type: int
     default: 50
   timeout:
     description:
-      - Seconds after which a hypervisor that has not answered is given up.
-      - Reaching it at all is limited by Ansible's own C(timeout).
+      - Time limit in seconds for the observation of a hypervisor.
+      - The time to connect to it is limited by Ansible's own C(timeout).
     type: int
     default: 30
   guest_timeout:
-    description: Seconds to wait on a hypervisor for its guests, which are asked for addresses.
+    description: Time limit in seconds for querying the guests of a hypervisor for their addresses.
     type: float
     default: 5
   strict_hosts:
-    description: Fail when any hypervisor does not answer, in place of the warning.
+    description: Fail if any hypervisor does not respond, instead of showing a warning.
     type: bool
     default: false
   names:
     description:
-      - What to call the VMs.
-      - With V(title), a VM without one is called by its libvirt name.
-      - Characters with a meaning in host patterns become underscores.
+      - Which names the VMs have in the inventory.
+      - With V(title), a VM without a title has its libvirt name.
+      - Characters with a meaning in host patterns are replaced by underscores.
     type: str
     choices: [name, title]
     default: name
   default_groups:
-    description: Make the groups by status, host, template and label.
+    description: Create the groups by status, host, template and label.
     type: bool
     default: true
   require_address:
-    description: Leave out VMs without an address, such as those that do not run.
+    description: Omit VMs without an address, for example stopped VMs.
     type: bool
     default: false
   address_family:
-    description: What C(ansible_host) may be. V(any) takes IPv4 first.
+    description: Address family of C(ansible_host). V(any) prefers IPv4.
     type: str
     choices: [any, ipv4, ipv6]
     default: any
   address_sources:
     description:
-      - Whose word is taken for C(ansible_host), a DHCP lease of the hypervisor's, the guest's own
-        agent, or the hypervisor's neighbour table.
-      - Without V(agent), no guest can say that it is somewhere else.
+      - Sources that are trusted for C(ansible_host), which are the DHCP leases of the hypervisor,
+        the guest agent, and the hypervisor's neighbour table.
+      - A guest agent can report any address. Omit V(agent) if you do not trust the guests.
     type: list
     elements: str
     choices: [lease, agent, neighbour]
     default: [lease, agent, neighbour]
   address_networks:
-    description: Networks that C(ansible_host) has to be in, as CIDR. Empty means any.
+    description: Networks in CIDR notation that must contain C(ansible_host). Empty means any.
     type: list
     elements: str
     default: []
@@ -125,8 +126,8 @@ inventory:
   - hosts.yml
 
 ---
-# Only guests that can be reached, on the management network, as the user of their image. What a
-# guest or its owner says can't be a template; what stands here can.
+# Only VMs with an address on the management network, with the user of their image. Values from a
+# guest or its owner are never evaluated as templates; the expressions in this file are.
 plugin: virtplay.libvirt.libvirt
 inventory: [hosts.yml]
 require_address: true
@@ -140,14 +141,14 @@ keyed_groups:
     prefix: os
 
 ---
-# Through the hypervisors, for guests behind NAT.
+# Guests behind NAT, reached through their hypervisors.
 plugin: virtplay.libvirt.libvirt
 inventory: [hosts.yml]
 compose:
   ansible_ssh_common_args: "'-J root@' ~ libvirt_host"
 
 ---
-# Many hypervisors, asked at most every ten minutes.
+# Many hypervisors, observed at most every ten minutes.
 plugin: virtplay.libvirt.libvirt
 inventory: [hosts.yml]
 cache: true
@@ -179,21 +180,21 @@ from ansible_collections.virtplay.libvirt.plugins.plugin_utils.vm_inventory impo
 ALL_VMS = "libvirt_vms"
 MODULE = "virtplay.libvirt.host_info"
 _VAULT_OPTIONS = (("vault_ids", "--vault-id"), ("vault_password_files", "--vault-password-file"))
-# The directory that holds ansible_collections, wherever this copy was found.
+# The directory that contains the ansible_collections of this file.
 COLLECTIONS = Path(__file__).resolve().parents[5]
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
-    """Asks the hypervisors, or the cache, and adds each VM with its variables and groups."""
+    """Observes the hypervisors, or reads the cache, and adds the VMs, variables and groups."""
 
     NAME = "virtplay.libvirt.libvirt"
 
     def verify_file(self, path: str) -> bool:
-        """Tell whether this file is ours by its name."""
+        """Return whether the file name is one of this plugin's configuration."""
         return bool(super().verify_file(path)) and path.endswith(("libvirt.yml", "libvirt.yaml"))
 
     def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
-        """Add the VMs to the inventory; raises AnsibleParserError."""
+        """Add the VMs to the inventory; raise AnsibleParserError."""
         super().parse(inventory, loader, path, cache)
         self._check_options(self._read_config_data(path))
         domains = self._observed(path, cache)
@@ -209,11 +210,11 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
                 self._add(vm.name, vm.variables, vm.groups)
 
     def _check_options(self, given: Mapping[str, Any]) -> None:
-        """Raise AnsibleParserError for options that there are not, and values that cannot be."""
+        """Raise AnsibleParserError for unknown options and invalid values."""
         definitions = self.option_definitions
         known = {*definitions, *(a for its in definitions.values() for a in its.get("aliases", ()))}
         faults = unknown_keys(given, known, noun="option")
-        # Ansible takes every text that is not true for false.
+        # Ansible reads every text that does not mean true as false.
         switches = {
             option: {**its, "type": "bool"}
             for option, its in definitions.items()
@@ -221,9 +222,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         }
         faults += check_options(switches, given)[0]
         for option in ("compose", "groups"):
-            # A value from a vault is none: Ansible would leave it out without a word.
+            # A vault value is not a str, and Ansible would ignore it silently.
             faults += [
-                f"cannot use {option}.{name}: it must be the text of an expression; secrets belong "
+                f"cannot use {option}.{name}: it must be the text of an expression; put secrets "
                 f"into the group_vars of {ALL_VMS}"
                 for name, value in (self.get_option(option) or {}).items()
                 if not isinstance(value, str)
@@ -249,27 +250,27 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         )
 
     def _observed(self, path: str, cache: bool) -> dict[str, list[dict[str, Any]]]:
-        """Return {hypervisor: its domains}, from the cache when it may be used and has it."""
+        """Return {hypervisor: its domains}, from the cache if it is enabled and not expired."""
         key = self.get_cache_key(path)
         caching = self.get_option("cache")
         if caching and cache:
             try:
                 return dict(self._cache[key])
             except KeyError:
-                pass  # nothing there, or too old
-        domains, failures = self._look(path)
+                pass  # not cached, or expired
+        domains, failures = self._observe(path)
         if failures:
             words = "; ".join(failures)
             if self.get_option("strict_hosts") or not domains:
                 raise AnsibleParserError(f"cannot list the VMs of every hypervisor: {words}")
             self.display.warning(f"the VMs of these hypervisors are not listed: {words}")
         elif caching:
-            # Never a picture with holes: they would stay for as long as it is kept.
+            # Do not cache an incomplete result: its gaps would stay until the cache expires.
             self._cache[key] = domains
         return domains
 
-    def _look(self, path: str) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
-        """Ask all hypervisors at once: {host: domains}, and why which one did not answer."""
+    def _observe(self, path: str) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+        """Observe all hypervisors; return {host: domains} and a message per failed host."""
         arguments = {
             "uri": self.get_option("uri"),
             "timeout": self.get_option("guest_timeout"),
@@ -283,7 +284,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         ]
         for source in self.get_option("inventory"):
             command += ["-i", source if "," in source else str(Path(path).parent / source)]
-        # An interactive question cannot be asked again; all else that unlocks vaults is handed on.
+        # Pass on all sources of vault passwords except a prompt, which cannot be repeated.
         for option, flag in _VAULT_OPTIONS:
             for value in context.CLIARGS.get(option) or ():
                 command += [flag, value]
@@ -305,12 +306,13 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
 
 def _environment() -> dict[str, str]:
-    """Return the variables of our own ansible: nobody else's callbacks, and this collection."""
+    """Return the environment of the ansible command: its callbacks, and this collection's path."""
     paths = [str(COLLECTIONS), *constants.COLLECTIONS_PATHS]
     return os.environ | {
         "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
         "ANSIBLE_LOAD_CALLBACK_PLUGINS": "true",
-        # None but ours: a second one for standard output is passed over, and no list may be empty.
+        # No further callback: the list must not be empty, and Ansible skips a second callback for
+        # standard output.
         "ANSIBLE_CALLBACKS_ENABLED": "ansible.builtin.minimal",
         "ANSIBLE_NOCOLOR": "true",
         "ANSIBLE_FORCE_COLOR": "false",
@@ -322,15 +324,15 @@ def _environment() -> dict[str, str]:
 def _read_answer(
     done: subprocess.CompletedProcess[str],
 ) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
-    """Take the results of all hosts out of what ansible printed."""
+    """Return {host: domains} and a message per failed host from the output of ansible."""
     try:
         tasks = json.loads(done.stdout)["plays"][0]["tasks"]
         results = tasks[0]["hosts"] if tasks else {}
     except (ValueError, LookupError, TypeError):
         results = {}
     if not results:
-        said = " ".join(done.stderr.split()) or "no host matches"
-        raise AnsibleParserError(f"cannot ask any hypervisor: {said}")
+        reason = " ".join(done.stderr.split()) or "no host matches"
+        raise AnsibleParserError(f"cannot observe any hypervisor: {reason}")
     domains, failures = {}, []
     for host, result in sorted(results.items()):
         if "host_info" in result:
