@@ -84,7 +84,11 @@ class Server:
         """Start it and wait until it is ready."""
         log = (self.folder / "serve.log").open("ab")
         self.process = subprocess.Popen(
-            [VIRTPLAY, "serve"], env=self.environment, stdout=log, stderr=log, cwd=self.folder
+            [sys.executable, "-m", "virtplay.cli", "serve"],
+            env=self.environment,
+            stdout=log,
+            stderr=log,
+            cwd=self.folder,
         )
         log.close()
         wait_for(self.is_ready)
@@ -147,6 +151,7 @@ def server(tmp_path: Path, database_url: str) -> Iterator[Server]:
                 os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.usefixtures("cold_ansible")
 def test_killed_in_the_middle_of_a_job_and_started_again(server: Server) -> None:
     server.start()
     running = server.post("/vms", {**BODY, "autoStart": True})
@@ -182,6 +187,7 @@ def test_killed_in_the_middle_of_a_job_and_started_again(server: Server) -> None
     assert server.end(signal.SIGTERM) == 0
 
 
+@pytest.mark.usefixtures("cold_ansible")
 def test_sigterm_in_the_middle_of_a_job_leaves_nothing_running(server: Server) -> None:
     server.start()
     gate = server.host.hold("create")
