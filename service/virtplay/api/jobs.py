@@ -18,7 +18,7 @@ PUBLIC_PLACE = {"live": "now", "offline": "now", "now": "now", "next_boot": "nex
 
 
 def job_out(job: Job, run: ReportedRun | None) -> JobOut:
-    """A job as the API shows it, with its run if that is a reported one."""
+    """Return a job as the API shows it; `run` is its reported run, if it has one."""
     result = job.result or {}
     return JobOut(
         id=str(job.ref),
@@ -42,7 +42,7 @@ def job_out(job: Job, run: ReportedRun | None) -> JobOut:
         user=run.run_by if run else None,
         requestId=job.request_id,
         command=job.command,
-        # A reported run may still recover from what has failed in it.
+        # A reported run may still rescue the failure.
         error=JobError(**job.error) if job.error and job.finished_at else None,
         attempt=job.attempt,
         # For retries, which are not built yet.
@@ -54,7 +54,7 @@ def job_out(job: Job, run: ReportedRun | None) -> JobOut:
 
 
 def _eta(job: Job) -> float | None:
-    """Seconds until it is likely to end, from how long its like took; None when unknown."""
+    """Return the estimated seconds until the job ends, from earlier jobs; None if unknown."""
     if job.eta_seconds is None or job.finished_at is not None:
         return None
     elapsed = (datetime.now(UTC) - job.started_at).total_seconds() if job.started_at else 0.0

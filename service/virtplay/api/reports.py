@@ -1,4 +1,4 @@
-"""API: runs from a shell, which report themselves."""
+"""API: receives the reports of runs from a shell."""
 
 from virtplay.api.http.envelope import ApiResponse
 from virtplay.api.http.requests import ApiRequest
@@ -10,7 +10,7 @@ from virtplay.store.reports import Domain
 
 
 async def report_run(request: ApiRequest) -> ApiResponse:
-    """POST /jobs: a run begins; 200 instead of 201 when it is known already."""
+    """POST /jobs: report that a run begins; 200 instead of 201 if it was reported before."""
     body: ReportBody = request.body
     job, run, is_new = await begin_report(
         request.caller,
@@ -41,14 +41,14 @@ async def report_events(request: ApiRequest) -> ApiResponse:
         error=body.error.model_dump() if body.error else None,
     )
     job, following = await take_report(request.caller, request.path["id"], batch)
-    answer = ReportedOut(id=str(job.ref), status=job.status, next=following)
-    return ApiResponse(answer.model_dump(mode="json"))
+    reported = ReportedOut(id=str(job.ref), status=job.status, next=following)
+    return ApiResponse(reported.model_dump(mode="json"))
 
 
 def _event(event: ReportedEvent) -> dict[str, object]:
-    """The event as a runner would have written it."""
-    told = event.model_dump(exclude_none=True)
-    told["ignore_errors"] = told.pop("ignoreErrors")
-    # Else it would be counted from the tasks of one batch.
-    told.setdefault("percent", 0)
-    return told
+    """Return the event in the runner's shape."""
+    values = event.model_dump(exclude_none=True)
+    values["ignore_errors"] = values.pop("ignoreErrors")
+    # Otherwise the percent would be computed from the tasks of this batch alone.
+    values.setdefault("percent", 0)
+    return values

@@ -14,7 +14,7 @@ from virtplay.vms import Accepted
 
 
 def vm_out(vm: Vm) -> VmOut:
-    """A VM as the API shows it."""
+    """Return a VM as the API shows it."""
     return VmOut(
         **vm_fields.shown(vm),
         id=str(vm.ref),
@@ -33,7 +33,7 @@ def vm_out(vm: Vm) -> VmOut:
 
 
 def accepted(what: Accepted) -> ApiResponse:
-    """202: committed, and to be followed at the job."""
+    """Return the 202 response to a committed request, with the location of its job."""
     data = AcceptedOut(
         id=str(what.vm.ref),
         name=what.vm.name,
@@ -59,8 +59,8 @@ async def list_vms(request: ApiRequest) -> ApiResponse:
 async def create_vm(request: ApiRequest) -> ApiResponse:
     """POST /vms."""
     body: VmCreate = request.body
-    wanted = vm_fields.from_request(body.model_dump())
-    return accepted(await request.services.vms.create(request.caller, wanted, body.host))
+    fields = vm_fields.from_request(body.model_dump())
+    return accepted(await request.services.vms.create(request.caller, fields, body.host))
 
 
 async def get_vm(request: ApiRequest) -> ApiResponse:
@@ -70,8 +70,8 @@ async def get_vm(request: ApiRequest) -> ApiResponse:
 
 async def update_vm(request: ApiRequest) -> ApiResponse:
     """PUT /vms/{id}."""
-    wanted = vm_fields.from_request(request.body.model_dump(exclude_unset=True))
-    return accepted(await request.services.vms.update(request.caller, request.path["id"], wanted))
+    fields = vm_fields.from_request(request.body.model_dump(exclude_unset=True))
+    return accepted(await request.services.vms.update(request.caller, request.path["id"], fields))
 
 
 async def delete_vm(request: ApiRequest) -> ApiResponse:

@@ -263,7 +263,7 @@ class Observer:
         return True
 
     async def _mark_suspect(self, name: str, message: str) -> None:
-        """Observe a host again at once that was reached and not observed; mark it the second time.
+        """Observe a reachable host again after a failed observation; mark it after the second.
 
         libvirt may be slow for a moment, for example while it ends a stuck QEMU.
         """
@@ -278,7 +278,7 @@ class Observer:
         self._complete_round(name)
 
     def _complete_round(self, name: str) -> None:
-        """Note that a host's round is complete; with the last one the service is ready."""
+        """Record that a host's round is complete; after the last host's the service is ready."""
         self._unobserved.discard(name)
         if not self._unobserved & self.inventory.hosts.keys():
             self._all_observed.set()
@@ -320,6 +320,6 @@ class Observer:
 
 
 def _fault_of(event: Mapping[str, Any]) -> str:
-    """An error that Ansible reports of no host, such as an inventory that it cannot read."""
+    """Return an error that Ansible reports for no host, such as an unreadable inventory."""
     text = str(event.get("text", ""))
     return text.strip() if not event.get("host") and "ERROR" in text else ""

@@ -1,4 +1,4 @@
-"""Pure: how much room a host has, and which host gets a VM."""
+"""Pure: computes the room of hosts, and chooses the host for a VM."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from virtplay.units import GIB
 
 @dataclass(frozen=True)
 class Need:
-    """What a VM wants of a host: vCPUs, MiB of memory, GiB of disk, and a network to plug into."""
+    """What a VM requires of a host: vCPUs, MiB of memory, GiB of disk, and a network or bridge."""
 
     cpu: int
     memory: int
@@ -21,7 +21,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Overcommit:
-    """How often a resource may be promised; `reserved_memory` MiB stay with the host itself."""
+    """How many times a resource may be promised; `reserved_memory` MiB are left to the host."""
 
     cpu: float = 4.0
     memory: float = 1.0
@@ -31,18 +31,18 @@ class Overcommit:
 
 @dataclass(frozen=True)
 class HostRoom:
-    """A host's capacity and what of it is promised to VMs."""
+    """A host's capacity, and how much of it is promised to VMs."""
 
     name: str
     cpus: int
     memory: int
-    """MiB of the whole host."""
+    """MiB of the host in total."""
     disk_free: int
-    """Bytes free on the pool for VM disks."""
+    """Free bytes in the pool for VM disks."""
     promised_cpu: int = 0
     promised_memory: int = 0
     promised_disk: int = 0
-    """Bytes that VM disks may still grow by."""
+    """Bytes by which VM disks may still grow."""
     overcommit: Overcommit = field(default_factory=Overcommit)
     networks: frozenset[str] = frozenset()
     bridges: frozenset[str] = frozenset()
@@ -59,7 +59,7 @@ class HostRoom:
 
     @property
     def available(self) -> dict[str, int]:
-        """What can still be promised: vCPUs, MiB, GiB."""
+        """What may still be promised: vCPUs, MiB, GiB."""
         disk = self.disk_free * self.overcommit.disk - self.promised_disk
         return {
             "cpu": max(0, self.cpu_total - self.promised_cpu),
@@ -68,32 +68,32 @@ class HostRoom:
         }
 
     def lacks(self, need: Need) -> dict[str, dict[str, int]]:
-        """Each resource that is short → needed and available figures; empty when there is room."""
-        wanted = {"cpu": need.cpu, "memory": need.memory, "disk": need.disk}
+        """Return resource → needed and available amount, for each that is short."""
+        needed = {"cpu": need.cpu, "memory": need.memory, "disk": need.disk}
         available = self.available
         return {
             resource: {"needed": amount, "available": available[resource]}
-            for resource, amount in wanted.items()
+            for resource, amount in needed.items()
             if amount > available[resource]
         }
 
     def has_network(self, need: Need) -> bool:
-        """Whether the network or bridge that the VM wants exists here."""
+        """Return whether the host has the network or bridge."""
         names = self.bridges if need.network_type == "bridge" else self.networks
         return need.network_name in names
 
     def score(self, need: Need) -> tuple[float, str]:
-        """Smaller is better: the share of memory and CPU promised once the VM is there."""
+        """Return the promised share of memory or CPU with the VM; the smallest is the best."""
         memory = (self.promised_memory + need.memory) / max(1, self.memory_total)
         cpu = (self.promised_cpu + need.cpu) / max(1, self.cpu_total)
         return max(memory, cpu), self.name
 
 
 def place(rooms: Sequence[HostRoom], need: Need) -> str:
-    """The name of the host that is the least full afterwards.
+    """Return the name of the host that has the smallest promised share with the VM.
 
-    Raises ValidationFailed when no host has the network, InsufficientResources with the figures
-    of every host tried when none has room.
+    Raise ValidationFailed if no host has the network, and InsufficientResources with the figures
+    of every host if none has room.
     """
     connected = [room for room in rooms if room.has_network(need)]
     if not connected:

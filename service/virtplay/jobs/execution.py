@@ -1,4 +1,4 @@
-"""Executes one job: takes its lease and plays it. Both dispatchers run this."""
+"""Executes one job: takes its lease and runs its playbook."""
 
 import asyncio
 import logging
@@ -25,15 +25,15 @@ log = logging.getLogger("virtplay.jobs.execution")
 
 
 def this_worker() -> str:
-    """The name under which this process leases jobs."""
+    """Return the name under which this process leases jobs, host:pid."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 async def execute(settings: Settings, job_id: int, give_up: asyncio.Event) -> list[int]:
-    """Run a queued job to its outcome; returns the ids of jobs that may run now.
+    """Run a queued job to its outcome; return the ids of jobs that were waiting for it.
 
-    When `give_up` is set first, the play is ended and the job stays unfinished: whoever takes it
-    up next repeats it under a higher generation.
+    If `give_up` is set first, the play is ended and the job stays unfinished; recovery repeats it
+    with a higher generation.
     """
     job = await lease(job_id)
     if job is None:
@@ -49,8 +49,8 @@ async def execute(settings: Settings, job_id: int, give_up: asyncio.Event) -> li
     try:
         outcome = await _play(settings, job, directory, progress, give_up)
     except Exception as error:
-        # Whatever broke, the job must not stay running for ever; what it did is observed later.
-        log.exception("%s broke", job.ref)
+        # The job must not stay running forever; an observation shows what it has done.
+        log.exception("%s failed with an internal error", job.ref)
         progress.error = internal_error(job, progress, error)
         outcome = None
     if give_up.is_set() and (outcome is None or outcome["status"] == "ended"):
@@ -61,9 +61,9 @@ async def execute(settings: Settings, job_id: int, give_up: asyncio.Event) -> li
 
 
 async def lease(job_id: int) -> Job | None:
-    """Take the lease of a job, and show on its VM what is done to it.
+    """Take the lease of a job, and set its VM's status to the action under way.
 
-    It is failed when its VM is gone; None when it is not to be run.
+    Return the job, failed if its VM is gone; None if the job must not run.
     """
     async with transaction():
         job = await store.get_job(job_id)
@@ -71,7 +71,7 @@ async def lease(job_id: int) -> Job | None:
             return None
         vm = await lock_vm(job.vm_id)
         if vm is None:
-            # Only one that does not hold its VM can find it gone.
+            # Only a job that does not hold its VM can find it gone.
             message = f"cannot run {job.ref}: VM {job.vm_ref} is gone"
             error = {"code": "VM_NOT_FOUND", "message": message, "task": "", "host": job.host}
             await store.move(job, JobStatus.FAILED, error=error)
@@ -86,7 +86,7 @@ async def lease(job_id: int) -> Job | None:
 async def _play(
     settings: Settings, job: Job, directory: Path, progress: Progress, give_up: asyncio.Event
 ) -> Mapping[str, Any] | None:
-    """Run the job's playbook and write its events down; its exit event, None if it was killed."""
+    """Run the job's playbook and store its events; return the exit event, None if killed."""
     secrets = await asyncio.to_thread(read_secrets, directory)
     rules = RULES[Action(job.action)]
     variables = {**job.variables, **secrets, f"{rules.role}_job": job.ref}

@@ -1,4 +1,4 @@
-"""Writes what became of a job: its own row, its VM's, its snapshot's and the waiting start's."""
+"""Writes the outcome of a job: its own row, its VM's, its snapshot's and the waiting start's."""
 
 import asyncio
 import contextlib
@@ -29,11 +29,11 @@ log = logging.getLogger("virtplay.jobs.outcome")
 
 RETRY_SECONDS = 5.0
 RETRY_DELETION = timedelta(hours=1)
-"""A snapshot that could not be deleted is not pruned again at once."""
+"""How long pruning waits before it retries the deletion of a snapshot."""
 
 
 def internal_error(job: Job, progress: Progress, error: Exception) -> dict[str, Any]:
-    """The job error of a fault in the service itself."""
+    """Return the job error for a fault in the service itself."""
     message = f"cannot finish {job.ref}: {type(error).__name__}: {error}"
     return {
         "code": "INTERNAL_ERROR",
@@ -46,16 +46,16 @@ def internal_error(job: Job, progress: Progress, error: Exception) -> dict[str, 
 async def conclude(
     job: Job, progress: Progress, outcome: Mapping[str, Any] | None, give_up: asyncio.Event
 ) -> list[int]:
-    """Write the outcome and repeat that while the database is away: no job must stay running.
+    """Write the outcome; retry while the database is unavailable, as no job must stay running.
 
-    A job whose result cannot be read has failed, as it would not be read the next time either. If
-    the service stops before the outcome is written, the next start recovers the job.
+    A job whose result cannot be read fails, as a retry could not read it either. If the service
+    stops before the outcome is written, its next start recovers the job.
     """
     while True:
         try:
             fresh = await store.get_job(job.id)
             if fresh is None or fresh.generation != job.generation:
-                raise Conflict(f"cannot finish {job.ref}: another worker has it now")
+                raise Conflict(f"cannot finish {job.ref}: another worker has leased it")
             followers = await finish(fresh, progress, outcome)
         except Conflict:
             raise
@@ -65,7 +65,7 @@ async def conclude(
             log.exception("cannot read the result of %s", job.ref)
             progress.error = internal_error(job, progress, error)
         except Exception:
-            log.exception("%s has ended, but that cannot be written; trying again", job.ref)
+            log.exception("cannot write the outcome of %s; trying again", job.ref)
             if give_up.is_set():
                 raise
             with contextlib.suppress(TimeoutError):
@@ -76,7 +76,7 @@ async def conclude(
 
 
 def count_ended(job: Job) -> None:
-    """Count a job that has ended, once that is written."""
+    """Count a job that has ended; call this after its outcome is written."""
     seconds = None
     if job.started_at and job.finished_at:
         seconds = (job.finished_at - job.started_at).total_seconds()
@@ -84,7 +84,10 @@ def count_ended(job: Job) -> None:
 
 
 async def finish(job: Job, progress: Progress, exit_event: Mapping[str, Any] | None) -> list[int]:
-    """Write the outcome: job, VM, snapshot and the waiting start in one transaction."""
+    """Write the outcome to job, VM, snapshot and the waiting start in one transaction.
+
+    Return the ids of jobs that were waiting for it.
+    """
     error = _failure(job, progress, exit_event)
     result = progress.result or {}
     if error:
@@ -114,7 +117,7 @@ async def finish(job: Job, progress: Progress, exit_event: Mapping[str, Any] | N
 async def _release_waiting(
     job: Job, vm: Vm, waiting: Job | None, error: Mapping[str, Any] | None
 ) -> list[int]:
-    """Let the start behind a creation go on, or end it with the creation."""
+    """Let the start that waits for a creation run, or cancel it if the creation failed."""
     if waiting is None:
         return []
     if error:
@@ -138,45 +141,50 @@ async def _release_waiting(
 def _failure(
     job: Job, progress: Progress, exit_event: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
-    """Why the job did not succeed, or None: rc 0, final stats, and the state that was asked for."""
+    """Return the error of a failed job, or None.
 
-    def say(code: str, message: str) -> dict[str, Any]:
+    A job succeeds with exit code 0, final statistics, and the domain in the requested state.
+    """
+
+    def failure(code: str, message: str) -> dict[str, Any]:
         return {"code": code, "message": message, "task": progress.step, "host": job.host}
 
     if progress.error is not None:
         return progress.error
     if exit_event is None:
-        return say("INTERNAL_ERROR", f"cannot finish {job.ref}: its process was killed")
+        return failure("INTERNAL_ERROR", f"cannot finish {job.ref}: its process was killed")
     if exit_event["status"] == "timeout":
         limit = RULES[Action(job.action)].time_limit
-        return say("TIMEOUT", f"cannot finish {job.ref}: it took longer than {limit} s")
+        return failure("TIMEOUT", f"cannot finish {job.ref}: it took longer than {limit} s")
     if exit_event["rc"] != 0:
-        return say(
+        return failure(
             "PLAYBOOK_FAILED",
-            f"cannot finish {job.ref}: ansible-playbook ended with"
-            f" {exit_event['rc']}; the log says why",
+            f"cannot finish {job.ref}: ansible-playbook failed with exit code"
+            f" {exit_event['rc']}; read the job's log",
         )
     if not progress.stats_seen or progress.result is None:
-        return say("PLAYBOOK_FAILED", f"cannot finish {job.ref}: the play ended before its result")
+        return failure(
+            "PLAYBOOK_FAILED", f"cannot finish {job.ref}: the play ended without a result"
+        )
     state = (progress.result.get("domain") or {}).get("state", ABSENT)
-    wanted = RULES[Action(job.action)].ends_in
-    if state not in wanted:
-        return say(
+    expected = RULES[Action(job.action)].ends_in
+    if state not in expected:
+        return failure(
             "PLAYBOOK_FAILED",
-            f"cannot finish {job.ref}: the domain is {state}, not {' or '.join(sorted(wanted))}",
+            f"cannot finish {job.ref}: the domain is {state}, not {' or '.join(sorted(expected))}",
         )
     return None
 
 
 async def _settle_success(job: Job, vm: Vm, result: Mapping[str, Any]) -> None:
-    """Bring the VM's row to what the job has made of its domain."""
+    """Update the VM's row to the domain that the job reported."""
     if job.action == Action.VM_DELETE:
         await delete_vm(vm)
         return
-    seen = dict(result["domain"])
+    domain = dict(result["domain"])
     if "snapshots" in result:
-        seen["snapshots"] = result["snapshots"]
-    await follow_domain(vm, seen, network=from_variables(job.variables).get("network"))
+        domain["snapshots"] = result["snapshots"]
+    await follow_domain(vm, domain, network=from_variables(job.variables).get("network"))
     if snapshot := await snapshot_of_job(vm, job.snapshot_ref):
         await save_snapshot(snapshot, error=None, prune_after=None)
 
@@ -184,7 +192,7 @@ async def _settle_success(job: Job, vm: Vm, result: Mapping[str, Any]) -> None:
 async def _settle_failure(
     job: Job, vm: Vm, error: Mapping[str, Any], result: Mapping[str, Any]
 ) -> None:
-    """Give the VM back the status that is known to be true."""
+    """Set the VM's status to its last known state."""
     reason = reason_of(job, error)
     await settle_snapshot(job, vm, reason)
     if not vm.provisioned:
@@ -197,15 +205,16 @@ async def _settle_failure(
 
 
 def reason_of(job: Job, error: Mapping[str, Any]) -> dict[str, Any]:
-    """Why a VM or a snapshot is not what a job was to make it."""
+    """Return the error of a VM or snapshot whose job did not succeed."""
     return {"code": error["code"], "message": error["message"], "jobId": job.ref}
 
 
 async def settle_snapshot(job: Job, vm: Vm, reason: Mapping[str, Any]) -> None:
-    """Give the snapshot of a job that did not succeed a status; the next observation knows more.
+    """Set the status of a failed job's snapshot until the next observation of the host.
 
-    One of the schedule that could not be made goes: its job says why, and the next turn comes. So
-    does a guard, which comes back with its id when its host shows that it was made.
+    A scheduled snapshot that could not be created is deleted: its job has the reason, and the next
+    turn creates another. A guard is deleted too; if its host has created it, the next observation
+    adds it again with the same id.
     """
     await delete_guard(vm)
     snapshot = await snapshot_of_job(vm, job.snapshot_ref)
@@ -217,10 +226,10 @@ async def settle_snapshot(job: Job, vm: Vm, reason: Mapping[str, Any]) -> None:
         else:
             await save_snapshot(snapshot, status=SnapshotStatus.ERROR, error=dict(reason))
         return
-    made = snapshot.power != ""
+    exists = snapshot.power != ""
     await save_snapshot(
         snapshot,
-        status=SnapshotStatus.READY if made else SnapshotStatus.ERROR,
+        status=SnapshotStatus.READY if exists else SnapshotStatus.ERROR,
         error=dict(reason),
         prune_after=datetime.now(UTC) + RETRY_DELETION,
     )

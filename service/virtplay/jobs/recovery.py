@@ -1,4 +1,4 @@
-"""Takes up what an earlier process of the service left unfinished."""
+"""Recovers the jobs that an earlier process of the service left unfinished."""
 
 import logging
 
@@ -14,14 +14,14 @@ from virtplay.store.vms import lock_vm, save_vm
 log = logging.getLogger("virtplay.jobs.recovery")
 
 MOST_ATTEMPTS = 5
-"""A job that ends its service at every start must not do so for ever."""
+"""Limit for a job that makes the service crash whenever it runs."""
 
 
 async def recover() -> list[int]:
-    """Take up what an earlier process of the service left unfinished: the jobs that may run now.
+    """Recover the unfinished jobs of an earlier process; return the ids of those that may run now.
 
-    Its job processes ended with it. What can be repeated is queued again and runs under a higher
-    generation; a restart is not repeated, as the guest may have gone through it already.
+    Its job processes ended with it. Repeatable jobs are queued again, to run with a higher
+    generation. A restart is not repeatable, as the guest may have restarted already.
     """
     for job in await store.unfinished_jobs():
         if job.status != JobStatus.QUEUED:
@@ -35,7 +35,7 @@ async def recover() -> list[int]:
 
 
 async def _abandon(job: Job) -> None:
-    """Its process is gone: queue the job again, or end it as lost if it can't be repeated."""
+    """Queue a job whose process is gone again, or end it as lost if it cannot be repeated."""
     async with transaction():
         if RULES[Action(job.action)].repeatable and job.attempt < MOST_ATTEMPTS:
             await store.move(
@@ -43,7 +43,7 @@ async def _abandon(job: Job) -> None:
             )
             return
         vm = await lock_vm(job.vm_id)
-        message = f"cannot tell how {job.ref} ended: the service ended before it did"
+        message = f"cannot determine how {job.ref} ended: the service ended before the job"
         error = {"code": "INTERNAL_ERROR", "message": message, "task": job.step, "host": job.host}
         await store.move(job, JobStatus.LOST, error=error)
         if vm is not None and job.locks:

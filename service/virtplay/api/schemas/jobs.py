@@ -14,7 +14,7 @@ class JobQuery(PageQuery):
     vm: str | None = Field(None, max_length=32, description="VM id")
     status: JobStatus | None = None
     action: str | None = Field(None, max_length=32)
-    origin: JobOrigin | None = Field(None, description="who has it run, and where")
+    origin: JobOrigin | None = Field(None, description="what submitted it, and where it runs")
 
 
 class JobError(BaseModel):
@@ -30,13 +30,13 @@ class JobOut(BaseModel):
     """A job."""
 
     id: str
-    origin: JobOrigin = Field(description="shell: a run from a shell, reported")
+    origin: JobOrigin = Field(description="shell: a reported run from a shell")
     action: str
     playbook: str
-    vmId: str | None = Field(description="null when there is none, or several")  # noqa: N815
+    vmId: str | None = Field(description="null if it has none or several")  # noqa: N815
     vmIds: list[str]  # noqa: N815
-    snapshotId: str | None = Field(description="the snapshot that it is about")  # noqa: N815
-    host: str | None = Field(description="null when they are several")
+    snapshotId: str | None = Field(description="the job's snapshot")  # noqa: N815
+    host: str | None = Field(description="null if it has none or several")
     hosts: list[str]
     status: JobStatus
     progress: int
@@ -47,7 +47,7 @@ class JobOut(BaseModel):
     appliesAt: str | None = Field(description="now, next_boot, or null")  # noqa: N815
     changes: list[dict[str, Any]] | None
     requestedBy: str = Field(description="the token's name")  # noqa: N815
-    user: str | None = Field(description="user@machine, as a run from a shell reports it")
+    user: str | None = Field(description="user@machine, reported by a run from a shell")
     requestId: str  # noqa: N815
     command: str
     error: JobError | None

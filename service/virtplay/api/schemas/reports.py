@@ -1,4 +1,4 @@
-"""API: the shapes of what a run from a shell reports."""
+"""Schemas: what a run from a shell reports."""
 
 import uuid
 from typing import Annotated, Any, Literal
@@ -17,7 +17,7 @@ HostName = Annotated[Line, Field(min_length=1)]
 
 
 def check_uuid(text: str) -> str:
-    """The UUID in its usual spelling."""
+    """Return the UUID in its canonical form."""
     return str(uuid.UUID(text))
 
 
@@ -26,7 +26,7 @@ class ReportBody(Strict):
 
     runId: str = Field(  # noqa: N815
         pattern=r"^[A-Za-z0-9._-]{8,64}$",
-        description="the run's own name: sent again with the same token it is the same job",
+        description="id that the run chooses; with the same token, each id is one job",
         examples=["5f3c1a52-8d1e-8c3b-9c1a-0e6a9d2b7f10"],
     )
     playbook: Line = Field(min_length=1, examples=["playbooks/vm_start.yml"])
@@ -34,11 +34,11 @@ class ReportBody(Strict):
     command: Annotated[str, Field(max_length=4096), AfterValidator(check_printable)] = Field(
         "", description="the command line, without secrets"
     )
-    dryRun: bool = Field(False, description="it runs in check mode")  # noqa: N815
+    dryRun: bool = Field(False, description="whether it runs in check mode")  # noqa: N815
 
 
 class ReportedDomain(Strict):
-    """A domain that the run is about, by UUID or libvirt's name."""
+    """A domain of the run, by UUID or libvirt's name."""
 
     uuid: Annotated[str, Field(max_length=64), AfterValidator(check_uuid)] | None = None
     name: Line | None = None
@@ -46,18 +46,18 @@ class ReportedDomain(Strict):
 
 
 class ReportedResult(Strict):
-    """What a task answered, as far as the job shows it."""
+    """The part of a task's result that the job shows."""
 
     changed: bool = False
     msg: str = Field("", max_length=4000)
     code: str | None = Field(None, pattern=r"^[A-Z][A-Z_]{0,63}$")
-    domain: dict[str, Any] | None = Field(None, description="makes it the job's result")
+    domain: dict[str, Any] | None = Field(None, description="makes this result the job's")
     changes: list[dict[str, Any]] | None = Field(None, max_length=200)
     applies_at: str | None = Field(None, max_length=16)
 
 
 class ReportedEvent(Strict):
-    """One event of the run, as ansible-runner names them."""
+    """One event of the run, with ansible-runner's name."""
 
     event: Literal[
         "playbook_on_play_start",
@@ -73,40 +73,40 @@ class ReportedEvent(Strict):
     text: str = Field("", max_length=20_000, description="what the job's log shows")
     task: str = Field("", max_length=255)
     host: str = Field("", max_length=255)
-    percent: int | None = Field(None, ge=0, le=100, description="how far the run is")
-    ignoreErrors: bool = Field(False, description="the failure is none")  # noqa: N815
+    percent: int | None = Field(None, ge=0, le=100, description="progress of the run")
+    ignoreErrors: bool = Field(False, description="the failure does not count")  # noqa: N815
     res: ReportedResult | None = None
 
 
 class ReportedError(Strict):
-    """Why it failed, where no task did."""
+    """Why the run failed, if no task failed."""
 
     code: str = Field(pattern=r"^[A-Z][A-Z_]{0,63}$", examples=["RUN_INTERRUPTED"])
     message: str = Field(min_length=1, max_length=4000)
 
 
 class EventsBody(Strict):
-    """What a run tells at once; nothing at all says that it is still there."""
+    """One report of a run; an empty one reports that the run is still alive."""
 
     first: int = Field(
-        ge=1, le=2**31 - 1, description="number of the first event; those that are known are passed"
+        ge=1, le=2**31 - 1, description="number of the first event; known events are skipped"
     )
     events: list[ReportedEvent] = Field([], max_length=EVENTS_AT_ONCE)
     hosts: list[HostName] | None = Field(
-        None, max_length=HOSTS_LIMIT, description="all so far; null: as before"
+        None, max_length=HOSTS_LIMIT, description="all hosts so far; null: unchanged"
     )
     domains: list[ReportedDomain] | None = Field(
-        None, max_length=DOMAINS_LIMIT, description="that it is about so far; null: as before"
+        None, max_length=DOMAINS_LIMIT, description="all domains so far; null: unchanged"
     )
     outcome: Literal["succeeded", "failed", "cancelled"] | None = Field(
-        None, description="ends the job; cancelled: somebody ended the run"
+        None, description="ends the job; cancelled: a user ended the run"
     )
     error: ReportedError | None = None
 
 
 class ReportedOut(BaseModel):
-    """What was taken in."""
+    """The response to a report."""
 
     id: str
     status: JobStatus
-    next: int = Field(description="the number that the next event gets")
+    next: int = Field(description="number of the next event")

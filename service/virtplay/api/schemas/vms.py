@@ -1,4 +1,4 @@
-"""Schemas: VMs, and what an accepted change of one returns."""
+"""Schemas: VMs, and the responses to accepted requests."""
 
 import ipaddress
 import re
@@ -48,20 +48,20 @@ YAML_DEPTH = 64
 
 
 def check_address(text: str, *, prefix: bool) -> None:
-    """Refuse what is not the IPv4 address of a guest, with its prefix length if asked."""
-    wanted = "192.0.2.5/24 on a bridge" if prefix else "192.0.2.5"
+    """Raise ValueError unless a guest can have the IPv4 address, with its prefix if `prefix`."""
+    example = "192.0.2.5/24 on a bridge" if prefix else "192.0.2.5"
     try:
         if prefix != ("/" in text):
             raise ValueError(text)
         ip = ipaddress.IPv4Interface(text).ip
     except ValueError:
-        raise ValueError(f"must be an IPv4 address such as {wanted}") from None
+        raise ValueError(f"must be an IPv4 address such as {example}") from None
     if ip.is_unspecified or ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_reserved:
         raise ValueError(f"{ip} is not an address that a guest can have")
 
 
 class NetworkBody(Strict):
-    """Where a VM's network card is plugged in."""
+    """What a VM's network card is connected to."""
 
     type: Literal["network", "bridge"] = Field(
         "network", description="a libvirt network, or a bridge of the host"
@@ -73,7 +73,7 @@ class NetworkBody(Strict):
         None, pattern=BRIDGE_NAME, validate_default=True, description="host bridge"
     )
     model: Literal["virtio", "e1000e", "rtl8139"] | None = Field(None, description="card model")
-    mac: str | None = Field(None, description="MAC address; drawn if absent")
+    mac: str | None = Field(None, description="MAC address; default: derived")
     ip: str | None = Field(
         None,
         description="fixed IPv4 address: a DHCP reservation on a network; with prefix length"
@@ -106,7 +106,7 @@ class NetworkBody(Strict):
 
     @model_serializer
     def as_variables(self) -> dict[str, Any]:
-        """What the row and the playbooks take; absent fields are left out."""
+        """Return the fields for the row and the playbooks, without absent ones."""
         values = {key: value for key, value in self if value is not None}
         if self.type == "network":
             values.setdefault("network", "default")
@@ -122,8 +122,8 @@ class VmCreate(Strict):
     memory: Memory
     disk: Disk
     network: NetworkBody = NetworkBody()
-    autoStart: bool = Field(  # noqa: N815 - the document's spelling
-        False, description="start it now, and whenever its host starts"
+    autoStart: bool = Field(  # noqa: N815 - the API's spelling
+        False, description="start it after creation, and whenever its host starts"
     )
     host: str | None = Field(None, min_length=1, max_length=255, description="default: placed")
     labels: Annotated[Labels, AfterValidator(check_labels)] = Field(default_factory=dict)
@@ -132,10 +132,10 @@ class VmCreate(Strict):
         default_factory=list, max_length=64, description="public keys for the guest's first user"
     )
     userData: str | None = Field(  # noqa: N815
-        None, max_length=USER_DATA_LIMIT, description="cloud-init user-data, taken as it is"
+        None, max_length=USER_DATA_LIMIT, description="cloud-init user-data, passed on unchanged"
     )
     clone: Literal["linked", "full"] = Field(
-        "linked", description="linked: a qcow2 over the template; full: a copy of its own"
+        "linked", description="linked: a qcow2 overlay of the template; full: a copy"
     )
 
     @field_validator("template", "host")
@@ -147,9 +147,9 @@ class VmCreate(Strict):
     @classmethod
     def _ssh_keys(cls, value: list[str]) -> list[str]:
         for number, key in enumerate(value):
-            # YAML takes U+0085 and U+2028 for line ends, so a comment must be printable.
+            # YAML treats U+0085 and U+2028 as line ends, so a key's comment must be printable.
             if not SSH_KEY.fullmatch(key) or not key.isprintable():
-                raise ValueError(f"entry {number} is not an OpenSSH public key in one line")
+                raise ValueError(f"entry {number} is not an OpenSSH public key on one line")
         return value
 
     @field_validator("userData")
@@ -161,7 +161,7 @@ class VmCreate(Strict):
 
 
 def check_user_data(text: str) -> None:
-    """Refuse user-data that cloud-init would not take: neither cloud-config, script nor MIME."""
+    """Raise ValueError unless user-data is cloud-config, a script or MIME, as cloud-init needs."""
     first = text.split("\n", 1)[0].strip()
     if first == "#cloud-config":
         try:
@@ -175,10 +175,10 @@ def check_user_data(text: str) -> None:
 
 
 def check_cloud_config(text: str) -> None:
-    """Refuse what is not one YAML mapping of modest depth; yaml.YAMLError if it is not YAML.
+    """Raise ValueError unless the text is one YAML mapping, and yaml.YAMLError if it is no YAML.
 
-    Events only, nothing is composed: a few bytes of aliases must not become gigabytes. The depth
-    has a limit because libyaml's time grows with its square.
+    Only events are read and no object is built, as a few bytes of aliases could become gigabytes.
+    The depth is limited, as libyaml's time grows with its square.
     """
     depth = documents = 0
     top: yaml.Event | None = None
@@ -204,7 +204,7 @@ def check_cloud_config(text: str) -> None:
 
 
 class VmUpdate(Strict):
-    """The body of PUT /vms/{id}: only what is to change."""
+    """The body of PUT /vms/{id}: the fields to change."""
 
     name: Name | None = None
     description: Description | None = None
@@ -213,8 +213,8 @@ class VmUpdate(Strict):
     disk: Disk | None = Field(None, description="GiB; can only grow")
     network: NetworkBody | None = Field(
         None,
-        description="replaces the network; what is left out of mac and model stays, and ip too"
-        " while the network is the same",
+        description="replaces the network; an absent mac or model is kept, and on the same network"
+        " an absent ip",
     )
     autoStart: bool | None = None  # noqa: N815
     labels: Annotated[Labels, AfterValidator(check_labels)] | None = Field(
@@ -225,13 +225,13 @@ class VmUpdate(Strict):
     @classmethod
     def _something(cls, value: Any) -> Any:
         if value == {}:
-            raise ValueError("names no field to change")
+            raise ValueError("must name at least one field to change")
         return value
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_null(cls, value: Any) -> Any:
-        # Runs only for fields that were given: None as a default means "leave it".
+        # Runs only for given fields; the default None means "unchanged".
         if value is None:
             raise ValueError("must not be null")
         return value
@@ -240,7 +240,7 @@ class VmUpdate(Strict):
 class ForceBody(Strict):
     """The body of stop and restart."""
 
-    force: bool = Field(False, description="do not ask the guest: cut its power")
+    force: bool = Field(False, description="cut the power instead of asking the guest OS")
 
 
 class VmQuery(PageQuery):
@@ -263,12 +263,12 @@ class VmQuery(PageQuery):
 class DeleteQuery(Query):
     """The query of DELETE /vms/{id}."""
 
-    force: bool = Field(False, description="also when it runs")
-    keepDisks: bool = Field(False, description="leave its disks in the pool")  # noqa: N815
+    force: bool = Field(False, description="delete it even if it is running or has snapshots")
+    keepDisks: bool = Field(False, description="keep its disks in the pool")  # noqa: N815
 
 
 class VmOut(BaseModel):
-    """A VM. Times RFC 3339 UTC, memory MiB, disk GiB."""
+    """A VM: times in RFC 3339 UTC, memory in MiB, disk in GiB."""
 
     id: str
     name: str
@@ -289,11 +289,11 @@ class VmOut(BaseModel):
     addresses: list[dict[str, Any]]
     autoStart: bool  # noqa: N815
     pending: dict[str, Any] = Field(
-        description="fields whose new value applies at the next boot → the value in force now"
+        description="field whose new value applies at the next boot → its current value"
     )
     error: dict[str, Any] | None
     startedAt: str | None  # noqa: N815
-    observedAt: str | None = Field(description="when its host last showed it")  # noqa: N815
+    observedAt: str | None = Field(description="when an observation last showed it")  # noqa: N815
 
 
 class VmPage(BaseModel):
@@ -304,7 +304,7 @@ class VmPage(BaseModel):
 
 
 class AcceptedOut(BaseModel):
-    """The answer to a mutation: follow it at /jobs/{jobId}."""
+    """The response to an accepted request, whose progress is at /jobs/{jobId}."""
 
     id: str
     name: str
@@ -314,7 +314,7 @@ class AcceptedOut(BaseModel):
 
 
 class StatusOut(BaseModel):
-    """What GET /vms/{id}/status answers."""
+    """The response to GET /vms/{id}/status."""
 
     id: str
     status: VmStatus
