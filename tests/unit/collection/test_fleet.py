@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.declared import (
-    InvalidFleet,
+    InvalidVms,
     combine_runs,
     describe_hosts,
     domain_list,
@@ -91,7 +91,7 @@ def test_declared_vm_becomes_a_domain(vm: dict[str, Any], domain: dict[str, Any]
 def test_what_cannot_be_meant_is_refused_with_the_vm(
     vms: list[dict[str, Any]], reason: str
 ) -> None:
-    with pytest.raises(InvalidFleet, match=reason):
+    with pytest.raises(InvalidVms, match=reason):
         domain_list(vms, {})
 
 
@@ -182,6 +182,6 @@ def test_each_host_has_a_line_and_unchanged_vms_are_counted_only() -> None:
         "kvm1: 2 created (a, b), 1 unchanged",
         "kvm2: 1 failed (d)",
         "kvm3: no VMs",
-        "not looked at: kvm4",
+        "not compared: kvm4",
         "all: 2 created, 1 unchanged, 1 failed",
     ]

@@ -330,7 +330,7 @@ def hostile_images(folder: Path) -> dict[str, Path]:
     files["cannot use"].write_bytes(damaged)
     for name, content in {
         "cut off": base.read_bytes()[:80],
-        "bytes are no disk": b"",
+        "bytes are too few for a disk": b"",
         "gzip": b"\x1f\x8b" + bytes(2048),
         "web page": b"<!DOCTYPE html><html>".ljust(2048),
         "neither": b"just text".ljust(4096),

@@ -72,7 +72,7 @@ def test_disks_are_known(content: bytes, expected: str, found: DiskFormat, tmp_p
             "it names an external data file",
         ),
         (b"QFI\xfb", "auto", "its qcow2 header is cut off"),
-        (b"", "raw", "0 bytes are no disk"),
+        (b"", "raw", "0 bytes are too few for a disk"),
         (bytes(1024), "auto", "neither a qcow2 nor a raw disk"),
         (b"# Disk DescriptorFile\n" + bytes(512), "auto", "a VMDK"),
         (b"vhdxfile" + bytes(512), "raw", "a VHDX"),

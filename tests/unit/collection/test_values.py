@@ -186,7 +186,7 @@ def test_refused_value_of_a_declared_vm_is_reported_with_the_vm(name: str, value
         (
             {"interfaces": [{}, {"mac": "x"}]},
             "cannot use libvirt_domain_interfaces[1].mac 'x': it must be the MAC address of a "
-            "single card, such as 52:54:00:12:34:56",
+            "single interface, such as 52:54:00:12:34:56",
         ),
         (
             {"network": {"type": "bridge"}},

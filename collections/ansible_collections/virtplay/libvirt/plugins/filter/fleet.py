@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.virtplay.libvirt.plugins.module_utils.declared import (
-    InvalidFleet,
+    InvalidVms,
     combine_runs,
     describe_hosts,
     domain_list,
@@ -23,7 +23,7 @@ def domains(
     """Convert libvirt_domain_vms and their defaults to the domains of the module `domains`."""
     try:
         return domain_list(vms, defaults or {})
-    except InvalidFleet as error:
+    except InvalidVms as error:
         raise AnsibleFilterError(str(error)) from error
 
 

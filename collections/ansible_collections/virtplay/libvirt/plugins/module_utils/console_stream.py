@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Connects its standard streams to a domain's serial console (a program of its own).
 
-`python3 -c <this text> URI UUID`: the service sends it over SSH, so that it needs nothing on the
-host but python3-libvirt, and imports nothing of the collection. Bytes pass untouched both ways,
-there is no escape character and no terminal. It reads no more than the other side takes. A new
-client takes the console over; the one before ends. The exit status says how it ended, and the last
-line on standard error says it in words.
+`python3 -c <this text> URI UUID`: the service sends it over SSH. So it needs only python3-libvirt
+on the host, and imports nothing of the collection. Bytes pass unchanged both ways: there is no
+escape character and no terminal. It reads no more than the other side accepts. A new client takes
+the console over, and the client before is disconnected. The exit status shows how the connection
+ended, and the last line on standard error gives the reason in words.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ except ImportError:
     libvirt = None
 
 BLOCK = 16 * 1024
-# Exit statuses: the client left, wrong arguments, libvirt refused or went away, the domain stopped,
-# another client took the console over.
+# Exit statuses: the client disconnected, wrong arguments, an error of libvirt or a lost connection
+# to it, the domain stopped, another client took the console over.
 ENDED, USAGE, FAILED, STOPPED, TAKEN = 0, 2, 3, 4, 5
-# A domain that stops closes its console a moment before it counts as stopped.
+# A domain closes its console up to this long before its state is stopped.
 STOP_SECONDS = 1.0
 STOPPED_WORDS = "the VM has stopped"
+CLIENT_GONE = "the client has disconnected"
 
 
 class Relay:
-    """The two directions between the standard streams and a libvirt stream, one block each."""
+    """Bytes between the standard streams and a libvirt stream, with one block per direction."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -47,15 +48,15 @@ class Relay:
         stream.eventAddCallback(libvirt.VIR_STREAM_EVENT_READABLE, self._on_stream, None)
 
     def end(self, status: int, reason: str) -> None:
-        """Note how it ended; the first reason counts."""
+        """Record how the connection ended; only the first reason counts."""
         if self.status is None:
             self.status, self.reason = status, reason
 
     def watch(self) -> None:
-        """Ask for the events that there is room or data for."""
+        """Register for the events that can be handled now: there is free space, or data."""
         readable = 0 if self.to_guest else libvirt.VIR_EVENT_HANDLE_READABLE
         libvirt.virEventUpdateHandle(self._input, readable)
-        # Without data it still waits for the reader's end.
+        # Without data, errors and hang-ups are still reported.
         writable = libvirt.VIR_EVENT_HANDLE_WRITABLE if self.from_guest else 0
         libvirt.virEventUpdateHandle(self._output, writable)
         events = 0
@@ -67,9 +68,9 @@ class Relay:
 
     def _on_input(self, _watch: int, _fd: int, events: int, _opaque: object) -> None:
         if self.to_guest:
-            # A hang-up is told without being asked for, and again and again.
+            # A hang-up is always reported, repeatedly, without registration.
             if events & (libvirt.VIR_EVENT_HANDLE_ERROR | libvirt.VIR_EVENT_HANDLE_HANGUP):
-                self.end(ENDED, "the client has gone")
+                self.end(ENDED, CLIENT_GONE)
             return
         try:
             self.to_guest = os.read(0, BLOCK)
@@ -79,18 +80,18 @@ class Relay:
             self.end(ENDED, str(error))
             return
         if not self.to_guest:
-            self.end(ENDED, "the client has gone")
+            self.end(ENDED, CLIENT_GONE)
 
     def _on_output(self, _watch: int, _fd: int, events: int, _opaque: object) -> None:
         if events & (libvirt.VIR_EVENT_HANDLE_ERROR | libvirt.VIR_EVENT_HANDLE_HANGUP):
-            self.end(ENDED, "the client has gone")
+            self.end(ENDED, CLIENT_GONE)
             return
         try:
             written = os.write(1, self.from_guest)
         except BlockingIOError:
             return
         except OSError:
-            self.end(ENDED, "the client has gone")
+            self.end(ENDED, CLIENT_GONE)
             return
         self.from_guest = self.from_guest[written:]
 
@@ -110,7 +111,7 @@ class Relay:
 
     def _receive(self, stream: Any) -> None:
         received = stream.recv(BLOCK)
-        if received == -2:  # nothing to read after all
+        if received == -2:  # no data available
             return
         if not received:
             self.end(STOPPED, STOPPED_WORDS)
@@ -123,19 +124,22 @@ def text_of(error: Exception) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Join the console of the domain that the arguments name; returns the exit status."""
+    """Connect to the console of a domain; arguments are URI and UUID; returns the exit status."""
     if len(arguments) != 2:
         sys.stderr.write("usage: console_stream URI UUID\n")
         return USAGE
     uri, uuid = arguments
     if libvirt is None:
-        sys.stderr.write("cannot open the console: install python3-libvirt on the host\n")
+        sys.stderr.write(
+            "cannot open the console: libvirt for Python is missing; "
+            "install python3-libvirt on the host\n"
+        )
         return FAILED
     libvirt.registerErrorHandler(lambda *_: None, None)
     libvirt.virEventRegisterDefaultImpl()
     try:
         conn = libvirt.open(uri)
-        # libvirtd that goes away is noticed, also when nobody types.
+        # A lost connection to libvirtd is noticed even without input.
         conn.setKeepAlive(5, 3)
         dom = conn.lookupByUUIDString(uuid)
         stream = conn.newStream(libvirt.VIR_STREAM_NONBLOCK)
@@ -147,8 +151,10 @@ def main(arguments: list[str]) -> int:
         flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_NONBLOCK)
     relay = Relay(stream)
-    conn.registerCloseCallback(lambda *_: relay.end(FAILED, "libvirt has gone"), None)
-    # Said before any byte of the guest, so that the service knows that the console is open.
+    conn.registerCloseCallback(
+        lambda *_: relay.end(FAILED, "the connection to libvirt was lost"), None
+    )
+    # Written before any byte of the guest, so that the service knows that the console is open.
     sys.stderr.write("open\n")
     sys.stderr.flush()
     while relay.status is None:
@@ -163,7 +169,7 @@ def main(arguments: list[str]) -> int:
 
 
 def still_runs(dom: Any) -> bool:
-    """Say whether a domain whose console was closed goes on running."""
+    """Whether a domain whose console was closed is still running."""
     deadline = time.monotonic() + STOP_SECONDS
     try:
         while dom.isActive():
@@ -171,12 +177,12 @@ def still_runs(dom: Any) -> bool:
                 return True
             time.sleep(0.05)
     except libvirt.libvirtError:
-        pass  # a transient one is gone when it stops
+        pass  # a transient domain is gone once it has stopped
     return False
 
 
 def drain(relay: Relay) -> None:
-    """Write what the guest had said before it stopped."""
+    """Write what the guest had sent before it stopped."""
     os.set_blocking(1, True)
     try:
         while relay.status == STOPPED and relay.from_guest:
@@ -186,7 +192,7 @@ def drain(relay: Relay) -> None:
 
 
 if __name__ == "__main__":
-    # Not through the interpreter's own end: libvirt's event loop has no part in it.
+    # Not sys.exit: the interpreter's finalization does not know libvirt's event loop.
     code = main(sys.argv[1:])
     sys.stderr.flush()
     os._exit(code)

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Combines the VMs declared for hosts with the outcome of each; pure, no I/O."""
+"""Converts declared VMs to module arguments, and sums up the outcome of each; pure, no I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from .domain.arguments import ARGUMENTS, BOOKKEEPING
 
-# What a run makes of a VM, in the order in which a summary tells it.
+# The outcome of a run for a VM, in the order of a summary.
 CREATED, CHANGED, REMOVED, UNCHANGED, FAILED = OUTCOMES = (
     "created",
     "changed",
@@ -26,31 +26,31 @@ _METADATA = ("os", "labels")
 _NEEDED = ("vcpus", "memory")
 
 
-class InvalidFleet(ValueError):
-    """What is declared cannot be meant so; the message says which VM and why."""
+class InvalidVms(ValueError):
+    """The declared VMs are invalid; the message gives the VM and the reason."""
 
 
 def domain_list(
     vms: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Turn declared VMs into what the module domains takes; raises InvalidFleet.
+    """Return declared VMs as the arguments of module domains; raises InvalidVms.
 
-    A VM has the options of the role libvirt_domain without its prefix. defaults are those of every
-    VM that does not say otherwise.
+    A VM has the options of the role libvirt_domain without its prefix. defaults apply to every VM
+    that does not set the option itself.
     """
-    # What is null is not said.
+    # null counts as not set.
     merged = [{**defaults, **_given(vm, vm)} for vm in vms]
     for vm in merged:
         if not vm.get("name"):
-            raise InvalidFleet(f"cannot use a VM without a name: {sorted(vm)}")
+            raise InvalidVms(f"cannot use a VM without a name: {sorted(vm)}")
         missing = [key for key in _NEEDED if vm.get(key) is None]
         if vm.get("state") != ABSENT and missing:
-            raise InvalidFleet(f"cannot use VM {vm['name']}: it has no {' and no '.join(missing)}")
+            raise InvalidVms(f"cannot use VM {vm['name']}: it has no {' and no '.join(missing)}")
     for key in ("name", "uuid"):
         values = [vm[key] for vm in merged if vm.get(key)]
         twice = sorted({value for value in values if values.count(value) > 1})
         if twice:
-            raise InvalidFleet(f"cannot use VM {twice[0]}: two VMs of the host have that {key}")
+            raise InvalidVms(f"cannot use VM {twice[0]}: two VMs of the host have that {key}")
     arguments = [_arguments(vm) for vm in merged]
     _refuse_shared_cards(arguments)
     return arguments
@@ -64,7 +64,7 @@ def _refuse_shared_cards(vms: Sequence[Mapping[str, Any]]) -> None:
                 value = str(card.get(key) or "").lower()
                 owner = owners.setdefault((key, value), vm["name"]) if value else vm["name"]
                 if owner != vm["name"]:
-                    raise InvalidFleet(
+                    raise InvalidVms(
                         f"cannot use VM {vm['name']}: {owner} of the same host has its {key} "
                         f"{value}"
                     )
@@ -82,10 +82,10 @@ def _arguments(vm: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def simple_devices(vm: Mapping[str, Any]) -> dict[str, Any]:
-    """Return disks and interfaces as the module takes them, of the one disk and the one card.
+    """Return the module's disks and interfaces for a VM with one disk and one interface.
 
-    vm has disk (GiB), template, clone and network, as the role libvirt_domain; what is not given
-    is left out.
+    vm has disk (GiB), template, clone and network, as in the role libvirt_domain; unset options
+    are left out.
     """
     devices: dict[str, Any] = {}
     disk = {"size": vm.get("disk"), **_given(vm, ("template", "clone"))}
@@ -104,7 +104,7 @@ def _given(values: Mapping[str, Any], keys: Any) -> dict[str, Any]:
 
 
 def outcome_of(result: Mapping[str, Any]) -> str:
-    """Say in one word what the result of the module domain means."""
+    """Return the outcome of a result of the module domain."""
     if not result["changed"]:
         return UNCHANGED
     for change in result["changes"]:
@@ -116,16 +116,16 @@ def outcome_of(result: Mapping[str, Any]) -> str:
 def summarize(
     vms: Sequence[Mapping[str, Any]], outcomes: Sequence[str] = OUTCOMES
 ) -> dict[str, list[str]]:
-    """Return the names of the VMs of each outcome, from the results of each."""
+    """Return outcome → the names of the VMs with that outcome."""
     return {outcome: [vm["name"] for vm in vms if vm["outcome"] == outcome] for outcome in outcomes}
 
 
 def combine_runs(
     plan: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """Return what became of each VM of a host; planned and in no run, it is `not done`.
+    """Return the outcome of each VM of a host; a planned VM that no run has done is `not done`.
 
-    That is so where the host was lost in the middle, or tags left it out.
+    That happens if the host became unreachable during the run, or tags excluded the VM.
     """
     done = [vm for run in runs for vm in run.get("vms") or ()]
     names = {vm["name"] for vm in done}
@@ -138,7 +138,7 @@ def combine_runs(
 
 
 def describe_hosts(hosts: Mapping[str, Sequence[Mapping[str, Any]] | None]) -> list[str]:
-    """Return a line for each host and one for all; None stands for one that was not looked at."""
+    """Return a line for each host and one for all; None is a host that was not compared."""
     lines = []
     everything: list[Mapping[str, Any]] = []
     for host, vms in hosts.items():
@@ -147,7 +147,7 @@ def describe_hosts(hosts: Mapping[str, Sequence[Mapping[str, Any]] | None]) -> l
             lines.append(f"{host}: {_describe(vms, named=True)}")
     waiting = [host for host, vms in hosts.items() if vms is None]
     if waiting:
-        lines.append(f"not looked at: {', '.join(waiting)}")
+        lines.append(f"not compared: {', '.join(waiting)}")
     if len(hosts) > 1:
         lines.append(f"all: {_describe(everything, named=False)}")
     return lines

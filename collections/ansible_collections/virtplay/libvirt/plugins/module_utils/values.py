@@ -22,14 +22,14 @@ Bounds = tuple[float, float]
 
 @dataclass(frozen=True)
 class Rule:
-    """What one value must be, or with `each` every element of a list."""
+    """The rule of one value, or with `each` of every element of a list."""
 
     allows: Callable[[Any], bool]
     sentence: str
     shown: bool = True  # whether a message may repeat the value
     each: bool = True
     bounds: Bounds | None = None  # of a number, or of the length of a text in characters
-    pattern: str = ""  # that a text matches as a whole
+    pattern: str = ""  # a regular expression that must match the whole text
 
     def find_faults(self, value: Any, where: str, owner: str = "") -> list[str]:
         """Return a message for a value that is refused, or for each such element of a list."""
@@ -44,7 +44,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Relation:
-    """What the value of a key must be beside the others of its mapping.
+    """A rule for the value of a key that depends on other keys of its mapping.
 
     {0} in the sentence stands for the prefix of the other keys' names.
     """
@@ -55,7 +55,7 @@ class Relation:
 
     def describe_fault(self, values: Mapping[str, Any], start: str, owner: str) -> str:
         """Return the message for a relation that does not hold; start precedes the key."""
-        # In a nested mapping the other keys are near enough to be called by their bare names.
+        # In a nested mapping the other keys are close enough to appear by their bare names.
         sentence = self.sentence.format("" if start.endswith(".") else start)
         where = f"{start}{self.key}{owner}"
         return (
@@ -67,8 +67,8 @@ class Relation:
 class Table:
     """The rules of a mapping's keys, or of each mapping in a list.
 
-    noun is what the mappings of a list are, for messages that name them: "VM". unique is a key in
-    which they differ.
+    noun is the word for the mappings of a list in messages: "VM". unique is a key whose values must
+    all differ.
     """
 
     keys: Mapping[str, Checked]
@@ -146,7 +146,7 @@ def name_owner(noun: str, element: Any) -> str:
 
 def suggest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return ", did you mean memory?" for a name like a known one, else ""."""
-    # Imported for a fault only: it would slow every power action.
+    # Imported only for a fault: it would slow down every power action.
     import difflib  # noqa: PLC0415
 
     near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
@@ -160,7 +160,7 @@ def unknown_keys(
     owner: str = "",
     noun: str = "key",
 ) -> list[str]:
-    """Return a message for each key that is not a known one, with the nearest known one."""
+    """Return a message for each unknown key, with the most similar known one."""
     names = sorted(known)
     return [
         f"cannot use {start}{key}{owner}: there is no such {noun}"
@@ -170,13 +170,13 @@ def unknown_keys(
 
 
 def shorten(value: Any) -> str:
-    """Return a value as messages show it, of limited length."""
+    """Return a value as text for messages, of limited length."""
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
 
 
 # --- kinds of rules ---------------------------------------------------------------------------
-# They allow a value of another type: the type is checked elsewhere.
+# They allow values of other types: the type is checked elsewhere.
 
 
 def between(low: float, high: float, unit: str = "") -> Rule:
@@ -197,14 +197,14 @@ def text(
     pattern: str = "",
     shown: bool = True,
 ) -> Rule:
-    """Return the rule of a text; check returns false or raises ValueError for one to refuse."""
+    """Return the rule of a text; check returns false or raises ValueError for an invalid one."""
 
     def allows(value: Any) -> bool:
         if not isinstance(value, str):
             return True
         if bounds and not bounds[0] <= len(value) <= bounds[1]:
             return False
-        # Compiled when it is needed: a power action needs two of all these patterns.
+        # Compiled on use: a power action needs only two of all these patterns.
         if pattern and not re.fullmatch(pattern, value):
             return False
         try:
@@ -233,7 +233,7 @@ def enclosed_alphanumeric(marks: str, note: str = "") -> Rule:
 
 
 def required(key: str, other: str, value: str = "") -> Relation:
-    """Return the relation of a key that must be set when another one is, or has a value."""
+    """Return the relation of a key that is required if another one is set, or has a value."""
     return Relation(
         key,
         lambda values: bool(
@@ -244,7 +244,7 @@ def required(key: str, other: str, value: str = "") -> Relation:
 
 
 def allowed(key: str, other: str, value: str) -> Relation:
-    """Return the relation of a key that may be set only while another one has a value."""
+    """Return the relation of a key that is allowed only if another one has a value."""
     return Relation(
         key,
         lambda values: not values.get(key) or values.get(other) in (None, value),
@@ -253,7 +253,7 @@ def allowed(key: str, other: str, value: str) -> Relation:
 
 
 def at_least(key: str, other: str) -> Relation:
-    """Return the relation of a number that is not below another."""
+    """Return the relation of a number that must not be below another."""
 
     def holds(values: Mapping[str, Any]) -> bool:
         value, least = values.get(key), values.get(other)
@@ -268,7 +268,7 @@ _JOINERS = "\u200c\u200d"  # inside emoji
 
 
 def is_printable(text: str, also: str = "") -> bool:
-    """Return whether a text holds no control characters and no invisible marks."""
+    """Whether a text has no control characters and no invisible marks, except those in also."""
     return all(c.isprintable() or c in _JOINERS or c in also for c in text)
 
 
@@ -279,7 +279,7 @@ def _is_guest_address(text: str) -> bool:
 
 
 def _is_label_value(value: Any) -> bool:
-    # Numbers and truth values are kept as text; null and what is nested would be kept as "None".
+    # Numbers and truth values are stored as text; null and nested values cannot be.
     text = str(value) if isinstance(value, (str, int, float)) else "\0"
     return is_printable(text) and len(text) <= 255
 
@@ -314,13 +314,13 @@ MOMENT = text(
 )
 SECONDS = between(1, 3600, "seconds")
 LONG_SECONDS = between(1, 86_400, "seconds")
-# The domain may be somebody else's, and libvirt takes nearly all names.
+# The domain may have been created by another tool, and libvirt allows nearly all names.
 KNOWN_NAME = text(
     "must be one line without /, as libvirt's names are",
     lambda text: not text or text.strip(),
     pattern=r"[^/\r\n\0]*",
 )
-# The same in most modules and roles; a table may have rules for keys that are never set.
+# Shared by most modules and roles; a table may have rules for keys that are never set.
 COMMON: Mapping[str, Checked] = {
     "uri": URI,
     "uuid": UUID,
@@ -345,7 +345,7 @@ MEMORY = between(32, 16_777_216, "MiB")
 DISK_SIZE = between(1, 65_536, "GiB")
 DISK_TARGET = text("must be vda, vdb and so on", pattern="vd[a-z]{1,2}")
 MAC = text(
-    "must be the MAC address of a single card, such as 52:54:00:12:34:56",
+    "must be the MAC address of a single interface, such as 52:54:00:12:34:56",
     pattern="(?!00(?::00){5})[0-9a-fA-F][02468aceACE](?::[0-9a-fA-F]{2}){5}",
 )
 GUEST_ADDRESS = text(

@@ -11,7 +11,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.parameters import DEFAULT_TYPE_VALIDATORS
 from ansible.module_utils.common.validation import check_type_dict
 
-from ..module_utils.declared import InvalidFleet, domain_list
+from ..module_utils.declared import InvalidVms, domain_list
 from ..module_utils.values import (
     DOMAIN,
     TEMPLATE,
@@ -100,7 +100,7 @@ def check_variables(
     if "vms" in own and not faults:
         try:
             domains = domain_list(own["vms"], own["vms_defaults"])
-        except InvalidFleet as error:
+        except InvalidVms as error:
             return [f"{prefix}vms: {error}"]
         # Only now are a VM's values compared with the defaults.
         return DOMAIN.find_faults(domains, f"{prefix}vms")

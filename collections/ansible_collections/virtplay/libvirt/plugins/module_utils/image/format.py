@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Recognises the format of a disk image from the file itself; does no other I/O.
 
-qemu-img is never asked to guess: a guess follows backing and data files, and a guest's disk that
-was taken for another format has opened files of the host before (CVE-2024-4467 and its kin).
+qemu-img never guesses the format here: a guess follows backing and data files, and a guest's disk
+in a wrongly guessed format could open files of the host (CVE-2024-4467 and similar).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from ..failure import Failure
 
 SECTOR = 512
-# What a foreign file begins with, as it is called in the message.
+# Signature of a foreign format → its name in messages.
 _FOREIGN = (
     (b"KDMV", "a VMDK"),
     (b"COWD", "a VMDK"),
@@ -36,17 +36,17 @@ _QCOW2_DATA_FILE_NAME = 0x44415441
 
 @dataclass(frozen=True)
 class DiskFormat:
-    """What a file is: format (qcow2 or raw) and the size of the disk in it (bytes)."""
+    """The format of an image (qcow2 or raw) and the size of the disk in it (bytes)."""
 
     name: str
     virtual_size_bytes: int
 
 
 def inspect_image(path: Path, expected: str, shown: str) -> DiskFormat:
-    """Return the format of the file; raise Failure (IMAGE_REFUSED) for all that is not wanted.
+    """Return the format of the file; raises Failure (IMAGE_REFUSED) for any other than expected.
 
-    expected is auto, qcow2 or raw; raw has no signature, so auto takes a file for raw only when
-    it has a boot sector. shown names the image in messages.
+    expected is auto, qcow2 or raw; raw has no signature, so auto accepts a raw file only if it has
+    a boot sector. shown is the name of the image in messages.
     """
     with path.open("rb") as file:
         head = file.read(64 * 1024)
@@ -59,16 +59,16 @@ def inspect_image(path: Path, expected: str, shown: str) -> DiskFormat:
         raise _refused(shown, f"it is not a qcow2 but {_foreign(head) or 'something else'}")
     foreign = _foreign(head)
     if foreign:
-        raise _refused(shown, f"it is {foreign}; only qcow2 and raw are taken")
+        raise _refused(shown, f"it is {foreign}; only qcow2 and raw are supported")
     if size < SECTOR:
-        raise _refused(shown, f"{size} bytes are no disk")
+        raise _refused(shown, f"{size} bytes are too few for a disk")
     if expected == "auto" and head[510:512] != b"\x55\xaa":
         raise _refused(shown, "it is neither a qcow2 nor a raw disk with a boot sector")
     return DiskFormat("raw", size)
 
 
 def check_virtual_size(image: DiskFormat, limit_gib: int, shown: str) -> None:
-    """Raise Failure when the disk in the image is empty or larger than limit_gib GiB."""
+    """Raise Failure if the disk in the image is empty or larger than limit_gib GiB."""
     if not 0 < image.virtual_size_bytes <= limit_gib << 30:
         raise _refused(
             shown,

@@ -27,7 +27,7 @@ from ..failure import Failure
 from ..units import MIB
 
 BLOCK = MIB
-# One silent read; the limit for the whole is the caller's deadline.
+# The time limit of one read in seconds; the whole download has the caller's deadline.
 SOCKET_TIMEOUT = 30
 CHECKSUM_FILE_LIMIT = 4 * MIB
 _CHECKSUM = re.compile(r"^(?:(sha256|sha512):)?([0-9a-fA-F]{64}|[0-9a-fA-F]{128})$")
@@ -35,7 +35,7 @@ _CHECKSUM = re.compile(r"^(?:(sha256|sha512):)?([0-9a-fA-F]{64}|[0-9a-fA-F]{128}
 
 @dataclass(frozen=True)
 class Checksum:
-    """The digest an image must have: algorithm sha256 or sha512, and its lower-case hex."""
+    """The required digest of an image: algorithm sha256 or sha512, and lower-case hex."""
 
     algorithm: str
     digest: str
@@ -54,20 +54,20 @@ class Incoming:
 
 
 class Deadline:
-    """The moment at which everything must be done (seconds from now)."""
+    """A time limit for the whole task, in seconds from its creation."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
     def left(self) -> float:
-        """Return the seconds that are left, at least zero."""
+        """Return the remaining seconds, at least zero."""
         return max(0.0, self._end - time.monotonic())
 
 
 def parse_checksum(text: str) -> Checksum | None:
-    """Return the checksum written in text, or None when text is a URL of a checksum file.
+    """Return the checksum in text, or None if text is the URL of a checksum file.
 
-    Raise Failure (VALIDATION_ERROR) when it is neither.
+    Raises Failure (VALIDATION_ERROR) if it is neither.
     """
     match = _CHECKSUM.match(text)
     if match:
@@ -77,14 +77,14 @@ def parse_checksum(text: str) -> Checksum | None:
     elif urlsplit(text).scheme in ("http", "https"):
         return None
     raise Failure(
-        f"cannot use checksum {text!r}: give sha256:HEX, sha512:HEX or an http(s) URL of a "
+        f"cannot use checksum {text!r}: it must be sha256:HEX, sha512:HEX or the http(s) URL of a "
         "checksum file",
         "VALIDATION_ERROR",
     )
 
 
 def find_checksum(listing: str, file_name: str, shown: str) -> Checksum:
-    """Return the checksum of file_name in a listing as sha256sum, sha512sum or BSD write them."""
+    """Return the checksum of file_name in a listing by sha256sum, sha512sum or BSD's tools."""
     for line in listing.splitlines():
         for pattern in (
             r"^\\?([0-9a-fA-F]{64}|[0-9a-fA-F]{128}) [ *](.+)$",
@@ -101,32 +101,32 @@ def find_checksum(listing: str, file_name: str, shown: str) -> Checksum:
 
 
 def mirror_places(url: str, mirror: str) -> list[str]:
-    """Return where a mirror may hold the file of a URL: host/path, then path, then bare name."""
+    """Return where a mirror may have the file of a URL: at host/path, path, or its bare name."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     raw = [part for part in parts.path.split("/") if part]
     plain = [unquote(part) for part in raw]
     if not plain or any(bad in (".", "..") or re.search("[/\0]", bad) for bad in [host, *plain]):
-        raise Failure(f"cannot use image URL {url}: it names no file", "VALIDATION_ERROR")
+        raise Failure(f"cannot use image URL {url}: it has no file name", "VALIDATION_ERROR")
     path = raw if is_url(mirror) else plain
     places = ["/".join([host, *path]), "/".join(path), path[-1]]
     return [f"{mirror.rstrip('/')}/{place}" for place in dict.fromkeys(places)]
 
 
 def is_url(text: str) -> bool:
-    """Tell whether the text is meant as a URL rather than a path."""
+    """Whether a text is a URL rather than a path."""
     return "://" in text
 
 
 class Fetcher:
-    """Reads files by URL or from a mirror, within one deadline (seconds from its making)."""
+    """Reads files by URL or from a mirror, within one time limit (seconds from its creation)."""
 
     def __init__(self, mirror: str | None, timeout: float) -> None:
         self.deadline = Deadline(timeout)
         self._mirror = mirror
 
     def read_text(self, url: str) -> str:
-        """Return a small text file; raise Failure when it cannot be had."""
+        """Return the content of a small text file; raises Failure if it cannot be read."""
         with self._open(url) as incoming:
             data = incoming.stream.read(CHECKSUM_FILE_LIMIT + 1)
         if len(data) > CHECKSUM_FILE_LIMIT:
@@ -134,16 +134,16 @@ class Fetcher:
         return str(data.decode("utf-8", "replace"))
 
     def save(self, url: str, target: Path, algorithms: set[str], limit: int) -> dict[str, str]:
-        """Write the URL's file to target; return hex digests by algorithm.
+        """Write the URL's file to target; returns hex digests by algorithm.
 
-        limit is the largest size taken (bytes). Raise Failure when it cannot be had whole.
+        limit is the largest size allowed (bytes). Raises Failure if the file is not complete.
         """
         with self._open(url) as incoming:
             return copy_stream(incoming, target, algorithms, limit, self.deadline)
 
     @contextmanager
     def _open(self, url: str) -> Iterator[Incoming]:
-        """Open the first place that has the file; raise Failure when none has it."""
+        """Open the file at the first place that has it; raises Failure if none has it."""
         if urlsplit(url).scheme not in ("http", "https"):
             raise Failure(
                 f"cannot download {url}: only http and https are allowed", "VALIDATION_ERROR"
@@ -175,9 +175,9 @@ class Fetcher:
 def copy_stream(
     incoming: Incoming, target: Path, algorithms: set[str], limit: int, deadline: Deadline
 ) -> dict[str, str]:
-    """Write a source to target, leaving holes for zeros; return hex digests by algorithm.
+    """Write a source to target, with holes for zeros; returns hex digests by algorithm.
 
-    limit is the largest size taken (bytes). Fewer bytes than announced are a truncated download.
+    limit is the largest size allowed (bytes). Raises Failure, also for fewer bytes than announced.
     """
     shown, size = incoming.name, incoming.size
     _check_size(size or 0, limit, shown)
@@ -221,7 +221,7 @@ def copy_stream(
 
 
 def open_regular(path: Path, follow: bool = False) -> IO[bytes]:
-    """Open a regular file for reading; a symbolic link only with follow; raise Failure."""
+    """Open a regular file for reading, a symbolic link only with follow; raises Failure."""
     # O_NONBLOCK: opening a FIFO must not wait for its writer.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
@@ -230,19 +230,19 @@ def open_regular(path: Path, follow: bool = False) -> IO[bytes]:
         raise Failure(f"cannot find image file {path}", "TEMPLATE_NOT_FOUND") from error
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno == errno.ELOOP:
-            reason = "it is a symbolic link; name the file itself"
+            reason = "it is a symbolic link; use the path of the file itself"
         else:
             reason = str(error)
         raise Failure(f"cannot use image {path}: {reason}", "IMAGE_REFUSED") from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise Failure(f"cannot use image {path}: it is no regular file", "IMAGE_REFUSED")
+        raise Failure(f"cannot use image {path}: it is not a regular file", "IMAGE_REFUSED")
     return os.fdopen(handle, "rb")
 
 
 def _check_size(size: int, limit: int, shown: str) -> None:
     if size > limit:
-        raise Failure(f"cannot use image {shown}: larger than {limit} bytes", "IMAGE_REFUSED")
+        raise Failure(f"cannot use image {shown}: it is larger than {limit} bytes", "IMAGE_REFUSED")
 
 
 def _truncated(shown: str, done: int, size: int | None) -> Failure:
@@ -252,12 +252,12 @@ def _truncated(shown: str, done: int, size: int | None) -> Failure:
 
 
 def _failed(url: str, place: str, reason: str) -> Failure:
-    through = "" if place == url else f" (looked for {url} in a mirror)"
+    through = "" if place == url else f" (mirror for {url})"
     return Failure(f"cannot download {place}: {reason}{through}", "DOWNLOAD_FAILED")
 
 
 # --- HTTP ----------------------------------------------------------------------------------
-# Not by ansible.module_utils.urls.open_url: it knows whom it has reached only after the request is
+# Not ansible.module_utils.urls.open_url: it shows the server's address only after the request was
 # sent, opens file: and ftp: URLs too, and its import costs 55 ms of CPU in each run of the module.
 
 
@@ -266,7 +266,7 @@ class _RefusedError(OSError):
 
 
 def _forbidden(address: str) -> bool:
-    """Tell whether an address belongs to this machine or its link, never to an image server."""
+    """Whether an address is of this machine or its local link, and so never an image server."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     mapped = getattr(parsed, "ipv4_mapped", None) or parsed
     return bool(
@@ -278,12 +278,12 @@ def _resolves_to_forbidden(host: str, port: int) -> bool:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError:
-        return False  # the connection says so itself, in better words
+        return False  # the connection then fails with a better message
     return any(_forbidden(str(entry[4][0])) for entry in found)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects over http(s) only, and only where a first request could go as well."""
+    """Follows redirects over http(s) only, and only to addresses allowed for a first request."""
 
     max_redirections = 5
 
@@ -306,18 +306,20 @@ def _check_host(url: str, allow_local: bool, prefix: str = "") -> None:
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     if not allow_local and _resolves_to_forbidden(parts.hostname or "", port):
-        raise _RefusedError(f"{prefix}{url} refused: it leads to this host or its link")
+        raise _RefusedError(f"{prefix}{url} refused: its address is this host or its local link")
 
 
 def _connection(kind: type[http.client.HTTPConnection]) -> type[http.client.HTTPConnection]:
-    """Return a connection class that looks at whom it got, since a name can change its mind."""
+    """Return a connection class that checks the peer's address: DNS can change after a check."""
 
     class Checked(kind):  # type: ignore[misc, valid-type]
         def connect(self) -> None:
             super().connect()
             if _forbidden(self.sock.getpeername()[0]):
                 self.close()
-                raise _RefusedError(f"{self.host} refused: it leads to this host or its link")
+                raise _RefusedError(
+                    f"{self.host} refused: its address is this host or its local link"
+                )
 
     return Checked
 
@@ -340,7 +342,7 @@ class _CheckedHttps(urllib.request.HTTPSHandler):
 
 
 def _request(place: str, mirror: str | None, deadline: Deadline) -> Any:
-    """Open an http(s) URL; a mirror that itself is local, as set by the operator, may be used."""
+    """Open an http(s) URL; local addresses are allowed only if the operator's mirror is local."""
     parts = urlsplit(place)
     allow_local = False
     if mirror is not None:
@@ -348,9 +350,9 @@ def _request(place: str, mirror: str | None, deadline: Deadline) -> Any:
         port = base.port or (443 if base.scheme == "https" else 80)
         allow_local = _resolves_to_forbidden(base.hostname or "", port)
     if not parts.hostname or parts.username is not None:
-        raise _RefusedError("a URL with a host and without a user name is needed")
+        raise _RefusedError("a URL with a host and without a user name is required")
     _check_host(place, allow_local)
-    # Put together by hand: build_opener would add handlers of file: and ftp: URLs.
+    # Not build_opener, which would add handlers of file: and ftp: URLs.
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Stores templates in a directory: images named by content, manifests, a lock for each name.
+"""Stores templates in a directory: images named by their content, manifests, a lock per name.
 
 An image never changes in place, because the disks of VMs are overlays on it. The manifest is
 written last: a template without one does not exist yet.
@@ -21,22 +21,22 @@ from ..lock.file_lock import hold_lock
 
 
 def spec_hash(spec: dict[str, Any]) -> str:
-    """Return the SHA-256 (hex) of what was asked for, the same for the same wish."""
+    """Return the SHA-256 (hex) of a template's arguments; equal arguments give the same."""
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
 
 
 class TemplateStore:
-    """The templates in one directory (path); reads need no lock, writes take the name's."""
+    """The templates in one directory (path); writes need the lock of the name, reads do not."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def manifest(self, name: str) -> dict[str, Any] | None:
-        """Return the template's manifest with its image in place, or None."""
+        """Return the template's manifest; None unless the manifest and its image exist."""
         try:
             manifest = json.loads(self._manifest_path(name).read_text())
             file = manifest["file"]
-            # A manifest is as trustworthy as its directory, but never leads out of it.
+            # A manifest is as trustworthy as its directory, but its image must be in there.
             if os.path.basename(file) != file or not (self.path / file).is_file():
                 return None
         except (OSError, ValueError, KeyError, TypeError):
@@ -44,12 +44,12 @@ class TemplateStore:
         return dict(manifest)
 
     def image_path(self, manifest: dict[str, Any]) -> Path:
-        """Return the path of the image that a manifest names."""
+        """Return the path of the image in a manifest."""
         return self.path / str(manifest["file"])
 
     @contextmanager
     def locked(self, name: str, timeout: float) -> Iterator[None]:
-        """Hold the name's lock, waiting at most timeout seconds; sweep what a dead run left."""
+        """Hold the name's lock, waiting at most timeout seconds; deletes what dead runs left."""
         self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
         lock = self.path / f".{name}@lock"
         with hold_lock(lock, f"prepare template {name}", timeout=timeout):
@@ -60,11 +60,11 @@ class TemplateStore:
                 self._sweep(name)
 
     def temporary(self, name: str) -> Path:
-        """Return a fresh path in the directory for unfinished work on the name."""
+        """Return a new path in the directory for a temporary file of the name."""
         return self.path / f".{name}@{secrets.token_hex(8)}.part"
 
     def put(self, temporary: Path, manifest: dict[str, Any]) -> None:
-        """Make a finished file the template's image: file first, then manifest, each at once."""
+        """Move a finished file to the template's image, then its manifest, each atomically."""
         temporary.chmod(0o644)
         temporary.replace(self.image_path(manifest))
         self._sync_directory()
