@@ -195,7 +195,7 @@ async def test_service_that_does_not_answer_is_one_warning_and_no_delay(
         ({**to(service), "VIRTPLAY_TOKEN": "wrong-token"}, "wrong, expired or revoked"),
         ({**to(service), "VIRTPLAY_TOKEN": ""}, "without a token"),
         ({**to(service), "VIRTPLAY_URL": "http://127.0.0.1:1"}, "Connection refused"),
-        ({**to(service), "VIRTPLAY_URL": f"http://127.0.0.1:{port}"}, "does not answer"),
+        ({**to(service), "VIRTPLAY_URL": f"http://127.0.0.1:{port}"}, "does not respond"),
     ):
         code, said = await run(tmp_path, environment)
         assert code == 0, said

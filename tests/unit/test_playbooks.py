@@ -98,13 +98,13 @@ def test_what_is_missing_is_named_beside_all_other_faults(tmp_path: Path) -> Non
     said = run(tmp_path, "vm_start", "--limit", "kvm1")
     assert "set libvirt_domain_name or libvirt_domain_uuid" in said
     said = run(tmp_path, "snapshot_create", "--limit", "kvm1", "-e", "libvirt_snapshot_name=a")
-    assert "set libvirt_snapshot_domain or libvirt_snapshot_uuid" in said
+    assert "libvirt_snapshot_domain or libvirt_snapshot_uuid is required" in said
 
 
 def test_what_would_be_ignored_or_fail_on_the_host_is_refused_before(tmp_path: Path) -> None:
     vm = ["--limit", "kvm1", "-e", "libvirt_domain_name=vm-1"]
     said = run(tmp_path, "vm_update", *vm, "-e", "libvirt_domain_firmware=efi")
-    assert "cannot use libvirt_domain_firmware for update: it is fixed when a VM is made" in said
+    assert "cannot use libvirt_domain_firmware for update: it is fixed at creation" in said
     said = run(tmp_path, "console_open", "--limit", "kvm1", "-e", "libvirt_console_name=vm-1")
     assert "libvirt_console_password is required when libvirt_console_type is vnc" in said
 
@@ -205,4 +205,4 @@ def test_tag_says_what_a_creation_begins_with(
 
 def test_action_on_several_hosts_asks_for_a_limit(tmp_path: Path) -> None:
     said = run(tmp_path, "vm_start", "-e", "libvirt_domain_name=vm-1")
-    assert "cannot start a VM on 2 hosts: name one with --limit (kvm1, kvm2)" in said
+    assert "cannot start a VM on 2 hosts: select one with --limit (kvm1, kvm2)" in said

@@ -85,7 +85,7 @@ def until(condition: Any, seconds: float = 60) -> None:
 
 def test_everything_arrives_once_and_in_order(service: Service, sender: Sender) -> None:
     sender.start()
-    sender.tell(hosts=["kvm1"])
+    sender.update(hosts=["kvm1"])
     wanted = lines(sender, 1, 1200)
     until(lambda: service.log)
     wanted += lines(sender, 1201, 1300)
@@ -143,7 +143,7 @@ def test_service_that_hangs_does_not_hold_up_the_end(
     sender.start()
     sender.close(outcome="succeeded")
     service.gate.set()
-    assert sender.problem == "the service does not answer"
+    assert sender.problem == "the service does not respond"
 
 
 def test_oldest_lines_go_when_too_many_wait_and_the_log_says_so(
@@ -235,8 +235,8 @@ def test_api_is_found_however_its_url_is_written(
         ),
         (404, "<html>", Refused, r"Not Found \(HTTP 404\)"),
         (302, "", Refused, r"HTTP 302"),
-        (200, "<html>", Refused, "what answers there is not Virtplay"),
-        (200, "[]", Refused, "what answers there is not Virtplay"),
+        (200, "<html>", Refused, "the response is not from Virtplay"),
+        (200, "[]", Refused, "the response is not from Virtplay"),
         (503, "", Unreachable, "HTTP 503"),
         (429, '{"error": {"message": "too many"}}', Unreachable, "too many"),
     ],

@@ -60,14 +60,14 @@ def test_vm_without_name_and_uuid_is_refused(
     options: dict[str, Any], values: dict[str, Any], faults: int
 ) -> None:
     messages = missing_vm("libvirt_domain", options, values)
-    message = "cannot tell which VM is meant: set libvirt_domain_name or libvirt_domain_uuid"
+    message = "cannot find the VM: libvirt_domain_name or libvirt_domain_uuid is required"
     assert messages == [message] * faults
 
 
 def test_vm_of_a_snapshot_is_its_domain() -> None:
     options: dict[str, Any] = {f"libvirt_snapshot_{key}": {} for key in ("name", "domain", "uuid")}
     (message,) = missing_vm("libvirt_snapshot", options, {"libvirt_snapshot_name": "one"})
-    assert message.endswith("set libvirt_snapshot_domain or libvirt_snapshot_uuid")
+    assert message.endswith("libvirt_snapshot_domain or libvirt_snapshot_uuid is required")
 
 
 def test_one_host_is_enough_for_an_action() -> None:
@@ -76,9 +76,9 @@ def test_one_host_is_enough_for_an_action() -> None:
 
 def test_several_hosts_are_refused_with_their_names() -> None:
     (message,) = refuse_several_hosts("Start a VM", ["kvm1", "kvm2"])
-    assert message == "cannot start a VM on 2 hosts: name one with --limit (kvm1, kvm2)"
+    assert message == "cannot start a VM on 2 hosts: select one with --limit (kvm1, kvm2)"
     (message,) = refuse_several_hosts("Start a VM", [f"kvm{n}" for n in range(9)])
-    assert message.endswith("9 hosts: name one with --limit (kvm0, kvm1, kvm2, kvm3, kvm4, …)")
+    assert message.endswith("9 hosts: select one with --limit (kvm0, kvm1, kvm2, kvm3, kvm4, …)")
 
 
 UPDATE = {"libvirt_domain_name": {"type": "str"}, "libvirt_domain_memory": {"type": "int"}}
@@ -87,10 +87,10 @@ UPDATE = {"libvirt_domain_name": {"type": "str"}, "libvirt_domain_memory": {"typ
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("libvirt_domain_template", "it is fixed when a VM is made; make another VM with it"),
-        ("libvirt_domain_firmware", "it is fixed when a VM is made; make another VM with it"),
+        ("libvirt_domain_template", "it is fixed at creation; create another VM with it"),
+        ("libvirt_domain_firmware", "it is fixed at creation; create another VM with it"),
         ("libvirt_domain_user_data", "cloud-init reads it at a VM's first start"),
-        ("libvirt_domain_state", "start and stop it with vm_start and vm_stop"),
+        ("libvirt_domain_state", "use vm_start or vm_stop"),
         ("libvrt_domain_memory", "did you mean libvirt_domain_memory?"),
         ("libvirt_domian_memory", "did you mean libvirt_domain_memory?"),
     ],

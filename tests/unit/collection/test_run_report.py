@@ -70,11 +70,11 @@ def test_run_is_about_the_domain_that_it_names(
 def test_run_is_about_the_domains_of_its_results() -> None:
     domains = Domains({"libvirt_domain_name": "web"})
     first = {"domain": {"uuid": UUID, "name": "vm-001"}}
-    assert [domains.see(first, "kvm1"), domains.see(first, "kvm1")] == [True, False]
+    assert [domains.add(first, "kvm1"), domains.add(first, "kvm1")] == [True, False]
     for odd in ({}, {"domain": None}, {"domain": {"name": "no uuid"}}, {"vms": 3}, {"vms": [1]}):
-        assert not domains.see(odd, "kvm1")
+        assert not domains.add(odd, "kvm1")
     assert domains.listed() == [{"uuid": UUID, "name": "vm-001", "host": "kvm1"}]
-    assert domains.see({"domain": {"uuid": OTHER}}, "kvm2")
+    assert domains.add({"domain": {"uuid": OTHER}}, "kvm2")
     assert [domain["uuid"] for domain in domains.listed()] == [UUID, OTHER]
 
 
@@ -86,7 +86,7 @@ def test_of_a_fleet_those_count_that_were_touched() -> None:
         {"name": "web-3", "outcome": "failed", "msg": "no room"},
         {"name": "of another module"},
     ]
-    assert [domains.see({"vms": vms}, host) for host in ("kvm1", "kvm2", "kvm1")] == [
+    assert [domains.add({"vms": vms}, host) for host in ("kvm1", "kvm2", "kvm1")] == [
         True, True, False,
     ]  # fmt: skip
     names = [(domain["name"], domain["host"]) for domain in domains.listed()]
@@ -96,9 +96,9 @@ def test_of_a_fleet_those_count_that_were_touched() -> None:
 def test_of_very_many_domains_the_first_thousand_are_told() -> None:
     domains = Domains({})
     vms = [{"name": f"web-{number}", "outcome": "changed"} for number in range(1500)]
-    assert domains.see({"vms": vms}, "kvm1")
+    assert domains.add({"vms": vms}, "kvm1")
     assert len(domains.listed()) == 1000
-    assert not domains.see({"domain": {"uuid": UUID}}, "kvm1")
+    assert not domains.add({"domain": {"uuid": UUID}}, "kvm1")
 
 
 SECRETS: dict[str, Any] = {
@@ -178,7 +178,7 @@ def test_result_has_the_changes_of_a_module_of_ours_and_nothing_else() -> None:
         ({"msg": "rc 3", "stderr": "oh\n", "code": "no code"}, {"msg": "rc 3\noh"}),
         ({"module_stderr": "Traceback"}, {"msg": "Traceback"}),
         ({"msg": ["a", "list"]}, {"msg": "['a', 'list']"}),
-        ({}, {"msg": "it said nothing"}),
+        ({}, {"msg": "the task gave no reason"}),
     ],
 )
 def test_failure_says_why(answer: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -187,4 +187,4 @@ def test_failure_says_why(answer: dict[str, Any], wanted: dict[str, Any]) -> Non
 
 def test_lines_are_as_on_the_terminal() -> None:
     assert result_line("ok", "kvm1") == "ok: [kvm1]"
-    assert result_line("changed", "kvm1", item=0, told="x") == "changed: [kvm1] => (item=0) => x"
+    assert result_line("changed", "kvm1", item=0, text="x") == "changed: [kvm1] => (item=0) => x"

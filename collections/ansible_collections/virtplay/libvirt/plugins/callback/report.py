@@ -215,7 +215,7 @@ class CallbackModule(CallbackBase):
         host, answer = _host_of(result), _answer_of(result)
         self._see(answer, host)
         word = "changed" if answer.get("changed") else "ok"
-        text = "" if _is_loop(result) else result_line(word, host, told=_told(answer))
+        text = "" if _is_loop(result) else result_line(word, host, text=_told(answer))
         self._add("runner_on_ok", text, result, res=result_of(answer, self._redactor))
 
     def v2_runner_on_skipped(self, result: Any) -> None:
@@ -246,14 +246,14 @@ class CallbackModule(CallbackBase):
         self._see(answer, host)
         word = "changed" if answer.get("changed") else "ok"
         item = self._get_item_label(answer)
-        self._add("output", result_line(word, host, item=item, told=_told(answer)), result)
+        self._add("output", result_line(word, host, item=item, text=_told(answer)), result)
 
     def v2_runner_item_on_failed(self, result: Any) -> None:
         """Log a failed item of a loop, and store its reason, which the task's result lacks."""
         host, answer = _host_of(result), _answer_of(result)
         self._item_failure.setdefault((host, _task_of(result)._uuid), answer)
         item = self._get_item_label(answer)
-        self._add("output", result_line("failed", host, item=item, told=reason_of(answer)), result)
+        self._add("output", result_line("failed", host, item=item, text=reason_of(answer)), result)
 
     def v2_runner_item_on_skipped(self, result: Any) -> None:
         """Log a skipped item of a loop."""
@@ -320,12 +320,12 @@ class CallbackModule(CallbackBase):
         )
 
     def _see(self, answer: Any, host: str) -> None:
-        if self._sender is not None and self._domains.see(answer, host):
+        if self._sender is not None and self._domains.add(answer, host):
             self._tell(domains=self._domains.listed())
 
     def _tell(self, **news: Any) -> None:
         if self._sender is not None:
-            self._sender.tell(**news)
+            self._sender.update(**news)
 
     def _add(self, event: str, text: str, result: Any = None, **more: Any) -> None:
         if self._sender is None:

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Sends the report of a run from a thread of its own, so that the run never waits for it."""
+"""Sends the report of a run from its own thread, so that the run does not wait for it."""
 
 from __future__ import annotations
 
@@ -23,32 +23,31 @@ SEND_SECONDS = 0.5
 HEARTBEAT_SECONDS = 15.0
 RETRY_SECONDS = (1.0, 2.0, 5.0, 15.0)
 REQUEST_TIMEOUT = 5.0
-# How long the end of a run waits for the last batch: for a service that answers, and for one that
-# does not.
+# How long the end of a run waits for the last batch: if the service responds, and if it does not.
 PATIENCE = 5.0
 NO_PATIENCE = 1.0
 MOST_WAITING = 5_000
 MOST_AT_ONCE = 500
 MOST_BYTES = 400_000
-# These may pass: the service is being started anew, or its database is.
+# Temporary errors: the service or its database is restarting.
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 Post = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 
 class Refused(Exception):
-    """The service will not have this report, however often it is sent."""
+    """The service rejects this report; sending it again does not help."""
 
 
 class Unreachable(Exception):
-    """The service gave no answer, or none that means anything; a later one may."""
+    """The service did not respond, or with a temporary error; sending it again may help."""
 
 
 class Sender:
-    """The report of one run, and the thread that brings it to the service."""
+    """The report of one run, and the thread that sends it to the service."""
 
     def __init__(self, post: Post, begin: dict[str, Any]) -> None:
-        """Send to the service by post; begin is what makes the job. Call start, then close."""
+        """Send with post; begin is the body that creates the job. Call start, later close."""
         self._post = post
         self._begin = begin
         self._job: str | None = None
@@ -56,12 +55,12 @@ class Sender:
         self._dropped = 0
         self._next = 1
         self._batch: list[dict[str, Any]] = []
-        self._news: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
         self._sent: dict[str, Any] = {}
         self._end: dict[str, Any] | None = None
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="virtplay report", daemon=True)
-        self._answers = False
+        self._responds = False
         self._done = False
         self.problem: str | None = None
 
@@ -70,7 +69,7 @@ class Sender:
         self._thread.start()
 
     def add(self, event: dict[str, Any]) -> None:
-        """Put an event in the queue; of too many the oldest go, and the log says so."""
+        """Put an event in the queue; a full queue drops its oldest, and the log shows how many."""
         with self._changed:
             if not self._thread.is_alive():
                 return
@@ -80,19 +79,19 @@ class Sender:
             self._events.append(event)
             self._changed.notify()
 
-    def tell(self, **news: Any) -> None:
-        """Say what holds from now on: hosts, domains."""
+    def update(self, **values: Any) -> None:
+        """Set values of the whole run: hosts, domains."""
         with self._changed:
-            self._news.update(news)
+            self._values.update(values)
 
     def close(self, **end: Any) -> None:
-        """End the report (outcome, error) and wait a little until it has arrived."""
+        """End the report (outcome, error) and wait a short time until it has been sent."""
         with self._changed:
             self._end = end
             self._changed.notify()
-        self._thread.join(PATIENCE if self._answers else NO_PATIENCE)
+        self._thread.join(PATIENCE if self._responds else NO_PATIENCE)
         if not self._done and self.problem is None:
-            self.problem = "the service does not answer"
+            self.problem = "the service does not respond"
 
     def _run(self) -> None:
         tries = 0
@@ -103,12 +102,12 @@ class Sender:
                     pass
             except Unreachable as error:
                 tries += 1
-                self._answers = False
+                self._responds = False
                 self.problem = str(error)
                 if ends:
                     return
             except Exception as error:
-                # Refused, or a fault of ours, which must not become the run's.
+                # Refused, or a fault in our own code, which must not fail the run.
                 self.problem = str(error) or type(error).__name__
                 return
             else:
@@ -117,39 +116,41 @@ class Sender:
                     return
 
     def _wait(self, pause: float) -> bool:
-        """Wait until something is to be sent; say whether the run has ended."""
+        """Wait until there is something to send; returns whether the run has ended."""
         with self._changed:
             if pause:
                 self._changed.wait_for(lambda: self._end is not None, pause)
             elif self._job is not None:
                 self._changed.wait_for(lambda: self._events or self._end, HEARTBEAT_SECONDS)
-                # What comes in quick succession goes in one batch.
+                # Events in quick succession go into one batch.
                 self._changed.wait_for(lambda: self._end is not None, SEND_SECONDS)
             return self._end is not None
 
     def _send(self, ends: bool) -> bool:
-        """Send one batch; say whether more is waiting."""
+        """Send one batch; returns whether more events are waiting."""
         if self._job is None:
-            self._job = str(self._ask("/jobs", self._begin)["id"])
+            self._job = str(self._request("/jobs", self._begin)["id"])
         with self._changed:
             self._fill()
             more = bool(self._events)
-            news = {key: value for key, value in self._news.items() if self._sent.get(key) != value}
+            new = {
+                key: value for key, value in self._values.items() if self._sent.get(key) != value
+            }
             end = self._end if ends and not more else None
-        body = {"first": self._next, "events": self._batch, **news, **(end or {})}
-        self._ask(f"/jobs/{self._job}/events", body)
+        body = {"first": self._next, "events": self._batch, **new, **(end or {})}
+        self._request(f"/jobs/{self._job}/events", body)
         self._next += len(self._batch)
         self._batch = []
-        self._sent.update(news)
+        self._sent.update(new)
         self._done = end is not None
         return more
 
     def _fill(self) -> None:
-        """Take as many events out of the queue as go into one request; a batch stays until sent."""
+        """Take events for one request from the queue; a batch stays until it has been sent."""
         if self._batch:
             return
         if self._dropped:
-            text = f"[{self._dropped} lines are missing: the service did not answer]"
+            text = f"[{self._dropped} lines are missing: the service did not respond]"
             self._batch.append({"event": "output", "text": text})
             self._dropped = 0
         size = 0
@@ -158,22 +159,22 @@ class Sender:
             size += len(json.dumps(event))
             self._batch.append(event)
 
-    def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _request(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         data = self._post(path, body)
-        self._answers = True
+        self._responds = True
         self.problem = None
         return data
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    """Follows none: it would carry the token elsewhere."""
+    """Follows no redirect: it would send the token to another server."""
 
     def redirect_request(self, *_request: Any) -> None:
-        """Leave the redirect an error."""
+        """Return None, so that the redirect is an error."""
 
 
 def make_post(url: str, token: str, validate_certs: bool) -> Post:
-    """Return what posts to the API of the service at url; it raises Refused or Unreachable."""
+    """Return a function that posts to the API at url; it raises Refused or Unreachable."""
     base = url.rstrip("/")
     base = base if base.endswith("/api/v1") else f"{base}/api/v1"
     headers = {
@@ -182,8 +183,8 @@ def make_post(url: str, token: str, validate_certs: bool) -> Post:
         "Accept": "application/json",
     }
     handlers: list[BaseHandler] = [_NoRedirects()]
-    # Made once, and not as Ansible's open_url does for each request: it reads all authorities,
-    # which takes longer than all the rest.
+    # The TLS context is created once, not per request as by Ansible's open_url: reading all
+    # certificate authorities takes longer than everything else.
     if base.startswith("https:"):
         trust = ssl.create_default_context()
         if not validate_certs:
@@ -195,19 +196,19 @@ def make_post(url: str, token: str, validate_certs: bool) -> Post:
     def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
         try:
             request = Request(base + path, json.dumps(body).encode(), headers, method="POST")
-            with opener.open(request, timeout=REQUEST_TIMEOUT) as answer:
-                text = answer.read()
+            with opener.open(request, timeout=REQUEST_TIMEOUT) as response:
+                text = response.read()
         except HTTPError as error:
-            said = f"{_message(error)} (HTTP {error.code})"
-            raise (Unreachable if error.code in _TRANSIENT else Refused)(said) from error
+            message = f"{_message(error)} (HTTP {error.code})"
+            raise (Unreachable if error.code in _TRANSIENT else Refused)(message) from error
         except Exception as error:
-            # Whatever it is, the run must not feel it.
+            # No error of any kind may affect the run.
             reason = getattr(error, "reason", None) or error
-            raise Unreachable(f"cannot reach it: {reason}") from error
+            raise Unreachable(f"cannot connect to the service: {reason}") from error
         try:
             return dict(json.loads(text)["data"])
         except (ValueError, KeyError, TypeError) as error:
-            raise Refused("what answers there is not Virtplay") from error
+            raise Refused("the response is not from Virtplay") from error
 
     return post
 

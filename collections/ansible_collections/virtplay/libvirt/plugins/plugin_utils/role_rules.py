@@ -65,7 +65,8 @@ _VMS = Table(
         "vms_defaults": Table(_VM.keys),
         "vms_batch": between(1, 1000),
         "vms_serial": Rule(
-            _is_serial, "must be a number of hosts from 1 on, a part such as 25%, or a list of such"
+            _is_serial,
+            "must be a number of hosts of at least 1, a percentage such as 25%, or a list of these",
         ),
     }
 )
@@ -75,7 +76,7 @@ _SNAPSHOT = Table(
         Relation(
             "guard",
             lambda snapshot: not snapshot.get("guard") or snapshot["guard"] != snapshot.get("name"),
-            "must be another name than {0}name",
+            "must differ from {0}name",
         ),
     ),
 )
@@ -119,7 +120,7 @@ _CATALOGUE = Entries(
             Relation(
                 "url",
                 lambda entry: sum(bool(entry.get(key)) for key in ("url", "path", "micro")) == 1,
-                "must be set, or else path or micro, but only one of them",
+                "is required, or else path or micro, but only one of them",
             ),
             required("checksum", "url"),
             values.LOCAL_CHECKSUM,
@@ -149,14 +150,14 @@ def _within_cidr(key: str) -> Relation:
             address = ipaddress.ip_address(network[key])
             return address in ipaddress.ip_network(network["cidr"])
         except (KeyError, ValueError):
-            return True  # not set, or refused by its own rule
+            return True  # not set, or reported by its own rule
 
     return Relation(key, holds, "must be in cidr")
 
 
 _HOST_DEVICE = starting_alphanumeric(50)
 _INTERFACE_NAME = text(
-    "must be 1 to 15 letters, digits and . _ -, the first a letter, as interfaces have it",
+    "must be an interface name: 1 to 15 letters, digits and . _ -, the first a letter",
     pattern="[A-Za-z][A-Za-z0-9._-]{0,14}",
 )
 NETWORK = Table(
@@ -205,7 +206,7 @@ _HOST = Table(
         "qemu_conf": Entries(
             text("must be the name of a setting of qemu.conf", pattern="[a-z][a-z0-9_]*"),
             text(
-                "must be what qemu.conf has after =, in one line",
+                "must be a value of qemu.conf (the text after =), in one line",
                 lambda text: text and is_printable(text, also="\t"),
             ),
         ),
@@ -262,7 +263,8 @@ _SERVICE = Table(
 
 # --- roles ------------------------------------------------------------------------------------
 
-# Role → entry point → the rules of its variables without the role's name; "" is any other entry.
+# Role → entry point → the rules of its variables, by name without the role's prefix; "" is any
+# other entry point.
 ROLES: Mapping[str, Mapping[str, Table]] = {
     "libvirt_domain": {"main": _NEW_VM, "create": _NEW_VM, "vms": _VMS, "": _VM},
     "libvirt_snapshot": {"main": _NEW_SNAPSHOT, "create": _NEW_SNAPSHOT, "": _SNAPSHOT},
@@ -275,6 +277,6 @@ ROLES: Mapping[str, Mapping[str, Table]] = {
 
 
 def rules_of(role: str, entry: str) -> Table:
-    """Return the rules of an entry point's variables, none for a role that is not of ours."""
+    """Return the rules of an entry point's variables; none for a role of another collection."""
     entries = ROLES.get(role.rpartition(".")[2], {})
     return entries.get(entry) or entries.get("") or Table({})

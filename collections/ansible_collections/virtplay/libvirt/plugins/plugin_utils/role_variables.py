@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Checks role variables, by argument_specs and by the rules beyond them; pure, no I/O."""
+"""Checks role variables by argument_specs and by our own rules; pure, no I/O."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ _TYPES = {
     "dict": "a mapping",
     "raw": "a value",
 }
-_FIXED = "it is fixed when a VM is made; make another VM with it"
+_FIXED = "it is fixed at creation; create another VM with it"
 _FIRST_START = "cloud-init reads it at a VM's first start; change it in the guest"
-# What an entry point ignores, and a user who gives it with -e would wait for in vain:
-# (role, entry point) → variable without the role's name → what can be done.
+# Variables that an entry point ignores, so that -e would have no effect:
+# (role, entry point) → variable without the role's prefix → reason and remedy.
 _REFUSED = {
     ("libvirt_domain", "update"): {
         **dict.fromkeys(("template", "clone", "virt_type", "firmware"), _FIXED),
         **dict.fromkeys(("hostname", "ssh_keys", "user_data", "network_config"), _FIRST_START),
-        "state": "an update leaves a VM's power alone; start and stop it with vm_start and vm_stop",
+        "state": "an update does not change the power state; use vm_start or vm_stop",
     },
     ("libvirt_snapshot", "create"): {
-        "guard": "a guard is made by snapshot_restore",
-        "force": "a snapshot is made of a VM that runs, too",
+        "guard": "only snapshot_restore creates a guard",
+        "force": "a snapshot of a running VM does not need it",
     },
 }
-_CLOSE = 0.9  # of 1: how near a name must be to one of the role's
+_CLOSE = 0.9  # how similar a name must be to one of the role's, 0 to 1
 
 
 def _is_of_type(value: Any, option: Mapping[str, Any]) -> bool:
@@ -71,10 +71,10 @@ def _prefix(role: str) -> str:
 def unknown_variables(
     role: str, specs: Mapping[str, Mapping[str, Any]], names: Iterable[str]
 ) -> list[str]:
-    """Return a message for each name with the role's prefix that is no variable of the role.
+    """Return a message for each name with the role's prefix that is not a variable of the role.
 
-    The variables of its other entry points are allowed, since an inventory has those of all, and
-    so is its result.
+    Variables of its other entry points are allowed, since an inventory has those of all, and so is
+    the role's result.
     """
     prefix = _prefix(role)
     known = {name for spec in specs.values() for name in spec.get("options", {})}
@@ -88,7 +88,7 @@ def unknown_variables(
 def check_variables(
     role: str, entry: str, options: Options, values: Mapping[str, Any]
 ) -> list[str]:
-    """Return a message for each value of a wrong type or choice, or that a rule refuses."""
+    """Return a message for each value that has a wrong type or choice or breaks a rule."""
     rules = rules_of(role, entry)
     prefix = _prefix(role)
     nouns = {
@@ -102,7 +102,7 @@ def check_variables(
             domains = domain_list(own["vms"], own["vms_defaults"])
         except InvalidVms as error:
             return [f"{prefix}vms: {error}"]
-        # Only now are a VM's values compared with the defaults.
+        # Relations need a VM's values merged with the defaults.
         return DOMAIN.find_faults(domains, f"{prefix}vms")
     return faults
 
@@ -114,11 +114,11 @@ def check_options(
     owner: str = "",
     nouns: Mapping[str, str] | None = None,
 ) -> tuple[list[str], dict[str, Any]]:
-    """Return a message for each value of a wrong type or choice, and the values as they are used.
+    """Return a message for each value of a wrong type or choice, and the converted values.
 
-    Those are converted to their types, with defaults. Nested options are checked one by one, since
-    Ansible's own messages contain neither the index nor the VM. nouns maps a list's name to what
-    its elements are, such as "VM".
+    Converted values have their types, and defaults are filled in. Nested options are checked one by
+    one, since Ansible's own messages contain neither the index nor the VM. nouns maps a list's name
+    to the word for its elements, such as "VM".
     """
     start = f"{where}." if where else ""
     messages = unknown_keys(values, options, start, owner) if where else []
@@ -170,8 +170,8 @@ def refuse_extra_variables(
 ) -> list[str]:
     """Return a message for each name given with -e that would have no effect.
 
-    An inventory may have variables for other plays. On a command line they are meant for this one,
-    and so is a name that is nearly one of the role's.
+    An inventory may have variables for other plays. Those on a command line are for this play, and
+    a name similar to one of the role's is a mistake.
     """
     prefix = _prefix(role)
     refused = _REFUSED.get((prefix[:-1], entry), {})
@@ -190,7 +190,7 @@ def refuse_extra_variables(
 def missing_vm(
     role: str, options: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any]
 ) -> list[str]:
-    """Return a message when a role about one VM has neither its name nor its UUID."""
+    """Return a message if a role for one VM has neither its name nor its UUID."""
     prefix = _prefix(role)
     name = next((prefix + key for key in ("domain", "name") if prefix + key in options), "")
     uuid = f"{prefix}uuid"
@@ -198,11 +198,11 @@ def missing_vm(
         return []
     if values.get(name) or values.get(uuid):
         return []
-    return [f"cannot tell which VM is meant: set {name} or {uuid}"]
+    return [f"cannot find the VM: {name} or {uuid} is required"]
 
 
 def unknown_templates(options: Options, values: Mapping[str, Any], user: str = "") -> list[str]:
-    """Return a message for each template of the role libvirt_image that no catalogue has.
+    """Return a message for each template of the role libvirt_image that is in no catalogue.
 
     user is what requires it, such as " for VM web-1". check_variables reports wrong types.
     """
@@ -221,9 +221,9 @@ def unknown_templates(options: Options, values: Mapping[str, Any], user: str = "
 
 
 def refuse_several_hosts(play: str, hosts: Sequence[str]) -> list[str]:
-    """Return a message when a play for one host, named like "Start a VM", has several."""
+    """Return a message if a play for one host, with a name like "Start a VM", has several."""
     if len(hosts) <= 1:
         return []
     named = ", ".join(hosts[:5]) + (", …" if len(hosts) > 5 else "")
     action = play[:1].lower() + play[1:]
-    return [f"cannot {action} on {len(hosts)} hosts: name one with --limit ({named})"]
+    return [f"cannot {action} on {len(hosts)} hosts: select one with --limit ({named})"]

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Decides what the report of a run contains and what it never contains; pure, no I/O."""
+"""Builds the report of a run, without its secrets; pure, no I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEPTH_LIMIT = 12
 HIDDEN = "********"
 CUT = " […]"
 
-# Extra variables that say what a run does, and can hold no secret; all others are left out.
+# Extra variables that describe a run and cannot contain secrets; all others are left out.
 _PLAIN_VARIABLES = re.compile(
     r"libvirt_(domain|snapshot|console|image)_(name|uuid|domain|state|template|vcpus|memory|disk|"
     r"clone|force|freeze|guard|keep_disks|timeout|lock_timeout|type|title)"
@@ -32,10 +32,10 @@ _BANNER = 79
 
 
 class Meter:
-    """How far a run is, by the tasks of its plays; whole percent, and never less than before."""
+    """The progress of a run, by the tasks of its plays; whole percent, never decreasing."""
 
     def __init__(self, tasks: Sequence[int]) -> None:
-        """Expect plays with these numbers of tasks, one after the other."""
+        """Expect plays with these numbers of tasks, in this order."""
         self._tasks = tasks
         self._total = sum(tasks) or 1
         self._play = -1
@@ -44,68 +44,68 @@ class Meter:
         self._percent = 0
 
     def begin_play(self, number: int, share: float) -> None:
-        """Enter a play (from 0 on), or its next batch of hosts, which are this share of all."""
+        """Begin a play (from 0 on), or its next batch of hosts; share is its part of all hosts."""
         if number != self._play:
             self._play, self._done = number, 0.0
         self._share = share
 
     def begin_task(self) -> int:
-        """Return how far the run is when the play's next task begins."""
+        """Return the progress in percent at the start of the play's next task."""
         before = sum(self._tasks[: self._play]) if self._play > 0 else 0
         here = self._tasks[self._play] if 0 <= self._play < len(self._tasks) else 0
         percent = int(100 * (before + min(self._done, here)) / self._total)
-        # Tasks that are included as the play goes are not known before.
+        # Dynamically included tasks are not in the expected numbers.
         self._done += self._share
         self._percent = max(self._percent, min(99, percent))
         return self._percent
 
 
 class Domains:
-    """The domains that a run is about: those of its results, before that the one it names."""
+    """The domains of a run: those in its results; before any result, the one in its variables."""
 
     def __init__(self, variables: Mapping[str, Any]) -> None:
-        """Begin with the domain that the run's extra variables name, if any."""
+        """Start with the domain in the run's extra variables, if any."""
         self._named = _named_domain(variables)
-        self._seen: dict[Any, dict[str, str]] = {}
+        self._found: dict[Any, dict[str, str]] = {}
 
-    def see(self, answer: Mapping[str, Any], host: str) -> bool:
-        """Take note of the domains in a task's answer; say whether there is a new one.
+    def add(self, result: Mapping[str, Any], host: str) -> bool:
+        """Add the domains in a task's result; returns whether any is new.
 
-        Of a fleet those count that were changed, or were to be.
+        Of a host's declared VMs, only those with changes (real or planned) count.
         """
-        before = len(self._seen)
-        domain = answer.get("domain")
+        before = len(self._found)
+        domain = result.get("domain")
         if isinstance(domain, Mapping) and domain.get("uuid"):
             identity = str(domain["uuid"])
             self._note(identity, {"uuid": identity, "name": domain.get("name"), "host": host})
-        fleet = answer.get("vms")
-        for vm in fleet if isinstance(fleet, list) else ():
+        vms = result.get("vms")
+        for vm in vms if isinstance(vms, list) else ():
             name = vm.get("name") if isinstance(vm, Mapping) else None
             if name and vm.get("outcome", "unchanged") != "unchanged":
                 self._note((host, name), {"name": name, "host": host})
-        return len(self._seen) > before
+        return len(self._found) > before
 
     def _note(self, key: Any, domain: Mapping[str, Any]) -> None:
-        if len(self._seen) < DOMAINS_LIMIT:
-            told = {name: _line(value)[:NAME_LIMIT] for name, value in domain.items() if value}
-            self._seen.setdefault(key, told)
+        if len(self._found) < DOMAINS_LIMIT:
+            entry = {name: _line(value)[:NAME_LIMIT] for name, value in domain.items() if value}
+            self._found.setdefault(key, entry)
 
     def listed(self) -> list[dict[str, str]]:
-        """Return them as the service takes them."""
-        return list(self._seen.values()) or self._named
+        """Return the domains in the format of the service's API."""
+        return list(self._found.values()) or self._named
 
 
 class Redactor:
-    """Takes secrets out of texts, and out of what a service or a terminal stumbles over."""
+    """Removes secrets, and characters that break JSON or terminals, from texts and data."""
 
     def __init__(self, variables: Mapping[str, Any], secrets: Iterable[str]) -> None:
-        """Hide these secrets, and the values of variables whose names sound like secrets."""
+        """Hide these secrets, and the values of variables whose names look like secrets."""
         found = {*secrets, *_secrets_in(variables, hidden=False)}
         usable = sorted((s for s in found if len(s) >= _SHORTEST_SECRET), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, usable))) if usable else None
 
     def text(self, value: Any, limit: int = TEXT_LIMIT) -> str:
-        """Return the value as text without secrets, NUL, lone surrogates and colours, cut off."""
+        """Return the value as text of limited length, without secrets, NUL, surrogates, colours."""
         text = _ANSI.sub("", str(value)).replace("\x00", "\ufffd")
         text = text.encode("utf-8", "replace").decode()
         if self._pattern is not None:
@@ -117,7 +117,7 @@ class Redactor:
         return self.text(_line(value), limit)
 
     def data(self, value: Any, depth: int = 0) -> Any:
-        """Return plain JSON data of the same shape."""
+        """Return the value as JSON data of the same shape, with redacted texts."""
         if value is None or isinstance(value, (bool, int, float)):
             return value
         if depth < DEPTH_LIMIT:
@@ -129,45 +129,45 @@ class Redactor:
 
 
 def banner(text: str) -> str:
-    """Return a heading of the log, as Ansible writes them."""
+    """Return a heading of the log in Ansible's format."""
     return f"\n{text} " + "*" * max(3, _BANNER - len(text))
 
 
-def result_line(word: str, host: str, *, item: Any = None, told: str = "") -> str:
-    """Return the log's line of one result: changed: [kvm1] => (item=a) => text."""
+def result_line(word: str, host: str, *, item: Any = None, text: str = "") -> str:
+    """Return the log line of one result: changed: [kvm1] => (item=a) => text."""
     label = f" => (item={str(item)[:NAME_LIMIT]})" if item is not None else ""
-    return f"{word}: [{host}]{label}" + (f" => {told}" if told else "")
+    return f"{word}: [{host}]{label}" + (f" => {text}" if text else "")
 
 
-def reason_of(answer: Mapping[str, Any]) -> str:
-    """Return why a task failed: its message, and what a command printed on its error stream."""
-    parts = [answer.get("msg") or answer.get("module_stderr"), answer.get("stderr")]
-    return "\n".join(str(part).strip() for part in parts if part) or "it said nothing"
+def reason_of(result: Mapping[str, Any]) -> str:
+    """Return why a task failed: its message, and what its command printed on standard error."""
+    parts = [result.get("msg") or result.get("module_stderr"), result.get("stderr")]
+    return "\n".join(str(part).strip() for part in parts if part) or "the task gave no reason"
 
 
-def result_of(answer: Mapping[str, Any], redactor: Redactor) -> dict[str, Any]:
-    """Return what the job shows of a task's answer."""
-    result: dict[str, Any] = {"changed": bool(answer.get("changed"))}
-    if "domain" in answer and "changes" in answer:
-        # That there is one makes it the job's result, also of a domain that is gone.
-        result["domain"] = {}
-        if isinstance(answer["changes"], list) and len(answer["changes"]) <= CHANGES_LIMIT:
-            changes = [entry for entry in answer["changes"] if isinstance(entry, Mapping)]
-            result["changes"] = redactor.data(changes)
-        if answer.get("applies_at"):
-            result["applies_at"] = redactor.line(answer["applies_at"], 16)
-    return result
+def result_of(result: Mapping[str, Any], redactor: Redactor) -> dict[str, Any]:
+    """Return the part of a task's result that the job shows."""
+    shown: dict[str, Any] = {"changed": bool(result.get("changed"))}
+    if "domain" in result and "changes" in result:
+        # The service takes a result with this key as the job's, also if the domain was deleted.
+        shown["domain"] = {}
+        if isinstance(result["changes"], list) and len(result["changes"]) <= CHANGES_LIMIT:
+            changes = [entry for entry in result["changes"] if isinstance(entry, Mapping)]
+            shown["changes"] = redactor.data(changes)
+        if result.get("applies_at"):
+            shown["applies_at"] = redactor.line(result["applies_at"], 16)
+    return shown
 
 
-def failure_of(answer: Mapping[str, Any], redactor: Redactor) -> dict[str, Any]:
-    """Return what the job shows of a task's failure."""
-    result = {**result_of(answer, redactor), "msg": redactor.text(reason_of(answer), MESSAGE_LIMIT)}
-    code = str(answer.get("code") or "")
-    return {**result, "code": code} if _CODE.fullmatch(code) else result
+def failure_of(result: Mapping[str, Any], redactor: Redactor) -> dict[str, Any]:
+    """Return the part of a failed task's result that the job shows."""
+    shown = {**result_of(result, redactor), "msg": redactor.text(reason_of(result), MESSAGE_LIMIT)}
+    code = str(result.get("code") or "")
+    return {**shown, "code": code} if _CODE.fullmatch(code) else shown
 
 
 def command_of(arguments: Mapping[str, Any], variables: Mapping[str, Any], program: str) -> str:
-    """Return the command line of the same run, without all that could be a secret."""
+    """Return the command line of the run, without everything that could be a secret."""
     words = [program, *map(str, arguments.get("args") or ())]
     for source in arguments.get("inventory") or ():
         words += ["-i", str(source)]
@@ -186,7 +186,7 @@ def command_of(arguments: Mapping[str, Any], variables: Mapping[str, Any], progr
 
 
 def total_tasks(blocks: Iterable[Any]) -> int:
-    """Return how many tasks of these blocks a run goes through when nothing fails."""
+    """Return how many tasks of these blocks a run without failures executes."""
     count = 0
     for entry in blocks:
         if hasattr(entry, "block"):
@@ -217,7 +217,7 @@ def _line(value: Any) -> str:
 
 
 def _secrets_in(value: Any, *, hidden: bool) -> Iterable[str]:
-    """Find the texts of a structure that stand under a name which sounds like a secret."""
+    """Yield the texts in a structure whose names look like secrets."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             plain = _PLAIN_VARIABLES.fullmatch(str(name))

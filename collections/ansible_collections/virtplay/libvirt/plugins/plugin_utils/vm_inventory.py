@@ -1,8 +1,8 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Turns the VMs of hypervisors into hosts of an Ansible inventory; pure, no I/O.
+"""Converts the VMs of hypervisors to hosts of an Ansible inventory; pure, no I/O.
 
-All texts come from hosts and guests: they are checked here, or stay values that nothing evaluates.
+All texts come from hosts and guests: they are checked here, or stay values that are not evaluated.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# What would end a name in a --limit or a pattern, be a wildcard there, or break a line.
+# Characters that end a name in a --limit or a pattern, are wildcards there, or break a line.
 _NOT_IN_NAMES = re.compile(r"[\s,:&!~*?{}\[\]()/\\'\"\x00-\x1f\x7f]+")
 _NOT_IN_GROUPS = re.compile(r"[^A-Za-z0-9_]+")
-# Values of host_info's domains that become variables under their own names.
+# Keys of host_info's domains that become variables of the same name.
 _FACTS = (
     "uuid",
     "title",
@@ -32,26 +32,26 @@ _FACTS = (
     "interfaces",
     "addresses",
 )
-# And of the metadata that this collection writes into a domain.
+# Keys of the metadata that this collection writes into a domain.
 _METADATA = ("id", "template", "os", "labels")
 
 
 @dataclass(frozen=True)
 class AddressChoice:
-    """Which of a VM's addresses is the one to reach it by."""
+    """The rules that select the address for Ansible's connection to a VM."""
 
     family: str = "any"  # any (IPv4 first), ipv4 or ipv6
     sources: Collection[str] = ("lease", "agent", "neighbour")
     networks: Collection[ipaddress.IPv4Network | ipaddress.IPv6Network] = ()
 
     def choose(self, addresses: Iterable[Mapping[str, Any]]) -> str | None:
-        """Return the best of host_info's addresses ({ip, source, mac}), None when none will do."""
+        """Return the best of host_info's addresses ({ip, source, mac}); None if none is allowed."""
         found = []
         for entry in addresses:
             try:
                 address = ipaddress.ip_address(str(entry.get("ip")))
             except ValueError:
-                continue  # an agent may say anything
+                continue  # an agent may report anything
             if (
                 entry.get("source") in self.sources
                 and self.family in ("any", f"ipv{address.version}")
@@ -59,13 +59,13 @@ class AddressChoice:
                 and (not self.networks or any(address in network for network in self.networks))
             ):
                 found.append(address)
-        # Sorting is stable: host_info's order says which interface comes first.
+        # The first address of equal version wins, in host_info's order of interfaces.
         return str(min(found, key=lambda address: address.version)) if found else None
 
 
 @dataclass(frozen=True)
 class Vm:
-    """A VM as a host of an inventory: its name there, its variables and the groups it is in."""
+    """A VM as a host of an inventory: its name there, its variables and its groups."""
 
     name: str
     variables: dict[str, Any]
@@ -79,10 +79,10 @@ def list_vms(
     *,
     use_titles: bool = False,
 ) -> tuple[list[Vm], list[str]]:
-    """Turn {hypervisor: host_info's domains} into VMs, and say in words what was renamed.
+    """Return the VMs of {hypervisor: host_info's domains}, and a message for each renamed VM.
 
-    A name that two VMs have, or that is in taken (hosts and groups that are not VMs), is given to
-    nobody: they are called name@hypervisor, and where that is taken too, name@hypervisor-UUID.
+    VMs that share a name, or whose name is in taken (other hosts and groups), are listed as
+    name@hypervisor, or if that is taken too, as name@hypervisor-UUID.
     """
     found = [
         (host, domain, _host_name(domain, use_titles=use_titles))
@@ -116,7 +116,7 @@ def _is_useless(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 def _host_name(domain: Mapping[str, Any], *, use_titles: bool) -> str:
     texts = (domain.get("title") if use_titles else None, domain.get("name"), domain["uuid"])
-    # A leading hyphen would make an option of it, for ssh and others.
+    # ssh and other programs would read a name with a leading hyphen as an option.
     cleaned = (_NOT_IN_NAMES.sub("_", str(text or "")).strip("_-@.") for text in texts)
     return next(text for text in cleaned if text)
 
