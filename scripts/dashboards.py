@@ -1,7 +1,7 @@
-"""Writes the Grafana dashboards, grafana/dashboards/*.json: `make dashboards`.
+"""Write the Grafana dashboards, grafana/dashboards/*.json: `make dashboards`.
 
-A test says whether the committed files are what this makes. The dashboards ask only for what the
-service publishes, so that they work without the rules of prometheus/rules, too.
+A test compares the committed files with the output of this script. The dashboards query only the
+service's own metrics, so they work without the rules of prometheus/rules.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from scripts.panels import SOURCE, WIDTH, Line, Place, at, figure, graph, grid, 
 
 DIRECTORY = Path(__file__).parents[1] / "grafana/dashboards"
 NAMED = "* on (host, uuid) group_left (name) max by (host, uuid, name) (libvirt_domain_info{scope})"
-"""Puts a VM's name on a series that has only its UUID."""
+"""Adds a VM's name to a series that has only its UUID."""
 STATES = {
     "running": ("Running", "green"),
     "paused": ("Paused", "yellow"),
@@ -37,41 +37,41 @@ def main() -> None:
 
 
 def dashboards() -> Iterator[tuple[str, str]]:
-    """The name and the JSON of each dashboard's file."""
+    """Yield the file name and the JSON of each dashboard."""
     for name, made in (("fleet", fleet()), ("host", one_host()), ("vm", one_vm())):
         text = JSONEncoder(sort_keys=True, indent=2).encode(made.build())
         yield f"{name}.json", text + "\n"
 
 
 def fleet() -> dashboard.Dashboard:
-    """All hosts: what needs a look, who uses most, and how the service does."""
+    """Return the dashboard of all hosts: problems, largest users, and the service itself."""
     made = start("virtplay-fleet", "Virtplay / Fleet", "All hosts and VMs, and the service itself.")
     small = 4
     for number, panel in enumerate(
         (
-            figure("Hosts", "count(max by (host) (libvirt_up))"),
+            figure("Total hosts", "count(max by (host) (libvirt_up))"),
             figure(
                 "Hosts unreachable",
                 "count(max by (host) (libvirt_up) == 0) or vector(0)",
                 steps=((None, "green"), (1, "red")),
             ),
             figure(
-                "VMs running",
+                "Running VMs",
                 'sum(max by (host, uuid) (libvirt_domain_state{state="running"}))',
             ),
             figure(
-                "Alerts firing",
+                "Firing alerts",
                 'count(ALERTS{alertname=~"Virtplay.*", alertstate="firing"}) or vector(0)',
                 steps=((None, "green"), (1, "red")),
-                text="Of the rules in prometheus/rules; 0 without them.",
+                text="Alerts from the rules in prometheus/rules; 0 without these rules.",
             ),
             figure(
-                "Jobs waiting",
+                "Queued jobs",
                 "max(virtplay_job_queue_length)",
                 steps=((None, "green"), (10, "yellow"), (50, "red")),
             ),
             figure(
-                "Jobs failed in this range",
+                "Failed jobs",
                 'sum(increase(virtplay_jobs_total{status="failed"}[$__range]))',
                 steps=((None, "green"), (1, "yellow")),
                 decimals=0,
@@ -84,7 +84,7 @@ def fleet() -> dashboard.Dashboard:
         made,
         12,
         graph(
-            "CPU of the VMs by host",
+            "CPU usage of VMs by host",
             Line(
                 "sum by (host) (rate(libvirt_domain_info_cpu_time_seconds_total[$__rate_interval]))"
                 " / max by (host) (virtplay_host_cpus)",
@@ -92,10 +92,10 @@ def fleet() -> dashboard.Dashboard:
             ),
             unit="percentunit",
             steps=((None, "green"), (0.8, "yellow"), (0.95, "red")),
-            text="Share of the host's CPUs that its VMs use.",
+            text="CPU usage of the VMs as a share of the host's CPUs.",
         ),
         graph(
-            "Memory in use by host",
+            "Memory usage by host",
             Line(
                 "1 - max by (host) (virtplay_host_memory_free_bytes)"
                 " / max by (host) (virtplay_host_memory_bytes)",
@@ -110,11 +110,11 @@ def fleet() -> dashboard.Dashboard:
             Line("sum by (state) (max by (host, uuid, state) (libvirt_domain_state))", "{{state}}"),
             stacked=True,
         ),
-        top("CPUs", "libvirt_domain_info_cpu_time_seconds_total", "", unit="none"),
-        top("disk, read and written", BLOCK_BYTES, "", unit="Bps"),
-        top("network, received and sent", INTERFACE_BYTES, "", unit="Bps"),
+        top("CPU usage", "libvirt_domain_info_cpu_time_seconds_total", "", unit="none"),
+        top("disk throughput", BLOCK_BYTES, "", unit="Bps"),
+        top("network throughput", INTERFACE_BYTES, "", unit="Bps"),
         graph(
-            "Jobs that ended, by outcome",
+            "Finished jobs by status",
             Line(
                 "sum by (status) (rate(virtplay_jobs_total[$__rate_interval])) * 60", "{{status}}"
             ),
@@ -122,7 +122,7 @@ def fleet() -> dashboard.Dashboard:
             stacked=True,
         ),
         graph(
-            "How long jobs take (95 %)",
+            "Job duration by action (95th percentile)",
             Line(
                 "histogram_quantile(0.95, sum by (action, le)"
                 " (rate(virtplay_job_duration_seconds_bucket[$__range])))",
@@ -131,13 +131,13 @@ def fleet() -> dashboard.Dashboard:
             unit="s",
         ),
         graph(
-            "Oldest job waiting",
-            Line("max(virtplay_job_queue_oldest_seconds)", "oldest"),
+            "Age of the oldest queued job",
+            Line("max(virtplay_job_queue_oldest_seconds)", "age"),
             unit="s",
             steps=((None, "green"), (60, "yellow"), (300, "red")),
         ),
         graph(
-            "Requests by outcome",
+            "Requests by status",
             Line(
                 "sum by (status) (rate(virtplay_http_request_duration_seconds_count"
                 "[$__rate_interval]))",
@@ -147,7 +147,7 @@ def fleet() -> dashboard.Dashboard:
             stacked=True,
         ),
         graph(
-            "Time to answer by route (99 %)",
+            "Response time by route (99th percentile)",
             Line(
                 "histogram_quantile(0.99, sum by (route, le)"
                 " (rate(virtplay_http_request_duration_seconds_bucket[$__rate_interval])))",
@@ -168,32 +168,32 @@ def fleet() -> dashboard.Dashboard:
 
 
 def one_host() -> dashboard.Dashboard:
-    """One host: what it has, has promised and uses, and its VMs."""
-    made = start("virtplay-host", "Virtplay / Host", "One host and what runs on it.")
+    """Return the dashboard of one host: capacity, allocation, usage, and its VMs."""
+    made = start("virtplay-host", "Virtplay / Host", "One host and its VMs.")
     made.with_variable(host_variable(every=False))
     of = '{host="$host"}'
     small = 4
     for number, panel in enumerate(
         (
             figure(
-                "Observed",
+                "Reachable",
                 f"max(libvirt_up{of})",
                 steps=((None, "red"), (1, "green")),
                 names={"0": "no", "1": "yes"},
             ),
             figure(
-                "VMs running",
+                "Running VMs",
                 'sum(max by (uuid) (libvirt_domain_state{host="$host", state="running"}))',
             ),
             figure(
-                "CPU of the VMs",
+                "CPU usage of VMs",
                 "sum(rate(libvirt_domain_info_cpu_time_seconds_total"
                 f"{of}[$__rate_interval])) / max(virtplay_host_cpus{of})",
                 unit="percentunit",
                 steps=((None, "green"), (0.8, "yellow"), (0.95, "red")),
             ),
             figure(
-                "Memory in use",
+                "Memory usage",
                 f"1 - max(virtplay_host_memory_free_bytes{of})"
                 f" / max(virtplay_host_memory_bytes{of})",
                 unit="percentunit",
@@ -222,27 +222,27 @@ def one_host() -> dashboard.Dashboard:
         12,
         graph(
             "CPUs",
-            Line(f"max(virtplay_host_cpus{of})", "of the host"),
-            Line(f"max(virtplay_host_cpus_allocated{of})", "promised to VMs"),
+            Line(f"max(virtplay_host_cpus{of})", "capacity"),
+            Line(f"max(virtplay_host_cpus_allocated{of})", "allocated to VMs"),
             Line(
                 f"sum(rate(libvirt_domain_info_cpu_time_seconds_total{of}[$__rate_interval]))",
                 "used by VMs",
             ),
-            text="Promised are the vCPUs of all VMs, whether they run or not.",
+            text="Allocated CPUs are the vCPUs of all VMs, running or not.",
         ),
         graph(
             "Memory",
-            Line(f"max(virtplay_host_memory_bytes{of})", "of the host"),
-            Line(f"max(virtplay_host_memory_bytes_allocated{of})", "promised to VMs"),
+            Line(f"max(virtplay_host_memory_bytes{of})", "capacity"),
+            Line(f"max(virtplay_host_memory_bytes_allocated{of})", "allocated to VMs"),
             Line(
                 f"max(virtplay_host_memory_bytes{of}) - max(virtplay_host_memory_free_bytes{of})",
-                "in use",
+                "used",
             ),
-            Line(f"sum(libvirt_domain_memory_stats_rss_bytes{of})", "held by VMs"),
+            Line(f"sum(libvirt_domain_memory_stats_rss_bytes{of})", "used by VMs (resident)"),
             unit="bytes",
         ),
         graph(
-            "Storage pools in use",
+            "Storage pool usage",
             Line(
                 f"1 - max by (pool) (libvirt_storage_pool_available_bytes{of})"
                 f" / max by (pool) (libvirt_storage_pool_capacity_bytes{of})",
@@ -252,20 +252,20 @@ def one_host() -> dashboard.Dashboard:
             ceiling=1,
             steps=((None, "green"), (0.8, "yellow"), (0.9, "red")),
         ),
-        top("CPUs", "libvirt_domain_info_cpu_time_seconds_total", of, unit="none"),
-        top("disk, read and written", BLOCK_BYTES, of, unit="Bps"),
-        top("network, received and sent", INTERFACE_BYTES, of, unit="Bps"),
+        top("CPU usage", "libvirt_domain_info_cpu_time_seconds_total", of, unit="none"),
+        top("disk throughput", BLOCK_BYTES, of, unit="Bps"),
+        top("network throughput", INTERFACE_BYTES, of, unit="Bps"),
         graph(
-            "Waiting for a CPU of the host, by VM",
+            "Top 10: CPU steal time",
             Line(
                 "topk(10, sum by (host, uuid) (rate(libvirt_domain_vcpu_delay_seconds_total"
                 f"{of}[$__rate_interval])) {NAMED.replace('{scope}', of)})",
                 "{{name}}",
             ),
-            text="vCPUs that wanted to run and could not; guests call it steal time.",
+            text="Time that vCPUs were ready to run but waited for a CPU of the host.",
         ),
         graph(
-            "Memory held by VMs",
+            "Top 10: resident memory",
             Line(
                 f"topk(10, max by (host, uuid) (libvirt_domain_memory_stats_rss_bytes{of})"
                 f" {NAMED.replace('{scope}', of)})",
@@ -274,12 +274,12 @@ def one_host() -> dashboard.Dashboard:
             unit="bytes",
         ),
         graph(
-            "Observation",
+            "Observation duration",
             Line(f"max(virtplay_observation_duration_seconds{of})", "duration"),
             unit="s",
         ),
         graph(
-            "Observations that failed",
+            "Observations",
             Line(
                 f"sum(rate(virtplay_observation_failures_total{of}[$__rate_interval])) * 60",
                 "failed",
@@ -295,13 +295,13 @@ def one_host() -> dashboard.Dashboard:
 
 
 def one_vm() -> dashboard.Dashboard:
-    """One VM: its state, and what it uses."""
-    made = start("virtplay-vm", "Virtplay / VM", "One VM; its name is at the top.")
+    """Return the dashboard of one VM: its state and its usage."""
+    made = start("virtplay-vm", "Virtplay / VM", "State and usage of one VM.")
     made.with_variable(host_variable(every=True))
     made.with_variable(
         dashboard.QueryVariable("domain")
         .label("VM")
-        .description("The domain's name on its host, which is the VM's id.")
+        .description("Name of the domain on its host, which is the id of the VM.")
         .query('label_values(libvirt_domain_info{host=~"$host"}, domain)')
         .datasource(SOURCE)
         .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
@@ -318,7 +318,7 @@ def one_vm() -> dashboard.Dashboard:
     made.with_panel(
         at(
             figure(
-                "From",
+                "Template",
                 f"max by (template, os, host) (libvirt_domain_info{of})",
                 legend="{{template}} on {{host}}",
             ),
@@ -342,50 +342,52 @@ def one_vm() -> dashboard.Dashboard:
         made,
         4,
         graph(
-            "CPU",
+            "CPU usage",
             Line(
                 f"sum(rate(libvirt_domain_info_cpu_time_seconds_total{rate}))"
                 f" / max(libvirt_domain_info_virtual_cpus{of})",
-                "of all vCPUs",
+                "all vCPUs",
             ),
             unit="percentunit",
             steps=((None, "green"), (0.8, "yellow"), (0.95, "red")),
-            text="QEMU's own work is in it, so that it can be more than 100 %.",
+            text="Includes the CPU time of the QEMU process itself, so it can exceed 100 %.",
         ),
         graph(
-            "vCPUs",
+            "CPU usage by vCPU",
             Line(f"sum by (vcpu) (rate(libvirt_domain_vcpu_time_seconds_total{rate}))", "{{vcpu}}"),
             unit="percentunit",
         ),
         graph(
-            "vCPUs that wait",
+            "vCPU wait time",
             Line(
                 f"sum by (vcpu) (rate(libvirt_domain_vcpu_delay_seconds_total{rate}))",
-                "{{vcpu}} for a CPU of the host",
+                "{{vcpu}} waiting for a host CPU",
             ),
             Line(
                 f"sum by (vcpu) (rate(libvirt_domain_vcpu_wait_seconds_total{rate}))",
-                "{{vcpu}} for I/O of the host",
+                "{{vcpu}} waiting for host I/O",
             ),
             unit="percentunit",
         ),
         graph(
             "Memory",
             Line(f"max(libvirt_domain_memory_used_bytes{of})", "used by the guest"),
-            Line(f"max(libvirt_domain_memory_stats_available_bytes{of})", "of the guest's kernel"),
-            Line(f"max(libvirt_domain_memory_stats_actual_balloon_bytes{of})", "given"),
-            Line(f"max(libvirt_domain_info_maximum_memory_bytes{of})", "most"),
-            Line(f"max(libvirt_domain_memory_stats_rss_bytes{of})", "held on the host"),
+            Line(f"max(libvirt_domain_memory_stats_available_bytes{of})", "available to the guest"),
+            Line(
+                f"max(libvirt_domain_memory_stats_actual_balloon_bytes{of})", "allocated (balloon)"
+            ),
+            Line(f"max(libvirt_domain_info_maximum_memory_bytes{of})", "maximum"),
+            Line(f"max(libvirt_domain_memory_stats_rss_bytes{of})", "resident on the host"),
             unit="bytes",
         ),
         graph(
-            "Swap of the guest",
+            "Guest swap",
             Line(f"sum(rate(libvirt_domain_memory_stats_swap_in_bytes_total{rate}))", "in"),
             Line(f"sum(rate(libvirt_domain_memory_stats_swap_out_bytes_total{rate}))", "out"),
             unit="Bps",
         ),
         graph(
-            "Page faults of the guest",
+            "Guest page faults",
             Line(f"sum(rate(libvirt_domain_memory_stats_major_faults_total{rate}))", "major"),
             Line(f"sum(rate(libvirt_domain_memory_stats_minor_faults_total{rate}))", "minor"),
             unit="ops",
@@ -397,21 +399,25 @@ def one_vm() -> dashboard.Dashboard:
 
 
 def disk_lines(rate: str, of: str) -> Iterator[tuple[str, str, list[Line]]]:
-    """Title, unit and queries of the panels of a VM's disks."""
+    """Yield title, unit and queries of the panels of a VM's disks."""
     ways = ("read", "write")
 
     def each(what: str, way: str) -> str:
         name = f"libvirt_domain_block_stats_{way}_{what}_total"
         return f"sum by (target_device) (rate({name}{rate}))"
 
-    yield "Disks", "Bps", [Line(each("bytes", way), f"{{{{target_device}}}} {way}") for way in ways]
     yield (
-        "Requests to the disks",
+        "Disk throughput",
+        "Bps",
+        [Line(each("bytes", way), f"{{{{target_device}}}} {way}") for way in ways],
+    )
+    yield (
+        "Disk requests",
         "iops",
         [Line(each("requests", way), f"{{{{target_device}}}} {way}") for way in (*ways, "flush")],
     )
     yield (
-        "Time that a request takes",
+        "Disk request latency",
         "s",
         [
             Line(
@@ -422,20 +428,20 @@ def disk_lines(rate: str, of: str) -> Iterator[tuple[str, str, list[Line]]]:
         ],
     )
     yield (
-        "Size of the disks",
+        "Disk size",
         "bytes",
         [
             Line(
                 f"max by (target_device) (libvirt_domain_block_stats_{what}_bytes{of})",
                 f"{{{{target_device}}}} {called}",
             )
-            for what, called in (("capacity", "for the guest"), ("physical", "on the host"))
+            for what, called in (("capacity", "virtual"), ("physical", "on the host"))
         ],
     )
 
 
 def network_lines(rate: str) -> Iterator[tuple[str, str, list[Line]]]:
-    """Title, unit and queries of the panels of a VM's network cards."""
+    """Yield title, unit and queries of the panels of a VM's network interfaces."""
     ways = (("receive", "received"), ("transmit", "sent"))
 
     def each(what: str, way: str) -> str:
@@ -443,8 +449,8 @@ def network_lines(rate: str) -> Iterator[tuple[str, str, list[Line]]]:
         return f"sum by (target_device) (rate({name}{rate}))"
 
     for title, unit, names in (
-        ("Network", "Bps", ("bytes",)),
-        ("Packets", "pps", ("packets",)),
+        ("Network throughput", "Bps", ("bytes",)),
+        ("Network packets", "pps", ("packets",)),
         ("Network errors and drops", "pps", ("errors", "drops")),
     ):
         yield (
@@ -463,7 +469,7 @@ INTERFACE_BYTES = "libvirt_domain_interface_stats_{receive,transmit}_bytes_total
 
 
 def start(uid: str, title: str, text: str) -> dashboard.Dashboard:
-    """A dashboard without panels, with the choice of the Prometheus and links to the others."""
+    """Return a dashboard without panels, with a data source variable and links to the others."""
     return (
         dashboard.Dashboard(title)
         .uid(uid)
@@ -486,7 +492,7 @@ def start(uid: str, title: str, text: str) -> dashboard.Dashboard:
 
 
 def host_variable(*, every: bool) -> dashboard.QueryVariable:
-    """The choice of a host, or of all."""
+    """Return the variable that selects a host, or all hosts if every."""
     made = (
         dashboard.QueryVariable("host")
         .label("Host")
@@ -502,7 +508,10 @@ def host_variable(*, every: bool) -> dashboard.QueryVariable:
 
 
 def top(what: str, metric: str, of: str, *, unit: str) -> timeseries.Panel:
-    """The ten VMs that use most; `metric` may have two names in braces, which are added up."""
+    """Return a graph of the ten VMs with the highest rate of a metric.
+
+    `metric` may contain alternatives in braces, which are added.
+    """
     before, brace, rest = metric.partition("{")
     inner, _, after = rest.partition("}")
     names = [f"{before}{each}{after}" for each in inner.split(",")] if brace else [metric]
@@ -517,8 +526,8 @@ def top(what: str, metric: str, of: str, *, unit: str) -> timeseries.Panel:
 
 
 def state_line(of: str) -> statetimeline.Panel:
-    """The state of a VM over time, each in its colour."""
-    # One series of what are seven: exactly one of them is 1.
+    """Return a panel of a VM's state over time, each state in its colour."""
+    # Combine the seven state series, of which exactly one is 1, into one series.
     expr = " + ".join(
         f'{number} * max(libvirt_domain_state{of[:-1]}, state="{state}"}})'
         for number, state in enumerate(STATES)
@@ -539,28 +548,28 @@ def state_line(of: str) -> statetimeline.Panel:
 
 
 def host_table() -> table.Panel:
-    """One row a host, with links to its dashboard."""
+    """Return a table with one row per host, linked to its dashboard."""
     columns = {
-        "Observed": ("max by (host) (libvirt_up)", "none"),
-        "VMs running": (
+        "Reachable": ("max by (host) (libvirt_up)", "none"),
+        "Running VMs": (
             'sum by (host) (max by (host, uuid) (libvirt_domain_state{state="running"}))',
             "none",
         ),
-        "CPU of the VMs": (
+        "CPU usage of VMs": (
             "sum by (host) (rate(libvirt_domain_info_cpu_time_seconds_total[$__rate_interval]))"
             " / max by (host) (virtplay_host_cpus)",
             "percentunit",
         ),
-        "vCPUs promised": (
+        "vCPUs allocated": (
             "max by (host) (virtplay_host_cpus_allocated) / max by (host) (virtplay_host_cpus)",
             "percentunit",
         ),
-        "Memory in use": (
+        "Memory usage": (
             "1 - max by (host) (virtplay_host_memory_free_bytes)"
             " / max by (host) (virtplay_host_memory_bytes)",
             "percentunit",
         ),
-        "Memory promised": (
+        "Memory allocated": (
             "max by (host) (virtplay_host_memory_bytes_allocated)"
             " / max by (host) (virtplay_host_memory_bytes)",
             "percentunit",
@@ -572,22 +581,22 @@ def host_table() -> table.Panel:
         ),
     }
     link = "/d/virtplay-host?var-host=${__value.text:percentencode}&${__url_time_range}"
-    return rows("Each host", "host", columns, {"host": ("Host", link)})
+    return rows("Hosts", "host", columns, {"host": ("Host", link)})
 
 
 def vm_table(of: str) -> table.Panel:
-    """One row a VM of a host, with links to its dashboard."""
+    """Return a table with one row per VM of a host, linked to its dashboard."""
     by = "max by (domain, uuid)"
     columns = {
         "Running": (f'{by} (libvirt_domain_state{of[:-1]}, state="running"}})', "none"),
-        "CPU": (
+        "CPU usage": (
             "sum by (domain, uuid) (rate(libvirt_domain_info_cpu_time_seconds_total"
             f"{of}[$__rate_interval])) / {by} (libvirt_domain_info_virtual_cpus{of})",
             "percentunit",
         ),
-        "Memory used by the guest": (f"{by} (libvirt_domain_memory_used_bytes{of})", "bytes"),
-        "Memory held": (f"{by} (libvirt_domain_memory_stats_rss_bytes{of})", "bytes"),
-        "Disks": (
+        "Guest memory used": (f"{by} (libvirt_domain_memory_used_bytes{of})", "bytes"),
+        "Resident memory": (f"{by} (libvirt_domain_memory_stats_rss_bytes{of})", "bytes"),
+        "Disk space": (
             f"sum by (domain, uuid) (libvirt_domain_block_stats_physical_bytes{of})",
             "bytes",
         ),
@@ -596,7 +605,7 @@ def vm_table(of: str) -> table.Panel:
         "/d/virtplay-vm?var-host=${host:percentencode}"
         "&var-domain=${__value.text:percentencode}&${__url_time_range}"
     )
-    made = rows("Each VM", "domain", columns, {"domain": ("VM", link), "name": ("Name", "")})
+    made = rows("VMs", "domain", columns, {"domain": ("VM", link), "name": ("Name", "")})
     last = chr(ord("A") + len(columns))
     names = Line(f"max by (domain, uuid, name) (libvirt_domain_info{of})")
     return made.with_target(query(names, last, now=True).format(PromQueryFormat.TABLE))

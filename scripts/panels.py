@@ -1,4 +1,4 @@
-"""Panels of the Grafana dashboards: figures, lines and tables of Prometheus queries."""
+"""Build panels of the Grafana dashboards: figures, graphs and tables of Prometheus queries."""
 
 from dataclasses import dataclass
 
@@ -16,9 +16,9 @@ from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
-"""Whichever Prometheus the person has chosen at the top."""
+"""The Prometheus data source selected at the top of the dashboard."""
 WIDTH = 24
-"""Columns of a dashboard."""
+"""Number of grid columns of a dashboard."""
 
 Steps = tuple[tuple[float | None, str], ...]
 Panel = stat.Panel | table.Panel | timeseries.Panel | statetimeline.Panel
@@ -26,7 +26,7 @@ Panel = stat.Panel | table.Panel | timeseries.Panel | statetimeline.Panel
 
 @dataclass(frozen=True)
 class Line:
-    """One query of a panel, and what its series are called."""
+    """One query of a panel, and the legend of its series."""
 
     expr: str
     legend: str = ""
@@ -34,7 +34,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a panel stands."""
+    """Position and size of a panel, in grid units."""
 
     x: int
     y: int
@@ -43,12 +43,12 @@ class Place:
 
 
 def at(panel: Panel, place: Place) -> Panel:
-    """The panel at its place."""
+    """Return the panel, positioned at the place."""
     return panel.grid_pos(models.GridPos(h=place.h, w=place.w, x=place.x, y=place.y))
 
 
 def grid(made: dashboard.Dashboard, top_row: int, *panels: timeseries.Panel) -> None:
-    """Add panels from a row on, three beside each other."""
+    """Add panels below a row, three per row."""
     width, height = 8, 8
     for number, panel in enumerate(panels):
         row, column = divmod(number, WIDTH // width)
@@ -56,7 +56,7 @@ def grid(made: dashboard.Dashboard, top_row: int, *panels: timeseries.Panel) -> 
 
 
 def thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
-    """Colours from values on; the first one has no value."""
+    """Return thresholds from (lower bound, colour); the first bound is None."""
     return (
         dashboard.ThresholdsConfig()
         .mode(models.ThresholdsMode.ABSOLUTE)
@@ -65,7 +65,7 @@ def thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
 
 
 def query(line: Line, ref: str, *, now: bool = False) -> prometheus.Dataquery:
-    """One query, of the whole range or of its end."""
+    """Return one query over the time range, or with `now` at its end only."""
     made = prometheus.Dataquery().expr(line.expr).ref_id(ref).datasource(SOURCE)
     if line.legend:
         made.legend_format(line.legend)
@@ -83,7 +83,7 @@ def figure(
     legend: str = "",
     text: str = "",
 ) -> stat.Panel:
-    """One figure of now; with `legend`, its labels in the figure's place."""
+    """Return a panel with the current value; with `legend`, the labels replace the value."""
     made = (
         stat.Panel()
         .title(title)
@@ -115,7 +115,7 @@ def graph(
     stacked: bool = False,
     text: str = "",
 ) -> timeseries.Panel:
-    """Lines over time; gaps stay gaps."""
+    """Return a graph of lines over time, in which gaps are not connected."""
     made = (
         timeseries.Panel()
         .title(title)
@@ -154,7 +154,7 @@ def graph(
 def rows(
     title: str, key: str, columns: dict[str, tuple[str, str]], shown: dict[str, tuple[str, str]]
 ) -> table.Panel:
-    """A table of what several queries say of the same things, named by the label `key`.
+    """Return a table that joins several queries on the label `key`, one column per query.
 
     `columns` maps a column to its query and unit, `shown` a label to its title and link.
     """

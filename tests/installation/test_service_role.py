@@ -334,7 +334,7 @@ def test_postgresql_is_saved_and_brought_back_as_well(site: Site) -> None:
     # The hosts tell a new database which VMs there are.
     wait_for("the VM in the new database", lambda: site.get("/api/v1/vms")["vms"], 30)
     shown = site.play("broken", good=False)
-    assert "with the database as it was before" in shown
+    assert "with the restored database" in shown
     assert site.version() == "0.1.1"
     assert site.get(f"/api/v1/vms/{site.vm}")["name"] == "first"
     tables = site.machine.run("runuser", "-u", "virtplay", "--", "psql", "-c", "\\dt")
