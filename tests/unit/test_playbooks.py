@@ -96,7 +96,7 @@ def test_what_is_missing_is_named_beside_all_other_faults(tmp_path: Path) -> Non
     assert "cannot use libvirt_domain_title: 'nowhere' is undefined" in said
     assert "cannot find template win95: the catalogue has debian12, " in said
     said = run(tmp_path, "vm_start", "--limit", "kvm1")
-    assert "set libvirt_domain_name or libvirt_domain_uuid" in said
+    assert "libvirt_domain_name or libvirt_domain_uuid is required" in said
     said = run(tmp_path, "snapshot_create", "--limit", "kvm1", "-e", "libvirt_snapshot_name=a")
     assert "libvirt_snapshot_domain or libvirt_snapshot_uuid is required" in said
 

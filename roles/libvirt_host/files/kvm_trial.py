@@ -1,8 +1,8 @@
 """Role libvirt_host: finds out whether KVM runs a guest on this host, by running one.
 
-A device file proves nothing: in a container or a VM without nested virtualisation it can be there
-and start no guest. The guest is one boot sector that writes a word to its serial port and resets
-itself; only that word, sent from inside, counts. Prints {"virt_type": …, "reason": …}.
+A device file proves nothing: in a container or a VM without nested virtualisation it may exist
+although no guest can start. The guest is one boot sector that writes a word to its serial port and
+resets itself; only that word proves that it ran. Prints {"virt_type": …, "reason": …}.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROGRAMS = ("qemu-system-x86_64", "/usr/libexec/qemu-kvm")
 def boot_sector() -> bytes:
     """Return 512 bytes of code: enter 64-bit mode, send WORD to COM1, reset.
 
-    As far as 64-bit mode, because a KVM that only emulates gets through real mode and no further.
+    64-bit mode is part of the trial: a KVM that only emulates gets no further than real mode.
     """
     start = bytes.fromhex(
         "fa 31c0 8ed8 8ec0 8ed0 bc007c fc"  # cli; segments and stack
@@ -42,7 +42,7 @@ def boot_sector() -> bytes:
     table = entry + len(code)
     segments = bytes(8) + bytes.fromhex("00000000009a2000")  # null, 64-bit code
     pointer = struct.pack("<HI", len(segments) - 1, table)
-    # lgdt and the far jump need addresses that only now are known.
+    # The addresses for lgdt and the far jump are known only now.
     switch = (
         switch[:3]
         + struct.pack("<H", table + len(segments))
@@ -54,7 +54,7 @@ def boot_sector() -> bytes:
 
 
 def find_out() -> tuple[str, str]:
-    """Return (kvm or qemu, why); the reason is the same every time the cause is the same."""
+    """Return (kvm or qemu, reason); equal causes give equal reasons."""
     program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
     if program is None:
         return "qemu", "no QEMU for x86_64 is installed"
@@ -82,12 +82,12 @@ def find_out() -> tuple[str, str]:
     if WORD in done.stdout:
         return "kvm", "a guest ran under KVM"
     complaint = done.stderr.decode(errors="replace").strip().splitlines()
-    # The first line is QEMU's own; later ones may hold addresses and registers.
+    # The first line is QEMU's message; later lines may contain addresses and registers.
     return "qemu", f"/dev/kvm exists but runs no guest: {complaint[0] if complaint else 'it ended'}"
 
 
 def main() -> int:
-    """Print what was found out as one JSON object; return the exit status."""
+    """Print the result as one JSON object; returns the exit status."""
     virt_type, reason = find_out()
     print(json.dumps({"virt_type": virt_type, "reason": reason}))
     return 0

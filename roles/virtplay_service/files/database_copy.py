@@ -1,10 +1,10 @@
-"""Role virtplay_service: copies the service's database to a file, or brings it back from there.
+"""Role virtplay_service: saves the service's database to a file, or restores it from there.
 
 Usage: database_copy.py save|restore FILE
 
-The database is that of VIRTPLAY_DATABASE_URL, or the SQLite file in VIRTPLAY_STATE_DIR. Nothing
-else may use it meanwhile. PostgreSQL wants pg_dump, pg_restore and psql of the server's version or
-newer.
+The database is that of VIRTPLAY_DATABASE_URL, or the SQLite file in VIRTPLAY_STATE_DIR. No other
+program may use it meanwhile. PostgreSQL requires pg_dump, pg_restore and psql of the server's
+version or newer.
 """
 
 import os
@@ -22,11 +22,11 @@ BEGIN
                WHERE schemaname = current_schema() AND tableowner = current_user
   LOOP EXECUTE format('DROP TABLE %I CASCADE', found.name); END LOOP;
 END $$"""
-"""The service's tables, and the sequences that belong to them."""
+"""Deletes the service's tables with their sequences."""
 
 
 def copy_sqlite(source, target):
-    """Make the database `target` what `source` is, with what is only in its write-ahead log."""
+    """Copy the database `source` to `target`, with the content of its write-ahead log."""
     if not source.exists():
         sys.exit(f"cannot copy the database {source}: it does not exist")
     with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
@@ -34,7 +34,7 @@ def copy_sqlite(source, target):
 
 
 def postgres_environment(url):
-    """What libpq's programs need to reach `url`, the password not being shown to other users."""
+    """Return the environment for libpq's programs; it hides the password from other users."""
     parts = urlsplit(url)
     query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
     given = {
@@ -49,7 +49,7 @@ def postgres_environment(url):
 
 
 def run(arguments, environment):
-    """Run one of PostgreSQL's programs; end with what it says when it fails."""
+    """Run one of PostgreSQL's programs; end this program with a message if it fails."""
     try:
         subprocess.run(arguments, env=environment, check=True)
     except OSError as error:

@@ -1,11 +1,11 @@
-"""Role virtplay_service: packs the service's files into an archive, where Ansible runs.
+"""Role virtplay_service: packs the service's files into an archive, on the controller.
 
 Usage: pack_release.py SOURCE ARCHIVE
 
-SOURCE is a checkout, or a tar archive of one. ARCHIVE gets what an installation needs of it,
-without a directory around it. Prints {"release": "VERSION-DIGEST", "page": whether the console
-page's npm packages are in it}; the same files make the same digest. Ends with status 1 and one line
-on standard error when SOURCE is not the service.
+SOURCE is a checkout, or a tar archive of one. ARCHIVE gets the files that an installation needs,
+without a top directory. Prints {"release": "VERSION-DIGEST", "page": whether it contains the
+console page's npm packages}; equal files give an equal digest. Ends with status 1 and one line on
+standard error if SOURCE is not the service.
 """
 
 import gzip
@@ -36,7 +36,7 @@ DIGEST_LENGTH = 12
 
 
 class NotTheService(Exception):
-    """What was given cannot be installed; the message says why."""
+    """SOURCE cannot be installed; the message gives the reason."""
 
 
 def is_taken(name):
@@ -53,14 +53,14 @@ def is_taken(name):
 
 
 def read_directory(root):
-    """Every file of a checkout as name → (content, whether it may be executed)."""
+    """Return the files of a checkout as name → (content, whether it is executable)."""
     found = {}
     for top in sorted(TAKEN):
         path = root / top
         if path.is_file():
             found[top] = (path.read_bytes(), False)
         for directory, directories, names in os.walk(path, followlinks=True):
-            # Not even looked into: packages' caches may be large.
+            # Other directories are not read at all: caches may be large.
             directories[:] = [each for each in directories if is_taken(f"{top}/{each}")]
             for name in names:
                 file = Path(directory, name)
@@ -71,7 +71,7 @@ def read_directory(root):
 
 
 def read_archive(path):
-    """The same of an archive, which may have one directory around it all."""
+    """Return the files of an archive, which may have one top directory, as read_directory does."""
     with tarfile.open(path) as archive:
         members = [member for member in archive.getmembers() if member.isfile()]
         names = [PurePosixPath(member.name.lstrip("/")) for member in members]
@@ -87,7 +87,7 @@ def read_archive(path):
 
 
 def read_source(source):
-    """The files of a checkout or an archive; NotTheService when it is neither."""
+    """Return the files of a checkout or an archive; raises NotTheService if it is neither."""
     if source.is_dir():
         files = read_directory(source)
     else:
@@ -102,10 +102,10 @@ def read_source(source):
 
 
 def name_release(files):
-    """VERSION-DIGEST of what is to be installed."""
+    """Return VERSION-DIGEST of the files."""
     version = VERSION.search(files["pyproject.toml"][0].decode())
     if version is None:
-        raise NotTheService("cannot install the service: pyproject.toml names no version")
+        raise NotTheService("cannot install the service: pyproject.toml has no version")
     digest = hashlib.sha256()
     for name, (content, executable) in sorted(files.items()):
         digest.update(f"{name} {len(content)} {executable}\n".encode() + content)
@@ -113,7 +113,7 @@ def name_release(files):
 
 
 def write_archive(files, target):
-    """Write them, owned by root, as readable as an installation has to be."""
+    """Write the files, owned by root and readable by all users."""
     with (
         target.open("wb") as raw,
         gzip.GzipFile("", "wb", 5, raw, 0) as packed,
@@ -127,7 +127,7 @@ def write_archive(files, target):
 
 
 def main(source, target):
-    """Pack SOURCE into TARGET and print what it is."""
+    """Pack source into target and print the release."""
     try:
         files = read_source(Path(source))
         release = name_release(files)

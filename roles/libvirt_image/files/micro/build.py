@@ -1,9 +1,8 @@
 """Guest micro: builds the bootable disk from the distribution's kernel, busybox and guest agent.
 
-Nothing is installed or mounted: packages are downloaded into a cache and unpacked beside it, the
-initramfs is written by this program, and mtools and syslinux make the disk in a plain file. With
-a filled cache it needs no network. Only the Python standard library is used, so that it runs on
-any host as it is.
+Nothing is installed or mounted: packages are downloaded into a cache and unpacked beside it, this
+program writes the initramfs, and mtools and syslinux create the disk in a plain file. With a filled
+cache no network is needed. Only the Python standard library is used, so that it runs on any host.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ TOOLS = ("dpkg-deb", "mformat", "mmd", "mcopy", "syslinux", "qemu-img")
 KERNEL_LINE = (
     "quiet console=tty0 console=ttyS0 net.ifnames=0 mitigations=off random.trust_cpu=on panic=5"
 )
-# What a machine of ours can have, and what other machines often have; absent ones are left out
-# and built-in ones need no file. The order is the order of loading.
+# Drivers for the devices of our domains and for common other ones, in loading order. Missing ones
+# are left out; built-in ones need no file.
 DRIVERS = (
     *("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_balloon"),
     *("virtio_rng", "virtio_scsi", "virtio_mem", "virtio_input", "sd_mod", "sr_mod", "ahci"),
@@ -42,17 +41,17 @@ DIRECTORIES = (
     *("root", "run", "sbin", "sys", "tmp", "usr", "var"),
 )
 PROGRAMS = ("qemu-ga",)
-# The busybox of some distributions has these under other names or not at all.
+# Some distributions' busybox lacks these, or has them under other names.
 NEEDED_APPLETS = {"acpid", "getty", "init", "insmod", "mount", "sh", "udhcpc"}
 EPOCH = 1_700_000_000
 
 
 class BuildError(Exception):
-    """The guest cannot be built; the text says what is missing."""
+    """The guest cannot be built; the message gives the reason."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build the disk named on the command line; return the exit status."""
+    """Build the disk of the command line; returns the exit status."""
     options = parse_arguments(arguments)
     try:
         build(options)
@@ -85,7 +84,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def build(options: argparse.Namespace) -> None:
-    """Write options.output atomically; raise BuildError when something is missing."""
+    """Write options.output atomically; raises BuildError if something is missing."""
     absent = [tool for tool in TOOLS if shutil.which(tool) is None]
     if absent:
         raise BuildError(f"these programs are not installed: {', '.join(absent)}")
@@ -93,7 +92,7 @@ def build(options: argparse.Namespace) -> None:
     output = options.output.resolve()
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / ".lock").open("w") as lock:
-        # Hosts of a laboratory share the cache: one fills it and builds, the others wait.
+        # Hosts of a lab share the cache: one fills it and builds, the others wait.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if output.exists() and not options.refresh:
             print(f"{output}: exists")
@@ -110,7 +109,7 @@ def build(options: argparse.Namespace) -> None:
 
 
 def assemble(work: Path, cache: Path, packages: list[dict[str, str]], size: int) -> str:
-    """Make work/micro.qcow2 of size MiB from the cached packages; return the kernel's name."""
+    """Create work/micro.qcow2 of size MiB from the cached packages; returns the kernel's name."""
     tree = work / "packages"
     for package in packages:
         run("dpkg-deb", "-x", str(cache / package["file"]), str(tree))
@@ -128,7 +127,7 @@ def assemble(work: Path, cache: Path, packages: list[dict[str, str]], size: int)
 
 
 def distribution() -> str:
-    """Return ID of /etc/os-release; raise BuildError when it is not Debian's family or x86-64."""
+    """Return debian or ubuntu; raises BuildError on other distributions, or if it is not x86-64."""
     if os.uname().machine != "x86_64":
         raise BuildError(f"only x86_64 hosts are supported, not {os.uname().machine}")
     release = dict(
@@ -146,7 +145,7 @@ def distribution() -> str:
 
 
 def cached_packages(cache: Path) -> list[dict[str, str]] | None:
-    """Return the cache's packages (name, file, sha256), or None when any is absent or broken."""
+    """Return the cache's packages (name, file, sha256); None if any is missing or corrupt."""
     try:
         packages: list[dict[str, str]] = json.loads((cache / "packages.json").read_text())
         sound = all(sha256(cache / package["file"]) == package["sha256"] for package in packages)
@@ -156,16 +155,16 @@ def cached_packages(cache: Path) -> list[dict[str, str]] | None:
 
 
 def fill_cache(cache: Path) -> list[dict[str, str]]:
-    """Download what the guest is made of; return it as cached_packages does."""
+    """Download the guest's packages; returns them as cached_packages does."""
     family = distribution()
     wanted = kernel_packages(family)
     wanted += ["busybox-static", "qemu-guest-agent", *libraries("qemu-guest-agent")]
-    # Older releases have the UEFI loader in another package: the disk then boots by BIOS only.
+    # Older releases have the UEFI loader in another package: the disk then boots with BIOS only.
     if candidate("systemd-boot-efi"):
         wanted.append("systemd-boot-efi")
     packages = []
     with tempfile.TemporaryDirectory(prefix=".download-", dir=cache) as name:
-        # apt drops root for downloads and then cannot write here; our directory is root's own.
+        # By default apt downloads as another user, who cannot write into this directory of root.
         run("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *wanted, cwd=name)
         for file in sorted(Path(name).glob("*.deb")):
             plain = file.name.replace("%3a", "_")
@@ -175,7 +174,7 @@ def fill_cache(cache: Path) -> list[dict[str, str]]:
             file.replace(cache / plain)
     listing = cache / ".packages.json"
     listing.write_text(json.dumps(packages, indent=1) + "\n")
-    listing.replace(cache / "packages.json")  # last: it says that the cache is complete
+    listing.replace(cache / "packages.json")  # last: its presence marks a complete cache
     keep = {package["file"] for package in packages}
     for file in cache.glob("*.deb"):
         if file.name not in keep:
@@ -184,9 +183,9 @@ def fill_cache(cache: Path) -> list[dict[str, str]]:
 
 
 def candidate(package: str) -> bool:
-    """Tell whether apt could install the package."""
-    answer = run("apt-cache", "policy", package).decode()
-    return "Candidate: " in answer and "Candidate: (none)" not in answer
+    """Whether apt can install the package."""
+    policy = run("apt-cache", "policy", package).decode()
+    return "Candidate: " in policy and "Candidate: (none)" not in policy
 
 
 def kernel_packages(family: str) -> list[str]:
@@ -198,19 +197,19 @@ def kernel_packages(family: str) -> list[str]:
         raise BuildError(f"apt has no package {meta}; check its sources")
     images = [name for name in depends(meta) if name.startswith("linux-image-")]
     if not images:
-        raise BuildError(f"package {meta} names no kernel package")
+        raise BuildError(f"package {meta} depends on no kernel package")
     modules = [name for name in depends(images[0]) if name.startswith("linux-modules-")]
     return [images[0], *modules]
 
 
 def depends(package: str) -> list[str]:
     """Return the names of real packages that a package depends on directly."""
-    answer = run("apt-cache", "depends", "--important", package).decode()
-    return re.findall(r"^\s*\|?(?:Pre)?Depends: ([^<\s]\S*)", answer, re.MULTILINE)
+    listing = run("apt-cache", "depends", "--important", package).decode()
+    return re.findall(r"^\s*\|?(?:Pre)?Depends: ([^<\s]\S*)", listing, re.MULTILINE)
 
 
 def libraries(package: str) -> list[str]:
-    """Return the library packages below a package; which files are needed is decided later."""
+    """Return the library packages that a package depends on, directly or not; some are unneeded."""
     found: list[str] = []
     queue = [package]
     while queue:
@@ -246,7 +245,7 @@ def build_initramfs(tree: Path, release: str) -> bytes:
             archive.file(name, file.read_bytes(), mode)
     archive.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
     archive.file("etc/group", b"root:x:0:\n")
-    # busybox's acpid runs the file it finds under this name for the power button.
+    # busybox's acpid runs the file of this name for the power button.
     archive.link("etc/acpi/PWRF/00000080", "/etc/power")
     archive.link("sbin/shutdown", "/etc/power")
     archive.link("usr/bin", "../bin")
@@ -303,7 +302,7 @@ class Archive:
 
 
 def modules(tree: Path, release: str) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, ELF content) of the wanted drivers, each after those that it depends on."""
+    """Yield (name, ELF content) of the drivers, each after its dependencies."""
     top = find(tree, (f"lib/modules/{release}", f"usr/lib/modules/{release}"), "kernel modules")
     files = {
         path.name.split(".ko")[0].replace("-", "_"): path for path in sorted(top.rglob("*.ko*"))
@@ -325,7 +324,7 @@ def modules(tree: Path, release: str) -> Iterator[tuple[str, bytes]]:
 
 
 def decompressed(path: Path) -> bytes:
-    """Return a kernel module's content whatever the distribution compresses it with."""
+    """Return a kernel module's content, decompressed if necessary."""
     if path.suffix == ".xz":
         return lzma.decompress(path.read_bytes())
     if path.suffix == ".gz":
@@ -336,7 +335,7 @@ def decompressed(path: Path) -> bytes:
 
 
 def shared_libraries(tree: Path, program: Path) -> list[Path]:
-    """Return the shared libraries below a program, loader included, found in the packages."""
+    """Return the shared libraries of a program and its loader, from the packages."""
     places = [tree / top for top in ("lib", "usr/lib", "lib64", "usr/lib64")]
     index: dict[str, Path] = {}
     for place in places:
@@ -351,14 +350,14 @@ def shared_libraries(tree: Path, program: Path) -> list[Path]:
                     raise BuildError(f"library {name} of {program.name} is in no package")
                 found[name] = index[name]
                 queue.append(index[name])
-    # A library is stored under the name its users ask for, whatever file the link leads to.
+    # A library is stored under the name that programs load, whatever file the link points to.
     return [found[name] for name in sorted(found)]
 
 
 def needed_names(elf: bytes) -> list[str]:
     """Return the names in a 64-bit ELF file's DT_NEEDED entries, and its interpreter's name."""
     if elf[:5] != b"\x7fELF\x02":
-        raise BuildError("a library is no 64-bit ELF file")
+        raise BuildError("a library is not a 64-bit ELF file")
     start = struct.unpack_from("<Q", elf, 32)[0]
     size, count = struct.unpack_from("<HH", elf, 54)
     headers = [struct.unpack_from("<IIQQQQ", elf, start + i * size) for i in range(count)]
@@ -383,7 +382,7 @@ def needed_names(elf: bytes) -> list[str]:
 
 
 def boot_loader(tree: Path) -> Path | None:
-    """Return the UEFI boot loader, or None where the distribution has no package of it."""
+    """Return the UEFI boot loader; None if the distribution has no package with it."""
     loader = tree / "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
     return loader if loader.exists() else None
 
@@ -391,8 +390,8 @@ def boot_loader(tree: Path) -> Path | None:
 def make_disk(work: Path, kernel: Path, initramfs: Path, loader: Path | None, size: int) -> Path:
     """Return a raw disk of size MiB: one FAT file system without partitions, bootable.
 
-    SeaBIOS starts syslinux from its first sector, UEFI firmware starts the loader by its path.
-    Without a partition table there is nothing to grow when the disk grows.
+    SeaBIOS starts syslinux from the first sector, UEFI firmware starts the loader by its path.
+    Without a partition table no partition has to grow with the disk.
     """
     content = work / "content"
     for folder in ("EFI/BOOT", "loader/entries"):
@@ -425,23 +424,23 @@ def make_disk(work: Path, kernel: Path, initramfs: Path, loader: Path | None, si
     return disk
 
 
-# --- small things --------------------------------------------------------------------------
+# --- commands and files --------------------------------------------------------------------
 
 
 def run(*command: str, cwd: str | None = None) -> bytes:
-    """Run a command; return its output, or raise BuildError with what it complained about."""
+    """Run a command; returns its output, or raises BuildError with its error message."""
     environment = os.environ | {"LC_ALL": "C", "SOURCE_DATE_EPOCH": str(EPOCH), "TZ": "UTC"}
     done = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, check=False, timeout=900
     )
     if done.returncode:
-        complaint = done.stderr.decode(errors="replace").strip()[-1000:]
-        raise BuildError(f"{' '.join(command)[:200]}: {complaint or done.returncode}")
+        message = done.stderr.decode(errors="replace").strip()[-1000:]
+        raise BuildError(f"{' '.join(command)[:200]}: {message or done.returncode}")
     return done.stdout
 
 
 def find(tree: Path, places: Sequence[str], what: str) -> Path:
-    """Return the first of the places that exists below tree; raise BuildError otherwise."""
+    """Return the first of the places that exists below tree; raises BuildError if none does."""
     for place in places:
         if (tree / place).exists():
             return tree / place
@@ -449,7 +448,7 @@ def find(tree: Path, places: Sequence[str], what: str) -> Path:
 
 
 def newest(paths: Iterator[Path], what: str) -> Path:
-    """Return the last path by name; raise BuildError when there is none."""
+    """Return the last path by name; raises BuildError if there is none."""
     found = sorted(paths)
     if not found:
         raise BuildError(f"{what} is not in the packages")
