@@ -10,7 +10,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import DomainState
 from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.plan import (
-    Sight,
+    SnapshotView,
     check_new_name,
     entry_to_be,
     find_obstacles,
@@ -71,7 +71,7 @@ def image(*names: str, active: str = "", size: int = GIB) -> Qcow2Image:
     )
 
 
-def sight(
+def view(
     *xmls: str,
     current: str = "",
     state: DomainState = DomainState.STOPPED,
@@ -79,14 +79,14 @@ def sight(
     images: dict[str, Qcow2Image | None] | None = None,
     persistent: bool = True,
     **more: Any,
-) -> Sight:
+) -> SnapshotView:
     xml = xml or definition()
     config = parse_domain(xml)
     entries = [parse_snapshot(each) for each in xmls]
     for entry in entries:
         entry["current"] = entry["name"] == current
     names = [entry["name"] for entry in entries]
-    return Sight(
+    return SnapshotView(
         Current(state, {}, persistent, config, config, xml, xml),
         OLD,
         entries,
@@ -208,7 +208,7 @@ def test_media_and_empty_drives_are_left_out() -> None:
     ],
 )
 def test_creation_is_refused(values: dict[str, Any], reason: str) -> None:
-    code, message = refusal(plan_creation, sight(**values), wanted(), known=False)
+    code, message = refusal(plan_creation, view(**values), wanted(), known=False)
     assert code == "SNAPSHOT_NOT_POSSIBLE"
     assert reason in message
     assert message.startswith("cannot create snapshot one of vm-001: ")
@@ -221,14 +221,14 @@ def test_creation_tells_what_it_holds() -> None:
     fields = {
         c.field: (c.after, str(c.applies))
         for c in plan_creation(
-            sight(state=DomainState.PAUSED), wanted(title="One", description=""), known=False
+            view(state=DomainState.PAUSED), wanted(title="One", description=""), known=False
         )
     }
     assert fields == {
         "snapshots.one": ("disks and memory", "live"),
         "snapshots.one.title": ("One", "live"),
     }
-    planned = entry_to_be(sight(snapshot_xml("p"), current="p"), wanted(title="One"))
+    planned = entry_to_be(view(snapshot_xml("p"), current="p"), wanted(title="One"))
     assert (planned["title"], planned["parent"], planned["state"]) == ("One", "p", "stopped")
 
 
@@ -248,7 +248,7 @@ def test_creation_tells_what_it_holds() -> None:
     ],
 )
 def test_name_that_is_taken(present: dict[str, Any], asked: dict[str, Any], taken: bool) -> None:
-    seen = sight(snapshot_xml("one"))
+    seen = view(snapshot_xml("one"))
     seen.entries[0].update(present)
     if taken:
         code, _ = refusal(plan_creation, seen, wanted(**asked), known=False)
@@ -258,13 +258,13 @@ def test_name_that_is_taken(present: dict[str, Any], asked: dict[str, Any], take
 
 
 def test_snapshot_that_only_the_image_knows_is_overwritten_only_when_it_is_ours() -> None:
-    seen = sight(images={"vda": image("one")})
+    seen = view(images={"vda": image("one")})
     assert refusal(plan_creation, seen, wanted(), known=False)[0] == "SNAPSHOT_EXISTS"
     assert plan_creation(seen, wanted(), known=True)
 
 
 def test_existing_one_is_no_change_whatever_has_become_impossible() -> None:
-    seen = sight(snapshot_xml("one"), xml=definition(SEED), images={})
+    seen = view(snapshot_xml("one"), xml=definition(SEED), images={})
     assert plan_creation(seen, wanted(), known=False) == []
 
 
@@ -272,7 +272,7 @@ def test_existing_one_is_no_change_whatever_has_become_impossible() -> None:
 
 
 def test_deletion_keeps_the_children() -> None:
-    seen = sight(
+    seen = view(
         snapshot_xml("a"),
         snapshot_xml("b", parent="a"),
         snapshot_xml("c", parent="b"),
@@ -295,16 +295,16 @@ def test_deletion_keeps_the_children() -> None:
 def test_deletion_that_qemu_would_not_do_is_refused() -> None:
     uefi = definition(system=PFLASH)
     running = {"state": DomainState.RUNNING, "xml": uefi}
-    seen = sight(snapshot_xml("a"), **running)
+    seen = view(snapshot_xml("a"), **running)
     assert refusal(plan_deletion, seen, "a")[0] == "SNAPSHOT_NOT_POSSIBLE"
-    assert plan_deletion(sight(snapshot_xml("a"), xml=uefi), "a")
+    assert plan_deletion(view(snapshot_xml("a"), xml=uefi), "a")
     # Gone from the image already: only libvirt has to forget it.
-    assert plan_deletion(sight(snapshot_xml("a"), images={"vda": image()}, **running), "a")
+    assert plan_deletion(view(snapshot_xml("a"), images={"vda": image()}, **running), "a")
 
 
 @pytest.mark.parametrize("plan", [plan_deletion, lambda s, n: plan_restore(s, n, force=True)])
 def test_name_that_is_another_ones_number_is_refused(plan: Any) -> None:
-    seen = sight(snapshot_xml("x"), snapshot_xml("1"))
+    seen = view(snapshot_xml("x"), snapshot_xml("1"))
     code, message = refusal(plan, seen, "1")
     assert (code, "with that number" in message) == ("SNAPSHOT_NOT_POSSIBLE", True)
 
@@ -312,7 +312,7 @@ def test_name_that_is_another_ones_number_is_refused(plan: Any) -> None:
 def test_external_snapshot_is_left_to_virsh() -> None:
     xml = snapshot_xml("x").replace("'internal'", "'external'")
     for plan in (plan_deletion, lambda s, n: plan_restore(s, n, force=True)):
-        assert refusal(plan, sight(xml), "x")[0] == "SNAPSHOT_NOT_POSSIBLE"
+        assert refusal(plan, view(xml), "x")[0] == "SNAPSHOT_NOT_POSSIBLE"
 
 
 # --- restore ----------------------------------------------------------------------------------
@@ -321,18 +321,18 @@ def test_external_snapshot_is_left_to_virsh() -> None:
 def test_restore_of_what_is_there_changes_nothing() -> None:
     as_then = {"vda": image("a", active="a")}
     assert (
-        plan_restore(sight(snapshot_xml("a"), current="a", images=as_then), "a", force=False) == []
+        plan_restore(view(snapshot_xml("a"), current="a", images=as_then), "a", force=False) == []
     )
     written = {"vda": image("a")}
-    assert plan_restore(sight(snapshot_xml("a"), current="a", images=written), "a", force=False)
-    assert plan_restore(sight(snapshot_xml("a"), images=as_then), "a", force=False)
+    assert plan_restore(view(snapshot_xml("a"), current="a", images=written), "a", force=False)
+    assert plan_restore(view(snapshot_xml("a"), images=as_then), "a", force=False)
     one_written = {"vda": image("a", active="a"), "vdb": image("a")}
     both = VDA + VDA.replace("vda", "vdb")
     then = snapshot_xml("a", domain=definition(both))
-    seen = sight(then, current="a", images=one_written, xml=definition(both))
+    seen = view(then, current="a", images=one_written, xml=definition(both))
     assert plan_restore(seen, "a", force=False)
     smaller = snapshot_xml("a", domain=definition(memory=64))
-    changes = plan_restore(sight(smaller, current="a", images=as_then), "a", force=False)
+    changes = plan_restore(view(smaller, current="a", images=as_then), "a", force=False)
     assert ("memory", 96, 64) in [(c.field, c.before, c.after) for c in changes]
 
 
@@ -340,7 +340,7 @@ def test_restore_tells_what_it_turns_back() -> None:
     card = "<interface type='network'><mac address='52:00:00:00:00:01'/><source network='{}'/>"
     then = definition(VDA + SEED + card.format("old") + "</interface>")
     now = definition(VDA + SEED + card.format("new") + "</interface>", memory=128)
-    seen = sight(
+    seen = view(
         snapshot_xml("a", "running", domain=then),
         xml=now,
         images={"vda": image("a", size=2 * GIB)},
@@ -384,17 +384,17 @@ def test_restore_tells_what_it_turns_back() -> None:
     ],
 )
 def test_restore_is_refused(values: dict[str, Any], code: str, text: str) -> None:
-    found, message = refusal(plan_restore, sight(snapshot_xml("a"), **values), "a", force=False)
+    found, message = refusal(plan_restore, view(snapshot_xml("a"), **values), "a", force=False)
     assert found == code
     assert text in message
 
 
 def test_restore_of_none_is_refused() -> None:
-    assert refusal(plan_restore, sight(), "a", force=True)[0] == "SNAPSHOT_NOT_FOUND"
+    assert refusal(plan_restore, view(), "a", force=True)[0] == "SNAPSHOT_NOT_FOUND"
 
 
 def test_guard_is_made_once() -> None:
-    seen = sight(snapshot_xml("a"), snapshot_xml("guard"))
+    seen = view(snapshot_xml("a"), snapshot_xml("guard"))
     guard = wanted("guard", origin="guard")
     assert refusal(plan_restore, seen, "a", force=True, guard=guard)[0] == "SNAPSHOT_EXISTS"
     changes = plan_restore(seen, "a", force=True, guard=guard, guard_is_made=True)
@@ -404,12 +404,12 @@ def test_guard_is_made_once() -> None:
 
 
 def test_restore_that_had_begun_is_not_asked_for_force_again() -> None:
-    seen = sight(snapshot_xml("a"), state=DomainState.RUNNING)
+    seen = view(snapshot_xml("a"), state=DomainState.RUNNING)
     assert plan_restore(seen, "a", force=False, resumed=True)
 
 
 def test_marker_moves() -> None:
-    seen = sight(snapshot_xml("a"), snapshot_xml("b"), current="b")
+    seen = view(snapshot_xml("a"), snapshot_xml("b"), current="b")
     new = entry_to_be(seen, wanted("c"))
     after = tree_with(seen.entries, new, "a")
     assert [(entry["name"], entry["current"]) for entry in after] == [

@@ -240,16 +240,16 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.change i
     consoles_aside,
     create_snapshot,
     delete_snapshot,
-    look,
     put_back,
-    require_answer,
+    require_response,
     require_room_for_memory,
     revert,
-    sweep_half_made,
+    sweep_incomplete,
     texts_of,
+    view_snapshots,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.plan import (
-    Sight,
+    SnapshotView,
     SnapshotWanted,
     entry_to_be,
     files_needed,
@@ -360,61 +360,61 @@ class Task:
         }
 
     def _act(self) -> dict[str, Any]:
-        sight = self._look()
-        self.fence.check((sight.current.config["metadata"] or {}).get("generation"))
+        view = self._view()
+        self.fence.check((view.current.config["metadata"] or {}).get("generation"))
         if not self.module.check_mode:
-            sight = self._finish_earlier(sight)
+            view = self._finish_earlier(view)
         if self.params["state"] == SnapshotWanted.PRESENT:
-            return self._create(sight)
+            return self._create(view)
         if self.params["state"] == SnapshotWanted.ABSENT:
-            return self._delete(sight)
-        return self._restore(sight)
+            return self._delete(view)
+        return self._restore(view)
 
-    def _look(self) -> Sight:
+    def _view(self) -> SnapshotView:
         current = view_domain(self.conn, self.dom)
-        sight = look(self.conn, self.dom, current)
-        if self.params["state"] == SnapshotWanted.RESTORED and self.name in sight.xmls:
-            needed = files_needed(sight.xmls[self.name])
-            sight.missing = [path for path in needed if not os.path.lexists(path)]
-        return sight
+        view = view_snapshots(self.conn, self.dom, current)
+        if self.params["state"] == SnapshotWanted.RESTORED and self.name in view.xmls:
+            needed = files_needed(view.xmls[self.name])
+            view.missing = [path for path in needed if not os.path.lexists(path)]
+        return view
 
     # --- leftovers of an interrupted run ---
 
-    def _finish_earlier(self, sight: Sight) -> Sight:
+    def _finish_earlier(self, view: SnapshotView) -> SnapshotView:
         """Delete an incomplete snapshot that a crashed run left behind."""
         making = self.fence.recall().get("snapshot")
         if not making:
-            return sight
-        if sight.find(making["name"]) is None:
-            sweep_half_made(self.dom, making["name"], sight)
+            return view
+        if view.find(making["name"]) is None:
+            sweep_incomplete(self.dom, making["name"], view)
         self.fence.remember(snapshot=None)
-        return self._look()
+        return self._view()
 
     # --- create ---
 
-    def _create(self, sight: Sight) -> dict[str, Any]:
+    def _create(self, view: SnapshotView) -> dict[str, Any]:
         wanted = self._wanted()
         known = self._is_half_made(self.name)
-        changes = plan_creation(sight, wanted, known=known)
+        changes = plan_creation(view, wanted, known=known)
         if not changes:
-            return self._unchanged(sight)
+            return self._unchanged(view)
         if self.module.check_mode:
-            planned = tree_with(sight.entries, entry_to_be(sight, wanted), self.name)
-            return self._result(sight, changes, planned)
-        self._make(sight, wanted)
-        note_job(self.dom, sight.current, self.bookkeeping)
-        after = self._look()
+            planned = tree_with(view.entries, entry_to_be(view, wanted), self.name)
+            return self._result(view, changes, planned)
+        self._make(view, wanted)
+        note_job(self.dom, view.current, self.bookkeeping)
+        after = self._view()
         return self._result(after, changes, after.entries)
 
     def _is_half_made(self, name: str) -> bool:
         return (self.fence.recall().get("snapshot") or {}).get("name") == name
 
-    def _make(self, sight: Sight, wanted: Mapping[str, Any]) -> None:
+    def _make(self, view: SnapshotView, wanted: Mapping[str, Any]) -> None:
         name = wanted["name"]
         what = f"create snapshot {name} of {self.label}"
-        require_room_for_memory(sight, what)
-        require_answer(self.dom, sight, what)
-        current = sight.current
+        require_room_for_memory(view, what)
+        require_response(self.dom, view, what)
+        current = view.current
         definition = current.live_xml if current.active else current.config_xml
         internal, left_out = split_disks(definition)
         freezes = (
@@ -427,12 +427,12 @@ class Task:
         self.fence.remember(snapshot={"name": name})
         if freezes:
             self.fence.remember(frozen_since=started_at(self.label))
-        with consoles_aside(self.dom, sight):
+        with consoles_aside(self.dom, view):
             frozen, thaws = freeze(self.dom) if freezes else (False, False)
             try:
                 text = compose_description({**wanted, "frozen": frozen if current.active else None})
                 xml = build_snapshot(name, text, internal, left_out, memory=current.active)
-                create_snapshot(self.dom, xml, sight, what)
+                create_snapshot(self.dom, xml, view, what)
             finally:
                 if thaws:
                     thaw(self.dom, self.label, f"snapshot {name}")
@@ -442,32 +442,32 @@ class Task:
 
     # --- delete ---
 
-    def _delete(self, sight: Sight) -> dict[str, Any]:
-        changes = plan_deletion(sight, self.name)
+    def _delete(self, view: SnapshotView) -> dict[str, Any]:
+        changes = plan_deletion(view, self.name)
         if not changes:
-            return self._unchanged(sight)
+            return self._unchanged(view)
         if self.module.check_mode:
-            return self._result(sight, changes, tree_without(sight.entries, self.name))
-        require_answer(self.dom, sight, f"delete snapshot {self.name} of {self.label}")
-        delete_snapshot(self.dom, self.name, sight)
-        note_job(self.dom, sight.current, self.bookkeeping)
-        after = self._look()
+            return self._result(view, changes, tree_without(view.entries, self.name))
+        require_response(self.dom, view, f"delete snapshot {self.name} of {self.label}")
+        delete_snapshot(self.dom, self.name, view)
+        note_job(self.dom, view.current, self.bookkeeping)
+        after = self._view()
         return self._result(after, changes, after.entries)
 
     # --- restore ---
 
-    def _restore(self, sight: Sight) -> dict[str, Any]:
+    def _restore(self, view: SnapshotView) -> dict[str, Any]:
         remembered = self.fence.recall()
         this = {"job": self.job, "snapshot": self.name}
         if self.job is not None and remembered.get("restored") == this:
-            return self._result(sight, [], sight.entries, guard=self._find_guard(sight))
+            return self._result(view, [], view.entries, guard=self._find_guard(view))
         note = remembered.get("restoring") or {}
         resumed = note if {key: note.get(key) for key in this} == this else {}
         guard = self._wanted_guard()
-        made = sight.find(guard["name"]) if guard else None
+        made = view.find(guard["name"]) if guard else None
         guard_is_made = made is not None and self._made_guard(made, resumed)
         changes = plan_restore(
-            sight,
+            view,
             self.name,
             force=self.params["force"],
             guard=guard,
@@ -476,22 +476,22 @@ class Task:
             resumed=bool(resumed) and (self.job is not None or bool(resumed.get("reverted"))),
         )
         if not changes:
-            return self._result(sight, [], sight.entries)
+            return self._result(view, [], view.entries)
         if self.module.check_mode:
-            planned = self._result(sight, changes, self._planned_tree(sight, guard, guard_is_made))
+            planned = self._result(view, changes, self._planned_tree(view, guard, guard_is_made))
             planned["domain"]["state"] = planned["snapshot"]["state"]
             return planned
-        entry = sight.find(self.name) or {}
-        note = {**this, "texts": self._texts_to_keep(sight, resumed), "reverted": False}
+        entry = view.find(self.name) or {}
+        note = {**this, "texts": self._texts_to_keep(view, resumed), "reverted": False}
         if guard:
             note["guard"] = guard["name"]
         is_reverted = bool(resumed.get("reverted")) and self.job is not None
         if not is_reverted:
             self.fence.remember(restoring=note)
             if guard and not guard_is_made:
-                self._make(sight, guard)
-            require_answer(self.dom, sight, f"restore {self.label} to snapshot {self.name}")
-            self._revert(sight)
+                self._make(view, guard)
+            require_response(self.dom, view, f"restore {self.label} to snapshot {self.name}")
+            self._revert(view)
             # A guest that was frozen when saved is frozen after the restore. It counts as a new
             # guest, so its start time is read again.
             frozen_since = started_at(self.label) if entry.get("frozen") else None
@@ -501,11 +501,11 @@ class Task:
             thaw(self.dom, self.label, f"the restore to snapshot {self.name}")
             self.fence.remember(frozen_since=None)
         self.fence.remember(restoring=None, restored=this if self.job is not None else None)
-        after = self._look()
+        after = self._view()
         return self._result(after, changes, after.entries, guard=self._find_guard(after))
 
-    def _find_guard(self, sight: Sight) -> dict[str, Any] | None:
-        return sight.find(self.params["guard"]) if self.params["guard"] else None
+    def _find_guard(self, view: SnapshotView) -> dict[str, Any] | None:
+        return view.find(self.params["guard"]) if self.params["guard"] else None
 
     def _made_guard(self, made: Mapping[str, Any], resumed: Mapping[str, Any]) -> bool:
         """Return whether this restore created the existing guard, before a crash."""
@@ -514,23 +514,23 @@ class Task:
         return bool(resumed.get("guard") == made["name"])
 
     def _planned_tree(
-        self, sight: Sight, guard: Mapping[str, Any] | None, guard_is_made: bool
+        self, view: SnapshotView, guard: Mapping[str, Any] | None, guard_is_made: bool
     ) -> list[dict[str, Any]]:
-        new = entry_to_be(sight, guard) if guard and not guard_is_made else None
-        return tree_with(sight.entries, new, self.name)
+        new = entry_to_be(view, guard) if guard and not guard_is_made else None
+        return tree_with(view.entries, new, self.name)
 
-    def _texts_to_keep(self, sight: Sight, resumed: Mapping[str, Any]) -> dict[str, Any]:
+    def _texts_to_keep(self, view: SnapshotView, resumed: Mapping[str, Any]) -> dict[str, Any]:
         """Return the domain's texts, or those stored before a crash if the restore lost them."""
-        now = texts_of(sight.current.config)
+        now = texts_of(view.current.config)
         if not resumed:
             return now
-        then_xml = snapshot_domain(sight.xmls[self.name])
+        then_xml = snapshot_domain(view.xmls[self.name])
         turned_back = then_xml is not None and texts_of(parse_domain(then_xml)) == now
         return dict(resumed["texts"]) if self.job is not None or turned_back else now
 
-    def _revert(self, sight: Sight) -> None:
+    def _revert(self, view: SnapshotView) -> None:
         try:
-            revert(self.dom, self.name, sight, force=self.params["force"])
+            revert(self.dom, self.name, view, force=self.params["force"])
         except libvirt.libvirtError as error:
             prefix = f"cannot restore {self.label} to snapshot {self.name}"
             failure = failure_of(error, prefix)
@@ -547,23 +547,23 @@ class Task:
 
     # --- result ---
 
-    def _unchanged(self, sight: Sight) -> dict[str, Any]:
+    def _unchanged(self, view: SnapshotView) -> dict[str, Any]:
         """Return the result of a run with nothing to do; an earlier run may have crashed here."""
         if not self.module.check_mode and self.job is not None:
-            note_job(self.dom, sight.current, self.bookkeeping)
-            sight = self._look()
-        return self._result(sight, [], sight.entries)
+            note_job(self.dom, view.current, self.bookkeeping)
+            view = self._view()
+        return self._result(view, [], view.entries)
 
     def _result(
         self,
-        sight: Sight,
+        view: SnapshotView,
         changes: Sequence[Change],
         entries: list[dict[str, Any]],
         guard: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         result: dict[str, Any] = {
             "changed": bool(changes),
-            "domain": describe(sight.current),
+            "domain": describe(view.current),
             "snapshot": next((entry for entry in entries if entry["name"] == self.name), None),
             "snapshots": entries,
             "changes": [change.as_dict() for change in changes],

@@ -21,7 +21,7 @@ from ..failure import Failure
 from ..host.connection import error_text, has_error_code, libvirt
 from ..host.qemu_process import resident_bytes
 from ..units import MIB
-from .plan import Sight, split_disks
+from .plan import SnapshotView, split_disks
 from .qcow2 import Qcow2Image, read_image
 from .xml import build_orphan, parse_snapshot, snapshot_targets
 
@@ -88,7 +88,9 @@ def read_images(disks: Iterable[Mapping[str, Any]]) -> dict[str, Qcow2Image | No
     return {disk["target"]: read_image(disk["path"]) for disk in disks if disk["path"]}
 
 
-def look(conn: Any, dom: Any, current: Current, files: Iterable[str] = ()) -> Sight:
+def view_snapshots(
+    conn: Any, dom: Any, current: Current, files: Iterable[str] = ()
+) -> SnapshotView:
     """Return what plans need to know; those of files that do not exist are listed as missing."""
     entries, xmls = list_snapshots(dom)
     definition = current.live_xml if current.active else current.config_xml
@@ -97,29 +99,29 @@ def look(conn: Any, dom: Any, current: Current, files: Iterable[str] = ()) -> Si
     images = read_images(disk for disk in disks if disk["target"] in kept)
     fill_sizes(entries, images.values())
     missing = [path for path in files if not os.path.lexists(path)]
-    return Sight(current, conn.getLibVersion(), entries, xmls, images, missing)
+    return SnapshotView(current, conn.getLibVersion(), entries, xmls, images, missing)
 
 
 # --- checks before a change -------------------------------------------------------------------
 
 
-def require_answer(dom: Any, sight: Sight, what: str) -> None:
+def require_response(dom: Any, view: SnapshotView, what: str) -> None:
     """Raise Failure (GUEST_NOT_RESPONDING) if the domain's QEMU does not respond."""
-    target = next(iter(sight.images), None)
-    if not sight.current.active or target is None:
+    target = next(iter(view.images), None)
+    if not view.current.active or target is None:
         return
     call_within(MONITOR_SECONDS, lambda: dom.blockInfo(target), f"cannot {what}")
 
 
-def require_room_for_memory(sight: Sight, what: str) -> None:
+def require_room_for_memory(view: SnapshotView, what: str) -> None:
     """Raise Failure (INSUFFICIENT_RESOURCES) if there is no space for a guest's memory."""
     memory = 0
-    if sight.current.active:
-        memory = sight.current.live["memory"] * MIB
+    if view.current.active:
+        memory = view.current.live["memory"] * MIB
         # Pages that the guest has never written take no space.
-        memory = min(memory, resident_bytes(sight.label) or memory)
-    paths = {disk["target"]: disk["path"] for disk in sight.current.live["disks"]}
-    for number, target in enumerate(sight.images):
+        memory = min(memory, resident_bytes(view.label) or memory)
+    paths = {disk["target"]: disk["path"] for disk in view.current.live["disks"]}
+    for number, target in enumerate(view.images):
         # QEMU stores the memory in the first disk that supports snapshots.
         needed = _MARGIN + (memory if number == 0 else 0)
         usage = os.statvfs(os.path.dirname(paths[target]))
@@ -135,21 +137,21 @@ def require_room_for_memory(sight: Sight, what: str) -> None:
 # --- create -----------------------------------------------------------------------------------
 
 
-def create_snapshot(dom: Any, xml: str, sight: Sight, what: str) -> None:
+def create_snapshot(dom: Any, xml: str, view: SnapshotView, what: str) -> None:
     """Create a snapshot; libvirt completes it even if this process crashes meanwhile."""
     try:
-        _call_slowly(sight, lambda: dom.snapshotCreateXML(xml, 0), f"cannot {what}")
+        _call_slowly(view, lambda: dom.snapshotCreateXML(xml, 0), f"cannot {what}")
     except libvirt.libvirtError as error:
         if has_error_code(error, "VIR_ERR_OPERATION_UNSUPPORTED", "VIR_ERR_CONFIG_UNSUPPORTED"):
             raise Failure(f"cannot {what}: {error_text(error)}", "SNAPSHOT_NOT_POSSIBLE") from error
         # QEMU 7.2 reports "Input/output error" for a full file system, and keeps running.
         if "VM state" in error_text(error):
-            require_room_for_memory(sight, what)
+            require_room_for_memory(view, what)
         raise
 
 
 @contextmanager
-def consoles_aside(dom: Any, sight: Sight) -> Iterator[None]:
+def consoles_aside(dom: Any, view: SnapshotView) -> Iterator[None]:
     """Remove the passwords of open consoles from the live definition, which a snapshot stores.
 
     Afterwards, passwords that are still valid are restored. Open connections stay open; new ones
@@ -157,21 +159,21 @@ def consoles_aside(dom: Any, sight: Sight) -> Iterator[None]:
     for a minute, and only root can read it.
     """
     taken: list[tuple[Any, str]] = []
-    if sight.current.active:
+    if view.current.active:
         with suppress(libvirt.libvirtError):
             for graphics in temporary_screens(dom.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)):
                 nobodys = secrets.token_hex(4)
-                _update(dom, set_password(graphics, nobodys, LONG_AGO), sight)
+                _update(dom, set_password(graphics, nobodys, LONG_AGO), view)
                 taken.append((graphics, nobodys))
     try:
         yield
     finally:
         # The change itself has its own outcome, and the console can be opened again.
         with suppress(libvirt.libvirtError, Failure):
-            _give_back(dom, sight, taken)
+            _give_back(dom, view, taken)
 
 
-def _give_back(dom: Any, sight: Sight, taken: Iterable[tuple[Any, str]]) -> None:
+def _give_back(dom: Any, view: SnapshotView, taken: Iterable[tuple[Any, str]]) -> None:
     mine = {nobodys: graphics for graphics, nobodys in taken}
     if not mine:
         return
@@ -180,11 +182,11 @@ def _give_back(dom: Any, sight: Sight, taken: Iterable[tuple[Any, str]]) -> None
         before = mine.get(now.get("passwd"))
         if before is not None and is_valid(before, time.time()):
             xml = set_password(now, before.get("passwd"), before.get("passwdValidTo"))
-            _update(dom, xml, sight)
+            _update(dom, xml, view)
 
 
-def _update(dom: Any, xml: str, sight: Sight) -> None:
-    failure = f"cannot set the password of the console of {sight.label}"
+def _update(dom: Any, xml: str, view: SnapshotView) -> None:
+    failure = f"cannot set the password of the console of {view.label}"
     live = libvirt.VIR_DOMAIN_AFFECT_LIVE
     call_within(MONITOR_SECONDS, lambda: dom.updateDeviceFlags(xml, live), failure)
 
@@ -192,17 +194,17 @@ def _update(dom: Any, xml: str, sight: Sight) -> None:
 # --- restore ----------------------------------------------------------------------------------
 
 
-def revert(dom: Any, name: str, sight: Sight, *, force: bool) -> None:
+def revert(dom: Any, name: str, view: SnapshotView, *, force: bool) -> None:
     """Restore a domain to a snapshot; force allows libvirt's own force flag if it is required."""
     snapshot = dom.snapshotLookupByName(name, 0)
-    what = f"cannot restore {sight.label} to snapshot {name}"
+    what = f"cannot restore {view.label} to snapshot {name}"
     try:
-        _call_slowly(sight, lambda: dom.revertToSnapshot(snapshot, 0), what)
+        _call_slowly(view, lambda: dom.revertToSnapshot(snapshot, 0), what)
     except libvirt.libvirtError as error:
         if not has_error_code(error, "VIR_ERR_SNAPSHOT_REVERT_RISKY") or not force:
             raise
         risky = libvirt.VIR_DOMAIN_SNAPSHOT_REVERT_FORCE
-        _call_slowly(sight, lambda: dom.revertToSnapshot(snapshot, risky), what)
+        _call_slowly(view, lambda: dom.revertToSnapshot(snapshot, risky), what)
 
 
 def texts_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,24 +232,24 @@ def put_back(dom: Any, current: Current, texts: Mapping[str, Any]) -> None:
 # --- delete -----------------------------------------------------------------------------------
 
 
-def delete_snapshot(dom: Any, name: str, sight: Sight) -> None:
+def delete_snapshot(dom: Any, name: str, view: SnapshotView) -> None:
     """Delete a snapshot, even an incomplete one, and keep its children."""
-    what = f"cannot delete snapshot {name} of {sight.label}"
+    what = f"cannot delete snapshot {name} of {view.label}"
     snapshot = dom.snapshotLookupByName(name, 0)
-    _call_slowly(sight, lambda: snapshot.delete(0), what)
+    _call_slowly(view, lambda: snapshot.delete(0), what)
     # libvirt reports success if an image still has the snapshot, or has it twice; it ignores such
     # failures on purpose, as its commit eac1a86f72f3 explains.
-    if not sight.current.active:
-        erase(sight, snapshot_targets(sight.xmls[name]), name)
+    if not view.current.active:
+        erase(view, snapshot_targets(view.xmls[name]), name)
 
 
-def erase(sight: Sight, targets: Iterable[str], name: str) -> None:
+def erase(view: SnapshotView, targets: Iterable[str], name: str) -> None:
     """Delete all snapshots of a name from the images of these disks of a stopped domain.
 
     Read-only disks, and disks added later, may contain an unrelated snapshot of that name.
     """
-    mine = set(targets) & set(sight.images)
-    for disk in sight.current.config["disks"]:
+    mine = set(targets) & set(view.images)
+    for disk in view.current.config["disks"]:
         if disk["target"] not in mine:
             continue
         image = read_image(disk["path"]) if disk["path"] else None
@@ -264,21 +266,21 @@ def erase(sight: Sight, targets: Iterable[str], name: str) -> None:
                 )
 
 
-def sweep_half_made(dom: Any, name: str, sight: Sight) -> None:
+def sweep_incomplete(dom: Any, name: str, view: SnapshotView) -> None:
     """Delete a snapshot that a crashed run left in images and that is unknown to libvirt."""
-    targets = [target for target, image in sight.images.items() if image and image.find(name)]
+    targets = [target for target, image in view.images.items() if image and image.find(name)]
     if not targets:
         return
-    if not sight.current.active:
-        erase(sight, targets, name)
+    if not view.current.active:
+        erase(view, targets, name)
         return
     # QEMU has the images open: redefine the snapshot, so that libvirt can delete it.
-    orphan = build_orphan(name, sight.current.config_xml, targets)
+    orphan = build_orphan(name, view.current.config_xml, targets)
     taken = dom.snapshotCreateXML(orphan, libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE)
-    _call_slowly(sight, lambda: taken.delete(0), f"cannot delete snapshot {name} of {sight.label}")
+    _call_slowly(view, lambda: taken.delete(0), f"cannot delete snapshot {name} of {view.label}")
 
 
-def _call_slowly(sight: Sight, call: Any, failure: str) -> Any:
+def _call_slowly(view: SnapshotView, call: Any, failure: str) -> Any:
     """Return call(), with a time limit that grows with the guest's memory."""
-    seconds = MONITOR_SECONDS + sight.current.config["memory_max"] * MIB / _SLOWEST
+    seconds = MONITOR_SECONDS + view.current.config["memory_max"] * MIB / _SLOWEST
     return call_within(max(seconds, 120.0), call, failure)

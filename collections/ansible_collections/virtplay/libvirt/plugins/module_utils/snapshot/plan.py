@@ -37,7 +37,7 @@ class SnapshotWanted(TextEnum):
 
 
 @dataclass
-class Sight:
+class SnapshotView:
     """A domain and its snapshots, as plans need them.
 
     xmls: snapshot name → its XML. images: target of a disk → its image, None if it is not a
@@ -161,14 +161,14 @@ def _refuse(what: str, reasons: Sequence[str]) -> None:
         raise Failure(f"cannot {what}: {'; '.join(reasons)}", "SNAPSHOT_NOT_POSSIBLE")
 
 
-def _domain_obstacles(sight: Sight) -> list[str]:
-    current = sight.current
+def _domain_obstacles(view: SnapshotView) -> list[str]:
+    current = view.current
     xml = current.live_xml if current.active else current.config_xml
-    reasons = find_obstacles(xml, active=current.active, version=sight.libvirt_version)
+    reasons = find_obstacles(xml, active=current.active, version=view.libvirt_version)
     reasons += [
         f"disk {target} is not a readable qcow2 that supports snapshots"
         for target in split_disks(xml)[0]
-        if target in sight.images and sight.images[target] is None
+        if target in view.images and view.images[target] is None
     ]
     if not current.persistent:
         reasons.append("it is transient, and libvirt keeps nothing of it once it has stopped")
@@ -180,7 +180,7 @@ def _domain_obstacles(sight: Sight) -> list[str]:
 # --- create -----------------------------------------------------------------------------------
 
 
-def plan_creation(sight: Sight, wanted: Mapping[str, Any], *, known: bool) -> list[Change]:
+def plan_creation(view: SnapshotView, wanted: Mapping[str, Any], *, known: bool) -> list[Change]:
     """Return the changes of creating a snapshot; [] if it exists already.
 
     wanted holds name, title, description, origin, expires_at and job. known means that images may
@@ -188,25 +188,25 @@ def plan_creation(sight: Sight, wanted: Mapping[str, Any], *, known: bool) -> li
     Raises Failure (SNAPSHOT_EXISTS, SNAPSHOT_NOT_POSSIBLE, VALIDATION_ERROR).
     """
     name = wanted["name"]
-    present = sight.find(name)
+    present = view.find(name)
     if present is not None:
         if _is_the_one(present, wanted):
             return []
         raise Failure(
-            f"cannot create snapshot {name} of {sight.label}: another snapshot has that name, "
+            f"cannot create snapshot {name} of {view.label}: another snapshot has that name, "
             f"created {present['created_at']}",
             "SNAPSHOT_EXISTS",
         )
     check_new_name(name)
-    _refuse(f"create snapshot {name} of {sight.label}", _domain_obstacles(sight))
-    holders = [t for t, image in sight.images.items() if image and image.find(name)]
+    _refuse(f"create snapshot {name} of {view.label}", _domain_obstacles(view))
+    holders = [t for t, image in view.images.items() if image and image.find(name)]
     if holders and not known:
         raise Failure(
-            f"cannot create snapshot {name} of {sight.label}: disk {', '.join(holders)} contains a "
+            f"cannot create snapshot {name} of {view.label}: disk {', '.join(holders)} contains a "
             "snapshot of that name that is unknown to libvirt",
             "SNAPSHOT_EXISTS",
         )
-    return _changes_of_creation(sight, wanted)
+    return _changes_of_creation(view, wanted)
 
 
 def _is_the_one(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -220,22 +220,22 @@ def _is_the_one(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     )
 
 
-def _changes_of_creation(sight: Sight, wanted: Mapping[str, Any]) -> list[Change]:
+def _changes_of_creation(view: SnapshotView, wanted: Mapping[str, Any]) -> list[Change]:
     name = wanted["name"]
-    holds = "disks and memory" if sight.current.active else "disks"
-    changes = [Change(f"snapshots.{name}", None, holds, sight.applies)]
+    holds = "disks and memory" if view.current.active else "disks"
+    changes = [Change(f"snapshots.{name}", None, holds, view.applies)]
     changes += [
-        Change(f"snapshots.{name}.{key}", None, wanted[key], sight.applies)
+        Change(f"snapshots.{name}.{key}", None, wanted[key], view.applies)
         for key in _TEXTS
         if wanted.get(key)
     ]
     return changes
 
 
-def entry_to_be(sight: Sight, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def entry_to_be(view: SnapshotView, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entry of a snapshot before its creation; unknown values are None."""
-    current = sight.current
-    parent = next((entry["name"] for entry in sight.entries if entry["current"]), None)
+    current = view.current
+    parent = next((entry["name"] for entry in view.entries if entry["current"]), None)
     return {
         "name": wanted["name"],
         "title": wanted.get("title") or wanted["name"],
@@ -265,29 +265,29 @@ def tree_with(
 # --- delete -----------------------------------------------------------------------------------
 
 
-def plan_deletion(sight: Sight, name: str) -> list[Change]:
+def plan_deletion(view: SnapshotView, name: str) -> list[Change]:
     """Return the changes of deleting a snapshot; [] if no snapshot has that name.
 
     Raises Failure (SNAPSHOT_NOT_POSSIBLE).
     """
-    entry = sight.find(name)
+    entry = view.find(name)
     if entry is None:
         return []
-    doing = f"delete snapshot {name} of {sight.label}"
+    doing = f"delete snapshot {name} of {view.label}"
     if entry["kind"] == "external":
         _refuse(doing, ["it is external, with its data in separate files; use virsh"])
-    if sight.current.active and _is_held(sight, name):
+    if view.current.active and _is_held(view, name):
         # QEMU would fail, but libvirt would delete the snapshot from its list all the same.
-        _refuse(f"{doing} while it is running", _domain_obstacles(sight))
-    _refuse(doing, _mistaken(sight, name))
-    changes = [Change(f"snapshots.{name}", entry["title"], None, sight.applies, destroys=True)]
+        _refuse(f"{doing} while it is running", _domain_obstacles(view))
+    _refuse(doing, _mistaken(view, name))
+    changes = [Change(f"snapshots.{name}", entry["title"], None, view.applies, destroys=True)]
     changes += [
-        Change(f"snapshots.{child['name']}.parent", name, entry["parent"], sight.applies)
-        for child in sight.entries
+        Change(f"snapshots.{child['name']}.parent", name, entry["parent"], view.applies)
+        for child in view.entries
         if child["parent"] == name
     ]
     if entry["current"]:
-        changes.append(Change("snapshots.current", name, entry["parent"], sight.applies))
+        changes.append(Change("snapshots.current", name, entry["parent"], view.applies))
     return changes
 
 
@@ -305,15 +305,15 @@ def tree_without(entries: Sequence[Mapping[str, Any]], name: str) -> list[dict[s
     ]
 
 
-def _is_held(sight: Sight, name: str) -> bool:
-    return any(image is None or image.find(name) for image in sight.images.values())
+def _is_held(view: SnapshotView, name: str) -> bool:
+    return any(image is None or image.find(name) for image in view.images.values())
 
 
-def _mistaken(sight: Sight, name: str) -> list[str]:
+def _mistaken(view: SnapshotView, name: str) -> list[str]:
     """Return why QEMU would delete or restore another snapshot, whose number is this name."""
     return [
         f"disk {target} has another snapshot with that number"
-        for target, image in sight.images.items()
+        for target, image in view.images.items()
         if image and any(s.id == name and s.name != name for s in image.snapshots)
     ]
 
@@ -322,7 +322,7 @@ def _mistaken(sight: Sight, name: str) -> list[str]:
 
 
 def plan_restore(
-    sight: Sight,
+    view: SnapshotView,
     name: str,
     *,
     force: bool,
@@ -338,24 +338,22 @@ def plan_restore(
     Raises Failure (SNAPSHOT_NOT_FOUND, VM_ALREADY_RUNNING, SNAPSHOT_EXISTS,
     SNAPSHOT_NOT_POSSIBLE).
     """
-    entry = sight.find(name)
+    entry = view.find(name)
     if entry is None:
-        raise Failure(f"cannot find snapshot {name!r} of {sight.label}", "SNAPSHOT_NOT_FOUND")
-    then_xml = snapshot_domain(sight.xmls[name])
+        raise Failure(f"cannot find snapshot {name!r} of {view.label}", "SNAPSHOT_NOT_FOUND")
+    then_xml = snapshot_domain(view.xmls[name])
     then = parse_domain(then_xml) if then_xml else None
-    definition = _definition_changes(sight, then, name)
+    definition = _definition_changes(view, then, name)
     if not resumed:
-        if not definition and _is_as_then(sight, entry):
+        if not definition and _is_as_then(view, entry):
             return []
-        if sight.current.active and not force:
+        if view.current.active and not force:
             raise Failure(
-                f"cannot restore {sight.label} to snapshot {name}: it is {sight.current.state}, "
+                f"cannot restore {view.label} to snapshot {name}: it is {view.current.state}, "
                 "and the content of its memory would be lost; stop it first, or use force",
                 "VM_ALREADY_RUNNING",
             )
-    _refuse(
-        f"restore {sight.label} to snapshot {name}", _restore_obstacles(sight, entry, then, name)
-    )
+    _refuse(f"restore {view.label} to snapshot {name}", _restore_obstacles(view, entry, then, name))
     changes = []
     if guard is not None and not guard_is_made:
         if guard["name"] == name:
@@ -363,51 +361,53 @@ def plan_restore(
                 f"cannot guard the restore of {name} by a snapshot of the same name",
                 "VALIDATION_ERROR",
             )
-        if sight.find(guard["name"]) is not None:
+        if view.find(guard["name"]) is not None:
             raise Failure(
-                f"cannot create snapshot {guard['name']} of {sight.label} before the restore: "
+                f"cannot create snapshot {guard['name']} of {view.label} before the restore: "
                 "another snapshot has that name",
                 "SNAPSHOT_EXISTS",
             )
-        changes += plan_creation(sight, guard, known=True)
-    before = next((e["name"] for e in sight.entries if e["current"]), None)
+        changes += plan_creation(view, guard, known=True)
+    before = next((e["name"] for e in view.entries if e["current"]), None)
     lost = guard is None
-    changes.append(Change("snapshots.current", before, name, sight.applies, destroys=lost))
-    if entry["state"] != str(sight.current.state):
-        changes.append(Change("state", str(sight.current.state), entry["state"], sight.applies))
+    changes.append(Change("snapshots.current", before, name, view.applies, destroys=lost))
+    if entry["state"] != str(view.current.state):
+        changes.append(Change("state", str(view.current.state), entry["state"], view.applies))
     return [*changes, *definition]
 
 
-def _is_as_then(sight: Sight, entry: Mapping[str, Any]) -> bool:
-    if sight.current.active or entry["has_memory"] or not entry["current"]:
+def _is_as_then(view: SnapshotView, entry: Mapping[str, Any]) -> bool:
+    if view.current.active or entry["has_memory"] or not entry["current"]:
         return False
-    held = [image.find(entry["name"]) if image else None for image in sight.images.values()]
+    held = [image.find(entry["name"]) if image else None for image in view.images.values()]
     return bool(held) and all(snapshot is not None and snapshot.is_active for snapshot in held)
 
 
-def _definition_changes(sight: Sight, then: Mapping[str, Any] | None, name: str) -> list[Change]:
+def _definition_changes(
+    view: SnapshotView, then: Mapping[str, Any] | None, name: str
+) -> list[Change]:
     """Return what a restore changes besides the content of disks and memory."""
     changes = []
     if then is not None:
-        now = sight.current.config
+        now = view.current.config
         # A snapshot also contains these values.
         changes = [
-            Change(key, now[key], then[key], sight.applies)
+            Change(key, now[key], then[key], view.applies)
             for key in WAITING
             if now[key] != then[key]
         ]
         cards = [{nic["mac"]: _cable(nic) for nic in d["interfaces"]} for d in (now, then)]
         changes += [
-            Change(f"interfaces.{mac}", cards[0].get(mac), cards[1].get(mac), sight.applies)
+            Change(f"interfaces.{mac}", cards[0].get(mac), cards[1].get(mac), view.applies)
             for mac in dict.fromkeys([*cards[0], *cards[1]])
             if cards[0].get(mac) != cards[1].get(mac)
         ]
-    for target, image in sight.images.items():
+    for target, image in view.images.items():
         held = image.find(name) if image else None
         if image and held and held.disk_bytes != image.disk_bytes:
             sizes = (image.disk_bytes / GIB, held.disk_bytes / GIB)
             lost = held.disk_bytes < image.disk_bytes
-            changes.append(Change(f"disks.{target}.size", *sizes, sight.applies, destroys=lost))
+            changes.append(Change(f"disks.{target}.size", *sizes, view.applies, destroys=lost))
     return changes
 
 
@@ -416,29 +416,29 @@ def _cable(nic: Mapping[str, Any]) -> str:
 
 
 def _restore_obstacles(
-    sight: Sight, entry: Mapping[str, Any], then: Mapping[str, Any] | None, name: str
+    view: SnapshotView, entry: Mapping[str, Any], then: Mapping[str, Any] | None, name: str
 ) -> list[str]:
     if entry["kind"] == "external":
         return ["its data is in files of its own (external); use virsh"]
-    reasons = [] if sight.current.persistent else ["it is transient"]
-    targets = snapshot_targets(sight.xmls[name])
+    reasons = [] if view.current.persistent else ["it is transient"]
+    targets = snapshot_targets(view.xmls[name])
     for target in targets:
-        image = sight.images.get(target)
-        if target in sight.images and image is not None and image.find(name) is None:
+        image = view.images.get(target)
+        if target in view.images and image is not None and image.find(name) is None:
             reasons.append(f"disk {target} does not contain that snapshot any more")
-        if target not in sight.images:
+        if target not in view.images:
             reasons.append(f"disk {target} was detached since")
     if then is not None:
         paths_then = {disk["target"]: disk["path"] for disk in then["disks"]}
-        for now in (sight.current.config, sight.current.live):
+        for now in (view.current.config, view.current.live):
             for disk in now["disks"]:
                 target = disk["target"]
                 if target not in paths_then:
                     reasons.append(f"disk {target} was added since, and would be detached")
                 elif paths_then[target] != disk["path"]:
                     reasons.append(f"disk {target} was then in {paths_then[target]}")
-    reasons += [f"{path} is gone" for path in sight.missing]
-    return list(dict.fromkeys([*reasons, *_mistaken(sight, name)]))
+    reasons += [f"{path} is gone" for path in view.missing]
+    return list(dict.fromkeys([*reasons, *_mistaken(view, name)]))
 
 
 def files_needed(xml: str) -> list[str]:
