@@ -22,7 +22,7 @@ class _Field(ProgressColumn):
         self._style = style
 
     def render(self, task: Task) -> Text:
-        """The field."""
+        """Return the field's text."""
         return Text(str(task.fields[self._name]), self._style, no_wrap=True, overflow="ellipsis")
 
 
@@ -30,7 +30,7 @@ class _Percent(ProgressColumn):
     """The progress in percent."""
 
     def render(self, task: Task) -> Text:
-        """Such as " 42%"."""
+        """Return the percent, such as " 42%"."""
         return Text(f"{task.completed:3.0f}%", "bold")
 
 
@@ -38,7 +38,7 @@ class _Times(ProgressColumn):
     """The elapsed time and the estimated remaining time; both run on between two responses."""
 
     def render(self, task: Task) -> Text:
-        """Such as "0:12 eta 0:05"."""
+        """Return the times, such as "0:12 eta 0:05"."""
         now = time.monotonic()
         text = Text(clock(now - task.fields["begun"]), "cyan", no_wrap=True)
         eta = task.fields["eta"]

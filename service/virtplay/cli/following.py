@@ -93,7 +93,7 @@ def report_end(job: JsonObject, seconds: float | None, *, as_json: bool) -> None
 
 
 def seconds_taken(job: JsonObject) -> float | None:
-    """Seconds from the job's creation to its end by the service's clock; None before the end."""
+    """Return the seconds from a job's creation to its end, by the service's clock; None before."""
     if not job["finishedAt"]:
         return None
     taken = datetime.fromisoformat(job["finishedAt"]) - datetime.fromisoformat(job["createdAt"])
@@ -172,6 +172,6 @@ def _print_job(accepted: JsonObject, action: str) -> None:
 
 
 def _seconds_since(moment: str) -> float:
-    """Seconds since a moment by this machine's clock, never negative."""
+    """Return the seconds since a moment by this machine's clock, never negative."""
     then = datetime.fromisoformat(moment)
     return max(datetime.now(then.tzinfo) - then, timedelta()).total_seconds()

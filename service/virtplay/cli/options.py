@@ -1,4 +1,4 @@
-"""Command line: the options that the client's commands share, and how a function becomes one."""
+"""Command line: shared options, and decorators that turn a function into a client command."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -55,7 +55,7 @@ class Change(NamedTuple):
 def query_command(
     app: typer.Typer, name: str, show: Callable[[JsonObject], None]
 ) -> Callable[[Function], Function]:
-    """Make a command of a function of a Client that returns data: `show` or JSON prints it."""
+    """Turn a function of a Client into a command, which prints its data by `show` or as JSON."""
 
     def finish(_client: Client, data: JsonObject, *, as_json: bool) -> None:
         (print_json if as_json else show)(data)
@@ -64,9 +64,9 @@ def query_command(
 
 
 def change_command(app: typer.Typer, action: str) -> Callable[[Function], Function]:
-    """Make a command, named by the action's verb, of a function of a Client that returns a Change.
+    """Turn a function of a Client that returns a Change into a command, named by the action's verb.
 
-    It sends the change and follows its job.
+    The command sends the change and follows its job.
     """
 
     def finish(client: Client, change: Change, *, wait: bool, as_json: bool) -> None:
@@ -79,9 +79,9 @@ def change_command(app: typer.Typer, action: str) -> Callable[[Function], Functi
 def _command(
     app: typer.Typer, name: str, finish: Function, options: dict[str, tuple[Any, Any]]
 ) -> Callable[[Function], Function]:
-    """Decorate a function: typer gets its parameters but the client, these options and CONNECTION.
+    """Turn a function of a Client into a command with its parameters, `options` and CONNECTION.
 
-    `finish` takes the client, what the function returned, and the options.
+    The command calls `finish` with the client, the function's result, and the options.
     """
 
     def register(function: Function) -> Function:
@@ -105,5 +105,5 @@ def _command(
 
 
 def open_client(url: str | None, token_file: Path | None) -> Client:
-    """A client of the service that options, environment or configuration name; CannotConnect."""
+    """Return a client of the service in options, environment or configuration; CannotConnect."""
     return Client(find_connection(url, token_file))

@@ -27,7 +27,7 @@ SnapshotArgument = Annotated[
 
 
 def _keep(period: str) -> Any:
-    """The option for the number of snapshots that are kept of one period."""
+    """Return the option for the number of snapshots to keep for a period."""
     return typer.Option(
         f"--keep-{period}", min=0, metavar="N", help=f"Keep the last N {period} snapshots."
     )

@@ -296,7 +296,9 @@ def delete_vm(
     client: Client,
     vm: VmArgument,
     *,
-    force: Annotated[bool, typer.Option("--force", help="Also delete a running VM.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also delete a running VM, or one with snapshots.")
+    ] = False,
     keep_disks: Annotated[
         bool, typer.Option("--keep-disks", help="Keep the VM's disks in the pool.")
     ] = False,

@@ -149,7 +149,7 @@ class HostConnections:
         config = inventory.hosts.get(name)
         if config is None:
             raise HostUnreachable(f"cannot reach host {name}: it is not in the inventory")
-        # Shielded: a client that leaves must not end it for the others.
+        # Shielded: a client that disconnects must not cancel the read for the others.
         defaults = await asyncio.shield(self.prepare(inventory))
         return read_address(name, config.connection, defaults, self._project)
 

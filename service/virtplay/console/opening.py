@@ -61,13 +61,13 @@ class Opened:
     """The address and port on the hypervisor; None for a serial console."""
     port: int | None
     password: str | None
-    """None where none is required."""
+    """None if none is required."""
     ticket: str
     expires_at: datetime
 
 
 class Consoles:
-    """What the API calls for consoles."""
+    """Opens consoles for the API, and ends them."""
 
     def __init__(self, settings: Settings, inventory: Inventory, dispatcher: Dispatcher) -> None:
         self.inventory = inventory
@@ -146,7 +146,7 @@ class Consoles:
         await self._open.carry(console, partial(self._connect, vm, ticket))
 
     async def watch(self) -> None:
-        """End consoles whose token is no longer valid, forever."""
+        """End consoles whose token is no longer valid, until cancelled."""
         await self._open.watch(self._sweep)
 
     async def stop(self) -> None:
@@ -183,12 +183,12 @@ class Consoles:
             host = await store.find_host(str(vm.host))
         except errors.HostNotFound:
             raise errors.HostUnreachable(
-                f"cannot open a console of VM {vm.ref}: the inventory has no host {vm.host}"
-                " any more"
+                f"cannot open a console of VM {vm.ref}: its host {vm.host} is no longer in the"
+                " inventory"
             ) from None
         if vm.status == VmStatus.UNREACHABLE or host.status == HostStatus.UNREACHABLE:
             raise errors.HostUnreachable(
-                f"cannot open a console of VM {vm.ref}: host {vm.host} cannot be reached"
+                f"cannot open a console of VM {vm.ref}: its host {vm.host} is unreachable"
             )
         if not vm.provisioned or vm.power not in ACTIVE:
             raise errors.VmAlreadyStopped(

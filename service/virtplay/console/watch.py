@@ -29,7 +29,7 @@ class OpenConsole:
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     def end(self, ending: Ending) -> None:
-        """Request its end; the first reason counts."""
+        """Request the end of the console; the first reason counts."""
         if not self.ended.done():
             self.ended.set_result(ending)
 

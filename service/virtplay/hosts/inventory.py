@@ -75,7 +75,7 @@ class Inventory:
         )
 
     def templates(self) -> dict[str, dict[str, Any]]:
-        """Every template of any host's catalogue, by name."""
+        """Return template name → entry, over the catalogues of all hosts."""
         merged: dict[str, dict[str, Any]] = {}
         for host in self.hosts.values():
             for name, entry in host.catalogue.items():

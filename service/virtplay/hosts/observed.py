@@ -17,11 +17,11 @@ from virtplay.store.models import Host, Vm
 log = logging.getLogger("virtplay.hosts.observed")
 
 MISSES_UNTIL_GONE = 2
-"""A VM whose host has not reported it so many times in a row was deleted there."""
+"""Successive observations without a VM after which it counts as deleted on its host."""
 
 
 class Generations(dict[uuid.UUID, int]):
-    """UUID of a VM → its generation, at a moment `at` before an observation began."""
+    """UUID of a VM → its generation, at the moment `at` before an observation began."""
 
     def __init__(self, values: Mapping[uuid.UUID, int], at: datetime) -> None:
         super().__init__(values)
@@ -120,6 +120,6 @@ async def count_miss(vm: Vm) -> None:
     await store.mark_missed(vm)
     if vm.missed < MISSES_UNTIL_GONE:
         return
-    log.warning("VM %s is gone from host %s: it was deleted there", vm.ref, vm.host)
+    log.warning("VM %s is gone: it was deleted on host %s", vm.ref, vm.host)
     await job_store.write_audit(actor="observation", action="vm_gone", vm_ref=vm.ref)
     await store.delete_vm(vm)

@@ -38,7 +38,7 @@ NOTE_EARLY = 1.0
 NOTE_MARGIN = 0.3
 """The VMs' generations are read so many seconds before an observation begins; later is too late."""
 LEAST_LIMIT = 5.0
-NO_ANSWER = "no answer within the time limit"
+NO_RESPONSE = "no response within the time limit"
 ITEMS_FAILED = "One or more items failed"
 """Ansible's message for a loop; each failed item has reported its own."""
 
@@ -65,9 +65,9 @@ class Observer:
         self._unobserved = set(inventory.hosts)
         """Hosts that were not observed since the service started."""
         self._suspect: set[str] = set()
-        """Hosts that the last round reached and could not observe."""
+        """Hosts that Ansible reached in the last round, but whose observation failed."""
         self._before: dict[str, Generations] = {}
-        """Host → the VMs' generations at a moment before its present observation began."""
+        """Host → the VMs' generations at a moment before its current observation began."""
         self._extra: dict[str, asyncio.Task[None]] = {}
         """Host → its extra observation beside the long-lived play."""
         self._notes: set[asyncio.Task[None]] = set()
@@ -121,7 +121,7 @@ class Observer:
         directory = self._settings.state_dir / "observation" / f"once-{secrets.token_hex(4)}"
         before = await generations()
         waiting = {host} if host else set(self.inventory.hosts)
-        fault = NO_ANSWER
+        fault = NO_RESPONSE
         async for event in self._play(directory, rounds=1, limit=host):
             name = event.get("host", "")
             if name in waiting and await self._save_event(name, event, before):
@@ -141,7 +141,7 @@ class Observer:
         began = time.monotonic()
         due = dict.fromkeys(hosts, began + patience)
         missing = set(hosts)
-        fault = NO_ANSWER
+        fault = NO_RESPONSE
         watcher = asyncio.create_task(self._watch(due))
         directory = self._settings.state_dir / "observation" / "rounds"
         try:
@@ -210,7 +210,7 @@ class Observer:
             for name in [name for name, moment in due.items() if moment < now]:
                 due[name] = now + self._settings.observe_interval + self._settings.observe_timeout
                 if name in self.inventory.hosts:
-                    await self._mark_suspect(name, f"cannot observe {name}: {NO_ANSWER}")
+                    await self._mark_suspect(name, f"cannot observe {name}: {NO_RESPONSE}")
 
     def _note_later(self, name: str, ended: float) -> None:
         task = asyncio.create_task(self._note_generations(name, ended))
@@ -247,7 +247,7 @@ class Observer:
                     await self._mark_suspect(name, f"cannot read its observation: {error!r}")
                 else:
                     if missed:
-                        # Deleted, or being defined again? Do not wait an interval to know.
+                        # Was it deleted, or is it being defined again? Do not wait an interval.
                         self._observe_again(name)
             case "runner_on_unreachable":
                 await self._mark(name, HostStatus.UNREACHABLE, str(result.get("msg")))

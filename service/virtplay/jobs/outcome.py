@@ -117,7 +117,7 @@ async def finish(job: Job, progress: Progress, exit_event: Mapping[str, Any] | N
 async def _release_waiting(
     job: Job, vm: Vm, waiting: Job | None, error: Mapping[str, Any] | None
 ) -> list[int]:
-    """Let the start that waits for a creation run, or cancel it if the creation failed."""
+    """Release the start that waits for a creation, or cancel it if the creation failed."""
     if waiting is None:
         return []
     if error:

@@ -35,7 +35,7 @@ async def recover() -> list[int]:
 
 
 async def _abandon(job: Job) -> None:
-    """Queue a job whose process is gone again, or end it as lost if it cannot be repeated."""
+    """Queue a job without a process again, or end it as lost if it must not be repeated."""
     async with transaction():
         if RULES[Action(job.action)].repeatable and job.attempt < MOST_ATTEMPTS:
             await store.move(

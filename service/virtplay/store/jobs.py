@@ -104,7 +104,7 @@ async def move(job: Job, new: JobStatus, **values: Any) -> None:
         status=new, **values
     )
     if count != 1:
-        raise Conflict(f"cannot move job {job.ref} from {old} to {new}: it is not {old} any more")
+        raise Conflict(f"cannot move job {job.ref} from {old} to {new}: it is no longer {old}")
     for key, value in {"status": new, **values}.items():
         setattr(job, key, value)
 
