@@ -369,7 +369,7 @@ def test_restore_tells_what_it_turns_back() -> None:
         ({"state": DomainState.PAUSED}, "VM_ALREADY_RUNNING", "it is paused"),
         ({"images": {"vda": image()}}, "SNAPSHOT_NOT_POSSIBLE", "does not contain"),
         ({"images": {}}, "SNAPSHOT_NOT_POSSIBLE", "was detached since"),
-        ({"missing": ["/images/a-seed.iso"]}, "SNAPSHOT_NOT_POSSIBLE", "is gone"),
+        ({"missing": ["/images/a-seed.iso"]}, "SNAPSHOT_NOT_POSSIBLE", "does not exist any more"),
         ({"persistent": False}, "SNAPSHOT_NOT_POSSIBLE", "transient"),
         (
             {"xml": definition(VDA + VDA.replace("vda", "vdb"))},

@@ -129,7 +129,7 @@ def _spec(
     if template is not None:
         metadata.update(template=template.name, os=template.os)
     given = {f.name: desired[f.name] for f in fields(DomainSpec) if desired.get(f.name) is not None}
-    made: dict[str, Any] = {
+    derived: dict[str, Any] = {
         "uuid": uuid,
         "vcpus_max": vcpus_max,
         "memory_max": memory_max,
@@ -138,7 +138,7 @@ def _spec(
         "interfaces": tuple(nics),
         "metadata": merge_metadata(metadata, desired.get("metadata") or {}),
     }
-    return DomainSpec(**{**given, **made})
+    return DomainSpec(**{**given, **derived})
 
 
 def _virt_type(conn: Any, desired: Mapping[str, Any]) -> str:
@@ -216,11 +216,11 @@ def run(conn: Any, creation: Creation, fence: Fence, start: Callable[[Any], None
 
 def _define(conn: Any, creation: Creation, fence: Fence) -> Any:
     uuid = creation.spec.uuid
-    half_made = fence.recall().get("creating") or []
+    incomplete = fence.recall().get("creating") or []
     missing = []
     for disk in creation.disks:
         old = find_volume(find_pool(conn, disk.pool), disk.name)
-        if old is not None and disk.path in half_made:
+        if old is not None and disk.path in incomplete:
             old.delete(0)
             old = None
         if old is None:

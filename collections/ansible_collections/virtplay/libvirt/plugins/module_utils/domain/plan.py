@@ -244,13 +244,13 @@ def _refuse_fixed(current: Current, desired: Mapping[str, Any]) -> None:
                 "it is fixed at creation",
                 "VALIDATION_ERROR",
             )
-    made_from = (current.config["metadata"] or {}).get("template")
-    asked = [(desired.get("metadata") or {}).get("template")]
-    asked += [disk.get("template") for disk in desired.get("disks") or [] if _is_first(disk)]
-    for template in asked:
-        if made_from is not None and template not in {None, made_from}:
+    origin = (current.config["metadata"] or {}).get("template")
+    requested = [(desired.get("metadata") or {}).get("template")]
+    requested += [disk.get("template") for disk in desired.get("disks") or [] if _is_first(disk)]
+    for template in requested:
+        if origin is not None and template not in {None, origin}:
             raise Failure(
-                f"cannot change the template of {current.label} from {made_from} to {template}: "
+                f"cannot change the template of {current.label} from {origin} to {template}: "
                 "its disk was created from it; create another VM",
                 "VALIDATION_ERROR",
             )

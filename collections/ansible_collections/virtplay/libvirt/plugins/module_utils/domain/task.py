@@ -114,7 +114,7 @@ class DomainTask:
         # By UUID alone: a domain of the same name with another UUID is not the requested one.
         dom = lookup_domain(self.conn, uuid=self.uuid)
         if dom is None:
-            return self._act_on_nothing()
+            return self._act_without_domain()
         current = view_domain(self.conn, dom, whole=self._needs_whole())
         self.label = current.label
         self.fence.check((current.config["metadata"] or {}).get("generation"))
@@ -128,7 +128,7 @@ class DomainTask:
 
     # --- no such domain ---
 
-    def _act_on_nothing(self) -> dict[str, Any]:
+    def _act_without_domain(self) -> dict[str, Any]:
         if self.wanted == Wanted.ABSENT:
             changes = remove.find_leftovers(self.conn, self.uuid, self.fence)
             if changes and not self.check_mode:
@@ -161,8 +161,8 @@ class DomainTask:
         steps = [Step.START] if starts else []
         start = partial(run_steps, steps=steps, label=self.label, timeout=self.params["timeout"])
         dom = create.run(self.conn, creation, self.fence, start)
-        made = describe(view_domain(self.conn, dom))
-        return self._result(made, changes, after_xml=creation.xml, contents=contents)
+        created = describe(view_domain(self.conn, dom))
+        return self._result(created, changes, after_xml=creation.xml, contents=contents)
 
     # --- a domain that is there ---
 

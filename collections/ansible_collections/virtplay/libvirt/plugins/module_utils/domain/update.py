@@ -95,14 +95,14 @@ def run(
     xml = update.xml
     if metadata is not None and metadata != current.config["metadata"]:
         xml = edit_domain(xml, {"metadata": metadata})
-    made: list[Any] = []
+    created: list[Any] = []
     try:
         for disk in update.disks:
-            made.append(make_disk(conn, disk))
+            created.append(make_disk(conn, disk))
         if xml != current.config_xml:
             conn.defineXML(keep_passwords(xml, _secret_xml(dom, current)))
     except (libvirt.libvirtError, Failure):
-        for volume in made:
+        for volume in created:
             volume.delete(0)
         raise
     set_flags(dom, plan.flags)

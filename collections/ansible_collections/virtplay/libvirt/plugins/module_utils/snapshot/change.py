@@ -162,24 +162,24 @@ def consoles_aside(dom: Any, view: SnapshotView) -> Iterator[None]:
     if view.current.active:
         with suppress(libvirt.libvirtError):
             for graphics in temporary_screens(dom.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)):
-                nobodys = secrets.token_hex(4)
-                _update(dom, set_password(graphics, nobodys, LONG_AGO), view)
-                taken.append((graphics, nobodys))
+                random_password = secrets.token_hex(4)
+                _update(dom, set_password(graphics, random_password, LONG_AGO), view)
+                taken.append((graphics, random_password))
     try:
         yield
     finally:
         # The change itself has its own outcome, and the console can be opened again.
         with suppress(libvirt.libvirtError, Failure):
-            _give_back(dom, view, taken)
+            _restore_passwords(dom, view, taken)
 
 
-def _give_back(dom: Any, view: SnapshotView, taken: Iterable[tuple[Any, str]]) -> None:
-    mine = {nobodys: graphics for graphics, nobodys in taken}
-    if not mine:
+def _restore_passwords(dom: Any, view: SnapshotView, taken: Iterable[tuple[Any, str]]) -> None:
+    replaced = {random_password: graphics for graphics, random_password in taken}
+    if not replaced:
         return
     # A console that was opened again meanwhile has a newer password.
     for now in parse_xml(dom.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)).iterfind("devices/graphics"):
-        before = mine.get(now.get("passwd"))
+        before = replaced.get(now.get("passwd"))
         if before is not None and is_valid(before, time.time()):
             xml = set_password(now, before.get("passwd"), before.get("passwdValidTo"))
             _update(dom, xml, view)

@@ -131,8 +131,8 @@ def _has_uefi(root: Any) -> bool:
     if loader is not None and loader.get("type") == "rom":
         return False
     system = root.find("os")
-    asks = system is not None and system.get("firmware") == "efi"
-    return asks or (loader is not None and loader.get("type") == "pflash")
+    requested = system is not None and system.get("firmware") == "efi"
+    return requested or (loader is not None and loader.get("type") == "pflash")
 
 
 def _is_writable(disk: Any) -> bool:
@@ -419,7 +419,7 @@ def _restore_obstacles(
     view: SnapshotView, entry: Mapping[str, Any], then: Mapping[str, Any] | None, name: str
 ) -> list[str]:
     if entry["kind"] == "external":
-        return ["its data is in files of its own (external); use virsh"]
+        return ["it is external, with its data in separate files; use virsh"]
     reasons = [] if view.current.persistent else ["it is transient"]
     targets = snapshot_targets(view.xmls[name])
     for target in targets:
@@ -437,7 +437,7 @@ def _restore_obstacles(
                     reasons.append(f"disk {target} was added since, and would be detached")
                 elif paths_then[target] != disk["path"]:
                     reasons.append(f"disk {target} was then in {paths_then[target]}")
-    reasons += [f"{path} is gone" for path in view.missing]
+    reasons += [f"file {path} does not exist any more" for path in view.missing]
     return list(dict.fromkeys([*reasons, *_mistaken(view, name)]))
 
 
