@@ -22,6 +22,7 @@ SERVER = (
     "from tests.warm.server import main; main()"
 )
 REAL = sys.executable
+ENVIRONMENT = pytest.StashKey["Environment"]()
 
 
 class Environment:
@@ -85,8 +86,14 @@ def pytest_configure(config: pytest.Config) -> None:
     runs_tests = hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
     if runs_tests and Path(REAL).with_name("ansible-playbook").exists():
         environment = Environment()
-        config.add_cleanup(environment.close)
+        config.stash[ENVIRONMENT] = environment
         sys.executable = str(environment.python)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End the servers here: pytest-xdist ends a worker before it is unconfigured."""
+    if environment := session.config.stash.get(ENVIRONMENT, None):
+        environment.close()
 
 
 @pytest.fixture
