@@ -42,7 +42,7 @@ def test_who_comes_by_hand_waits_for_a_job_or_fails_with_its_id(
         waited, stopped = patient.result(), stop.result()
     assert refused["code"] == "OPERATION_IN_PROGRESS"
     assert refused["msg"].startswith(f"cannot pause {name}: job-000007 (stop {name}, process ")
-    assert refused["msg"].endswith(" UTC) holds it; waited 1 s")
+    assert refused["msg"].endswith(" UTC) holds the lock; waited 1 s")
     # The one at work was not disturbed, and the one that waited found what that had left.
     assert stopped["code"] == "GUEST_NOT_RESPONDING"
     assert waited["domain"]["state"] == "paused"

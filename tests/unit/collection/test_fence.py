@@ -81,7 +81,7 @@ def test_second_process_waits_and_is_told_who_holds_the_lock(tmp_path: Path) -> 
     assert failure.code == "OPERATION_IN_PROGRESS"
     pattern = (
         r"cannot stop vm-001: job-000007 \(start vm-001, process (\d+), since \d\d:\d\d:\d\d UTC\)"
-        r" holds it; waited 0.5 s"
+        r" holds the lock; waited 0.5 s"
     )
     found = re.fullmatch(pattern, failure.message)
     assert found is not None
@@ -131,7 +131,7 @@ def test_note_of_a_holder_that_died_is_not_believed(tmp_path: Path, note: str) -
         # Not in the parameters, which name the test: each worker has another number.
         (tmp_path / LOCK).write_text(note.replace("OURS", str(os.getpid())))
         message = refused(make(tmp_path)).message
-    assert message == "cannot stop vm-001: another process holds it; waited 0.2 s"
+    assert message == "cannot stop vm-001: another process holds the lock; waited 0.2 s"
 
 
 def test_lower_generation_is_refused_and_equal_one_accepted(tmp_path: Path) -> None:

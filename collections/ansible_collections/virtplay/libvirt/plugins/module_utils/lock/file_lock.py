@@ -68,7 +68,7 @@ def _acquire(descriptor: int, task: str, timeout: float) -> Wait:
             wait.seconds = time.monotonic() - started
             if wait.seconds >= timeout:
                 raise Failure(
-                    f"cannot {task}: {found} holds it; waited {round(timeout, 1):g} s",
+                    f"cannot {task}: {found} holds the lock; waited {round(timeout, 1):g} s",
                     "OPERATION_IN_PROGRESS",
                 ) from None
             time.sleep(_POLL_SECONDS)
