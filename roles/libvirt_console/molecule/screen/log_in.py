@@ -1,4 +1,4 @@
-"""Molecule: logs in to a VNC server on a host's loopback, and tells by its status whether it could.
+"""Molecule: log in to a VNC server on a host's loopback address; the exit status shows the result.
 
 Usage: log_in.py PORT PASSWORD SSH-COMMAND …
 """
@@ -12,7 +12,7 @@ from tests.rfb import RfbRefused, shake_hands
 
 
 async def main(port: str, password: str, *ssh: str) -> int:
-    """Return 0 when the server lets us in, 3 when it refuses."""
+    """Return 0 if the server accepts the password, 3 if it refuses it."""
     tunnel = await asyncio.create_subprocess_exec(
         *ssh,
         "-W",
