@@ -15,7 +15,7 @@ from ansible_collections.virtplay.libvirt.plugins.inventory.libvirt import (
     COLLECTIONS,
     InventoryModule,
     _environment,
-    _read_answer,
+    _read_results,
 )
 
 Domains = dict[str, list[dict[str, Any]]]
@@ -101,7 +101,7 @@ def answer(hosts: dict[str, Any]) -> str:
 
 def read(stdout: str, stderr: str = "") -> tuple[Domains, list[str]]:
     done = subprocess.CompletedProcess([], 0, stdout, stderr)
-    found: tuple[Domains, list[str]] = _read_answer(done)
+    found: tuple[Domains, list[str]] = _read_results(done)
     return found
 
 

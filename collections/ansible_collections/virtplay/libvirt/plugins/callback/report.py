@@ -112,7 +112,7 @@ from ansible_collections.virtplay.libvirt.plugins.plugin_utils.run_report import
 # The service sets this variable for the playbooks that it runs itself, which are already jobs.
 SERVICE_MARK = "VIRTPLAY_RUN"
 HOSTS_LIMIT = 1000
-BROKEN_OFF = {
+INTERRUPTED = {
     "code": "RUN_INTERRUPTED",
     "message": "cannot finish: the run stopped before its end",
 }
@@ -147,7 +147,7 @@ class CallbackModule(CallbackBase):
             self.disabled = True
             return
         url, token = str(self.get_option("url")), str(self.get_option("token") or "")
-        self._where = url
+        self._url = url
         if not url.startswith(("http://", "https://")):
             self._warn(f"cannot use the URL {url}: it must be like http://localhost:3000")
             self.disabled = True
@@ -170,15 +170,15 @@ class CallbackModule(CallbackBase):
         """Begin the report with the first play."""
         manager = play.get_variable_manager()
         variables = manager.get_vars(play=play)
-        everybody = [str(host) for host in variables.get("ansible_play_hosts_all") or ()]
+        all_hosts = [str(host) for host in variables.get("ansible_play_hosts_all") or ()]
         batch = variables.get("ansible_play_batch") or ()
         if self._sender is None:
             self._begin(dict(manager.extra_vars))
         number = self._plays.index(play._uuid) if play._uuid in self._plays else 0
         self._last_task = None
-        self._meter.begin_play(number, len(batch) / len(everybody) if everybody else 1.0)
-        self._hosts += [host for host in everybody if host not in self._hosts]
-        self._tell(hosts=self._hosts[:HOSTS_LIMIT], domains=self._domains.listed())
+        self._meter.begin_play(number, len(batch) / len(all_hosts) if all_hosts else 1.0)
+        self._hosts += [host for host in all_hosts if host not in self._hosts]
+        self._update(hosts=self._hosts[:HOSTS_LIMIT], domains=self._domains.listed())
         self._add("playbook_on_play_start", banner(f"PLAY [{play.get_name().strip()}]"))
 
     def v2_playbook_on_no_hosts_matched(self) -> None:
@@ -213,9 +213,9 @@ class CallbackModule(CallbackBase):
     def v2_runner_on_ok(self, result: Any) -> None:
         """Report a task that succeeded on one host."""
         host, answer = _host_of(result), _answer_of(result)
-        self._see(answer, host)
+        self._note_domains(answer, host)
         word = "changed" if answer.get("changed") else "ok"
-        text = "" if _is_loop(result) else result_line(word, host, text=_told(answer))
+        text = "" if _is_loop(result) else result_line(word, host, text=_terminal_text(answer))
         self._add("runner_on_ok", text, result, res=result_of(answer, self._redactor))
 
     def v2_runner_on_skipped(self, result: Any) -> None:
@@ -243,10 +243,10 @@ class CallbackModule(CallbackBase):
     def v2_runner_item_on_ok(self, result: Any) -> None:
         """Log one item of a loop."""
         host, answer = _host_of(result), _answer_of(result)
-        self._see(answer, host)
+        self._note_domains(answer, host)
         word = "changed" if answer.get("changed") else "ok"
         item = self._get_item_label(answer)
-        self._add("output", result_line(word, host, item=item, text=_told(answer)), result)
+        self._add("output", result_line(word, host, item=item, text=_terminal_text(answer)), result)
 
     def v2_runner_item_on_failed(self, result: Any) -> None:
         """Log a failed item of a loop, and store its reason, which the task's result lacks."""
@@ -299,7 +299,7 @@ class CallbackModule(CallbackBase):
         }
         self._sender = Sender(self._post, begin)
         self._sender.start()
-        atexit.register(self._break_off)
+        atexit.register(self._report_interruption)
         self._watch_signals()
 
     def _begin_task(self, task: Any, word: str) -> None:
@@ -319,13 +319,13 @@ class CallbackModule(CallbackBase):
             }
         )
 
-    def _see(self, answer: Any, host: str) -> None:
+    def _note_domains(self, answer: Any, host: str) -> None:
         if self._sender is not None and self._domains.add(answer, host):
-            self._tell(domains=self._domains.listed())
+            self._update(domains=self._domains.listed())
 
-    def _tell(self, **news: Any) -> None:
+    def _update(self, **changes: Any) -> None:
         if self._sender is not None:
-            self._sender.update(**news)
+            self._sender.update(**changes)
 
     def _add(self, event: str, text: str, result: Any = None, **more: Any) -> None:
         if self._sender is None:
@@ -341,19 +341,17 @@ class CallbackModule(CallbackBase):
         sender, self._sender = self._sender, None
         if sender is None:
             return
-        atexit.unregister(self._break_off)
+        atexit.unregister(self._report_interruption)
         sender.close(**end)
         if sender.problem:
-            self._warn(
-                f"cannot report this run to {self._where}, or not all of it: {sender.problem}"
-            )
+            self._warn(f"cannot fully report this run to {self._url}: {sender.problem}")
 
-    def _break_off(self) -> None:
+    def _report_interruption(self) -> None:
         # A forked child inherits this exit handler, but the run belongs to the parent process.
         if os.getpid() != self._process:
             return
         if self._interrupted_by is None:
-            self._end(outcome="failed", error=BROKEN_OFF)
+            self._end(outcome="failed", error=INTERRUPTED)
             return
         message = (
             f"cannot finish: {self._interrupted_by} interrupted the run; tasks that it had started"
@@ -381,7 +379,7 @@ class CallbackModule(CallbackBase):
         # the process ends without cleanup, so the report is finished here.
         try:
             if number != signal.SIGINT:
-                self._break_off()
+                self._report_interruption()
         finally:
             if callable(handler):
                 handler(number, frame)
@@ -410,7 +408,7 @@ def _is_loop(result: Any) -> bool:
     return bool(_task_of(result).loop) and "results" in _answer_of(result)
 
 
-def _told(answer: Any) -> str:
+def _terminal_text(answer: Any) -> str:
     """Return the message of a task that always prints it on the terminal, like debug."""
     return str(answer.get("msg") or "") if answer.get("_ansible_verbose_always") else ""
 

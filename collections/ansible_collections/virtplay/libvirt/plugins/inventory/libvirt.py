@@ -296,7 +296,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             text=True,
             check=False,
         )
-        return _read_answer(done)
+        return _read_results(done)
 
     def _address_choice(self) -> AddressChoice:
         networks = [ipaddress.ip_network(text) for text in self.get_option("address_networks")]
@@ -321,7 +321,7 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _read_answer(
+def _read_results(
     done: subprocess.CompletedProcess[str],
 ) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     """Return {host: domains} and a message per failed host from the output of ansible."""

@@ -239,10 +239,10 @@ class FleetTask:
             if dom.name() in declared | set(self.params["keep"]) or dom.UUIDString() in uuids:
                 continue
             try:
-                ours = parse_domain(dom.XMLDesc())["metadata"] is not None
+                has_metadata = parse_domain(dom.XMLDesc())["metadata"] is not None
             except libvirt.libvirtError:
                 continue  # deleted since it was listed
-            if ours:
+            if has_metadata:
                 others.append(dom.name())
         return sorted(others)
 

@@ -196,7 +196,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.values import IMA
 
 
 @dataclass(frozen=True)
-class Wish:
+class Request:
     """The requested template; exactly one of url and path is set."""
 
     name: str
@@ -262,7 +262,7 @@ def main() -> None:
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """Do the module's work; return its result, or raise Failure."""
     check_values(IMAGE, params)
-    wish = Wish(
+    request = Request(
         name=params["name"],
         url=params["url"],
         path=params["path"],
@@ -271,66 +271,66 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         format=params["format"],
     )
     store = TemplateStore(Path(params["templates_path"]))
-    before = store.manifest(wish.name)
-    if up_to_date(before, wish, params["force"]):
+    before = store.manifest(request.name)
+    if up_to_date(before, request, params["force"]):
         return result_of(store, before, before)
     if check_mode:
-        return result_of(store, before, planned(wish))
+        return result_of(store, before, planned(request))
     fetcher = Fetcher(params["mirror"], params["timeout"])
-    with store.locked(wish.name, fetcher.deadline.left()):
+    with store.locked(request.name, fetcher.deadline.left()):
         # The run that held the lock may have installed the same template.
-        before = store.manifest(wish.name)
-        if up_to_date(before, wish, params["force"]):
+        before = store.manifest(request.name)
+        if up_to_date(before, request, params["force"]):
             return result_of(store, before, before)
-        after = bring(wish, store, fetcher, params["max_virtual_size"], before)
+        after = install(request, store, fetcher, params["max_virtual_size"], before)
     return result_of(store, before, after)
 
 
-def up_to_date(before: dict[str, Any] | None, wish: Wish, force: bool) -> bool:
+def up_to_date(before: dict[str, Any] | None, request: Request, force: bool) -> bool:
     """Return whether the template on the host is the requested one."""
-    return before is not None and before.get("spec_hash") == wish.hash and not force
+    return before is not None and before.get("spec_hash") == request.hash and not force
 
 
-def planned(wish: Wish) -> dict[str, Any]:
+def planned(request: Request) -> dict[str, Any]:
     """Return the part of the manifest that is known before the image is fetched."""
     return {
-        "name": wish.name,
-        "os": wish.os,
+        "name": request.name,
+        "os": request.os,
         "format": "qcow2",
-        "source": wish.source,
-        "spec_hash": wish.hash,
+        "source": request.source,
+        "spec_hash": request.hash,
     }
 
 
-def bring(
-    wish: Wish,
+def install(
+    request: Request,
     store: TemplateStore,
     fetcher: Fetcher,
     limit_gib: int,
     before: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Fetch, verify, convert and store the image; return the new manifest."""
-    temporary = store.temporary(wish.name)
-    expected = expected_checksum(wish, fetcher)
+    temporary = store.temporary(request.name)
+    expected = expected_checksum(request, fetcher)
     algorithms = {"sha256"} | ({expected.algorithm} if expected else set())
-    digests = fetch(wish, fetcher, temporary, algorithms, limit_gib << 30)
+    digests = fetch(request, fetcher, temporary, algorithms, limit_gib << 30)
     if expected and digests[expected.algorithm] != expected.digest:
         raise Failure(
-            f"cannot use image {wish.source}: its checksum is "
+            f"cannot use image {request.source}: its checksum is "
             f"{expected.algorithm}:{digests[expected.algorithm]}, expected {expected}",
             "CHECKSUM_MISMATCH",
         )
-    image = inspect_image(temporary, wish.format, wish.source)
-    check_virtual_size(image, limit_gib, wish.source)
+    image = inspect_image(temporary, request.format, request.source)
+    check_virtual_size(image, limit_gib, request.source)
     digest = digests["sha256"]
     if image.name == "raw":
-        temporary, digest = convert(temporary, store, wish, fetcher)
-        image = inspect_image(temporary, "qcow2", wish.source)
+        temporary, digest = convert(temporary, store, request, fetcher)
+        image = inspect_image(temporary, "qcow2", request.source)
     else:
-        check_integrity(temporary, wish, fetcher)
+        check_integrity(temporary, request, fetcher)
     manifest = {
-        **planned(wish),
-        "file": f"{wish.name}-{digest[:12]}.qcow2",
+        **planned(request),
+        "file": f"{request.name}-{digest[:12]}.qcow2",
         "sha256": digest,
         "virtual_size_bytes": image.virtual_size_bytes,
         "created_at": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -343,33 +343,35 @@ def bring(
     return manifest
 
 
-def expected_checksum(wish: Wish, fetcher: Fetcher) -> Checksum | None:
+def expected_checksum(request: Request, fetcher: Fetcher) -> Checksum | None:
     """Return the checksum the image must have; read it from the checksum file if that is a URL."""
-    if wish.checksum is None:
+    if request.checksum is None:
         return None
-    checksum = parse_checksum(wish.checksum)
+    checksum = parse_checksum(request.checksum)
     if checksum is None:
-        file_name = unquote(urlsplit(wish.source).path.rsplit("/", 1)[-1])
-        checksum = find_checksum(fetcher.read_text(wish.checksum), file_name, wish.checksum)
+        file_name = unquote(urlsplit(request.source).path.rsplit("/", 1)[-1])
+        checksum = find_checksum(fetcher.read_text(request.checksum), file_name, request.checksum)
     return checksum
 
 
 def fetch(
-    wish: Wish, fetcher: Fetcher, target: Path, algorithms: set[str], limit: int
+    request: Request, fetcher: Fetcher, target: Path, algorithms: set[str], limit: int
 ) -> dict[str, str]:
     """Write the unchanged image to target; return its hex digests by algorithm."""
-    if wish.url:
-        return fetcher.save(wish.url, target, algorithms, limit)
-    with open_regular(Path(wish.source)) as file:
+    if request.url:
+        return fetcher.save(request.url, target, algorithms, limit)
+    with open_regular(Path(request.source)) as file:
         size = os.fstat(file.fileno()).st_size
-        incoming = Incoming(file, wish.source, size)
+        incoming = Incoming(file, request.source, size)
         return copy_stream(incoming, target, algorithms, limit, fetcher.deadline)
 
 
-def convert(raw: Path, store: TemplateStore, wish: Wish, fetcher: Fetcher) -> tuple[Path, str]:
+def convert(
+    raw: Path, store: TemplateStore, request: Request, fetcher: Fetcher
+) -> tuple[Path, str]:
     """Convert a raw image to qcow2; return the new path and its SHA-256 (hex)."""
-    target = store.temporary(wish.name)
-    qemu_img(["convert", "-f", "raw", "-O", "qcow2", str(raw), str(target)], wish, fetcher)
+    target = store.temporary(request.name)
+    qemu_img(["convert", "-f", "raw", "-O", "qcow2", str(raw), str(target)], request, fetcher)
     raw.unlink()
     with target.open("rb+") as file:
         os.fsync(file.fileno())
@@ -381,16 +383,18 @@ def convert(raw: Path, store: TemplateStore, wish: Wish, fetcher: Fetcher) -> tu
     return target, digest.hexdigest()
 
 
-def check_integrity(path: Path, wish: Wish, fetcher: Fetcher) -> None:
+def check_integrity(path: Path, request: Request, fetcher: Fetcher) -> None:
     """Raise Failure if qemu-img reports that the qcow2's tables are damaged or truncated."""
-    done = qemu_img(["check", "-f", "qcow2", "--output=json", str(path)], wish, fetcher, {0, 2, 3})
+    done = qemu_img(
+        ["check", "-f", "qcow2", "--output=json", str(path)], request, fetcher, {0, 2, 3}
+    )
     # Status 3 means leaked clusters, which only waste space.
     if done.returncode == 2 or json.loads(done.stdout or "{}").get("check-errors"):
-        raise Failure(f"cannot use image {wish.source}: qcow2 is damaged", "IMAGE_REFUSED")
+        raise Failure(f"cannot use image {request.source}: qcow2 is damaged", "IMAGE_REFUSED")
 
 
 def qemu_img(
-    arguments: list[str], wish: Wish, fetcher: Fetcher, accepted: set[int] | None = None
+    arguments: list[str], request: Request, fetcher: Fetcher, accepted: set[int] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run qemu-img within the deadline; raise Failure if its exit status is not accepted."""
     program = shutil.which("qemu-img")
@@ -406,12 +410,12 @@ def qemu_img(
         )
     except subprocess.TimeoutExpired as error:
         raise Failure(
-            f"cannot prepare {wish.source}: qemu-img took too long", "DOWNLOAD_FAILED"
+            f"cannot prepare {request.source}: qemu-img took too long", "DOWNLOAD_FAILED"
         ) from error
     if done.returncode not in (accepted or {0}):
         full = "No space left" in done.stderr
         raise Failure(
-            f"cannot use image {wish.source}: {done.stderr.strip()[-500:]}",
+            f"cannot use image {request.source}: {done.stderr.strip()[-500:]}",
             "INSUFFICIENT_RESOURCES" if full else "IMAGE_REFUSED",
         )
     return done
