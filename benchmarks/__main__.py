@@ -7,13 +7,13 @@ from which the tables of docs/performance.md are written.
 import argparse
 import json
 
-from benchmarks import actions, console, fleet, history, observation, scrape
+from benchmarks import actions, console, history, observation, scrape, vms
 from benchmarks.tables import keep, write_tables
 
 BENCHES = {
     "actions": actions.bench,
     "console": console.bench,
-    "fleet": fleet.bench,
+    "vms": vms.bench,
     "scrape": scrape.bench,
     "history": history.bench,
     "observation": observation.bench,

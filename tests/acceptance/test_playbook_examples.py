@@ -46,18 +46,18 @@ def test_shown_commands_run(lab: Lab, one: Host, tmp_path: Path) -> None:
     declared.write_text(shown_declaration().replace("kvm1", one.name))
     before = guests.traces(one)
     observer = Observer(one)
-    fleet_runs = 0
+    vms_runs = 0
     for command in shown_commands():
         line = command.replace("inventory/hosts.yml", str(lab.inventory)).replace("kvm1", one.name)
         if "vm_stop" in command:
             guests.booted(one, VM)
         said = run_line(line.replace("inventory/vms.yml", str(declared))).stdout
         if "playbooks/vms.yml" in command:
-            expect_of_fleet(fleet_runs, said, one)
-            fleet_runs += 1
+            expect_of_vms(vms_runs, said, one)
+            vms_runs += 1
         else:
             observer.expect_after(command, said)
-    assert fleet_runs == 4
+    assert vms_runs == 4
     assert guests.traces(one) == before
 
 
@@ -68,7 +68,7 @@ def shown_declaration() -> str:
     return str(block)
 
 
-def expect_of_fleet(run: int, said: str, host: Host) -> None:
+def expect_of_vms(run: int, said: str, host: Host) -> None:
     """What the runs of vms.yml say, and what the host shows: looked, made, again, removed."""
     made = {"shop-1": "running", "shop-2": "shut off"}
     (changed,) = re.findall(r"changed=(\d+)", said)

@@ -27,8 +27,8 @@ from virtplay.store.database import close_database, open_database
 from virtplay.store.tokens import create_token
 from virtplay.store.vms import find_host, save_host
 
+from tests.api.fake_hosts import FakeHost, host_info
 from tests.api.postgres import Cluster, find_programs
-from tests.api.pretend import PretendHost, host_info
 
 PROJECT = Path(__file__).parent / "project"
 ADMIN = "your-token"
@@ -164,7 +164,7 @@ class Service:
     settings: Settings
     app: Any
     logs: list[str]
-    hosts: dict[str, PretendHost] = field(default_factory=dict)
+    hosts: dict[str, FakeHost] = field(default_factory=dict)
 
     async def get(self, path: str, **query: Any) -> Any:
         """`data` of GET /api/v1{path}."""
@@ -315,12 +315,12 @@ async def service(
         yield running
 
 
-def write_inventory(path: Path, hosts: dict[str, PretendHost], **more: dict[str, Any]) -> None:
-    """An inventory of pretended hosts; `more` are host variables by host name."""
+def write_inventory(path: Path, hosts: dict[str, FakeHost], **more: dict[str, Any]) -> None:
+    """An inventory of fake hosts; `more` are host variables by host name."""
     entries = {
         name: {
             "ansible_connection": "local",
-            "pretend_hypervisor": str(host.path),
+            "fake_hypervisor": str(host.path),
             **more.get(name, {}),
         }
         for name, host in hosts.items()
@@ -329,23 +329,23 @@ def write_inventory(path: Path, hosts: dict[str, PretendHost], **more: dict[str,
 
 
 @pytest.fixture
-def pretend_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, PretendHost]:
+def fake_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeHost]:
     """One hypervisor in a file, named in the test's inventory."""
     folder = tmp_path / "hypervisors"
     folder.mkdir()
     # A module that is killed leaves what it was unpacked to.
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    hosts = {"kvm1": PretendHost("kvm1", folder)}
+    hosts = {"kvm1": FakeHost("kvm1", folder)}
     write_inventory(tmp_path / "hosts.yml", hosts)
     return hosts
 
 
 @pytest.fixture
 async def playing(
-    settings: Settings, log_lines: list[str], pretend_hosts: dict[str, PretendHost]
+    settings: Settings, log_lines: list[str], fake_hosts: dict[str, FakeHost]
 ) -> AsyncIterator[Service]:
-    """The whole service: jobs are real plays on the pretended hosts, which are observed."""
+    """The whole service: jobs are real plays on the fake hosts, which are observed."""
     async with _serve(settings, log_lines) as running:
-        running.hosts = pretend_hosts
+        running.hosts = fake_hosts
         await running.until("/hosts", lambda d: all(h["status"] == "ready" for h in d["hosts"]))
         yield running

@@ -27,7 +27,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
 from tests.api.conftest import CATALOGUE, Service, only_sqlite
-from tests.api.pretend import foreign_domain
+from tests.api.fake_hosts import foreign_domain
 from tests.api.test_vms import put_vm
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -16,7 +16,7 @@ from virtplay.store.models import Vm
 from virtplay.store.samples import Resolution, Sample
 
 from tests.api.conftest import Service
-from tests.api.pretend import foreign_domain, host_info
+from tests.api.fake_hosts import foreign_domain, host_info
 from tests.api.test_vms import RUNNING, put_vm
 
 START = 1_767_225_600  # 2026-01-01T00:00:00Z

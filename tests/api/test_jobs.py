@@ -14,7 +14,7 @@ from virtplay.states import VmStatus
 from virtplay.store.models import AuditEntry, Job, JobEvent, Vm
 
 from tests.api.conftest import Service, only_sqlite, write_inventory
-from tests.api.pretend import host_info
+from tests.api.fake_hosts import host_info
 
 
 def living(needle: str) -> list[int]:
@@ -204,7 +204,7 @@ async def test_a_killed_job_process_is_a_failed_job(playing: Service) -> None:
     assert "was killed" in job["error"]["message"]
     assert (await playing.get("/vms/vm-001"))["status"] == "error"
     await none_left(directory)
-    await none_left("pretend_domain")
+    await none_left("fake_domain")
     assert host.read()["done"] == []
 
 
@@ -239,7 +239,7 @@ async def test_a_play_over_its_time_limit_is_ended_with_all_its_processes(
 @only_sqlite
 async def test_a_playbook_that_is_broken_fails_the_job(playing: Service, tmp_path: Path) -> None:
     hosts = playing.hosts
-    write_inventory(tmp_path / "hosts.yml", hosts, kvm1={"pretend_hypervisor": "{{ absent }}"})
+    write_inventory(tmp_path / "hosts.yml", hosts, kvm1={"fake_hypervisor": "{{ absent }}"})
     data = await playing.create()
     job = await playing.wait(data["jobId"])
     assert (job["status"], job["error"]["code"]) == ("failed", "PLAYBOOK_FAILED")
@@ -330,11 +330,11 @@ def nonsense() -> list[Any]:
 async def test_one_host_that_answers_nonsense_hides_no_other(
     playing: Service, tmp_path: Path
 ) -> None:
-    from tests.api.pretend import PretendHost
+    from tests.api.fake_hosts import FakeHost
 
     folder = tmp_path / "more"
     folder.mkdir()
-    hosts = {**playing.hosts, "kvm0": PretendHost("kvm0", folder)}
+    hosts = {**playing.hosts, "kvm0": FakeHost("kvm0", folder)}
     write_inventory(tmp_path / "hosts.yml", hosts)
     await playing.app.ctx.background.reload_inventory()
     observer = playing.app.ctx.services.observer

@@ -5,7 +5,7 @@ from virtplay.store.models import Job, Vm
 from virtplay.store.vms import sync_hosts
 
 from tests.api.conftest import BODY, Service
-from tests.api.pretend import foreign_domain, snapshot_entry
+from tests.api.fake_hosts import foreign_domain, snapshot_entry
 
 NETWORK = {"type": "network", "network": "default", "mac": "52:54:00:00:00:07"}
 

@@ -18,7 +18,7 @@ from virtplay.states import HostStatus, VmStatus
 from virtplay.store.models import AuditEntry, Job, Vm
 
 from tests.api.conftest import Service
-from tests.api.pretend import GIB, foreign_domain, host_info
+from tests.api.fake_hosts import GIB, foreign_domain, host_info
 from tests.api.test_vms import RUNNING, STOPPED, add_vm, put_vm
 
 

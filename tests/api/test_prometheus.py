@@ -17,7 +17,7 @@ from virtplay.states import JobStatus
 from virtplay.store.models import Job
 
 from tests.api.conftest import Service, only_sqlite
-from tests.api.pretend import foreign_domain, host_info
+from tests.api.fake_hosts import foreign_domain, host_info
 
 TARGETS = "/api/v1/prometheus/targets"
 Series = dict[str, list[tuple[dict[str, str], float]]]

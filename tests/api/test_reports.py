@@ -24,8 +24,8 @@ from virtplay.store.models import AuditEntry, Job, JobEvent, ReportedRun, Vm
 from virtplay.store.reports import create_run, find_run, silent_jobs
 
 from tests.api.conftest import Service, _execute
+from tests.api.fake_hosts import foreign_domain
 from tests.api.postgres import Cluster
-from tests.api.pretend import foreign_domain
 from tests.api.test_store import check_schema
 from tests.api.test_vms import put_vm
 

@@ -11,7 +11,7 @@ from virtplay.states import HostStatus, JobStatus, SnapshotStatus, VmStatus
 from virtplay.store.models import AuditEntry, Job, Snapshot, SnapshotSchedule, Vm
 
 from tests.api.conftest import Service, only_sqlite
-from tests.api.pretend import snapshot_entry
+from tests.api.fake_hosts import snapshot_entry
 from tests.api.test_snapshots import (
     FAULT,
     add_snapshot,

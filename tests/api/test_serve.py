@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.api.conftest import ADMIN, BODY, FINISHED, PROJECT, only_sqlite, write_inventory
+from tests.api.fake_hosts import FakeHost
 from tests.api.postgres import free_port
-from tests.api.pretend import PretendHost
 
 pytestmark = pytest.mark.slow
 VIRTPLAY = Path(sys.executable).with_name("virtplay")
@@ -58,7 +58,7 @@ class Server:
         self.address = f"http://127.0.0.1:{self.port}"
         hypervisors = folder / "hypervisors"
         hypervisors.mkdir()
-        self.host = PretendHost("kvm1", hypervisors)
+        self.host = FakeHost("kvm1", hypervisors)
         write_inventory(folder / "hosts.yml", {"kvm1": self.host})
         self.environment = {
             **os.environ,

@@ -1,4 +1,4 @@
-"""API tests: snapshots over HTTP, with plays on pretended hosts and without."""
+"""API tests: snapshots over HTTP, with plays on fake hosts and without."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -21,8 +21,8 @@ from virtplay.store.database import close_database, open_database, tortoise_conf
 from virtplay.store.models import AuditEntry, ConsoleTicket, Job, Snapshot, SnapshotSchedule, Vm
 
 from tests.api.conftest import Service, _execute, only_sqlite
+from tests.api.fake_hosts import foreign_domain, host_info, snapshot_entry
 from tests.api.postgres import Cluster
-from tests.api.pretend import foreign_domain, host_info, snapshot_entry
 from tests.api.test_observation import own_domain
 from tests.api.test_threats import LITERAL
 from tests.api.test_vms import RUNNING, add_vm, put_vm

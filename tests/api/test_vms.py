@@ -11,7 +11,7 @@ from virtplay.store.models import AuditEntry, Job, Vm
 from virtplay.store.vms import create_vm
 
 from tests.api.conftest import BODY, Service
-from tests.api.pretend import foreign_domain
+from tests.api.fake_hosts import foreign_domain
 
 
 async def put_vm(status: VmStatus = VmStatus.STOPPED, **values: Any) -> Vm:

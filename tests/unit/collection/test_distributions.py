@@ -102,7 +102,7 @@ PLAYBOOK = [
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Run the role's tasks on four pretended hosts; return what Ansible says of each task."""
+    """Run the role's tasks on four fake hosts; return what Ansible says of each task."""
     place = tmp_path_factory.mktemp("distributions")
     (place / "play.yml").write_text(json.dumps(PLAYBOOK))
     hosts = {name: {"facts": facts} for name, facts in FACTS.items()}

@@ -55,7 +55,7 @@ def listed(name: str, metadata: str = "") -> Any:
 
 @pytest.fixture
 def bring(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run the module's work with pretend domains on the host; answers its result."""
+    """Run the module's work with fake domains on the host; answers its result."""
     FakeTask.seen = []
     FakeTask.meeting = None
     monkeypatch.setattr(module, "DomainTask", FakeTask)
@@ -66,7 +66,7 @@ def bring(monkeypatch: pytest.MonkeyPatch) -> Any:
         conn = SimpleNamespace(listAllDomains=lambda: list(here))
         monkeypatch.setattr(module, "open_connection", lambda uri: conn)
         warned: list[str] = []
-        pretend: Any = SimpleNamespace(
+        fake: Any = SimpleNamespace(
             params={
                 "uri": "test:///default",
                 "domains": [{**module._unset(), "name": name} for name in names],
@@ -81,7 +81,7 @@ def bring(monkeypatch: pytest.MonkeyPatch) -> Any:
             _diff=True,
             warn=warned.append,
         )
-        return {**module.FleetTask(pretend).run(), "warned": warned}
+        return {**module.DomainsTask(fake).run(), "warned": warned}
 
     return run
 

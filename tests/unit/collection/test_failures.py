@@ -9,12 +9,12 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Fa
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host import failures
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.failures import failure_of
 
-from tests.unit.collection.pretend_libvirt import NO_DOMAIN, OTHER, libvirtError, pretend
+from tests.unit.collection.fake_libvirt import NO_DOMAIN, OTHER, fake, libvirtError
 
 
 @pytest.fixture(autouse=True)
 def _libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, failures)
+    fake(monkeypatch, failures)
 
 
 @pytest.mark.parametrize(

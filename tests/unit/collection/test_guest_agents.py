@@ -14,7 +14,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.agents im
     parse_filesystems,
 )
 
-from tests.unit.collection.pretend_libvirt import libvirtError, pretend
+from tests.unit.collection.fake_libvirt import fake, libvirtError
 
 
 def flat(*entries: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Connection:
 
 @pytest.fixture(autouse=True)
 def _libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, guest_agents, addresses)
+    fake(monkeypatch, guest_agents, addresses)
     addresses.libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT = 1
 
 

@@ -13,7 +13,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.monitor i
     query_monitors,
 )
 
-from tests.unit.collection.pretend_libvirt import libvirtError, pretend
+from tests.unit.collection.fake_libvirt import fake, libvirtError
 
 OCCUPIED = 2
 
@@ -72,7 +72,7 @@ class Host:
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Any:
-    pretend(monkeypatch, monitor)
+    fake(monkeypatch, monitor)
     monkeypatch.setattr(monitor, "seems_stopped", lambda name: name.startswith("stopped"))
     host = Host()
     before = set(threading.enumerate())

@@ -13,7 +13,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.power impo
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 
-from tests.unit.collection.pretend_libvirt import NO_DOMAIN, OTHER, libvirtError, pretend
+from tests.unit.collection.fake_libvirt import NO_DOMAIN, OTHER, fake, libvirtError
 
 RUNNING, STOPPED = 1, 5
 
@@ -51,7 +51,7 @@ class Domain:
 
 @pytest.fixture(autouse=True)
 def _libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, power)
+    fake(monkeypatch, power)
     monkeypatch.setattr(power, "PRESS_SECONDS", 0.1)
     monkeypatch.setattr(power, "_POLL_SECONDS", 0.01)
 

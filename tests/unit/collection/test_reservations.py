@@ -12,7 +12,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.reservations
     remove_reservation,
 )
 
-from tests.unit.collection.pretend_libvirt import NO_NETWORK, OTHER, libvirtError, pretend
+from tests.unit.collection.fake_libvirt import NO_NETWORK, OTHER, fake, libvirtError
 
 MAC, OTHER_MAC = "52:54:00:00:00:01", "52:54:00:00:00:02"
 ADD, DELETE = 3, 2
@@ -66,7 +66,7 @@ class Connection:
 
 @pytest.fixture(autouse=True)
 def _libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, reservations)
+    fake(monkeypatch, reservations)
 
 
 def host(mac: str, ip: str, **more: str) -> str:

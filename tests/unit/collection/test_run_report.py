@@ -78,7 +78,7 @@ def test_run_is_about_the_domains_of_its_results() -> None:
     assert [domain["uuid"] for domain in domains.listed()] == [UUID, OTHER]
 
 
-def test_of_a_fleet_those_count_that_were_touched() -> None:
+def test_of_several_vms_those_count_that_were_touched() -> None:
     domains = Domains({})
     vms = [
         {"name": "web-1", "outcome": "created"},

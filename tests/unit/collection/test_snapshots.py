@@ -20,7 +20,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.change i
     list_snapshots,
 )
 
-from tests.unit.collection.pretend_libvirt import OTHER, libvirtError, pretend
+from tests.unit.collection.fake_libvirt import OTHER, fake, libvirtError
 
 NO_SNAPSHOT = 72
 
@@ -60,7 +60,7 @@ class Domain:
 
 @pytest.fixture(autouse=True)
 def _libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, snapshots)
+    fake(monkeypatch, snapshots)
 
 
 @pytest.mark.parametrize(

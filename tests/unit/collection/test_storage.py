@@ -25,7 +25,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.storage impo
     wanted_size,
 )
 
-from tests.unit.collection.pretend_libvirt import NO_POOL, NO_VOLUME, OTHER, libvirtError, pretend
+from tests.unit.collection.fake_libvirt import NO_POOL, NO_VOLUME, OTHER, fake, libvirtError
 
 UUID = "0157c680-d8f0-4d2a-855a-94a165065017"
 GIB = 1 << 30
@@ -98,7 +98,7 @@ class Connection:
 
 @pytest.fixture(autouse=True)
 def _libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, storage)
+    fake(monkeypatch, storage)
     storage.libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE = 2
 
 

@@ -167,7 +167,7 @@ def domain_options() -> dict[str, Any]:
     return options
 
 
-class FleetTask:
+class DomainsTask:
     """One run of the module, which collects the outcome of each domain in the given order."""
 
     def __init__(self, module: SeedModule) -> None:
@@ -291,7 +291,7 @@ def main() -> None:
 
 def run(module: SeedModule) -> dict[str, Any]:
     """Return the module's result; fail the module with it if a domain has failed."""
-    result = FleetTask(module).run()
+    result = DomainsTask(module).run()
     failed = [f"{vm['name']}: {vm['msg']}" for vm in result["vms"] if vm["outcome"] == FAILED]
     if failed:
         module.fail_json(

@@ -23,14 +23,14 @@ def host_info(
     """What the module host_info answers: memory MiB, disk_free GiB of the pool `default`."""
     info: dict[str, Any] = {
         "host": {
-            "hostname": "pretend",
+            "hostname": "fake",
             "uuid": "0157c680-d8f0-4d2a-855a-94a165065017",
             "uri": "qemu:///system",
             "arch": "x86_64",
             "virt_type": "qemu",
             "virt_reason": "there is no /dev/kvm",
             "cpus": cpus,
-            "cpu_model": "Pretend CPU",
+            "cpu_model": "Fake CPU",
             "memory_bytes": memory * MIB,
             "memory_free_bytes": memory * MIB // 2,
             "kernel": "6.1.0",
@@ -153,7 +153,7 @@ def snapshot_entry(name: str, **values: Any) -> dict[str, Any]:
     }
 
 
-class PretendHost:
+class FakeHost:
     """One hypervisor: its file is what the modules in project/library read and write."""
 
     def __init__(self, name: str, folder: Path) -> None:

@@ -84,7 +84,7 @@ def bench(*, quick: bool) -> Iterator[Figure]:
     for hosts in (1,) if quick else HOSTS:
         with (
             Lab(hosts=hosts) as lab,
-            tempfile.TemporaryDirectory(prefix="virtplay-fleet-") as place,
+            tempfile.TemporaryDirectory(prefix="virtplay-vms-") as place,
         ):
             declared, community = Path(place) / "vms.yml", Path(place) / "community.yml"
             declared.write_text(yaml.safe_dump(declare(lab.hosts, vms)))

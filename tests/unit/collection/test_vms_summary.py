@@ -1,4 +1,4 @@
-"""Tests of the callback plugin fleet_summary: what it tells of a run, however that has ended."""
+"""Tests of the callback plugin vms_summary: what it tells of a run, however that has ended."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.callback import fleet_summary
-from ansible_collections.virtplay.libvirt.plugins.callback.fleet_summary import (
+from ansible_collections.virtplay.libvirt.plugins.callback import vms_summary
+from ansible_collections.virtplay.libvirt.plugins.callback.vms_summary import (
     MODULE,
     CallbackModule,
 )
@@ -82,7 +82,7 @@ def test_every_host_of_the_play_is_told_of_once(run: Run) -> None:
 
 
 def test_dry_run_tells_what_would_be_done(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet_summary.context, "CLIARGS", {"check": True})
+    monkeypatch.setattr(vms_summary.context, "CLIARGS", {"check": True})
     run.begin(COMPARE)
     for host in HOSTS:
         run.answer(host, COMPARE, vms=vms(a="created"))

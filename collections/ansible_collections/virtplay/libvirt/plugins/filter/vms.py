@@ -27,7 +27,7 @@ def domains(
         raise AnsibleFilterError(str(error)) from error
 
 
-def fleet_summary(
+def vms_summary(
     hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str], dry_run: bool = False
 ) -> list[str]:
     """Return one line per host with what the role's entry point `vms` did, or would do if dry_run.
@@ -55,5 +55,5 @@ class FilterModule:
         return {
             "devices": simple_devices,
             "domains": domains,
-            "fleet_summary": fleet_summary,
+            "vms_summary": vms_summary,
         }

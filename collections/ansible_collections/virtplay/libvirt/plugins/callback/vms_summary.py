@@ -1,11 +1,11 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Print the outcome of each declared VM at the end of a run (callback `fleet_summary`)."""
+"""Print the outcome of each declared VM at the end of a run (callback `vms_summary`)."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-name: fleet_summary
+name: vms_summary
 type: aggregate
 short_description: Summarizes the outcome of the declared VMs at the end of a run
 version_added: 0.1.0
@@ -26,12 +26,12 @@ requirements:
 
 EXAMPLES = r"""
 shell: |
-  export ANSIBLE_CALLBACKS_ENABLED=virtplay.libvirt.fleet_summary
+  export ANSIBLE_CALLBACKS_ENABLED=virtplay.libvirt.vms_summary
   ansible-playbook virtplay.libvirt.vms -i inventory/hosts.yml -i inventory/vms.yml
 
 ansible.cfg: |
   [defaults]
-  callbacks_enabled = virtplay.libvirt.fleet_summary
+  callbacks_enabled = virtplay.libvirt.vms_summary
 """
 
 from collections.abc import Mapping
@@ -60,7 +60,7 @@ class CallbackModule(CallbackBase):
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
-    CALLBACK_NAME = "virtplay.libvirt.fleet_summary"
+    CALLBACK_NAME = "virtplay.libvirt.vms_summary"
     CALLBACK_NEEDS_ENABLED = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -20,11 +20,11 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan impor
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import DomainState
 
-from tests.api.pretend import PretendHost, foreign_domain, snapshot_entry
+from tests.api.fake_hosts import FakeHost, foreign_domain, snapshot_entry
 
 ROOT = Path(__file__).parents[2]
 MODULES = ROOT / "collections/ansible_collections/virtplay/libvirt/plugins/modules"
-STAND_INS = ROOT / "tests/api/project/library"
+FAKES = ROOT / "tests/api/project/library"
 IDENTITY = str(uuid.UUID(int=1))
 NEW = {
     "uuid": IDENTITY, "name": "vm-001", "title": "web", "description": "the front",
@@ -97,7 +97,7 @@ def differences(value: Any, sample: Any, where: str) -> Iterator[str]:
 
 
 def check(module: str, answer: Mapping[str, Any]) -> None:
-    """Compare the whole answer of a stand-in with RETURN of the module that it plays."""
+    """Compare the whole answer of a fake with RETURN of the module that it plays."""
     entries = documented(module)
     unasked = {key for key, entry in entries.items() if entry["returned"] != "success"}
     keys = answer.keys() - {"changed", "invocation"}
@@ -116,16 +116,16 @@ def check(module: str, answer: Mapping[str, Any]) -> None:
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> PretendHost:
-    return PretendHost("kvm1", tmp_path)
+def host(tmp_path: Path) -> FakeHost:
+    return FakeHost("kvm1", tmp_path)
 
 
 @pytest.fixture
-def call(host: PretendHost, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Call a stand-in, and compare its answer."""
+def call(host: FakeHost, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Call a fake, and compare its answer."""
 
     def run(module: str, **arguments: Any) -> dict[str, Any]:
-        path = STAND_INS / f"pretend_{module}.py"
+        path = FAKES / f"fake_{module}.py"
         specification = importlib.util.spec_from_file_location(path.stem, path)
         assert specification is not None
         assert specification.loader is not None
@@ -172,7 +172,7 @@ def test_life_of_a_domain(call: Any) -> None:
     ],
 )  # fmt: skip
 def test_changes_are_those_of_the_real_plan(
-    call: Any, host: PretendHost, state: str, given: dict[str, Any]
+    call: Any, host: FakeHost, state: str, given: dict[str, Any]
 ) -> None:
     call("domain", action="create", given={**NEW, "state": state})
     (domain,) = host.domains()
@@ -215,6 +215,6 @@ def test_consoles(call: Any, kind: str) -> None:
     call("console", uuid=IDENTITY, type=kind, password="secret", seconds=60)
 
 
-def test_domains_of_others(call: Any, host: PretendHost) -> None:
+def test_domains_of_others(call: Any, host: FakeHost) -> None:
     host.put(foreign_domain(snapshots=[snapshot_entry("one")]))
     call("host_info")

@@ -47,7 +47,7 @@ class libvirtError(Exception):  # noqa: N801 - the binding's own name
         return self.code
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, *users: ModuleType) -> None:
+def fake(monkeypatch: pytest.MonkeyPatch, *users: ModuleType) -> None:
     """Give these files, and the one that knows the error codes, libvirt's names."""
     from ansible_collections.virtplay.libvirt.plugins.module_utils.host import connection
 
