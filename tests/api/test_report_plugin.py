@@ -152,7 +152,7 @@ async def test_run_that_is_ended_says_so_at_once(
     assert process.returncode == exit_code
     job = await only_job(service)
     assert (job["status"], job["error"]["code"]) == ("cancelled", "RUN_INTERRUPTED")
-    assert f"ended by {number.name};" in job["error"]["message"]
+    assert f"cannot finish: {number.name} interrupted the run;" in job["error"]["message"]
     assert job["error"]["task"] == "Wait"
 
 
@@ -166,7 +166,7 @@ async def test_run_that_breaks_off_by_itself_has_failed(
     assert code not in (0, 2), said
     job = await only_job(service)
     assert (job["status"], job["error"]["code"]) == ("failed", "RUN_INTERRUPTED")
-    assert "broke off" in job["error"]["message"]
+    assert "the run stopped before its end" in job["error"]["message"]
 
 
 async def test_runs_of_the_service_itself_are_not_reported(
@@ -193,7 +193,7 @@ async def test_service_that_does_not_answer_is_one_warning_and_no_delay(
     port = server.sockets[0].getsockname()[1]
     for environment, reason in (
         ({**to(service), "VIRTPLAY_TOKEN": "wrong-token"}, "wrong, expired or revoked"),
-        ({**to(service), "VIRTPLAY_TOKEN": ""}, "without a token"),
+        ({**to(service), "VIRTPLAY_TOKEN": ""}, "no token; set VIRTPLAY_TOKEN"),
         ({**to(service), "VIRTPLAY_URL": "http://127.0.0.1:1"}, "Connection refused"),
         ({**to(service), "VIRTPLAY_URL": f"http://127.0.0.1:{port}"}, "does not respond"),
     ):
