@@ -41,7 +41,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def _methods_of(path: str) -> list[str]:
-    """Return the methods of a path; Sanic reports them only for paths without parameters."""
+    """Return the methods of a path; Sanic 25.12 reports them only for paths without parameters."""
     shapes = {route: re.sub(r"\{\w+\}", "[^/]+", route.path) for route in ROUTES}
     return sorted(
         route.method for route, shape in shapes.items() if re.fullmatch(shape + "/?", path)
@@ -129,7 +129,7 @@ def _add_console(app: Sanic[Any, Any]) -> None:
     async def serve(request: Request, vm_id: str) -> None:
         await serve_console(request, request.app.ctx.services, vm_id)
 
-    # Not a websocket route of Sanic, which sends 101 before it calls the handler.
+    # Not a websocket route of Sanic 25.12, which sends 101 before it calls the handler.
     app.enable_websocket()
     serve.is_websocket = True  # type: ignore[attr-defined]
     add_route(app, serve, "/console/<vm_id:str>", methods=["GET"])

@@ -47,7 +47,8 @@ class Client:
     """One connection to the service; paths are relative to /api/v1."""
 
     def __init__(self, connection: Connection) -> None:
-        # httpx loads its own command line, with click and rich, where it can: 0.07 s for nothing.
+        # httpx 0.28 imports its own command line, with click and rich, if they are installed,
+        # which takes 0.07 s: https://github.com/encode/httpx/pull/3547
         sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
         import httpx  # noqa: PLC0415 - help needs none
 

@@ -75,7 +75,7 @@ def serve(
     """
     # A reload that is requested before the service has started; it handles the signal from then on.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # Sanic warns about production mode in one process, which is what this is.
+    # Sanic 25.12 warns about a single process in production, which is intended here.
     os.environ["SANIC_IGNORE_PRODUCTION_WARNING"] = "true"
 
     from virtplay.app import create_app  # noqa: PLC0415
@@ -105,7 +105,7 @@ def _read_tls(settings: "Settings") -> ssl.SSLContext | None:
     certificate, key = settings.tls_certificate, settings.tls_key
     if certificate is None or key is None:
         return None
-    # Not Sanic's own: 25.12 raises KeyError on a certificate without subjectAltName.
+    # Not the context of Sanic: 25.12 raises KeyError on a certificate without subjectAltName.
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])
     try:

@@ -300,7 +300,8 @@ async def connect(address: Address) -> asyncssh.SSHClientConnection:
         options = await asyncio.to_thread(_options, address, own)
         if not isinstance(options.tunnel, str):
             return await asyncssh.connect(address.host, options=options)
-        # By itself, asyncssh 2.24 would use ~/.ssh/config for jump hosts, even for their host keys.
+        # asyncssh 2.24 itself would use ~/.ssh/config for jump hosts, even for their host keys:
+        # https://github.com/ronf/asyncssh/issues/698
         way = await connect(jump_address(address, options.tunnel))
         try:
             connection = await asyncssh.connect(address.host, options=options, tunnel=way)

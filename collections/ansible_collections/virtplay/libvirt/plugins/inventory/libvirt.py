@@ -214,7 +214,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         definitions = self.option_definitions
         known = {*definitions, *(a for its in definitions.values() for a in its.get("aliases", ()))}
         faults = unknown_keys(given, known, noun="option")
-        # Ansible reads every text that does not mean true as false.
+        # ansible-core 2.19 reads every text that does not mean true as false.
         switches = {
             option: {**its, "type": "bool"}
             for option, its in definitions.items()
@@ -222,7 +222,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         }
         faults += check_options(switches, given)[0]
         for option in ("compose", "groups"):
-            # A vault value is not a str, and Ansible would ignore it silently.
+            # A vault value is not a str, and ansible-core 2.19 would ignore it silently.
             faults += [
                 f"cannot use {option}.{name}: it must be the text of an expression; put secrets "
                 f"into the group_vars of {ALL_VMS}"
@@ -311,8 +311,8 @@ def _environment() -> dict[str, str]:
     return os.environ | {
         "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
         "ANSIBLE_LOAD_CALLBACK_PLUGINS": "true",
-        # No further callback: the list must not be empty, and Ansible skips a second callback for
-        # standard output.
+        # No further callback: the list must not be empty, and ansible-core 2.19 skips a second
+        # callback for standard output.
         "ANSIBLE_CALLBACKS_ENABLED": "ansible.builtin.minimal",
         "ANSIBLE_NOCOLOR": "true",
         "ANSIBLE_FORCE_COLOR": "false",

@@ -122,7 +122,8 @@ def check_options(
     """
     start = f"{where}." if where else ""
     messages = unknown_keys(values, options, start, owner) if where else []
-    # Without nested options: Ansible drops a wrong element, which changes the indexes after it.
+    # Without nested options: ansible-core 2.19 drops a wrong element, which changes the indexes
+    # after it.
     specs = {
         name: {**option, "options": None, "elements": None} if option.get("options") else option
         for name, option in options.items()
@@ -130,7 +131,7 @@ def check_options(
     known = {}
     for name, option in options.items():
         value = values.get(name)
-        # Ansible takes null for an unset value only if there is no default.
+        # ansible-core 2.19 treats null as an unset value only if there is no default.
         if name not in values or (value is None and option.get("required")):
             continue
         if (value is None and option.get("default") is None) or _is_of_type(value, option):

@@ -24,7 +24,7 @@ def read_host(connection: Any, uri: str) -> dict[str, Any]:
     """Return identity, capacity and versions of the host of a connection."""
     capabilities = ET.fromstring(connection.getCapabilities())
     arch = connection.getInfo()[0]
-    # Not from nodeinfo or the NUMA cells, which report only a part of hot-plugged memory.
+    # Not from nodeinfo or the NUMA cells: libvirt 9.0 reports only a part of hot-plugged memory.
     memory = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
     host: dict[str, Any] = {
         "hostname": connection.getHostname(),

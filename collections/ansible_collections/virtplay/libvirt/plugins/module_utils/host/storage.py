@@ -228,7 +228,8 @@ def _refresh(pool: Any) -> None:
         try:
             pool.refresh()
         except libvirt.libvirtError as error:
-            # libvirt refuses while it creates a volume in the pool for another client.
+            # libvirt 9.0 refuses while it creates a volume in the pool for another client:
+            # https://github.com/virt-manager/virt-manager/issues/498
             if "asynchronous jobs" not in error_text(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.2)

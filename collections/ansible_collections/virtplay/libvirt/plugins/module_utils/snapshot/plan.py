@@ -105,8 +105,8 @@ def find_obstacles(xml: str, *, active: bool, version: int) -> list[str]:
     nvram = root.find("os/nvram")
     raw_variables = nvram is None or nvram.get("format") != _FORMAT_WITH_SNAPSHOTS
     if _has_uefi(root) and (raw_variables or version < UEFI_VERSION):
-        # For a stopped guest libvirt creates one without the variables: a restore would leave the
-        # firmware's state as it is, and QEMU could not delete the snapshot live.
+        # For a stopped domain, libvirt 9.0 creates a snapshot without the variables: a restore
+        # would leave the firmware's state as it is, and QEMU could not delete the snapshot live.
         reasons.append("no snapshot can include the variables of its UEFI firmware")
     disks = root.findall("devices/disk")
     writable = [disk for disk in disks if _is_writable(disk)]
@@ -277,7 +277,7 @@ def plan_deletion(view: SnapshotView, name: str) -> list[Change]:
     if entry["kind"] == "external":
         _refuse(doing, ["it is external, with its data in separate files; use virsh"])
     if view.current.active and _is_held(view, name):
-        # QEMU would fail, but libvirt would delete the snapshot from its list all the same.
+        # QEMU would fail, but libvirt 9.0 would delete the snapshot from its list all the same.
         _refuse(f"{doing} while it is running", _domain_obstacles(view))
     _refuse(doing, _mistaken(view, name))
     changes = [Change(f"snapshots.{name}", entry["title"], None, view.applies, destroys=True)]
