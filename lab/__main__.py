@@ -32,7 +32,7 @@ def main() -> int:
     up.add_argument(
         "--without-libvirt",
         action="store_true",
-        help="nor start libvirt, nor set QEMU up for namespaces: what the role libvirt_host is for",
+        help="also leave libvirt and QEMU unconfigured, as the role libvirt_host finds them",
     )
     way = up.add_mutually_exclusive_group()
     way.add_argument("--detach", action="store_true", help="return when it is up; see down")

@@ -81,10 +81,9 @@ def refuse_foreign_origin(settings: Settings, request: Request) -> None:
     given = request.headers.getall("origin", [])
     if len(given) == 1 and is_known_origin(settings, given[0], request.headers.get("host", "")):
         return
-    said = repr(given[0][:100]) if given else "none"
+    shown = repr(given[0][:100]) if given else "none"
     raise Forbidden(
-        f"cannot open a console for a page of another origin: it is {said};"
-        " VIRTPLAY_CONSOLE_ORIGINS lists further ones"
+        f"cannot open a console: origin {shown} is not allowed; add it to VIRTPLAY_CONSOLE_ORIGINS"
     )
 
 

@@ -41,7 +41,9 @@ FAMILIES = (
     _gauge("libvirt_up", HOST, "1 when the last observation of the host succeeded, else 0."),
     _gauge("virtplay_host_cpus", HOST, "CPUs of the host."),
     _gauge(
-        "virtplay_host_cpus_allocated", HOST, "vCPUs that the host's VMs were given, on or off."
+        "virtplay_host_cpus_allocated",
+        HOST,
+        "vCPUs allocated to all VMs of the host, running or stopped.",
     ),
     _gauge("virtplay_host_memory_bytes", HOST, "Memory of the host."),
     _gauge(

@@ -52,7 +52,9 @@ class JobOut(BaseModel):
     command: str
     error: JobError | None
     attempt: int
-    retryOf: str | None  # noqa: N815
+    retryOf: str | None = Field(  # noqa: N815
+        description="always null: a repeated job keeps its id, and attempt counts its runs"
+    )
     createdAt: str  # noqa: N815
     startedAt: str | None  # noqa: N815
     finishedAt: str | None  # noqa: N815

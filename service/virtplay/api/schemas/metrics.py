@@ -80,7 +80,7 @@ class VmMetricsQuery(Query):
     to: str | None = Field(None, max_length=64, description="ISO 8601; default: now")
     interval: Literal["1m", "5m", "1h"] = Field("1m", description="time between two points")
     history: Literal["cpu", "all"] = Field(
-        "cpu", description="the history to return, besides that of cpu"
+        "cpu", description="cpu: CPU history only; all: history of every resource"
     )
 
     @field_validator("from_", "to")

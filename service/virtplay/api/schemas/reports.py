@@ -51,7 +51,9 @@ class ReportedResult(Strict):
     changed: bool = False
     msg: str = Field("", max_length=4000)
     code: str | None = Field(None, pattern=r"^[A-Z][A-Z_]{0,63}$")
-    domain: dict[str, Any] | None = Field(None, description="makes this result the job's")
+    domain: dict[str, Any] | None = Field(
+        None, description="the domain's state; a result that has it becomes the job's result"
+    )
     changes: list[dict[str, Any]] | None = Field(None, max_length=200)
     applies_at: str | None = Field(None, max_length=16)
 

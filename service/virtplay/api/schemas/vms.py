@@ -76,8 +76,9 @@ class NetworkBody(Strict):
     mac: str | None = Field(None, description="MAC address; default: derived")
     ip: str | None = Field(
         None,
-        description="fixed IPv4 address: a DHCP reservation on a network; with prefix length"
-        " (192.0.2.5/24) in the guest's network configuration on a bridge",
+        description="fixed IPv4 address: a DHCP reservation on a libvirt network, or part of the"
+        " guest's network configuration on a bridge; on a bridge, include the prefix length"
+        " (192.0.2.5/24)",
     )
 
     @field_validator("mac")
@@ -125,7 +126,9 @@ class VmCreate(Strict):
     autoStart: bool = Field(  # noqa: N815 - the API's spelling
         False, description="start it after creation, and whenever its host starts"
     )
-    host: str | None = Field(None, min_length=1, max_length=255, description="default: placed")
+    host: str | None = Field(
+        None, min_length=1, max_length=255, description="default: chosen by placement"
+    )
     labels: Annotated[Labels, AfterValidator(check_labels)] = Field(default_factory=dict)
     description: Description = ""
     sshKeys: list[str] = Field(  # noqa: N815
@@ -213,8 +216,8 @@ class VmUpdate(Strict):
     disk: Disk | None = Field(None, description="GiB; can only grow")
     network: NetworkBody | None = Field(
         None,
-        description="replaces the network; an absent mac or model is kept, and on the same network"
-        " an absent ip",
+        description="replaces the network; omitted mac and model keep their values; an omitted ip"
+        " too, if the network is unchanged",
     )
     autoStart: bool | None = None  # noqa: N815
     labels: Annotated[Labels, AfterValidator(check_labels)] | None = Field(
