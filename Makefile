@@ -1,4 +1,4 @@
-# What there is to do here; `make` alone lists it.
+# The development tasks; `make` lists them.
 .DEFAULT_GOAL := help
 .PHONY: help run test test-fast check molecule test-installation collection sanity integration changelog lab demo bench bench-tables dashboards role-tables setup setup-dev setup-hosts setup-roles setup-lab clean
 BIN := .venv/bin
@@ -18,7 +18,7 @@ test-fast: setup-dev ## run the tests that need no lab, in under a minute
 check: setup-dev ## lint and type-check everything
 	@scripts/check
 
-molecule: setup-roles ## test every role with Molecule on hosts of the lab, as root (docs/molecule.md)
+molecule: setup-roles ## test every role with Molecule on hosts of the lab, as root; see docs/molecule.md
 	@scripts/molecule
 
 test-installation: setup-lab ## install, upgrade and roll back the service on a systemd of its own; run from a fresh clone
@@ -39,35 +39,35 @@ changelog: setup-dev ## write the collection's CHANGELOG.md from changelogs/frag
 lab: setup-hosts ## bring up two real hypervisors in namespaces, print their inventory, wait for Ctrl-C
 	@$(BIN)/python -m lab up
 
-demo: setup-hosts ## the lab with the service on it at http://localhost:3000, until Ctrl-C
+demo: setup-hosts ## run the service on a lab at http://localhost:3000, until Ctrl-C
 	@$(BIN)/python -m scripts.demo
 
-bench: setup-lab ## measure for half an hour, keep the figures in benchmarks/results.json and docs/performance.md
+bench: setup-lab ## run the benchmarks (half an hour); write benchmarks/results.json and docs/performance.md
 	@$(BIN)/python -m benchmarks
 
-bench-tables: setup-dev ## write the tables of docs/performance.md anew from benchmarks/results.json
+bench-tables: setup-dev ## write the tables of docs/performance.md from benchmarks/results.json
 	@$(BIN)/python -m benchmarks.tables
 
-dashboards: setup-dev ## write grafana/dashboards anew from scripts/dashboards.py
+dashboards: setup-dev ## write grafana/dashboards from scripts/dashboards.py
 	@$(BIN)/python -m scripts.dashboards
 
-role-tables: setup-dev ## write the variable tables of the roles' READMEs anew from their argument_specs
+role-tables: setup-dev ## write the variable tables of the roles' READMEs from their argument_specs
 	@$(BIN)/python -m scripts.role_tables
 
-setup: ## install what serving needs, without starting anything
+setup: ## install the dependencies of the service, without starting it
 	@scripts/setup base
 
-setup-dev: ## and what the checks and the tests without a lab need
+setup-dev: ## install the dependencies of the checks and the fast tests
 	@scripts/setup base dev
 
-setup-hosts: ## what serving on the lab's hosts needs
+setup-hosts: ## install the dependencies of the lab and the demo
 	@scripts/setup base lab
 
-setup-roles: ## what testing the roles needs
+setup-roles: ## install the dependencies of the Molecule scenarios
 	@scripts/setup base dev lab roles
 
-setup-lab: ## what all tests need
+setup-lab: ## install the dependencies of all tests
 	@scripts/setup base dev lab test
 
-clean: ## remove the virtual environment and what was built (not var/, the service's data)
+clean: ## remove the virtual environment and build results; keep var/, the service's data
 	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache service/*.egg-info service/web/node_modules
