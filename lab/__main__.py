@@ -22,27 +22,28 @@ _DOWN_SECONDS = 40
 
 
 def main() -> int:
-    """Parse the command line and do it; return the exit code."""
+    """Parse the command line and run the command; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("up", help="bring a lab up and keep it until Ctrl-C or SIGTERM")
-    up.add_argument("--hosts", type=int, default=2, help="how many hosts (default 2)")
-    up.add_argument("--dir", type=Path, help="the lab's directory (default: a new one)")
-    up.add_argument("--bare", action="store_true", help="do not run the preparing playbooks")
+    up = commands.add_parser("up", help="start a lab and keep it until Ctrl-C or SIGTERM")
+    up.add_argument("--hosts", type=int, default=2, help="number of hosts (default 2)")
+    up.add_argument("--dir", type=Path, help="directory of the lab (default: a new one)")
+    up.add_argument("--bare", action="store_true", help="skip the playbooks that prepare hosts")
     up.add_argument(
         "--without-libvirt",
         action="store_true",
-        help="also leave libvirt and QEMU unconfigured, as the role libvirt_host finds them",
+        help="like --bare; libvirt stays stopped and unconfigured, as the role libvirt_host finds it",
     )
     way = up.add_mutually_exclusive_group()
-    way.add_argument("--detach", action="store_true", help="return when it is up; see down")
+    way.add_argument("--detach", action="store_true", help="return when the lab is ready; see down")
     way.add_argument(
         "--until-eof",
         action="store_true",
-        help="for programs: say one JSON line when it is up, end at the end of standard input",
+        help="for programs: print one JSON line when the lab is ready, stop it at the end of "
+        "standard input",
     )
-    down = commands.add_parser("down", help="take a lab down, also one whose process was killed")
-    down.add_argument("--dir", type=Path, help="the lab's directory (default: the only lab's)")
+    down = commands.add_parser("down", help="stop a lab, or clean up after a killed one")
+    down.add_argument("--dir", type=Path, help="directory of the lab (default: the only lab's)")
     given = parser.parse_args()
     if given.command == "up" and not 1 <= given.hosts <= MAX_HOSTS:
         parser.error(f"--hosts must be 1 to {MAX_HOSTS}")
@@ -65,11 +66,11 @@ def _up(given: argparse.Namespace) -> int:
     else:
         print(f"starting {given.hosts} hosts …", file=sys.stderr, flush=True)
         supervisor.run(_say_lines(_END_BY_KEY), _wait_for_signal)
-        print("the lab is down", file=sys.stderr)
+        print("the lab is stopped", file=sys.stderr)
     return 0
 
 
-_END_BY_KEY = "Ctrl-C takes the lab down."
+_END_BY_KEY = "Ctrl-C stops the lab."
 
 
 def _wait_for_signal() -> None:
@@ -94,7 +95,7 @@ def _say_lines(end: str) -> Callable[[Supervisor], None]:
         assert lab is not None
         took = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in supervisor.seconds.items())
         first = supervisor.hosts[0].name
-        print(f"{len(supervisor.hosts)} hosts are up ({took})")
+        print(f"{len(supervisor.hosts)} hosts are ready ({took})")
         for host in supervisor.hosts:
             print(f"  {host.name}  {host.address}")
         print(f"inventory: {lab.inventory}")
@@ -107,12 +108,12 @@ def _say_lines(end: str) -> Callable[[Supervisor], None]:
 
 
 def _up_detached(arguments: list[str]) -> int:
-    """Start the supervisor in a session of its own and return when its lab is up."""
+    """Start the supervisor in a session of its own and return when its lab is ready."""
     rest = [argument for argument in arguments if argument != "--detach"]
-    # Its standard input is a pipe that it alone holds open, so it ends by signal only. What it
-    # says goes to a file, lest somebody who reads our output waits for its end as well.
+    # Only the supervisor holds the other end of its standard input open, so it ends by signal
+    # only. Its standard error is a file: otherwise, a reader of our output would wait for its end.
     reading, writing = os.pipe()
-    said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - the supervisor goes on writing to it
+    said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - the supervisor continues to write to it
     process = start_supervisor(rest, reading, said, pass_fds=[writing])
     os.close(reading)
     os.close(writing)
@@ -125,7 +126,7 @@ def _up_detached(arguments: list[str]) -> int:
         return code
     lab = LabDirectory(Path(json.loads(line)["directory"]))
     print(f"inventory: {lab.inventory}")
-    print(f"end it with: python -m lab down --dir {lab.path}")
+    print(f"stop the lab with: python -m lab down --dir {lab.path}")
     return 0
 
 
@@ -134,19 +135,23 @@ def _down(path: Path | None) -> int:
         running = [lab for number in range(SLOTS) if (lab := Slot(number).claimed_directory())]
         if len(running) != 1:
             found = "".join(f"\n  {lab}" for lab in running)
-            print(f"cannot choose a lab: {len(running)} are there{found}", file=sys.stderr)
+            print(
+                f"cannot choose a lab: {len(running)} exist; name one with --dir{found}",
+                file=sys.stderr,
+            )
             return 1
         path = running[0]
     record = LabDirectory(path.resolve()).read_record()
     if record is None:
-        print(f"cannot take a lab down: none is in {path}", file=sys.stderr)
+        print(f"cannot stop a lab: {path} contains none", file=sys.stderr)
         return 1
     if not record.supervisor.send(signal.SIGTERM):
         clear_leftovers(path)
         return 0
     if not record.supervisor.wait(_DOWN_SECONDS):
         print(
-            f"cannot take the lab in {path} down: process {record.supervisor.pid} hangs",
+            f"cannot stop the lab in {path}: process {record.supervisor.pid} did not end within "
+            f"{_DOWN_SECONDS} s",
             file=sys.stderr,
         )
         return 1

@@ -1,4 +1,4 @@
-"""Lab: what stands in a lab's directory: the record, SSH keys and settings, and the inventory."""
+"""Lab: the files in a lab's directory: record, SSH keys and configuration, and inventory."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ GUEST_NETWORK = "203.0.113.0/24"
 
 
 class DirectoryError(Exception):
-    """The directory asked for cannot hold a lab; the message says why."""
+    """The requested directory cannot hold a lab; the message contains the reason."""
 
 
 @dataclass
 class HostRecord:
-    """One host: who it is, where it is, and its first process once it runs."""
+    """One host: its name, addresses and UUID, and its first process once it runs."""
 
     name: str
     address: str
@@ -39,7 +39,7 @@ class HostRecord:
 
 @dataclass
 class Record:
-    """What the next one has to know of a lab, also after its supervisor was killed."""
+    """The state of a lab that cleans it up even after its supervisor was killed."""
 
     slot: int
     supervisor: Process
@@ -65,10 +65,10 @@ class LabDirectory:
         return self.path / name
 
     def create(self) -> None:
-        """Make the directory; DirectoryError when it holds something that is not a lab's."""
+        """Create the directory; raise DirectoryError if it is not empty."""
         if len(str(self.path)) > _LONGEST_DIRECTORY:
             raise DirectoryError(
-                f"cannot use {self.path}: its name is longer than {_LONGEST_DIRECTORY} bytes, "
+                f"cannot use {self.path}: its path is longer than {_LONGEST_DIRECTORY} bytes, "
                 "too long for the sockets in it"
             )
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
@@ -78,13 +78,13 @@ class LabDirectory:
         self.control.mkdir(mode=0o700)
 
     def write_record(self, record: Record) -> None:
-        """Replace the record in one step, so that a reader sees the old or the new one whole."""
+        """Replace the record atomically."""
         with tempfile.NamedTemporaryFile("w", dir=self.path, delete=False) as new:
             json.dump(asdict(record), new)
         Path(new.name).replace(self._record)
 
     def read_record(self) -> Record | None:
-        """Return the record, or None when no lab is in this directory."""
+        """Return the record, or None if this directory contains no lab."""
         try:
             stored: dict[str, Any] = json.loads(self._record.read_text())
         except (FileNotFoundError, NotADirectoryError):
@@ -96,9 +96,10 @@ class LabDirectory:
         return Record(hosts=hosts, supervisor=Process(**stored.pop("supervisor")), **stored)
 
     def remove(self) -> None:
-        """Remove the directory with everything in it. Its hosts must have ended.
+        """Delete the directory with everything in it. Its hosts must have ended.
 
-        The record goes last: whoever is killed in here leaves a directory that is still a lab's.
+        The record is deleted last: if this process is killed before, the directory is still
+        recognised as a lab's.
         """
         for entry in self.path.iterdir():
             if entry == self._record:
@@ -111,7 +112,7 @@ class LabDirectory:
         self.path.rmdir()
 
     def write_keys(self, hosts: list[HostRecord]) -> None:
-        """Make the client's key, a key for every host, and the files by which ssh checks them."""
+        """Create the client's key, a key for each host, and the files by which ssh checks them."""
         _make_key(self.key, "virtplay-lab")
         known: list[str] = []
         for host in hosts:
@@ -133,7 +134,7 @@ class LabDirectory:
         self.ssh.chmod(0o755)
 
     def write_inventory(self, hosts: list[HostRecord], catalogue: dict[str, Any]) -> None:
-        """Write the inventory: group `hypervisors`, how to reach them, and the lab's variables."""
+        """Write the inventory: group `hypervisors`, its connection variables and the lab's."""
         settings = self._host_key_options() | {"ControlPath": f"{self.control}/%h"}
         options = " ".join(f"-o {name}={value}" for name, value in settings.items())
         inventory = {
@@ -156,13 +157,13 @@ class LabDirectory:
                 },
             }
         }
-        head = "# The inventory of a running host lab; it goes when the lab does.\n---\n"
+        head = "# The inventory of a running lab; it is deleted with the lab.\n---\n"
         self.inventory.write_text(head + yaml.safe_dump(inventory, sort_keys=False, width=1000))
 
     def end_ssh_masters(self) -> None:
-        """End the ssh processes that hold shared connections to the lab's hosts open."""
+        """Stop the ssh processes that hold shared connections to the lab's hosts open."""
         for control in self.control.glob("*"):
-            with contextlib.suppress(subprocess.TimeoutExpired):  # it is stopped, not ours to kill
+            with contextlib.suppress(subprocess.TimeoutExpired):  # suspended; not ours to kill
                 subprocess.run(
                     ["ssh", "-O", "exit", "-o", f"ControlPath={control}", "lab"],
                     capture_output=True,

@@ -3,19 +3,20 @@
 # process namespaces, gives the host its own files, and starts virtlogd, libvirtd and sshd.
 #
 # Usage: host-init.sh OWN NAME UUID ADDRESS/PREFIX libvirt|no-libvirt PROJECT
-# OWN is the host's directory; what is written to /etc, /var and /root inside ends up there and
-# nowhere else. PROJECT, the directory of the project, is where it is on the machine. One line on standard input says that eth0 is there; the line "ready" on standard
-# output says that sshd and libvirtd answer. Everything else goes to standard error.
+# OWN is the host's directory: files that the host writes to /etc, /var and /root are stored there
+# only. PROJECT is the directory of the project, at the same path as on this machine. A line on
+# standard input reports that eth0 exists; the line "ready" on standard output reports that sshd and
+# libvirtd respond. All other output goes to standard error.
 set -euo pipefail
 own=$1 name=$2 uuid=$3 address=$4 libvirt=$5 project=$6
 
 hostname "$name"
-# A /sys of its own network devices and without cgroups. The old one has to go, not to be covered:
-# libvirt 9.0 takes what it reads of cgroups in /proc/mounts for usable.
+# A /sys with the host's own network devices and without cgroups. The old one is unmounted, not
+# covered: libvirt 9.0 assumes that the cgroups listed in /proc/mounts are usable.
 umount --lazy --recursive /sys
 mount -t sysfs sysfs /sys
 
-# A /dev without kvm: where /dev/kvm exists but runs no guest, libvirt 9.0 probes it at every start.
+# A /dev without kvm: if /dev/kvm exists but cannot run guests, libvirt 9.0 probes it at each start.
 mkdir -p "$own/dev"
 mount -t tmpfs -o mode=755 tmpfs "$own/dev"
 cp -a /dev/{null,zero,full,random,urandom,tty} "$own/dev/"
@@ -29,7 +30,7 @@ for stream in stdin:0 stdout:1 stderr:2; do
   ln -s "/proc/self/fd/${stream#*:}" "$own/dev/${stream%:*}"
 done
 
-# /etc is a copy without what belongs to the machine: its SSH keys, guests, networks and pools.
+# /etc is a copy without this machine's own SSH keys, domains, networks and pools.
 mkdir -p "$own/etc"
 cp -a /etc/. "$own/etc/"
 rm -rf "$own"/etc/ssh/{ssh_host_*,sshd_config.d} "$own"/etc/libvirt/{qemu,storage,secrets} \
@@ -56,7 +57,7 @@ MaxStartups 200
 Subsystem sftp internal-sftp
 END
 
-# /var is new; of the machine's it shows the package database and virtplay's download cache.
+# /var is new; only the package database and virtplay's download cache are this machine's.
 mkdir -p "$own"/var/{cache/virtplay,cache/apt/archives/partial,backups,spool} \
   "$own"/var/lib/{apt,dpkg,misc,virtplay,libvirt/{boot,dnsmasq,images,qemu,sanlock}} \
   "$own"/var/log/{apt,libvirt/qemu}
@@ -71,7 +72,7 @@ done
 for shared in lib/dpkg lib/apt; do mount -o remount,bind,ro "$own/var/$shared"; done
 mkdir -p -m 700 "$own/root"
 
-# The host's own /etc, /root and /var hide the machine's, but not the project, read-only.
+# The host's own /etc, /root and /var hide this machine's, but the project stays, read-only.
 case $project in
   /etc/* | /root/* | /var/*)
     mkdir -p "$own$project"
@@ -80,7 +81,7 @@ case $project in
     ;;
 esac
 
-# The machine's programs are the host's too, but it cannot change them.
+# The host shares this machine's programs, but cannot change them.
 mount --bind /usr /usr
 mount -o remount,bind,ro /usr
 
@@ -93,7 +94,7 @@ if [[ "$own" == /var/* ]]; then mount --rbind "$own/root" /root; mount --rbind "
 else mount --rbind "$own/var" /var; mount --rbind "$own/root" /root; fi
 
 ip link set lo up
-read -r _                               # the machine has moved eth0 in
+read -r _                               # the supervisor has created eth0
 ip address add "$address" dev eth0
 ip link set eth0 up
 
@@ -104,4 +105,4 @@ fi
 /usr/sbin/sshd
 echo ready
 exec < /dev/null > /dev/null
-while :; do sleep 86400 || true; done   # bash reaps whatever is orphaned in this host
+while :; do sleep 86400 || true; done   # bash reaps orphaned processes of this host

@@ -1,4 +1,4 @@
-"""Lab: the handle by which tests and benchmarks start a lab, act on its hosts, and end it."""
+"""Lab: the handle with which tests and benchmarks start a lab, control its hosts, and stop it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _POOL = "/var/lib/libvirt/images"
 
 
 class LabError(Exception):
-    """The lab did not do what was asked of it; the message says what."""
+    """An operation on the lab has failed; the message contains the reason."""
 
 
 def start_supervisor(
@@ -32,8 +32,8 @@ def start_supervisor(
 ) -> subprocess.Popen[str]:
     """Start `up --until-eof` as a process in a session of its own.
 
-    It writes one JSON line to its standard output when the lab is up, else why not to `said`, and
-    takes the lab down at the end of `stdin` or when it is told to end.
+    The process writes one JSON line to its standard output when the lab is ready, or the reason to
+    `said` if it cannot start the lab. It stops the lab at the end of `stdin` or on a signal.
     """
     return subprocess.Popen(
         [sys.executable, "-m", "lab", "up", "--until-eof", *arguments],
@@ -41,7 +41,7 @@ def start_supervisor(
         stdout=subprocess.PIPE,
         stderr=said,
         text=True,
-        start_new_session=True,  # Ctrl-C goes to whoever wants the lab, and they end it
+        start_new_session=True,  # Ctrl-C reaches only the user of the lab, who stops it
         pass_fds=pass_fds,
         env={**os.environ, "PYTHONPATH": str(_REPOSITORY)},
     )
@@ -63,9 +63,9 @@ class Host:
     def run(
         self, *command: str, check: bool = True, stdin: str | None = None, timeout: float = 60
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command inside the host, not over its network, so also when the host is cut off.
+        """Run a command inside the host without its network, so even if the host is disconnected.
 
-        Raises LabError with what the command said when it fails and `check` is set.
+        Raises LabError with the command's output if it fails and `check` is set.
         """
         if not self.init.alive():
             raise LabError(f"cannot run {command[0]} on {self.name}: the host has ended")
@@ -79,21 +79,21 @@ class Host:
         return self._run([str(self._directory.ssh), self.name, command], check, stdin, timeout)
 
     def cut(self) -> None:
-        """Pull the host's network cable; whatever was connected hangs until it times out."""
+        """Disconnect the host's network; open connections hang until they time out."""
         self._machine("ip", "link", "set", self._veth, "down")
 
     def mend(self) -> None:
-        """Plug the host's network cable in again."""
+        """Connect the host's network again."""
         self._machine("ip", "link", "set", self._veth, "up")
 
     def kill(self) -> None:
-        """End the host with everything on it, as a power failure does. It does not come back."""
+        """Kill all processes of the host, as a power failure does. It cannot be started again."""
         self.init.send(signal.SIGKILL)
         if not self.init.wait(10):
             raise LabError(f"cannot end {self.name}")
 
     def kill_libvirtd(self) -> None:
-        """Kill the host's libvirtd by SIGKILL; guests go on running."""
+        """Kill the host's libvirtd by SIGKILL; domains continue to run."""
         kill = 'pid=$(cat /run/libvirtd.pid); kill -9 "$pid"; while [ -d /proc/$pid ]; do :; done'
         self.run("sh", "-ec", kill)
 
@@ -102,18 +102,18 @@ class Host:
         self.run("libvirtd", "-d")
 
     def freeze(self, domain: str) -> None:
-        """Stop the QEMU process of a running domain by SIGSTOP: its monitor answers no more."""
+        """Suspend the QEMU process of a running domain by SIGSTOP: its monitor does not respond."""
         self._signal_qemu(domain, "STOP")
 
     def thaw(self, domain: str) -> None:
-        """Let the QEMU process of a frozen domain go on."""
+        """Resume the QEMU process of a frozen domain."""
         self._signal_qemu(domain, "CONT")
 
     @contextlib.contextmanager
     def small_pool(self, size: int) -> Iterator[None]:
         """Mount an empty file system of `size` bytes as the host's image pool for the block.
 
-        What was in the pool is hidden, not lost; volumes made meanwhile are lost.
+        The former content of the pool is hidden, not lost; volumes created meanwhile are lost.
         """
         self.run("mount", "-t", "tmpfs", "-o", f"size={size},mode=711", "tmpfs", _POOL)
         try:
@@ -124,7 +124,7 @@ class Host:
             self._refresh_pool()
 
     def fill_pool(self, leave: int = 0) -> None:
-        """Fill the pool up to `leave` bytes. Only inside `small_pool`, never the machine's disk."""
+        """Fill the pool, except `leave` bytes. Allowed only inside `small_pool`."""
         shown = self.run("findmnt", "-n", "-o", "FSTYPE", "-M", _POOL, check=False)
         if shown.stdout.strip() != "tmpfs":
             raise LabError(f"cannot fill the pool of {self.name}: it is not a small_pool")
@@ -133,11 +133,11 @@ class Host:
             self.run("fallocate", "-l", str(free - leave), f"{_POOL}/filler")
 
     def _refresh_pool(self) -> None:
-        # A bare host has no pool yet, and libvirtd may have been killed on purpose.
+        # A bare host has no pool yet, and a test may have killed libvirtd.
         self.run("virsh", "-q", "pool-refresh", "default", check=False)
 
     def _signal_qemu(self, domain: str, name: str) -> None:
-        # The signal reaches QEMU's threads one by one: wait until the state says so.
+        # The signal reaches QEMU's threads one by one: wait until its state changes.
         script = """
             pid=$(cat "/run/libvirt/qemu/$1.pid"); kill -"$2" "$pid"
             until grep -q "^State:.$3" "/proc/$pid/status"; do sleep 0.01; done"""
@@ -166,10 +166,10 @@ class Host:
 
 
 class Lab:
-    """A lab for the time of a `with` block.
+    """A lab that runs for the duration of a `with` block.
 
-    `prepare` runs the playbooks that make hypervisors with the `micro` template of the bare hosts.
-    The lab is run by a process of its own, which takes it down when this one ends in any way.
+    `prepare` runs the playbooks that turn the bare hosts into hypervisors with the `micro`
+    template. A separate process runs the lab and stops it when this process ends in any way.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class Lab:
         self.seconds: dict[str, float] = {}
 
     def __enter__(self) -> Self:
-        """Bring the lab up; LabError says why when it cannot."""
+        """Start the lab; raise LabError with the reason if that fails."""
         self._supervisor = start_supervisor(self._arguments, subprocess.PIPE, self._said)
         try:
             assert self._supervisor.stdout is not None
@@ -206,7 +206,7 @@ class Lab:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Take the lab down; LabError when its supervisor says that something is left."""
+        """Stop the lab; raise LabError if its supervisor reports that something remains."""
         code = self._end()
         if code != 0 and error is None:
             raise LabError(self._last_words())
@@ -218,7 +218,7 @@ class Lab:
 
     @property
     def ssh_program(self) -> Path:
-        """A program that is ssh with the lab's keys: `ssh lab-1`, `virsh -c …?command=`."""
+        """A program that runs ssh with the lab's keys: `ssh lab-1`, `virsh -c …?command=`."""
         return LabDirectory(self.directory).ssh
 
     def _attach(self, path: Path) -> None:
@@ -230,16 +230,16 @@ class Lab:
         self.hosts = [Host(host, directory) for host in record.hosts]
 
     def _end(self) -> int:
-        """End the supervisor and return its exit code."""
+        """Stop the supervisor and return its exit status."""
         if self._supervisor is None:
             return 0
         self._supervisor.terminate()
         try:
             return self._supervisor.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
-            self._supervisor.kill()  # its hosts die with it; the next lab removes the rest
+            self._supervisor.kill()  # its hosts end with it; the next lab removes the rest
             self._supervisor.wait()
-            raise LabError(f"cannot end the lab: {self._last_words()}") from None
+            raise LabError(f"cannot stop the lab: {self._last_words()}") from None
         finally:
             for stream in (self._supervisor.stdin, self._supervisor.stdout):
                 if stream:
@@ -247,4 +247,4 @@ class Lab:
 
     def _last_words(self) -> str:
         self._said.seek(0)
-        return self._said.read().strip()[-6000:] or "cannot start the lab: it said nothing"
+        return self._said.read().strip()[-6000:] or "cannot start the lab: no output"

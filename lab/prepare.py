@@ -1,4 +1,4 @@
-"""Lab: the prepared state, made by the project's own playbooks, and the lab's image catalogue."""
+"""Lab: prepares hosts with the project's own playbooks, and provides the lab's image catalogue."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _PLAYBOOK_SECONDS = 600
 
 
 class PrepareError(Exception):
-    """A playbook did not prepare the hosts; the message ends with what it said last."""
+    """A playbook could not prepare the hosts; the message ends with its last output."""
 
 
 def image_catalogue() -> dict[str, Any]:
-    """Return every entry of the role's catalogue standing on `micro`, each with its own `os`.
+    """Return every entry of the role's catalogue, with the `micro` image and its own `os`.
 
-    So someone without internet or KVM can ask for any template and gets one that boots.
+    So without internet or KVM, every template of the catalogue boots.
     """
     if not _CATALOGUE.exists():
         return {}
@@ -36,10 +36,10 @@ def image_catalogue() -> dict[str, Any]:
 
 
 def fill_package_cache(log: Path) -> None:
-    """Download the packages of the `micro` guest on this machine, unless they are there.
+    """Download the packages of the `micro` image to this machine's cache, unless it has them.
 
-    Lab hosts have no way to the internet; they see this machine's cache. The builder has no mode
-    that only downloads, so the guest it builds here is thrown away.
+    Lab hosts have no route to the internet; they share this machine's cache. The builder has no
+    mode that only downloads, so the image that it builds here is deleted.
     """
     if (_PACKAGE_CACHE / "packages.json").exists():
         return
@@ -49,13 +49,13 @@ def fill_package_cache(log: Path) -> None:
 
 
 def prepare_hosts(inventory: Path, log: Path) -> None:
-    """Make hypervisors of the bare hosts and bring the `micro` template onto each."""
+    """Turn the bare hosts into hypervisors and prepare the `micro` template on each."""
     _play("host_prepare", log, "-i", str(inventory))
     _play("image_prepare", log, "-i", str(inventory), "-e", "libvirt_image_name=micro")
 
 
 def _play(name: str, log: Path, *arguments: str) -> None:
-    # By the running interpreter first: it is the one whose environment holds Ansible.
+    # First beside the running interpreter: its environment contains Ansible.
     beside = Path(sys.executable).with_name("ansible-playbook")
     program = str(beside) if beside.exists() else shutil.which("ansible-playbook")
     if program is None:

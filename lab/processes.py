@@ -1,4 +1,4 @@
-"""Lab: processes known by id and start time, and the end of everything one process has started."""
+"""Lab: identifies processes by id and start time, and kills all descendants of a process."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 @dataclass(frozen=True)
 class Process:
-    """A process that cannot be mistaken for another that got its id later.
+    """A process, distinguishable from a later one with the same id.
 
-    `started` is in clock ticks since the boot named by `boot`.
+    `started` is in clock ticks since the boot with the id `boot`.
     """
 
     pid: int
@@ -26,16 +26,16 @@ class Process:
 
     @classmethod
     def of(cls, pid: int) -> Process | None:
-        """Return the process that now has this id, or None when there is none (or a zombie)."""
+        """Return the process that now has this id, or None if there is none (or a zombie)."""
         started = _start_time(pid)
         return None if started is None else cls(pid, started, _boot_id())
 
     def alive(self) -> bool:
-        """Say whether this very process still runs."""
+        """Return whether this very process is still running."""
         return Process.of(self.pid) == self
 
     def send(self, number: signal.Signals) -> bool:
-        """Send the signal when this very process still runs; say whether it did."""
+        """Send the signal if this very process is still running; return whether it was."""
         if not self.alive():
             return False
         with contextlib.suppress(ProcessLookupError):
@@ -43,7 +43,7 @@ class Process:
         return True
 
     def wait(self, seconds: float) -> bool:
-        """Wait until the process is gone; False when it outlived the time."""
+        """Wait until the process has ended; return False if it is running after `seconds`."""
         deadline = time.monotonic() + seconds
         while self.alive():
             if time.monotonic() > deadline:
@@ -61,7 +61,9 @@ def _start_time(pid: int) -> int | None:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    state, *rest = stat.rpartition(")")[2].split()  # the name before may hold blanks and brackets
+    state, *rest = stat.rpartition(")")[
+        2
+    ].split()  # the name before may contain blanks and brackets
     return None if state in "ZX" else int(rest[18])
 
 
@@ -82,7 +84,7 @@ def adopt_orphans() -> None:
     """Make this process the parent of every descendant whose own parent ends.
 
     Ansible's forks call setsid (https://github.com/ansible/ansible/pull/82770) and ssh's masters
-    daemonise, so neither a process group nor a session holds them together; descent does.
+    daemonise, so neither a process group nor a session contains them all; only the descent does.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -90,7 +92,7 @@ def adopt_orphans() -> None:
 
 
 def reap_orphans() -> None:
-    """Collect every child that has ended. Only safe where nobody waits for a child of its own."""
+    """Reap every child that has ended. Only safe if no other code waits for its own children."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -99,8 +101,8 @@ def reap_orphans() -> None:
 def end_descendants(seconds: float = 20) -> None:
     """Kill all descendants of this process, which must be a subreaper, and wait for their end.
 
-    A descendant may fork while it is being killed; its child then becomes ours and is found by
-    the next round. Raises TimeoutError when some are left after `seconds`.
+    A descendant may fork while it is being killed; its child then becomes a child of this process,
+    and the next round kills it. Raises TimeoutError if some are left after `seconds`.
     """
     deadline = time.monotonic() + seconds
     while found := _descendants(os.getpid()):

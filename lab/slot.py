@@ -1,8 +1,8 @@
-"""Lab: the slots, each a name, an eighth of 198.51.100.0/24 and a bridge, so that labs can coexist.
+"""Lab: the slots of labs that run side by side: an eighth of 198.51.100.0/24 and a bridge each.
 
-A slot is claimed by binding an abstract Unix socket: the kernel gives it back when the claimer
-dies, however it dies, and it leaves no file. The bridge carries the lab's directory as its alias,
-so that whoever claims the slot of a lab that was killed finds what that lab left behind.
+A supervisor claims a slot by binding an abstract Unix socket: the kernel releases it when the
+supervisor ends, however it ends, and no file remains. The bridge has the lab's directory as its
+alias, so the next supervisor that claims the slot of a killed lab finds what that lab left behind.
 """
 
 from __future__ import annotations
@@ -23,59 +23,59 @@ _ALIAS = "virtplay-lab "
 
 
 class SlotError(Exception):
-    """Every slot belongs to a running lab, or its addresses to somebody else."""
+    """Every slot belongs to a running lab, or its addresses are in use elsewhere."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """The share of one lab in the machine's network, 0 to 7."""
+    """The part of this machine's network that one lab uses, number 0 to 7."""
 
     number: int
 
     @property
     def bridge(self) -> str:
-        """The name of the lab's bridge in the machine's network namespace."""
+        """The name of the lab's bridge in this machine's network namespace."""
         return f"vlab{self.number}"
 
     @property
     def network(self) -> ipaddress.IPv4Network:
-        """The /27 in which the lab's hosts live."""
+        """The /27 network of the lab's hosts."""
         return list(_NETWORK.subnets(new_prefix=PREFIX))[self.number]
 
     def veth(self, index: int) -> str:
-        """The machine's end of the cable of host `index` (from 1)."""
+        """Return this machine's end of the veth pair of host `index` (from 1)."""
         return f"{self.bridge}h{index}"
 
     def address(self, index: int) -> str:
-        """The address of host `index` (from 1): 198.51.100.11 is the first of slot 0."""
+        """Return the address of host `index` (from 1): 198.51.100.11 is the first of slot 0."""
         return str(self.network[10 + index])
 
     def create_bridge(self, directory: Path) -> None:
-        """Create the bridge with the machine's address on it, marked with the lab's directory."""
+        """Create the bridge with this machine's address; its alias is the lab's directory."""
         _ip("link", "add", self.bridge, "type", "bridge", "forward_delay", "0")
         _ip("link", "set", self.bridge, "alias", f"{_ALIAS}{directory}")
         _ip("link", "set", self.bridge, "addrgenmode", "none", "up")
         _ip("address", "add", f"{self.network[1]}/{PREFIX}", "dev", self.bridge)
 
     def connect(self, index: int, pid: int) -> None:
-        """Lay the cable between the bridge and the network namespace of process `pid` (eth0)."""
+        """Connect the bridge to the network namespace of process `pid` (eth0) by a veth pair."""
         veth = self.veth(index)
         _ip("link", "add", veth, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
         _ip("link", "set", veth, "master", self.bridge, "addrgenmode", "none", "up")
 
     def remove_links(self) -> None:
-        """Remove the bridge and the cables, whichever are there."""
+        """Delete the bridge and the veth pairs that exist."""
         for name in [*_links(f"{self.bridge}h"), *_links(self.bridge)]:
-            # A cable may be going with its host's network namespace just now.
+            # The kernel may be deleting a veth pair with its host's network namespace.
             _ip("link", "delete", name, check=False)
 
     def claimed_directory(self) -> Path | None:
-        """Return the directory of the lab whose bridge is in this slot, or None without one."""
+        """Return the directory of the lab whose bridge is in this slot, if any."""
         alias = _links(self.bridge).get(self.bridge, "")
         return Path(alias.removeprefix(_ALIAS)) if alias.startswith(_ALIAS) else None
 
     def taken_by_other(self) -> bool:
-        """Say whether something that no lab has made has the bridge's name or its addresses."""
+        """Return whether an interface that is not a lab's has the bridge's name or addresses."""
         alias = _links(self.bridge).get(self.bridge)
         if alias is not None:
             return not alias.startswith(_ALIAS)
@@ -83,7 +83,7 @@ class Slot:
 
 
 def claim_slot() -> tuple[Slot, socket.socket]:
-    """Claim the first free slot; it is ours until the returned socket is closed."""
+    """Claim the first free slot; the claim ends when the returned socket is closed."""
     for number in range(SLOTS):
         slot = Slot(number)
         claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -108,7 +108,7 @@ def _ip(*arguments: str, check: bool = True) -> None:
 
 
 def _local_networks() -> list[ipaddress.IPv4Network]:
-    """Return the IPv4 networks this machine has addresses in."""
+    """Return the IPv4 networks in which this machine has addresses."""
     shown = subprocess.run(["ip", "-json", "-4", "address"], capture_output=True, check=True)
     return [
         ipaddress.IPv4Interface(f"{address['local']}/{address['prefixlen']}").network

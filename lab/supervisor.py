@@ -1,4 +1,4 @@
-"""Lab: the supervisor, the one process that brings a lab up, waits, and takes it down again."""
+"""Lab: the supervisor, the process that starts a lab, waits, and stops it again."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ HOST_ENVIRONMENT = {"PATH": _SBIN, "HOME": "/root", "LANG": "C.UTF-8", "USER": "
 
 
 class StartError(Exception):
-    """The lab could not be brought up; the message says what is missing or which host failed."""
+    """The lab cannot be started; the message names what is missing or which host failed."""
 
 
 class _Stop(BaseException):
-    """A signal has asked for the end; no `except Exception` may swallow it."""
+    """A signal requests the end; no `except Exception` may swallow it."""
 
 
 def missing_programs() -> list[str]:
-    """Return the programs a lab needs and this machine lacks."""
+    """Return the programs that a lab requires and that are not installed."""
     return [name for name in _PROGRAMS if shutil.which(name, path=_SBIN) is None]
 
 
@@ -62,10 +62,10 @@ class Supervisor:
         self.seconds: dict[str, float] = {}
 
     def run(self, ready: Callable[[Supervisor], None], wait: Callable[[], None]) -> None:
-        """Bring the lab up, call `ready`, then `wait`, and take the lab down whatever happens.
+        """Start the lab, call `ready`, then `wait`, and stop the lab whatever happens.
 
-        A SIGINT, SIGTERM or SIGHUP ends it in any state. Raises StartError, DirectoryError or
-        SlotError after taking down what had come up.
+        A SIGINT, SIGTERM or SIGHUP stops the lab in any state. Raises StartError, DirectoryError
+        or SlotError after stopping what it had started.
         """
         adopt_orphans()
         try:
@@ -84,13 +84,13 @@ class Supervisor:
     def _up(self) -> None:
         began = time.monotonic()
         if os.geteuid() != 0:
-            raise StartError("cannot start a lab: only root can make network namespaces")
+            raise StartError("cannot start a lab: only root can create network namespaces")
         if missing := missing_programs():
             raise StartError(f"cannot start a lab without {', '.join(missing)}: run make setup-lab")
         self._slot, self._claim = claim_slot()
         if dead := self._slot.claimed_directory():
             clear_leftovers(dead)
-            self._slot.remove_links()  # its directory may be gone already
+            self._slot.remove_links()  # its directory may already be deleted
         directory = self._make_directory()
         self.hosts = [
             HostRecord(f"lab-{index}", self._slot.address(index), self._slot.veth(index))
@@ -99,7 +99,7 @@ class Supervisor:
         self._record("starting")
         directory.write_keys(self.hosts)
         if self._prepare:
-            fill_package_cache(directory.log)  # before the start: the hosts get to see it then
+            fill_package_cache(directory.log)  # before the start: the hosts mount the cache then
         self._slot.create_bridge(directory.path)
         self._start_hosts()
         directory.write_inventory(self.hosts, image_catalogue())
@@ -111,7 +111,7 @@ class Supervisor:
         self._record("ready")
 
     def _make_directory(self) -> LabDirectory:
-        # A signal now would leave a directory of which `_down` does not know that it is ours.
+        # A signal now would leave a directory that `_down` does not know to be this lab's.
         with _signals_held():
             if self._path is None:
                 self._path = Path(tempfile.mkdtemp(prefix="virtplay-lab-"))
@@ -129,7 +129,7 @@ class Supervisor:
         self.directory.write_record(Record(self._slot.number, supervisor, self.hosts, stage))
 
     def _start_hosts(self) -> None:
-        """Start all hosts side by side and wait until sshd and libvirtd answer on each."""
+        """Start all hosts at once and wait until sshd and libvirtd respond on each."""
         assert self._slot is not None
         deadline = time.monotonic() + _START_SECONDS
         started = [self._start_host(host) for host in self.hosts]
@@ -137,7 +137,7 @@ class Supervisor:
             host.init = self._first_process(host, process, deadline)
             self._slot.connect(index, host.init.pid)
             assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError):  # it died; its own log says why, below
+            with contextlib.suppress(BrokenPipeError):  # it has ended; see its log, below
                 process.stdin.write(b"eth0\n")
                 process.stdin.close()
         self._record("starting")
@@ -150,8 +150,8 @@ class Supervisor:
         assert self.directory is not None
         own = self.directory.host(host.name)
         with self._host_log(host).open("wb") as log:
-            # The host ends with this process, even by kill -9: setpriv ties unshare to us, and
-            # unshare ties the host's first process, with which its whole process namespace ends.
+            # The host ends with this process, even by kill -9: setpriv makes unshare end with this
+            # process, and unshare the host's first process, which ends its process namespace.
             return subprocess.Popen(
                 [
                     *("setpriv", "--pdeathsig", "KILL"),
@@ -184,7 +184,7 @@ class Supervisor:
 
     def _host_failed(self, host: HostRecord) -> StartError:
         log = self._host_log(host).read_text(errors="replace").strip()[-2000:]
-        return StartError(f"cannot start {host.name}: {log or 'it said nothing'}")
+        return StartError(f"cannot start {host.name}: {log or 'no output'}")
 
     def _down(self) -> None:
         if self.directory:
@@ -199,9 +199,9 @@ class Supervisor:
 
 
 def clear_leftovers(path: Path) -> None:
-    """Remove what a lab in this directory left when its supervisor was killed, if anything.
+    """Remove what a lab in this directory left behind if its supervisor was killed.
 
-    Raises DirectoryError when the lab in this directory is running.
+    Raises DirectoryError if the lab in this directory is running.
     """
     directory = LabDirectory(path.resolve())
     record = directory.read_record()
@@ -220,7 +220,7 @@ def clear_leftovers(path: Path) -> None:
 
 
 def _says_ready(stream: IO[bytes], deadline: float) -> bool:
-    """Read until the line "ready"; False at the end of the stream or at the deadline."""
+    """Read until the line "ready"; return False at the end of the stream or at the deadline."""
     said = b""
     while select.select([stream], [], [], max(0, deadline - time.monotonic()))[0]:
         chunk = os.read(stream.fileno(), 4096)
@@ -236,7 +236,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _stop_by_signals() -> None:
-    """Let the first SIGINT, SIGTERM or SIGHUP raise _Stop, and ignore those after it."""
+    """Raise _Stop at the first SIGINT, SIGTERM or SIGHUP, and ignore those after it."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         _ignore_signals()
@@ -253,7 +253,7 @@ def _ignore_signals() -> None:
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Let signals that come during the block take effect at its end."""
+    """Delay signals that arrive during the block until its end."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield

@@ -16,7 +16,8 @@ compact = functools.partial(dumps, separators=(",", ":"))
 class AddLocks(ops.AddField):
     """Adds job.locks with its default in the database.
 
-    Tortoise 1.1 adds a column without its default, which SQLite refuses if the table has rows.
+    Tortoise 1.1 adds a column without its default, which SQLite refuses if the table has rows:
+    https://github.com/tortoise/tortoise-orm/issues/2104
     """
 
     async def database_forward(

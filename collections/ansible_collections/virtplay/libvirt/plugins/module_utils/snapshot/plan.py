@@ -22,7 +22,8 @@ from ..values import NEW_SNAPSHOT_NAME
 from .qcow2 import Qcow2Image
 from .xml import snapshot_domain, snapshot_targets
 
-# The first libvirt with internal snapshots of UEFI guests, whose variables are then in a qcow2.
+# libvirt 10.10 is the first with internal snapshots of UEFI guests, whose variables are then in a
+# qcow2 image: https://github.com/virt-manager/virt-manager/issues/851
 UEFI_VERSION = 10_010_000
 _FORMAT_WITH_SNAPSHOTS = "qcow2"
 _TEXTS = ("title", "description", "expires_at")
