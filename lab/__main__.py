@@ -32,7 +32,7 @@ def main() -> int:
     up.add_argument(
         "--without-libvirt",
         action="store_true",
-        help="like --bare; libvirt stays stopped and unconfigured, as the role libvirt_host finds it",
+        help="like --bare; libvirt stays unconfigured, as the role libvirt_host finds it",
     )
     way = up.add_mutually_exclusive_group()
     way.add_argument("--detach", action="store_true", help="return when the lab is ready; see down")

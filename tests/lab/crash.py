@@ -1,9 +1,9 @@
-"""Run on a lab's host: runs a module of the collection many times, and ends it where told.
+"""Lab: a program for a host that runs a module of the collection several times, with crashes.
 
 Standard input is a JSON object: `paths` to import from, the `module`, and its `runs`, each a list
-of its arguments and the number of the step that it does not survive (0: none). Standard output is
-a list with the result of each run, null for one that has ended at its step. Each run is a process
-of its own, which has imported everything: a second of work that is not asked for here.
+of its arguments and the number of the step after which it crashes (0: none). Standard output is a
+list with the result of each run, null for a crashed one. Each run is a fork of this process, which
+has imported everything; that saves a second per run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CRASHED = 77
 
 
 def main() -> None:
-    """Do what standard input says."""
+    """Run the module as standard input requests."""
     asked = json.load(sys.stdin)
     sys.path[1:1] = asked["paths"]
     sys.argv[1:] = []
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def run(module: Any, arguments: dict[str, Any], crash_after: int) -> Any:
-    """Run the module in a process of its own; return its result, or None when it has crashed."""
+    """Run the module in a process of its own; return its result, or None if it has crashed."""
     with tempfile.TemporaryFile("w+") as said:
         child = os.fork()
         if child == 0:
@@ -48,7 +48,7 @@ def run(module: Any, arguments: dict[str, Any], crash_after: int) -> Any:
 
 
 def watch_steps(crash_after: int) -> None:
-    """End this process right after a step of that number, of those that change something."""
+    """End this process right after the step with that number; a step changes something."""
     import libvirt
     from ansible_collections.virtplay.libvirt.plugins.module_utils.lock.fence import Fence
 

@@ -1,4 +1,4 @@
-"""Lab: the pytest fixtures; a plugin, so that one session has one lab wherever it is asked for."""
+"""Lab: the pytest fixtures, as a plugin, so that a session has one lab for all directories."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from lab.supervisor import missing_programs
 
 @pytest.fixture(scope="session")
 def lab_machine() -> None:
-    """Fail where no lab can be, with what to do about it."""
+    """Fail with a remedy if this machine cannot run a lab."""
     if os.geteuid() != 0:
-        pytest.fail("the lab is made of network namespaces: run sudo make test", pytrace=False)
+        pytest.fail("the lab needs network namespaces: run sudo make test", pytrace=False)
     if missing := missing_programs():
         pytest.fail(f"the lab needs {', '.join(missing)}: run make setup-lab", pytrace=False)
 
 
 @pytest.fixture(scope="session")
 def lab(lab_machine: None) -> Iterator[Lab]:
-    """Two prepared hypervisors with the `micro` template, the same ones for the whole session.
+    """Two prepared hypervisors with the `micro` template, the same for the whole session.
 
-    A test that cuts, kills or fills something mends it, or starts a `Lab` of its own.
+    A test that disconnects, kills or fills something repairs it, or starts a `Lab` of its own.
     """
     with Lab(hosts=2) as running:
         yield running
@@ -32,7 +32,7 @@ def lab(lab_machine: None) -> Iterator[Lab]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use a lab and keep those of one file on one pytest-xdist worker.
+    """Mark the tests that use a lab, and run those of one file on one pytest-xdist worker.
 
     A worker has one lab for all its tests.
     """

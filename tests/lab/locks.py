@@ -1,4 +1,4 @@
-"""Lab: halts who holds a VM's lock, so that tests meet it however slow the machine is."""
+"""Lab: suspends the holder of a VM's lock, so that tests find the lock held on any machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OPEN = f"ls -l /proc/[0-9]*/fd 2>/dev/null | grep -c {LOCKS}/"
 
 @contextmanager
 def halted(host: Host, holder: str) -> Iterator[None]:
-    """Halt the process whose note in a lock names holder, once there is one, for the block."""
+    """Wait for the process whose note in a lock names `holder`; suspend it during the block."""
     deadline = time.monotonic() + PATIENCE
     while True:
         notes = host.run("sh", "-c", _NOTES).stdout.splitlines()
@@ -37,5 +37,5 @@ def wait_for_waiting(host: Host) -> None:
     """Wait until a second process has a lock's file open."""
     deadline = time.monotonic() + PATIENCE
     while int(host.run("sh", "-c", _OPEN, check=False).stdout or 0) < 2:
-        assert time.monotonic() < deadline, "nobody waits for a lock"
+        assert time.monotonic() < deadline, "no process waits for a lock"
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Lab: runs a module of the collection on a host without Ansible, ended at a step where asked."""
+"""Lab: runs a module of the collection on a host without Ansible, and can crash it at a step."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from lab.lab import Host
 from tests.lab.plays import REPOSITORY
 
 Run = tuple[dict[str, Any], int]
-"""A module's arguments, and the number of the step that it does not survive (0: none)."""
+"""A module's arguments, and the number of the step after which it crashes (0: none)."""
 
 
 def run_modules(host: Host, *runs: Run, module: str = "snapshot") -> list[dict[str, Any] | None]:
-    """Run a module without Ansible, once after the other; None for one that has crashed."""
+    """Run a module without Ansible once per run; return the results, None for a crashed run."""
     paths = [str(REPOSITORY / "collections"), sysconfig.get_path("purelib")]
     asked = json.dumps({"paths": paths, "module": module, "runs": runs})
     done = host.run("python3", str(REPOSITORY / "tests/lab/crash.py"), stdin=asked)

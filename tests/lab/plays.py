@@ -20,9 +20,9 @@ Play = Callable[..., dict[str, Any]]
 def run_play(
     lab: Lab, host: Host, path: Path, action: str, options: tuple[str, ...], values: dict[str, Any]
 ) -> dict[str, Any]:
-    """Run an action's playbook with all texts marked unsafe, as the service does it.
+    """Run an action's playbook with all texts marked unsafe, as the service does.
 
-    values are the variables of the action's role without its prefix; path is where they are put.
+    values are the variables of the action's role without its prefix, and are written to path.
     """
     role = "libvirt_snapshot" if action.startswith("snapshot_") else "libvirt_domain"
     path.write_text(json.dumps({f"{role}_{key}": unsafe(v) for key, v in values.items()}))
@@ -46,7 +46,7 @@ def run_play(
 
 
 def unsafe(value: Any) -> Any:
-    """Mark all texts of a value as never to be evaluated."""
+    """Mark all texts of a value as unsafe, so that Ansible does not evaluate them."""
     if isinstance(value, str):
         return {"__ansible_unsafe": value}
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Lab: marks in a guest's memory and on its disk, and the snapshots that hold them."""
+"""Lab: writes marks into a guest's memory and onto its disk, and reads marks and snapshots."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from lab.lab import Host
 from tests.acceptance.guests import in_guest
 from tests.lab.plays import IMAGES
 
-# A sector that no file of the guest lies in.
+# A sector that no file of the guest uses.
 SECTOR = 1_800_000
 
 
 def write_mark(host: Host, domain: str, mark: str) -> None:
-    """Write a mark into the guest's memory (its root is there) and onto its disk."""
+    """Write a mark into the guest's memory, where its root file system is, and onto its disk."""
     script = (
         f"echo {mark} > /mark;"
         f"echo {mark} | dd of=/dev/vda bs=512 seek={SECTOR} conv=notrunc,fsync 2>/dev/null; sync"
@@ -23,7 +23,7 @@ def write_mark(host: Host, domain: str, mark: str) -> None:
 
 
 def read_marks(host: Host, domain: str) -> tuple[str, str]:
-    """Read the marks in memory and on the disk, the latter from the disk itself."""
+    """Return the marks in memory and on the disk, the latter without the page cache."""
     script = (
         "cat /mark 2>/dev/null || echo none; echo 3 > /proc/sys/vm/drop_caches;"
         f"dd if=/dev/vda bs=512 skip={SECTOR} count=1 2>/dev/null | head -n 1 | tr -d '\\0'"
@@ -33,12 +33,12 @@ def read_marks(host: Host, domain: str) -> tuple[str, str]:
 
 
 def tree(result: dict[str, Any]) -> dict[str, str | None]:
-    """The snapshots of a result by name, with their parents."""
+    """Return snapshot name → parent of a result."""
     return {entry["name"]: entry["parent"] for entry in result["snapshots"]}
 
 
 def held(host: Host, identity: str, disk: str = "vda") -> list[str]:
-    """The names of the snapshots in an image, whatever libvirt knows."""
+    """Return the names of the snapshots in an image, whether or not libvirt lists them."""
     listed = host.run(
         "qemu-img", "info", "-U", "--output=json", f"{IMAGES}/{identity}-{disk}.qcow2"
     )
@@ -46,5 +46,5 @@ def held(host: Host, identity: str, disk: str = "vda") -> list[str]:
 
 
 def known(host: Host, identity: str) -> list[str]:
-    """The names of the snapshots that libvirt knows."""
+    """Return the names of the snapshots that libvirt lists."""
     return host.run("virsh", "-q", "snapshot-list", identity, "--name").stdout.split()

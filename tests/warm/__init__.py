@@ -1,9 +1,9 @@
-"""Tests: runs of ansible-playbook that begin in a process in which Ansible is loaded already.
+"""Tests: runs ansible-playbook in forks of a process that has already loaded Ansible.
 
-A start of ansible-playbook costs 1.7 s of CPU, most of it before the first task. `environment.py`
-gives the tests an environment of programs whose `ansible-playbook` is `front.py`: it hands its
-arguments, environment, directory and streams to `server.py`, which has run a playbook before and
-forks for this one. Whatever starts `sys.executable` or a program beside it, the service's jobs too,
-uses that environment. A test about processes (who is killed, what is left, what is found on PATH)
-asks for the fixture `cold_ansible` and gets the real start.
+A start of ansible-playbook takes 1.7 s of CPU, most of it before the first task. `environment.py`
+creates a virtual environment whose `ansible-playbook` is `front.py`, which sends its arguments,
+environment, directory and streams to `server.py`. The server has already run a playbook, and forks
+for each further run. Everything that starts `sys.executable` or a program beside it, including the
+jobs of the service, uses that environment. A test about processes (which one is killed, which one
+remains, which program is found on PATH) uses the fixture `cold_ansible`, with the real start.
 """

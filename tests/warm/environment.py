@@ -1,4 +1,4 @@
-"""Warm Ansible: the environment of programs that pytest runs in, but for one program."""
+"""Warm Ansible: creates a copy of pytest's virtual environment, except for ansible-playbook."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 FRONT = Path(__file__).with_name("front.py")
-# Not by -m: the directory that a run begins in is what Ansible's settings stand on.
+# Not by -m: Ansible reads its settings from the working directory, which must be that of the run.
 SERVER = (
     f"import sys; sys.path[0] = {str(Path(__file__).parents[2])!r}; "
     "from tests.warm.server import main; main()"
@@ -26,7 +26,7 @@ ENVIRONMENT = pytest.StashKey["Environment"]()
 
 
 class Environment:
-    """A directory that is a virtual environment to whoever starts its Python."""
+    """A directory that is a virtual environment for every program that starts its Python."""
 
     def __init__(self) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="virtplay-warm-"))
@@ -59,7 +59,7 @@ class Environment:
                     front.send(self._start(directory, key, cwd, settings))
 
     def _start(self, directory: Path, key: str, cwd: str, settings: dict[str, str]) -> bytes:
-        """Start a server; what it says when it listens, nothing if it ends instead."""
+        """Start a server; return b"ready" when it listens, or b"" if it ends instead."""
         server = subprocess.Popen(
             [REAL, "-c", SERVER, str(directory), key],
             stdin=subprocess.PIPE,
@@ -73,7 +73,7 @@ class Environment:
         return server.stdout.read()
 
     def close(self) -> None:
-        """End the servers."""
+        """Stop the servers."""
         self._starter.shutdown(socket.SHUT_RDWR)
         self._starter.close()
         for server in self._servers:
@@ -82,7 +82,7 @@ class Environment:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let whatever this process tests start programs of the warm environment."""
+    """Make the tests of this process use programs of the warm environment."""
     runs_tests = hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
     if runs_tests and Path(REAL).with_name("ansible-playbook").exists():
         environment = Environment()
@@ -91,12 +91,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """End the servers here: pytest-xdist ends a worker before it is unconfigured."""
+    """Stop the servers here: pytest-xdist ends a worker before it is unconfigured."""
     if environment := session.config.stash.get(ENVIRONMENT, None):
         environment.close()
 
 
 @pytest.fixture
 def cold_ansible(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this test start ansible-playbook itself, from the first instruction on."""
+    """Make this test start the real ansible-playbook."""
     monkeypatch.setattr(sys, "executable", REAL)

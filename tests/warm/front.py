@@ -1,6 +1,6 @@
-"""Warm Ansible: what the tests find as `ansible-playbook`; hands the run to a server.
+"""Warm Ansible: the program that the tests start as `ansible-playbook`; sends the run to a server.
 
-It runs without site packages and without pathlib: its own start is what it is there to save.
+It runs without site packages and without pathlib, as its purpose is a fast start.
 """
 # ruff: noqa: PTH109, PTH110, PTH118, PTH120, PTH123
 
@@ -14,7 +14,7 @@ import sys
 
 
 def main() -> None:
-    """Hand the run over, and end as it ends."""
+    """Send the run to a server, and end with the exit status or the signal of the run."""
     python, directory, *arguments = sys.argv[1:]
     umask = os.umask(0o077)
     os.umask(umask)
@@ -39,9 +39,10 @@ def main() -> None:
 
 
 def connect(directory: str) -> socket.socket | None:
-    """A connection to the server for the settings of this run, which their second run starts.
+    """Return a connection to the server for the settings of this run.
 
-    None for the first run: a server costs as much as two runs, and many settings are used once.
+    Return None for the first run with these settings: a server costs as much as two runs, and many
+    settings are used once. The second run starts the server.
     """
     key = settings_key()
     path = os.path.join(directory, key)
@@ -63,12 +64,12 @@ def connect(directory: str) -> socket.socket | None:
 
 
 def is_of_one_run(name: str) -> bool:
-    """Whether a variable is not a setting, but one that plugins read anew in each run."""
+    """Return whether plugins read an environment variable in each run, so it is not a setting."""
     return name == "ANSIBLE_CACHE_PLUGIN_CONNECTION" or name.startswith("VIRTPLAY_")
 
 
 def settings_key() -> str:
-    """A name for all by which Ansible's settings can differ between two runs."""
+    """Return a digest of everything by which Ansible's settings can differ between two runs."""
     names = (name for name in os.environ if name.startswith("ANSIBLE_") or name == "HOME")
     settings = [(name, os.environ[name]) for name in sorted(names) if not is_of_one_run(name)]
     place = os.environ.get("ANSIBLE_CONFIG") or os.getcwd()
@@ -76,8 +77,8 @@ def settings_key() -> str:
 
 
 def start(directory: str, key: str) -> None:
-    """Have the server started, by the process that the tests run in, and wait until it listens."""
-    # Not from here: it would be a descendant of a job, and end with that.
+    """Make the process of the tests start the server, and wait until it listens."""
+    # Not from here: the server would be a descendant of a job, and end with the job.
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as starter:
         starter.connect(os.path.join(directory, "start"))
         settings = {name: os.environ[name] for name in os.environ if not is_of_one_run(name)}

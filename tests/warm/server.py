@@ -1,7 +1,7 @@
-"""Warm Ansible: the process that has run a playbook, and forks for every further run.
+"""Warm Ansible: the server, which has run a playbook and forks for each further run.
 
-Its arguments are DIRECTORY and KEY. It is started with the settings of Ansible of the run that it
-is needed for; DIRECTORY/KEY is the socket that it listens at. It ends with its standard input.
+Its arguments are DIRECTORY and KEY. It is started with the Ansible settings of the run that needs
+it, and listens on the socket DIRECTORY/KEY. It ends at the end of its standard input.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ REQUEST_BYTES = 1 << 20
 
 @dataclass
 class Run:
-    """A forked run, and the front that waits for its end."""
+    """A forked run, and the connection of the front that waits for its end."""
 
     pid: int
     front: socket.socket
 
 
 def main() -> None:
-    """Warm up, then serve until nobody needs it any more."""
+    """Warm up, then serve until the end of standard input."""
     directory, key = Path(sys.argv[1]), sys.argv[2]
     ready = os.dup(1)
     os.dup2(2, 1)
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def warm_up() -> None:
-    """Run a playbook, and forget what only one run of a process may set."""
+    """Run a playbook, and reset the state that only one run per process may set."""
     from ansible import constants
     from ansible.cli.playbook import PlaybookCLI
     from ansible.parsing.vault import VaultSecretsContext
@@ -59,7 +59,7 @@ def warm_up() -> None:
     from ansible.utils.context_objects import GlobalCLIArgs
     from ansible.utils.display import Display
 
-    # The callback of ansible-runner keeps the directory of the run that imports it.
+    # The callback of ansible-runner 2.4 keeps the directory of the run that imports it.
     wanted = constants.DEFAULT_STDOUT_CALLBACK, constants.CALLBACKS_ENABLED, callback_loader.config
     constants.DEFAULT_STDOUT_CALLBACK, constants.CALLBACKS_ENABLED = "default", []
     callback_loader.config = []
@@ -101,7 +101,7 @@ def serve(listener: socket.socket) -> None:
                     selector.register(run.front, selectors.EVENT_READ, run)
                 elif key.fd == ended_read:
                     os.read(ended_read, 4096)
-                elif key.data.pid in runs:  # its front is gone, hence nobody wants it
+                elif key.data.pid in runs:  # its front has ended, so nothing needs the run
                     selector.unregister(key.data.front)
                     end_tree(key.data.pid)
             for pid, status in reaped():
@@ -116,7 +116,7 @@ def serve(listener: socket.socket) -> None:
 
 
 def accept(listener: socket.socket) -> Run:
-    """Take a request and fork for it."""
+    """Accept a request and fork for it."""
     front, _ = listener.accept()
     data, streams, _, _ = socket.recv_fds(front, REQUEST_BYTES, 3)
     pid = os.fork()
@@ -130,7 +130,7 @@ def accept(listener: socket.socket) -> Run:
 
 
 def play(request: dict[str, Any], streams: list[int]) -> NoReturn:
-    """Be ansible-playbook as the request says; streams are its standard ones."""
+    """Run ansible-playbook as requested, with `streams` as its standard streams, and exit."""
     code = 250
     try:
         signal.set_wakeup_fd(-1)
@@ -155,7 +155,7 @@ def play(request: dict[str, Any], streams: list[int]) -> NoReturn:
 
 
 def run_playbook(arguments: list[str]) -> int:
-    """Run the command line; its exit status."""
+    """Run the command line; return its exit status."""
     from ansible.cli.playbook import PlaybookCLI
     from ansible.utils import vars as ansible_vars
     from ansible.utils.display import Display
@@ -180,7 +180,7 @@ def end_tree(pid: int) -> None:
 
 
 def reaped() -> list[tuple[int, int]]:
-    """The children that have ended, with their wait status."""
+    """Return the children that have ended, with their wait status."""
     found = []
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
