@@ -271,7 +271,7 @@ class Observer:
         if host.status == HostStatus.READY and name not in self._suspect:
             log.warning("host %s: %s; observing it again", name, message)
             self._suspect.add(name)
-            self._exposition.doubt(name)
+            self._exposition.count_failure(name)
             self._observe_again(name)
         else:
             await self._mark(name, HostStatus.ERROR, message)

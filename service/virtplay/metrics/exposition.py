@@ -27,7 +27,7 @@ class Exposition:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._parts: dict[str, Part] = {}
-        self._looks: dict[str, _Looks] = {}
+        self._observations: dict[str, _Observations] = {}
 
     def take(
         self,
@@ -39,57 +39,57 @@ class Exposition:
     ) -> None:
         """Replace a host's series by those of its `host_info`.
 
-        `refs` maps the UUIDs of its domains to what people call them, `at` is when the host was
-        observed (Unix seconds), `took` how long it looked at itself (seconds), None if unknown.
+        `refs` maps the UUIDs of its domains to the labels of their VMs, `at` is when the host was
+        observed (Unix seconds), `took` how long that took (seconds), None if unknown.
         """
         with self._lock:
-            looks = self._looks.setdefault(host, _Looks())
+            observations = self._observations.setdefault(host, _Observations())
         values = read_host(host, info, refs, at)
         values["libvirt_up"] = {(host,): 1}
         with self._lock:
-            looks.count += 1
-            looks.at, looks.took = at, took
-            values |= looks.series(host)
+            observations.count += 1
+            observations.at, observations.took = at, took
+            values |= observations.series(host)
         part = _render(values)
         with self._lock:
             # The host may have left the inventory in the meantime.
-            if self._looks.get(host) is looks:
+            if self._observations.get(host) is observations:
                 self._parts[host] = part
 
     def fail(self, host: str) -> None:
         """Replace the series of a host that could not be observed: only its failure is known."""
         with self._lock:
-            looks = self._looks.setdefault(host, _Looks())
-            looks.count += 1
-            looks.failures += 1
-            self._parts[host] = _render({"libvirt_up": {(host,): 0}, **looks.series(host)})
+            observations = self._observations.setdefault(host, _Observations())
+            observations.count += 1
+            observations.failures += 1
+            self._parts[host] = _render({"libvirt_up": {(host,): 0}, **observations.series(host)})
 
-    def doubt(self, host: str) -> None:
+    def count_failure(self, host: str) -> None:
         """Count one failed observation of a host; its series stay."""
         with self._lock:
-            looks = self._looks.setdefault(host, _Looks())
-            looks.count += 1
-            looks.failures += 1
+            observations = self._observations.setdefault(host, _Observations())
+            observations.count += 1
+            observations.failures += 1
             if host in self._parts:
-                self._parts[host] = {**self._parts[host], **_render(looks.series(host))}
+                self._parts[host] = {**self._parts[host], **_render(observations.series(host))}
 
     def forget(self, host: str) -> None:
         """Delete the series of a host that has left the inventory."""
         with self._lock:
             self._parts.pop(host, None)
-            self._looks.pop(host, None)
+            self._observations.pop(host, None)
 
     def keep(self, hosts: set[str]) -> None:
         """Delete the series of all other hosts."""
         with self._lock:
-            gone = self._looks.keys() - hosts
+            gone = self._observations.keys() - hosts
         for host in gone:
             self.forget(host)
 
     def text(self, host: str | None = None) -> Iterator[bytes]:
         """Return the series of all hosts, or of one, in pieces of at most CHUNK bytes.
 
-        What is sent is what was known when it began, however slow the reader is.
+        The text is that of the moment of the call, however slow the reader is.
         """
         with self._lock:
             if host is None:
@@ -99,7 +99,7 @@ class Exposition:
         return in_chunks(_lines(parts))
 
 
-class _Looks:
+class _Observations:
     """Counters of the observations of one host since the service started."""
 
     def __init__(self) -> None:

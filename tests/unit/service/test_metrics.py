@@ -336,7 +336,7 @@ def test_series_come_and_go_with_their_host() -> None:
     assert exposed(exposition)[up] == 1
     assert {dict(labels)["host"] for _, labels in exposed(exposition, "kvm2")} == {"kvm2"}
     whole = exposed(exposition, "kvm1").keys()
-    exposition.doubt("kvm1")
+    exposition.count_failure("kvm1")
     assert exposed(exposition, "kvm1").keys() == whole
     assert (exposed(exposition)[up], exposed(exposition)[failures]) == (1, 2)
     exposition.fail("kvm1")
