@@ -7,6 +7,7 @@ from types import NoneType
 from typing import Any, get_args
 
 import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Code
 from pydantic.fields import FieldInfo
 from virtplay import errors
 from virtplay.actions import Action, playbook
@@ -100,6 +101,15 @@ def test_api_page_names_every_code_with_its_status() -> None:
         listed |= dict.fromkeys(re.findall(r"`([A-Z_]+)`", codes), int(status))
     assert listed == {code: error.status for code, error in error_classes().items()}
     assert errors.VirtplayError.code == "INTERNAL_ERROR"
+
+
+def test_api_page_names_every_code_of_a_failed_job() -> None:
+    page = (ROOT / "docs/api.md").read_text()
+    paragraph = re.search(r"^The `error` of a job has a code too:.*?^$", page + "\n", re.M | re.S)
+    assert paragraph
+    by_service = {"PLAYBOOK_FAILED", "TIMEOUT", "RUN_LOST", "RUN_INTERRUPTED"}
+    listed = set(re.findall(r"`([A-Z_]+)`", paragraph[0])) - error_classes().keys()
+    assert listed == (set(get_args(Code)) | by_service) - error_classes().keys()
 
 
 def test_api_page_names_every_route() -> None:

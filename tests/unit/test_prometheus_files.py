@@ -117,6 +117,29 @@ def test_tests_of_rules_are_made_of_what_there_is() -> None:
                 assert labels_of(entry["series"], metrics)
 
 
+KEEP_RUNNING = {
+    Action.VM_CREATE,
+    Action.VM_START,
+    Action.VM_PAUSE,
+    Action.VM_RESUME,
+    Action.SNAPSHOT_CREATE,
+    Action.SNAPSHOT_DELETE,
+    Action.CONSOLE_OPEN,
+}
+"""The actions that never stop a VM: they do not explain a VM that went down."""
+
+
+def test_rules_know_every_action_that_may_stop_a_vm() -> None:
+    expressions = [rule["expr"] for rule in rules() if rule.get("record") == DOWN]
+    named = {
+        Action(action)
+        for expression in expressions
+        for actions in re.findall(r'\baction=~"([^"]*)"', expression)
+        for action in actions.split("|")
+    }
+    assert named == set(Action) - KEEP_RUNNING
+
+
 def test_rules_know_actions_states_and_outcomes() -> None:
     text = "".join(path.read_text() for path in RULE_FILES)
     for label, known in (

@@ -32,7 +32,7 @@ STATUSES = {
     "HISTORY_NOT_AVAILABLE": 503,
     "INTERNAL_ERROR": 500,
 }
-"""Those of api.md whose endpoints exist."""
+"""Every code of the API and its HTTP status."""
 
 
 @pytest.mark.parametrize(("code", "status"), STATUSES.items())
