@@ -1,4 +1,4 @@
-"""The settings of the service, read from VIRTPLAY_* environment variables. Pure."""
+"""The settings of the service, read from VIRTPLAY_* environment variables."""
 
 import os
 from pathlib import Path

@@ -191,6 +191,16 @@ def test_architecture_has_every_room() -> None:
                 assert f" {folder.name}/ " in tree, folder.name
 
 
+def test_architecture_has_every_pure_file() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    listed = re.search(r"\*\*Pure files\*\* \((.*?)\)", page, re.S)
+    contracts = ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    checked = contracts["importlinter:contract:pure"]["source_modules"].split()
+    assert listed
+    assert {f"virtplay.{name}" for name in re.findall(r"`([\w.]+)`", listed[1])} == set(checked)
+
+
 def test_performance_page_has_the_figures_that_were_kept() -> None:
     page = (ROOT / "docs/performance.md").read_text()
     assert page == with_tables(page)

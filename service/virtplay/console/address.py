@@ -1,4 +1,4 @@
-"""Pure: reads how Ansible connects to a host from its inventory variables, as ssh_config lines."""
+"""Reads how Ansible connects to a host from its inventory variables, as ssh_config lines."""
 
 import getopt
 import getpass
