@@ -1,7 +1,7 @@
-"""Scripts: the collection as Galaxy's users get it, with the roles and playbooks in it.
+"""Builds and tests the collection as it is published on Galaxy, with its roles and playbooks.
 
 `python -m scripts.collection build|sanity|integration|changelog [argument …]`. All but the last
-work on a copy under build/, as ansible-galaxy and ansible-test want roles and playbooks inside.
+use a copy under build/, as ansible-galaxy and ansible-test require roles and playbooks inside.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ANSIBLE_TEST = BUILD / "ansible-test"
 BIN = Path(sys.executable).parent
 HOST_PYTHON = "/usr/bin/python3"
 OUR_PYTHON = f"3.{sys.version_info.minor}"
-# Never part of what is shipped: what other tools leave, and the scenarios that test the roles.
+# Not published: files of other tools, and the scenarios that test the roles.
 LEFT_OUT = shutil.ignore_patterns(
     "__pycache__", "*.pyc", ".mypy_cache", ".ruff_cache", ".ansible", "molecule", "output"
 )
@@ -34,7 +34,7 @@ LEFT_OUT = shutil.ignore_patterns(
 def stage(target: Path) -> Path:
     """Copy collection, roles, playbooks and licence to target/ansible_collections/virtplay/libvirt.
 
-    Returns that path. What an earlier copy had is gone, except the outputs of tests.
+    Replaces an earlier copy. Returns that path.
     """
     copy = target / "ansible_collections/virtplay/libvirt"
     shutil.rmtree(copy, ignore_errors=True)
@@ -58,33 +58,33 @@ def build(output: Path = BUILD) -> Path:
 def ansible_test(*arguments: str) -> None:
     """Run ansible-test on a copy of the collection, with a home of its own under build/.
 
-    Its virtual environments are kept there. It would fetch pip itself from a server of Ansible's;
-    Python brings one, so that a package index is enough.
+    The home keeps its virtual environments. ansible-test would download pip from a server of the
+    Ansible project; with the pip that Python contains, a package index is enough.
     """
     cache = ANSIBLE_TEST / ".ansible/test/cache"
     cache.mkdir(parents=True, exist_ok=True)
     (cache / "get_pip_24_2.py").write_text("import ensurepip\n\nensurepip.bootstrap()\n")
     _write_pip_settings(ANSIBLE_TEST / ".config/pip/pip.conf")
     copy = stage(ANSIBLE_TEST)
-    # It asks git for the files, and this repository's git says that it ignores build/.
+    # ansible-test lists the files with git, and this repository ignores build/.
     subprocess.run(["git", "init", "-q", str(copy)], check=True)
     (copy / ".gitignore").write_text("/tests/output/\n")
     _run("ansible-test", *arguments, cwd=copy, env={"HOME": str(ANSIBLE_TEST), "LC_ALL": "C.UTF-8"})
 
 
 def sanity(*arguments: str) -> None:
-    """Run every sanity test, and those of modules with every Python that this machine has."""
+    """Run every sanity test, and those of modules with every Python on this machine."""
     ansible_test("sanity", "--python", OUR_PYTHON, *arguments)
     for version in [] if arguments else other_pythons():
         ansible_test("sanity", "--python", version, "--test", "compile", "--test", "import")
 
 
 def other_pythons() -> list[str]:
-    """Return the versions of Python that run here, beside our own, from the hosts' oldest on."""
+    """Return the other Python versions on this machine, from the oldest supported on hosts."""
     found = []
     for minor in sorted(set(range(9, 14)) - {sys.version_info.minor}):
         program = shutil.which(f"python3.{minor}")
-        # A shim may be there for a Python that is not.
+        # A shim may exist for a Python that is not installed.
         if (
             program
             and subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode
@@ -96,7 +96,7 @@ def other_pythons() -> list[str]:
 
 def integration(*arguments: str) -> None:
     """Run the integration targets on a host of a lab, or with --local on this machine, as root."""
-    # A host's own Python is the one that has libvirt; the lab's hosts share this machine's.
+    # Only the system's Python has the libvirt bindings; lab hosts share it with this machine.
     version = "import sys; print('%d.%d' % sys.version_info[:2])"
     asked = subprocess.run([HOST_PYTHON, "-c", version], stdout=subprocess.PIPE, check=True)
     python = f"python={asked.stdout.decode().strip()}@{HOST_PYTHON}"
@@ -110,7 +110,7 @@ def integration(*arguments: str) -> None:
         run("controller:")
         return
     with Lab(hosts=1) as lab:
-        # ansible-test logs in with the key that it finds here.
+        # ansible-test logs in with this key.
         keys = ANSIBLE_TEST / ".ansible/test"
         keys.mkdir(parents=True, exist_ok=True)
         for suffix in ("", ".pub"):
@@ -125,7 +125,7 @@ def changelog(*arguments: str) -> None:
 
 
 def _write_pip_settings(path: Path) -> None:
-    """Write down what pip is told by its user, as ansible-test hands no variable on to it."""
+    """Write the user's pip settings to a file, as ansible-test passes no variable on to pip."""
     shown = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
     )
@@ -138,7 +138,7 @@ def _write_pip_settings(path: Path) -> None:
             settings.add_section(section)
         settings[section][option] = value.strip("'\"").replace("\\n", "\n")
     path.parent.mkdir(parents=True, exist_ok=True)
-    # An index's address may have a password in it.
+    # The address of an index may contain a password.
     path.touch(mode=0o600)
     path.chmod(0o600)
     with path.open("w") as file:
@@ -161,7 +161,7 @@ def _run(
 
 
 def main(command: str, *arguments: str) -> None:
-    """Do what the first argument says."""
+    """Run the command that the first argument names."""
     match command:
         case "build":
             print(build())

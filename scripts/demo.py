@@ -1,4 +1,4 @@
-"""The whole thing on two real hypervisors of this machine, until Ctrl-C or SIGTERM: `make demo`."""
+"""Runs the service on a lab of two hypervisors until Ctrl-C or SIGTERM: `make demo`."""
 
 import json
 import os
@@ -22,11 +22,11 @@ STOP_SECONDS = 30
 
 
 class Ended(Exception):
-    """Someone asked for the end."""
+    """A signal requests the end of the demo."""
 
 
 def main() -> int:
-    """Bring the lab up, serve on it, say how to use it, and take all of it down at the end."""
+    """Start the lab and the service, print how to use them, and stop both at the end."""
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, _end)
     port = os.environ.get("VIRTPLAY_PORT", "3000")
@@ -35,7 +35,7 @@ def main() -> int:
     try:
         print("starting two hypervisors in namespaces of this machine …", flush=True)
         with tempfile.TemporaryDirectory(prefix="virtplay-demo-") as state, Lab(hosts=2) as lab:
-            print(f"  up after {time.monotonic() - started:.0f} s: inventory {lab.inventory}")
+            print(f"  ready after {time.monotonic() - started:.0f} s: inventory {lab.inventory}")
             service = start_service(lab.inventory, Path(state), token, port)
             try:
                 wait_ready(service, port)
@@ -43,7 +43,7 @@ def main() -> int:
                 return service.wait()
             finally:
                 stop_service(service)
-                print("the service has ended; the hosts end now …", flush=True)
+                print("the service has stopped; stopping the hosts …", flush=True)
     except Ended:
         return 0
     except RuntimeError as error:
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:
-    # Once is enough: what follows is the taking down, which must not be cut short.
+    # Ignore further signals: they must not interrupt the stop of the lab.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise Ended
@@ -78,12 +78,12 @@ def start_service(
         "VIRTPLAY_BOOTSTRAP_TOKEN": token,
         "VIRTPLAY_PORT": port,
     }
-    # A session of its own: Ctrl-C is ours to pass on.
+    # In a session of its own, so that Ctrl-C reaches only this process, which stops the service.
     return subprocess.Popen([sys.executable, *program], env=environment, start_new_session=True)
 
 
 def wait_ready(service: subprocess.Popen[bytes], port: str) -> None:
-    """Wait until the service has looked at its hosts; RuntimeError when it does not come up."""
+    """Wait until the service has observed its hosts; raise RuntimeError if it does not start."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         if service.poll() is not None:
@@ -99,7 +99,7 @@ def wait_ready(service: subprocess.Popen[bytes], port: str) -> None:
 
 
 def stop_service(service: subprocess.Popen[bytes]) -> None:
-    """End the service and wait for it."""
+    """Stop the service and wait for its end."""
     if service.poll() is None:
         service.terminate()
         try:
@@ -113,7 +113,7 @@ def _say_how(token: str, port: str, seconds: float) -> None:
     address = f"http://localhost:{port}/api/v1"
     print(
         f"""
-Ready after {seconds:.0f} s. Every template of the catalogue stands on the small guest `micro` here.
+Ready after {seconds:.0f} s. Every template of the catalogue has the small image `micro` here.
 From another terminal, in this directory:
 
   export VIRTPLAY_TOKEN={token} VIRTPLAY_URL=http://localhost:{port}
@@ -124,7 +124,7 @@ From another terminal, in this directory:
   .venv/bin/virtplay vm list
   .venv/bin/virtplay host list
 
-API documentation: http://localhost:{port}/docs. Ctrl-C ends it all.
+API documentation: http://localhost:{port}/docs. Ctrl-C stops the demo.
 """,
         flush=True,
     )

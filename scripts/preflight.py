@@ -1,4 +1,4 @@
-"""What would stop the service only after minutes of preparation, found at once: for `make run`."""
+"""Checks inventory and port for `make run` before preparing the hypervisor takes minutes."""
 
 import socket
 import sys
@@ -10,7 +10,7 @@ from virtplay.settings import Settings
 
 
 def main() -> int:
-    """Check what the service will need; exit status 1 and one line when something is wrong."""
+    """Check inventory and port; return exit status 1, with one line printed, if one is unusable."""
     try:
         settings = load_settings()
         check_inventory(settings)
@@ -22,14 +22,14 @@ def main() -> int:
 
 
 def check_inventory(settings: Settings) -> None:
-    """CannotStart when a source of the inventory is not there."""
+    """Raise CannotStart if a source of the inventory does not exist."""
     for source in settings.inventory_sources:
         if not Path(source).exists():
             raise CannotStart(f"cannot find the inventory {source}: see VIRTPLAY_INVENTORY")
 
 
 def check_port(settings: Settings) -> None:
-    """CannotStart when the service could not listen on its address."""
+    """Raise CannotStart if the service cannot listen on its address."""
     place = f"{settings.host}:{settings.port}"
     try:
         family, kind, _, _, address = socket.getaddrinfo(
@@ -40,8 +40,8 @@ def check_port(settings: Settings) -> None:
             tried.bind(address)
     except OSError as error:
         raise CannotStart(
-            f"cannot listen on {place}: {error.strerror or error}; end what listens there,"
-            " or set VIRTPLAY_PORT"
+            f"cannot listen on {place}: {error.strerror or error}; stop the program that"
+            " listens there, or set VIRTPLAY_PORT"
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Writes the variable tables of the roles' READMEs from their argument_specs: `make role-tables`.
 
-A test says whether the committed tables are what this makes. The table stands between two marks; a
-README without them gets a section at its end.
+A test checks that the committed tables are current. The table is between two marks; a README
+without marks gets a section at its end.
 """
 
 import json
@@ -16,7 +16,7 @@ ROLES = Path(__file__).parents[1] / "roles"
 BEGIN = "<!-- variables: `make role-tables` writes them from meta/argument_specs.yml -->\n"
 END = "<!-- end of variables -->\n"
 LONGEST_DEFAULT = 40
-"""Characters; what is longer is only pointed to."""
+"""Characters; a longer default is replaced by a link."""
 MAIN = "main"
 
 Options = Mapping[str, Mapping[str, Any]]
@@ -30,18 +30,18 @@ def main() -> None:
 
 
 def described_roles() -> list[Path]:
-    """The directories of the roles that have argument_specs."""
+    """Return the directories of the roles that have argument_specs."""
     return sorted(path.parents[1] for path in ROLES.glob("*/meta/argument_specs.yml"))
 
 
 def read_specs(role: Path) -> dict[str, Options]:
-    """The options of each entry point of a role."""
+    """Return entry point → options of a role."""
     document = yaml.safe_load((role / "meta/argument_specs.yml").read_text())
     return {entry: spec.get("options", {}) for entry, spec in document["argument_specs"].items()}
 
 
 def with_table(readme: str, role: Path) -> str:
-    """A README's text with the role's present table between the marks."""
+    """Return a README's text with the role's current table between the marks."""
     block = f"{BEGIN}\n{table(read_specs(role))}\n{END}"
     if BEGIN not in readme:
         return f"{readme.rstrip()}\n\n## Variables\n\n{block}"
@@ -50,13 +50,13 @@ def with_table(readme: str, role: Path) -> str:
 
 
 def table(specs: Mapping[str, Options]) -> str:
-    """The Markdown table of all entry points' variables, each once."""
-    # The entry point without tasks_from is one of the others by its second name.
+    """Return the Markdown table of all entry points' variables, each once."""
+    # Leave out `main` if it is an alias of another entry point.
     named = {e: o for e, o in specs.items() if e != MAIN or o not in _others(specs)} or dict(specs)
     several = len(named) > 1
     head = ["variable", "type", "default", *(["`tasks_from`"] if several else []), "meaning"]
     lines = [head, ["---"] * len(head)]
-    told: dict[str, Options] = {}
+    listed: dict[str, Options] = {}
     for name, entries in _entries_of(named).items():
         options = [named[entry][name] for entry in entries]
         where = "all" if len(entries) == len(named) else ", ".join(f"`{e}`" for e in entries)
@@ -64,10 +64,10 @@ def table(specs: Mapping[str, Options]) -> str:
         default = _default(options[0], "" if len(required) == len(entries) else ", ".join(required))
         row = [f"`{name}`", _type(options[0]), default, *([where] if several else [])]
         keys = options[0].get("options") or {}
-        # Keys that a variable above has as well are not told twice.
-        like = next((n for n, o in told.items() if keys and keys.items() <= o.items()), None)
-        told[name] = keys
-        lines.append([*row, _text(options[0]) + (_like(like, keys, told[like]) if like else "")])
+        # Keys that a variable above has too are not listed again.
+        like = next((n for n, o in listed.items() if keys and keys.items() <= o.items()), None)
+        listed[name] = keys
+        lines.append([*row, _text(options[0]) + (_like(like, keys, listed[like]) if like else "")])
         for key, option in () if like else keys.items():
             cells = [f"– `{key}`", _type(option), _default(option, "")]
             lines.append([*cells, *([""] if several else []), _text(option)])

@@ -129,7 +129,7 @@ def demo(lab_machine: None, tmp_path: Path) -> Iterator[Demo]:
 def test_both_examples_run_one_after_the_other_on_the_demo(demo: Demo) -> None:
     def ready() -> bool:
         assert demo.process.poll() is None, demo.said()
-        return "Ctrl-C ends it all" in demo.said()
+        return "Ctrl-C stops the demo" in demo.said()
 
     wait_for("the demo", ready, 150)
     inventory = re.search(r"inventory (\S+)", demo.said())
