@@ -1,4 +1,4 @@
-"""Acceptance tests: headless Chromium as a person uses it, and what is on its pictures."""
+"""Acceptance tests: controls headless Chromium and examines its screenshots."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def missing_programs() -> list[str]:
 
 
 class Browser:
-    """One tab."""
+    """A browser tab."""
 
     def __init__(self, driver: Chrome) -> None:
         self.driver = driver
 
     def open(self, url: str) -> None:
-        """Go to a page, as one that has never been there."""
+        """Open a page."""
         self.driver.get(url)
 
     def element(self, name: str) -> Any:
@@ -44,19 +44,19 @@ class Browser:
         return self.driver.find_element(By.ID, name)
 
     def click(self, name: str) -> None:
-        """Press a button."""
+        """Click an element."""
         self.element(name).click()
 
     def run(self, script: str, *values: Any) -> Any:
-        """Return what a script in the page returns."""
+        """Run a script in the page and return its value."""
         return self.driver.execute_script(script, *values)
 
     def text(self, name: str) -> str:
-        """Return what can be read in an element, nothing when it is hidden."""
+        """Return the visible text of an element, "" if it is hidden."""
         return str(self.element(name).text)
 
     def shows(self, name: str, words: str, seconds: float = 30) -> str:
-        """Wait until words can be read in an element; all that can be read there."""
+        """Wait until the visible text of an element contains `words`, and return the text."""
         last = [""]
 
         def look() -> str | None:
@@ -69,16 +69,16 @@ class Browser:
             raise AssertionError(f"{error}; it has {last[0]!r}; {self.faults()}") from None
 
     def picture(self, file: Path | None = None) -> Image.Image:
-        """Return a picture of the whole tab; kept in `file` too."""
+        """Return a screenshot of the tab; also write it to `file`."""
         content = self.driver.get_screenshot_as_png()
         if file is not None:
             file.write_bytes(content)
         return Image.open(io.BytesIO(content)).convert("RGB")
 
     def faults(self) -> list[str]:
-        """Return what the browser has complained of since the last call: scripts, policies, files.
+        """Return the errors that the browser has logged since the last call, except the API's.
 
-        An answer that is an error is one of them; those of the API are the page's business.
+        They include scripts, policies, and responses with an error status.
         """
         entries = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
         return [
@@ -104,6 +104,6 @@ def open_browser(profile: Path) -> Iterator[Browser]:
 
 
 def lit(picture: Image.Image) -> float:
-    """Return the share of a picture that is not (nearly) black, from 0 to 1."""
+    """Return the share of a picture's pixels that are not nearly black, from 0 to 1."""
     grey = picture.convert("L").point(lambda value: 255 if value > 40 else 0)
     return ImageStat.Stat(grey).mean[0] / 255

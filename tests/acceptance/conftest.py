@@ -1,4 +1,4 @@
-"""Acceptance tests: the fixtures; the session's lab, one service on it, and what it downloads."""
+"""Acceptance tests: the fixtures: one service on the session's lab, and an image server for it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from tests.warm.environment import REAL
 
 CACHE = Path("/var/cache/virtplay/tests")
 BRIDGE = "br-test"
-"""A bridge of lab-2 only, without DHCP on it."""
+"""A bridge of lab-2 only, without a DHCP server."""
 
 
 class Builder:
-    """Builds the Debian image beside the tests, from the collection on until it is asked for."""
+    """Builds the Debian image while other tests run."""
 
     def __init__(self) -> None:
         self.image = CACHE / f"debian12-{debian_image.recipe()}.qcow2"
@@ -42,7 +42,7 @@ class Builder:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Begin, if the image is neither there nor under way."""
+        """Start the build, unless the image exists or is being built."""
         if self._process is None and not self.image.exists():
             CACHE.mkdir(parents=True, exist_ok=True)
             for old in CACHE.glob("debian12-*.qcow2"):
@@ -59,14 +59,14 @@ class Builder:
                 )  # fmt: skip
 
     def wait(self) -> Path:
-        """Return the image when it is there; fails with what the builder said last."""
+        """Wait for the image and return its path; fail with the last output of a failed build."""
         self.start()
         if self._process is not None and self._process.wait(500) != 0:
             pytest.fail(f"cannot build the Debian image: {self._log.read_text()[-3000:]}")
         return self.image
 
     def stop(self) -> None:
-        """End the builder if nobody has waited for it."""
+        """Stop a running build."""
         if self._process is not None and self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGTERM)
             self._process.wait()
@@ -76,13 +76,13 @@ BUILDER = Builder()
 
 
 def pytest_unconfigure() -> None:
-    """Leave no builder running."""
+    """Stop a build that no test has waited for."""
     BUILDER.stop()
 
 
 @dataclass(frozen=True)
 class ImageServer:
-    """An HTTP server at the lab's own address of this machine."""
+    """An HTTP server at this machine's address in the lab's network."""
 
     url: str
     directory: Path
@@ -99,14 +99,14 @@ class ImageServer:
 
 @pytest.fixture(scope="session")
 def images(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageServer]:
-    """What a site's image mirror would be; the hosts of the lab reach it."""
+    """An image mirror, as a site would have, that the hosts of the lab reach."""
     directory = tmp_path_factory.mktemp("images")
     network = ipaddress.ip_interface(f"{lab.hosts[0].address}/{PREFIX}").network
     address = str(next(network.hosts()))
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     handler = functools.partial(Quiet, directory=str(directory))
     with http.server.ThreadingHTTPServer((address, 0), handler) as server:
@@ -119,7 +119,7 @@ def images(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image
 
 @pytest.fixture(scope="session")
 def inventory(lab: Lab, images: ImageServer, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The lab's inventory with more catalogue entries, which a second source adds."""
+    """The lab's inventory, and a second source that adds catalogue entries."""
     template = next(
         guests.own_file(lab.directory, lab.hosts[0], "/var/lib/libvirt/templates").glob("*.qcow2")
     )
@@ -155,9 +155,9 @@ def inventory(lab: Lab, images: ImageServer, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="session")
 def bridge_network(lab: Lab) -> Iterator[ipaddress.IPv4Network]:
-    """Make the bridge on lab-2; its network, of which the host has the first address.
+    """The network of a bridge on lab-2, whose first address the host has.
 
-    It is another share of the lab's documentation network, and never leaves the host.
+    It is another part of the documentation network that labs use, without a route to the host.
     """
     own = ipaddress.IPv4Interface(f"{lab.hosts[1].address}/{PREFIX}").network
     shares = ipaddress.IPv4Network("198.51.100.0/24").subnets(new_prefix=PREFIX)
@@ -178,9 +178,9 @@ def service(
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> Iterator[Service]:
-    """The service on the session's lab; what the large guest needs is built from here on.
+    """The service on the session's lab; the Debian image is built from here on if a test needs it.
 
-    It ends with the last of these tests: it would go on looking at its hosts.
+    The service is stopped after the last acceptance test, as it would continue to observe hosts.
     """
     wanted = any("debian" in getattr(item, "fixturenames", ()) for item in request.session.items)
     if wanted and not debian_image.missing_programs():
@@ -200,12 +200,12 @@ def service(
     finally:
         service.stop()
         left = service.pids()
-        assert left == [], "the service left processes behind"
+        assert left == [], "processes of the service are still running"
 
 
 @pytest.fixture
 def cold_service(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    """The service, whose jobs are processes of their own from the first instruction on."""
+    """The service, whose jobs start the real ansible-playbook instead of warm Ansible."""
     service.stop()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", REAL)
@@ -217,13 +217,13 @@ def cold_service(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 @pytest.fixture(scope="package")
 def api(service: Service) -> Api:
-    """The service's API."""
+    """A client of the service's API."""
     return Api(service.port)
 
 
 @pytest.fixture(autouse=True)
 def tidy(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Remove the VMs that a test leaves, also when it failed half way."""
+    """Delete the VMs that a test leaves, even if it failed."""
     yield
     if "api" in request.fixturenames:
         api: Api = request.getfixturevalue("api")
@@ -245,7 +245,7 @@ def two(lab: Lab) -> Host:
 
 @pytest.fixture
 def debian(images: ImageServer, lab_machine: None) -> Path:
-    """The Debian image, offered by the image server."""
+    """The Debian image, served by the image server."""
     if missing := debian_image.missing_programs():
         pytest.fail(f"cannot build the Debian image without {', '.join(missing)}", pytrace=False)
     image = BUILDER.wait()

@@ -1,4 +1,4 @@
-"""Acceptance tests: lets a client that speaks TCP use a websocket."""
+"""Acceptance tests: forwards a TCP connection over a websocket."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from websockets.typing import Origin
 
 @contextmanager
 def forward(url: str, origin: str) -> Iterator[int]:
-    """Listen on a port of loopback for one connection, and carry it over the websocket."""
+    """Listen on a loopback port for one connection, and forward it over the websocket."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listening:
         thread = threading.Thread(target=_carry, args=(listening, url, origin))
         thread.start()
         yield listening.getsockname()[1]
-        # It waits no more, whether somebody came or not.
+        # Stop waiting for a connection that never came.
         with contextlib.suppress(OSError):
             listening.shutdown(socket.SHUT_RDWR)
     thread.join(10)

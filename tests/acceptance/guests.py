@@ -1,4 +1,4 @@
-"""Acceptance tests: what a lab host and the guests on it say, asked behind the service's back."""
+"""Acceptance tests: reads the state of lab hosts and their guests without the service."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.acceptance.service import PATIENCE, wait_for
 
 POOL = "/var/lib/libvirt/images"
 BOOT_SECONDS = 60
-"""A guest under emulation on a busy machine of two cores."""
+"""The time to boot under emulation on a busy machine with two cores."""
 
 
 def agent(host: Host, domain: str, command: str, **arguments: Any) -> Any:
-    """Return what the guest agent answers; LabError when there is none."""
+    """Return the response of the guest agent; raise LabError if it does not respond."""
     request: dict[str, Any] = {"execute": command}
     if arguments:
         request["arguments"] = arguments
@@ -31,12 +31,12 @@ def agent(host: Host, domain: str, command: str, **arguments: Any) -> Any:
 
 
 def booted(host: Host, domain: str, seconds: float = BOOT_SECONDS) -> None:
-    """Wait until the guest agent answers, hence the guest has booted."""
+    """Wait until the guest agent responds, so the guest has booted."""
     wait_for(f"the boot of {domain}", lambda: agent_answers(host, domain), seconds)
 
 
 def agent_answers(host: Host, domain: str) -> bool:
-    """Whether the guest agent answers just now."""
+    """Return whether the guest agent responds now."""
     try:
         agent(host, domain, "guest-ping")
     except LabError:
@@ -45,7 +45,7 @@ def agent_answers(host: Host, domain: str) -> bool:
 
 
 def in_guest(host: Host, domain: str, *command: str, seconds: float = 30) -> str:
-    """Run a command in the guest through its agent; what it printed (both streams)."""
+    """Run a command in the guest through its agent; return its output (both streams)."""
     started = agent(
         host,
         domain,
@@ -70,7 +70,7 @@ def domain_xml(host: Host, domain: str, *options: str) -> Any:
 
 
 def power(host: Host, domain: str) -> str:
-    """Return libvirt's word for a domain's state."""
+    """Return libvirt's name of a domain's state."""
     return host.run("virsh", "-q", "domstate", domain).stdout.strip()
 
 
@@ -80,7 +80,7 @@ def domains(host: Host) -> set[str]:
 
 
 def traces(host: Host) -> dict[str, set[str]]:
-    """Return everything that VMs can leave on a host, to be compared before and after."""
+    """Return everything that VMs can leave on a host, for a comparison before and after."""
     network = etree.fromstring(host.run("virsh", "net-dumpxml", "default").stdout)
     return {
         "domains": domains(host),
@@ -88,7 +88,7 @@ def traces(host: Host) -> dict[str, set[str]]:
         "nvram": set(host.run("ls", "/var/lib/libvirt/qemu/nvram", check=False).stdout.split()),
         "reservations": {f"{e.get('mac')} {e.get('ip')}" for e in network.findall("ip/dhcp/host")},
         "autostart": set(host.run("ls", "/etc/libvirt/qemu/autostart", check=False).stdout.split()),
-        # The locks of templates' names stay; half a download must not.
+        # The lock files of template names remain; partial downloads must not.
         "templates": {
             name
             for name in host.run("ls", "-A", "/var/lib/libvirt/templates").stdout.split()
@@ -103,5 +103,5 @@ def qemu_pid(host: Host, domain: str) -> int:
 
 
 def own_file(directory: Path, host: Host, path: str) -> Path:
-    """Return where a lab host's /var or /etc file is on this machine."""
+    """Return the path on this machine of a file in a lab host's /var or /etc."""
     return directory / host.name / path.lstrip("/")

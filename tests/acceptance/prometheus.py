@@ -1,4 +1,4 @@
-"""Acceptance tests: a Prometheus of their own, with the configuration and the rules we ship."""
+"""Acceptance tests: runs a Prometheus server with the project's configuration and rules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Series = dict[str, str]
 
 
 class Prometheus:
-    """The process, and its query API."""
+    """A client of the query API of a running Prometheus server."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -34,33 +34,33 @@ class Prometheus:
         return answer["data"]
 
     def query(self, expr: str, at: float | None = None) -> list[tuple[Series, float]]:
-        """The labels and values that an expression gives now, or at a moment."""
+        """Return the labels and values of an expression now, or at a Unix time."""
         moment = {} if at is None else {"time": at}
         found = self._ask("/query", query=expr, **moment)["result"]
         return [(entry["metric"], float(entry["value"][1])) for entry in found]
 
     def value(self, expr: str, at: float | None = None) -> float:
-        """The one value that an expression gives."""
+        """Return the value of an expression, which must have exactly one series."""
         found = self.query(expr, at)
-        assert len(found) == 1, f"{expr} gives {found}"
+        assert len(found) == 1, f"{expr} returns {found}"
         return found[0][1]
 
     def has(self, expr: str) -> bool:
-        """Whether an expression gives anything."""
+        """Return whether an expression has any series."""
         return bool(self.query(expr))
 
     def targets(self) -> list[dict[str, Any]]:
-        """Its active targets."""
+        """Return the active targets."""
         found: list[dict[str, Any]] = self._ask("/targets", state="active")["activeTargets"]
         return found
 
     def rules(self) -> list[dict[str, Any]]:
-        """All its rules, with their health."""
+        """Return all rules, with their health."""
         return [rule for group in self._ask("/rules")["groups"] for rule in group["rules"]]
 
 
 def make_token(service: Service, name: str) -> str:
-    """A new viewer's token, made by the command line."""
+    """Create a viewer's token with the command line and return it."""
     return subprocess.run(
         [Path(sys.executable).with_name("virtplay"), "token", "create", name, "--role", "viewer"],
         env={**os.environ, "VIRTPLAY_STATE_DIR": str(service.state)},
@@ -72,7 +72,7 @@ def make_token(service: Service, name: str) -> str:
 
 @contextlib.contextmanager
 def run_prometheus(directory: Path, shipped: str, service: Service) -> Iterator[Prometheus]:
-    """Debian's prometheus on one of the configurations we ship, but faster and on the service."""
+    """Run Debian's Prometheus with one of the project's configurations, faster, on the service."""
     text = (REPOSITORY / "prometheus" / shipped).read_text()
     for ours, here in (
         ("localhost:3000", f"127.0.0.1:{service.port}"),

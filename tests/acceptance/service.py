@@ -1,4 +1,4 @@
-"""Acceptance tests: `virtplay serve` as a process, and its API as a test uses it."""
+"""Acceptance tests: runs `virtplay serve` as a process, and sends requests to its API."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import httpx
 TOKEN = "acceptance-token-with-enough-letters"
 INTERVAL = 5.0
 TWO_INTERVALS = 2 * INTERVAL + 6
-"""Seconds in which the list has to follow the hosts: the observations themselves take time too."""
+"""Seconds within which the list must show a change on a host: observations take time too."""
 STOP_TIMEOUT = 15
-"""Seconds that a guest gets to obey the power button."""
+"""Seconds within which a guest must react to the power button."""
 MICRO = {"template": "micro", "cpu": 1, "memory": 128, "disk": 1}
 PATIENCE = 5
 UNFINISHED = ("queued", "running", "cancelling")
@@ -29,13 +29,13 @@ T = TypeVar("T")
 
 
 class ServiceError(Exception):
-    """The service did not do what was asked of it; the message says what."""
+    """The service did not start or stop; the message contains the reason."""
 
 
 def wait_for(what: str, look: Callable[[], T | None], seconds: float) -> T:
-    """Return the first true value that `look` gives; AssertionError without one.
+    """Return the first true value that `look` returns; raise AssertionError if there is none.
 
-    `seconds` are those of a quiet machine; a busy one gets PATIENCE times as many.
+    `seconds` is the time limit on an idle machine; the real limit is PATIENCE times as long.
     """
     deadline = time.monotonic() + seconds * PATIENCE
     while True:
@@ -47,7 +47,7 @@ def wait_for(what: str, look: Callable[[], T | None], seconds: float) -> T:
 
 
 class Service:
-    """The process: started, killed, started again on the same state."""
+    """The process of the service, which can be started again on the same state."""
 
     def __init__(self, state: Path, inventory: str, port: int, settings: Mapping[str, str]) -> None:
         self.state = state
@@ -65,10 +65,10 @@ class Service:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, seconds: float = 300) -> None:
-        """Start it and wait until it has looked at its hosts."""
+        """Start the service and wait until it has observed its hosts."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                # It ends with the tests, however they end.
+                # The service ends with the tests, however they end.
                 ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "virtplay.cli", "serve"],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -91,13 +91,13 @@ class Service:
         raise ServiceError(f"cannot start the service: {words}")
 
     def kill(self) -> None:
-        """End it as a crash does."""
+        """Kill the service, as a crash does."""
         assert self._process
         self._process.kill()
         self._process.wait()
 
     def stop(self) -> int:
-        """End it as an operator does; its exit status."""
+        """Stop the service by SIGTERM, as an operator does; return its exit status."""
         assert self._process
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
@@ -129,7 +129,7 @@ def _command_lines() -> Iterator[tuple[int, bytes]]:
 
 
 class Api:
-    """The API: every method answers `data`, or the error of a refusal."""
+    """A client of the API; its methods return `data`, or the error of a rejected request."""
 
     def __init__(self, port: int, token: str = TOKEN) -> None:
         self.http = httpx.Client(
@@ -139,17 +139,17 @@ class Api:
         )
 
     def ask(self, method: str, path: str, body: Any = None) -> httpx.Response:
-        """Send one request."""
+        """Send a request and return its response."""
         return self.http.request(method, path, json=body)
 
     def get(self, path: str) -> Any:
-        """Return the data of a GET that has to succeed."""
+        """Return the data of a GET request that must succeed."""
         answer = self.ask("GET", path)
         assert answer.status_code == 200, answer.text
         return answer.json()["data"]
 
     def send(self, method: str, path: str, body: Any = None) -> Json:
-        """Return the data of a mutation that has to be accepted."""
+        """Return the data of a mutation that must be accepted."""
         answer = self.ask(method, path, body)
         assert answer.status_code == 202, answer.text
         data: Json = answer.json()["data"]
@@ -157,7 +157,7 @@ class Api:
         return data
 
     def refused(self, status: int, code: str, method: str, path: str, body: Any = None) -> Json:
-        """Return the error of a request that has to be refused so."""
+        """Return the error of a request that must be rejected with this status and code."""
         answer = self.ask(method, path, body)
         assert answer.status_code == status, answer.text
         error: Json = answer.json()["error"]
@@ -177,7 +177,7 @@ class Api:
         return answer.text
 
     def ended(self, ref: str, seconds: float = 90) -> Json:
-        """Wait until a job has ended, however; its progress must never fall on the way."""
+        """Wait until a job has ended with any status; its progress must never decrease."""
         seen = [0]
 
         def look() -> Json | None:
@@ -191,7 +191,7 @@ class Api:
         return {**job, "seen": sorted(set(seen))}
 
     def succeeded(self, ref: str, seconds: float = 90) -> Json:
-        """Wait until a job has succeeded; its log is shown if it has not."""
+        """Wait until a job has succeeded; fail with its log if it has not."""
         job = self.ended(ref, seconds)
         assert job["status"] == "succeeded", f"{job['error']}\n{self.log(ref)}"
         return job
@@ -204,15 +204,15 @@ class Api:
         return job
 
     def run(self, method: str, path: str, body: Any = None, seconds: float = 90) -> Json:
-        """Send a mutation and wait until its job has succeeded; the job."""
+        """Send a mutation, wait until its job has succeeded, and return the job."""
         return self.succeeded(self.send(method, path, body)["jobId"], seconds)
 
     def create(self, seconds: float = 90, **fields: Any) -> Json:
-        """Create a VM of `micro`, unless told otherwise, and wait for it; the VM."""
+        """Create a VM, by default of `micro`, wait for it, and return it."""
         return self.create_all(fields, seconds=seconds)[0]
 
     def create_all(self, *wanted: Json, seconds: float = 90) -> list[Json]:
-        """Create several VMs at once, and wait for them; the VMs."""
+        """Create several VMs at once, wait for them, and return them."""
         bodies = [{"name": "acceptance", **MICRO, **fields} for fields in wanted]
         made = [self.send("POST", "/vms", body) for body in bodies]
         for accepted in made:
@@ -241,7 +241,7 @@ class Api:
         return host
 
     def all_ready(self, seconds: float = 60) -> None:
-        """Wait until every host has been seen well."""
+        """Wait until every host is ready."""
 
         def look() -> bool:
             return all(host["status"] == "ready" for host in self.get("/hosts")["hosts"])
@@ -249,7 +249,7 @@ class Api:
         wait_for("every host ready", look, seconds)
 
     def shows(self, ref: str, seconds: float = TWO_INTERVALS, **fields: Any) -> Json:
-        """Wait until the VM list shows these fields of a VM; the VM."""
+        """Wait until the VM list shows these fields of a VM, and return the VM."""
         last: Json = {}
 
         def look() -> Json | None:
@@ -262,11 +262,11 @@ class Api:
             raise AssertionError(f"{error}; it is {last}") from None
 
     def gone(self, ref: str, seconds: float = TWO_INTERVALS) -> None:
-        """Wait until the VM list shows a VM no more."""
+        """Wait until the VM list no longer contains a VM."""
         wait_for(f"the end of {ref} in the list", lambda: ref not in self.vms(), seconds)
 
     def remove(self, *refs: str) -> None:
-        """Delete VMs whatever they do, for the tidying up; waits for what holds them."""
+        """Delete VMs in any state, after waiting for their jobs."""
 
         def idle(ref: str) -> bool:
             answer = self.ask("GET", f"/vms/{ref}/status")

@@ -1,4 +1,4 @@
-"""Acceptance: lines that a person would type into a shell of the project directory."""
+"""Acceptance tests: runs command lines of the documentation in a shell of the project directory."""
 
 from __future__ import annotations
 
