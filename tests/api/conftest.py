@@ -1,4 +1,4 @@
-"""Tests: the running service, with and without plays, on either database."""
+"""Tests: fixtures that run the service, with or without playbooks, on SQLite and PostgreSQL."""
 
 import asyncio
 import contextlib
@@ -36,17 +36,17 @@ CATALOGUE: dict[str, dict[str, Any]] = {
     "micro": {"os": "micro", "micro": True},
     "debian12": {"os": "debian12", "url": "x"},
 }
-# Sanic 25.12 rewrites its own methods at each start; else only the first application starts.
+# Sanic 25.12 rewrites its own methods at each start; otherwise only the first application starts.
 Sanic.test_mode = True
 FINISHED = ("succeeded", "failed", "cancelled", "lost")
 only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-"""For what no database can make different."""
+"""For tests whose result does not depend on the database."""
 BODY = {"name": "web", "template": "micro", "cpu": 1, "memory": 512, "disk": 2}
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Cluster]:
-    """A PostgreSQL server of this worker's own."""
+    """A PostgreSQL server for this test worker."""
     programs = find_programs()
     if programs is None:
         pytest.fail("the test needs PostgreSQL: run make setup-lab", pytrace=False)
@@ -56,7 +56,7 @@ def postgres() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty SQLite file, to be copied."""
+    """A migrated, empty SQLite file that each test copies."""
     path = tmp_path_factory.mktemp("sqlite") / "template.sqlite3"
 
     async def make() -> None:
@@ -69,7 +69,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres: Cluster) -> str:
-    """The name of a migrated, empty database, to be copied."""
+    """The name of a migrated, empty database that each test copies."""
 
     async def make() -> None:
         await _execute(postgres, "CREATE DATABASE template_of_tests")
@@ -90,8 +90,8 @@ async def _execute(cluster: Cluster, statement: str) -> None:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A migrated, empty database of this test's own: SQLite, then PostgreSQL."""
-    # Tortoise 1.1 keeps the text of inserts by connection name, whatever the dialect.
+    """The URL of a migrated, empty database for this test: SQLite, then PostgreSQL."""
+    # Tortoise 1.1 caches INSERT statements by connection name, not by dialect.
     EXECUTOR_CACHE.clear()
     if request.param == "sqlite":
         path = tmp_path / "state" / "virtplay.sqlite3"
@@ -108,21 +108,21 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[str]:
-    """The test's database, open, without a service."""
+    """The URL of the test's database, opened without the service."""
     await open_database(database_url)
     yield database_url
     await close_database()
 
 
 class QuietDispatcher:
-    """Takes note of jobs and never runs one."""
+    """A dispatcher that records jobs and runs none."""
 
     def __init__(self, *_: object) -> None:
         self.enqueued: list[int] = []
         self._stopped = asyncio.Event()
 
     def enqueue(self, job_id: int) -> None:
-        """Take note of a committed job."""
+        """Record a committed job."""
         self.enqueued.append(job_id)
 
     async def run(self) -> None:
@@ -135,7 +135,7 @@ class QuietDispatcher:
 
 
 class QuietObserver:
-    """Never looks: the test says what was seen."""
+    """An observer that observes nothing: the test saves observations."""
 
     def __init__(self, _settings: Settings, inventory: Inventory, *_: object) -> None:
         self.inventory = inventory
@@ -147,7 +147,7 @@ class QuietObserver:
         await self._stopped.wait()
 
     async def first_observation(self) -> None:
-        """Wait for nothing: what the test says was seen, was."""
+        """Return at once: the test saves the first observation."""
 
     def stop(self) -> None:
         """End `run`."""
@@ -156,7 +156,7 @@ class QuietObserver:
 
 @dataclass
 class Service:
-    """The service, answering on a loopback port, and an admin's client of it."""
+    """The service on a loopback port, and a client with an admin's token."""
 
     client: httpx.AsyncClient
     address: str
@@ -167,7 +167,7 @@ class Service:
     hosts: dict[str, FakeHost] = field(default_factory=dict)
 
     async def get(self, path: str, **query: Any) -> Any:
-        """`data` of GET /api/v1{path}."""
+        """Return `data` of GET /api/v1{path}, which must succeed."""
         answer = await self.client.get(f"/api/v1{path}", params=query)
         assert answer.status_code == 200, answer.text
         body = answer.json()
@@ -175,51 +175,51 @@ class Service:
         return body["data"]
 
     async def post(self, path: str, body: Any = None, **query: Any) -> httpx.Response:
-        """POST /api/v1{path}."""
+        """Send POST /api/v1{path} and return the response."""
         return await self.client.post(f"/api/v1{path}", json=body, params=query)
 
     async def create(self, **values: Any) -> Any:
-        """`data` of an accepted POST /vms with `values` over BODY."""
+        """Return `data` of POST /vms with BODY updated by `values`, which must be accepted."""
         answer = await self.post("/vms", {**BODY, **values})
         assert answer.status_code == 202, answer.text
         return answer.json()["data"]
 
     async def act(self, vm: str, action: str, body: Any = None) -> Any:
-        """`data` of an accepted POST /vms/{vm}/{action}."""
+        """Return `data` of POST /vms/{vm}/{action}, which must be accepted."""
         answer = await self.post(f"/vms/{vm}/{action}", body)
         assert answer.status_code == 202, answer.text
         return answer.json()["data"]
 
     async def wait(self, job: str, seconds: float = 300) -> Any:
-        """The job once it has ended."""
+        """Wait until the job has ended and return it."""
         async with asyncio.timeout(seconds):
             while (found := await self.get(f"/jobs/{job}"))["status"] not in FINISHED:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         return found
 
     async def succeed(self, job: str) -> Any:
-        """The job, which must succeed."""
+        """Wait until the job has ended, which must succeed, and return it."""
         found = await self.wait(job)
         assert found["status"] == "succeeded", found
         return found
 
     async def until(self, path: str, test: Callable[[Any], object], seconds: float = 300) -> Any:
-        """GET `path` until its data passes `test`."""
+        """Send GET `path` until its data passes `test`, and return the data."""
         async with asyncio.timeout(seconds):
             while not test(found := await self.get(path)):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         return found
 
     async def see(self, host: str = "kvm1", **values: Any) -> None:
-        """Let an observation of the host answer `host_info(**values)`."""
+        """Save `host_info(**values)` as an observation of the host."""
         await save_observation(host, host_info(**values), await generations())
 
     async def mark(self, host: str, status: HostStatus, message: str = "") -> None:
-        """Give a host that status."""
+        """Set the status of a host."""
         await save_host(await find_host(host), status, message)
 
     async def as_role(self, role: str, **values: Any) -> dict[str, str]:
-        """The headers of a new token with that role."""
+        """Create a token with that role and return the headers of its requests."""
         text = await create_token(f"{role}-{values.get('name', 'one')}", role)
         return {"Authorization": f"Bearer {text}"}
 
@@ -235,7 +235,7 @@ class _Lines(logging.Handler):
 
 @pytest.fixture
 def log_lines() -> Iterator[list[str]]:
-    """Every log line as the service would print it."""
+    """The log lines of the test, formatted as the service writes them."""
     from virtplay.logs import set_up_logging
 
     root = logging.getLogger()
@@ -266,7 +266,7 @@ async def _serve(settings: Settings, lines: list[str]) -> AsyncIterator[Service]
         await server.start_serving()
         address = f"http://127.0.0.1:{port}"
         headers = {"Authorization": f"Bearer {ADMIN}"}
-        # Without TLS, the many certificates need not be read.
+        # Without TLS, loading the CA certificates would only take time.
         async with httpx.AsyncClient(
             base_url=address, headers=headers, timeout=300, verify=False
         ) as client:
@@ -282,7 +282,7 @@ async def _serve(settings: Settings, lines: list[str]) -> AsyncIterator[Service]
 
 @pytest.fixture
 def settings(tmp_path: Path, database_url: str) -> Settings:
-    """Settings on the test's own state directory and database."""
+    """Settings with the test's own state directory and database."""
     return Settings(
         project_dir=PROJECT,
         inventory=str(tmp_path / "hosts.yml"),
@@ -299,7 +299,7 @@ def settings(tmp_path: Path, database_url: str) -> Settings:
 async def service(
     settings: Settings, log_lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Service]:
-    """The service with two hosts that were seen once; jobs stay queued, nobody looks."""
+    """The service with two hosts that were observed once; it runs no jobs and observes no hosts."""
     hosts = {name: HostConfig(name, Overcommit(), CATALOGUE) for name in ("kvm1", "kvm2")}
 
     async def load(_settings: Settings) -> Inventory:
@@ -316,7 +316,7 @@ async def service(
 
 
 def write_inventory(path: Path, hosts: dict[str, FakeHost], **more: dict[str, Any]) -> None:
-    """An inventory of fake hosts; `more` are host variables by host name."""
+    """Write an inventory of fake hosts; `more` maps host names to further host variables."""
     entries = {
         name: {
             "ansible_connection": "local",
@@ -330,10 +330,10 @@ def write_inventory(path: Path, hosts: dict[str, FakeHost], **more: dict[str, An
 
 @pytest.fixture
 def fake_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeHost]:
-    """One hypervisor in a file, named in the test's inventory."""
+    """A fake hypervisor, which the test's inventory lists."""
     folder = tmp_path / "hypervisors"
     folder.mkdir()
-    # A module that is killed leaves what it was unpacked to.
+    # A killed module leaves the directory with its unpacked files.
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     hosts = {"kvm1": FakeHost("kvm1", folder)}
     write_inventory(tmp_path / "hosts.yml", hosts)
@@ -344,7 +344,7 @@ def fake_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Fak
 async def playing(
     settings: Settings, log_lines: list[str], fake_hosts: dict[str, FakeHost]
 ) -> AsyncIterator[Service]:
-    """The whole service: jobs are real plays on the fake hosts, which are observed."""
+    """The whole service: it runs real playbooks on the fake hosts and observes them."""
     async with _serve(settings, log_lines) as running:
         running.hosts = fake_hosts
         await running.until("/hosts", lambda d: all(h["status"] == "ready" for h in d["hosts"]))

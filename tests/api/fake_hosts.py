@@ -1,4 +1,4 @@
-"""Tests: a hypervisor kept in a JSON file, as the tests see it."""
+"""Tests: fake hypervisors, each stored in a JSON file."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ def host_info(
     domains: list[dict[str, Any]] | None = None,
     **values: Any,
 ) -> dict[str, Any]:
-    """What the module host_info answers: memory MiB, disk_free GiB of the pool `default`."""
+    """Return a result of the module host_info; memory in MiB, disk_free of pool default in GiB."""
     info: dict[str, Any] = {
         "host": {
             "hostname": "fake",
@@ -87,7 +87,7 @@ def host_info(
 
 
 def foreign_domain(name: str = "old-server", **values: Any) -> dict[str, Any]:
-    """A domain that someone made with virsh, in the shape of host_info."""
+    """Return a domain created with virsh, in the format of host_info."""
     domain: dict[str, Any] = {
         "uuid": str(uuid.uuid4()),
         "name": name,
@@ -133,7 +133,7 @@ def foreign_domain(name: str = "old-server", **values: Any) -> dict[str, Any]:
 
 
 def snapshot_entry(name: str, **values: Any) -> dict[str, Any]:
-    """A snapshot in the shape of host_info; without more, one that virsh made."""
+    """Return a snapshot in the format of host_info; by default one created with virsh."""
     return {
         "name": name,
         "title": name,
@@ -154,7 +154,7 @@ def snapshot_entry(name: str, **values: Any) -> dict[str, Any]:
 
 
 class FakeHost:
-    """One hypervisor: its file is what the modules in project/library read and write."""
+    """A hypervisor stored in a file, which the modules in project/library read and write."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
@@ -167,12 +167,12 @@ class FakeHost:
         self.path.write_text(json.dumps(content))
 
     def read(self) -> dict[str, Any]:
-        """The whole file."""
+        """Return the content of the file."""
         return dict(json.loads(self.path.read_text()))
 
     @contextlib.contextmanager
     def change(self) -> Iterator[dict[str, Any]]:
-        """The file's content under its lock; what the block leaves in it is written back."""
+        """Yield the content of the locked file, and write the changed content back."""
         with Path(f"{self.path}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             content = self.read()
@@ -182,27 +182,27 @@ class FakeHost:
             written.replace(self.path)
 
     def order(self, action: str, **order: Any) -> None:
-        """From now on the modules do this at `action`: fail=…, lie="stopped", answer=…."""
+        """Make the modules behave so at `action`: fail=…, lie="stopped", answer=…."""
         with self.change() as content:
             content["orders"][action] = order
 
     def hold(self, action: str) -> Path:
-        """Let the modules wait at `action` until the returned file is removed."""
+        """Make the modules wait at `action` until the returned file is deleted."""
         gate = self._gates / action
         gate.touch()
         self.order(action, hold=str(gate))
         return gate
 
     def put(self, domain: dict[str, Any]) -> dict[str, Any]:
-        """Define a domain, as someone with virsh would."""
+        """Define a domain, as virsh would, and return it."""
         with self.change() as content:
             content["domains"][domain["uuid"]] = domain
         return domain
 
     def domains(self) -> list[dict[str, Any]]:
-        """What it runs."""
+        """Return the domains of the host."""
         return list(self.read()["domains"].values())
 
     def calls(self, action: str | None = None) -> list[dict[str, Any]]:
-        """The module calls that arrived, in order."""
+        """Return the module calls in order, or only those of `action`."""
         return [c for c in self.read()["calls"] if action in (None, c["action"])]

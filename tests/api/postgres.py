@@ -1,4 +1,4 @@
-"""Tests: a throw-away PostgreSQL cluster on a free loopback port."""
+"""Tests: a temporary PostgreSQL cluster on a free loopback port."""
 
 import os
 import pwd
@@ -14,7 +14,7 @@ from typing import Self
 
 
 def find_programs() -> Path | None:
-    """The directory of Debian's (newest) PostgreSQL programs, or of those on the PATH."""
+    """Return the directory of Debian's newest PostgreSQL programs, or of those on PATH, if any."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     if found:
         return found[-1].parent
@@ -23,14 +23,14 @@ def find_programs() -> Path | None:
 
 
 def free_port() -> int:
-    """A loopback TCP port that nothing listens on."""
+    """Return a free loopback TCP port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Cluster:
-    """A running server of its own, by the user postgres where the tests run as root."""
+    """A running PostgreSQL server; if the tests run as root, the user postgres runs it."""
 
     def __init__(self, programs: Path) -> None:
         self._programs = programs
@@ -41,7 +41,7 @@ class Cluster:
         self._server: subprocess.Popen[bytes] | None = None
 
     def url(self, name: str) -> str:
-        """The URL of its database `name`."""
+        """Return the URL of the database `name`."""
         return f"postgres://virtplay:{self._password}@127.0.0.1:{self._port}/{name}"
 
     def __enter__(self) -> Self:
@@ -99,6 +99,6 @@ class Cluster:
                 return
             assert self._server is not None
             if self._server.poll() is not None:
-                raise RuntimeError(f"cannot start PostgreSQL: it ended with {self._server.poll()}")
+                raise RuntimeError(f"cannot start PostgreSQL: exit status {self._server.poll()}")
             time.sleep(0.1)
         raise TimeoutError("cannot start PostgreSQL within 60 s")
