@@ -92,11 +92,11 @@ def test_vm_from_template_to_nothing(lab: Lab, api: Api, one: Host) -> None:
     shown = wait_for("the address in the list", lambda: api.vm(ref)["ip"], TWO_INTERVALS)
     assert f"{shown}/24" in line
     booted(one, ref)
-    assert agent(one, ref, "guest-get-host-name")["host-name"] == "gr-e-no-1"
+    assert agent(one, ref, "guest-get-host-name")["host-name"] == "groe-no-1"
     wait_for(
         "the user-data", lambda: "cat: " not in in_guest(one, ref, "/bin/cat", "/run/mark"), 20
     )
-    assert in_guest(one, ref, "/bin/cat", "/run/mark") == "user-data ran\ngr-e-no-1\n"
+    assert in_guest(one, ref, "/bin/cat", "/run/mark") == "user-data ran\ngroe-no-1\n"
     assert in_guest(one, ref, "/bin/cat", "/root/.ssh/authorized_keys").strip() == KEY
     same = identity(one, vm)
 
