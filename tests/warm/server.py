@@ -56,6 +56,7 @@ def warm_up() -> None:
     from ansible.cli.playbook import PlaybookCLI
     from ansible.parsing.vault import VaultSecretsContext
     from ansible.plugins.loader import callback_loader
+    from ansible.utils import vars as ansible_vars
     from ansible.utils.context_objects import GlobalCLIArgs
     from ansible.utils.display import Display
 
@@ -69,6 +70,9 @@ def warm_up() -> None:
     constants.DEFAULT_STDOUT_CALLBACK, constants.CALLBACKS_ENABLED, callback_loader.config = wanted
     callback_loader._paths = None
     VaultSecretsContext._current = None
+    # Each is a cache of the first run's options: a later run with --check would not know of it.
+    ansible_vars.load_options_vars.options_vars = None
+    ansible_vars.load_extra_vars.extra_vars = None
     GlobalCLIArgs._Singleton__instance = None
     display = Display()
     for said in (display._warns, display._errors, display._deprecations):

@@ -1,0 +1,85 @@
+"""Tests of the warm Ansible of the tests: a run there sees what a run of its own would see."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PLAYBOOK = """
+- hosts: localhost
+  gather_facts: false
+  tasks:
+    - name: Show what depends on the options
+      ansible.builtin.debug:
+        msg:
+          check: "{{ ansible_check_mode }}"
+          diff: "{{ ansible_diff_mode }}"
+          forks: "{{ ansible_forks }}"
+          limit: "{{ ansible_limit | default('') }}"
+          tags: "{{ ansible_run_tags }}"
+          skip: "{{ ansible_skip_tags }}"
+          verbosity: "{{ ansible_verbosity }}"
+          given: "{{ given | default('') }}"
+      tags: [one]
+"""
+
+
+def run(directory: Path, *options: str) -> dict[str, Any]:
+    """Run the playbook with options; return what it shows of them."""
+    (directory / "playbook.yml").write_text(PLAYBOOK)
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("ansible-playbook"),
+            *("-i", "localhost,", "-c", "local", *options, "playbook.yml"),
+        ],
+        cwd=directory,
+        env=os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    output = json.loads(done.stdout[done.stdout.index("{") :])
+    shown: dict[str, Any] = output["plays"][0]["tasks"][-1]["hosts"]["localhost"]["msg"]
+    return shown
+
+
+OPTIONS = [
+    (),
+    ("--check", "--diff", "-e", "given=first"),
+    ("--limit", "localhost", "--tags", "one", "--forks", "7"),
+    ("-vv", "--skip-tags", "two", "-e", "given=second"),
+    ("--check",),
+    (),
+]
+
+
+def test_warm_runs_see_their_own_options(tmp_path: Path) -> None:
+    warm = [run(tmp_path, *options) for options in OPTIONS]
+    assert [shown["check"] for shown in warm] == [False, True, False, False, True, False]
+    assert [shown["diff"] for shown in warm] == [False, True, False, False, False, False]
+    assert [shown["given"] for shown in warm] == ["", "first", "", "second", "", ""]
+    assert [shown["limit"] for shown in warm] == ["", "", "localhost", "", "", ""]
+    assert [shown["forks"] for shown in warm] == [5, 5, 7, 5, 5, 5]
+    assert [shown["tags"] for shown in warm] == [
+        ["all"],
+        ["all"],
+        ["one"],
+        ["all"],
+        ["all"],
+        ["all"],
+    ]
+    assert [shown["skip"] for shown in warm] == [[], [], [], ["two"], [], []]
+    assert [shown["verbosity"] for shown in warm] == [0, 0, 0, 2, 0, 0]
+
+
+@pytest.mark.usefixtures("cold_ansible")
+def test_a_cold_run_sees_the_same(tmp_path: Path) -> None:
+    shown = run(tmp_path, "--check", "--skip-tags", "two", "-e", "given=first")
+    expected = {"check": True, "skip": ["two"], "given": "first", "tags": ["all"], "limit": ""}
+    assert expected.items() <= shown.items()
