@@ -173,6 +173,20 @@ async def test_an_observation_older_than_a_job_changes_nothing(service: Service)
     assert (await Vm.get()).missed == 0
 
 
+async def test_an_observation_that_began_during_a_job_changes_nothing(service: Service) -> None:
+    vm = await put_vm(RUNNING)
+    data = await service.act("vm-001", "stop")
+    job = await lease((await Job.get(ref=data["jobId"])).id)
+    assert job is not None
+    before = await generations()
+    await Job.all().delete()
+    await Vm.all().update(status=VmStatus.STOPPED, power="stopped")
+    await save_observation("kvm1", host_info(domains=[own_domain(vm)]), before)
+    assert (await service.get("/vms/vm-001"))["status"] == "stopped"
+    await save_observation("kvm1", host_info(), before)
+    assert (await Vm.get()).missed == 0
+
+
 @pytest.mark.parametrize(
     ("action", "state"), [("start", "running"), ("pause", "paused"), ("stop", "stopped")]
 )

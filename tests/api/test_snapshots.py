@@ -186,7 +186,7 @@ async def test_failures_of_the_module_leave_what_is_known(playing: Service) -> N
     assert (await listed(playing))["snap-001"] == shown, "it stays until someone deletes it"
     refusal = await playing.post("/vms/vm-001/snapshots/snap-001/restore", {"force": True})
     assert refusal.status_code == 400
-    assert "never made (cannot make it: raw disk)" in refusal.json()["error"]["message"]
+    assert "its creation failed (cannot make it: raw disk)" in refusal.json()["error"]["message"]
     await playing.succeed((await remove(playing, "snap-001"))["jobId"])
     assert await listed(playing) == {}
 

@@ -323,7 +323,7 @@ def test_too_long_directory_is_refused(tmp_path: Path) -> None:
 
 def test_down_without_a_lab_says_so(place: Path) -> None:
     down = start("down", "--dir", str(place))
-    assert "none is in" in down.communicate(timeout=120)[1]
+    assert "contains none" in down.communicate(timeout=120)[1]
     assert down.returncode == 1
 
 

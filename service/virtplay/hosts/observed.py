@@ -18,10 +18,15 @@ log = logging.getLogger("virtplay.hosts.observed")
 
 MISSES_UNTIL_GONE = 2
 """Successive observations without a VM after which it counts as deleted on its host."""
+IN_JOB = -1
 
 
 class Generations(dict[uuid.UUID, int]):
-    """UUID of a VM → its generation, at the moment `at` before an observation began."""
+    """UUID of a VM → its generation, at the moment `at` before an observation began.
+
+    A VM with an unfinished job has generation IN_JOB, which no VM has: the observation may see the
+    domain before the job changes it, and be saved after the job has ended.
+    """
 
     def __init__(self, values: Mapping[uuid.UUID, int], at: datetime) -> None:
         super().__init__(values)
@@ -31,7 +36,7 @@ class Generations(dict[uuid.UUID, int]):
 async def generations() -> Generations:
     """Return the generation of every VM now."""
     now = datetime.now(UTC)
-    return Generations(await store.generations(), now)
+    return Generations(await store.generations(in_job=IN_JOB), now)
 
 
 async def mark_host(name: str, status: HostStatus, message: str, command: str = "") -> None:

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from tortoise import Tortoise
 from tortoise.expressions import Q
@@ -153,10 +153,13 @@ async def vm_with_mac(host: str, mac: str) -> Vm | None:
     return next((vm for vm in vms if vm.network.get("mac") == mac), None)
 
 
-async def generations() -> dict[uuid.UUID, int]:
-    """Return UUID → current generation of every VM."""
-    rows = await Vm.all().only("uuid", "generation")
-    return {vm.uuid: vm.generation for vm in rows}
+async def generations(*, in_job: int) -> dict[uuid.UUID, int]:
+    """Return UUID → generation of every VM, or `in_job` while an unfinished job holds the VM."""
+    rows = await Vm.all().only("id", "uuid", "generation")
+    # Read after the generations: a job that begins in between raises the generation.
+    held = await Job.filter(finished_at=None, locks=True).values_list("vm_id", flat=True)
+    busy = set(cast("list[int]", held))
+    return {vm.uuid: in_job if vm.id in busy else vm.generation for vm in rows}
 
 
 async def page_vms(
