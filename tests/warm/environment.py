@@ -39,6 +39,9 @@ class Environment:
         shutil.copy(Path(sys.prefix, "pyvenv.cfg"), self._directory)
         servers = self._directory / "servers"
         servers.mkdir()
+        kinds = ("ipc", "mnt", "net", "pid", "user", "uts")
+        names = [str(Path("/proc/self/ns", kind).readlink()) for kind in kinds]
+        (servers / "namespaces").write_text(" ".join(names))
         front = programs / "ansible-playbook"
         front.unlink()
         command = shlex.join([REAL, "-I", "-S", str(FRONT), REAL, str(servers)])

@@ -2,7 +2,7 @@
 
 It runs without site packages and without pathlib, as its purpose is a fast start.
 """
-# ruff: noqa: PTH109, PTH110, PTH118, PTH120, PTH123
+# ruff: noqa: PTH109, PTH110, PTH115, PTH118, PTH120, PTH123
 
 import fcntl
 import hashlib
@@ -44,6 +44,8 @@ def connect(directory: str) -> socket.socket | None:
     Return None for the first run with these settings: a server costs as much as two runs, and many
     settings are used once. The second run starts the server.
     """
+    if namespaces() != read(os.path.join(directory, "namespaces")):
+        return None  # the server would reach other hosts and files than this process
     key = settings_key()
     path = os.path.join(directory, key)
     try:
@@ -61,6 +63,18 @@ def connect(directory: str) -> socket.socket | None:
                 start(directory, key)
         server.connect(path)
     return server
+
+
+def namespaces() -> str:
+    """Return what names the namespaces of this process."""
+    kinds = ("ipc", "mnt", "net", "pid", "user", "uts")
+    return " ".join(os.readlink(f"/proc/self/ns/{kind}") for kind in kinds)
+
+
+def read(path: str) -> str:
+    """Return the content of a file."""
+    with open(path) as file:
+        return file.read()
 
 
 def is_of_one_run(name: str) -> bool:
