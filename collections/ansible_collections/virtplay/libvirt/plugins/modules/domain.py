@@ -122,7 +122,7 @@ RETURN = r"""
 domain:
   description:
     - The domain after the task, or in check mode as it would be. Null if it does not exist.
-    - RV(domain.pending) contains the values that take effect at the next boot. It is absent if
+    - C(domain.pending) contains the values that take effect at the next boot. It is absent if
       there are none.
   returned: success
   type: dict
