@@ -18,7 +18,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan impor
     applies_at,
     plan_update,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import DomainState
+from ansible_collections.virtplay.libvirt.plugins.module_utils.states import DomainState
 
 from tests.api.fake_hosts import FakeHost, foreign_domain, snapshot_entry
 

@@ -9,12 +9,12 @@ import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host import connection
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
-    DomainState,
     error_text,
     open_connection,
     state_from_code,
     version_text,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.states import DomainState
 
 HOST_PYTHON = Path("/usr/bin/python3")
 COLLECTIONS = Path(__file__).resolve().parents[3] / "collections"

@@ -17,7 +17,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.devices im
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import Current
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import DomainState
+from ansible_collections.virtplay.libvirt.plugins.module_utils.states import DomainState
 
 UUID = "0157c680-d8f0-4d2a-855a-94a165065017"
 OURS, THEIRS = f"/srv/{UUID}-vda.qcow2", "/srv/somebody.qcow2"

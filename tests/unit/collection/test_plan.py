@@ -22,7 +22,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan impor
     state_after,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import DomainState
+from ansible_collections.virtplay.libvirt.plugins.module_utils.states import DomainState
 
 RUNNING, PAUSED, STOPPED = DomainState.RUNNING, DomainState.PAUSED, DomainState.STOPPED
 CRASHED, SUSPENDED = DomainState.CRASHED, DomainState.SUSPENDED

@@ -8,7 +8,6 @@ import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import Current
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import parse_domain
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import DomainState
 from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.plan import (
     SnapshotView,
     check_new_name,
@@ -26,6 +25,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.qcow2 im
     Qcow2Snapshot,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.xml import parse_snapshot
+from ansible_collections.virtplay.libvirt.plugins.module_utils.states import DomainState
 from ansible_collections.virtplay.libvirt.plugins.module_utils.values import SNAPSHOT
 
 GIB = 1 << 30

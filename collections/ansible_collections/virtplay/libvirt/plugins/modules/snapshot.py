@@ -227,7 +227,6 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import (
     run_module,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
-    DomainState,
     domain_state,
     libvirt,
     lookup_domain,
@@ -268,6 +267,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.xml impo
     compose_description,
     snapshot_domain,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.states import DomainState
 from ansible_collections.virtplay.libvirt.plugins.module_utils.values import SNAPSHOT
 
 ARGUMENTS: dict[str, Any] = {

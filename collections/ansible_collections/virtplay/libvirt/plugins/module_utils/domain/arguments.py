@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..host.connection import TextEnum
+from ..states import TextEnum
 
 
 class Wanted(TextEnum):

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ..failure import Failure
-from ..host.connection import DomainState, domain_state, lookup_domain
+from ..host.connection import domain_state, lookup_domain
 from ..host.qemu_process import started_at
 from ..lock.fence import Fence
+from ..states import DomainState
 from .filesystems import thaw
 
 Act = Callable[[], dict[str, Any]]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..failure import Failure
-from ..host.connection import ACTIVE_STATES, DomainState, TextEnum
+from ..states import ACTIVE_STATES, DomainState, TextEnum
 from ..units import GIB
 from .arguments import DEFINITION, LIVE, Wanted
 

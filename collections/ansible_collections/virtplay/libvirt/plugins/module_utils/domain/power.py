@@ -11,7 +11,8 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from ..failure import Failure
-from ..host.connection import DomainState, domain_state, has_error_code, libvirt
+from ..host.connection import domain_state, has_error_code, libvirt
+from ..states import DomainState
 from .plan import Step
 
 T = TypeVar("T")

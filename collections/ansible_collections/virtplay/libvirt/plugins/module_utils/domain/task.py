@@ -11,8 +11,9 @@ from functools import partial
 from typing import Any
 
 from ..failure import Failure, check_values
-from ..host.connection import DomainState, has_error_code, libvirt, lookup_domain, open_connection
+from ..host.connection import has_error_code, libvirt, lookup_domain, open_connection
 from ..lock.fence import Fence
+from ..states import DomainState
 from ..values import DOMAIN
 from . import create, remove, update
 from .arguments import DEFINITION, Wanted

@@ -8,10 +8,10 @@ library is None, so that modules can still be imported and report what to instal
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Any
 
 from ..failure import Failure
+from ..states import DomainState
 
 try:
     import libvirt as _libvirt
@@ -27,26 +27,6 @@ etree: Any = _etree
 
 DEFAULT_URI = "qemu:///system"
 
-
-class TextEnum(str, Enum):
-    """An enum whose members are texts; enum.StrEnum requires Python 3.11."""
-
-    def __str__(self) -> str:
-        return str(self.value)
-
-
-class DomainState(TextEnum):
-    """The states of a domain, by their names in Virtplay."""
-
-    RUNNING = "running"
-    PAUSED = "paused"
-    STOPPED = "stopped"
-    STOPPING = "stopping"
-    CRASHED = "crashed"
-    SUSPENDED = "suspended"
-    UNKNOWN = "unknown"
-
-
 # virDomainState, which is part of libvirt's ABI and never renumbered.
 _DOMAIN_STATES = {
     0: DomainState.UNKNOWN,  # VIR_DOMAIN_NOSTATE
@@ -58,9 +38,6 @@ _DOMAIN_STATES = {
     6: DomainState.CRASHED,
     7: DomainState.SUSPENDED,  # VIR_DOMAIN_PMSUSPENDED
 }
-ACTIVE_STATES = frozenset(
-    {DomainState.RUNNING, DomainState.PAUSED, DomainState.STOPPING, DomainState.SUSPENDED}
-)
 
 
 def require_libraries() -> None:

@@ -15,7 +15,6 @@ from ..domain.view import agent_is_connected, pending_values
 from ..domain.xml import parse_domain
 from ..failure import Failure
 from ..host.connection import (
-    DomainState,
     error_text,
     has_error_code,
     libvirt,
@@ -34,6 +33,7 @@ from ..host.qemu_process import file_sizes, started_at
 from ..lock.fence import Fence
 from ..snapshot.change import fill_sizes, list_snapshots
 from ..snapshot.qcow2 import Qcow2Image, read_image
+from ..states import DomainState
 from ..units import GIB
 from .addresses import choose_addresses, read_leases, read_neighbours
 from .agents import AgentQueries

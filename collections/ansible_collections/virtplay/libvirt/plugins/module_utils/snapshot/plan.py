@@ -16,7 +16,7 @@ from ..domain.arguments import WAITING
 from ..domain.plan import Applies, Change, Current
 from ..domain.xml import list_files, parse_domain, parse_xml
 from ..failure import Failure
-from ..host.connection import DomainState, TextEnum
+from ..states import DomainState, TextEnum
 from ..units import GIB
 from ..values import NEW_SNAPSHOT_NAME
 from .qcow2 import Qcow2Image
