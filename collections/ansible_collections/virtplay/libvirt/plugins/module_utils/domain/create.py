@@ -240,7 +240,8 @@ def _define(conn: Any, creation: Creation, fence: Fence) -> Any:
         add_reservation(conn, network, mac=mac, address=address, host=creation.spec.name)
     # The password is set only now, so that no check, diff or log can show it; it is never used.
     dom = conn.defineXML(lock_graphics(creation.xml, secrets.token_hex(4)))
-    set_flags(dom, creation.flags)
+    # Every flag of a new domain is off already.
+    set_flags(dom, {key: value for key, value in creation.flags.items() if value})
     return dom
 
 
