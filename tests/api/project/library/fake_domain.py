@@ -84,7 +84,7 @@ def new_domain(given: dict[str, Any]) -> dict[str, Any]:
             "os": given.get("os"),
             "labels": given.get("labels") or {},
         },
-        "started_at": "2026-11-22T13:30:00.000000Z" if given.get("state") == "running" else None,
+        "started_at": "2026-11-22T13:30:00.000Z" if given.get("state") == "running" else None,
     }
 
 
@@ -202,7 +202,7 @@ def act(
     domain["state"] = after
     if "stopped" in (before, after) or action == "restart":
         domain.update(domain.pop("pending", {}))
-        domain["started_at"] = "2026-11-22T13:31:00.000000Z" if after == "running" else None
+        domain["started_at"] = "2026-11-22T13:31:00.000Z" if after == "running" else None
     shown = "restarted" if action == "restart" else after
     return domain, [change("state", before, shown, "live", destroys=bool(given.get("force")))]
 

@@ -162,7 +162,7 @@ domain:
       template: debian12
       os: debian12
       labels: {}
-    started_at: "2026-11-22T13:30:00.000000Z"
+    started_at: "2026-11-22T13:30:00.000Z"
 changes:
   description: Every field that differs, with its values and when the change takes effect.
   returned: success
