@@ -110,7 +110,7 @@ class UpdatePlan:
     """All differences between a domain and its arguments, and the calls that remove them."""
 
     changes: list[Change] = field(default_factory=list)
-    # The argument of domain_xml.edit_domain for the definition of the next boot.
+    # The argument `changes` of xml.edit_domain, for the definition of the next boot.
     edits: dict[str, Any] = field(default_factory=dict)
     live_vcpus: int | None = None
     live_memory: int | None = None
