@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain import create, devices, remove
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain import create, remove
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.create import Creation
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.devices import (
     NewDisk,
@@ -17,6 +17,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.devices im
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import Current
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host import files
 from ansible_collections.virtplay.libvirt.plugins.module_utils.states import DomainState
 
 UUID = "0157c680-d8f0-4d2a-855a-94a165065017"
@@ -47,7 +48,7 @@ class Connection:
 
 @pytest.fixture
 def bridges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "BRIDGES", tmp_path)
+    monkeypatch.setattr(files, "NETWORK_DEVICES", tmp_path)
     (tmp_path / "br0/bridge").mkdir(parents=True)
     (tmp_path / "eth0").mkdir()
 

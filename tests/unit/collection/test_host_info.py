@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host import facts as host_facts
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host import qemu_process
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host import files, qemu_process
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.child_process import (
     run_in_child,
 )
@@ -191,7 +191,7 @@ def qemu_named_oddly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     fields = ["S", *["0"] * 18, "500", *["0"] * 30]
     (proc / "77/stat").write_text(f"77 (qemu) :( x) {' '.join(fields)}\n")
     (tmp_path / "vm-001.pid").write_text("77")
-    monkeypatch.setattr(qemu_process, "PROC", proc)
+    monkeypatch.setattr(files, "PROC", proc)
     monkeypatch.setattr(qemu_process, "RUN_DIRECTORY", tmp_path)
     monkeypatch.setattr(os, "sysconf", lambda _name: 100)
     return proc / "77/stat"
@@ -251,7 +251,7 @@ def test_own_bridges_are_told_from_those_of_networks(
     for name in ("br0", "virbr0", "br-lan"):
         (tmp_path / name / "bridge").mkdir(parents=True)
     (tmp_path / "eth0").mkdir()
-    monkeypatch.setattr(host_facts, "NETWORK_DEVICES", tmp_path)
+    monkeypatch.setattr(files, "NETWORK_DEVICES", tmp_path)
     networks = [
         {"bridge": "virbr0", "forward": "nat"},
         {"bridge": "br-lan", "forward": "bridge"},

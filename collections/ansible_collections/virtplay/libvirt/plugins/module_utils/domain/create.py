@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 from ..failure import Failure
 from ..host.connection import error_text, libvirt, lookup_domain
 from ..host.failures import failure_of
+from ..host.files import noted_virt_type
 from ..host.reservations import add_reservation, check_reservation, find_network, remove_reservation
 from ..host.storage import (
     DEFAULT_POOL,
@@ -39,8 +39,6 @@ from .plan import Applies, Change, merge_metadata
 from .remove import undefine
 from .seed import build_files, build_iso
 from .xml import NAMESPACE, Disk, DomainSpec, Interface, build_domain, parse_domain
-
-HOST_FACTS = Path("/etc/virtplay/host.json")
 
 
 @dataclass
@@ -145,12 +143,11 @@ def _virt_type(conn: Any, desired: Mapping[str, Any]) -> str:
     wanted = desired.get("virt_type")
     if wanted in {"kvm", "qemu"}:
         return str(wanted)
-    try:
-        found = json.loads(HOST_FACTS.read_text())["virt_type"]
-    except (OSError, ValueError, KeyError, TypeError):
+    noted = noted_virt_type()
+    if noted is None:
         # The host has not been prepared, so KVM was never tried: use what libvirt reports.
         return "kvm" if "<domain type='kvm'" in conn.getCapabilities() else "qemu"
-    return "kvm" if found == "kvm" else "qemu"
+    return "kvm" if noted[0] == "kvm" else "qemu"
 
 
 def _seed_files(

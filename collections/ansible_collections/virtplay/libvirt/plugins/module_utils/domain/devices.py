@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..failure import Failure
+from ..host.files import list_bridges
 from ..host.reservations import find_network
 from ..host.storage import (
     DEFAULT_POOL,
@@ -26,7 +27,6 @@ from ..host.storage import (
 from ..values import DISK_TARGET, MAC
 from .xml import NAMESPACE, Interface
 
-BRIDGES = Path("/sys/class/net")
 # Reservations of a deleted domain are searched by this many derived MAC addresses.
 _MOST_INTERFACES = 8
 
@@ -102,7 +102,7 @@ def check_source(conn: Any, kind: str, source: str) -> None:
     """Raise Failure (VALIDATION_ERROR) if the host lacks this network or bridge."""
     if kind == "network":
         find_network(conn, source)
-    elif "/" in source or source in {".", ".."} or not (BRIDGES / source / "bridge").is_dir():
+    elif source not in list_bridges():
         raise Failure(
             f"cannot use bridge {source!r}: the host has no bridge of that name", "VALIDATION_ERROR"
         )

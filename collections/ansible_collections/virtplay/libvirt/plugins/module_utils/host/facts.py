@@ -13,10 +13,9 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from .connection import libvirt, version_text
-from .qemu_process import boot_time, rfc3339
+from .files import PROC, boot_time, list_bridges, noted_virt_type
+from .qemu_process import rfc3339
 
-HOST_FILE = Path("/etc/virtplay/host.json")
-NETWORK_DEVICES = Path("/sys/class/net")
 _TEMPLATE_KEYS = ("name", "file", "sha256", "os", "virtual_size_bytes", "created_at")
 
 
@@ -113,11 +112,7 @@ def read_networks(networks: Iterable[Any]) -> list[dict[str, Any]]:
 def read_bridges(networks: Iterable[dict[str, Any]]) -> list[str]:
     """Return the host's own bridges, without those that libvirt created for its networks."""
     libvirts = {network["bridge"] for network in networks if network["forward"] != "bridge"}
-    return sorted(
-        device.name
-        for device in NETWORK_DEVICES.iterdir()
-        if (device / "bridge").is_dir() and device.name not in libvirts
-    )
+    return sorted(list_bridges() - libvirts)
 
 
 def read_templates(directory: Path) -> list[dict[str, Any]]:
@@ -135,11 +130,8 @@ def read_templates(directory: Path) -> list[dict[str, Any]]:
 
 def _read_virt_type(capabilities: ET.Element, arch: str) -> dict[str, str]:
     """Return how guests run: as the host's preparation found by a trial, otherwise a guess."""
-    try:
-        noted = json.loads(HOST_FILE.read_bytes())
-        return {"virt_type": str(noted["virt_type"]), "virt_reason": str(noted.get("reason", ""))}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    if noted := noted_virt_type():
+        return {"virt_type": noted[0], "virt_reason": noted[1]}
     kinds = {
         domain.get("type") for domain in capabilities.iterfind(f"guest/arch[@name='{arch}']/domain")
     }
@@ -152,7 +144,7 @@ def _read_virt_type(capabilities: ET.Element, arch: str) -> dict[str, str]:
 def _available_kib(memory: dict[str, int]) -> int:
     """Return the memory available to guests: the kernel's estimate, else free and cached."""
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in (PROC / "meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1])
     except (OSError, ValueError, IndexError):
@@ -162,7 +154,7 @@ def _available_kib(memory: dict[str, int]) -> int:
 
 def _cpu_model() -> str | None:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in (PROC / "cpuinfo").read_text().splitlines():
             key, _colon, value = line.partition(":")
             if key.strip() == "model name":
                 return value.strip()

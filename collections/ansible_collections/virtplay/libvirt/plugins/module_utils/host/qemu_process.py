@@ -12,8 +12,9 @@ import os
 import struct
 from pathlib import Path
 
+from .files import boot_time, read_stat
+
 RUN_DIRECTORY = Path("/run/libvirt/qemu")
-PROC = Path("/proc")
 # The qcow2 header (docs/interop/qcow2.txt in QEMU): magic, then the virtual size at byte 24.
 _QCOW2_HEADER = struct.Struct(">4s20xQ")
 _QCOW2_MAGIC = b"QFI\xfb"
@@ -46,23 +47,12 @@ def resident_bytes(name: str) -> int | None:
 
 
 def _read_stat(name: str) -> list[str] | None:
-    """Return /proc/PID/stat of a domain's QEMU from the state on (proc(5), field 3)."""
+    """Return what read_stat returns for a domain's QEMU; None without one."""
     try:
         pid = int((RUN_DIRECTORY / f"{name}.pid").read_text())
-        # The command's name is in parentheses and may contain spaces and parentheses.
-        fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):
         return None
-    return fields if len(fields) > 21 else None
-
-
-def boot_time() -> int:
-    """Return when the host booted, in seconds since the epoch."""
-    for line in (PROC / "stat").read_text().splitlines():
-        key, _space, value = line.partition(" ")
-        if key == "btime":
-            return int(value)
-    raise OSError("cannot find btime in /proc/stat")
+    return read_stat(pid)
 
 
 def rfc3339(seconds: float) -> str:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..failure import Failure
+from ..host.files import PROC, read_stat
 
-PROC = Path("/proc")
 # More ancestors than sudo, shells and SSH ever put between a login and a module.
 _GENERATIONS = 20
 _TEXT_LIMIT = 200
@@ -130,13 +130,13 @@ def _login_address() -> str | None:
     for _generation in range(_GENERATIONS):
         try:
             environment = (PROC / str(pid) / "environ").read_bytes()
-            status = (PROC / str(pid) / "stat").read_text()
         except OSError:
             return None
         for entry in environment.split(b"\0"):
             if entry.startswith(b"SSH_CONNECTION=") and (words := entry.split(b"=", 1)[1].split()):
                 return words[0].decode(errors="replace")
-        pid = int(status.rpartition(")")[2].split()[1])
+        fields = read_stat(pid)
+        pid = int(fields[1]) if fields else 0
         if pid <= 1:
             return None
     return None
@@ -144,11 +144,8 @@ def _login_address() -> str | None:
 
 def _began(pid: int) -> str | None:
     """Return when a process was started, in the kernel's ticks; None without such a process."""
-    try:
-        # The command's name is in parentheses and may contain spaces and parentheses.
-        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
+    fields = read_stat(pid)
+    return fields[19] if fields else None
 
 
 def _moment(since: float) -> str:
