@@ -14,11 +14,10 @@ from typing import Any
 from ..failure import Failure
 from ..states import ACTIVE_STATES, DomainState, TextEnum
 from ..units import GIB
-from .arguments import DEFINITION, LIVE, Wanted
+from .arguments import DEFINITION, LIVE, WAITING, Wanted
 
 # The arguments of a definition that have planning functions of their own.
-_SIZES = ("vcpus", "vcpus_max", "memory", "memory_max")
-_PLANNED_APART = (*_SIZES, "firmware", "disks", "interfaces", "metadata")
+_PLANNED_APART = (*WAITING, "firmware", "disks", "interfaces", "metadata")
 
 
 class Step(TextEnum):
