@@ -394,7 +394,7 @@ class Task:
 
     def _create(self, view: SnapshotView) -> dict[str, Any]:
         wanted = self._wanted()
-        known = self._is_half_made(self.name)
+        known = self._is_incomplete(self.name)
         changes = plan_creation(view, wanted, known=known)
         if not changes:
             return self._unchanged(view)
@@ -406,7 +406,7 @@ class Task:
         after = self._view()
         return self._result(after, changes, after.entries)
 
-    def _is_half_made(self, name: str) -> bool:
+    def _is_incomplete(self, name: str) -> bool:
         return (self.fence.recall().get("snapshot") or {}).get("name") == name
 
     def _make(self, view: SnapshotView, wanted: Mapping[str, Any]) -> None:

@@ -88,18 +88,15 @@ def read_images(disks: Iterable[Mapping[str, Any]]) -> dict[str, Qcow2Image | No
     return {disk["target"]: read_image(disk["path"]) for disk in disks if disk["path"]}
 
 
-def view_snapshots(
-    conn: Any, dom: Any, current: Current, files: Iterable[str] = ()
-) -> SnapshotView:
-    """Return what plans need to know; those of files that do not exist are listed as missing."""
+def view_snapshots(conn: Any, dom: Any, current: Current) -> SnapshotView:
+    """Return what plans need to know, except missing, the files that a restore lacks."""
     entries, xmls = list_snapshots(dom)
     definition = current.live_xml if current.active else current.config_xml
     kept = set(split_disks(definition)[0])
     disks = current.live["disks"] if current.active else current.config["disks"]
     images = read_images(disk for disk in disks if disk["target"] in kept)
     fill_sizes(entries, images.values())
-    missing = [path for path in files if not os.path.lexists(path)]
-    return SnapshotView(current, conn.getLibVersion(), entries, xmls, images, missing)
+    return SnapshotView(current, conn.getLibVersion(), entries, xmls, images)
 
 
 # --- checks before a change -------------------------------------------------------------------
