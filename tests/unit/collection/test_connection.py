@@ -15,6 +15,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection i
     version_text,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.states import DomainState
+from ansible_collections.virtplay.libvirt.plugins.module_utils.values import DEFAULT_URI
 
 HOST_PYTHON = Path("/usr/bin/python3")
 COLLECTIONS = Path(__file__).resolve().parents[3] / "collections"
@@ -55,7 +56,7 @@ def test_missing_library_is_said(monkeypatch: pytest.MonkeyPatch, library: str) 
     monkeypatch.setattr(connection, "libvirt", object())
     monkeypatch.setattr(connection, "libvirt" if library == "libvirt" else "etree", None)
     with pytest.raises(Failure, match=f"cannot import {library} on the host"):
-        open_connection()
+        open_connection(DEFAULT_URI)
 
 
 def on_host(code: str) -> subprocess.CompletedProcess[str]:

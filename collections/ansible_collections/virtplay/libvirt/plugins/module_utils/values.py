@@ -298,7 +298,8 @@ LINES = text(
     bounds=(0, 1024),
 )
 UUID = text("must be a UUID such as 0b9a217a-5d53-4d7e-9b0c-3c6f1c9d2e11", uuids.UUID)
-URI = text("must be a libvirt URI such as qemu:///system", pattern=r"[a-z][a-z0-9+.-]*://[!-~]*")
+DEFAULT_URI = "qemu:///system"
+URI = text(f"must be a libvirt URI such as {DEFAULT_URI}", pattern=r"[a-z][a-z0-9+.-]*://[!-~]*")
 ABSOLUTE = text(
     "must be an absolute path, without ..",
     lambda text: text.startswith("/") and is_printable(text) and ".." not in text.split("/"),

@@ -144,10 +144,10 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection i
     open_connection,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.failures import failure_of
-from ansible_collections.virtplay.libvirt.plugins.module_utils.values import CONSOLE
+from ansible_collections.virtplay.libvirt.plugins.module_utils.values import CONSOLE, DEFAULT_URI
 
 ARGUMENTS: dict[str, Any] = {
-    "uri": {"type": "str", "default": "qemu:///system"},
+    "uri": {"type": "str", "default": DEFAULT_URI},
     "uuid": {"type": "str"},
     "name": {"type": "str"},
     "type": {"type": "str", "choices": ["vnc", "serial"], "default": "vnc"},

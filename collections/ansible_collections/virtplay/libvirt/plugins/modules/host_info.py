@@ -282,9 +282,8 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import (
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.child_process import (
     run_in_child,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import DEFAULT_URI
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.observation import observe
-from ansible_collections.virtplay.libvirt.plugins.module_utils.values import HOST_INFO
+from ansible_collections.virtplay.libvirt.plugins.module_utils.values import DEFAULT_URI, HOST_INFO
 
 # Seconds beyond its own deadline that the observation may need to assemble its result.
 GRACE = 1.0

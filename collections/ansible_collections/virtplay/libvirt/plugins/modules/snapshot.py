@@ -268,10 +268,10 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.xml impo
     snapshot_domain,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.states import DomainState
-from ansible_collections.virtplay.libvirt.plugins.module_utils.values import SNAPSHOT
+from ansible_collections.virtplay.libvirt.plugins.module_utils.values import DEFAULT_URI, SNAPSHOT
 
 ARGUMENTS: dict[str, Any] = {
-    "uri": {"type": "str", "default": "qemu:///system"},
+    "uri": {"type": "str", "default": DEFAULT_URI},
     "uuid": {"type": "str"},
     "name": {"type": "str"},
     "state": {

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..states import TextEnum
+from ..values import DEFAULT_URI
 
 
 class Wanted(TextEnum):
@@ -66,7 +67,7 @@ DEFINITION: dict[str, Any] = {
     },
 }
 ARGUMENTS: dict[str, Any] = {
-    "uri": {"type": "str", "default": "qemu:///system"},
+    "uri": {"type": "str", "default": DEFAULT_URI},
     "uuid": {"type": "str"},
     "name": {"type": "str"},
     "state": {"type": "str", "choices": [str(w) for w in Wanted], "default": "present"},

@@ -25,8 +25,6 @@ except ImportError:
 libvirt: Any = _libvirt
 etree: Any = _etree
 
-DEFAULT_URI = "qemu:///system"
-
 # virDomainState, which is part of libvirt's ABI and never renumbered.
 _DOMAIN_STATES = {
     0: DomainState.UNKNOWN,  # VIR_DOMAIN_NOSTATE
@@ -47,7 +45,7 @@ def require_libraries() -> None:
             raise Failure(f"cannot import {name} on the host: install python3-{name}")
 
 
-def open_connection(uri: str = DEFAULT_URI) -> Any:
+def open_connection(uri: str) -> Any:
     """Return a read-write virConnect to uri; raises Failure if libvirt does not respond there."""
     require_libraries()
     _silence()
