@@ -13,9 +13,10 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.console_xm
     utc_text,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import parse_xml
-from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot import change as snapshots
-from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.change import (
-    consoles_aside,
+from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot import change
+from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot import list as listing
+from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.change import consoles_aside
+from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.list import (
     fill_sizes,
     list_snapshots,
 )
@@ -60,7 +61,7 @@ class Domain:
 
 @pytest.fixture(autouse=True)
 def _libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake(monkeypatch, snapshots)
+    fake(monkeypatch, change, listing)
 
 
 @pytest.mark.parametrize(

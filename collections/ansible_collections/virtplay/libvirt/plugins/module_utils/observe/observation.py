@@ -31,7 +31,7 @@ from ..host.facts import (
 )
 from ..host.qemu_process import file_sizes, started_at
 from ..lock.fence import Fence
-from ..snapshot.change import fill_sizes, list_snapshots
+from ..snapshot.list import fill_sizes, list_snapshots
 from ..snapshot.qcow2 import Qcow2Image, read_image
 from ..states import DomainState
 from ..units import GIB
