@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.virtplay.libvirt.plugins.filter.host_xml import (
-    network_differs,
-    network_xml,
-    pool_xml,
-)
+from ansible_collections.virtplay.libvirt.plugins.filter.host_xml import FilterModule
 
+FILTERS = FilterModule().filters()
+network_differs, network_xml = FILTERS["network_differs"], FILTERS["network_xml"]
+pool_xml = FILTERS["pool_xml"]
 NAT = {"name": "default", "cidr": "203.0.113.0/24", "bridge": "virbr0"}
 # As the distribution's package defines it, and as libvirt gives back a running one.
 DISTRIBUTION = """<network connections='1'><name>default</name><uuid>u</uuid><forward mode='nat'>
