@@ -30,7 +30,8 @@ _MARKED = {
     "job": str,
     "frozen": bool,
 }
-_CONTROL = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# Compiled on use: that takes 3 ms, which an observation does not need.
+_CONTROL = r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 # libvirt's <state> of a snapshot whose restored domain is not stopped.
 _STATES = {"running": "running", "blocked": "running", "paused": "paused"}
 
@@ -44,7 +45,7 @@ def compose_description(facts: Mapping[str, Any]) -> str:
     facts holds name, title, description, origin, expires_at, job and frozen; None is left out.
     """
     for key in ("title", "description", "expires_at", "job"):
-        if facts.get(key) and _CONTROL.search(facts[key]):
+        if facts.get(key) and re.search(_CONTROL, facts[key]):
             raise Failure(
                 f"cannot put {key} into XML: it contains control characters", "VALIDATION_ERROR"
             )
