@@ -15,6 +15,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import
     Disk,
     DomainSpec,
     Interface,
+    agent_is_connected,
     build_domain,
     build_metadata,
     edit_domain,
@@ -23,10 +24,12 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import
     list_files,
     parse_domain,
     parse_xml,
+    pending_values,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 
 GOLDEN = Path(__file__).parent / "golden"
+RUNNING = {"vcpus": 2, "vcpus_max": 4, "memory": 512, "memory_max": 1024, "name": "vm-001"}
 UUID = "11111111-2222-4333-8444-555555555555"
 MAC = "52:00:00:00:00:01"
 SPEC = DomainSpec(
@@ -247,6 +250,36 @@ def test_metadata_for_libvirt_has_no_namespace_on_its_root() -> None:
     root = parse_xml(build_metadata({"id": "vm-001", "labels": {"a": "b"}}))
     assert root.tag == "vm"
     assert root[0].tag == "{urn:virtplay:vm:1}label"
+
+
+@pytest.mark.parametrize(
+    ("config", "pending"),
+    [
+        ({}, {}),
+        ({"memory": 1024}, {"memory": 1024}),
+        ({"vcpus": 1, "vcpus_max": 8}, {"vcpus": 1, "vcpus_max": 8}),
+        ({"name": "renamed"}, {}),
+    ],
+)
+def test_pending_values(config: dict[str, Any], pending: dict[str, Any]) -> None:
+    assert pending_values(RUNNING, {**RUNNING, **config}) == pending
+
+
+@pytest.mark.parametrize(
+    ("channel", "connected"),
+    [
+        ("", False),
+        ("<target type='virtio' name='org.qemu.guest_agent.0'/>", False),
+        ("<target name='org.qemu.guest_agent.0' state='disconnected'/>", False),
+        ("<target name='org.qemu.guest_agent.0' state='connected'/>", True),
+        ("<target name='com.redhat.spice.0' state='connected'/>", False),
+    ],
+)
+def test_agent_is_there_when_the_guest_has_opened_its_channel(
+    channel: str, connected: bool
+) -> None:
+    xml = f"<domain><devices><channel type='unix'>{channel}</channel></devices></domain>"
+    assert agent_is_connected(xml) is connected
 
 
 def _flat(element: Any) -> list[tuple[str, dict[str, str], str]]:

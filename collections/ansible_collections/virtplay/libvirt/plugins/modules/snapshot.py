@@ -216,11 +216,13 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan impor
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.update import note_job
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.view import (
-    agent_is_connected,
     describe,
     view_domain,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import parse_domain
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import (
+    agent_is_connected,
+    parse_domain,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import (
     Failure,
     check_values,

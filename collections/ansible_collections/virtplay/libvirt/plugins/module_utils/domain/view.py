@@ -10,10 +10,9 @@ from ..host.connection import domain_state, libvirt
 from ..host.qemu_process import file_sizes, started_at
 from ..host.reservations import list_reservations
 from ..units import GIB
-from .arguments import WAITING
 from .flags import read_flags
 from .plan import Current
-from .xml import AGENT_CHANNEL, hotpluggable_vcpus, parse_domain, parse_xml
+from .xml import hotpluggable_vcpus, parse_domain, pending_values
 
 
 def view_domain(conn: Any, dom: Any, *, whole: bool = False) -> Current:
@@ -60,17 +59,6 @@ def describe(current: Current) -> dict[str, Any]:
     if pending := pending_values(current.live, current.config):
         shown["pending"] = pending
     return shown
-
-
-def pending_values(live: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of config that differ from live: they apply at the next boot."""
-    return {key: config[key] for key in WAITING if config[key] != live[key]}
-
-
-def agent_is_connected(live_xml: str) -> bool:
-    """Whether the guest agent has opened its channel, so that it may respond."""
-    path = f"devices/channel/target[@name='{AGENT_CHANNEL}']"
-    return any(target.get("state") == "connected" for target in parse_xml(live_xml).iterfind(path))
 
 
 def _measure(disk: dict[str, Any]) -> dict[str, Any]:

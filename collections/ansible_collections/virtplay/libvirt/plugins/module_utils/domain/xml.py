@@ -15,6 +15,7 @@ from typing import Any
 
 from ..failure import Failure
 from ..host.connection import etree
+from .arguments import WAITING
 
 NAMESPACE = "urn:virtplay:vm:1"
 VM_TAG = f"{{{NAMESPACE}}}vm"
@@ -122,6 +123,20 @@ def parse_domain(xml: str) -> dict[str, Any]:
         "graphics": _parse_graphics(root.find("devices/graphics")),
         "metadata": _parse_metadata(root.find(f"metadata/{VM_TAG}")),
     }
+
+
+def pending_values(live: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of config that apply at the next boot: they differ from those of live.
+
+    Both are what parse_domain returns.
+    """
+    return {key: config[key] for key in WAITING if config[key] != live[key]}
+
+
+def agent_is_connected(live_xml: str) -> bool:
+    """Whether the guest agent has opened its channel, so that it may respond."""
+    path = f"devices/channel/target[@name='{AGENT_CHANNEL}']"
+    return any(target.get("state") == "connected" for target in parse_xml(live_xml).iterfind(path))
 
 
 def hotpluggable_vcpus(xml: str) -> int:

@@ -10,9 +10,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
-from .connection import libvirt, version_text
+from .connection import etree, libvirt, version_text
 from .files import PROC, boot_time, list_bridges, noted_virt_type
 from .qemu_process import rfc3339
 
@@ -21,7 +20,7 @@ _TEMPLATE_KEYS = ("name", "file", "sha256", "os", "virtual_size_bytes", "created
 
 def read_host(connection: Any, uri: str) -> dict[str, Any]:
     """Return identity, capacity and versions of the host of a connection."""
-    capabilities = ET.fromstring(connection.getCapabilities())
+    capabilities = etree.fromstring(connection.getCapabilities())
     arch = connection.getInfo()[0]
     # Not from nodeinfo or the NUMA cells: libvirt 9.0 reports only a part of hot-plugged memory.
     memory = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
@@ -48,7 +47,7 @@ def read_pools(connection: Any) -> list[dict[str, Any]]:
     """Return the storage pools as libvirt last measured them; sizes are in bytes."""
     pools = []
     for pool in connection.listAllStoragePools(0):
-        root = ET.fromstring(pool.XMLDesc(0))
+        root = etree.fromstring(pool.XMLDesc(0))
         _state, capacity, allocation, available = pool.info()
         pools.append(
             {
@@ -94,7 +93,7 @@ def read_networks(networks: Iterable[Any]) -> list[dict[str, Any]]:
     """Return the virtual networks; forward is libvirt's mode, "isolated" without one."""
     found = []
     for network in networks:
-        root = ET.fromstring(network.XMLDesc(0))
+        root = etree.fromstring(network.XMLDesc(0))
         bridge = root.find("bridge")
         forward = root.find("forward")
         found.append(
@@ -128,7 +127,7 @@ def read_templates(directory: Path) -> list[dict[str, Any]]:
     return templates
 
 
-def _read_virt_type(capabilities: ET.Element, arch: str) -> dict[str, str]:
+def _read_virt_type(capabilities: Any, arch: str) -> dict[str, str]:
     """Return how guests run: as the host's preparation found by a trial, otherwise a guess."""
     if noted := noted_virt_type():
         return {"virt_type": noted[0], "virt_reason": noted[1]}

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..domain.view import agent_is_connected, pending_values
-from ..domain.xml import parse_domain
+from ..domain.xml import agent_is_connected, parse_domain, pending_values
 from ..failure import Failure
 from ..host.connection import (
     error_text,
