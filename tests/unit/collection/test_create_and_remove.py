@@ -16,6 +16,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.devices im
     prepare_interface,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import Current
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task import derive_uuid
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host import files
 from ansible_collections.virtplay.libvirt.plugins.module_utils.states import DomainState
@@ -25,12 +26,10 @@ OURS, THEIRS = f"/srv/{UUID}-vda.qcow2", "/srv/somebody.qcow2"
 
 
 def test_uuid_of_a_name_is_the_same_each_time_and_another_on_another_host() -> None:
-    given = create.derive_uuid("host-1", "web")
-    assert given == create.derive_uuid("host-1", "web") == str(uuids.UUID(given))
+    given = derive_uuid("host-1", "web")
+    assert given == derive_uuid("host-1", "web") == str(uuids.UUID(given))
     assert uuids.UUID(given).version == 8
-    assert (
-        len({given, create.derive_uuid("host-2", "web"), create.derive_uuid("host-1", "db")}) == 3
-    )
+    assert len({given, derive_uuid("host-2", "web"), derive_uuid("host-1", "db")}) == 3
 
 
 def test_mac_addresses_are_of_single_cards_and_differ() -> None:

@@ -209,12 +209,12 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.filesystem
     freeze,
     thaw,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.metadata import note_job
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import (
     Change,
     applies_at,
     merge_metadata,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.update import note_job
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.view import (
     describe,
     view_domain,

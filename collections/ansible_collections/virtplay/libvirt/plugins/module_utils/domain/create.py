@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -38,7 +37,7 @@ from .flags import FLAGS, set_flags
 from .plan import Applies, Change, merge_metadata
 from .remove import undefine
 from .seed import build_files, build_iso
-from .xml import NAMESPACE, Disk, DomainSpec, Interface, build_domain, parse_domain
+from .xml import Disk, DomainSpec, Interface, build_domain, parse_domain
 
 
 @dataclass
@@ -52,13 +51,6 @@ class Creation:
     # (network, MAC address, IP address)
     reservations: list[tuple[str, str, str]] = field(default_factory=list)
     flags: dict[str, Any] = field(default_factory=dict)
-
-
-def derive_uuid(host: str, name: str) -> str:
-    """Return the UUID of a domain without a given one: always the same for a host and a name."""
-    digest = hashlib.sha256(f"{NAMESPACE}/{host}/{name}".encode()).hexdigest()
-    variant = "89ab"[int(digest[16], 16) % 4]
-    return f"{digest[:8]}-{digest[8:12]}-8{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
 
 
 def prepare(
@@ -207,7 +199,7 @@ def run(conn: Any, creation: Creation, fence: Fence, start: Callable[[Any], None
         if stays:
             failure.message += f"; not undone: {'; '.join(stays)}"
         raise failure from error
-    note_whole(fence)
+    fence.note_complete()
     return dom
 
 
@@ -240,13 +232,6 @@ def _define(conn: Any, creation: Creation, fence: Fence) -> Any:
     # Every flag of a new domain is off already.
     set_flags(dom, {key: value for key, value in creation.flags.items() if value})
     return dom
-
-
-def note_whole(fence: Fence) -> None:
-    """Record that a domain is complete: from now on its disks hold data and are never replaced."""
-    remembered = fence.recall()
-    if remembered.get("creating") or remembered.get("kept"):
-        fence.remember(creating=[], kept=[])
 
 
 def _undo(conn: Any, creation: Creation, fence: Fence) -> list[str]:

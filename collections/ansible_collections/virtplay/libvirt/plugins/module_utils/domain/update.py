@@ -19,15 +19,14 @@ from ..host.storage import TEMPLATES_DIRECTORY, grow_volume
 from .console_xml import keep_passwords
 from .devices import NewDisk, check_source, derive_mac, make_disk, prepare_disk, prepare_interface
 from .flags import set_flags
+from .metadata import write_metadata
 from .plan import Applies, Change, Current, UpdatePlan, merge_metadata
 from .power import MONITOR_SECONDS, call_within
 from .xml import (
-    NAMESPACE,
     Disk,
     Interface,
     build_disk,
     build_interface,
-    build_metadata,
     edit_domain,
     edit_interface,
 )
@@ -195,25 +194,6 @@ def _set_texts_live(
             dom.setMetadata(kind, text, None, None, libvirt.VIR_DOMAIN_AFFECT_LIVE)
     if metadata is not None and metadata != current.live["metadata"]:
         write_metadata(dom, metadata, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-
-
-def write_metadata(dom: Any, metadata: Mapping[str, Any], flags: int) -> None:
-    """Replace our element in a domain's metadata; flags are libvirt's AFFECT flags."""
-    kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
-    dom.setMetadata(kind, build_metadata(metadata), "virtplay", NAMESPACE, flags)
-
-
-def note_job(dom: Any, current: Current, bookkeeping: Mapping[str, Any]) -> None:
-    """Write job and generation of a power action into the metadata of a Virtplay domain."""
-    old = current.config["metadata"]
-    if old is None or not current.persistent:
-        return
-    new = merge_metadata(old, bookkeeping)
-    if new == old:
-        return
-    write_metadata(dom, new, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
-    if dom.isActive():
-        write_metadata(dom, new, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
 def _postpone(changes: list[Change], fields: tuple[str, ...]) -> None:

@@ -107,6 +107,12 @@ class Fence:
         temporary.rename(self._fence_path)
         sweep(self._fence_path.parent)
 
+    def note_complete(self) -> None:
+        """Remember that the domain is complete: its disks hold data and are never replaced."""
+        remembered = self.recall()
+        if remembered.get("creating") or remembered.get("kept"):
+            self.remember(creating=[], kept=[])
+
 
 def sweep(directory: Path, keep_seconds: float = KEEP_SECONDS) -> None:
     """Delete the remembered facts of domains that have not changed for keep_seconds.

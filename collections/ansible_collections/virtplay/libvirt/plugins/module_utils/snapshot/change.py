@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..domain.console_xml import LONG_AGO, is_valid, set_password, temporary_screens
+from ..domain.metadata import write_metadata
 from ..domain.plan import Current
 from ..domain.power import MONITOR_SECONDS, call_within
-from ..domain.update import write_metadata
 from ..domain.xml import parse_xml
 from ..failure import Failure
 from ..host.connection import error_text, has_error_code, libvirt
