@@ -8,7 +8,6 @@ written last: a template without one does not exist yet.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
@@ -18,11 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from ..lock.file_lock import hold_lock
-
-
-def spec_hash(spec: dict[str, Any]) -> str:
-    """Return the SHA-256 (hex) of a template's arguments; equal arguments give the same."""
-    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
 
 
 class TemplateStore:
