@@ -69,8 +69,12 @@ class Host:
         """
         if not self.init.alive():
             raise LabError(f"cannot run {command[0]} on {self.name}: the host has ended")
+        return self._run(self.command(*command), check, stdin, timeout)
+
+    def command(self, *command: str) -> list[str]:
+        """Return the command of this machine that runs a command inside the host."""
         enter = ["nsenter", "-t", str(self.init.pid), "-m", "-u", "-i", "-n", "-p", "--"]
-        return self._run([*enter, *command], check, stdin, timeout)
+        return [*enter, *command]
 
     def ssh(
         self, command: str, *, check: bool = True, stdin: str | None = None, timeout: float = 60

@@ -9,6 +9,7 @@ import pytest
 
 from lab import Lab
 from lab.supervisor import missing_programs
+from tests.warm.hosts import WarmHosts
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +27,7 @@ def lab(lab_machine: None) -> Iterator[Lab]:
 
     A test that disconnects, kills or fills something repairs it, or starts a `Lab` of its own.
     """
-    with Lab(hosts=2) as running:
+    with Lab(hosts=2) as running, WarmHosts(running):
         yield running
 
 

@@ -7,6 +7,7 @@ It runs without site packages and without pathlib, as its purpose is a fast star
 import fcntl
 import hashlib
 import json
+import marshal
 import os
 import signal
 import socket
@@ -30,7 +31,7 @@ def main() -> None:
         os.execv(program, [program, *arguments])
     with server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
+        socket.send_fds(server, [marshal.dumps(request)], [0, 1, 2])
         code = int(server.recv(64) or "250")
     if code < 0:
         signal.signal(-code, signal.SIG_DFL)
