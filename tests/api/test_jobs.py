@@ -337,6 +337,7 @@ async def test_one_host_that_answers_nonsense_hides_no_other(
     hosts = {**playing.hosts, "kvm0": FakeHost("kvm0", folder)}
     write_inventory(tmp_path / "hosts.yml", hosts)
     await playing.app.ctx.background.reload_inventory()
+    await playing.until("/hosts", lambda d: [h["status"] for h in d["hosts"]] == ["ready"] * 2)
     observer = playing.app.ctx.services.observer
     for number, answer in enumerate(nonsense()[2:4]):
         hosts["kvm0"].order("observe", answer=answer)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.warm.environment import REAL
 
 PLAYBOOK = """
 - hosts: localhost
@@ -83,3 +86,34 @@ def test_a_cold_run_sees_the_same(tmp_path: Path) -> None:
     shown = run(tmp_path, "--check", "--skip-tags", "two", "-e", "given=first")
     expected = {"check": True, "skip": ["two"], "given": "first", "tags": ["all"], "limit": ""}
     assert expected.items() <= shown.items()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ansible-inventory", "--list", "-i", "hosts.yml"],
+        ["ansible-config", "dump", "--type=all", "--format=json"],
+    ],
+)
+def test_other_programs_see_the_same_warm_and_cold(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "hosts.yml").write_text("hypervisors: {hosts: {kvm1: {answer: 42}}}")
+    (tmp_path / "ansible.cfg").write_text("[defaults]\nforks = 7\n[ssh_connection]\nretries = 3\n")
+    cold, *warm = (
+        json.loads(
+            re.sub(
+                r"ansible-local-\w+",  # a directory of this process
+                "ansible-local",
+                subprocess.run(
+                    [Path(python).with_name(command[0]), *command[1:]],
+                    cwd=tmp_path,
+                    env=os.environ | {"ANSIBLE_TIMEOUT": "21"},
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                ).stdout,
+            )
+        )
+        for python in (REAL, sys.executable, sys.executable, sys.executable)
+    )
+    assert cold
+    assert warm == [cold, cold, cold]

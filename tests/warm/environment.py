@@ -1,4 +1,4 @@
-"""Warm Ansible: creates a copy of pytest's virtual environment, except for ansible-playbook."""
+"""Warm Ansible: creates a copy of pytest's virtual environment, except for Ansible's programs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import threading
 from pathlib import Path
 
 import pytest
+
+from tests.warm import PROGRAMS
 
 FRONT = Path(__file__).with_name("front.py")
 # Not by -m: Ansible reads its settings from the working directory, which must be that of the run.
@@ -42,11 +44,13 @@ class Environment:
         kinds = ("ipc", "mnt", "net", "pid", "user", "uts")
         names = [str(Path("/proc/self/ns", kind).readlink()) for kind in kinds]
         (servers / "namespaces").write_text(" ".join(names))
-        front = programs / "ansible-playbook"
-        front.unlink()
-        command = shlex.join([REAL, "-I", "-S", str(FRONT), REAL, str(servers)])
-        front.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-        front.chmod(0o755)
+        for name in PROGRAMS:
+            front = programs / name
+            front.unlink()
+            real = str(Path(REAL).with_name(name))
+            command = shlex.join([REAL, "-I", "-S", str(FRONT), str(servers), real])
+            front.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+            front.chmod(0o755)
         self._servers: list[subprocess.Popen[bytes]] = []
         self._starter = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._starter.bind(str(servers / "start"))

@@ -1,8 +1,8 @@
-"""Warm Ansible: the program that the tests start as `ansible-playbook`; sends the run to a server.
+"""Warm Ansible: what the tests start as a program of Ansible; sends the run to a server.
 
 It runs without site packages and without pathlib, as its purpose is a fast start.
 """
-# ruff: noqa: PTH109, PTH110, PTH115, PTH118, PTH120, PTH123
+# ruff: noqa: PTH109, PTH110, PTH115, PTH118, PTH119, PTH123
 
 import fcntl
 import hashlib
@@ -16,18 +16,17 @@ import sys
 
 def main() -> None:
     """Send the run to a server, and end with the exit status or the signal of the run."""
-    python, directory, *arguments = sys.argv[1:]
+    directory, program, *arguments = sys.argv[1:]
     umask = os.umask(0o077)
     os.umask(umask)
     request = {
-        "arguments": ["ansible-playbook", *arguments],
+        "arguments": [os.path.basename(program), *arguments],
         "directory": os.getcwd(),
         "environment": dict(os.environ),
         "umask": umask,
     }
     server = connect(directory)
     if server is None:
-        program = os.path.join(os.path.dirname(python), "ansible-playbook")
         os.execv(program, [program, *arguments])
     with server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)

@@ -1,4 +1,4 @@
-"""Warm Ansible: the server, which has run a playbook and forks for each further run.
+"""Warm Ansible: the server, which has run a playbook and forks for each run of Ansible's programs.
 
 Its arguments are DIRECTORY and KEY. It is started with the Ansible settings of the run that needs
 it, and listens on the socket DIRECTORY/KEY. It ends at the end of its standard input.
@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 import secrets
 import signal
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 from lab.processes import children
-from tests.warm import forks
+from tests.warm import PROGRAMS, forks
 
 WARM_UP = Path(__file__).with_name("warm_up.yml")
 
@@ -44,6 +46,8 @@ def warm_up() -> None:
     wanted = constants.DEFAULT_STDOUT_CALLBACK, constants.CALLBACKS_ENABLED, callback_loader.config
     constants.DEFAULT_STDOUT_CALLBACK, constants.CALLBACKS_ENABLED = "default", []
     callback_loader.config = []
+    for program in PROGRAMS:
+        cli(program)
     code = PlaybookCLI(["ansible-playbook", "-i", "localhost,", str(WARM_UP)]).run()
     if code:
         raise RuntimeError(f"cannot warm Ansible up: {WARM_UP} ended with {code}")
@@ -62,9 +66,14 @@ def warm_up() -> None:
     gc.freeze()
 
 
+def cli(program: str) -> Any:
+    """Return Ansible's class for a program, for example ansible-playbook."""
+    name = program.removeprefix("ansible-")
+    return getattr(importlib.import_module(f"ansible.cli.{name}"), f"{name.capitalize()}CLI")
+
+
 def play(request: forks.Request) -> int:
-    """Run ansible-playbook as requested; return its exit status."""
-    from ansible.cli.playbook import PlaybookCLI
+    """Run a program of Ansible as requested; return its exit status."""
     from ansible.utils import vars as ansible_vars
     from ansible.utils.display import Display
 
@@ -73,7 +82,7 @@ def play(request: forks.Request) -> int:
     ansible_vars.random_int = secrets.token_hex(4)
     Display()._set_column_width()
     try:
-        PlaybookCLI.cli_executor(request["arguments"])
+        cli(request["arguments"][0]).cli_executor(request["arguments"])
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     finally:
