@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab import Lab
+from lab.prepare import fill_package_cache, prepare_hosts
 from lab.supervisor import missing_programs
 from tests.warm.hosts import WarmHosts
 
@@ -22,12 +23,15 @@ def lab_machine() -> None:
 
 
 @pytest.fixture(scope="session")
-def lab(lab_machine: None) -> Iterator[Lab]:
+def lab(lab_machine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Two prepared hypervisors with the `micro` template, the same for the whole session.
 
     A test that disconnects, kills or fills something repairs it, or starts a `Lab` of its own.
     """
-    with Lab(hosts=2) as running, WarmHosts(running):
+    log = tmp_path_factory.mktemp("lab") / "prepare.log"
+    fill_package_cache(log)  # before the start: the hosts mount the cache then
+    with Lab(hosts=2, prepare=False) as running, WarmHosts(running):
+        prepare_hosts(running.inventory, log)
         yield running
 
 
