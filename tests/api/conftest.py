@@ -29,6 +29,7 @@ from virtplay.store.vms import find_host, save_host
 
 from tests.api.fake_hosts import FakeHost, host_info
 from tests.api.postgres import Cluster, find_programs
+from tests.warm.hosts import warm_python
 
 PROJECT = Path(__file__).parent / "project"
 ADMIN = "your-token"
@@ -315,6 +316,13 @@ async def service(
         yield running
 
 
+@pytest.fixture(scope="session")
+def python() -> Iterator[Path]:
+    """The Python that runs the modules of the fake hosts."""
+    with warm_python(PROJECT / "library") as python:
+        yield python
+
+
 def write_inventory(path: Path, hosts: dict[str, FakeHost], **more: dict[str, Any]) -> None:
     """Write an inventory of fake hosts; `more` maps host names to further host variables."""
     entries = {
@@ -329,10 +337,13 @@ def write_inventory(path: Path, hosts: dict[str, FakeHost], **more: dict[str, An
 
 
 @pytest.fixture
-def fake_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeHost]:
+def fake_hosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: Path
+) -> dict[str, FakeHost]:
     """A fake hypervisor, which the test's inventory lists."""
     folder = tmp_path / "hypervisors"
     folder.mkdir()
+    monkeypatch.setenv("ANSIBLE_PYTHON_INTERPRETER", str(python))
     # A killed module leaves the directory with its unpacked files.
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     hosts = {"kvm1": FakeHost("kvm1", folder)}

@@ -10,7 +10,7 @@ import pytest
 from lab import Lab
 from lab.prepare import fill_package_cache, prepare_hosts
 from lab.supervisor import missing_programs
-from tests.warm.hosts import WarmHosts
+from tests.warm.hosts import warm_hosts
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def lab(lab_machine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """
     log = tmp_path_factory.mktemp("lab") / "prepare.log"
     fill_package_cache(log)  # before the start: the hosts mount the cache then
-    with Lab(hosts=2, prepare=False) as running, WarmHosts(running):
+    with Lab(hosts=2, prepare=False) as running, warm_hosts(running):
         prepare_hosts(running.inventory, log)
         yield running
 

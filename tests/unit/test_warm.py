@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.warm.environment import REAL
+from tests.warm.hosts import warm_python
 
 PLAYBOOK = """
 - hosts: localhost
@@ -117,3 +118,68 @@ def test_other_programs_see_the_same_warm_and_cold(command: list[str], tmp_path:
     )
     assert cold
     assert warm == [cold, cold, cold]
+
+
+MODULE = """
+import json
+import os
+import sys
+
+from ansible.module_utils.basic import AnsibleModule
+
+module = AnsibleModule(argument_spec={"word": {"type": "str"}})
+module.exit_json(
+    word=module.params["word"],
+    directory=os.getcwd(),
+    variable=os.environ.get("LC_WORD"),
+    warm="tests.warm.forks" in sys.modules,
+    answer=ANSWER,
+)
+"""
+
+
+def test_module_runs_warm_until_its_file_changes(tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    module = library / "show.py"
+    module.write_text(MODULE.replace("ANSWER", "1"))
+    with warm_python(library) as python:
+        first = run_module(tmp_path, python, "one")
+        second = run_module(tmp_path, python, "two")
+        module.write_text(MODULE.replace("ANSWER", "2"))
+        changed = run_module(tmp_path, python, "three")
+    cold = run_module(tmp_path, Path("/usr/bin/python3"), "four")
+    assert [shown["warm"] for shown in (first, second, changed, cold)] == [True, True, False, False]
+    assert [shown["answer"] for shown in (first, second, changed, cold)] == [1, 1, 2, 2]
+    assert [shown["word"] for shown in (first, second, changed, cold)] == [
+        "one", "two", "three", "four",
+    ]  # fmt: skip
+    assert {shown["variable"] for shown in (first, second, changed, cold)} == {"ü"}
+    assert len({shown["directory"] for shown in (first, second, changed, cold)}) == 1
+
+
+def run_module(directory: Path, python: Path, word: str) -> dict[str, Any]:
+    """Run the module in a play with this Python; return its result."""
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "tasks": [{"show": {"word": word}, "environment": {"LC_WORD": "ü"}}],
+    }
+    (directory / "playbook.yml").write_text(json.dumps([play]))
+    done = subprocess.run(
+        [
+            # Runs of a warm one share its zips, which do not follow a file that changes.
+            Path(REAL).with_name("ansible-playbook"),
+            *("-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={python}"),
+            *("-M", "library", "playbook.yml"),
+        ],
+        cwd=directory,
+        env=os.environ
+        | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_PIPELINING": "1"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    output = json.loads(done.stdout[done.stdout.index("{") :])
+    shown: dict[str, Any] = output["plays"][0]["tasks"][-1]["hosts"]["localhost"]
+    return shown

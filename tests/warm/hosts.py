@@ -1,14 +1,16 @@
-"""Warm Ansible: gives the hosts of a lab a Python that runs modules in forks of a warm process."""
+"""Warm Ansible: provides a Python for hosts that runs modules in forks of a warm process."""
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import subprocess
 import sysconfig
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from lab import Host, Lab
+from lab import Lab
 from lab.supervisor import HOST_ENVIRONMENT
 
 REPOSITORY = Path(__file__).parents[2]
@@ -18,48 +20,56 @@ SERVER = (
     "from tests.warm.module_server import main; main()"
 )
 COLD = "/usr/bin/python3"
-WARM = "/run/virtplay-warm/python3"
 
 
-class WarmHosts:
-    """Makes the Ansible of a lab's inventory use warm Python within a `with` block."""
+def start(
+    directory: Path, more: Path, enter: Callable[..., list[str]] = lambda *words: list(words)
+) -> subprocess.Popen[bytes]:
+    """Start a server for the front in a directory, by a command that enters a host.
 
-    def __init__(self, lab: Lab) -> None:
-        self._lab = lab
-        self._servers: list[subprocess.Popen[bytes]] = []
+    It serves modules that import from `more`, as `module_server.py` says, and ends at the end of
+    its standard input.
+    """
+    paths = map(str, (directory / "socket", sysconfig.get_path("purelib"), more))
+    server = subprocess.Popen(
+        enter(COLD, "-c", SERVER, *paths),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=HOST_ENVIRONMENT,
+        cwd="/",
+        start_new_session=True,
+    )
+    assert server.stdout is not None
+    assert server.stdout.read(5) == b"ready", "cannot start warm Python"
+    return server
 
-    def __enter__(self) -> Self:
-        """Start a server on each host, and name its front in the inventory."""
-        self._servers = [self._start(host) for host in self._lab.hosts]
-        for server in self._servers:
-            assert server.stdout is not None
-            assert server.stdout.read(5) == b"ready", "cannot start warm Python on a host"
-        inventory = self._lab.inventory.read_text()
-        assert COLD in inventory
-        self._lab.inventory.write_text(inventory.replace(f": {COLD}\n", f": {WARM}\n"))
-        return self
 
-    def _start(self, host: Host) -> subprocess.Popen[bytes]:
-        place = Path(WARM).parent
-        host.run("mkdir", str(place))
-        host.run("tee", WARM, stdin=FRONT.read_text())
-        host.run("chmod", "755", WARM)
-        paths = [str(REPOSITORY / "collections"), sysconfig.get_path("purelib")]
-        return subprocess.Popen(
-            host.command(COLD, "-c", SERVER, *paths, f"{place}/socket"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=HOST_ENVIRONMENT,
-            cwd="/",
-            start_new_session=True,
-        )
+@contextlib.contextmanager
+def warm_hosts(lab: Lab) -> Iterator[None]:
+    """Make the Ansible of a lab's inventory use warm Python within the block."""
+    directory = Path("/run/virtplay-warm")
+    front = str(directory / "python3")
+    servers = []
+    for host in lab.hosts:
+        host.run("mkdir", str(directory))
+        host.run("tee", front, stdin=FRONT.read_text())
+        host.run("chmod", "755", front)
+        servers.append(start(directory, REPOSITORY / "collections", host.command))
+    inventory = lab.inventory.read_text()
+    assert COLD in inventory
+    lab.inventory.write_text(inventory.replace(f": {COLD}\n", f": {front}\n"))
+    yield
+    for server in servers:
+        server.communicate()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Stop the servers."""
-        for server in self._servers:
-            server.communicate()
+
+@contextlib.contextmanager
+def warm_python(library: Path) -> Iterator[Path]:
+    """Return a Python for a connection to this machine that runs the modules of a library."""
+    with tempfile.TemporaryDirectory(prefix="virtplay-warm-") as name:
+        front = Path(name, "python3")
+        shutil.copy(FRONT, front)
+        front.chmod(0o755)
+        server = start(front.parent, library)
+        yield front
+        server.communicate()

@@ -1,8 +1,8 @@
 """Warm Ansible: the server on a host, which has imported what modules import, and forks for each.
 
-Its arguments are the directory of the collections, that of Ansible's package, and its socket. A
-module whose zip contains a file that differs from the imported one, or that is of another
-collection, runs in a Python of its own.
+Its arguments are its socket, the directory of Ansible's package, and either the directory of the
+collections or one with further modules. A module whose zip contains a file that differs from the
+imported one, or that is of another collection, runs in a Python of its own.
 """
 
 from __future__ import annotations
@@ -34,25 +34,37 @@ def main() -> None:
     """Warm up, then serve until the end of standard input."""
     ready = os.dup(1)
     os.dup2(2, 1)
-    warm_up(Path(sys.argv[1]), Path(sys.argv[2]))
-    forks.serve(Path(sys.argv[3]), ready, run_module, end)
+    path, packages, more = map(Path, sys.argv[1:])
+    warm_up(packages, more)
+    forks.serve(path, ready, run_module, end)
 
 
-def warm_up(collections: Path, packages: Path) -> None:
-    """Import everything of the collection and of Ansible that its modules import on a host."""
-    own = sys.path[:]
-    sys.path += [str(collections), str(packages)]
-    plugins = importlib.import_module(f"{COLLECTION.replace('/', '.')}.plugins.module_utils")
-    for found in pkgutil.walk_packages(plugins.__path__, f"{plugins.__name__}."):
-        importlib.import_module(found.name)
+def warm_up(packages: Path, more: Path) -> None:
+    """Import everything of Ansible and of the collection that modules import on a host."""
+    own = sys.path[1:]  # without this project
+    sys.path += [str(more), str(packages)]
     for name in ("basic", "_internal._ansiballz._loader"):
         importlib.import_module(f"ansible.module_utils.{name}")
+    note(packages, "ansible")
+    if (more / COLLECTION).exists():
+        utilities = importlib.import_module(f"{COLLECTION.replace('/', '.')}.plugins.module_utils")
+        for found in pkgutil.walk_packages(utilities.__path__, f"{utilities.__name__}."):
+            importlib.import_module(found.name)
+        note(more, COLLECTION)
+    else:
+        library = types.ModuleType("ansible.legacy")
+        library.__path__ = [str(more)]
+        sys.modules[library.__name__] = library
+        note(more, "", "ansible/legacy/")
     sys.path[:] = own
-    for root, folder in ((packages, "ansible"), (collections, COLLECTION)):
-        for file in (root / folder).rglob("*.py"):
-            SUMS[str(file.relative_to(root))] = zlib.crc32(file.read_bytes())
     gc.collect()
     gc.freeze()
+
+
+def note(root: Path, folder: str, prefix: str = "") -> None:
+    """Record the checksums of the files in a folder by their names in a module's zip."""
+    for file in (root / folder).rglob("*.py"):
+        SUMS[prefix + str(file.relative_to(root))] = zlib.crc32(file.read_bytes())
 
 
 def run_module(request: forks.Request) -> int:
