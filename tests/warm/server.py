@@ -1,7 +1,8 @@
 """Warm Ansible: the server, which has run a playbook and forks for each run of Ansible's programs.
 
 Its arguments are DIRECTORY and KEY. It is started with the Ansible settings of the run that needs
-it, and listens on the socket DIRECTORY/KEY. It ends at the end of its standard input.
+it, and listens on the socket DIRECTORY/KEY. It ends at the end of its standard input. All runs
+share its local temporary directory, and with it the zips of modules that Ansible caches there.
 """
 
 from __future__ import annotations
