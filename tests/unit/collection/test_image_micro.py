@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib.util
 import json
@@ -62,6 +63,31 @@ def test_drivers_come_after_what_they_need(build: ModuleType, tmp_path: Path) ->
         (top / f"{name}.ko").write_bytes(b"\x7fELF\0license=GPL\0depends=%s\0" % needs.encode())
     order = [name for name, _ in build.modules(tmp_path, "6.1")]
     assert order == ["virtio_ring", "virtio", "virtio_pci", "virtio_blk"]
+
+
+def test_modules_lose_signature_and_types(build: ModuleType) -> None:
+    module = b"\x7fELF .strtab\0.BTF\0.BTF_ids\0"
+    bare = module.replace(b".BTF\0", b".btf\0")
+    signature = b"x" * 300
+    mark = b"~Module signature appended~\n"
+    signed = module + signature + bytes(8) + len(signature).to_bytes(4, "big") + mark
+    assert build.shortened(signed) == build.shortened(module) == bare
+
+
+@pytest.mark.parametrize("size", [100, 8 << 20, (8 << 20) + 1])
+def test_initramfs_is_compressed_in_the_kernels_format(build: ModuleType, size: int) -> None:
+    content = bytes(range(100)) * (size // 100) + bytes(size % 100)
+    packed = build.compressed(content)
+    assert packed[:4] == (0x184C2102).to_bytes(4, "little")
+    library = ctypes.CDLL("liblz4.so.1")
+    place, unpacked = 4, b""
+    while place < len(packed):
+        block = packed[place + 4 :][: int.from_bytes(packed[place : place + 4], "little")]
+        place += 4 + len(block)
+        space = ctypes.create_string_buffer(8 << 20)
+        length = library.LZ4_decompress_safe(block, space, len(block), len(space))
+        unpacked += space.raw[:length]
+    assert unpacked == content
 
 
 def test_cache_counts_only_when_every_file_is_whole(build: ModuleType, tmp_path: Path) -> None:
