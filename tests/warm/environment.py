@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,12 +59,14 @@ class Environment:
         threading.Thread(target=self._start_servers, args=(servers,), daemon=True).start()
 
     def _start_servers(self, directory: Path) -> None:
-        with contextlib.suppress(OSError):  # closed
-            while True:
+        while True:
+            try:
                 front, _ = self._starter.accept()
-                with front:
-                    key, cwd, settings = json.loads(front.recv(1 << 20))
-                    front.send(self._start(directory, key, cwd, settings))
+            except OSError:  # closed
+                return
+            with front, contextlib.suppress(BrokenPipeError):  # a test has killed the front
+                key, cwd, settings = json.loads(front.recv(1 << 20))
+                front.send(self._start(directory, key, cwd, settings))
 
     def _start(self, directory: Path, key: str, cwd: str, settings: dict[str, str]) -> bytes:
         """Start a server; return b"ready" when it listens, or b"" if it ends instead."""
@@ -90,16 +93,26 @@ class Environment:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the tests of this process use programs of the warm environment."""
-    runs_tests = hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
-    if runs_tests and Path(REAL).with_name("ansible-playbook").exists():
-        environment = Environment()
-        config.stash[ENVIRONMENT] = environment
+    if not Path(REAL).with_name("ansible-playbook").exists():
+        return
+    if hasattr(config, "workerinput"):
+        sys.executable = config.workerinput["warm_python"]
+        return
+    environment = Environment()
+    config.stash[ENVIRONMENT] = environment
+    if not config.getoption("numprocesses", None):  # else its workers run the tests
         sys.executable = str(environment.python)
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Stop the servers here: pytest-xdist ends a worker before it is unconfigured."""
-    if environment := session.config.stash.get(ENVIRONMENT, None):
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give every worker of pytest-xdist the same servers."""
+    node.workerinput["warm_python"] = str(node.config.stash[ENVIRONMENT].python)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop the servers."""
+    if environment := config.stash.get(ENVIRONMENT, None):
         environment.close()
 
 

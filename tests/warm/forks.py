@@ -12,6 +12,7 @@ import os
 import selectors
 import signal
 import socket
+import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,6 +112,7 @@ def begin(request: Request, streams: list[int], run: Callable[[Request], int]) -
         os.chdir(request["directory"])
         os.environ.clear()
         os.environ.update(request["environment"])
+        tempfile.tempdir = None  # it is TMPDIR's at the warm-up
         code = run(request)
     except BaseException:
         traceback.print_exc()
