@@ -2,10 +2,15 @@
 
 import os
 import shutil
+import sys
 
 import pytest
 
 pytest_plugins = ["tests.lab.fixtures", "tests.warm.environment"]
+
+# Otherwise each of thousands of processes compiles the project again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # What the person who runs the tests has set is for another service and other playbooks.
 for _name in [name for name in os.environ if name.startswith(("VIRTPLAY_", "ANSIBLE_"))]:
