@@ -22,7 +22,11 @@ from lab.directory import LabDirectory
 from lab.processes import Process
 from lab.slot import PREFIX
 
-pytestmark = pytest.mark.usefixtures("lab_machine")
+pytestmark = [
+    pytest.mark.usefixtures("lab_machine"),
+    # One after the other: a machine has addresses for eight labs, and each worker has one already.
+    pytest.mark.xdist_group("test_lab"),
+]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOMAIN = """<domain type='qemu'><name>bare</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>

@@ -214,7 +214,7 @@ def test_a_domain_of_which_nothing_can_be_read() -> None:
 
 
 def test_states_are_those_of_the_collection() -> None:
-    text = (PLUGINS / "module_utils/host/connection.py").read_text()
+    text = (PLUGINS / "module_utils/states.py").read_text()
     body = text.split("class DomainState", 1)[1].split("\n\n\n", 1)[0]
     assert set(re.findall(r'= "(\w+)"', body)) == set(DomainState)
 
