@@ -44,6 +44,13 @@ def agent_answers(host: Host, domain: str) -> bool:
     return True
 
 
+def networked(host: Host, domain: str, words: str, seconds: float = BOOT_SECONDS) -> None:
+    """Wait until the guest has booted, and its IPv4 addresses and routes contain `words`."""
+    booted(host, domain, seconds)
+    show = ("/bin/sh", "-c", "ip -4 address; ip route")
+    wait_for(f"{words} in {domain}", lambda: words in in_guest(host, domain, *show), seconds)
+
+
 def in_guest(host: Host, domain: str, *command: str, seconds: float = 30) -> str:
     """Run a command in the guest through its agent; return its output (both streams)."""
     started = agent(

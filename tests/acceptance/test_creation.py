@@ -6,7 +6,7 @@ import ipaddress
 
 from lab.lab import Host
 from tests.acceptance.conftest import BRIDGE
-from tests.acceptance.guests import booted, domain_xml, in_guest, power, traces
+from tests.acceptance.guests import booted, domain_xml, networked, power, traces
 from tests.acceptance.service import MICRO, TWO_INTERVALS, Api, wait_for
 
 
@@ -29,8 +29,7 @@ def test_fixed_address_on_nat_network_is_what_the_guest_gets(api: Api, one: Host
     address = "203.0.113.77"
     vm = api.create(host=one.name, autoStart=True, network={"ip": address})
     wait_for("the address", lambda: api.vm(vm["id"])["ip"] == address, 60)
-    booted(one, vm["id"])
-    assert address in in_guest(one, vm["id"], "/bin/ip", "-4", "address")
+    networked(one, vm["id"], address)
     # The same address once more is refused, and leaves nothing.
     again = api.send("POST", "/vms", {"name": "x", "host": one.name, "network": {"ip": address},
                                       **MICRO})  # fmt: skip
@@ -74,8 +73,7 @@ def test_bridge_is_found_by_placement_and_carries_the_fixed_address(
     network = {"type": "bridge", "bridge": BRIDGE, "ip": address}
     vm = api.create(network=network, autoStart=True)
     assert vm["host"] == two.name, "only this host has the bridge"
-    booted(two, vm["id"])
-    assert address in in_guest(two, vm["id"], "/bin/ip", "-4", "address")
+    networked(two, vm["id"], address)
     wait_for("the address", lambda: api.vm(vm["id"])["ip"] == str(bridge_network[9]), TWO_INTERVALS)
 
 

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lab import Lab
 from lab.lab import Host
-from tests.acceptance.guests import booted, domain_xml, in_guest, qemu_pid
+from tests.acceptance.guests import booted, domain_xml, in_guest, networked, qemu_pid
 from tests.acceptance.prometheus import SCRAPE_SECONDS, Prometheus, make_token, run_prometheus
 from tests.acceptance.service import INTERVAL, MICRO, Api, Service, wait_for
 
@@ -34,8 +34,7 @@ DISK_BYTES = 48 * 1024 * 1024
 WORK = f"""
 dd if=/dev/zero of=/dev/vda bs=1M count={DISK_BYTES // 1024**2} seek=800; sync
 ping -q -c 400 -i 0.005 -s 1400 $(ip route | sed -n 's/^default via \\([^ ]*\\).*/\\1/p')
-timeout 6 sha256sum /dev/zero
-true
+dd if=/dev/zero bs=1M count=100 2>/dev/null | sha256sum
 """
 EXPORTER = "127.0.0.1:9177"
 MOVING = (
@@ -91,7 +90,7 @@ def site(lab: Lab, service: Service, tmp_path_factory: pytest.TempPathFactory) -
     with run_prometheus(directory, "prometheus.yml", service) as prometheus:
         vm = api.create(name=NAME, host=host.name, autoStart=True)["id"]
         try:
-            booted(host, vm)
+            networked(host, vm, "default via ")
             yield Site(service, api, prometheus, host, vm, began)
         finally:
             api.remove(*api.vms())
