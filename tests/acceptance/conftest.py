@@ -119,16 +119,27 @@ def images(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image
 
 @pytest.fixture(scope="session")
 def inventory(lab: Lab, images: ImageServer, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The lab's inventory, and a second source that adds catalogue entries."""
+    """The lab's inventory, and a second source that adds catalogue entries.
+
+    `blank` has no operating system: a VM that need only run costs nothing for its boot.
+    """
+    blank = tmp_path_factory.mktemp("blank") / "blank.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", blank, "64M"], check=True)
     template = next(
         guests.own_file(lab.directory, lab.hosts[0], "/var/lib/libvirt/templates").glob("*.qcow2")
     )
     images.add("good.qcow2", template)
+    images.add("blank.qcow2", blank)
     catalogue = {
         **image_catalogue(),
         "downloaded": {
             "os": "micro",
             "url": f"{images.url}/good.qcow2",
+            "checksum": f"{images.url}/SHA256SUMS",
+        },
+        "blank": {
+            "os": "micro",
+            "url": f"{images.url}/blank.qcow2",
             "checksum": f"{images.url}/SHA256SUMS",
         },
         "wrong-checksum": {

@@ -20,7 +20,9 @@ TWO_INTERVALS = 2 * INTERVAL + 6
 """Seconds within which the list must show a change on a host: observations take time too."""
 STOP_TIMEOUT = 15
 """Seconds within which a guest must react to the power button."""
-MICRO = {"template": "micro", "cpu": 1, "memory": 128, "disk": 1}
+MICRO: dict[str, Any] = {"template": "micro", "cpu": 1, "memory": 128, "disk": 1}
+BLANK: dict[str, Any] = {**MICRO, "template": "blank"}
+"""For tests in which the guest need not boot."""
 PATIENCE = 5
 UNFINISHED = ("queued", "running", "cancelling")
 

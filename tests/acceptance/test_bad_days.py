@@ -6,7 +6,7 @@ import pytest
 
 from lab.lab import Host
 from tests.acceptance.guests import booted, domains, power, traces
-from tests.acceptance.service import MICRO, TWO_INTERVALS, Api, Json, Service, wait_for
+from tests.acceptance.service import BLANK, MICRO, TWO_INTERVALS, Api, Json, Service, wait_for
 
 CUT_SECONDS = 60
 """Until SSH has given up on a host and an observation has said so."""
@@ -19,17 +19,18 @@ def allocated(api: Api, host: Host) -> Json:
 
 def test_host_cut_off(api: Api, one: Host, two: Host) -> None:
     stays, other = api.create_all(
-        {"host": two.name, "autoStart": True}, {"host": one.name, "autoStart": True}
+        {"host": two.name, "autoStart": True, **BLANK},
+        {"host": one.name, "autoStart": True, **BLANK},
     )
     before = traces(two)
     promised = allocated(api, two)
     statuses: set[str] = set()
-    half = api.send("POST", "/vms", {"name": "half way", "host": two.name, **MICRO})
+    half = api.send("POST", "/vms", {"name": "half way", "host": two.name, **BLANK})
     wait_for("its first task", lambda: api.job(half["jobId"])["progress"] > 0, 30)
     two.cut()
     try:
         # Asked before anyone has noticed: accepted, and it fails with the reason.
-        made = api.send("POST", "/vms", {"name": "too late", "host": two.name, **MICRO})
+        made = api.send("POST", "/vms", {"name": "too late", "host": two.name, **BLANK})
         waiting = api.send("POST", f"/vms/{made['id']}/start")
         job = api.failed(made["jobId"], "HOST_UNREACHABLE", CUT_SECONDS)
         assert job["host"] == two.name
@@ -50,12 +51,12 @@ def test_host_cut_off(api: Api, one: Host, two: Host) -> None:
         assert api.vm(other["id"])["status"] == "running"
         # From now on it is refused at once; the other host takes what names none.
         for method, path, body in (
-            ("POST", "/vms", {"name": "x", "host": two.name, **MICRO}),
+            ("POST", "/vms", {"name": "x", "host": two.name, **BLANK}),
             ("POST", f"/vms/{stays['id']}/stop", None),
             ("DELETE", f"/vms/{stays['id']}?force=true", None),
         ):
             api.refused(503, "HOST_UNREACHABLE", method, path, body)
-        assert api.create(name="elsewhere")["host"] == one.name
+        assert api.create(name="elsewhere", **BLANK)["host"] == one.name
     finally:
         two.mend()
     wait_for("the host ready", lambda: api.host(two.name)["status"] == "ready", CUT_SECONDS)
@@ -74,7 +75,7 @@ def test_template_that_cannot_be_had_leaves_no_file(
 ) -> None:
     before = traces(one)
     promised = allocated(api, one)
-    made = api.send("POST", "/vms", {"name": "x", "host": one.name, **MICRO, "template": template})
+    made = api.send("POST", "/vms", {"name": "x", "host": one.name, **BLANK, "template": template})
     job = api.failed(made["jobId"], code)
     assert job["error"]["message"].startswith("cannot ")
     assert traces(one) == before
@@ -92,7 +93,7 @@ def test_full_pool(api: Api, two: Host) -> None:
         wait_for("the small pool", lambda: api.host(two.name)["available"]["disk"] == 1,
                  TWO_INTERVALS)  # fmt: skip
         # Too large, as far as anyone knows: refused with the figures.
-        wanted = {"name": "large", "host": two.name, **MICRO, "disk": 5}
+        wanted = {"name": "large", "host": two.name, **BLANK, "disk": 5}
         error = api.refused(400, "INSUFFICIENT_RESOURCES", "POST", "/vms", wanted)
         assert error["details"]["hosts"] == [
             {
@@ -118,7 +119,7 @@ def test_full_pool(api: Api, two: Host) -> None:
 
 
 def test_killed_libvirtd(api: Api, one: Host, two: Host) -> None:
-    vm = api.create(host=two.name, autoStart=True)
+    vm = api.create(host=two.name, autoStart=True, **BLANK)
     two.kill_libvirtd()
     try:
         stop = api.ask("POST", f"/vms/{vm['id']}/stop")
@@ -128,7 +129,7 @@ def test_killed_libvirtd(api: Api, one: Host, two: Host) -> None:
         wait_for("the host's error", lambda: api.host(two.name)["status"] == "error", 20)
         assert "libvirt" in api.host(two.name)["message"]
         api.shows(vm["id"], status="unreachable")
-        assert api.create(name="elsewhere")["host"] == one.name
+        assert api.create(name="elsewhere", **BLANK)["host"] == one.name
     finally:
         two.start_libvirtd()
     wait_for("the host ready", lambda: api.host(two.name)["status"] == "ready", 20)
@@ -138,9 +139,9 @@ def test_killed_libvirtd(api: Api, one: Host, two: Host) -> None:
 
 def test_stuck_qemu_hides_nobody_else(api: Api, one: Host, two: Host) -> None:
     stuck, well, there = api.create_all(
-        {"host": one.name, "name": "stuck", "autoStart": True},
-        {"host": one.name, "name": "well"},
-        {"host": two.name, "name": "there"},
+        {"host": one.name, "name": "stuck", "autoStart": True, **BLANK},
+        {"host": one.name, "name": "well", **BLANK},
+        {"host": two.name, "name": "there", **BLANK},
     )
     one.freeze(stuck["id"])
     try:
@@ -165,7 +166,7 @@ def test_stuck_qemu_hides_nobody_else(api: Api, one: Host, two: Host) -> None:
 def test_killed_service_in_the_middle_of_a_creation(
     cold_service: Service, api: Api, one: Host
 ) -> None:
-    made = api.send("POST", "/vms", {"name": "survivor", "host": one.name, **MICRO})
+    made = api.send("POST", "/vms", {"name": "survivor", "host": one.name, **BLANK})
     start = api.send("POST", f"/vms/{made['id']}/start")
     wait_for("the play", lambda: api.job(made["jobId"])["progress"] > 0, 30)
     cold_service.kill()
@@ -207,7 +208,7 @@ def no_job_is_left(api: Api) -> bool:
 
 
 def test_stopped_service_goes_on_where_it_was(cold_service: Service, api: Api, one: Host) -> None:
-    vm = api.create(host=one.name, autoStart=True)
+    vm = api.create(host=one.name, autoStart=True, **BLANK)
     assert cold_service.stop() == 0
     assert cold_service.pids() == []
     one.run("virsh", "suspend", vm["id"])

@@ -207,7 +207,7 @@ def test_page_shows_the_guest_and_types_into_it(
 def test_page_says_what_is_the_matter(
     service: Service, api: Api, one: Host, browser: Browser, tmp_path: Path
 ) -> None:
-    ref = api.create(host=one.name, **SMALL)["id"]
+    ref = api.create(host=one.name, template="blank", **SMALL)["id"]
     browser.open(address(service, "vm-999999"))
     browser.shows("login-why", "requires an API token")
     give_token(browser, "not-a-token")

@@ -7,11 +7,11 @@ import ipaddress
 from lab.lab import Host
 from tests.acceptance.conftest import BRIDGE
 from tests.acceptance.guests import booted, domain_xml, networked, power, traces
-from tests.acceptance.service import MICRO, TWO_INTERVALS, Api, wait_for
+from tests.acceptance.service import BLANK, MICRO, TWO_INTERVALS, Api, wait_for
 
 
 def test_start_right_behind_create_runs_after_it(api: Api, one: Host) -> None:
-    made = api.send("POST", "/vms", {"name": "both", "host": one.name, **MICRO})
+    made = api.send("POST", "/vms", {"name": "both", "host": one.name, **BLANK})
     start = api.send("POST", f"/vms/{made['id']}/start")
     error = api.refused(409, "OPERATION_IN_PROGRESS", "POST", f"/vms/{made['id']}/start")
     assert error["details"]["jobId"] == start["jobId"]
@@ -42,8 +42,8 @@ def test_fixed_address_on_nat_network_is_what_the_guest_gets(api: Api, one: Host
 
 def test_full_clone_stands_alone_and_starts_by_itself(api: Api, one: Host) -> None:
     linked, full = api.create_all(
-        {"host": one.name, "clone": "linked"},
-        {"host": one.name, "clone": "full", "autoStart": True},
+        {"host": one.name, "clone": "linked", **BLANK},
+        {"host": one.name, "clone": "full", "autoStart": True, **BLANK},
     )
     backing = {}
     for vm in (linked, full):

@@ -6,7 +6,7 @@ import json
 
 from lab.lab import Host
 from tests.acceptance.guests import POOL, domains, power
-from tests.acceptance.service import TWO_INTERVALS, Api, Json, wait_for
+from tests.acceptance.service import BLANK, TWO_INTERVALS, Api, Json, wait_for
 
 FOREIGN = """<domain type='qemu'>
   <name>old web server</name><title>{title}</title>
@@ -23,7 +23,7 @@ FOREIGN = """<domain type='qemu'>
 
 
 def test_list_follows_virsh(api: Api, one: Host) -> None:
-    vm = api.create(host=one.name)
+    vm = api.create(host=one.name, **BLANK)
     ref = vm["id"]
 
     one.run("virsh", "start", ref)
@@ -51,7 +51,7 @@ def test_list_follows_virsh(api: Api, one: Host) -> None:
 
     again = wait_for("the VM's return", back, TWO_INTERVALS)
     assert again["id"] == ref
-    assert again["template"] == "micro"
+    assert again["template"] == "blank"
     api.run("POST", f"/vms/{ref}/start")
     assert power(one, ref) == "running"
     # A QEMU that dies is a machine that is off.
