@@ -473,7 +473,7 @@ async def test_silent_client_is_given_up_and_a_quiet_one_is_not(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(websocket, "QUIET_SECONDS", 1.0)
-    monkeypatch.setattr(websocket, "SILENT_SECONDS", 5.0)
+    monkeypatch.setattr(websocket, "SILENT_SECONDS", 12.0)
     async with (
         console_of(service) as console,
         console.connect(await console.ticket(), ping_interval=None) as quiet,
