@@ -238,7 +238,7 @@ async def test_idle_consoles_cost_nothing_and_deaf_ones_little(
                 consoles.connect(url, ping_interval=None, compression=None)
             )
             assert await Stream(socket).read(12)
-        # What the service does at times, for example for its observer, is in some measurements only.
+        # Some measurements contain what the service does at times, for example an observation.
         for _ in range(PATIENCE):
             during = await measure(pid)
             if during - before < 0.02:
