@@ -15,6 +15,7 @@ from virtplay.errors import VirtplayError
 from virtplay.hosts.inventory import Inventory
 from virtplay.hosts.observed import Generations, generations, mark_host, save_observation
 from virtplay.jobs import runner
+from virtplay.jobs.specification import Specification
 from virtplay.metrics.exposition import Exposition
 from virtplay.metrics.history import History
 from virtplay.metrics.host_series import VmLabels
@@ -168,7 +169,7 @@ class Observer:
         interval, patience = self._settings.observe_interval, self._settings.observe_timeout
         alone = rounds == 1 and limit is None
         run = await runner.start(
-            runner.Specification(
+            Specification(
                 project_dir=str(self._settings.project_dir),
                 playbook=playbook("host_observe"),
                 inventory=self._settings.inventory_sources,

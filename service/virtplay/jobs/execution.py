@@ -12,6 +12,7 @@ from virtplay.actions import RULES, Action, playbook
 from virtplay.jobs import runner
 from virtplay.jobs.outcome import conclude, count_ended, internal_error
 from virtplay.jobs.progress import Progress
+from virtplay.jobs.specification import Specification
 from virtplay.jobs.submission import job_directory, read_secrets
 from virtplay.logs import request_id
 from virtplay.settings import Settings
@@ -92,7 +93,7 @@ async def _play(
     variables = {**job.variables, **secrets, f"{rules.role}_job": job.ref}
     if rules.locks:
         variables[f"{rules.role}_generation"] = job.generation
-    specification = runner.Specification(
+    specification = Specification(
         project_dir=str(settings.project_dir),
         playbook=playbook(job.action),
         inventory=settings.inventory_sources,

@@ -19,7 +19,7 @@ from typing import Any
 from virtplay.actions import mark_unsafe
 from virtplay.jobs.processes import become_subreaper, end_descendants
 from virtplay.jobs.progress import EVENT_KEYS
-from virtplay.jobs.runner import EVENTS, SPECIFICATION, Specification
+from virtplay.jobs.specification import EVENTS, SPECIFICATION, Specification
 
 TEXT_LIMIT = 200_000
 

@@ -11,32 +11,14 @@ import os
 import shutil
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from virtplay.jobs.processes import MARK, end_strays
+from virtplay.jobs.specification import EVENTS, SPECIFICATION, Specification
 
-SPECIFICATION = "specification.json"
-EVENTS = "events.jsonl"
 POLL_SECONDS = 0.1
-
-
-@dataclass(frozen=True)
-class Specification:
-    """What a job process needs to run one playbook once."""
-
-    project_dir: str
-    playbook: str
-    inventory: list[str]
-    variables: dict[str, Any]
-    """Plain values; `play` marks every text in them unsafe before Ansible reads it."""
-    limit: str | None = None
-    check: bool = False
-    time_limit: int = 3600
-    """Seconds."""
-    forks: int | None = None
-    """Hosts that Ansible works on at once; ansible.cfg's number when None."""
 
 
 class Run:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from virtplay.actions import RULES, Action, command_line, mark_unsafe, playbook
 from virtplay.jobs import runner
+from virtplay.jobs.specification import Specification
 from virtplay.settings import PROJECT, Settings
 
 HOSTILE = [
@@ -168,7 +169,7 @@ async def test_the_validation_of_arguments_counts_as_a_task_in_a_real_run(tmp_pa
         "      libvirt_domain_uri: test:///nowhere\n"
     )
     run = await runner.start(
-        runner.Specification(
+        Specification(
             project_dir=str(PROJECT),
             playbook=playbook(Action.VM_START),
             inventory=[str(inventory)],

@@ -32,7 +32,7 @@ def test_every_module_can_be_imported_first() -> None:
     ("module", "heavy"),
     [
         ("virtplay.cli", {"sanic", "ansible_runner", "ansible"}),
-        ("virtplay.jobs.play", {"sanic", "tortoise", "ansible_runner", "pydantic"}),
+        ("virtplay.jobs.play", {"sanic", "tortoise", "ansible_runner", "pydantic", "asyncio"}),
         ("virtplay.app", {"ansible_runner", "ansible"}),
     ],
 )
