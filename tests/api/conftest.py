@@ -15,6 +15,7 @@ import httpx
 import pytest
 import yaml
 from sanic import Sanic
+from sanic.touchup import TouchUp
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from virtplay import background, services
 from virtplay.app import create_app
@@ -39,6 +40,16 @@ CATALOGUE: dict[str, dict[str, Any]] = {
 }
 # Sanic 25.12 rewrites its own methods at each start; otherwise only the first application starts.
 Sanic.test_mode = True
+_touch_up = TouchUp.run
+
+
+def _touch_up_once(app: Any) -> None:
+    """Let Sanic rewrite its methods at the first start only; the result is always the same."""
+    if not vars(Sanic).get("__touched__"):
+        _touch_up(app)  # type: ignore[no-untyped-call]
+
+
+TouchUp.run = _touch_up_once  # type: ignore[method-assign]
 FINISHED = ("succeeded", "failed", "cancelled", "lost")
 only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """For tests whose result does not depend on the database."""

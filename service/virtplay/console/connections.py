@@ -286,7 +286,10 @@ class HostConnections:
                 del self._connections[address]
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, and stop reading Ansible's settings."""
+        if self._defaults is not None:
+            self._defaults[1].cancel()
+            await asyncio.gather(self._defaults[1], return_exceptions=True)
         for connections in self._connections.values():
             for connection in connections:
                 connection.ssh.abort()

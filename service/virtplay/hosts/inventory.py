@@ -141,7 +141,12 @@ async def _run(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    output, errors = await process.communicate()
+    try:
+        output, errors = await process.communicate()
+    finally:
+        if process.returncode is None:  # cancelled
+            process.kill()
+            await process.wait()
     if process.returncode:
         raise CannotStart(_faults(errors.decode(errors="replace")))
     return json.loads(output)

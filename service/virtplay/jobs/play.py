@@ -1,8 +1,8 @@
 """Runs one playbook in the process of a job: the only importer of ansible_runner.
 
-`python -m virtplay.jobs.play DIRECTORY` runs the specification in the directory and appends the
-events to its spool file. The spool is a file and not a pipe, so that a service that dies or reads
-slowly can neither kill the play nor slow it down.
+`python -m virtplay.jobs.play DIRECTORY SERVICE` runs the specification in the directory and appends
+the events to its spool file. SERVICE is the process id of the service, with which it ends. The
+spool is a file and not a pipe, so that a service that reads slowly cannot slow the play down.
 """
 
 import json
@@ -25,11 +25,11 @@ TEXT_LIMIT = 200_000
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the specification in the directory that the only argument names."""
-    directory = Path(arguments[0])
-    parent = os.getppid()
+    """Run the specification in the directory that the first argument names."""
+    directory, service = Path(arguments[0]), int(arguments[1])
     become_subreaper()
-    if os.getppid() != parent:
+    # The kernel signals only deaths from now on; the service may have died since it started this.
+    if os.getppid() != service:
         return
     specification = Specification(**json.loads((directory / SPECIFICATION).read_text()))
     (directory / "private").mkdir(mode=0o700)

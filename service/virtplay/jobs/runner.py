@@ -78,6 +78,7 @@ async def start(specification: Specification, directory: Path) -> Run:
         "-m",
         "virtplay.jobs.play",
         str(directory),
+        str(os.getpid()),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=None,

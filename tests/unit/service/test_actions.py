@@ -183,3 +183,10 @@ async def test_the_validation_of_arguments_counts_as_a_task_in_a_real_run(tmp_pa
     assert kinds["playbook_on_task_start"] == RULES[Action.VM_START].tasks
     assert kinds["playbook_on_stats"] == 1
     assert events[-1]["event"] == "exit"
+
+
+def test_a_job_process_whose_service_has_died_runs_nothing(tmp_path: Path) -> None:
+    # Not even the specification is there; 1 adopts the children of a process that dies.
+    command = [sys.executable, "-m", "virtplay.jobs.play", str(tmp_path), "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr, list(tmp_path.iterdir())) == ("", "", [])

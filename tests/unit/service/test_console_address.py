@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from virtplay.console.address import Address, jump_address, read_address, stream_command
 from virtplay.errors import CannotStart, HostUnreachable
@@ -172,6 +174,25 @@ async def test_defaults_are_the_settings_of_ansible(
     address = read(await load_connection_defaults(tmp_path))
     assert address.lines[3:] == ("User env", "ProxyJump jump.example.org")
     assert address.become is None
+
+
+async def test_a_read_that_is_cancelled_leaves_no_process(tmp_path: Path) -> None:
+    (tmp_path / "ansible.cfg").write_text("[defaults]\n")
+    reading = asyncio.create_task(load_connection_defaults(tmp_path))
+    async with asyncio.timeout(60):
+        while not readers_of_settings():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert readers_of_settings() == []
+
+
+def readers_of_settings() -> list[psutil.Process]:
+    """Return the children of this process that run ansible-config."""
+    return [
+        child for child in psutil.Process().children() if "ansible-config" in str(child.cmdline())
+    ]
 
 
 async def test_nothing_is_taken_from_the_defaults_of_ansible_itself(tmp_path: Path) -> None:
