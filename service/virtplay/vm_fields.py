@@ -26,6 +26,21 @@ class Asked(Enum):
     """The creation, and any later update."""
 
 
+class Cost(Enum):
+    """What a field uses of its host's capacity."""
+
+    NOTHING = auto()
+    WHOLE = auto()
+    """Its value; to raise it, the host must have room for the whole new value."""
+    GROWTH = auto()
+    """Its value; to raise it, the host must have room for the difference, as the rest is in use."""
+    NETWORK = auto()
+    """No amount, but the host must have the network or bridge."""
+
+
+AMOUNTS = (Cost.WHOLE, Cost.GROWTH)
+
+
 @dataclass(frozen=True)
 class Field:
     """One field of a VM and its names."""
@@ -45,8 +60,8 @@ class Field:
     """The key of a reported domain from which it is read; empty if no host reports it."""
     read: Callable[[Mapping[str, Any]], Any] = lambda domain: None
     """Domain with that key → the column's value; None if the host does not know it."""
-    needs_room: bool = False
-    """Whether a new value must be checked against the room of the host."""
+    cost: Cost = Cost.NOTHING
+    """What it uses of its host's capacity; an amount has the same name in `Need`."""
 
     @property
     def api_name(self) -> str:
@@ -98,10 +113,10 @@ FIELDS = (
           key="metadata", read=lambda d: _short(_metadata(d).get("template"))),
     Field("os", "os", Asked.NEVER,
           key="metadata", read=lambda d: _short(_metadata(d).get("os"))),
-    Field("cpu", "vcpus", key="vcpus", read=lambda d: int(d["vcpus"]), needs_room=True),
-    Field("memory", "memory", key="memory", read=lambda d: int(d["memory"]), needs_room=True),
-    Field("disk", "disk", key="disks", read=_first_disk, needs_room=True),
-    Field("network", "network", key="interfaces", read=_first_card, needs_room=True),
+    Field("cpu", "vcpus", key="vcpus", read=lambda d: int(d["vcpus"]), cost=Cost.WHOLE),
+    Field("memory", "memory", key="memory", read=lambda d: int(d["memory"]), cost=Cost.WHOLE),
+    Field("disk", "disk", key="disks", read=_first_disk, cost=Cost.GROWTH),
+    Field("network", "network", key="interfaces", read=_first_card, cost=Cost.NETWORK),
     Field("auto_start", "autostart", api="autoStart",
           key="autostart", read=lambda d: bool(d["autostart"])),
     Field("labels", "labels",
@@ -167,4 +182,27 @@ def from_domain(domain: Mapping[str, Any]) -> dict[str, Any]:
 
 def needs_room(values: Mapping[str, Any]) -> bool:
     """Return whether a change of these fields must be checked against the room of the host."""
-    return any(field.needs_room and field.name in values for field in FIELDS)
+    return any(field.cost is not Cost.NOTHING and field.name in values for field in FIELDS)
+
+
+def growth(vm: Any, requested: Mapping[str, Any]) -> dict[str, int]:
+    """Return field name → the room that a VM's change of it requires, for the fields with amounts.
+
+    The room is counted without what the VM is promised now, except for its disk's present size.
+    """
+    needed = {}
+    for field in FIELDS:
+        if field.cost in AMOUNTS:
+            now = getattr(vm, field.name)
+            new = requested.get(field.name, now)
+            needed[field.name] = new - now if field.cost is Cost.GROWTH else new * (new > now)
+    return needed
+
+
+def promised(values: Mapping[str, Any], requested: Mapping[str, Any]) -> dict[str, int]:
+    """Return field name → amount promised to a VM with these columns and an unfinished update."""
+    return {
+        field.name: max(values[field.name], requested.get(field.name, 0))
+        for field in FIELDS
+        if field.cost in AMOUNTS
+    }

@@ -257,11 +257,9 @@ class Vms:
         kind = network.get("type", "network")
         room = self._room(host, promised)
         need = Need(
-            requested.get("cpu", vm.cpu) if requested.get("cpu", 0) > vm.cpu else 0,
-            requested.get("memory", vm.memory) if requested.get("memory", 0) > vm.memory else 0,
-            requested["disk"] - vm.disk if "disk" in requested else 0,
-            kind,
-            network.get(kind, ""),
+            **vm_fields.growth(vm, requested),
+            network_type=kind,
+            network_name=network.get(kind, ""),
         )
         if "network" not in requested and not room.has_network(need):
             # The current network may be gone; a change of other fields must not fail for that.

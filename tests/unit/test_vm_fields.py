@@ -15,7 +15,7 @@ from virtplay.jobs.play import trim
 from virtplay.jobs.progress import Progress
 from virtplay.store.domains import columns_of
 from virtplay.store.models import Vm
-from virtplay.vm_fields import FIELDS, Asked, Field
+from virtplay.vm_fields import FIELDS, Asked, Cost, Field
 from virtplay.vms import create_variables, derive_mac, identify, update_variables
 
 from scripts.role_tables import ROLES, read_specs
@@ -70,6 +70,19 @@ def test_mac_address_is_the_one_that_the_host_derives() -> None:
         assert derive_mac(identity) == devices.derive_mac(str(identity), 0)
 
 
+@pytest.mark.parametrize(
+    ("requested", "room"),
+    [
+        ({}, (0, 0, 0)),
+        ({"cpu": 4, "memory": 512, "disk": 10}, (4, 0, 0)),
+        ({"cpu": 1, "memory": 1024, "disk": 14}, (0, 1024, 4)),
+    ],
+)
+def test_room_that_a_change_requires(requested: dict[str, int], room: tuple[int, int, int]) -> None:
+    vm = SimpleNamespace(cpu=2, memory=512, disk=10)
+    assert tuple(vm_fields.growth(vm, requested).values()) == room
+
+
 class Body(VmCreate):
     cpuShares: int = 100  # noqa: N815
 
@@ -84,7 +97,7 @@ MADE_UP = Field(
     api="cpuShares",
     key="shares",
     read=lambda d: int(d["shares"]),
-    needs_room=True,
+    cost=Cost.WHOLE,
 )
 PLAIN: dict[str, Any] = {"name": "web", "template": "micro", "cpu": 1, "memory": 256, "disk": 1}
 VARIABLE = "libvirt_domain_shares"
@@ -110,6 +123,9 @@ def test_a_new_field_goes_all_the_way_by_its_line_in_the_table(
     # What an unfinished update promises is read from its variables.
     assert vm_fields.from_variables(variables) == {"shares": 300}
     assert vm_fields.needs_room(changed)
+    row = SimpleNamespace(cpu=1, memory=256, disk=1, shares=200)
+    assert vm_fields.growth(row, changed)["shares"] == 300
+    assert vm_fields.promised(vars(row), changed)["shares"] == 300
 
     # From a declared VM to the module's arguments.
     declared = {"name": "vm-007", "vcpus": 1, "memory": 256, "shares": 200}

@@ -18,7 +18,7 @@ from virtplay.store.jobs import busy_vms
 from virtplay.store.models import ConsoleTicket, Host, Job, Snapshot, SnapshotSchedule, Vm
 from virtplay.store.samples import forget_vm_samples
 from virtplay.units import GIB
-from virtplay.vm_fields import from_variables
+from virtplay.vm_fields import from_variables, promised
 
 REF = re.compile(r"vm-(\d{3,9})")
 SORTS = {
@@ -210,21 +210,20 @@ async def promised_by_host(without: int | None = None) -> dict[str, Promised]:
         job.vm_id: from_variables(job.variables)
         for job in await Job.filter(finished_at=None, action="vm_update").only("vm_id", "variables")
     }
-    rows = await Vm.filter(host__not_isnull=True).values_list(
+    rows = await Vm.filter(host__not_isnull=True).values(
         "id", "host", "cpu", "memory", "disk", "disk_allocation", "provisioned", "status"
     )
     found: dict[str, Promised] = {}
-    for number, host, cpu, memory, disk, allocation, provisioned, status in rows:
-        if number == without or not (provisioned or status == VmStatus.CREATING):
+    for row in rows:
+        if row["id"] == without or not (row["provisioned"] or row["status"] == VmStatus.CREATING):
             continue
-        so_far = found.get(host, Promised())
-        requested = growing.get(number, {})
-        gib = max(disk, requested.get("disk", 0))
-        found[host] = Promised(
-            so_far.cpu + max(cpu, requested.get("cpu", 0)),
-            so_far.memory + max(memory, requested.get("memory", 0)),
-            so_far.disk + max(0, gib * GIB - allocation),
-            so_far.gib + gib,
+        so_far = found.get(row["host"], Promised())
+        amounts = promised(row, growing.get(row["id"], {}))
+        found[row["host"]] = Promised(
+            so_far.cpu + amounts["cpu"],
+            so_far.memory + amounts["memory"],
+            so_far.disk + max(0, amounts["disk"] * GIB - row["disk_allocation"]),
+            so_far.gib + amounts["disk"],
             so_far.vms + 1,
         )
     return found
