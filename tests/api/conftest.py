@@ -23,6 +23,7 @@ from virtplay.hosts.inventory import HostConfig, Inventory
 from virtplay.hosts.observed import generations, save_observation
 from virtplay.hosts.placement import Overcommit
 from virtplay.settings import Settings
+from virtplay.snapshots.schedules import Scheduler
 from virtplay.states import HostStatus
 from virtplay.store.database import close_database, open_database
 from virtplay.store.tokens import create_token
@@ -164,6 +165,14 @@ class QuietObserver:
     def stop(self) -> None:
         """End `run`."""
         self._stopped.set()
+
+
+class QuietScheduler(Scheduler):
+    """A scheduler that takes no turn: the test takes them."""
+
+    async def run(self) -> None:
+        """Wait until stopped."""
+        await self._stopping.wait()
 
 
 @dataclass
@@ -311,7 +320,10 @@ def settings(tmp_path: Path, database_url: str) -> Settings:
 async def service(
     settings: Settings, log_lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Service]:
-    """The service with two hosts that were observed once; it runs no jobs and observes no hosts."""
+    """The service with two hosts that were observed once.
+
+    It runs no jobs, observes no hosts, and takes no turns of schedules.
+    """
     hosts = {name: HostConfig(name, Overcommit(), CATALOGUE) for name in ("kvm1", "kvm2")}
 
     async def load(_settings: Settings) -> Inventory:
@@ -321,6 +333,7 @@ async def service(
         monkeypatch.setattr(module, "load_inventory", load)
     monkeypatch.setattr(services, "LocalDispatcher", QuietDispatcher)
     monkeypatch.setattr(services, "Observer", QuietObserver)
+    monkeypatch.setattr(services, "Scheduler", QuietScheduler)
     async with _serve(settings, log_lines) as running:
         for name in hosts:
             await running.see(name)

@@ -40,7 +40,7 @@ async def show(service: Service, vm: str = "vm-001") -> Any:
 
 
 def scheduler(service: Service) -> Scheduler:
-    """A second scheduler: the service's own has no reason to look at this very moment."""
+    """A scheduler that takes turns when the test wants; the service's own takes none."""
     return scheduler_with(service, job_workers=20)
 
 
