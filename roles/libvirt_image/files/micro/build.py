@@ -27,15 +27,15 @@ from pathlib import Path
 
 ROOTFS = Path(__file__).resolve().parent / "rootfs"
 TOOLS = ("dpkg-deb", "mformat", "mmd", "mcopy", "syslinux", "qemu-img")
-# Initialisation that this guest does not need, and its CPU time under emulation; a kernel ignores
-# names that it does not have. Not tracer_init_tracefs: Ubuntu's 6.8 does not boot without it.
+# Initialisation that this guest does not need; a kernel ignores names that it does not have. Not
+# tracer_init_tracefs: Ubuntu's 6.8 does not boot without it.
 UNNEEDED = (
-    "crypto_kdf108_init",  # a self-test, 0.15 s
-    "load_system_certificate_list",  # for modules with signatures, 0.1 s
-    "trace_eval_init",  # names of enumerations in trace events, 0.05 s
+    "crypto_kdf108_init",  # a self-test
+    "load_system_certificate_list",  # for modules with signatures
+    "trace_eval_init",  # names of enumerations in trace events
 )
-# What the guest needs, then what saves CPU time under emulation: 0.4 s of self-tests, 0.1 s of
-# relocation, 0.15 s of rewriting instructions for one processor, 0.02 s of testing the timer.
+# What the guest needs, then what saves a fifth of the kernel's CPU time under emulation: self-tests,
+# relocation, rewriting instructions for one processor, and tests of the timer.
 KERNEL_LINE = (
     "quiet console=tty0 console=ttyS0 net.ifnames=0 mitigations=off random.trust_cpu=on panic=5 "
     "cryptomgr.notests nokaslr noreplace-smp no_timer_check "
@@ -357,7 +357,7 @@ def modules(tree: Path, release: str) -> Iterator[tuple[str, bytes]]:
 def shortened(module: bytes) -> bytes:
     """Return a module without its signature, and with types that the kernel does not find.
 
-    To verify the one and to read the other takes 10 ms of CPU time a module under emulation.
+    To verify the one and to read the other takes CPU time under emulation.
     """
     mark = b"~Module signature appended~\n"
     if module.endswith(mark):
