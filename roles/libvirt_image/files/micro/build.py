@@ -34,8 +34,8 @@ UNNEEDED = (
     "load_system_certificate_list",  # for modules with signatures
     "trace_eval_init",  # names of enumerations in trace events
 )
-# What the guest needs, then what saves a fifth of the kernel's CPU time under emulation: self-tests,
-# relocation, rewriting instructions for one processor, and tests of the timer.
+# What the guest needs, then what saves a fifth of the kernel's CPU time under emulation: no
+# self-tests, relocation, rewriting of instructions for one processor, and tests of the timer.
 KERNEL_LINE = (
     "quiet console=tty0 console=ttyS0 net.ifnames=0 mitigations=off random.trust_cpu=on panic=5 "
     "cryptomgr.notests nokaslr noreplace-smp no_timer_check "
