@@ -84,7 +84,7 @@ class Vms:
         async with transaction(exclusive="placement"):
             hosts = await self._candidates(requested["template"], host)
             promised = await store.promised_by_host()
-            name = place([self._room(each, promised) for each in hosts], need)
+            name = place([self.room(each, promised) for each in hosts], need)
             await _refuse_used_mac(name, network.get("mac"))
             _check_template_size(requested, next(each for each in hosts if each.name == name))
             identity = uuid.uuid4()
@@ -237,15 +237,11 @@ class Vms:
         config = self.inventory.hosts.get(host)
         return config.catalogue if config else {}
 
-    def _room(self, host: Host, promised: Mapping[str, Promised]) -> HostRoom:
+    def room(self, host: Host, promised: Mapping[str, Promised]) -> HostRoom:
+        """Return the room of a host, less what `promised_by_host` says of it."""
         config = self.inventory.hosts.get(host.name)
         overcommit = config.overcommit if config else Overcommit()
         return room_of(host, overcommit, promised.get(host.name, Promised()))
-
-    async def rooms(self) -> dict[str, HostRoom]:
-        """Return host name → room, for every host of the inventory."""
-        promised = await store.promised_by_host()
-        return {host.name: self._room(host, promised) for host in await store.list_hosts()}
 
     async def _check_growth(self, vm: Vm, requested: Mapping[str, Any]) -> None:
         """Raise INSUFFICIENT_RESOURCES or a network error, as at creation, for what grows."""
@@ -255,7 +251,7 @@ class Vms:
         promised = await store.promised_by_host(without=vm.id)
         network = requested.get("network", vm.network)
         kind = network.get("type", "network")
-        room = self._room(host, promised)
+        room = self.room(host, promised)
         need = Need(
             **vm_fields.growth(vm, requested),
             network_type=kind,

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from virtplay.states import HostStatus, VmStatus
-from virtplay.store.models import AuditEntry, Job, Vm
+from virtplay.store import vms as store
+from virtplay.store.models import AuditEntry, Host, Job, Vm
 from virtplay.store.vms import create_vm
 
-from tests.api.conftest import BODY, Service
+from tests.api.conftest import BODY, Service, only_sqlite
 from tests.api.fake_hosts import foreign_domain
 
 
@@ -537,3 +538,20 @@ async def test_ids_grow_past_the_padding(service: Service) -> None:
     assert vm.ref == "vm-1000"
     assert (await service.create())["id"] == "vm-1001"
     assert (await service.get("/vms/vm-1000"))["id"] == "vm-1000"
+
+
+@only_sqlite
+async def test_a_host_that_joins_during_a_request_is_in_the_next_answer(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = store.list_hosts
+
+    async def list_then_join() -> list[Host]:
+        hosts = await listed()
+        await store.sync_hosts({"kvm1", "kvm2", "kvm3"})
+        return hosts
+
+    monkeypatch.setattr(store, "list_hosts", list_then_join)
+    for names in (["kvm1", "kvm2"], ["kvm1", "kvm2", "kvm3"]):
+        assert [host["name"] for host in (await service.get("/hosts"))["hosts"]] == names
+    assert (await service.get("/hosts/kvm3"))["available"] == {"cpu": 0, "memory": 0, "disk": 0}

@@ -61,10 +61,10 @@ def host_out(host: Host, room: HostRoom, promised: Promised) -> HostOut:
 
 async def list_hosts(request: ApiRequest) -> ApiResponse:
     """GET /hosts."""
-    rooms = await request.services.vms.rooms()
     promised = await store.promised_by_host()
+    room = request.services.vms.room
     hosts = [
-        host_out(host, rooms[host.name], promised.get(host.name, Promised()))
+        host_out(host, room(host, promised), promised.get(host.name, Promised()))
         for host in await store.list_hosts()
     ]
     return ApiResponse(HostList(hosts=hosts).model_dump(mode="json"))
@@ -73,9 +73,9 @@ async def list_hosts(request: ApiRequest) -> ApiResponse:
 async def get_host(request: ApiRequest) -> ApiResponse:
     """GET /hosts/{name}."""
     host = await store.find_host(request.path["name"])
-    rooms = await request.services.vms.rooms()
     promised = await store.promised_by_host()
-    out = host_out(host, rooms[host.name], promised.get(host.name, Promised()))
+    room = request.services.vms.room(host, promised)
+    out = host_out(host, room, promised.get(host.name, Promised()))
     return ApiResponse(out.model_dump(mode="json"))
 
 
