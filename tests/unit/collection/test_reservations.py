@@ -12,7 +12,14 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.reservations
     remove_reservation,
 )
 
-from tests.unit.collection.fake_libvirt import NO_NETWORK, OTHER, fake, libvirtError
+from tests.unit.collection.fake_libvirt import (
+    NO_NETWORK,
+    NO_SUPPORT,
+    OTHER,
+    SYSTEM_ERROR,
+    fake,
+    libvirtError,
+)
 
 MAC, OTHER_MAC = "52:54:00:00:00:01", "52:54:00:00:00:02"
 ADD, DELETE = 3, 2
@@ -32,11 +39,14 @@ class Network:
         )
         self.updates: list[tuple[int, str, int]] = []
         self.error: libvirtError | None = None
+        self.gone: libvirtError | None = None
 
     def name(self) -> str:
         return self._name
 
     def XMLDesc(self, _flags: int) -> str:  # noqa: N802
+        if self.gone:
+            raise self.gone
         return self.xml
 
     def isActive(self) -> bool:  # noqa: N802
@@ -54,8 +64,11 @@ class Network:
 class Connection:
     def __init__(self, *networks: Network) -> None:
         self.networks = {network.name(): network for network in networks}
+        self.error: libvirtError | None = None
 
     def listAllNetworks(self, _flags: int) -> list[Network]:  # noqa: N802
+        if self.error:
+            raise self.error
         return list(self.networks.values())
 
     def networkLookupByName(self, name: str) -> Network:  # noqa: N802
@@ -119,7 +132,7 @@ def test_reservation_is_made_live_and_for_good_with_escaped_text() -> None:
     network = Network()
     add_reservation(Connection(network), "default", mac=MAC, address="203.0.113.5", host="<web>&'")
     assert network.updates == [
-        (ADD, f'<host mac="{MAC}" name="&lt;web&gt;&amp;\'" ip="203.0.113.5"/>', 1 | 2)
+        (ADD, f'<host mac="{MAC}" ip="203.0.113.5" name="&lt;web&gt;&amp;\'"/>', 1 | 2)
     ]
 
 
@@ -133,6 +146,37 @@ def test_reservation_that_is_there_is_left_alone() -> None:
     network = Network(hosts=host(MAC, "203.0.113.5"))
     add_reservation(Connection(network), "default", mac=MAC, address="203.0.113.5", host="web")
     assert network.updates == []
+
+
+def test_name_that_an_entry_has_is_not_given_twice() -> None:
+    network = Network(hosts=host(OTHER_MAC, "203.0.113.9", name="web"))
+    add_reservation(Connection(network), "default", mac=MAC, address="203.0.113.5", host="web")
+    assert network.updates == [(ADD, f'<host mac="{MAC}" ip="203.0.113.5"/>', 1 | 2)]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (libvirtError("not supported by the driver: virConnectListAllNetworks", NO_SUPPORT), False),
+        (libvirtError("Failed to connect socket to virtnetworkd-sock", SYSTEM_ERROR), False),
+        (libvirtError("connection lost", OTHER), True),
+    ],
+)
+def test_host_without_networks_has_no_reservations(error: libvirtError, raised: bool) -> None:
+    connection = Connection()
+    connection.error = error
+    if not raised:
+        assert list_reservations(connection, [MAC]) == {}
+        return
+    with pytest.raises(libvirtError):
+        list_reservations(connection, [MAC])
+
+
+def test_network_that_was_deleted_meanwhile_has_no_reservations() -> None:
+    gone = Network("gone")
+    gone.gone = libvirtError("Network not found", NO_NETWORK)
+    connection = Connection(gone, Network("a", host(MAC, "203.0.113.5")))
+    assert list_reservations(connection, [MAC]) == {MAC: ("a", "203.0.113.5")}
 
 
 def test_reservation_moves_from_another_network() -> None:

@@ -30,11 +30,30 @@ def list_reservations(conn: Any, macs: Iterable[str]) -> dict[str, tuple[str, st
     found: dict[str, tuple[str, str]] = {}
     if not wanted:
         return found
-    for network in conn.listAllNetworks(0):
-        for host in etree.fromstring(network.XMLDesc(0)).iterfind("ip/dhcp/host"):
+    for name, root in _definitions(conn).items():
+        for host in root.iterfind("ip/dhcp/host"):
             mac = (host.get("mac") or "").lower()
             if mac in wanted and host.get("ip"):
-                found[mac] = (network.name(), host.get("ip"))
+                found[mac] = (name, host.get("ip"))
+    return found
+
+
+def _definitions(conn: Any) -> dict[str, Any]:
+    """Return the definitions of all networks; {} without libvirt's network driver."""
+    try:
+        networks = conn.listAllNetworks(0)
+    except libvirt.libvirtError as error:
+        # The second is what a libvirtd in parts raises when its virtnetworkd is not installed.
+        if has_error_code(error, "VIR_ERR_NO_SUPPORT", "VIR_ERR_SYSTEM_ERROR"):
+            return {}
+        raise
+    found = {}
+    for network in networks:
+        try:
+            found[network.name()] = etree.fromstring(network.XMLDesc(0))
+        except libvirt.libvirtError as error:
+            if not has_error_code(error, "VIR_ERR_NO_NETWORK"):  # deleted since it was listed
+                raise
     return found
 
 
@@ -67,7 +86,11 @@ def check_reservation(network: Any, address: str, mac: str) -> None:
 
 
 def add_reservation(conn: Any, name: str, *, mac: str, address: str, host: str) -> None:
-    """Reserve an address for a MAC in network name, unless that is done already."""
+    """Reserve an address for a MAC in network name, unless that is done already.
+
+    host is the name that the network's DNS gives the address, unless an entry has it already:
+    libvirt refuses a name twice, also for two interfaces of one domain.
+    """
     network = find_network(conn, name)
     check_reservation(network, address, mac)
     old = list_reservations(conn, [mac]).get(mac.lower())
@@ -75,7 +98,10 @@ def add_reservation(conn: Any, name: str, *, mac: str, address: str, host: str) 
         return
     if old is not None:
         remove_reservation(conn, mac, old)
-    entry = etree.Element("host", mac=mac, name=host, ip=address)
+    entry = etree.Element("host", mac=mac, ip=address)
+    entries = etree.fromstring(network.XMLDesc(0)).iterfind("ip/dhcp/host")
+    if host not in {other.get("name") for other in entries}:
+        entry.set("name", host)
     _update(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, entry)
 
 
