@@ -57,6 +57,18 @@ async def test_a_foreign_domain_is_adopted_with_what_is_known_of_it(service: Ser
     assert (await service.get("/vms"))["pagination"]["total"] == 1
 
 
+async def test_what_cannot_be_read_of_a_host_is_said_and_the_rest_is_there(
+    service: Service,
+) -> None:
+    warnings = ["cannot read network lab: internal error", "cannot list its pools"]
+    await service.see("kvm1", domains=[foreign_domain()], warnings=warnings)
+    host = await service.get("/hosts/kvm1")
+    assert (host["status"], host["message"]) == ("ready", "; ".join(warnings))
+    assert (await service.get("/vms"))["pagination"]["total"] == 1
+    await service.see("kvm1", domains=[foreign_domain()])
+    assert (await service.get("/hosts/kvm1"))["message"] == ""
+
+
 async def test_an_adopted_vm_can_be_changed_by_its_own_domain_name(service: Service) -> None:
     await service.see("kvm1", domains=[foreign_domain("old-server")])
     data = await service.act("vm-001", "stop")

@@ -68,7 +68,10 @@ async def save_observation(name: str, info: Mapping[str, Any], before: Generatio
     async with transaction():
         host = await store.find_host(name)
         facts = {key: value for key, value in info.items() if key != "domains"}
-        await store.save_host(host, HostStatus.READY, "", facts=facts, observed_at=now)
+        missing = "; ".join(info.get("warnings") or ())
+        if missing and missing != host.message:
+            log.warning("host %s: %s", name, missing)
+        await store.save_host(host, HostStatus.READY, missing, facts=facts, observed_at=now)
         known = {vm.uuid: vm for vm in await store.vms_reported_or_expected(name, info["domains"])}
         busy = await job_store.busy_vms(vm.id for vm in known.values())
         snapshots = await snapshot_store.snapshots_of(vm.id for vm in known.values())

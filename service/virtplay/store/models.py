@@ -24,7 +24,7 @@ class Host(Model):
     message = fields.TextField(default="")
     in_inventory = fields.BooleanField(default=True)
     facts: Any = fields.JSONField(default=dict)
-    """`host_info` without its domains: host, pools, networks, bridges, templates."""
+    """`host_info` without its domains: host, pools, networks, bridges, templates, warnings."""
     observed_at = fields.DatetimeField(null=True)
     """When the last successful observation was read, by the service's clock."""
 

@@ -1,12 +1,17 @@
-"""What guests' agents say: file systems, and who is asked in how much time."""
+"""What guests' agents say, who is asked in how much time, and how a guest is frozen."""
 
 from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain import filesystems
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.lock import agent as agent_lock
+from ansible_collections.virtplay.libvirt.plugins.module_utils.lock import fence
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe import addresses
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe import agents as guest_agents
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.agents import (
@@ -14,7 +19,9 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.agents im
     parse_filesystems,
 )
 
-from tests.unit.collection.fake_libvirt import fake, libvirtError
+from tests.unit.collection.fake_libvirt import UNRESPONSIVE, fake, libvirtError
+
+BLOCK = -2
 
 
 def flat(*entries: dict[str, Any]) -> dict[str, Any]:
@@ -61,12 +68,20 @@ def test_filesystems(info: dict[str, Any], expected: list[dict[str, Any]]) -> No
 class Domain:
     def __init__(self, answers: threading.Event | None = None, *, fails: bool = False) -> None:
         self.answers, self.fails = answers, fails
+        self.asked = threading.Event()
         self.timeouts: list[int] = []
+
+    def UUIDString(self) -> str:  # noqa: N802
+        return str(id(self))
+
+    def name(self) -> str:
+        return "web-1"
 
     def agentSetResponseTimeout(self, seconds: int, _flags: int) -> None:  # noqa: N802
         self.timeouts.append(seconds)
 
     def guestInfo(self, _kinds: int, _flags: int) -> dict[str, Any]:  # noqa: N802
+        self.asked.set()
         if self.answers:
             self.answers.wait(600)
         if self.fails:
@@ -86,34 +101,76 @@ class Connection:
 
 
 @pytest.fixture(autouse=True)
-def _libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake(monkeypatch, guest_agents, addresses)
-    addresses.libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT = 1
+def _libvirt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake(monkeypatch, guest_agents, addresses, agent_lock)
+    monkeypatch.setattr(fence, "LOCK_DIRECTORY", tmp_path / "run")
+
+
+def query(
+    domains: dict[str, Domain], addresses: set[str], filesystems: set[str], seconds: float = 60
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    deadline = time.monotonic() + seconds
+    queries = AgentQueries(lambda: Connection(domains), addresses, filesystems, deadline)
+    found, systems = queries.collect()
+    return found, systems
 
 
 def test_every_guest_is_asked_for_what_is_wanted_and_its_timeout_put_back() -> None:
     domains = {"a": Domain(), "b": Domain()}
-    questions = AgentQueries(lambda: Connection(domains), {"a"}, {"a", "b"})
-    found, systems = questions.collect(time.monotonic() + 60)
+    found, systems = query(domains, {"a"}, {"a", "b"})
     assert set(systems) == {"a", "b"}
-    assert [entry["ip"] for entry in found["52:54:00:00:00:01"]] == ["203.0.113.5"]
-    assert all(domain.timeouts == [guest_agents.AGENT_TIMEOUT, -2] for domain in domains.values())
+    assert found.keys() == {"a"}
+    assert [entry["ip"] for entry in found["a"]["52:54:00:00:00:01"]] == ["203.0.113.5"]
+    assert all(
+        domain.timeouts == [guest_agents.AGENT_TIMEOUT, BLOCK] for domain in domains.values()
+    )
 
 
 def test_agent_that_fails_hides_no_other_and_gets_its_timeout_back() -> None:
     domains = {"a": Domain(fails=True), "b": Domain()}
-    questions = AgentQueries(lambda: Connection(domains), set(), {"a", "b"})
-    assert set(questions.collect(time.monotonic() + 60)[1]) == {"b"}
-    assert domains["a"].timeouts[-1] == -2
+    assert set(query(domains, set(), {"a", "b"})[1]) == {"b"}
+    assert domains["a"].timeouts[-1] == BLOCK
 
 
-def test_deadline_ends_the_waiting_with_what_is_known() -> None:
+def test_deadline_ends_the_waiting_with_what_is_known_and_no_timeout_left_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(guest_agents, "AGENT_TIMEOUT", 0)
     answers = threading.Event()
     domains = {"a": Domain(answers), "b": Domain()}
-    questions = AgentQueries(lambda: Connection(domains), set(), {"a", "b"})
-    assert set(questions.collect(time.monotonic() + 3)[1]) == {"b"}
+    assert set(query(domains, set(), {"a", "b"}, seconds=0.5)[1]) == {"b"}
+    assert domains["a"].timeouts == [0, BLOCK]
     answers.set()
-    assert set(questions.collect(time.monotonic() + 60)[1]) == {"a", "b"}
+
+
+def test_no_query_begins_that_could_outlast_the_deadline() -> None:
+    domains = {"a": Domain()}
+    assert query(domains, {"a"}, {"a"}, seconds=guest_agents.AGENT_TIMEOUT) == ({}, {})
+    assert domains["a"].timeouts == []
+
+
+def test_agents_that_do_not_answer_leave_the_others_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # One thread, an agent that never answers, and one that does: the second must not always wait.
+    monkeypatch.setattr(guest_agents, "MAX_QUERIES", 1)
+    monkeypatch.setattr(guest_agents, "AGENT_TIMEOUT", 0)
+    answers = threading.Event()
+
+    def is_answered() -> bool:
+        domains = {"a": Domain(answers), "b": Domain()}
+        return set(query(domains, set(), {"a", "b"}, seconds=0.1)[1]) == {"b"}
+
+    while not is_answered():
+        pass
+    answers.set()
+
+
+def test_agent_of_a_guest_that_a_snapshot_freezes_is_left_alone() -> None:
+    domains = {"a": Domain(), "b": Domain()}
+    with agent_lock.hold_agent(domains["a"], 0):
+        assert set(query(domains, set(), {"a", "b"})[1]) == {"b"}
+    assert domains["a"].timeouts == []
 
 
 def test_nobody_to_ask_opens_no_connection() -> None:
@@ -121,5 +178,68 @@ def test_nobody_to_ask_opens_no_connection() -> None:
         raise AssertionError("asked")
 
     before = threading.active_count()
-    assert AgentQueries(connect, set(), set()).collect(time.monotonic()) == ({}, {})
+    assert AgentQueries(connect, set(), set(), time.monotonic()).collect() == ({}, {})
     assert threading.active_count() == before
+
+
+class Guest(Domain):
+    """A domain whose agent freezes, or answers one command with an error."""
+
+    def __init__(self, failing: str = "", error: libvirtError | None = None) -> None:
+        super().__init__()
+        self.failing, self.error = failing, error
+        self.calls: list[tuple[str, int]] = []
+
+    def _call(self, name: str) -> None:
+        self.calls.append((name, self.timeouts[-1]))
+        if name == self.failing and self.error:
+            raise self.error
+
+    def getTime(self, _flags: int) -> None:  # noqa: N802
+        self._call("time")
+
+    def fsFreeze(self, _mountpoints: None, _flags: int) -> None:  # noqa: N802
+        self._call("freeze")
+
+    def fsThaw(self, _mountpoints: None, _flags: int) -> None:  # noqa: N802
+        self._call("thaw")
+
+
+@pytest.mark.parametrize(
+    ("guest", "frozen", "calls"),
+    [
+        (Guest(), True, [("time", 5), ("freeze", 30), ("thaw", 5)]),
+        (Guest("time", libvirtError("no agent", UNRESPONSIVE)), False, [("time", 5)]),
+        # The agent has refused: nothing is frozen.
+        (Guest("freeze", libvirtError("refused")), False, [("time", 5), ("freeze", 30)]),
+        # It has not answered in time, whoever set that time: it may freeze later.
+        (
+            Guest("freeze", libvirtError("no answer", UNRESPONSIVE)),
+            False,
+            [("time", 5), ("freeze", 30), ("thaw", 5)],
+        ),
+    ],
+)
+def test_guest_is_thawed_whenever_it_may_be_frozen(
+    monkeypatch: pytest.MonkeyPatch, guest: Guest, frozen: bool, calls: list[tuple[str, int]]
+) -> None:
+    fake(monkeypatch, filesystems, agent_lock)
+    thawed: list[bool] = []
+    with filesystems.frozen_filesystems(
+        guest, "web-1", "a test", lambda: thawed.append(True)
+    ) as is_frozen:
+        assert is_frozen is frozen
+        # Nobody sets another time limit until the guest is thawed.
+        with pytest.raises(Failure, match="another process holds"), agent_lock.hold_agent(guest, 0):
+            pass
+    assert (guest.calls, thawed) == (calls, [True])
+    assert guest.timeouts[-1] == BLOCK
+
+
+def test_thaw_does_not_depend_on_who_holds_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(monkeypatch, filesystems, agent_lock)
+    monkeypatch.setattr(filesystems, "HELD_SECONDS", 0)
+    guest = Guest()
+    with agent_lock.hold_agent(guest, 0):
+        filesystems.thaw(guest, "web-1", "a test")
+    assert guest.calls == [("thaw", 5)]

@@ -17,17 +17,17 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.child_proces
     run_in_child,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.facts import (
+    list_networks,
     measure_pools,
+    read_networks,
     read_templates,
-)
-from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.addresses import (
-    choose_addresses,
-    parse_neighbours,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.statistics import (
     has_monitor_values,
     read_statistics,
 )
+
+from tests.unit.collection.fake_libvirt import NO_NETWORK, fake, libvirtError
 
 # As libvirt 9.0 with QEMU 7.2 answers for a running guest; vCPU 1 is offline.
 RECORD = {
@@ -112,35 +112,55 @@ def test_skipped_domain_is_told_from_one_that_answered(
     assert has_monitor_values(record) is answered
 
 
-NEIGHBOURS = """\
-IP address       HW type     Flags       HW address            Mask     Device
-203.0.113.50     0x1         0x2         52:54:00:E4:4E:35     *        virbr0
-203.0.113.51     0x1         0x0         00:00:00:00:00:00     *        virbr0
-169.254.9.9      0x1         0x2         52:54:00:e4:4e:35     *        virbr0
-nonsense
-"""
+class Network:
+    """A network that answers, or fails at every question."""
+
+    def __init__(self, name: str, error: libvirtError | None = None) -> None:
+        self._name, self.error = name, error
+
+    def name(self) -> str:
+        return self._name
+
+    def XMLDesc(self, _flags: int) -> str:  # noqa: N802
+        if self.error:
+            raise self.error
+        return f"<network><name>{self._name}</name><bridge name='virbr0'/></network>"
+
+    def isActive(self) -> bool:  # noqa: N802
+        return True
+
+    def autostart(self) -> bool:
+        return False
 
 
-def test_neighbours_are_the_complete_and_routable_ones() -> None:
-    assert parse_neighbours(NEIGHBOURS) == {
-        MAC: [{"mac": MAC, "ip": "203.0.113.50", "source": "arp"}]
-    }
+def test_only_the_network_that_cannot_be_read_is_missing_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake(monkeypatch, host_facts)
+    warnings: list[str] = []
+    networks = [
+        Network("b"),
+        Network("gone", libvirtError("Network not found", NO_NETWORK)),
+        Network("broken", libvirtError("internal error")),
+        Network("a"),
+    ]
+    assert [network["name"] for network in read_networks(networks, warnings)] == ["a", "b"]
+    assert warnings == ["cannot read network broken: internal error"]
 
 
-def test_first_source_that_knows_an_interface_decides() -> None:
-    def entry(mac: str, ip: str, source: str) -> dict[str, list[dict[str, str]]]:
-        return {mac: [{"mac": mac, "ip": ip, "source": source}]}
+def test_host_without_network_driver_has_no_networks_and_says_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Connection:
+        def listAllNetworks(self, _flags: int) -> list[Network]:  # noqa: N802
+            raise libvirtError("this function is not supported by the connection driver")
 
-    leases = entry("52:54:00:00:00:01", "203.0.113.50", "lease")
-    agent = entry("52:54:00:00:00:01", "203.0.113.60", "agent") | entry(
-        "52:54:00:00:00:02", "203.0.113.61", "agent"
-    )
-    chosen = choose_addresses(
-        ["52:54:00:00:00:01", "52:54:00:00:00:02", "52:54:00:00:00:03"], [leases, agent]
-    )
-    assert [(address["ip"], address["source"]) for address in chosen] == [
-        ("203.0.113.50", "lease"),
-        ("203.0.113.61", "agent"),
+    fake(monkeypatch, host_facts)
+    warnings: list[str] = []
+    assert list_networks(Connection(), warnings) == []
+    assert warnings == [
+        "cannot list the networks of the host: this function is not supported by the connection"
+        " driver"
     ]
 
 

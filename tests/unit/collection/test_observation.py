@@ -26,7 +26,10 @@ def seen(
     facts = {
         "name": "vm-001",
         "disks": [{"target": "vda", "path": PATH}, {"target": "vdb", "path": None}],
-        "interfaces": [{"mac": MAC, "target": "vnet0"}, {"mac": None}],
+        "interfaces": [
+            {"type": "network", "source": "default", "mac": MAC, "target": "vnet0"},
+            {"type": "user", "source": None, "mac": None, "target": None},
+        ],
     }
     return _Found("u", None, active, record or {}, facts, has_agent, 7 if active else None)
 
@@ -98,12 +101,19 @@ def test_interface_gets_the_address_of_its_card() -> None:
 
 
 @pytest.mark.parametrize(
-    ("has_agent", "leases", "asked"), [(True, {}, 1), (True, {MAC: []}, 0), (False, {}, 0)]
+    ("has_agent", "leases", "asked"),
+    [
+        (True, {}, 1),
+        (True, {("virbr0", MAC): []}, 0),
+        (True, {("virbr1", MAC): []}, 1),
+        (False, {}, 0),
+    ],
 )
 def test_agent_is_asked_for_addresses_only_where_no_lease_tells(
     has_agent: bool, leases: dict[str, Any], asked: int
 ) -> None:
-    assert len(_without_lease([seen(has_agent=has_agent)], leases)) == asked
+    found = _without_lease([seen(has_agent=has_agent)], {"default": "virbr0"}, leases)
+    assert len(found) == asked
 
 
 def test_dead_file_system_holds_nothing_up() -> None:

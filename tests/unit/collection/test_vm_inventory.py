@@ -43,6 +43,9 @@ def address(ip: object, source: str = "lease") -> dict[str, object]:
         (ANY, [address("fe80::1"), address("127.0.0.1"), address("::1")], None),
         (ANY, [address("169.254.1.1"), address("0.0.0.0"), address("224.0.0.1")], None),
         (ANY, [address("-oProxyCommand=touch x", "agent"), address(None), {}], None),
+        (ANY, [address("2001:db8::5%-oProxyCommand=touch x", "agent")], None),
+        (ANY, [address("203.0.113.9", "arp")], "203.0.113.9"),
+        (AddressChoice(sources=["lease"]), [address("203.0.113.9", "arp")], None),
         (AddressChoice("ipv6"), [address("203.0.113.5"), address("2001:db8::5")], "2001:db8::5"),
         (AddressChoice("ipv4"), [address("2001:db8::5")], None),
         (

@@ -20,7 +20,9 @@ class HostOut(BaseModel):
 
     name: str
     status: HostStatus
-    message: str
+    message: str = Field(
+        description="why it is not ready; of a ready host, what could not be read of it"
+    )
     observedAt: str | None  # noqa: N815
     vms: int
     virtType: str | None = Field(description="kvm, or qemu (emulation)")  # noqa: N815

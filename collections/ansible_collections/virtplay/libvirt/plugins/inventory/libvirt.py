@@ -104,12 +104,13 @@ options:
   address_sources:
     description:
       - Sources that are trusted for C(ansible_host), which are the DHCP leases of the hypervisor,
-        the guest agent, and the hypervisor's neighbour table.
-      - A guest agent can report any address. Omit V(agent) if you do not trust the guests.
+        the guest agent, and the hypervisor's neighbour table (V(arp)).
+      - A guest agent can report any address for the interfaces of its own VM. Omit V(agent) if you
+        do not trust the guests.
     type: list
     elements: str
-    choices: [lease, agent, neighbour]
-    default: [lease, agent, neighbour]
+    choices: [lease, agent, arp]
+    default: [lease, agent, arp]
   address_networks:
     description: Networks in CIDR notation that must contain C(ansible_host). Empty means any.
     type: list

@@ -18,7 +18,8 @@ description:
     O(ignore:stuck) set and with the values that libvirt has without QEMU. All other domains are
     complete.
   - Addresses come from the DHCP leases of libvirt's networks, or else from the guest agent, or else
-    from the host's neighbour table.
+    from the host's neighbour table. An agent is believed only for the interfaces of its own domain,
+    leases and neighbours only for interfaces on the device of the host where they were observed.
   - Makes no changes. Check mode returns the same result.
 options:
   uri:
@@ -143,6 +144,12 @@ host_info:
           os: debian12
           virtual_size_bytes: 2147483648
           created_at: "2026-11-22T13:30:00Z"
+    warnings:
+      description: What could not be read, and is missing in the lists, and why.
+      type: list
+      elements: str
+      returned: always
+      sample: ["cannot read network lab: internal error"]
     domains:
       description:
         - All domains, each with the values that the module P(virtplay.libvirt.domain#module)
@@ -323,9 +330,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         lambda: observe(uri, timeout, templates_path, filesystems=module.params["filesystems"]),
         timeout + GRACE,
     )
-    for domain in host_info["domains"]:
-        if "unreadable" in domain:
-            module.warn(domain["unreadable"])
+    unreadable = [one["unreadable"] for one in host_info["domains"] if "unreadable" in one]
+    for message in (*host_info["warnings"], *unreadable):
+        module.warn(message)
     return {"changed": False, "host_info": host_info}
 
 

@@ -199,6 +199,7 @@ code:
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -206,7 +207,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.diff import build_diff
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.fenced import run_fenced
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.filesystems import (
-    freeze,
+    frozen_filesystems,
     thaw,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.metadata import note_job
@@ -429,18 +430,19 @@ class Task:
         self.fence.remember(snapshot={"name": name})
         if freezes:
             self.fence.remember(frozen_since=started_at(self.label))
-        with consoles_aside(self.dom, view):
-            frozen, thaws = freeze(self.dom) if freezes else (False, False)
-            try:
-                text = compose_description({**wanted, "frozen": frozen if current.active else None})
-                xml = build_snapshot(name, text, internal, left_out, memory=current.active)
-                create_snapshot(self.dom, xml, view, what)
-            finally:
-                if thaws:
-                    thaw(self.dom, self.label, f"snapshot {name}")
-                if freezes:
-                    self.fence.remember(frozen_since=None)
+        freezing = (
+            frozen_filesystems(self.dom, self.label, f"snapshot {name}", self._note_thawed)
+            if freezes
+            else nullcontext(False)
+        )
+        with consoles_aside(self.dom, view), freezing as frozen:
+            text = compose_description({**wanted, "frozen": frozen if current.active else None})
+            xml = build_snapshot(name, text, internal, left_out, memory=current.active)
+            create_snapshot(self.dom, xml, view, what)
         self.fence.remember(snapshot=None)
+
+    def _note_thawed(self) -> None:
+        self.fence.remember(frozen_since=None)
 
     # --- delete ---
 

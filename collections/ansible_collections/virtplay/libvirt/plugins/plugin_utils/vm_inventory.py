@@ -41,7 +41,7 @@ class AddressChoice:
     """The rules that select the address for Ansible's connection to a VM."""
 
     family: str = "any"  # any (IPv4 first), ipv4 or ipv6
-    sources: Collection[str] = ("lease", "agent", "neighbour")
+    sources: Collection[str] = ("lease", "agent", "arp")
     networks: Collection[ipaddress.IPv4Network | ipaddress.IPv6Network] = ()
 
     def choose(self, addresses: Iterable[Mapping[str, Any]]) -> str | None:
@@ -53,7 +53,8 @@ class AddressChoice:
             except ValueError:
                 continue  # an agent may report anything
             if (
-                entry.get("source") in self.sources
+                "%" not in str(address)  # Python accepts any text as the zone of an IPv6 address
+                and entry.get("source") in self.sources
                 and self.family in ("any", f"ipv{address.version}")
                 and not _is_useless(address)
                 and (not self.networks or any(address in network for network in self.networks))

@@ -5,40 +5,40 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from ..failure import Failure
-from ..host.connection import error_text, libvirt
+from ..host.connection import error_text, has_error_code, libvirt
+from ..lock.agent import agent_answers_within, hold_agent
 
 # How long the guest agent may take to flush and freeze, to respond to another command, and for all
-# attempts to thaw.
+# attempts to thaw; and how long another process, an observation, may take to release the agent.
 FREEZE_SECONDS = 30
 AGENT_SECONDS = 5
 THAW_SECONDS = 20.0
+HELD_SECONDS = 15.0
+_NO_ANSWER = ("VIR_ERR_AGENT_UNRESPONSIVE", "VIR_ERR_AGENT_UNSYNCED", "VIR_ERR_OPERATION_TIMEOUT")
 
 
-def freeze(dom: Any) -> tuple[bool, bool]:
-    """Freeze the guest's file systems; returns whether they are frozen, and whether to thaw them.
+@contextmanager
+def frozen_filesystems(
+    dom: Any, label: str, after: str, thawed: Callable[[], None]
+) -> Iterator[bool]:
+    """Freeze the guest's file systems, if its agent responds; yields whether they are frozen.
 
-    An agent that received the command but did not respond in time may still carry it out later.
+    Thaws them at the end, with after as the preceding action in messages, and calls thawed once
+    they are. Raises Failure (OPERATION_IN_PROGRESS, GUEST_NOT_RESPONDING).
     """
-    try:
-        # First a command without side effects: an agent that hangs keeps a freeze command in its
-        # queue, and would carry it out when it continues.
-        with _agent_answers_within(dom, AGENT_SECONDS):
-            dom.getTime(0)
-    except libvirt.libvirtError:
-        return False, False
-    began = time.monotonic()
-    try:
-        with _agent_answers_within(dom, FREEZE_SECONDS):
-            dom.fsFreeze(None, 0)
-    except libvirt.libvirtError:
-        # An error without the full wait means that nothing is frozen.
-        return False, time.monotonic() - began >= FREEZE_SECONDS
-    return True, True
+    with hold_agent(dom, HELD_SECONDS):
+        frozen, thaws = _freeze(dom)
+        try:
+            yield frozen
+        finally:
+            if thaws:
+                _thaw(dom, label, after)
+            thawed()
 
 
 def thaw(dom: Any, label: str, after: str) -> None:
@@ -46,10 +46,38 @@ def thaw(dom: Any, label: str, after: str) -> None:
 
     after names the preceding action in messages. Raises Failure (GUEST_NOT_RESPONDING).
     """
+    with ExitStack() as stack:
+        with suppress(Failure):  # a frozen guest is worse than a wrong time limit
+            stack.enter_context(hold_agent(dom, HELD_SECONDS))
+        _thaw(dom, label, after)
+
+
+def _freeze(dom: Any) -> tuple[bool, bool]:
+    """Freeze the guest's file systems; returns whether they are frozen, and whether to thaw them.
+
+    An agent that received the command but did not respond in time may still carry it out later.
+    """
+    try:
+        # First a command without side effects: an agent that hangs keeps a freeze command in its
+        # queue, and would carry it out when it continues.
+        with agent_answers_within(dom, AGENT_SECONDS):
+            dom.getTime(0)
+    except libvirt.libvirtError:
+        return False, False
+    try:
+        with agent_answers_within(dom, FREEZE_SECONDS):
+            dom.fsFreeze(None, 0)
+    except libvirt.libvirtError as error:
+        # An agent that answers with an error has frozen nothing.
+        return False, has_error_code(error, *_NO_ANSWER)
+    return True, True
+
+
+def _thaw(dom: Any, label: str, after: str) -> None:
     deadline = time.monotonic() + THAW_SECONDS
     while True:
         try:
-            with _agent_answers_within(dom, AGENT_SECONDS):
+            with agent_answers_within(dom, AGENT_SECONDS):
                 dom.fsThaw(None, 0)
         except libvirt.libvirtError as error:
             if not dom.isActive():
@@ -63,13 +91,3 @@ def thaw(dom: Any, label: str, after: str) -> None:
                 "GUEST_NOT_RESPONDING",
             ) from error
         return
-
-
-@contextmanager
-def _agent_answers_within(dom: Any, seconds: int) -> Iterator[None]:
-    dom.agentSetResponseTimeout(seconds, 0)
-    try:
-        yield
-    finally:
-        with suppress(libvirt.libvirtError):
-            dom.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)

@@ -7,15 +7,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from .connection import etree, libvirt, version_text
+from .connection import error_text, etree, has_error_code, libvirt, version_text
 from .files import PROC, boot_time, list_bridges, noted_virt_type
 from .qemu_process import rfc3339
 
 _TEMPLATE_KEYS = ("name", "file", "sha256", "os", "virtual_size_bytes", "created_at")
+_DELETED = ("VIR_ERR_NO_NETWORK", "VIR_ERR_NO_STORAGE_POOL", "VIR_ERR_NO_STORAGE_VOL")
 
 
 def read_host(connection: Any, uri: str) -> dict[str, Any]:
@@ -89,23 +90,52 @@ def measure_pools(pools: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
     return measured
 
 
-def read_networks(networks: Iterable[Any]) -> list[dict[str, Any]]:
+def list_networks(connection: Any, warnings: list[str]) -> list[Any]:
+    """Return the virNetworks of a host; none, with a warning, without libvirt's network driver."""
+    try:
+        return list(connection.listAllNetworks(0))
+    except libvirt.libvirtError as error:
+        warnings.append(f"cannot list the networks of the host: {error_text(error)}")
+        return []
+
+
+def read_networks(networks: Iterable[Any], warnings: list[str]) -> list[dict[str, Any]]:
     """Return the virtual networks; forward is libvirt's mode, "isolated" without one."""
-    found = []
-    for network in networks:
-        root = etree.fromstring(network.XMLDesc(0))
-        bridge = root.find("bridge")
-        forward = root.find("forward")
-        found.append(
-            {
-                "name": network.name(),
-                "bridge": bridge.get("name") if bridge is not None else None,
-                "active": bool(network.isActive()),
-                "autostart": bool(network.autostart()),
-                "forward": forward.get("mode", "nat") if forward is not None else "isolated",
-            }
-        )
+    found = read_each("network", networks, _read_network, warnings)
     return sorted(found, key=lambda network: network["name"])
+
+
+def _read_network(network: Any) -> dict[str, Any]:
+    root = etree.fromstring(network.XMLDesc(0))
+    bridge = root.find("bridge")
+    forward = root.find("forward")
+    return {
+        "name": network.name(),
+        "bridge": bridge.get("name") if bridge is not None else None,
+        "active": bool(network.isActive()),
+        "autostart": bool(network.autostart()),
+        "forward": forward.get("mode", "nat") if forward is not None else "isolated",
+    }
+
+
+def read_each(
+    kind: str,
+    objects: Iterable[Any],
+    read: Callable[[Any], dict[str, Any]],
+    warnings: list[str],
+) -> list[dict[str, Any]]:
+    """Return what read returns for each of libvirt's objects of a kind ("network").
+
+    One that cannot be read is left out with a warning, one that was deleted meanwhile without.
+    """
+    found = []
+    for one in objects:
+        try:
+            found.append(read(one))
+        except libvirt.libvirtError as error:
+            if not has_error_code(error, *_DELETED):
+                warnings.append(f"cannot read {kind} {one.name()}: {error_text(error)}")
+    return found
 
 
 def read_bridges(networks: Iterable[dict[str, Any]]) -> list[str]:

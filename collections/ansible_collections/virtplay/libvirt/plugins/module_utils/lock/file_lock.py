@@ -35,10 +35,13 @@ class Wait:
 
 
 @contextmanager
-def hold_lock(path: Path, task: str, *, timeout: float, job: str | None = None) -> Iterator[Wait]:
+def hold_lock(
+    path: Path, task: str, *, timeout: float, job: str | None = None, signed: bool = True
+) -> Iterator[Wait]:
     """Hold the lock of the file at path, waiting up to timeout seconds for another process.
 
-    task is what this process does with the lock ("stop vm-001"), for a job or a run by hand.
+    task is what this process does with the lock ("stop vm-001"), for a job or a run by hand. A lock
+    that is not signed does not show who holds it.
     Raises Failure (OPERATION_IN_PROGRESS) if the time is over.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -46,10 +49,12 @@ def hold_lock(path: Path, task: str, *, timeout: float, job: str | None = None) 
     try:
         wait = _acquire(descriptor, task, timeout)
         try:
-            _write(descriptor, _sign(job, task))
+            if signed:
+                _write(descriptor, _sign(job, task))
             yield wait
         finally:
-            _write(descriptor, "")
+            if signed:
+                _write(descriptor, "")
     finally:
         os.close(descriptor)
 

@@ -5,17 +5,24 @@
 from __future__ import annotations
 
 import queue
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
+from ..failure import Failure
 from ..host.connection import libvirt
+from ..lock.agent import agent_answers_within, hold_agent, reset_agent_timeout
 from .addresses import Address, read_agent_addresses
 
 # Each waiting query blocks one of libvirtd's 20 workers, for at most AGENT_TIMEOUT seconds.
 MAX_QUERIES = 5
 AGENT_TIMEOUT = 2
+# Another observation holds an agent for a moment; a snapshot, until it has thawed the guest.
+HELD_SECONDS = 0.5
+RESET_SECONDS = 0.3
 # Read-only images are always full: their usage is no information.
 READ_ONLY = frozenset({"iso9660", "squashfs", "udf", "cramfs", "erofs"})
 
@@ -24,17 +31,29 @@ class AgentQueries:
     """Queries the guest agents of domains in parallel threads, from now until `collect`."""
 
     def __init__(
-        self, connect: Callable[[], Any], addresses: set[str], filesystems: set[str]
+        self,
+        connect: Callable[[], Any],
+        addresses: set[str],
+        filesystems: set[str],
+        deadline: float,
     ) -> None:
-        """Start the queries; the sets hold the UUIDs to query for addresses and file systems."""
+        """Start the queries; the sets hold the UUIDs to query for addresses and file systems.
+
+        They end by the deadline (monotonic seconds).
+        """
+        self._deadline = deadline
         self._addresses = addresses
         self._filesystems = filesystems
-        self._found_addresses: dict[str, list[Address]] = {}
+        self._found_addresses: dict[str, dict[str, list[Address]]] = {}
         self._found_filesystems: dict[str, list[dict[str, Any]]] = {}
         self._waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
-        # Addresses first: without them a guest cannot be reached.
-        for uuid in (*sorted(addresses), *sorted(filesystems - addresses)):
-            self._waiting.put(uuid)
+        self._queried: dict[str, Any] = {}
+        # Addresses first: without them a guest cannot be reached. In any order, so that agents that
+        # do not respond never keep the same others from their turn.
+        for uuids in (list(addresses), list(filesystems - addresses)):
+            random.shuffle(uuids)
+            for uuid in uuids:
+                self._waiting.put(uuid)
         self._connect = connect
         self._threads = [
             threading.Thread(target=self._query, daemon=True)
@@ -44,36 +63,53 @@ class AgentQueries:
             thread.start()
 
     def collect(
-        self, deadline: float
-    ) -> tuple[dict[str, list[Address]], dict[str, list[dict[str, Any]]]]:
-        """Return addresses by MAC and file systems by UUID, as known at deadline (monotonic)."""
+        self,
+    ) -> tuple[dict[str, dict[str, list[Address]]], dict[str, list[dict[str, Any]]]]:
+        """Return addresses by UUID and MAC address, and file systems by UUID.
+
+        As known at the deadline.
+        """
         for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            thread.join(max(0.0, self._deadline - time.monotonic()))
+        # This process may end before these queries do. Not by this thread: libvirtd may hang.
+        late = threading.Thread(target=self._reset_timeouts, daemon=True)
+        late.start()
+        late.join(RESET_SECONDS)
         return dict(self._found_addresses), dict(self._found_filesystems)
+
+    def _reset_timeouts(self) -> None:
+        for uuid in list(self._queried):
+            with suppress(libvirt.libvirtError, Failure):
+                reset_agent_timeout(self._connect().lookupByUUIDString(uuid))
 
     def _query(self) -> None:
         connection = self._connect()  # its own: a waiting request blocks its connection
-        while True:
+        while time.monotonic() < self._deadline - AGENT_TIMEOUT:
             try:
                 uuid = self._waiting.get_nowait()
             except queue.Empty:
                 return
             try:
                 self._query_one(uuid, connection.lookupByUUIDString(uuid))
-            except libvirt.libvirtError:
-                continue  # no agent, or it does not respond: the values stay unknown
+            except (libvirt.libvirtError, Failure, OSError):
+                # No agent, it does not respond, or a snapshot uses it: the values stay unknown.
+                continue
 
     def _query_one(self, uuid: str, domain: Any) -> None:
-        domain.agentSetResponseTimeout(AGENT_TIMEOUT, 0)
-        try:
-            if uuid in self._addresses:
-                self._found_addresses.update(read_agent_addresses(domain))
-            if uuid in self._filesystems:
-                info = domain.guestInfo(libvirt.VIR_DOMAIN_GUEST_INFO_FILESYSTEM, 0)
-                self._found_filesystems[uuid] = parse_filesystems(info)
-        finally:
-            # The time-out applies to all clients of the domain, and freezing may take longer.
-            domain.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
+        with hold_agent(domain, HELD_SECONDS):
+            self._queried[uuid] = domain
+            try:
+                with agent_answers_within(domain, AGENT_TIMEOUT):
+                    self._read(uuid, domain)
+            finally:
+                del self._queried[uuid]
+
+    def _read(self, uuid: str, domain: Any) -> None:
+        if uuid in self._addresses:
+            self._found_addresses[uuid] = read_agent_addresses(domain)
+        if uuid in self._filesystems:
+            info = domain.guestInfo(libvirt.VIR_DOMAIN_GUEST_INFO_FILESYSTEM, 0)
+            self._found_filesystems[uuid] = parse_filesystems(info)
 
 
 def parse_filesystems(info: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from ..host.connection import (
     state_from_code,
 )
 from ..host.facts import (
+    list_networks,
     measure_pools,
     read_bridges,
     read_host,
@@ -34,7 +35,14 @@ from ..snapshot.list import fill_sizes, list_snapshots
 from ..snapshot.qcow2 import Qcow2Image, read_image
 from ..states import DomainState
 from ..units import GIB
-from .addresses import choose_addresses, read_leases, read_neighbours
+from .addresses import (
+    Address,
+    Place,
+    choose_addresses,
+    host_device,
+    read_leases,
+    read_neighbours,
+)
 from .agents import AgentQueries
 from .monitor import MonitorResults, occupied_domains, query_monitors
 from .statistics import has_monitor_values, read_statistics
@@ -52,9 +60,9 @@ class _Found:
     has_agent: bool
     cpu_time_ns: int | None
 
-    def macs(self) -> list[str]:
-        """Return the MAC addresses of the domain's interfaces."""
-        return [nic["mac"] for nic in self.facts.get("interfaces", ()) if nic.get("mac")]
+    def nics(self) -> list[dict[str, Any]]:
+        """Return the domain's network interfaces."""
+        return list(self.facts.get("interfaces", ()))
 
     def paths(self) -> list[str]:
         """Return the paths of the domain's disks."""
@@ -101,15 +109,19 @@ def _observe(
     # The time of the counters read below, by a clock that is never set: rates depend on it.
     uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
     found = _find_domains(connection)
-    networks = connection.listAllNetworks(0)
+    warnings: list[str] = []
+    networks = list_networks(connection, warnings)
+    host_networks = read_networks(networks, warnings)
+    bridges = {network["name"]: network["bridge"] for network in host_networks}
     leases = read_leases(networks)
     with_agent = {domain.uuid: domain.handle for domain in found if domain.has_agent}
     # The agent of a stuck QEMU does not respond either.
     responsive = with_agent.keys() - occupied_domains(with_agent)
     agents = AgentQueries(
         connect,
-        responsive & {domain.uuid for domain in _without_lease(found, leases)},
+        responsive & {domain.uuid for domain in _without_lease(found, bridges, leases)},
         responsive if filesystems else set(),
+        deadline,
     )
     results = query_monitors(
         connect,
@@ -122,15 +134,15 @@ def _observe(
     sizes = _Background(lambda: measure_pools(pools))
     files = _Background(lambda: _measure_disks(found))
     images = _Background(lambda: _read_images(found))
-    host_networks = read_networks(networks)
     observed = {
         "host": {**read_host(connection, uri), "uptime_seconds": round(uptime, 3)},
         "networks": host_networks,
         "bridges": read_bridges(host_networks),
         "templates": read_templates(templates_path),
+        "warnings": warnings,
     }
-    addresses, systems = agents.collect(deadline)
-    sources = (leases, addresses, read_neighbours())
+    addresses, systems = agents.collect()
+    neighbours = read_neighbours()
     patience = max(deadline, time.monotonic() + 0.2)
     for name, measured in sizes.collect(patience).items():
         next(pool for pool in pools if pool["name"] == name).update(measured)
@@ -138,8 +150,12 @@ def _observe(
     read = images.collect(patience)
     domains = []
     for domain in found:
-        domain.facts["addresses"] = (
-            choose_addresses(domain.macs(), sources) if domain.active else []
+        domain.facts["addresses"] = choose_addresses(
+            domain.nics() if domain.active else (),
+            bridges,
+            leases=leases,
+            agent=addresses.get(domain.uuid, {}),
+            neighbours=neighbours,
         )
         fill_sizes(domain.facts["snapshots"], (read.get(path) for path in domain.paths()))
         if domain.uuid in systems:
@@ -205,12 +221,18 @@ def _uuids(connection: Any, flags: int) -> set[str]:
     return {domain.UUIDString() for domain in connection.listAllDomains(flags)}
 
 
-def _without_lease(found: list[_Found], leases: dict[str, Any]) -> list[_Found]:
+def _without_lease(
+    found: list[_Found], bridges: dict[str, str], leases: dict[Place, list[Address]]
+) -> list[_Found]:
     """Return the domains with an agent and an interface without a lease."""
     return [
         domain
         for domain in found
-        if domain.has_agent and any(mac.lower() not in leases for mac in domain.macs())
+        if domain.has_agent
+        and any(
+            nic["mac"] and (host_device(nic, bridges), nic["mac"].lower()) not in leases
+            for nic in domain.nics()
+        )
     ]
 
 
@@ -236,7 +258,7 @@ def _complete(
     if not domain.active:
         # For a stopped domain only the sizes of disks are meaningful.
         record = {key: value for key, value in record.items() if key.startswith("block.")}
-    macs = {nic.get("target"): nic["mac"] for nic in domain.facts.get("interfaces", ())}
+    macs = {nic["target"]: nic["mac"] for nic in domain.nics()}
     stats = read_statistics(record, domain.cpu_time_ns, macs)
     sizes = {block.get("target"): block for block in stats["block"]}
     for disk in domain.facts.get("disks", ()):
