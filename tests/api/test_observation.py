@@ -98,6 +98,43 @@ async def test_an_empty_database_takes_up_the_ids_that_hosts_remember(service: S
     assert {vm["id"] for vm in (await service.get("/vms"))["vms"]} == {"vm-007", "vm-008", "vm-009"}
 
 
+async def test_domains_with_an_id_keep_it_whoever_comes_before_them(service: Service) -> None:
+    ours = foreign_domain("vm-001", metadata={"id": "vm-001"})
+    theirs = foreign_domain("vm-002", metadata={"id": "vm-002"})
+    strangers = [foreign_domain("a"), foreign_domain("b")]
+    # The first look at a host: other hosts may have domains with an id, too.
+    seen = host_info(domains=[*strangers, ours])
+    await save_observation("kvm1", seen, await generations(), strangers=False)
+    await service.see("kvm2", domains=[theirs])
+    await save_observation("kvm1", seen, await generations())
+    shown = {vm["name"]: vm["id"] for vm in (await service.get("/vms"))["vms"]}
+    assert shown == {"vm-001": "vm-001", "vm-002": "vm-002", "a": "vm-003", "b": "vm-004"}
+
+
+async def test_a_name_that_a_domain_has_is_given_to_no_new_vm(service: Service) -> None:
+    taken = foreign_domain("vm-002"), foreign_domain("vm-003")
+    await service.see("kvm2", domains=[*taken])
+    created = await service.create(name="web")
+    assert created["id"] == "vm-004"
+    vm = await Vm.get(ref="vm-004")
+    assert vm.domain == "vm-004"
+    assert (await Job.get()).variables["libvirt_domain_uuid"] == str(vm.uuid)
+    assert [vm["id"] for vm in (await service.get("/vms"))["vms"]] == ["vm-001", "vm-002", "vm-004"]
+
+
+async def test_a_host_that_has_seen_a_later_generation_is_followed(service: Service) -> None:
+    vm = await put_vm(RUNNING, generation=2)
+    await service.see("kvm1", domains=[own_domain(vm, generation=5)])
+    data = await service.act("vm-001", "stop")
+    job = await lease((await Job.get(ref=data["jobId"])).id)
+    assert job is not None
+    assert job.generation == 6
+    await job.delete()
+    for generation in (3, 10**30):
+        await service.see("kvm1", domains=[own_domain(vm, generation=generation)])
+    assert (await Vm.get()).generation == 2**30
+
+
 @pytest.mark.parametrize(
     ("state", "status"),
     [("running", "running"), ("paused", "paused"), ("stopped", "stopped"), ("crashed", "error"),

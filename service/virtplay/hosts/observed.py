@@ -19,6 +19,8 @@ log = logging.getLogger("virtplay.hosts.observed")
 MISSES_UNTIL_GONE = 2
 """Successive observations without a VM after which it counts as deleted on its host."""
 IN_JOB = -1
+GENERATION_MAX = 2**30
+"""The database holds twice as much, and jobs add to it."""
 
 
 class Generations(dict[uuid.UUID, int]):
@@ -55,10 +57,15 @@ async def mark_host(name: str, status: HostStatus, message: str, command: str = 
         await store.mark_unreachable(name)
 
 
-async def save_observation(name: str, info: Mapping[str, Any], before: Generations) -> bool:
+async def save_observation(
+    name: str, info: Mapping[str, Any], before: Generations, *, strangers: bool = True
+) -> bool:
     """Save one host's observation: the host, its domains, and VMs that it no longer reports.
 
     Return True when the host did not report a VM that it should have.
+
+    Unless `strangers`, domains without an id in their metadata get none yet: domains with one, here
+    or on another host, come first.
 
     `before` was noted before the observation began: a VM that a job has changed since is skipped,
     since the observation may be older than the job's change.
@@ -76,11 +83,13 @@ async def save_observation(name: str, info: Mapping[str, Any], before: Generatio
         busy = await job_store.busy_vms(vm.id for vm in known.values())
         snapshots = await snapshot_store.snapshots_of(vm.id for vm in known.values())
         reported: list[int] = []
-        for domain in info["domains"]:
+        for domain in sorted(info["domains"], key=_is_stranger):
             identity = uuid.UUID(domain["uuid"])
             vm = known.pop(identity, None)
             if "unreadable" in domain:
                 log.warning("host %s: %s", name, domain["unreadable"])
+            elif vm is None and _is_stranger(domain) and not strangers:
+                continue
             elif vm is None:
                 # It may have been deleted since it was observed.
                 if identity not in before and identity not in await job_store.deleted_since(
@@ -88,7 +97,10 @@ async def save_observation(name: str, info: Mapping[str, Any], before: Generatio
                 ):
                     await adopt(host, identity, domain, now)
             elif vm.id not in busy and before.get(identity) == vm.generation:
-                await follow_domain(vm, domain, snapshots.get(vm.id, ()), host=name)
+                # A database from a backup is behind: the host would refuse its jobs.
+                generation = max(vm.generation, _generation(domain))
+                rows = snapshots.get(vm.id, ())
+                await follow_domain(vm, domain, rows, host=name, generation=generation)
                 reported.append(vm.id)
         if reported:
             await store.mark_observed(reported, now)
@@ -113,7 +125,7 @@ async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now:
         host=host.name,
         provisioned=True,
         observed_at=now,
-        generation=int(domain.get("generation") or 0),
+        generation=_generation(domain),
         **{"disk": 0, **columns_of(domain)},
     )
     snapshots = domain.get("snapshots") or ()
@@ -121,6 +133,16 @@ async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now:
     await job_store.pass_over_jobs([metadata.get("job"), *(one.get("job") for one in snapshots)])
     log.info("found domain %s on %s: it is VM %s", domain["name"], host.name, vm.ref)
     await job_store.write_audit(actor="observation", action="vm_found", vm_ref=vm.ref)
+
+
+def _is_stranger(domain: Mapping[str, Any]) -> bool:
+    """Whether a domain's metadata has no id: this service, or an earlier one, did not create it."""
+    return not (domain.get("metadata") or {}).get("id")
+
+
+def _generation(domain: Mapping[str, Any]) -> int:
+    """Return the generation that a host reports, which anybody may have written there."""
+    return min(int(domain.get("generation") or 0), GENERATION_MAX)
 
 
 async def count_miss(vm: Vm) -> None:

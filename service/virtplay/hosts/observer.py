@@ -65,6 +65,8 @@ class Observer:
         self._all_observed = asyncio.Event()
         self._unobserved = set(inventory.hosts)
         """Hosts that were not observed since the service started."""
+        self._unnumbered: set[str] = set()
+        """Hosts whose domains without an id wait until every host was observed."""
         self._suspect: set[str] = set()
         """Hosts that Ansible reached in the last round, but whose observation failed."""
         self._before: dict[str, Generations] = {}
@@ -239,7 +241,13 @@ class Observer:
         match event["event"]:
             case "runner_on_ok" | "runner_item_on_ok" if "host_info" in result:
                 try:
-                    missed = await save_observation(name, result["host_info"], before)
+                    # The first look shows all domains with an id before others get one.
+                    strangers = not self._unobserved & self.inventory.hosts.keys() - {name}
+                    if not strangers:
+                        self._unnumbered.add(name)
+                    missed = await save_observation(
+                        name, result["host_info"], before, strangers=strangers
+                    )
                     await self._publish(name, result["host_info"], float(event["at"]))
                     self._suspect.discard(name)
                 except (*UNREADABLE, DatabaseError) as error:
@@ -283,6 +291,9 @@ class Observer:
         self._unobserved.discard(name)
         if not self._unobserved & self.inventory.hosts.keys():
             self._all_observed.set()
+            for waiting in self._unnumbered:
+                self._observe_again(waiting)
+            self._unnumbered.clear()
 
     async def _publish(self, name: str, info: Mapping[str, Any], at: float) -> None:
         """Pass one host's observation, made at `at` (Unix seconds), to history and Prometheus."""

@@ -60,7 +60,11 @@ def index_texts(vm: Vm) -> None:
 
 
 async def create_vm(number: int | None = None, **values: Any) -> Vm:
-    """Insert a VM with the next public id, or with `number` from its metadata on the host."""
+    """Insert a VM with the next public id, or with `number` from its metadata on the host.
+
+    A VM without a `domain` gets its id as the name of its domain; an id that a domain somewhere has
+    as its name is skipped.
+    """
     if number is not None:
         values["id"] = number
     vm = Vm(**values)
@@ -69,6 +73,13 @@ async def create_vm(number: int | None = None, **values: Any) -> Vm:
         await Tortoise.get_connection("default").execute_query(
             "SELECT setval(pg_get_serial_sequence('vm', 'id'), (SELECT max(id) FROM vm))"
         )
+    while vm.domain is None and await Vm.exists(domain=vm_ref(vm.id)):
+        # A domain that was created elsewhere has the name. Its number must not be given again, so
+        # both rows exist for a moment.
+        await Vm.filter(id=vm.id).update(uuid=uuid.uuid4())
+        skipped, vm = vm, Vm(**values)
+        await vm.save(force_create=True)
+        await skipped.delete()
     vm.ref = vm_ref(vm.id)
     vm.domain = vm.domain or vm.ref
     index_texts(vm)
