@@ -137,6 +137,13 @@ class OperationInProgress(VirtplayError):
     status = 409
 
 
+class VmHasSavedState(VirtplayError):
+    """The memory of the VM is saved (virsh managedsave), and the request would lose it."""
+
+    code = "VM_HAS_SAVED_STATE"
+    status = 409
+
+
 class VmHasSnapshots(VirtplayError):
     """The request would delete the snapshots of the VM."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sysconfig
+from collections.abc import Sequence
 from typing import Any
 
 from lab.lab import Host
@@ -13,11 +14,23 @@ Run = tuple[dict[str, Any], int]
 """A module's arguments, and the number of the step after which it crashes (0: none)."""
 
 
+def run_module(host: Host, module: str, **arguments: Any) -> dict[str, Any]:
+    """Run a module once, and return its result; a failed one has "failed"."""
+    (result,) = _run(host, module, [(arguments, 0)])
+    assert result is not None
+    return result
+
+
 def run_modules(host: Host, *runs: Run, module: str = "snapshot") -> list[dict[str, Any] | None]:
     """Run a module without Ansible once per run; return the results, None for a crashed run."""
+    results = _run(host, module, runs)
+    assert [result for result in results if result and result.get("failed")] == []
+    return results
+
+
+def _run(host: Host, module: str, runs: Sequence[Run]) -> list[dict[str, Any] | None]:
     paths = [str(REPOSITORY / "collections"), sysconfig.get_path("purelib")]
     asked = json.dumps({"paths": paths, "module": module, "runs": runs})
     done = host.run("python3", str(REPOSITORY / "tests/lab/crash.py"), stdin=asked)
     results: list[dict[str, Any] | None] = json.loads(done.stdout)
-    assert [result for result in results if result and result.get("failed")] == []
     return results

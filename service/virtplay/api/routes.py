@@ -99,7 +99,7 @@ ROUTES = (
     ),
     Route(
         "DELETE", f"{PREFIX}/vms/{{id}}", CHANGE, vms.delete_vm, "Delete a VM", AcceptedOut,
-        DeleteQuery, NONE, 202, (*MUTATION, "VM_ALREADY_RUNNING", "VM_HAS_SNAPSHOTS"),
+        DeleteQuery, NONE, 202, (*MUTATION, "VM_ALREADY_RUNNING", "VM_HAS_SAVED_STATE", "VM_HAS_SNAPSHOTS"),
     ),
     Route(
         "POST", f"{PREFIX}/vms/{{id}}/start", CHANGE, vms.start_vm, "Start a VM",
@@ -145,7 +145,7 @@ ROUTES = (
     Route(
         "POST", f"{PREFIX}/vms/{{id}}/snapshots/{{sid}}/restore", CHANGE, snapshots.restore_snapshot,
         "Restore a VM to a snapshot", AcceptedSnapshotOut, body=RestoreBody, status=202,
-        errors=(*MUTATION, "SNAPSHOT_NOT_FOUND", "VM_ALREADY_RUNNING"),
+        errors=(*MUTATION, "SNAPSHOT_NOT_FOUND", "VM_ALREADY_RUNNING", "VM_HAS_SAVED_STATE"),
     ),
     Route(
         "DELETE", f"{PREFIX}/vms/{{id}}/snapshots/{{sid}}", CHANGE, snapshots.delete_snapshot,

@@ -11,6 +11,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host import conne
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
     error_text,
     open_connection,
+    reason_from_code,
     state_from_code,
     version_text,
 )
@@ -38,6 +39,35 @@ COLLECTIONS = Path(__file__).resolve().parents[3] / "collections"
 )
 def test_state_of_code(code: int | None, state: DomainState) -> None:
     assert state_from_code(code) is state
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "has_managed_save", "reason"),
+    [
+        (DomainState.RUNNING, 1, False, "booted"),
+        (DomainState.RUNNING, 5, False, "unpaused"),
+        (DomainState.RUNNING, 1, True, "booted"),
+        (DomainState.PAUSED, 0, False, "unknown"),
+        (DomainState.PAUSED, 1, False, "user"),
+        (DomainState.PAUSED, 5, False, "io_error"),
+        (DomainState.PAUSED, 10, False, "crashed"),
+        (DomainState.STOPPED, 1, False, "shutdown"),
+        (DomainState.STOPPED, 2, False, "destroyed"),
+        (DomainState.STOPPED, 3, False, "crashed"),
+        (DomainState.STOPPED, 5, True, "saved"),
+        # libvirt forgets the reason at its restart, and keeps it without the image.
+        (DomainState.STOPPED, 0, True, "saved"),
+        (DomainState.STOPPED, 5, False, "unknown"),
+        (DomainState.CRASHED, 1, False, "panicked"),
+        (DomainState.SUSPENDED, 0, False, "unknown"),
+        (DomainState.RUNNING, 99, False, "unknown"),
+        (DomainState.UNKNOWN, None, False, "unknown"),
+    ],
+)
+def test_reason_of_code(
+    state: DomainState, code: int | None, has_managed_save: bool, reason: str
+) -> None:
+    assert reason_from_code(state, code, has_managed_save=has_managed_save) == reason
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,20 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.arguments 
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import (
     GIB,
+    MIGRATION,
     Current,
     Step,
+    after,
     applies_at,
+    loses_memory,
     plan_power,
     plan_update,
-    state_after,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
-from ansible_collections.virtplay.libvirt.plugins.module_utils.states import DomainState
+from ansible_collections.virtplay.libvirt.plugins.module_utils.states import (
+    DomainReason,
+    DomainState,
+)
 
 RUNNING, PAUSED, STOPPED = DomainState.RUNNING, DomainState.PAUSED, DomainState.STOPPED
 CRASHED, SUSPENDED = DomainState.CRASHED, DomainState.SUSPENDED
@@ -32,12 +37,13 @@ POWER: list[tuple[DomainState, Wanted, bool, list[Step] | str]] = [
     (STOPPED, Wanted.PRESENT, False, []),
     (RUNNING, Wanted.PRESENT, False, []),
     (STOPPED, Wanted.RUNNING, False, [Step.START]),
-    (CRASHED, Wanted.RUNNING, False, [Step.START]),
+    (CRASHED, Wanted.RUNNING, False, "VM_ALREADY_RUNNING"),
     (RUNNING, Wanted.RUNNING, False, []),
     (PAUSED, Wanted.RUNNING, False, [Step.RESUME]),
     (SUSPENDED, Wanted.RUNNING, False, [Step.WAKE]),
     (STOPPED, Wanted.STOPPED, False, []),
-    (CRASHED, Wanted.STOPPED, True, []),
+    (CRASHED, Wanted.STOPPED, False, "GUEST_NOT_RESPONDING"),
+    (CRASHED, Wanted.STOPPED, True, [Step.DESTROY]),
     (RUNNING, Wanted.STOPPED, False, [Step.SHUT_DOWN]),
     (RUNNING, Wanted.STOPPED, True, [Step.DESTROY]),
     (PAUSED, Wanted.STOPPED, False, [Step.RESUME, Step.SHUT_DOWN]),
@@ -47,6 +53,12 @@ POWER: list[tuple[DomainState, Wanted, bool, list[Step] | str]] = [
     (RUNNING, Wanted.RESTARTED, False, [Step.SHUT_DOWN, Step.START]),
     (RUNNING, Wanted.RESTARTED, True, [Step.DESTROY, Step.START]),
     (PAUSED, Wanted.RESTARTED, False, [Step.RESUME, Step.SHUT_DOWN, Step.START]),
+    (CRASHED, Wanted.RESTARTED, False, "GUEST_NOT_RESPONDING"),
+    (CRASHED, Wanted.RESTARTED, True, [Step.DESTROY, Step.START]),
+    (CRASHED, Wanted.PAUSED, False, "GUEST_NOT_RESPONDING"),
+    (CRASHED, Wanted.RESUMED, False, "GUEST_NOT_RESPONDING"),
+    (CRASHED, Wanted.ABSENT, False, "VM_ALREADY_RUNNING"),
+    (CRASHED, Wanted.ABSENT, True, [Step.DESTROY]),
     (STOPPED, Wanted.PAUSED, False, "VM_ALREADY_STOPPED"),
     (RUNNING, Wanted.PAUSED, False, [Step.SUSPEND]),
     (PAUSED, Wanted.PAUSED, False, []),
@@ -61,22 +73,137 @@ POWER: list[tuple[DomainState, Wanted, bool, list[Step] | str]] = [
 ]
 
 
-@pytest.mark.parametrize(("state", "wanted", "force", "expected"), POWER)
+SAVED = {"has_managed_save": True}
+TRANSIENT = {"persistent": False}
+MIGRATING = {"reason": DomainReason.MIGRATION}
+BACKUP = {"jobs": ["a backup"]}
+LEAVING = {"jobs": [MIGRATION]}
+# State, further values of the domain, wanted state, force, and steps or error code.
+ODD: list[tuple[DomainState, dict[str, Any], Wanted, bool, list[Step] | str]] = [
+    (STOPPED, SAVED, Wanted.RUNNING, False, [Step.START]),
+    (STOPPED, SAVED, Wanted.STOPPED, False, []),
+    (STOPPED, SAVED, Wanted.STOPPED, True, [Step.DISCARD]),
+    (STOPPED, SAVED, Wanted.RESTARTED, True, "VM_ALREADY_STOPPED"),
+    (STOPPED, SAVED, Wanted.RESUMED, False, "VM_ALREADY_STOPPED"),
+    (STOPPED, SAVED, Wanted.ABSENT, False, "VM_HAS_SAVED_STATE"),
+    (STOPPED, SAVED, Wanted.ABSENT, True, []),
+    # A running guest has left the image behind: it is older than its disks.
+    (RUNNING, SAVED, Wanted.RUNNING, False, []),
+    (RUNNING, SAVED, Wanted.STOPPED, False, [Step.DISCARD, Step.SHUT_DOWN]),
+    (RUNNING, SAVED, Wanted.RESTARTED, True, [Step.DISCARD, Step.DESTROY, Step.START]),
+    (RUNNING, TRANSIENT, Wanted.STOPPED, True, [Step.DESTROY]),
+    (RUNNING, TRANSIENT, Wanted.RESTARTED, False, "VALIDATION_ERROR"),
+    (RUNNING, TRANSIENT, Wanted.RESTARTED, True, [Step.RESET]),
+    (PAUSED, TRANSIENT, Wanted.RESTARTED, True, [Step.RESET, Step.RESUME]),
+    (CRASHED, TRANSIENT, Wanted.RESTARTED, True, [Step.RESET, Step.RESUME]),
+    (SUSPENDED, TRANSIENT, Wanted.RESTARTED, True, [Step.WAKE, Step.RESET]),
+    (RUNNING, TRANSIENT, Wanted.ABSENT, True, [Step.DESTROY]),
+    *[
+        (PAUSED, MIGRATING, wanted, True, "OPERATION_IN_PROGRESS")
+        for wanted in Wanted
+        if wanted is not Wanted.PRESENT
+    ],
+    (RUNNING, LEAVING, Wanted.STOPPED, True, "OPERATION_IN_PROGRESS"),
+    (RUNNING, LEAVING, Wanted.PAUSED, False, "OPERATION_IN_PROGRESS"),
+    (RUNNING, BACKUP, Wanted.PAUSED, False, [Step.SUSPEND]),
+    (RUNNING, BACKUP, Wanted.STOPPED, False, "OPERATION_IN_PROGRESS"),
+    (RUNNING, BACKUP, Wanted.STOPPED, True, [Step.DESTROY]),
+    (RUNNING, BACKUP, Wanted.RESTARTED, False, "OPERATION_IN_PROGRESS"),
+    (RUNNING, BACKUP, Wanted.ABSENT, True, "OPERATION_IN_PROGRESS"),
+    (RUNNING, MIGRATING, Wanted.STOPPED, True, [Step.DESTROY]),
+]
+
+
+@pytest.mark.parametrize(
+    ("state", "more", "wanted", "force", "expected"),
+    [*((state, {}, *rest) for state, *rest in POWER), *ODD],
+)
 def test_power_plan(
-    state: DomainState, wanted: Wanted, force: bool, expected: list[Step] | str
+    state: DomainState,
+    more: dict[str, Any],
+    wanted: Wanted,
+    force: bool,
+    expected: list[Step] | str,
 ) -> None:
+    current = replace(domain(state), **more)
     if isinstance(expected, str):
         with pytest.raises(Failure, match=r"^cannot .*vm-001") as refusal:
-            plan_power(state, wanted, force=force, label="vm-001")
+            plan_power(current, wanted, force=force)
         assert refusal.value.code == expected
     else:
-        assert plan_power(state, wanted, force=force) == expected
+        assert plan_power(current, wanted, force=force) == expected
 
 
 @pytest.mark.parametrize("wanted", [Wanted.RUNNING, Wanted.RESTARTED, Wanted.RESUMED])
 def test_steps_to_a_running_guest_end_there(wanted: Wanted) -> None:
     for state in (RUNNING, PAUSED):
-        assert state_after(state, plan_power(state, wanted)) == RUNNING
+        current = domain(state)
+        assert after(current, plan_power(current, wanted))[0] == RUNNING
+
+
+@pytest.mark.parametrize(
+    ("more", "steps", "expected", "lost"),
+    [
+        ({}, [Step.START], (RUNNING, DomainReason.BOOTED), False),
+        (SAVED, [Step.START], (RUNNING, DomainReason.RESTORED), False),
+        (SAVED, [Step.DISCARD], (STOPPED, DomainReason.UNKNOWN), True),
+        (SAVED, [], (STOPPED, DomainReason.SAVED), False),
+    ],
+)
+def test_saved_memory_is_used_up_or_lost(
+    more: dict[str, Any],
+    steps: list[Step],
+    expected: tuple[DomainState, DomainReason],
+    lost: bool,
+) -> None:
+    reason = DomainReason.SAVED if more else DomainReason.SHUTDOWN
+    current = replace(domain(STOPPED), reason=reason, **more)
+    assert after(current, steps) == expected
+    assert loses_memory(current, steps) is lost
+
+
+def test_saved_guest_is_changed_at_its_next_boot() -> None:
+    """Its start takes CPUs, memory and cards from the definition that was saved."""
+    current = replace(domain(STOPPED), **SAVED)
+    desired: dict[str, Any] = {
+        "vcpus": 3,
+        "memory": 512,
+        "title": "New",
+        "autostart": True,
+        "interfaces": [{"mac": MAC, "source": "other"}],
+        "disks": [{"target": "vdb", "size": 1}],
+    }
+    assert {key: change[2] for key, change in changes(current, **desired).items()} == {
+        "title": "offline",
+        "vcpus": "next_boot",
+        "memory": "next_boot",
+        "disks.vdb.size": "next_boot",
+        f"interfaces.{MAC}.source": "next_boot",
+        "autostart": "offline",
+    }
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ({"state": STOPPED, **SAVED}, "VM_HAS_SAVED_STATE"),
+        (BACKUP, "OPERATION_IN_PROGRESS"),
+        ({"state": PAUSED, **MIGRATING}, "OPERATION_IN_PROGRESS"),
+    ],
+)
+def test_disk_of_a_saved_or_occupied_domain_does_not_grow(more: dict[str, Any], code: str) -> None:
+    current = replace(domain(), **more)
+    with pytest.raises(Failure, match=r"^cannot resize disk vda of vm-001: ") as refusal:
+        plan_update(current, {"disks": [{"target": "vda", "size": 20}]})
+    assert refusal.value.code == code
+
+
+def test_crashed_guest_is_changed_at_its_next_boot() -> None:
+    current = domain(CRASHED)
+    assert {key: change[2] for key, change in changes(current, vcpus=3, memory=512).items()} == {
+        "vcpus": "next_boot",
+        "memory": "next_boot",
+    }
 
 
 def config(**values: Any) -> dict[str, Any]:

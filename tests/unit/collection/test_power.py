@@ -15,15 +15,17 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Fa
 
 from tests.unit.collection.fake_libvirt import NO_DOMAIN, OTHER, fake, libvirtError
 
-RUNNING, STOPPED = 1, 5
+RUNNING, STOPPED, CRASHED = 1, 5, 6
 
 
 class Domain:
     """A domain that notes what is done to it; presses of its power button may be needed."""
 
-    def __init__(self, *, presses: int = 1, destroy_fails: libvirtError | None = None) -> None:
+    def __init__(
+        self, *, presses: int = 1, ends: int = STOPPED, destroy_fails: libvirtError | None = None
+    ) -> None:
         self.done: list[str] = []
-        self.presses, self.destroy_fails = presses, destroy_fails
+        self.presses, self.ends, self.destroy_fails = presses, ends, destroy_fails
 
     def create(self) -> None:
         self.done.append("create")
@@ -37,6 +39,12 @@ class Domain:
     def pMWakeup(self, _flags: int) -> None:  # noqa: N802
         self.done.append("wake")
 
+    def reset(self, _flags: int) -> None:
+        self.done.append("reset")
+
+    def managedSaveRemove(self, _flags: int) -> None:  # noqa: N802
+        self.done.append("discard")
+
     def destroy(self) -> None:
         self.done.append("destroy")
         if self.destroy_fails:
@@ -46,7 +54,7 @@ class Domain:
         self.done.append("press")
 
     def state(self) -> tuple[int, int]:
-        return (STOPPED if self.done.count("press") >= self.presses else RUNNING, 0)
+        return (self.ends if self.done.count("press") >= self.presses else RUNNING, 0)
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +71,8 @@ def _libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
         ([Step.START, Step.SUSPEND], ["create", "suspend"]),
         ([Step.RESUME], ["resume"]),
         ([Step.WAKE], ["wake"]),
+        ([Step.RESET, Step.RESUME], ["reset", "resume"]),
+        ([Step.DISCARD], ["discard"]),
         ([Step.DESTROY, Step.START], ["destroy", "create"]),
         ([Step.RESUME, Step.SHUT_DOWN], ["resume", "press"]),
         ([], []),
@@ -87,6 +97,12 @@ def test_guest_that_does_not_go_down_is_paused_again_and_not_killed() -> None:
     assert caught.value.code == "GUEST_NOT_RESPONDING"
     assert domain.done[-1] == "suspend"
     assert "destroy" not in domain.done
+
+
+def test_guest_that_crashes_while_it_shuts_down_has_not_stopped() -> None:
+    with pytest.raises(Failure, match="its guest has crashed meanwhile; use force") as caught:
+        run_steps(Domain(ends=CRASHED), [Step.SHUT_DOWN], label="vm-001", timeout=60)
+    assert caught.value.code == "GUEST_NOT_RESPONDING"
 
 
 @pytest.mark.parametrize(

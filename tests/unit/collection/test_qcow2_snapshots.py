@@ -134,3 +134,13 @@ def test_write_after_the_snapshot_is_seen_and_undone(tmp_path: Path) -> None:
     assert is_active("one")
     run("qemu-io", "-c", "discard 0 1M", path)
     assert not is_active("one")
+
+
+def test_dirty_bitmaps_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "image.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "64M"], check=True)
+    for name in ("one", "zwei"):
+        subprocess.run(["qemu-img", "bitmap", "--add", path, name], check=True)
+    image = read_image(str(path))
+    assert image is not None
+    assert image.bitmaps == ("one", "zwei")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -78,6 +79,9 @@ def view(
     xml: str = "",
     images: dict[str, Qcow2Image | None] | None = None,
     persistent: bool = True,
+    version: int = OLD,
+    saved: bool = False,
+    jobs: tuple[str, ...] = (),
     **more: Any,
 ) -> SnapshotView:
     xml = xml or definition()
@@ -87,8 +91,12 @@ def view(
         entry["current"] = entry["name"] == current
     names = [entry["name"] for entry in entries]
     return SnapshotView(
-        Current(state, {}, persistent, config, config, xml, xml),
-        OLD,
+        Current(
+            *(state, {}, persistent, config, config, xml, xml),
+            has_managed_save=saved,
+            jobs=jobs,
+        ),
+        version,
         entries,
         dict(zip(names, xmls, strict=True)),
         {"vda": image(*names)} if images is None else images,
@@ -104,6 +112,9 @@ def refusal(call: Any, *args: Any, **values: Any) -> tuple[str, str]:
     with pytest.raises(Failure) as refused:
         call(*args, **values)
     return refused.value.code, refused.value.message
+
+
+SAVED = ("VM_HAS_SAVED_STATE", "its memory is saved")
 
 
 # --- names and times --------------------------------------------------------------------------
@@ -205,6 +216,8 @@ def test_media_and_empty_drives_are_left_out() -> None:
         ({"images": {"vda": None}}, "not a readable qcow2"),
         ({"state": DomainState.SUSPENDED}, "it is suspended"),
         ({"state": DomainState.CRASHED}, "it is crashed"),
+        ({"saved": True}, "its memory is saved, and no snapshot can include it"),
+        ({"checkpoints": ("c1",)}, "it has checkpoints of a backup (c1)"),
     ],
 )
 def test_creation_is_refused(values: dict[str, Any], reason: str) -> None:
@@ -212,6 +225,25 @@ def test_creation_is_refused(values: dict[str, Any], reason: str) -> None:
     assert code == "SNAPSHOT_NOT_POSSIBLE"
     assert reason in message
     assert message.startswith("cannot create snapshot one of vm-001: ")
+
+
+def test_checkpoints_prevent_few_snapshots() -> None:
+    """A running guest can have both, and from 11.3 on a stopped one too."""
+    running = view(state=DomainState.RUNNING, checkpoints=("c1",))
+    newer = view(checkpoints=("c1",), version=11_003_000)
+    for seen in (running, newer):
+        assert plan_creation(seen, wanted(), known=False)
+
+
+def test_snapshots_of_an_occupied_domain_are_left_alone() -> None:
+    seen = view(snapshot_xml("a"), state=DomainState.RUNNING, jobs=("a backup",))
+    for refused in (
+        refusal(plan_creation, seen, wanted(), known=False),
+        refusal(plan_deletion, seen, "a"),
+        refusal(plan_restore, seen, "a", force=True),
+    ):
+        assert refused[0] == "OPERATION_IN_PROGRESS"
+        assert "a backup is in progress" in refused[1]
 
 
 # --- create -----------------------------------------------------------------------------------
@@ -371,6 +403,20 @@ def test_restore_tells_what_it_turns_back() -> None:
         ({"images": {}}, "SNAPSHOT_NOT_POSSIBLE", "was detached since"),
         ({"missing": ["/images/a-seed.iso"]}, "SNAPSHOT_NOT_POSSIBLE", "does not exist any more"),
         ({"persistent": False}, "SNAPSHOT_NOT_POSSIBLE", "transient"),
+        ({"saved": True}, "VM_HAS_SAVED_STATE", "its memory is saved"),
+        ({"saved": True, "current": "a", "images": {"vda": image("a", active="a")}}, *SAVED),
+        ({"jobs": ("a block copy of disk vda",)}, "OPERATION_IN_PROGRESS", "copy of disk vda is"),
+        # QEMU would end the domain and only then fail, so force does not help.
+        (
+            {"state": DomainState.RUNNING, "checkpoints": ("c2", "c1")},
+            "SNAPSHOT_NOT_POSSIBLE",
+            "it has checkpoints of a backup (c1, c2)",
+        ),
+        (
+            {"images": {"vda": replace(image("a"), bitmaps=("b",))}},
+            "SNAPSHOT_NOT_POSSIBLE",
+            "disk vda has dirty bitmaps (b)",
+        ),
         (
             {"xml": definition(VDA + VDA.replace("vda", "vdb"))},
             "SNAPSHOT_NOT_POSSIBLE",
@@ -387,6 +433,22 @@ def test_restore_is_refused(values: dict[str, Any], code: str, text: str) -> Non
     found, message = refusal(plan_restore, view(snapshot_xml("a"), **values), "a", force=False)
     assert found == code
     assert text in message
+
+
+@pytest.mark.parametrize("state", [DomainState.STOPPED, DomainState.RUNNING])
+def test_restore_removes_saved_memory(state: DomainState) -> None:
+    """Also what a running guest has left behind: libvirt would go on in it at the next start."""
+    changes = plan_restore(view(snapshot_xml("a"), state=state, saved=True), "a", force=True)
+    found = {change.field: change.destroys for change in changes}
+    assert found["has_managed_save"] is (state == DomainState.STOPPED)
+
+
+def test_guard_of_a_saved_domain_has_its_disks_alone() -> None:
+    seen = view(snapshot_xml("a"), saved=True)
+    guard = wanted("guard", origin="guard")
+    changes = plan_restore(seen, "a", force=True, guard=guard)
+    assert ("snapshots.guard", "disks") in [(change.field, change.after) for change in changes]
+    assert refusal(plan_restore, seen, "a", force=False, guard=guard)[0] == "VM_HAS_SAVED_STATE"
 
 
 def test_restore_of_none_is_refused() -> None:

@@ -22,6 +22,13 @@ STATES = {
     "pause": "paused",
     "resume": "running",
 }
+REASONS = {
+    "start": "booted",
+    "stop": "shutdown",
+    "restart": "booted",
+    "pause": "user",
+    "resume": "unpaused",
+}
 ONLY_OBSERVED = ("addresses", "filesystems", "generation", "snapshots", "stats", "stuck")
 """Keys of a domain that host_info reports and the module `domain` does not."""
 
@@ -47,6 +54,9 @@ def new_domain(given: dict[str, Any]) -> dict[str, Any]:
         "title": given.get("title"),
         "description": given.get("description"),
         "state": given.get("state") or "stopped",
+        "state_reason": "booted" if given.get("state") == "running" else "unknown",
+        "has_managed_save": False,
+        "persistent": True,
         "vcpus": given["vcpus"],
         "vcpus_max": 8,
         "memory": given["memory"],
@@ -197,9 +207,14 @@ def act(
     if action == "update":
         return domain, update(domain, given)
     before, after = domain["state"], STATES[action]
+    if action == "stop" and given.get("force") and domain["has_managed_save"]:
+        domain.update(has_managed_save=False, state_reason="unknown")
+        return domain, [change("has_managed_save", True, False, "offline", destroys=True)]
     if before == after and action != "restart":
         return domain, []
-    domain["state"] = after
+    domain.update(state=after, state_reason=REASONS[action])
+    if action == "start" and domain["has_managed_save"]:
+        domain.update(has_managed_save=False, state_reason="restored")
     if "stopped" in (before, after) or action == "restart":
         domain.update(domain.pop("pending", {}))
         domain["started_at"] = "2026-11-22T13:31:00.000Z" if after == "running" else None

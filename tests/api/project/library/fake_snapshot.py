@@ -114,7 +114,7 @@ def act(domain: dict[str, Any], action: str, given: dict[str, Any]) -> dict[str,
         answer["guard"] = make(domain, given["guard"], title)
     for each in domain["snapshots"]:
         each["current"] = each["name"] == name
-    domain["state"] = found["state"]
+    domain.update(state=found["state"], state_reason="from_snapshot", has_managed_save=False)
     return answer
 
 

@@ -144,8 +144,9 @@ metadata:
       type: dict
 force:
   description:
-    - Power the domain off without shutting the guest down, and delete a domain that is running or
-      has snapshots.
+    - Power the domain off without shutting the guest down, and delete a domain that is running, has
+      snapshots, or whose memory libvirt has saved (C(virsh managedsave)).
+    - With O(state=stopped) it also drops that saved memory, so that the next start boots.
   type: bool
   default: false
 keep_disks:

@@ -28,6 +28,7 @@ Code = Literal[
     "VALIDATION_ERROR",
     "VM_ALREADY_RUNNING",
     "VM_ALREADY_STOPPED",
+    "VM_HAS_SAVED_STATE",
     "VM_HAS_SNAPSHOTS",
     "VM_NOT_FOUND",
 ]

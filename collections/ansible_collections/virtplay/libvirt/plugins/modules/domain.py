@@ -35,10 +35,11 @@ options:
       - V(present) creates or updates the domain. It does not start or stop it.
       - V(absent) deletes the domain, its disks and its address reservations.
       - V(running) starts a stopped domain or resumes a paused one. The domain is created or updated
-        first if options for that are set.
+        first if options for that are set. A domain whose memory libvirt has saved continues there.
       - V(stopped) shuts the guest down, or powers the domain off if O(force) is set. A domain that
         does not exist is created and not started if options for that are set.
-      - V(restarted) stops and starts the domain, so that pending changes take effect.
+      - V(restarted) stops and starts the domain, so that pending changes take effect. A transient
+        domain, of which libvirt would keep nothing, is reset instead, which requires O(force).
       - V(paused) suspends the domain's CPUs, and V(resumed) resumes them.
     type: str
     choices: [present, absent, running, stopped, restarted, paused, resumed]
@@ -124,6 +125,11 @@ domain:
     - The domain after the task, or in check mode as it would be. Null if it does not exist.
     - C(domain.pending) contains the values that take effect at the next boot. It is absent if
       there are none.
+    - C(domain.state_reason) is the reason that libvirt gives for the state, for example V(user),
+      V(io_error), V(shutdown), V(destroyed), V(crashed), V(saved) or V(unknown).
+    - If C(domain.has_managed_save) is true, libvirt has saved the guest's memory (C(virsh
+      managedsave)). The next start continues there, with the definition that was saved with it,
+      which is the one shown. C(domain.persistent) is false for a transient domain.
   returned: success
   type: dict
   sample:
@@ -132,6 +138,9 @@ domain:
     title: Web server
     description: null
     state: running
+    state_reason: booted
+    has_managed_save: false
+    persistent: true
     vcpus: 2
     vcpus_max: 8
     memory: 2048

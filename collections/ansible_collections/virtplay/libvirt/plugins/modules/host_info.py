@@ -169,6 +169,9 @@ host_info:
           title: web server
           description: null
           state: running
+          state_reason: booted
+          has_managed_save: false
+          persistent: true
           stuck: false
           generation: 3
           pending:

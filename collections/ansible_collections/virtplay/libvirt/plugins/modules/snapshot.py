@@ -14,7 +14,9 @@ description:
     contains only its disks. Both are stored inside the domain's qcow2 images (internal snapshots).
   - If a snapshot is not possible, the module fails with V(SNAPSHOT_NOT_POSSIBLE) before it changes
     anything. Reasons are UEFI firmware that stores its variables in a raw file, a raw disk, a
-    disk shared with other domains, and a host device passed through to the running domain.
+    disk shared with other domains, a host device passed through to the running domain, and saved
+    memory (C(virsh managedsave)). A restore is refused while the domain has checkpoints of a backup
+    or its images have dirty bitmaps, which make QEMU end the domain and fail.
   - Snapshots created with C(virsh) can be restored and deleted too.
   - If a run is interrupted, the next run completes or undoes its work.
 author:
@@ -70,7 +72,10 @@ options:
     description: Display name of the O(guard) snapshot.
     type: str
   force:
-    description: Restore a domain although it is running or paused. Its current memory is lost.
+    description:
+      - Restore a domain although it is running, paused or saved (C(virsh managedsave)). Its memory
+        is lost; a saved one is dropped first. A O(guard) contains the disks of a saved domain, not
+        its memory.
     type: bool
     default: false
   freeze:
@@ -270,7 +275,10 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.xml impo
     compose_description,
     snapshot_domain,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.states import DomainState
+from ansible_collections.virtplay.libvirt.plugins.module_utils.states import (
+    DomainReason,
+    DomainState,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.values import DEFAULT_URI, SNAPSHOT
 
 ARGUMENTS: dict[str, Any] = {
@@ -481,9 +489,17 @@ class Task:
         )
         if not changes:
             return self._result(view, [], view.entries)
+        if guard and not guard_is_made and view.current.saved:
+            self.module.warn(
+                f"snapshot {guard['name']} of {self.label} does not include its saved memory"
+            )
         if self.module.check_mode:
             planned = self._result(view, changes, self._planned_tree(view, guard, guard_is_made))
-            planned["domain"]["state"] = planned["snapshot"]["state"]
+            planned["domain"].update(
+                state=planned["snapshot"]["state"],
+                state_reason=str(DomainReason.FROM_SNAPSHOT),
+                has_managed_save=False,
+            )
             return planned
         entry = view.find(self.name) or {}
         note = {**this, "texts": self._texts_to_keep(view, resumed), "reverted": False}

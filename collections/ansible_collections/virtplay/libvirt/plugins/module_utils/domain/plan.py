@@ -9,21 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from ..failure import Failure
-from ..states import ACTIVE_STATES, DomainState, TextEnum
+from ..states import ACTIVE_STATES, MIGRATION_REASONS, DomainReason, DomainState, TextEnum
 from ..units import GIB
 from .arguments import DEFINITION, LIVE, WAITING, Wanted
 
 # The arguments of a definition that have planning functions of their own.
 _PLANNED_APART = (*WAITING, "firmware", "disks", "interfaces", "metadata")
 
+# The job of a domain that leaves its host, or comes to it.
+MIGRATION = "a migration"
+
 
 class Step(TextEnum):
     """One power action on a domain."""
 
+    DISCARD = "discard"
+    """Remove the managed save image, so that the next start boots."""
     START = "start"
+    RESET = "reset"
     SUSPEND = "suspend"
     RESUME = "resume"
     WAKE = "wake"
@@ -62,11 +68,16 @@ class Current:
     # Settings that libvirt stores outside the definition; keys are those of flags.FLAGS.
     flags: dict[str, Any]
     persistent: bool
-    # The definition for the next boot, and the one that QEMU runs with (equal when stopped).
+    # The definition for the next boot, and the one that QEMU runs with, or that the start of a
+    # saved domain will take from its managed save image (equal for other stopped domains).
     config: dict[str, Any]
     live: dict[str, Any]
     config_xml: str = ""
     live_xml: str = ""
+    reason: DomainReason = DomainReason.UNKNOWN
+    has_managed_save: bool = False
+    # What libvirt or QEMU does with the domain at the moment, for messages.
+    jobs: Sequence[str] = ()
     hotpluggable_vcpus: int = 0
     capacities: dict[str, int] = field(default_factory=dict)
     # MAC address → (network, IP address) of DHCP reservations.
@@ -77,6 +88,11 @@ class Current:
     def active(self) -> bool:
         """Whether a QEMU process exists for the domain."""
         return self.state in ACTIVE_STATES
+
+    @property
+    def saved(self) -> bool:
+        """Whether the next start goes on in the memory of a managed save image."""
+        return self.has_managed_save and not self.active
 
     @property
     def label(self) -> str:
@@ -131,50 +147,125 @@ def applies_at(changes: Sequence[Change]) -> str | None:
 
 # --- power ------------------------------------------------------------------------------------
 
-_VERBS = {Wanted.RESTARTED: "restart", Wanted.PAUSED: "pause", Wanted.RESUMED: "resume"}
-_STATE_AFTER = {
-    Step.START: DomainState.RUNNING,
-    Step.RESUME: DomainState.RUNNING,
-    Step.WAKE: DomainState.RUNNING,
-    Step.SUSPEND: DomainState.PAUSED,
-    Step.SHUT_DOWN: DomainState.STOPPED,
-    Step.DESTROY: DomainState.STOPPED,
+_VERBS = {
+    Wanted.RUNNING: "start",
+    Wanted.STOPPED: "stop",
+    Wanted.RESTARTED: "restart",
+    Wanted.PAUSED: "pause",
+    Wanted.RESUMED: "resume",
+    Wanted.ABSENT: "delete",
+}
+_AFTER = {
+    Step.START: (DomainState.RUNNING, DomainReason.BOOTED),
+    Step.RESUME: (DomainState.RUNNING, DomainReason.UNPAUSED),
+    Step.WAKE: (DomainState.RUNNING, DomainReason.WAKEUP),
+    Step.SUSPEND: (DomainState.PAUSED, DomainReason.USER),
+    Step.SHUT_DOWN: (DomainState.STOPPED, DomainReason.SHUTDOWN),
+    Step.DESTROY: (DomainState.STOPPED, DomainReason.DESTROYED),
 }
 
 
-def plan_power(
-    state: DomainState, wanted: Wanted, *, force: bool = False, label: str = "the domain"
-) -> list[Step]:
-    """Return the steps from a state to the wanted one; raises Failure if that is not allowed."""
-    active = state in ACTIVE_STATES
+def plan_power(current: Current, wanted: Wanted, *, force: bool = False) -> list[Step]:
+    """Return the steps from a domain's state to the wanted one.
+
+    Raises Failure if that is not allowed (VM_ALREADY_RUNNING, VM_ALREADY_STOPPED,
+    VM_HAS_SAVED_STATE, GUEST_NOT_RESPONDING, OPERATION_IN_PROGRESS, VALIDATION_ERROR).
+    """
     if wanted is Wanted.PRESENT:
         return []
+    cannot = f"cannot {_VERBS[wanted]} {current.label}"
+    ends = wanted in (Wanted.STOPPED, Wanted.RESTARTED)
+    if wanted is Wanted.ABSENT or (ends and not force) or _is_migrating(current):
+        refuse_jobs(current, cannot)
+    steps = _plan_power(current, wanted, force, cannot)
+    if current.active and current.has_managed_save and {Step.SHUT_DOWN, Step.DESTROY} & {*steps}:
+        # An image that a running guest has left behind is older than its disks: libvirt keeps it
+        # at a restore, and the next start would go on in it.
+        return [Step.DISCARD, *steps]
+    return steps
+
+
+def _plan_power(current: Current, wanted: Wanted, force: bool, cannot: str) -> list[Step]:
+    state = current.state
     if wanted is Wanted.RUNNING:
-        return [] if state == DomainState.RUNNING else _wake(state) or [Step.START]
-    if wanted is Wanted.STOPPED:
-        return _stop(state, force) if active else []
-    if wanted is Wanted.ABSENT:
-        if active and not force:
+        if state == DomainState.CRASHED:
             raise Failure(
-                f"cannot delete {label}: it is {state}; stop it first, or use force",
+                f"{cannot}: its guest has crashed, and its QEMU is kept; stop or restart it with "
+                "force",
                 "VM_ALREADY_RUNNING",
             )
-        return [Step.DESTROY] if active else []
-    _refuse_stopped(active, _VERBS[wanted], label)
+        return [] if state == DomainState.RUNNING else _wake(state) or [Step.START]
+    if wanted is Wanted.STOPPED:
+        if current.active:
+            return _stop(current, force, cannot)
+        return [Step.DISCARD] if current.saved and force else []
+    if wanted is Wanted.ABSENT:
+        if current.active and not force:
+            raise Failure(
+                f"{cannot}: it is {state}; stop it first, or use force", "VM_ALREADY_RUNNING"
+            )
+        if not force:
+            refuse_saved(current, cannot, "start it first, or use force")
+        return [Step.DESTROY] if current.active else []
+    if not current.active:
+        saved = ", and its memory is saved; start it" if current.saved else ""
+        raise Failure(f"{cannot}: it is stopped{saved}", "VM_ALREADY_STOPPED")
     if wanted is Wanted.RESTARTED:
-        return [*_stop(state, force), Step.START]
+        return _restart(current, force, cannot)
+    if state == DomainState.CRASHED:
+        _refuse_crashed(cannot)
     if wanted is Wanted.RESUMED:
         return _wake(state)
     if state not in (DomainState.PAUSED, DomainState.RUNNING):
-        raise Failure(f"cannot pause {label}: it is {state}", "LIBVIRT_ERROR")
+        raise Failure(f"{cannot}: it is {state}", "LIBVIRT_ERROR")
     return [] if state == DomainState.PAUSED else [Step.SUSPEND]
 
 
-def state_after(state: DomainState, steps: Sequence[Step]) -> DomainState:
-    """Return the state of a domain after all steps have succeeded."""
+def after(current: Current, steps: Sequence[Step]) -> tuple[DomainState, DomainReason]:
+    """Return the state of a domain, and its reason, after all steps have succeeded."""
+    state, reason, saved = current.state, current.reason, current.saved
     for step in steps:
-        state = _STATE_AFTER[step]
-    return state
+        if step is Step.RESET:
+            state = DomainState.PAUSED if state == DomainState.CRASHED else state
+        elif step is Step.DISCARD:
+            reason = DomainReason.UNKNOWN if saved else reason
+            saved = False
+        else:
+            state, reason = _AFTER[step]
+            if step is Step.START and saved:
+                reason, saved = DomainReason.RESTORED, False
+    return state, reason
+
+
+def loses_memory(current: Current, steps: Sequence[Step]) -> bool:
+    """Whether these steps lose what the guest has not written to its disks."""
+    if Step.DISCARD in steps and current.saved:
+        return True
+    return Step.DESTROY in steps or Step.RESET in steps
+
+
+def refuse_jobs(current: Current, cannot: str) -> None:
+    """Raise Failure (OPERATION_IN_PROGRESS) while somebody else's job is at work on a domain."""
+    if current.jobs or _is_migrating(current):
+        what = " and ".join(current.jobs) or MIGRATION
+        raise Failure(
+            f"{cannot}: {what} is in progress; wait for its end, or abort it (virsh domjobabort, "
+            "virsh blockjob --abort)",
+            "OPERATION_IN_PROGRESS",
+        )
+
+
+def refuse_saved(current: Current, cannot: str, remedy: str) -> None:
+    """Raise Failure (VM_HAS_SAVED_STATE) if a stopped domain has a managed save image."""
+    if current.saved:
+        raise Failure(
+            f"{cannot}: its memory is saved, and would be lost; {remedy}", "VM_HAS_SAVED_STATE"
+        )
+
+
+def _is_migrating(current: Current) -> bool:
+    waits = current.state == DomainState.PAUSED and current.reason in MIGRATION_REASONS
+    return waits or MIGRATION in current.jobs
 
 
 def _wake(state: DomainState) -> list[Step]:
@@ -183,14 +274,36 @@ def _wake(state: DomainState) -> list[Step]:
     return [Step.WAKE] if state == DomainState.SUSPENDED else []
 
 
-def _stop(state: DomainState, force: bool) -> list[Step]:
+def _stop(current: Current, force: bool, cannot: str) -> list[Step]:
+    if force:
+        return [Step.DESTROY]
+    if current.state == DomainState.CRASHED:
+        _refuse_crashed(cannot)
     # A paused or suspended guest cannot react to the power button.
-    return [Step.DESTROY] if force else [*_wake(state), Step.SHUT_DOWN]
+    return [*_wake(current.state), Step.SHUT_DOWN]
 
 
-def _refuse_stopped(active: bool, verb: str, label: str) -> None:
-    if not active:
-        raise Failure(f"cannot {verb} {label}: it is stopped", "VM_ALREADY_STOPPED")
+def _restart(current: Current, force: bool, cannot: str) -> list[Step]:
+    if current.persistent:
+        return [*_stop(current, force, cannot), Step.START]
+    if not force:
+        raise Failure(
+            f"{cannot}: it is transient, and libvirt keeps nothing of it once it has stopped; use "
+            "force, which resets it",
+            "VALIDATION_ERROR",
+        )
+    # A reset leaves a paused guest paused, and pauses a crashed one.
+    if current.state == DomainState.CRASHED:
+        return [Step.RESET, Step.RESUME]
+    if current.state == DomainState.SUSPENDED:
+        return [Step.WAKE, Step.RESET]
+    return [Step.RESET, *_wake(current.state)]
+
+
+def _refuse_crashed(cannot: str) -> NoReturn:
+    raise Failure(
+        f"{cannot}: its guest has crashed; stop or restart it with force", "GUEST_NOT_RESPONDING"
+    )
 
 
 # --- definition -------------------------------------------------------------------------------
@@ -208,11 +321,20 @@ def plan_update(current: Current, desired: Mapping[str, Any]) -> UpdatePlan:
     _plan_vcpus(plan, current, desired)
     _plan_memory(plan, current, desired)
     _plan_disks(plan, current, desired.get("disks") or [])
+    if plan.grow_disks:
+        cannot = f"cannot resize disk {', '.join(plan.grow_disks)} of {current.label}"
+        refuse_jobs(current, cannot)
+        if current.saved:
+            raise Failure(
+                f"{cannot}: its memory is saved, and the saved guest knows the size of now; start "
+                "it first",
+                "VM_HAS_SAVED_STATE",
+            )
     _plan_interfaces(plan, current, desired.get("interfaces") or [])
     for key, before in current.flags.items():
         if desired.get(key) is not None and desired[key] != before:
             plan.flags[key] = desired[key]
-            plan.changes.append(Change(key, before, desired[key], _now(current)))
+            plan.changes.append(Change(key, before, desired[key], _text(current)))
     if plan.changes and not current.persistent:
         raise Failure(
             f"cannot change {current.label}: it is transient, libvirt stores no definition of it",
@@ -227,11 +349,27 @@ def merge_metadata(old: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> 
 
 
 def _now(current: Current) -> Applies:
+    """Return when a change applies that QEMU can make while the guest runs.
+
+    A saved guest goes on in the definition that was saved with its memory.
+    """
+    if current.saved:
+        return Applies.NEXT_BOOT
     return Applies.LIVE if current.active else Applies.OFFLINE
 
 
 def _next(current: Current) -> Applies:
-    return Applies.NEXT_BOOT if current.active else Applies.OFFLINE
+    return Applies.NEXT_BOOT if current.active or current.saved else Applies.OFFLINE
+
+
+def _text(current: Current) -> Applies:
+    """Return when a change of what only libvirt stores applies: at once."""
+    return Applies.LIVE if current.active else Applies.OFFLINE
+
+
+def _responds(current: Current) -> bool:
+    """Whether the guest can react to a change of its hardware."""
+    return current.active and current.state != DomainState.CRASHED
 
 
 def _refuse_fixed(current: Current, desired: Mapping[str, Any]) -> None:
@@ -265,7 +403,7 @@ def _plan_values(plan: UpdatePlan, current: Current, desired: Mapping[str, Any])
             continue
         before, wanted = current.config[key], desired.get(key)
         if wanted is not None and wanted != (before or type(wanted)()):
-            applies = _now(current) if key in LIVE else _next(current)
+            applies = _text(current) if key in LIVE else _next(current)
             plan.edits[key] = wanted
             plan.changes.append(Change(key, before, wanted, applies))
 
@@ -276,7 +414,7 @@ def _plan_metadata(plan: UpdatePlan, current: Current, desired: Mapping[str, Any
     for key in ("id", "template", "os", "labels"):
         before = (old or {}).get(key)
         if wanted.get(key) is not None and wanted[key] != before:
-            plan.changes.append(Change(f"metadata.{key}", before, wanted[key], _now(current)))
+            plan.changes.append(Change(f"metadata.{key}", before, wanted[key], _text(current)))
             plan.edits["metadata"] = merge_metadata(old, wanted)
 
 
@@ -297,14 +435,15 @@ def _plan_vcpus(plan: UpdatePlan, current: Current, desired: Mapping[str, Any]) 
         return
     # QEMU's emulation (observed with 7.2) sometimes crashes after a CPU was unplugged.
     removable = current.hotpluggable_vcpus if live["virt_type"] == "kvm" else 0
-    possible = live["vcpus"] - removable <= wanted <= live["vcpus_max"]
-    if current.active and possible and wanted != live["vcpus"]:
+    fits = live["vcpus"] - removable <= wanted <= live["vcpus_max"]
+    possible = _responds(current) and fits
+    if possible and wanted != live["vcpus"]:
         plan.live_vcpus = wanted
     if wanted != config["vcpus"]:
         plan.edits["vcpus"] = wanted
     if plan.live_vcpus is None and "vcpus" not in plan.edits:
         return  # already set for the next boot, and it cannot change live
-    applies = Applies.LIVE if current.active and possible else _next(current)
+    applies = Applies.LIVE if possible else _next(current)
     plan.changes.append(Change("vcpus", live["vcpus"], wanted, applies))
 
 
@@ -329,14 +468,14 @@ def _plan_memory(plan: UpdatePlan, current: Current, desired: Mapping[str, Any])
             plan.changes.append(Change("memory_max", config["memory_max"], limit, _next(current)))
     if desired.get("memory") is None or (wanted == config["memory"] and wanted == live["memory"]):
         return
-    possible = wanted <= live["memory_max"]
-    if current.active and possible and wanted != live["memory"]:
+    possible = _responds(current) and wanted <= live["memory_max"]
+    if possible and wanted != live["memory"]:
         plan.live_memory = wanted
     if wanted != config["memory"]:
         plan.edits["memory"] = wanted
     if plan.live_memory is None and "memory" not in plan.edits:
         return
-    applies = Applies.LIVE if current.active and possible else _next(current)
+    applies = Applies.LIVE if possible else _next(current)
     plan.changes.append(Change("memory", live["memory"], wanted, applies))
 
 

@@ -22,7 +22,6 @@ PRESS_SECONDS = 5.0
 # How long QEMU itself (not the guest) may take to respond before it counts as stuck.
 MONITOR_SECONDS = 30.0
 _POLL_SECONDS = 0.1
-_DOWN = frozenset({DomainState.STOPPED, DomainState.CRASHED})
 
 
 def run_steps(dom: Any, steps: Sequence[Step], *, label: str, timeout: float) -> None:
@@ -41,6 +40,10 @@ def run_steps(dom: Any, steps: Sequence[Step], *, label: str, timeout: float) ->
             call_within(MONITOR_SECONDS, lambda: dom.pMWakeup(0), f"cannot wake {label}")
         elif step is Step.DESTROY:
             _destroy(dom)
+        elif step is Step.RESET:
+            call_within(MONITOR_SECONDS, lambda: dom.reset(0), f"cannot reset {label}")
+        elif step is Step.DISCARD:
+            dom.managedSaveRemove(0)
         else:
             try:
                 _shut_down(dom, label, timeout)
@@ -90,7 +93,12 @@ def _shut_down(dom: Any, label: str, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     next_press = time.monotonic()
     presser: threading.Thread | None = None
-    while not _is_down(dom):
+    while (state := _state(dom)) != DomainState.STOPPED:
+        if state == DomainState.CRASHED:
+            raise Failure(
+                f"cannot stop {label}: its guest has crashed meanwhile; use force",
+                "GUEST_NOT_RESPONDING",
+            )
         now = time.monotonic()
         if now >= deadline:
             raise Failure(
@@ -112,10 +120,10 @@ def _press(dom: Any) -> None:
         dom.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
 
 
-def _is_down(dom: Any) -> bool:
+def _state(dom: Any) -> DomainState:
     try:
-        return domain_state(dom) in _DOWN
+        return domain_state(dom)
     except libvirt.libvirtError as error:
         if has_error_code(error, "VIR_ERR_NO_DOMAIN"):
-            return True  # a transient domain is gone once it has stopped
+            return DomainState.STOPPED  # a transient domain is gone once it has stopped
         raise

@@ -40,6 +40,9 @@ def plan(current: Current, *, keep_disks: bool, force: bool) -> tuple[list[Chang
             changes.append(
                 Change(f"disks.{disk['target']}", path, None, Applies.LIVE, destroys=True)
             )
+    if current.has_managed_save:
+        saved = current.saved
+        changes.append(Change("has_managed_save", True, False, Applies.LIVE, destroys=saved))
     if current.snapshots:
         changes.append(Change("snapshots", current.snapshots, None, Applies.LIVE, destroys=True))
     for mac, place in current.reservations.items():

@@ -14,7 +14,7 @@ from typing import Any
 from ..failure import Failure, check_values
 from ..host.connection import has_error_code, libvirt, lookup_domain, open_connection
 from ..lock.fence import Fence
-from ..states import DomainState
+from ..states import DomainReason, DomainState
 from ..values import DOMAIN
 from .arguments import DEFINITION, Wanted
 from .diff import build_diff
@@ -25,10 +25,11 @@ from .plan import (
     Change,
     Current,
     Step,
+    after,
     applies_at,
+    loses_memory,
     plan_power,
     plan_update,
-    state_after,
 )
 from .power import run_steps
 from .view import describe, view_domain
@@ -169,6 +170,9 @@ class DomainTask:
         planned = {
             **parse_domain(creation.xml),
             "state": str(state),
+            "state_reason": str(DomainReason.BOOTED if starts else DomainReason.UNKNOWN),
+            "has_managed_save": False,
+            "persistent": True,
             **creation.flags,
             "started_at": None,
         }
@@ -185,7 +189,7 @@ class DomainTask:
     def _update(self, dom: Any, current: Current) -> dict[str, Any]:
         plan = plan_update(current, self.params) if self._needs_whole() else None
         force = self.params["force"]
-        steps = plan_power(current.state, self.wanted, force=force, label=self.label)
+        steps = plan_power(current, self.wanted, force=force)
         prepared = None
         if plan and plan.changes:
             from . import update  # noqa: PLC0415
@@ -194,21 +198,17 @@ class DomainTask:
         changes = list(plan.changes) if plan else []
         for warning in plan.warnings if plan else ():
             self.warn(warning)
-        state = state_after(current.state, steps)
-        if steps:
-            after_state = "restarted" if self.wanted == Wanted.RESTARTED else str(state)
-            lost = Step.DESTROY in steps
-            # DESTROY loses what the guest has not written to its disks yet.
-            changes.append(
-                Change("state", str(current.state), after_state, Applies.LIVE, destroys=lost)
-            )
+        state, state_reason = after(current, steps)
+        changes += self._power_changes(current, steps, state)
         before_xml = current.config_xml
         after_xml = prepared.xml if prepared else before_xml
         if self.check_mode:
             shown = describe(current)
             if prepared:
                 shown.update(_planned(prepared.xml), **prepared.plan.flags)
-            return self._result({**shown, "state": str(state)}, changes, before_xml, after_xml)
+            shown.update(state=str(state), state_reason=str(state_reason))
+            shown["has_managed_save"] &= not {Step.DISCARD, Step.START} & {*steps}
+            return self._result(shown, changes, before_xml, after_xml)
         if prepared:
             refused = update.run(self.conn, dom, current, prepared, self.bookkeeping)
             for reason in refused:
@@ -223,20 +223,42 @@ class DomainTask:
             current = self._view_again(dom, current)
         return self._result(describe(current), changes, before_xml, after_xml)
 
+    def _power_changes(
+        self, current: Current, steps: Sequence[Step], state: DomainState
+    ) -> list[Change]:
+        if not steps:
+            return []
+        changes = []
+        if Step.DISCARD in steps:
+            lost = current.saved
+            changes.append(Change("has_managed_save", True, False, Applies.OFFLINE, destroys=lost))
+        if self.wanted == Wanted.RESTARTED or state != current.state:
+            value = "restarted" if self.wanted == Wanted.RESTARTED else str(state)
+            lost = loses_memory(current, steps)
+            changes.append(Change("state", str(current.state), value, Applies.LIVE, destroys=lost))
+        if not current.persistent and state == DomainState.STOPPED:
+            changes.append(Change("persistent", False, None, Applies.LIVE, destroys=True))
+            self.warn(
+                f"{self.label} is transient: libvirt keeps nothing of it but its disks once it has "
+                "stopped"
+            )
+        return changes
+
     def _view_again(self, dom: Any, before: Current) -> Current:
         try:
             return view_domain(self.conn, dom)
         except libvirt.libvirtError as error:
             if not has_error_code(error, "VIR_ERR_NO_DOMAIN"):
                 raise
-            before.state = DomainState.STOPPED  # a transient domain is gone once it has stopped
+            # A transient domain is gone once it has stopped.
+            before.state, before.reason = DomainState.STOPPED, DomainReason.UNKNOWN
             return before
 
     def _remove(self, dom: Any, current: Current) -> dict[str, Any]:
         from . import remove  # noqa: PLC0415
 
         force = self.params["force"]
-        steps = plan_power(current.state, Wanted.ABSENT, force=force, label=self.label)
+        steps = plan_power(current, Wanted.ABSENT, force=force)
         changes, stays = remove.plan(current, keep_disks=self.params["keep_disks"], force=force)
         if Step.DESTROY in steps:
             # Also if the disks stay: the guest may have unsaved data.

@@ -33,6 +33,7 @@ from .xml import (
 
 # How long to wait until the guest has its new memory size; then only a warning is given.
 BALLOON_SECONDS = 2.0
+_TEXTS = ("title", "description")
 
 
 @dataclass
@@ -114,8 +115,25 @@ def run(
     if not current.active:
         for target, size in plan.grow_disks.items():
             grow_volume(conn, _path_of(current, target), size)
-        return []
+        return _define_saved(dom, current, update, metadata) if current.saved else []
     return _run_live(dom, current, update, metadata)
+
+
+def _define_saved(
+    dom: Any, current: Current, update: Update, metadata: Mapping[str, Any] | None
+) -> list[str]:
+    """Write texts and metadata into the managed save image, whose definition the start takes."""
+    texts = {key: update.plan.edits[key] for key in _TEXTS if key in update.plan.edits}
+    if metadata is not None and metadata != current.live["metadata"]:
+        texts["metadata"] = metadata
+    if not texts:
+        return []
+    try:
+        xml = dom.managedSaveGetXMLDesc(libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
+        dom.managedSaveDefineXML(edit_domain(xml, texts), 0)
+    except libvirt.libvirtError as error:
+        return [f"texts of {current.label} change at the next boot: {error_text(error)}"]
+    return []
 
 
 def _secret_xml(dom: Any, current: Current) -> str:

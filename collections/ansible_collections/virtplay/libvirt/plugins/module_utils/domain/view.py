@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..host.connection import domain_state, libvirt
+from ..host.connection import libvirt, read_state, saved_xml
 from ..host.qemu_process import file_sizes, started_at
 from ..host.reservations import list_reservations
 from ..units import GIB
 from .flags import read_flags
+from .jobs import list_jobs
 from .plan import Current
 from .xml import hotpluggable_vcpus, parse_domain, pending_values
 
@@ -23,15 +24,21 @@ def view_domain(conn: Any, dom: Any, *, whole: bool = False) -> Current:
     config_xml = live_xml
     if active and persistent:
         config_xml = dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    state, reason, has_managed_save = read_state(dom)
+    if has_managed_save and not active:
+        live_xml = saved_xml(dom) or config_xml
     config = parse_domain(config_xml)
     current = Current(
-        state=domain_state(dom),
+        state=state,
         flags=read_flags(dom, persistent=persistent),
         persistent=persistent,
         config=config,
-        live=parse_domain(live_xml) if active else config,
+        live=config if live_xml == config_xml else parse_domain(live_xml),
         config_xml=config_xml,
         live_xml=live_xml,
+        reason=reason,
+        has_managed_save=has_managed_save,
+        jobs=list_jobs(dom, live_xml) if active else (),
     )
     if whole:
         current.hotpluggable_vcpus = hotpluggable_vcpus(live_xml) if active else 0
@@ -52,6 +59,9 @@ def describe(current: Current) -> dict[str, Any]:
     shown = {
         **current.live,
         "state": str(current.state),
+        "state_reason": str(current.reason),
+        "has_managed_save": current.has_managed_save,
+        "persistent": current.persistent,
         **current.flags,
         "started_at": started_at(current.label) if current.active else None,
     }

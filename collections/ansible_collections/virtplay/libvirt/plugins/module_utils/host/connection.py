@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..failure import Failure
-from ..states import DomainState
+from ..states import DomainReason, DomainState
 
 try:
     import libvirt as _libvirt
@@ -37,6 +37,56 @@ _DOMAIN_STATES = {
     7: DomainState.SUSPENDED,  # VIR_DOMAIN_PMSUSPENDED
 }
 
+_R = DomainReason
+# virDomainRunningReason, virDomainPausedReason and so on: the place is the number. A state that is
+# not here has no reasons, and a number after the end is one of a newer libvirt.
+_DOMAIN_REASONS: dict[DomainState, tuple[DomainReason, ...]] = {
+    DomainState.RUNNING: (
+        _R.UNKNOWN,
+        _R.BOOTED,
+        _R.MIGRATED,
+        _R.RESTORED,
+        _R.FROM_SNAPSHOT,
+        _R.UNPAUSED,
+        _R.MIGRATION_CANCELED,
+        _R.SAVE_CANCELED,
+        _R.WAKEUP,
+        _R.CRASHED,
+        _R.POSTCOPY,
+        _R.POSTCOPY_FAILED,
+    ),
+    DomainState.PAUSED: (
+        _R.UNKNOWN,
+        _R.USER,
+        _R.MIGRATION,
+        _R.SAVE,
+        _R.DUMP,
+        _R.IO_ERROR,
+        _R.WATCHDOG,
+        _R.FROM_SNAPSHOT,
+        _R.SHUTTING_DOWN,
+        _R.SNAPSHOT,
+        _R.CRASHED,
+        _R.STARTING_UP,
+        _R.POSTCOPY,
+        _R.POSTCOPY_FAILED,
+        _R.API_ERROR,
+    ),
+    DomainState.STOPPING: (_R.UNKNOWN, _R.USER),
+    DomainState.STOPPED: (
+        _R.UNKNOWN,
+        _R.SHUTDOWN,
+        _R.DESTROYED,
+        _R.CRASHED,
+        _R.MIGRATED,
+        _R.SAVED,
+        _R.FAILED,
+        _R.FROM_SNAPSHOT,
+        _R.DAEMON,
+    ),
+    DomainState.CRASHED: (_R.UNKNOWN, _R.PANICKED),
+}
+
 
 def require_libraries() -> None:
     """Raise Failure if the host's Python lacks the libvirt binding or lxml."""
@@ -60,11 +110,47 @@ def domain_state(dom: Any) -> DomainState:
     return state_from_code(dom.state()[0])
 
 
+def read_state(dom: Any) -> tuple[DomainState, DomainReason, bool]:
+    """Return a virDomain's state, its reason, and whether it has a managed save image.
+
+    Queries libvirtd alone.
+    """
+    code, reason = dom.state()
+    state = state_from_code(code)
+    saved = bool(dom.hasManagedSaveImage())
+    return state, reason_from_code(state, reason, has_managed_save=saved), saved
+
+
 def state_from_code(code: int | None) -> DomainState:
     """Return the state of a virDomainState integer; UNKNOWN for an unknown one."""
     return (
         _DOMAIN_STATES.get(code, DomainState.UNKNOWN) if code is not None else (DomainState.UNKNOWN)
     )
+
+
+def reason_from_code(
+    state: DomainState, code: int | None, *, has_managed_save: bool
+) -> DomainReason:
+    """Return the reason of a state from libvirt's integer; UNKNOWN for an unknown one.
+
+    A stopped domain is SAVED if it has a managed save image, and only then: libvirt forgets the
+    reason at its restart, and keeps it when the image is removed.
+    """
+    reasons = _DOMAIN_REASONS.get(state, ())
+    reason = (
+        reasons[code] if code is not None and 0 <= code < len(reasons) else (DomainReason.UNKNOWN)
+    )
+    if state == DomainState.STOPPED and has_managed_save != (reason == DomainReason.SAVED):
+        return DomainReason.SAVED if has_managed_save else DomainReason.UNKNOWN
+    return reason
+
+
+def saved_xml(dom: Any) -> str | None:
+    """Return the definition in a domain's managed save image; None if it cannot be read."""
+    try:
+        return str(dom.managedSaveGetXMLDesc(0))
+    except libvirt.libvirtError:
+        return None
 
 
 def lookup_domain(conn: Any, uuid: str | None = None, name: str | None = None) -> Any | None:

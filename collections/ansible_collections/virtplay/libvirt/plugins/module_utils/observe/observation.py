@@ -18,6 +18,8 @@ from ..host.connection import (
     has_error_code,
     libvirt,
     open_connection,
+    reason_from_code,
+    saved_xml,
     state_from_code,
 )
 from ..host.facts import (
@@ -171,10 +173,11 @@ def _find_domains(connection: Any) -> list[_Found]:
     listed = connection.getAllDomainStats(groups, flags)
     autostart = _uuids(connection, libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART)
     snapshots = _uuids(connection, libvirt.VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT)
+    saved = _uuids(connection, libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
     found = []
     for handle, record in listed:
         try:
-            domain = _find_domain(handle, record, snapshots)
+            domain = _find_domain(handle, record, snapshots, saved)
         except libvirt.libvirtError as error:
             if has_error_code(error, "VIR_ERR_NO_DOMAIN"):
                 continue  # deleted since it was listed
@@ -184,16 +187,24 @@ def _find_domains(connection: Any) -> list[_Found]:
     return sorted(found, key=lambda domain: domain.facts["name"])
 
 
-def _find_domain(handle: Any, record: dict[str, Any], snapshots: set[str]) -> _Found:
+def _find_domain(
+    handle: Any, record: dict[str, Any], snapshots: set[str], saved: set[str]
+) -> _Found:
     uuid = handle.UUIDString()
     active = bool(handle.isActive())
+    persistent = bool(handle.isPersistent())
     state = state_from_code(record.get("state.state"))
     text = handle.XMLDesc(0)
     facts: dict[str, Any] = {"uuid": uuid, "name": handle.name()}
     try:
+        later = None
+        if active and persistent:
+            later = handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        elif uuid in saved and (at_start := saved_xml(handle)):
+            text, later = at_start, text
         facts |= parse_domain(text)
-        if active and handle.isPersistent():
-            config = parse_domain(handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        if later is not None:
+            config = parse_domain(later)
             if pending := pending_values(facts, config):
                 facts["pending"] = pending
     except (Failure, ValueError, TypeError, AttributeError) as error:
@@ -203,7 +214,11 @@ def _find_domain(handle: Any, record: dict[str, Any], snapshots: set[str]) -> _F
     metadata = facts.get("metadata") or {}
     fenced = Fence(uuid, label=facts["name"]).recall().get("generation")
     facts["generation"] = max(fenced or 0, metadata.get("generation") or 0)
+    reason = reason_from_code(state, record.get("state.reason"), has_managed_save=uuid in saved)
     facts["state"] = str(state)
+    facts["state_reason"] = str(reason)
+    facts["has_managed_save"] = uuid in saved
+    facts["persistent"] = persistent
     facts["snapshots"] = list_snapshots(handle)[0] if uuid in snapshots else []
     facts["started_at"] = started_at(handle.name()) if active else None
     return _Found(

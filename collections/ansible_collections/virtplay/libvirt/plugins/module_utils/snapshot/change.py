@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from ..domain.console_xml import LONG_AGO, is_valid, set_password, temporary_screens
@@ -49,18 +50,29 @@ def view_snapshots(conn: Any, dom: Any, current: Current) -> SnapshotView:
     disks = current.live["disks"] if current.active else current.config["disks"]
     images = read_images(disk for disk in disks if disk["target"] in kept)
     fill_sizes(entries, images.values())
-    return SnapshotView(current, conn.getLibVersion(), entries, xmls, images)
+    checkpoints = [checkpoint.getName() for checkpoint in dom.listAllCheckpoints(0)]
+    return SnapshotView(current, conn.getLibVersion(), entries, xmls, images, checkpoints)
 
 
 # --- checks before a change -------------------------------------------------------------------
 
 
 def require_response(dom: Any, view: SnapshotView, what: str) -> None:
-    """Raise Failure (GUEST_NOT_RESPONDING) if the domain's QEMU does not respond."""
-    target = next(iter(view.images), None)
-    if not view.current.active or target is None:
+    """Raise Failure if a domain's QEMU does not respond, or works on its disks.
+
+    Codes: GUEST_NOT_RESPONDING, OPERATION_IN_PROGRESS.
+    """
+    if not view.current.active:
         return
-    call_within(MONITOR_SECONDS, lambda: dom.blockInfo(target), f"cannot {what}")
+    for target in view.images:
+        # A block pull, and a commit below the top image, are in no definition.
+        query = partial(dom.blockJobInfo, target, 0)
+        if call_within(MONITOR_SECONDS, query, f"cannot {what}"):
+            raise Failure(
+                f"cannot {what}: a block job of disk {target} is in progress; wait for its end, or "
+                "abort it (virsh blockjob --abort)",
+                "OPERATION_IN_PROGRESS",
+            )
 
 
 def require_room_for_memory(view: SnapshotView, what: str) -> None:
@@ -145,7 +157,13 @@ def _update(dom: Any, xml: str, view: SnapshotView) -> None:
 
 
 def revert(dom: Any, name: str, view: SnapshotView, *, force: bool) -> None:
-    """Restore a domain to a snapshot; force allows libvirt's own force flag if it is required."""
+    """Restore a domain to a snapshot; force allows libvirt's own force flag if it is required.
+
+    A managed save image is removed first: libvirt keeps it, and the next start would go on in its
+    memory on disks of another time.
+    """
+    if view.current.has_managed_save:
+        dom.managedSaveRemove(0)
     snapshot = dom.snapshotLookupByName(name, 0)
     what = f"cannot restore {view.label} to snapshot {name}"
     try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..domain.arguments import WAITING
-from ..domain.plan import Applies, Change, Current
+from ..domain.plan import Applies, Change, Current, refuse_jobs, refuse_saved
 from ..domain.xml import list_files, parse_domain, parse_xml
 from ..failure import Failure
 from ..states import DomainState, TextEnum
@@ -25,6 +25,8 @@ from .xml import snapshot_domain, snapshot_targets
 # libvirt 10.10 is the first with internal snapshots of UEFI guests, whose variables are then in a
 # qcow2 image: https://github.com/virt-manager/virt-manager/issues/851
 UEFI_VERSION = 10_010_000
+# libvirt 9.0 refuses a snapshot of a stopped domain with checkpoints; 11.3 makes it.
+CHECKPOINTS_VERSION = 11_003_000
 _FORMAT_WITH_SNAPSHOTS = "qcow2"
 _TEXTS = ("title", "description", "expires_at")
 
@@ -42,7 +44,8 @@ class SnapshotView:
     """A domain and its snapshots, as plans need them.
 
     xmls: snapshot name → its XML. images: target of a disk → its image, None if it is not a
-    readable qcow2. missing: files that the snapshot to restore needs and that do not exist.
+    readable qcow2. checkpoints: their names. missing: files that the snapshot to restore needs and
+    that do not exist.
     """
 
     current: Current
@@ -50,6 +53,7 @@ class SnapshotView:
     entries: list[dict[str, Any]]
     xmls: Mapping[str, str] = field(default_factory=dict)
     images: Mapping[str, Qcow2Image | None] = field(default_factory=dict)
+    checkpoints: Sequence[str] = ()
     missing: Sequence[str] = ()
 
     @property
@@ -178,15 +182,34 @@ def _domain_obstacles(view: SnapshotView) -> list[str]:
     return reasons
 
 
+def _bitmap_obstacles(view: SnapshotView) -> list[str]:
+    """Return why QEMU would end the domain and then fail to restore a snapshot, if it would."""
+    reasons = []
+    if view.checkpoints:
+        names = ", ".join(sorted(view.checkpoints))
+        reasons.append(f"it has checkpoints of a backup ({names}); delete them first")
+    bitmaps = [
+        f"disk {target} has dirty bitmaps ({', '.join(image.bitmaps)}); remove them first"
+        for target, image in view.images.items()
+        if image and image.bitmaps
+    ]
+    # Checkpoints are bitmaps in the images.
+    return reasons or bitmaps
+
+
 # --- create -----------------------------------------------------------------------------------
 
 
-def plan_creation(view: SnapshotView, wanted: Mapping[str, Any], *, known: bool) -> list[Change]:
+def plan_creation(
+    view: SnapshotView, wanted: Mapping[str, Any], *, known: bool, disks_alone: bool = False
+) -> list[Change]:
     """Return the changes of creating a snapshot; [] if it exists already.
 
     wanted holds name, title, description, origin, expires_at and job. known means that images may
-    contain a snapshot of that name, left by an unfinished run.
-    Raises Failure (SNAPSHOT_EXISTS, SNAPSHOT_NOT_POSSIBLE, VALIDATION_ERROR).
+    contain a snapshot of that name, left by an unfinished run. disks_alone means that the memory
+    of a saved domain need not be in the snapshot.
+    Raises Failure (SNAPSHOT_EXISTS, SNAPSHOT_NOT_POSSIBLE, VALIDATION_ERROR,
+    OPERATION_IN_PROGRESS).
     """
     name = wanted["name"]
     present = view.find(name)
@@ -199,7 +222,14 @@ def plan_creation(view: SnapshotView, wanted: Mapping[str, Any], *, known: bool)
             "SNAPSHOT_EXISTS",
         )
     check_new_name(name)
-    _refuse(f"create snapshot {name} of {view.label}", _domain_obstacles(view))
+    doing = f"create snapshot {name} of {view.label}"
+    obstacles = _domain_obstacles(view)
+    if view.current.saved and not disks_alone:
+        obstacles.append("its memory is saved, and no snapshot can include it; start it first")
+    if view.checkpoints and not view.current.active and view.libvirt_version < CHECKPOINTS_VERSION:
+        obstacles += _bitmap_obstacles(view)
+    _refuse(doing, obstacles)
+    refuse_jobs(view.current, f"cannot {doing}")
     holders = [t for t, image in view.images.items() if image and image.find(name)]
     if holders and not known:
         raise Failure(
@@ -281,6 +311,7 @@ def plan_deletion(view: SnapshotView, name: str) -> list[Change]:
         # QEMU would fail, but libvirt 9.0 would delete the snapshot from its list all the same.
         _refuse(f"{doing} while it is running", _domain_obstacles(view))
     _refuse(doing, _mistaken(view, name))
+    refuse_jobs(view.current, f"cannot {doing}")
     changes = [Change(f"snapshots.{name}", entry["title"], None, view.applies, destroys=True)]
     changes += [
         Change(f"snapshots.{child['name']}.parent", name, entry["parent"], view.applies)
@@ -336,8 +367,8 @@ def plan_restore(
     guard is the snapshot to create first, as plan_creation's wanted; guard_is_made means that this
     job created it before a crash. resumed means that an earlier run has begun the restore: force
     is not required then, and the restore is never skipped.
-    Raises Failure (SNAPSHOT_NOT_FOUND, VM_ALREADY_RUNNING, SNAPSHOT_EXISTS,
-    SNAPSHOT_NOT_POSSIBLE).
+    Raises Failure (SNAPSHOT_NOT_FOUND, VM_ALREADY_RUNNING, VM_HAS_SAVED_STATE, SNAPSHOT_EXISTS,
+    SNAPSHOT_NOT_POSSIBLE, OPERATION_IN_PROGRESS).
     """
     entry = view.find(name)
     if entry is None:
@@ -345,16 +376,20 @@ def plan_restore(
     then_xml = snapshot_domain(view.xmls[name])
     then = parse_domain(then_xml) if then_xml else None
     definition = _definition_changes(view, then, name)
+    if not resumed and not definition and _is_as_then(view, entry):
+        return []
+    doing = f"restore {view.label} to snapshot {name}"
+    _refuse(doing, [*_restore_obstacles(view, entry, then, name), *_bitmap_obstacles(view)])
     if not resumed:
-        if not definition and _is_as_then(view, entry):
-            return []
-        if view.current.active and not force:
-            raise Failure(
-                f"cannot restore {view.label} to snapshot {name}: it is {view.current.state}, "
-                "and the content of its memory would be lost; stop it first, or use force",
-                "VM_ALREADY_RUNNING",
-            )
-    _refuse(f"restore {view.label} to snapshot {name}", _restore_obstacles(view, entry, then, name))
+        refuse_jobs(view.current, f"cannot {doing}")
+        if not force:
+            if view.current.active:
+                raise Failure(
+                    f"cannot {doing}: it is {view.current.state}, and the content of its memory "
+                    "would be lost; stop it first, or use force",
+                    "VM_ALREADY_RUNNING",
+                )
+            refuse_saved(view.current, f"cannot {doing}", "start it first, or use force")
     changes = []
     if guard is not None and not guard_is_made:
         if guard["name"] == name:
@@ -368,17 +403,20 @@ def plan_restore(
                 "another snapshot has that name",
                 "SNAPSHOT_EXISTS",
             )
-        changes += plan_creation(view, guard, known=True)
+        changes += plan_creation(view, guard, known=True, disks_alone=True)
     before = next((e["name"] for e in view.entries if e["current"]), None)
     lost = guard is None
     changes.append(Change("snapshots.current", before, name, view.applies, destroys=lost))
+    if view.current.has_managed_save:
+        saved = view.current.saved
+        changes.append(Change("has_managed_save", True, False, view.applies, destroys=saved))
     if entry["state"] != str(view.current.state):
         changes.append(Change("state", str(view.current.state), entry["state"], view.applies))
     return [*changes, *definition]
 
 
 def _is_as_then(view: SnapshotView, entry: Mapping[str, Any]) -> bool:
-    if view.current.active or entry["has_memory"] or not entry["current"]:
+    if view.current.active or view.current.saved or entry["has_memory"] or not entry["current"]:
         return False
     held = [image.find(entry["name"]) if image else None for image in view.images.values()]
     return bool(held) and all(snapshot is not None and snapshot.is_active for snapshot in held)

@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Reads the snapshot table of a qcow2 image from the file itself; does no other I/O.
+"""Reads the snapshots and dirty bitmaps of a qcow2 image from the file; does no other I/O.
 
 QEMU's docs/interop/qcow2.txt defines the layout. A running QEMU may rewrite the table during the
 read: the read is then repeated, and an invalid table counts as unreadable.
@@ -17,6 +17,17 @@ from typing import BinaryIO
 # number of snapshots and offset of their table.
 _HEADER = struct.Struct(">4sIQIIQIIQQIIQ")
 _FEATURES = struct.Struct(">Q")
+# Of version 3, after what _HEADER reads: features (incompatible, compatible, autoclear), order of
+# refcounts, length of the header.
+_MORE = struct.Struct(">QQQII")
+_BITMAPS_ARE_VALID = 1 << 0
+# A header extension: type and length. That of bitmaps: number, reserved, directory (size, offset).
+_EXTENSION = struct.Struct(">II")
+_BITMAPS = 0x23852875
+_BITMAPS_DATA = struct.Struct(">IIQQ")
+_MOST_BITMAPS = 65535
+# Bitmap table (offset, size), flags, type, granularity, length of name and of extra data.
+_BITMAP = struct.Struct(">QIIBBHI")
 _MAGIC = b"QFI\xfb"
 _DATA_FILE = 1 << 2
 # L1 table, length of id and name, date, guest clock, size of the state, length of extra data.
@@ -45,10 +56,13 @@ class Qcow2Snapshot:
 
 @dataclass(frozen=True)
 class Qcow2Image:
-    """An image: the size of its disk (bytes) and its snapshots, in the order of its table."""
+    """An image: the size of its disk (bytes), its snapshots, in the order of its table, and the
+    names of its dirty bitmaps.
+    """
 
     disk_bytes: int
     snapshots: tuple[Qcow2Snapshot, ...]
+    bitmaps: tuple[str, ...] = ()
 
     def find(self, name: str) -> Qcow2Snapshot | None:
         """Return the last snapshot of a name, which may occur several times; None without one."""
@@ -120,7 +134,36 @@ def _read_image(image: BinaryIO, header: bytes) -> Qcow2Image:
             )
         )
         offset += (_ENTRY.size + len(rest) + 7) // 8 * 8
-    return Qcow2Image(virtual_size, tuple(found))
+    return Qcow2Image(virtual_size, tuple(found), _read_bitmaps(image, fields[1]))
+
+
+def _read_bitmaps(image: BinaryIO, version: int) -> tuple[str, ...]:
+    """Return the names of the bitmaps that QEMU would load; QEMU adds new ones when it closes."""
+    if version < 3:
+        return ()
+    more = _MORE.unpack(_read(image, _HEADER.size, _MORE.size))
+    offset = more[4]
+    if not more[2] & _BITMAPS_ARE_VALID:
+        return ()
+    while True:
+        kind, length = _EXTENSION.unpack(_read(image, offset, _EXTENSION.size))
+        offset += _EXTENSION.size
+        if kind == 0:
+            return ()
+        if kind == _BITMAPS:
+            break
+        offset += (length + 7) // 8 * 8
+    count, _reserved, _size, offset = _BITMAPS_DATA.unpack(_read(image, offset, _BITMAPS_DATA.size))
+    if count > _MOST_BITMAPS:
+        raise ValueError(f"{count} bitmaps")
+    names = []
+    for _number in range(count):
+        entry = _BITMAP.unpack(_read(image, offset, _BITMAP.size))
+        name_length, extra_length = entry[5], entry[6]
+        rest = _read(image, offset + _BITMAP.size, extra_length + name_length)
+        names.append(rest[extra_length:].decode(errors="replace"))
+        offset += (_BITMAP.size + len(rest) + 7) // 8 * 8
+    return tuple(names)
 
 
 def _read_l1(image: BinaryIO, offset: int, size: int) -> list[int]:

@@ -1,0 +1,256 @@
+"""Lab tests: domains in states that nobody expects, on a real libvirt; no guest has to boot."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from lab import Host, Lab
+from tests.acceptance.service import wait_for
+from tests.lab.modules import run_module
+from tests.lab.plays import IMAGES
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.usefixtures("lab_machine"),
+    # After those of test_host_info: each has a small lab of its own.
+    pytest.mark.xdist_group("test_host_info"),
+]
+
+DOMAIN = """<domain type='qemu'><name>{name}</name><uuid>{name}</uuid>
+<memory unit='MiB'>64</memory><vcpu current='1'>4</vcpu>
+<os><type arch='x86_64' machine='q35'>hvm</type></os><on_crash>preserve</on_crash><devices>
+<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>
+<source file='{image}'/><target dev='vda' bus='virtio'/></disk>
+<panic model='isa'/></devices></domain>"""
+
+# Boot sectors: mov dx, 0x505; mov al, 1; out dx, al (the guest has panicked); hlt; jmp.
+PANIC = "ba0505 b001 ee f4 ebfd"
+
+
+class Domain:
+    """A domain of virsh, whose guest is the BIOS alone."""
+
+    def __init__(self, host: Host, *, defined: bool = True, boot: str = "") -> None:
+        self.host, self.uuid = host, str(uuid.uuid4())
+        self.image = f"{IMAGES}/{self.uuid}.qcow2"
+        self.xml = DOMAIN.format(name=self.uuid, image=self.image)
+        raw = f"{self.image}.raw"
+        sector = bytes.fromhex(boot).ljust(510, b"\0").hex() + "55aa" if boot else ""
+        host.run("sh", "-c", f"xxd -r -p > {raw}; truncate -s 10M {raw}", stdin=sector)
+        host.run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, self.image)
+        host.run("rm", raw)
+        if defined:
+            host.run("virsh", "-q", "define", "/dev/stdin", stdin=self.xml)
+        self.act = partial(run_module, host, "domain", uuid=self.uuid)
+        self.snapshot = partial(run_module, host, "snapshot", uuid=self.uuid)
+
+    def virsh(self, command: str, *arguments: str, **more: Any) -> str:
+        return str(self.host.run("virsh", "-q", command, self.uuid, *arguments, **more).stdout)
+
+    def state(self) -> str:
+        """Return libvirt's state and reason, "" without a domain."""
+        return self.virsh("domstate", "--reason", check=False).strip()
+
+    def is_saved(self) -> bool:
+        return "Managed save:   yes" in self.virsh("dominfo")
+
+    def remove(self) -> None:
+        self.virsh("destroy", check=False)
+        everything = ("--managed-save", "--snapshots-metadata", "--checkpoints-metadata")
+        self.virsh("undefine", *everything, check=False)
+        self.host.run("rm", "-f", self.image)
+
+
+@pytest.fixture(scope="module")
+def small_host() -> Iterator[Host]:
+    with Lab(hosts=1, prepare=False) as running:
+        yield running.hosts[0]
+
+
+@pytest.fixture
+def domain(small_host: Host) -> Iterator[Domain]:
+    made = Domain(small_host)
+    yield made
+    made.remove()
+
+
+def told(result: dict[str, Any]) -> dict[str, tuple[str, bool]]:
+    return {c["field"]: (c["applies"], c["destroys"]) for c in result["changes"]}
+
+
+def test_saved_memory_is_kept_until_somebody_gives_it_up(domain: Domain) -> None:
+    assert domain.snapshot(snapshot="off")["changed"]
+    assert domain.act(state="running")["domain"]["state_reason"] == "booted"
+    domain.virsh("managedsave")
+
+    changed = domain.act(vcpus=2, memory=96, title="New")
+    assert told(changed) == {
+        "title": ("offline", False),
+        "vcpus": ("next_boot", False),
+        "memory": ("next_boot", False),
+        "memory_max": ("next_boot", False),
+    }
+    assert changed["applies_at"] == "next_boot"
+    shown = changed["domain"]
+    assert (shown["state"], shown["state_reason"], shown["has_managed_save"]) == (
+        "stopped",
+        "saved",
+        True,
+    )
+    assert (shown["title"], shown["vcpus"], shown["memory"]) == ("New", 1, 64)
+    assert domain.act(vcpus=2, memory=96, title="New")["changed"] is False
+    refused = [
+        domain.act(disks=[{"target": "vda", "size": 1}]),
+        domain.act(state="absent"),
+        domain.snapshot(snapshot="off", state="restored"),
+        domain.snapshot(snapshot="off", state="restored", guard="g"),
+        domain.snapshot(snapshot="two"),
+        domain.act(state="restarted", force=True),
+    ]
+    assert [result["code"] for result in refused] == [
+        *["VM_HAS_SAVED_STATE"] * 4,
+        "SNAPSHOT_NOT_POSSIBLE",
+        "VM_ALREADY_STOPPED",
+    ]
+    assert domain.act(state="stopped")["changed"] is False
+    assert domain.is_saved()
+
+    started = domain.act(state="running")["domain"]
+    assert (started["state_reason"], started["has_managed_save"]) == ("restored", False)
+    assert (started["title"], started["vcpus"]) == ("New", 1)
+    assert started["pending"] == {"vcpus": 2, "memory": 96, "memory_max": 96}
+
+    domain.virsh("managedsave")
+    planned = domain.snapshot(
+        snapshot="off", state="restored", force=True, _ansible_check_mode=True
+    )
+    assert told(planned)["has_managed_save"] == ("offline", True)
+    assert domain.is_saved()
+    back = domain.snapshot(snapshot="off", state="restored", force=True, guard="g")
+    assert [entry["name"] for entry in back["snapshots"]] == ["off", "g"]
+    assert not domain.is_saved()
+
+    domain.act(state="running")
+    domain.virsh("managedsave")
+    dropped = domain.act(state="stopped", force=True)
+    assert told(dropped) == {"has_managed_save": ("offline", True)}
+    assert (dropped["domain"]["state_reason"], domain.is_saved()) == ("unknown", False)
+
+
+def test_memory_of_before_a_restore_never_comes_back(domain: Domain) -> None:
+    domain.act(state="running")
+    domain.snapshot(snapshot="on")
+    domain.virsh("managedsave")
+    # libvirt leaves the saved memory, and would go on in it after the next stop.
+    domain.virsh("snapshot-revert", "on")
+    assert domain.act(state="running")["domain"]["has_managed_save"] is True
+    assert told(domain.act(state="stopped", force=True)) == {
+        "has_managed_save": ("offline", False),
+        "state": ("live", True),
+    }
+    assert not domain.is_saved()
+    domain.act(state="running")
+    domain.virsh("managedsave")
+    back = domain.snapshot(snapshot="on", state="restored", force=True)
+    assert (back["domain"]["state"], back["domain"]["has_managed_save"]) == ("running", False)
+    assert not domain.is_saved()
+
+
+def test_checkpoints_prevent_a_restore_before_the_guest_is_ended(domain: Domain) -> None:
+    assert domain.snapshot(snapshot="off")["changed"]
+    domain.virsh("start")
+    domain.virsh("checkpoint-create-as", "c1")
+    refused = domain.snapshot(snapshot="off", state="restored", force=True)
+    assert refused["code"] == "SNAPSHOT_NOT_POSSIBLE"
+    assert "it has checkpoints of a backup (c1)" in refused["msg"]
+    assert domain.state() == "running (booted)"
+    domain.virsh("destroy")
+    domain.act(memory=96)
+    assert domain.snapshot(snapshot="off", state="restored")["code"] == "SNAPSHOT_NOT_POSSIBLE"
+    assert domain.snapshot(snapshot="two")["code"] == "SNAPSHOT_NOT_POSSIBLE"
+    # A backup program that has lost its checkpoints leaves their bitmaps.
+    domain.virsh("checkpoint-delete", "c1", "--metadata")
+    refused = domain.snapshot(snapshot="off", state="restored")
+    assert "disk vda has dirty bitmaps (c1)" in refused["msg"]
+    domain.host.run("qemu-img", "bitmap", "--remove", domain.image, "c1")
+    assert not domain.snapshot(snapshot="off", state="restored").get("failed")
+
+
+def test_transient_domain_is_never_stopped_for_a_restart(small_host: Host) -> None:
+    domain = Domain(small_host, defined=False)
+    try:
+        domain.host.run("virsh", "-q", "create", "/dev/stdin", stdin=domain.xml)
+        assert domain.act(state="restarted")["code"] == "VALIDATION_ERROR"
+        restarted = domain.act(state="restarted", force=True)
+        assert told(restarted) == {"state": ("live", True)}
+        assert (restarted["domain"]["persistent"], domain.state()) == (False, "running (booted)")
+        domain.virsh("suspend")
+        assert domain.act(state="restarted", force=True)["domain"]["state"] == "running"
+        planned = domain.act(state="stopped", force=True, _ansible_check_mode=True)
+        assert told(planned)["persistent"] == ("live", True)
+        assert domain.act(state="stopped", force=True)["domain"]["state"] == "stopped"
+        assert domain.state() == ""
+    finally:
+        domain.remove()
+
+
+def test_crashed_guest_whose_qemu_is_kept_is_active(small_host: Host) -> None:
+    domain = Domain(small_host, boot=PANIC)
+    try:
+        domain.virsh("start")
+        wait_for("the panic", lambda: domain.state() == "crashed (panicked)", 30)
+        refused = [
+            domain.act(state="running"),
+            domain.act(state="stopped"),
+            domain.act(state="restarted"),
+            domain.act(state="paused"),
+            domain.act(state="resumed"),
+            domain.act(state="absent"),
+            domain.snapshot(snapshot="one"),
+        ]
+        assert [result.get("code") for result in refused] == [
+            "VM_ALREADY_RUNNING",
+            *["GUEST_NOT_RESPONDING"] * 4,
+            "VM_ALREADY_RUNNING",
+            "SNAPSHOT_NOT_POSSIBLE",
+        ]
+        later = domain.act(memory=96)
+        assert (later["domain"]["state"], later["applies_at"]) == ("crashed", "next_boot")
+        assert (later["domain"]["state_reason"]) == "panicked"
+        stopped = domain.act(state="stopped", force=True)["domain"]
+        assert (stopped["state"], stopped["state_reason"]) == ("stopped", "destroyed")
+        domain.virsh("start")
+        wait_for("the panic", lambda: domain.state() == "crashed (panicked)", 30)
+        assert domain.act(state="absent", force=True)["domain"] is None
+        assert domain.state() == ""
+    finally:
+        domain.remove()
+
+
+def test_somebody_elses_block_copy_is_waited_for(domain: Domain) -> None:
+    copy = f"{domain.image}-copy"
+    domain.snapshot(snapshot="off")
+    domain.virsh("start")
+    options = ("--transient-job", "--bandwidth", "1", "--bytes")
+    domain.virsh("blockcopy", "vda", "--dest", copy, *options)
+    try:
+        refused = [
+            domain.act(state="stopped"),
+            domain.act(state="restarted"),
+            domain.act(state="absent", force=True),
+            domain.act(disks=[{"target": "vda", "size": 1}]),
+            domain.snapshot(snapshot="one"),
+            domain.snapshot(snapshot="off", state="absent"),
+            domain.snapshot(snapshot="off", state="restored", force=True),
+        ]
+        assert {result.get("code") for result in refused} == {"OPERATION_IN_PROGRESS"}
+        assert "a block copy of disk vda is in progress" in refused[0]["msg"]
+        assert domain.act(state="paused")["domain"]["state"] == "paused"
+        assert domain.act(state="stopped", force=True)["domain"]["state"] == "stopped"
+    finally:
+        domain.host.run("rm", "-f", copy)
