@@ -30,8 +30,10 @@ from virtplay.jobs.submission import Caller
 from virtplay.logs import request_id
 from virtplay.metrics.service_series import count_request
 from virtplay.settings import Settings
+from virtplay.states import HostStatus
 from virtplay.store.database import close_database
 from virtplay.store.tokens import count_tokens, create_token
+from virtplay.store.vms import list_hosts
 
 log = logging.getLogger("virtplay.app")
 
@@ -210,15 +212,31 @@ async def _announce(app: Sanic[Any, Any]) -> None:
     settings: Settings = app.ctx.services.settings
     # Not earlier: if the start failed before this line, the token would never be shown.
     await _first_token(app, settings)
-    address = f"{settings.scheme}://{settings.host}:{settings.port}"
-    print(f"Virtplay is ready at {address} (API documentation: {address}/docs)", flush=True)
     if app.ctx.first_token:
         print(f"First admin token, shown only once: {app.ctx.first_token}", flush=True)
+    app.ctx.announcing = asyncio.create_task(_announce_ready(app))
+
+
+async def _announce_ready(app: Sanic[Any, Any]) -> None:
+    """Print that the service is ready once the hosts have been observed."""
+    services = app.ctx.services
+    settings: Settings = services.settings
+    await services.observer.wait_observed()
+    faults = [
+        f"host {host.name} is {host.status}: {host.message}"
+        for host in await list_hosts()
+        if host.status != HostStatus.READY
+    ]
+    address = f"{settings.scheme}://{settings.host}:{settings.port}"
+    print(f"Virtplay is ready at {address} (API documentation: {address}/docs)", flush=True)
+    for fault in faults:
+        print(f"  {fault}", flush=True)
 
 
 async def _stop(app: Sanic[Any, Any]) -> None:
-    if ending := getattr(app.ctx, "ending", None):
-        ending.cancel()
+    for name in ("ending", "announcing"):
+        if task := getattr(app.ctx, name, None):
+            task.cancel()
     background: Background | None = getattr(app.ctx, "background", None)
     if background is not None:
         await background.stop()

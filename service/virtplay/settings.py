@@ -68,6 +68,14 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="time limit of the observation of one host, seconds",
     )
+    observe_startup_timeout: float = Field(
+        120.0,
+        gt=0,
+        le=SECONDS_MAX,
+        allow_inf_nan=False,
+        description="time that a host's first observation waits in addition for its libvirt,"
+        " seconds",
+    )
     observe_forks: int = Field(
         50,
         ge=1,

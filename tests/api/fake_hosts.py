@@ -185,7 +185,7 @@ class FakeHost:
             written.replace(self.path)
 
     def order(self, action: str, **order: Any) -> None:
-        """Make the modules behave so at `action`: fail=…, lie="stopped", answer=…."""
+        """Make the modules behave so at `action`: fail=…, lie="stopped", answer=…, probed=…."""
         with self.change() as content:
             content["orders"][action] = order
 

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from virtplay.hosts.inventory import Inventory
+from virtplay.hosts.inventory import HostConfig, Inventory
 from virtplay.hosts.observed import Generations, generations, mark_host, save_observation
 from virtplay.hosts.observer import Observer
+from virtplay.hosts.placement import Overcommit
 from virtplay.jobs.execution import lease
 from virtplay.jobs.outcome import conclude, finish
 from virtplay.jobs.progress import Progress
@@ -386,3 +387,20 @@ async def test_a_host_that_libvirt_hides_once_is_only_looked_at_again(service: S
     log = await service.client.get(f"/api/v1/jobs/{jobs[0]['id']}/log")
     assert log.text == "libvirt is busy\n"
     assert (await service.get(f"/vms/{vm.ref}"))["status"] == "unreachable"
+
+
+async def test_a_libvirt_that_does_not_respond_yet_delays_no_other_host(service: Service) -> None:
+    hosts = {name: HostConfig(name, Overcommit(), {}) for name in ("kvm1", "kvm2")}
+    observer = Observer(service.settings, Inventory(hosts), Exposition(), History(service.settings))
+    observer.stop()  # it starts no play
+    before = Generations({}, datetime.now(UTC))
+    failed = {"event": "runner_on_failed", "host": "kvm1", "res": {"msg": "no response"}}
+    assert await observer._save_event("kvm1", failed, before)
+    assert not observer.has_observed
+    assert (await service.get("/hosts/kvm1"))["status"] == "ready"
+    at = datetime.now(UTC).timestamp()
+    seen = {"event": "runner_on_ok", "res": {"host_info": host_info()}, "at": at}
+    assert await observer._save_event("kvm2", seen, before)
+    assert observer.has_observed
+    assert await observer._save_event("kvm1", failed, before, last=True)
+    assert (await service.get("/hosts/kvm1"))["status"] == "error"

@@ -272,6 +272,23 @@ def write_certificate(folder: Path) -> tuple[Path, Path]:
 
 
 @only_sqlite
+def test_the_first_observation_waits_for_a_libvirt_that_has_just_started(server: Server) -> None:
+    server.host.order("observe", probed=str(server.folder / "probed"))
+    server.start()
+    [host] = server.get("/hosts")["hosts"]
+    assert (host["status"], host["message"]) == ("ready", "")
+    assert server.get("/jobs?action=host_observe")["jobs"] == []
+    assert server.post("/vms", BODY)["status"] == "creating"
+    log = server.log()
+    assert "host kvm1: libvirt did not respond within 5.0 s; waiting for libvirt" in log
+    assert "WARNING" not in log
+    assert "ERROR" not in log
+    # A host that stays silent is an error as before, once it has been waited for.
+    server.host.order("observe", fail={"msg": "libvirt is gone"})
+    wait_for(lambda: server.get("/hosts/kvm1")["status"] == "error")
+
+
+@only_sqlite
 def test_any_certificate_with_its_key_is_served(server: Server) -> None:
     certificate, key = write_certificate(server.folder)
     server.environment["VIRTPLAY_TLS_CERTIFICATE"] = str(certificate)

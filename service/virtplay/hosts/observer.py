@@ -65,6 +65,10 @@ class Observer:
         self._all_observed = asyncio.Event()
         self._unobserved = set(inventory.hosts)
         """Hosts that were not observed since the service started."""
+        self._found = False
+        """Whether any host was observed since the service started."""
+        self._awaited: set[str] = set()
+        """Hosts whose libvirt did not respond at first: a patient observation is under way."""
         self._unnumbered: set[str] = set()
         """Hosts whose domains without an id wait until every host was observed."""
         self._suspect: set[str] = set()
@@ -106,33 +110,43 @@ class Observer:
 
     @property
     def has_observed(self) -> bool:
-        """Whether every host was observed once, or could not be: the service is then ready."""
+        """Whether every host was observed once, or could not be: the service is then ready.
+
+        A host whose libvirt does not respond yet is waited for only while no other host is ready.
+        """
         return self._all_observed.is_set()
 
+    async def wait_observed(self) -> None:
+        """Wait until has_observed."""
+        await self._all_observed.wait()
+
     async def first_observation(self) -> None:
-        """Wait until every host was observed once, for at most the time limit of an observation."""
+        """Wait until has_observed, for at most the time limit of an observation."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._all_observed.wait(), self._settings.observe_timeout)
+            await asyncio.wait_for(self.wait_observed(), self._settings.observe_timeout)
 
     def stop(self) -> None:
         """End the running play."""
         self._stopping.set()
         self._renew.set()
 
-    async def observe(self, host: str | None = None) -> None:
-        """Observe every host, or one of them, once, in a play of its own."""
+    async def observe(self, host: str | None = None, *, startup: float = 0.0) -> None:
+        """Observe every host, or one of them, once, in a play of its own.
+
+        Wait up to `startup` seconds more for a libvirt that does not respond yet.
+        """
         directory = self._settings.state_dir / "observation" / f"once-{secrets.token_hex(4)}"
         before = await generations()
         waiting = {host} if host else set(self.inventory.hosts)
         fault = NO_RESPONSE
-        async for event in self._play(directory, rounds=1, limit=host):
+        async for event in self._play(directory, rounds=1, limit=host, startup=startup):
             name = event.get("host", "")
-            if name in waiting and await self._save_event(name, event, before):
+            if name in waiting and await self._save_event(name, event, before, last=startup > 0):
                 waiting.discard(name)
             fault = _fault_of(event) or fault
         if not self._stopping.is_set():
             for name in waiting & self.inventory.hosts.keys():
-                await self._mark_suspect(name, f"cannot observe {name}: {fault}")
+                await self._mark_suspect(name, f"cannot observe {name}: {fault}", last=startup > 0)
 
     async def _observe_in_rounds(self) -> float:
         """Run one long-lived play; return the monotonic time at which its last round began."""
@@ -165,10 +179,11 @@ class Observer:
         return began
 
     async def _play(
-        self, directory: Path, *, rounds: int, limit: str | None
+        self, directory: Path, *, rounds: int, limit: str | None, startup: float = 0.0
     ) -> AsyncIterator[dict[str, Any]]:
         """Yield the events of one play of host_observe; end the play when the observer stops."""
-        interval, patience = self._settings.observe_interval, self._settings.observe_timeout
+        interval = self._settings.observe_interval
+        patience = self._settings.observe_timeout + startup
         alone = rounds == 1 and limit is None
         run = await runner.start(
             Specification(
@@ -179,6 +194,7 @@ class Observer:
                 variables={
                     "libvirt_observe_rounds": rounds,
                     "libvirt_observe_interval": interval,
+                    "libvirt_observe_startup_timeout": startup,
                     # Here all hosts wait for the last one: a host that hangs must not delay it.
                     "libvirt_observe_limit": math.ceil(
                         min(patience, max(interval, LEAST_LIMIT)) if alone else patience
@@ -233,8 +249,13 @@ class Observer:
         if time.time() < begins - NOTE_MARGIN:
             self._before[name] = noted
 
-    async def _save_event(self, name: str, event: Mapping[str, Any], before: Generations) -> bool:
-        """Save what one event reports of host `name`; True when it completes the host's round."""
+    async def _save_event(
+        self, name: str, event: Mapping[str, Any], before: Generations, *, last: bool = False
+    ) -> bool:
+        """Save what one event reports of host `name`; True when it completes the host's round.
+
+        After a failure the host is not observed again if this is the `last` attempt.
+        """
         result = event.get("res") or {}
         if not await store.knows_host(name):
             return True  # it has left the inventory since the round began
@@ -242,7 +263,8 @@ class Observer:
             case "runner_on_ok" | "runner_item_on_ok" if "host_info" in result:
                 try:
                     # The first look shows all domains with an id before others get one.
-                    strangers = not self._unobserved & self.inventory.hosts.keys() - {name}
+                    left = self._unobserved & self.inventory.hosts.keys() - {name}
+                    strangers = self.has_observed or not left
                     if not strangers:
                         self._unnumbered.add(name)
                     missed = await save_observation(
@@ -250,10 +272,11 @@ class Observer:
                     )
                     await self._publish(name, result["host_info"], float(event["at"]))
                     self._suspect.discard(name)
+                    self._found = True
                 except (*UNREADABLE, DatabaseError) as error:
                     # One odd host must not prevent the observation of all others.
                     log.exception("cannot read the observation of host %s", name)
-                    await self._mark_suspect(name, f"cannot read its observation: {error!r}")
+                    await self._mark_suspect(name, f"cannot read its observation: {error!r}", last)
                 else:
                     if missed:
                         # Was it deleted, or is it being defined again? Do not wait an interval.
@@ -265,19 +288,30 @@ class Observer:
             case "runner_on_failed" if result.get("msg") == ITEMS_FAILED:
                 return False  # each item has reported its own
             case "runner_on_failed" | "runner_item_on_failed":
-                await self._mark_suspect(name, str(result.get("msg")))
+                await self._mark_suspect(name, str(result.get("msg")), last)
+                return True
             case _:
                 return False
         self._complete_round(name)
         return True
 
-    async def _mark_suspect(self, name: str, message: str) -> None:
+    async def _mark_suspect(self, name: str, message: str, last: bool = False) -> None:
         """Observe a reachable host again after a failed observation; mark it after the second.
 
-        libvirt may be slow for a moment, for example while it ends a stuck QEMU.
+        libvirt may be slow for a moment, for example while it ends a stuck QEMU. After its own
+        start it probes QEMU before it responds, so the first observation is repeated patiently.
         """
+        if name in self._awaited and not last:
+            return
         host = await store.find_host(name)
-        if host.status == HostStatus.READY and name not in self._suspect:
+        first = name in self._unobserved or host.status == HostStatus.UNKNOWN
+        if first and not last and name not in self._extra:
+            log.info("host %s: %s; waiting for libvirt", name, message)
+            self._awaited.add(name)
+            self._observe_again(name, startup=self._settings.observe_startup_timeout)
+            self._check_observed()
+            return
+        if host.status == HostStatus.READY and name not in self._suspect and not last:
             log.warning("host %s: %s; observing it again", name, message)
             self._suspect.add(name)
             self._exposition.count_failure(name)
@@ -287,9 +321,15 @@ class Observer:
         self._complete_round(name)
 
     def _complete_round(self, name: str) -> None:
-        """Record that a host's round is complete; after the last host's the service is ready."""
+        """Record that a host's round is complete."""
+        self._awaited.discard(name)
         self._unobserved.discard(name)
-        if not self._unobserved & self.inventory.hosts.keys():
+        self._check_observed()
+
+    def _check_observed(self) -> None:
+        """Record that the service is ready, after the last host's first round."""
+        left = self._unobserved & self.inventory.hosts.keys()
+        if not left or (self._found and left <= self._awaited):
             self._all_observed.set()
             for waiting in self._unnumbered:
                 self._observe_again(waiting)
@@ -311,20 +351,22 @@ class Observer:
     def _command(self, name: str) -> str:
         return command_line("host_observe", name, self._settings.inventory_sources, {})
 
-    def _observe_again(self, name: str) -> None:
+    def _observe_again(self, name: str, *, startup: float = 0.0) -> None:
         """Observe one host beside the long-lived play, unless that is already under way."""
         if name in self._extra or self._stopping.is_set():
             return
-        task = asyncio.create_task(self._observe_soon(name))
+        task = asyncio.create_task(self._observe_soon(name, startup))
         self._extra[name] = task
         task.add_done_callback(lambda _: self._extra.pop(name, None))
 
-    async def _observe_soon(self, name: str) -> None:
+    async def _observe_soon(self, name: str, startup: float) -> None:
         await asyncio.sleep(LEAST_PAUSE)
         try:
-            await self.observe(name)
+            await self.observe(name, startup=startup)
         except (VirtplayError, OSError) as error:
             log.error("cannot observe host %s again: %s", name, error)
+            if name in self._awaited:
+                await self._mark_suspect(name, f"cannot observe {name}: {error}", last=True)
 
     async def _end_at(self, run: runner.Run, stopped: asyncio.Event) -> None:
         await stopped.wait()

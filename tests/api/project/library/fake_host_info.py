@@ -13,13 +13,23 @@ from ansible.module_utils.basic import AnsibleModule
 def main() -> None:
     """Show what the file says."""
     module = AnsibleModule(
-        argument_spec={"hypervisor": {"type": "path", "required": True}}, supports_check_mode=True
+        argument_spec={
+            "hypervisor": {"type": "path", "required": True},
+            "startup_timeout": {"type": "float", "default": 0},
+        },
+        supports_check_mode=True,
     )
     content = json.loads(Path(module.params["hypervisor"]).read_text())
     order = content["orders"].get("observe") or {}
     deadline = time.monotonic() + 600
     while order.get("hold") and Path(order["hold"]).exists() and time.monotonic() < deadline:
         time.sleep(0.05)
+    if probed := order.get("probed"):
+        # A libvirt that has just started: it responds only to who waits for it.
+        if module.params["startup_timeout"]:
+            Path(probed).touch()
+        elif not Path(probed).exists():
+            module.fail_json(msg="libvirt did not respond within 5.0 s")
     if "fail" in order:
         module.fail_json(**order["fail"])
     if "answer" in order:

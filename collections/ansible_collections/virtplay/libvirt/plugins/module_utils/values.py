@@ -446,7 +446,13 @@ CONSOLE = Table(
     },
     (required("password", "type", "vnc"),),
 )
-HOST_INFO = Table({**COMMON, "timeout": between(0.5, 600, "seconds")})
+HOST_INFO = Table(
+    {
+        **COMMON,
+        "timeout": between(0.5, 600, "seconds"),
+        "startup_timeout": between(0, 86_400, "seconds"),
+    }
+)
 HTTP_URL = text("must be an http or https URL", pattern="https?://[!-~]+")
 SOURCE: Mapping[str, Checked] = {
     "url": HTTP_URL,

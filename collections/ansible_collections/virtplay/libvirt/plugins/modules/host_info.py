@@ -29,9 +29,15 @@ options:
   timeout:
     description:
       - Time limit in seconds for queries of QEMU monitors and guest agents.
-      - The whole call ends at most two seconds later.
+      - The whole call ends at most two seconds later, plus O(startup_timeout).
     type: float
     default: 5
+  startup_timeout:
+    description:
+      - Time limit in seconds, in addition to O(timeout), for libvirt itself to respond. After its
+        own start libvirt probes QEMU first, which takes minutes where C(/dev/kvm) does not work.
+    type: float
+    default: 0
   templates_path:
     description: Directory of the templates and their manifests.
     type: path
@@ -305,17 +311,19 @@ def main() -> None:
         argument_spec={
             "uri": {"type": "str", "default": DEFAULT_URI},
             "timeout": {"type": "float", "default": 5},
+            "startup_timeout": {"type": "float", "default": 0},
             "templates_path": {"type": "path", "default": "/var/lib/libvirt/templates"},
             "filesystems": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )
-    uri, timeout = module.params["uri"], module.params["timeout"]
+    uri = module.params["uri"]
+    limit = module.params["startup_timeout"] + module.params["timeout"]
 
     def explain(error: Exception) -> Failure | None:
         if isinstance(error, TimeoutError):
             return Failure(
-                f"cannot observe the host at {uri}: libvirt did not respond within {timeout} s"
+                f"cannot observe the host at {uri}: libvirt did not respond within {limit} s"
             )
         if isinstance(error, RuntimeError):
             return Failure(f"cannot observe the host at {uri}: {error}")
@@ -329,9 +337,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     uri, timeout = module.params["uri"], module.params["timeout"]
     check_values(HOST_INFO, module.params)
     templates_path = Path(module.params["templates_path"])
+    startup = module.params["startup_timeout"]
+    filesystems = module.params["filesystems"]
     host_info = run_in_child(
-        lambda: observe(uri, timeout, templates_path, filesystems=module.params["filesystems"]),
-        timeout + GRACE,
+        lambda: observe(uri, timeout, templates_path, startup=startup, filesystems=filesystems),
+        startup + timeout + GRACE,
     )
     unreadable = [one["unreadable"] for one in host_info["domains"] if "unreadable" in one]
     for message in (*host_info["warnings"], *unreadable):

@@ -72,21 +72,29 @@ class _Found:
 
 
 def observe(
-    uri: str, timeout: float, templates_path: Path, *, filesystems: bool = True
+    uri: str,
+    timeout: float,
+    templates_path: Path,
+    *,
+    startup: float = 0.0,
+    filesystems: bool = True,
 ) -> dict[str, Any]:
     """Return the value of host_info; raises Failure if libvirt does not respond at uri.
 
-    Returns after timeout seconds with what is known by then. Leaves threads that may never end:
-    call it in a process of its own.
+    Returns timeout seconds after libvirt has responded with what is known by then; libvirt itself
+    has startup seconds more. Leaves threads that may never end: call it in a process of its own.
     """
     began = time.monotonic()
     connection = open_connection(uri)
     try:
+        # A libvirt that has just started probes QEMU for this first; it keeps the result.
+        connection.getCapabilities()
+        deadline = min(time.monotonic(), began + startup) + timeout
         observed = _observe(
             connection,
             uri,
             timeout=timeout,
-            deadline=began + timeout,
+            deadline=deadline,
             templates_path=templates_path,
             filesystems=filesystems,
         )
