@@ -1,96 +1,278 @@
-"""Role libvirt_host: finds out whether KVM runs a guest on this host, by running one.
+"""Role libvirt_host: finds out whether KVM runs a guest on this host, by booting one.
 
 A device file proves nothing: in a container or a VM without nested virtualisation it may exist
-although no guest can start. The guest is one boot sector that writes a word to its serial port and
-resets itself; only that word proves that it ran. Prints {"virt_type": …, "reason": …}.
+although no guest can start, and a KVM that is nested by software runs simple code, but no boot
+loader. The guest is a disk with SYSLINUX and a Linux kernel, whose first program writes a word to
+the serial port; only that word proves that it booted. Prints {"virt_type", "reason", "tried_on"}.
+
+A success is valid until the host changes (tried_on) or KVM fails a guest (doubt, written by the
+modules); any other result is tried again. What was found before is in HOST_FILE.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import os
+import selectors
 import shutil
+import signal
+import stat
 import struct
 import subprocess
 import sys
+import tarfile
 import tempfile
+import time
 from pathlib import Path
+from typing import Any, NoReturn
 
-WORD = b"VIRTPLAY"
-TIME_LIMIT = 10.0
+WORD = b"VIRTPLAY BOOTED"
+LOADED = b"Loading vmlinuz"
+"""What SYSLINUX writes to the serial port when it loads the kernel."""
+INTERNAL_ERROR = b"KVM internal error"
+"""What QEMU prints when KVM gives up; it then keeps the guest paused for ever."""
+TIME_LIMIT = 30.0
+KVM = Path("/dev/kvm")
+HOST_FILE = Path("/etc/virtplay/host.json")
+KVM_PARAMETERS = Path("/sys/module")
+MICRO_PACKAGES = Path("/var/cache/virtplay/micro")
+"""Packages of the template micro, with a kernel that is known to boot as a guest."""
 PROGRAMS = ("qemu-system-x86_64", "/usr/libexec/qemu-kvm")
-
-
-def boot_sector() -> bytes:
-    """Return 512 bytes of code: enter 64-bit mode, send WORD to COM1, reset.
-
-    64-bit mode is part of the trial: a KVM that only emulates gets no further than real mode.
-    """
-    start = bytes.fromhex(
-        "fa 31c0 8ed8 8ec0 8ed0 bc007c fc"  # cli; segments and stack
-        "bf0010 b90018 f3ab"  # clear three pages from 0x1000 for page tables
-        "c70600100320 c70600200330 c70600308300"  # identity map of the first 2 MiB
-        "66b800100000 0f22d8"  # cr3 = 0x1000
-        "0f20e0 6683c820 0f22e0"  # cr4.PAE
-        "66b9800000c0 0f32 80cc01 0f30"  # EFER.LME
-    )
-    switch = bytes.fromhex("0f0116 0000 0f20c0 660d01000080 0f22c0 ea 0000 0800")
-    code = bytes.fromhex("66baf803")  # from here in 64-bit mode: mov dx, 0x3f8
-    for letter in WORD:
-        code += bytes([0xB0, letter, 0xEE])  # mov al, letter; out dx, al
-    code += bytes.fromhex("b0fe e664 f4 ebfd")  # reset by the keyboard controller; hlt
-    entry = 0x7C00 + len(start) + len(switch)
-    table = entry + len(code)
-    segments = bytes(8) + bytes.fromhex("00000000009a2000")  # null, 64-bit code
-    pointer = struct.pack("<HI", len(segments) - 1, table)
-    # The addresses for lgdt and the far jump are known only now.
-    switch = (
-        switch[:3]
-        + struct.pack("<H", table + len(segments))
-        + switch[5:-4]
-        + struct.pack("<H", entry)
-        + switch[-2:]
-    )
-    return (start + switch + code + segments + pointer).ljust(510, b"\0") + b"\x55\xaa"
-
-
-def find_out() -> tuple[str, str]:
-    """Return (kvm or qemu, reason); equal causes give equal reasons."""
-    program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
-    if program is None:
-        return "qemu", "no QEMU for x86_64 is installed"
-    if not Path("/dev/kvm").exists():
-        return "qemu", "/dev/kvm does not exist"
-    with tempfile.NamedTemporaryFile(prefix="virtplay-trial-") as disk:
-        disk.write(boot_sector().ljust(1 << 20, b"\0"))
-        disk.flush()
-        try:
-            done = subprocess.run(
-                [
-                    *(program, "-accel", "kvm", "-cpu", "host", "-machine", "q35", "-m", "64"),
-                    *("-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"),
-                    *("-drive", f"file={disk.name},format=raw,if=virtio,readonly=on"),
-                ],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                check=False,
-                timeout=TIME_LIMIT,
-            )
-        except subprocess.TimeoutExpired as error:
-            if WORD in (error.stdout or b""):
-                return "kvm", "a guest ran under KVM"
-            return "qemu", f"/dev/kvm exists but a guest did not run in {TIME_LIMIT:.0f} seconds"
-    if WORD in done.stdout:
-        return "kvm", "a guest ran under KVM"
-    complaint = done.stderr.decode(errors="replace").strip().splitlines()
-    # The first line is QEMU's message; later lines may contain addresses and registers.
-    return "qemu", f"/dev/kvm exists but runs no guest: {complaint[0] if complaint else 'it ended'}"
+TOOLS = ("mformat", "mcopy", "syslinux")
+DISK_MIB = 64
+CONFIG = """serial 0
+default trial
+prompt 0
+timeout 0
+label trial
+ linux vmlinuz
+ initrd initrd
+ append console=ttyS0 quiet panic=-1
+"""
 
 
 def main() -> int:
     """Print the result as one JSON object; returns the exit status."""
-    virt_type, reason = find_out()
-    print(json.dumps({"virt_type": virt_type, "reason": reason}))
+    # Without these, QEMU would outlive a trial whose connection has ended.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _exit)
+    print(json.dumps(find_out()))
     return 0
+
+
+def _exit(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def find_out() -> dict[str, Any]:
+    """Return virt_type (kvm or qemu), reason and tried_on; equal causes give equal results."""
+    program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+    if program is None:
+        return {"virt_type": "qemu", "reason": "no QEMU for x86_64 is installed"}
+    if not KVM.exists():
+        return {"virt_type": "qemu", "reason": "/dev/kvm does not exist"}
+    tried_on = describe_host(program)
+    known = read_known()
+    if (known.get("virt_type"), known.get("tried_on")) == ("kvm", tried_on) and (
+        "doubt" not in known
+    ):
+        return known
+    fault = try_kvm(program)
+    if fault:
+        return {"virt_type": "qemu", "reason": f"/dev/kvm exists but {fault}", "tried_on": tried_on}
+    return {"virt_type": "kvm", "reason": "a guest booted under KVM", "tried_on": tried_on}
+
+
+def read_known() -> dict[str, Any]:
+    """Return what HOST_FILE has recorded, {} if nothing."""
+    try:
+        known = json.loads(HOST_FILE.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def describe_host(program: str) -> dict[str, str]:
+    """Return what decides whether KVM works: kernel, processor, KVM's parameters, QEMU."""
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    cpu = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    parameters = []
+    for path in sorted(KVM_PARAMETERS.glob("kvm*/parameters/*")):
+        with contextlib.suppress(OSError):
+            parameters.append(f"{path} {path.read_text(errors='replace')}")
+    return {
+        "kernel": " ".join((os.uname().release, os.uname().version)),
+        "cpu": " ".join(cpu.get(key, "") for key in ("model name", "stepping", "microcode")),
+        "kvm": hashlib.sha256("".join(parameters).encode()).hexdigest()[:12],
+        "qemu": next(iter(version.stdout.splitlines()), ""),
+    }
+
+
+def try_kvm(program: str) -> str:
+    """Boot a guest under KVM; return why that failed, "" after a success."""
+    absent = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if absent:
+        return f"was not tried: {', '.join(absent)} is not installed"
+    kernel = find_kernel()
+    if kernel is None:
+        return (
+            "was not tried: this host has no kernel for a guest in /boot; prepare the template"
+            " micro, then prepare the host again"
+        )
+    with tempfile.TemporaryDirectory(prefix="virtplay-trial-", dir="/var/tmp") as work:
+        return run_guest(program, make_disk(Path(work), kernel))
+
+
+def find_kernel() -> bytes | None:
+    """Return a Linux kernel: that of the template micro, or this host's own; None without one."""
+    for package in sorted(MICRO_PACKAGES.glob("linux-image-*.deb"), reverse=True):
+        with contextlib.suppress(OSError, tarfile.TarError):
+            if kernel := read_packed_kernel(package):
+                return kernel
+    release = os.uname().release
+    own = [Path(f"/boot/vmlinuz-{release}"), Path(f"/lib/modules/{release}/vmlinuz")]
+    for path in [*own, *sorted(Path("/boot").glob("vmlinuz-*"), reverse=True)]:
+        with contextlib.suppress(OSError):
+            return path.read_bytes()
+    return None
+
+
+def read_packed_kernel(package: Path) -> bytes | None:
+    """Return the kernel in a Debian package."""
+    with (
+        subprocess.Popen(
+            ["dpkg-deb", "--fsys-tarfile", str(package)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as unpacking,
+        tarfile.open(fileobj=unpacking.stdout, mode="r|") as archive,
+    ):
+        for member in archive:
+            if "/boot/vmlinuz-" in f"/{member.name}":
+                content = archive.extractfile(member)
+                unpacking.terminate()
+                return content.read() if content else None
+    return None
+
+
+def make_disk(work: Path, kernel: bytes) -> Path:
+    """Return a disk in directory work, from which SYSLINUX starts the kernel."""
+    disk = work / "disk"
+    with disk.open("wb") as file:
+        file.truncate(DISK_MIB << 20)
+    contents = {"vmlinuz": kernel, "initrd": initramfs(), "syslinux.cfg": CONFIG.encode()}
+    for name, content in contents.items():
+        (work / name).write_bytes(content)
+    image = ["-i", str(disk)]
+    for command in (
+        ["mformat", *image, "-h", "64", "-s", "32", "-t", str(DISK_MIB), "-H", "0", "::"],
+        ["mcopy", *image, *(str(work / name) for name in contents), "::"],
+        ["syslinux", "--install", str(disk)],
+    ):
+        subprocess.run(command, check=True, capture_output=True)
+    return disk
+
+
+def initramfs() -> bytes:
+    """Return a cpio archive (newc) with a console and a first program that writes WORD."""
+    console = (5 << 8) | 1
+    archive = b""
+    for name, mode, device, content in (
+        ("dev", stat.S_IFDIR | 0o755, 0, b""),
+        ("dev/console", stat.S_IFCHR | 0o600, console, b""),
+        ("init", stat.S_IFREG | 0o755, 0, first_program()),
+        ("TRAILER!!!", 0, 0, b""),
+    ):
+        path = name.encode() + b"\0"
+        numbers = (len(archive), mode, 0, 0, 1, 0, len(content), 0, 0)
+        numbers += (device >> 8, device & 0xFF, len(path), 0)
+        header = b"070701" + b"".join(b"%08x" % number for number in numbers) + path
+        archive += header + b"\0" * (-len(header) % 4) + content + b"\0" * (-len(content) % 4)
+    return archive
+
+
+def first_program() -> bytes:
+    """Return a static ELF program for x86_64 that writes WORD to its output and then waits."""
+    text = WORD + b"\n"
+    code = (
+        bytes.fromhex("bf01000000 488d3518000000 ba")  # edi = 1; rsi = text; edx = its length
+        + struct.pack("<I", len(text))
+        + bytes.fromhex("b801000000 0f05")  # write
+        + bytes.fromhex("b822000000 0f05 ebf7")  # pause, again and again
+    )
+    # rsi is relative to the end of its instruction, which is 12 bytes into the code.
+    code = code[:8] + struct.pack("<i", len(code) - 12) + code[12:] + text
+    base, start = 0x400000, 64 + 56
+    header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack(
+        "<HHIQQQIHHHHHH", 2, 62, 1, base + start, 64, 0, 0, 64, 56, 1, 0, 0, 0
+    )
+    size = start + len(code)
+    return header + struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 0x1000) + code
+
+
+def run_guest(program: str, disk: Path) -> str:
+    """Start QEMU with the disk and wait for WORD; return why it did not come, "" if it did."""
+    limit = str(TIME_LIMIT + 5)
+    guest = subprocess.Popen(
+        [
+            *("timeout", "--signal=KILL", limit),  # also if this program is killed
+            *(program, "-accel", "kvm", "-cpu", "host", "-machine", "q35", "-smp", "2"),
+            *("-m", "256", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"),
+            *("-drive", f"file={disk},format=raw,if=virtio,readonly=on"),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        serial, complaint, ended = follow(guest)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(guest.pid, signal.SIGKILL)
+        guest.wait()
+    if WORD in serial:
+        return ""
+    where = "its kernel" if LOADED in serial else "its firmware or boot loader"
+    # Warnings of absent features come first, addresses and registers last.
+    lines = [line for line in complaint.decode(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in lines if "warning:" not in line] or lines
+    if INTERNAL_ERROR in complaint:
+        lines = [line for line in lines if INTERNAL_ERROR.decode() in line]
+    if lines and (ended or INTERNAL_ERROR in complaint):
+        return f"runs no guest: {lines[0]} (in {where})" if serial else f"runs no guest: {lines[0]}"
+    if ended:
+        return f"runs no guest: it ended in {where}"
+    return f"a guest did not boot in {TIME_LIMIT:.0f} seconds, it hung in {where}"
+
+
+def follow(guest: subprocess.Popen[bytes]) -> tuple[bytes, bytes, bool]:
+    """Read until the guest has booted, failed or hung.
+
+    Return its serial output, QEMU's messages, and whether QEMU ended by itself.
+    """
+    assert guest.stdout is not None
+    assert guest.stderr is not None
+    said = {"serial": b"", "messages": b""}
+    deadline = time.monotonic() + TIME_LIMIT
+    with selectors.DefaultSelector() as selector:
+        selector.register(guest.stdout, selectors.EVENT_READ, "serial")
+        selector.register(guest.stderr, selectors.EVENT_READ, "messages")
+        while selector.get_map() and time.monotonic() < deadline:
+            for key, _events in selector.select(deadline - time.monotonic()):
+                part = os.read(key.fd, 65536)
+                if not part:
+                    selector.unregister(key.fileobj)
+                said[key.data] += part
+            if WORD in said["serial"] or INTERNAL_ERROR in said["messages"]:
+                return said["serial"], said["messages"], False
+        return said["serial"], said["messages"], not selector.get_map()
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ DEBIAN = {
 RED_HAT = {
     "program": "rpm",
     "packages": {
-        *("dnsmasq", "iproute", "edk2-ovmf", "tcpdump"),
+        *("dnsmasq", "iproute", "edk2-ovmf", "tcpdump", "syslinux", "mtools"),
         *("libvirt-client", "libvirt-daemon-config-network", "libvirt-daemon-kvm"),
         *("python3-libvirt", "python3-lxml", "python3-pycdlib"),
         *("qemu-img", "qemu-kvm"),
