@@ -71,6 +71,7 @@ def host_info(
             },
         ],
         "bridges": ["br0"],
+        "warnings": [],
         "templates": [
             {
                 "name": "micro",
@@ -110,6 +111,12 @@ def foreign_domain(name: str = "old-server", **values: Any) -> dict[str, Any]:
         "disks": [
             {
                 "target": "vda",
+                "type": "file",
+                "device": "disk",
+                "format": "qcow2",
+                "read_only": False,
+                "shareable": False,
+                "source": None,
                 "path": "/pool/old.qcow2",
                 "backing": None,
                 "size": 10.0,

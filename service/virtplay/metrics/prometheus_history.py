@@ -28,7 +28,12 @@ def expressions(uuid: str, step: int) -> dict[str, str]:
 
     cpus = average("libvirt_domain_info_virtual_cpus")
     allocation = average("libvirt_domain_block_stats_allocation_bytes")
-    capacity = average("libvirt_domain_block_stats_capacity_bytes")
+    # A block device or a disk on the network has no allocation.
+    both = " and ".join(
+        f"avg_over_time(libvirt_domain_block_stats_{name}_bytes{of}{gone})"
+        for name in ("capacity", "allocation")
+    )
+    capacity = f"sum by (uuid) ({both})"
     return {
         "cpu": f"10000 * {rate('libvirt_domain_info_cpu_time_seconds_total')} / {cpus}",
         "memory_used": f"{average('libvirt_domain_memory_used_bytes')} / 1024",

@@ -98,6 +98,7 @@ def disk_usage(domain: Mapping[str, Any]) -> float | None:
     systems = domain.get("filesystems") or ()
     used, total = _sum(systems, "used_bytes"), _sum(systems, "total_bytes")
     if not total:
-        disks = domain.get("disks") or ()
+        # A block device or a disk on the network has a size only.
+        disks = [disk for disk in domain.get("disks") or () if "allocation_bytes" in disk]
         used, total = _sum(disks, "allocation_bytes"), _sum(disks, "capacity_bytes")
     return min(100.0, used / total * 100) if total and used is not None else None

@@ -27,10 +27,10 @@ BECOMES: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {**WEB, "template": "micro", "disk": 2, "clone": "full"},
         {
             **PLAIN,
-            "disks": [{"target": "vda", "size": 2, "template": "micro", "clone": "full"}],
+            "disks": [{"size": 2, "template": "micro", "clone": "full"}],
         },
     ),
-    ({**WEB, "disk": 3}, {**PLAIN, "disks": [{"target": "vda", "size": 3}]}),
+    ({**WEB, "disk": 3}, {**PLAIN, "disks": [{"size": 3}]}),
     # What the module itself takes goes before the short forms.
     ({**WEB, "disk": 3, "disks": [{"target": "vdb"}]}, {**PLAIN, "disks": [{"target": "vdb"}]}),
     (

@@ -96,7 +96,18 @@ def test_parse_gives_back_what_build_was_given() -> None:
         "firmware": "bios",
         "virt_type": "kvm",
         "machine": "q35",
-        "disks": [{"target": "vda", "path": f"/pool/{UUID}-vda.qcow2"}],
+        "disks": [
+            {
+                "target": "vda",
+                "type": "file",
+                "device": "disk",
+                "format": "qcow2",
+                "read_only": False,
+                "shareable": False,
+                "path": f"/pool/{UUID}-vda.qcow2",
+                "source": None,
+            }
+        ],
         "interfaces": [
             {"mac": MAC, "type": "network", "source": "default", "model": "virtio", "target": None}
         ],
@@ -178,16 +189,92 @@ def test_foreign_domain_is_read() -> None:
     assert (parsed["memory"], parsed["memory_max"]) == (2048, 2048)
     assert (parsed["vcpus"], parsed["vcpus_max"]) == (4, 4)
     assert parsed["firmware"] == "efi"
-    assert parsed["disks"] == [
-        {"target": "sda", "path": "/d/top.qcow2", "backing": "/d/base.qcow2"},
-        {"target": "sdb", "path": "/dev/vg/lv"},
-        {"target": "sdc", "path": "v", "pool": "p"},
-        {"target": "sdd", "path": "r/i"},
+    assert [(disk["target"], disk["path"], disk["source"]) for disk in parsed["disks"]] == [
+        ("sda", "/d/top.qcow2", None),
+        ("sdb", "/dev/vg/lv", None),
+        ("sdc", None, "p/v"),
+        ("sdd", None, "rbd:r/i"),
     ]
+    assert parsed["disks"][0]["backing"] == "/d/base.qcow2"
     assert [nic["source"] for nic in parsed["interfaces"]] == [None, "eth0"]
     assert parsed["graphics"] == {"type": "spice", "host": "0.0.0.0", "port": 5901}
     assert hotpluggable_vcpus(FOREIGN) == 1
     assert "/d/base.qcow2" in list_files(FOREIGN)
+
+
+PLAIN_DISK = {
+    "target": "vda",
+    "type": "file",
+    "device": "disk",
+    "format": None,
+    "read_only": False,
+    "shareable": False,
+    "path": None,
+    "source": None,
+}
+DISKS: list[tuple[str, dict[str, Any]]] = [
+    ("<disk/>", {"target": None}),
+    ("<disk type='file'><target dev='vda'/></disk>", {}),
+    (
+        "<disk type='file'><driver type='raw'/><source file='/a'/><target dev='vda'/></disk>",
+        {"path": "/a", "format": "raw"},
+    ),
+    ("<disk><source file='a.raw'/><target dev='vda'/></disk>", {"source": "a.raw"}),
+    (
+        "<disk type='block' device='lun'><source dev='/dev/sdb'/><target dev='vda'/></disk>",
+        {"type": "block", "device": "lun", "path": "/dev/sdb"},
+    ),
+    (
+        "<disk type='volume'><source pool='p' volume='v' mode='host'/><target dev='vda'/></disk>",
+        {"type": "volume", "source": "p/v", "pool": "p", "volume": "v"},
+    ),
+    # A name on the network is never a path of the host, whatever it looks like.
+    (
+        "<disk type='network'><source protocol='rbd' name='/etc/passwd'/>"
+        "<target dev='vda'/></disk>",
+        {"type": "network", "source": "rbd:/etc/passwd"},
+    ),
+    (
+        "<disk type='network'><source protocol='nbd'><host name='h'/></source>"
+        "<target dev='vda'/></disk>",
+        {"type": "network", "source": "nbd"},
+    ),
+    (
+        "<disk type='dir'><source dir='/srv'/><target dev='vda'/><readonly/></disk>",
+        {"type": "dir", "source": "/srv", "read_only": True},
+    ),
+    (
+        "<disk type='nvme'><source type='pci' namespace='1'><address domain='0x0000' bus='0x01'"
+        " slot='0x00' function='0x0'/></source><target dev='vda'/></disk>",
+        {"type": "nvme", "source": "0000:01:00.0/1"},
+    ),
+    (
+        "<disk type='vhostuser'><source type='unix' path='/run/s'/><target dev='vda'/></disk>",
+        {"type": "vhostuser", "source": "/run/s"},
+    ),
+    (
+        "<disk type='vhostvdpa'><source dev='/dev/vhost-vdpa-0'/><target dev='vda'/></disk>",
+        {"type": "vhostvdpa", "source": "/dev/vhost-vdpa-0"},
+    ),
+    (
+        "<disk><source file='/a'><encryption format='luks'/></source><target dev='vda'/>"
+        "<shareable/><transient/></disk>",
+        {"path": "/a", "encrypted": True, "shareable": True, "transient": True},
+    ),
+    ("<disk type='new'><source/><target dev='vda'/></disk>", {"type": "new"}),
+]
+
+
+@pytest.mark.parametrize(("xml", "expected"), DISKS)
+def test_disk_of_every_kind_is_read(xml: str, expected: dict[str, Any]) -> None:
+    (disk,) = parse_domain(f"<domain><devices>{xml}</devices></domain>")["disks"]
+    assert disk == {**PLAIN_DISK, **expected}
+
+
+@pytest.mark.parametrize("device", ["cdrom", "floppy"])
+def test_media_are_no_disks(device: str) -> None:
+    xml = f"<disk device='{device}'><source file='/a'/><target dev='sda'/></disk>"
+    assert parse_domain(f"<domain><devices>{xml}</devices></domain>")["disks"] == []
 
 
 def test_edit_leaves_everything_else_as_it_was() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -190,16 +189,6 @@ def test_crash_of_the_child_is_told(how: str, said: str) -> None:
 
 def test_large_answer_is_read_whole() -> None:
     assert len(run_in_child(lambda: "x" * 5_000_000, 10)) == 5_000_000
-
-
-def test_size_of_qcow2_is_the_virtual_one(tmp_path: Path) -> None:
-    image = tmp_path / "a.qcow2"
-    image.write_bytes(struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 0, 0, 16, 20 << 30))
-    assert qemu_process.file_sizes(str(image))["capacity_bytes"] == 20 << 30
-    raw = tmp_path / "a.raw"
-    raw.write_bytes(b"\0" * 4096)
-    assert qemu_process.file_sizes(str(raw))["capacity_bytes"] == 4096
-    assert qemu_process.file_sizes(str(tmp_path / "absent")) == {}
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Any:
 def ask(host: Host, seconds: float = 3.0, patience: float = 0.3) -> tuple[set[str], set[str]]:
     """UUIDs of those that answered, and of the stuck ones."""
     deadline = time.monotonic() + seconds
-    answers = query_monitors(lambda: host, dict(host.domains), set(), deadline, patience)
+    answers = query_monitors(lambda: host, dict(host.domains), deadline, patience)
     return {uuid for uuid, record in answers.records.items() if record}, answers.stuck
 
 

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.images import Image
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.monitor import MonitorResults
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.observation import (
     _Background,
@@ -17,6 +18,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.observati
 
 GIB = 1 << 30
 PATH = "/srv/vda.qcow2"
+IMAGE = Image(PATH, "qcow2")
 MAC = "52:54:00:00:00:01"
 
 
@@ -25,7 +27,10 @@ def seen(
 ) -> _Found:
     facts = {
         "name": "vm-001",
-        "disks": [{"target": "vda", "path": PATH}, {"target": "vdb", "path": None}],
+        "disks": [
+            {"target": "vda", "path": PATH, "format": "qcow2"},
+            {"target": "vdb", "path": None},
+        ],
         "interfaces": [
             {"type": "network", "source": "default", "mac": MAC, "target": "vnet0"},
             {"type": "user", "source": None, "mac": None, "target": None},
@@ -44,25 +49,33 @@ def block(**fields: int) -> dict[str, Any]:
     [
         ({}, {}, {}),
         (block(capacity=2 * GIB), {}, {"capacity_bytes": 2 * GIB, "size": 2.0}),
+        # What libvirt calls allocation is the end of the last write.
+        (block(capacity=2 * GIB, allocation=0), {}, {"capacity_bytes": 2 * GIB, "size": 2.0}),
+        # A block device takes its whole size.
+        (
+            block(capacity=2 * GIB, allocation=0),
+            {IMAGE: {"capacity_bytes": 2 * GIB}},
+            {"capacity_bytes": 2 * GIB, "size": 2.0},
+        ),
         # QEMU knows the size of the disk, the file system what it takes.
         (
             block(capacity=2 * GIB, allocation=99),
-            {PATH: {"capacity_bytes": GIB, "allocation_bytes": 5}},
+            {IMAGE: {"capacity_bytes": GIB, "allocation_bytes": 5}},
             {"capacity_bytes": 2 * GIB, "allocation_bytes": 5, "size": 2.0},
         ),
         (
             {},
-            {PATH: {"capacity_bytes": GIB, "allocation_bytes": 5}},
+            {IMAGE: {"capacity_bytes": GIB, "allocation_bytes": 5}},
             {"capacity_bytes": GIB, "allocation_bytes": 5, "size": 1.0},
         ),
     ],
 )
 def test_sizes_of_a_disk_come_from_who_knows_them(
-    answer: dict[str, Any], files: dict[str, dict[str, int]], sizes: dict[str, Any]
+    answer: dict[str, Any], files: dict[Image, dict[str, int]], sizes: dict[str, Any]
 ) -> None:
     entry = _complete(seen(), MonitorResults(records={"u": answer}), files)
     assert entry["disks"] == [
-        {"target": "vda", "path": PATH, **sizes},
+        {"target": "vda", "path": PATH, "format": "qcow2", **sizes},
         {"target": "vdb", "path": None},
     ]
 
@@ -87,8 +100,9 @@ def test_stuck_is_who_runs_and_has_not_answered(
 
 def test_domain_that_is_off_has_sizes_and_no_counters() -> None:
     record = {**block(capacity=GIB), "vcpu.0.time": 5, "balloon.current": 1024}
-    stats = _complete(seen(active=False), MonitorResults(records={"u": record}), {})["stats"]
-    assert stats["block"] == [{"target": "vda", "capacity_bytes": GIB}]
+    sizes = {IMAGE: {"capacity_bytes": GIB, "allocation_bytes": 5}}
+    stats = _complete(seen(active=False), MonitorResults(records={"u": record}), sizes)["stats"]
+    assert stats["block"] == [{"target": "vda", "capacity_bytes": GIB, "allocation_bytes": 5}]
     assert not stats["vcpu"]
     assert not stats["balloon"]
     assert "cpu_time_ns" not in stats

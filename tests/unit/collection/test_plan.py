@@ -393,3 +393,94 @@ def test_every_value_of_a_definition_changes_live_or_at_the_next_boot() -> None:
     assert not set(LIVE) & set(WAITING)
     # The firmware is fixed, and of disks and interfaces each has a plan of its own.
     assert {*LIVE, *WAITING, "firmware", "disks", "interfaces"} == DEFINITION.keys()
+
+
+def with_disks(*targets: str) -> Current:
+    found = [{"target": target, "path": f"/pool/{target}.qcow2"} for target in targets]
+    current = domain(disks=found)
+    current.config["disks"] = found
+    current.capacities = {target: (2 + n) * GIB for n, target in enumerate(targets)}
+    return current
+
+
+@pytest.mark.parametrize(
+    ("targets", "target"),
+    [(("vda",), "vda"), (("sda",), "sda"), (("hda",), "hda"), (("sda", "vda"), "sda")],
+)
+def test_disk_without_a_target_is_the_first_one_whatever_its_name(
+    targets: tuple[str, ...], target: str
+) -> None:
+    plan = plan_update(with_disks(*targets), {"disks": [{"size": 4}]})
+    assert (plan.grow_disks, plan.add_disks) == ({target: 4 * GIB}, [])
+    assert [(c.field, c.before, c.after) for c in plan.changes] == [(f"disks.{target}.size", 2, 4)]
+    with pytest.raises(Failure, match=f"cannot shrink disk {target} of vm-001"):
+        plan_update(with_disks(*targets), {"disks": [{"size": 1}]})
+
+
+def test_disk_without_a_target_is_never_created() -> None:
+    for disk in ({"size": 4}, {"template": "t"}):
+        with pytest.raises(Failure, match="first disk of vm-001: it has no disk") as refusal:
+            plan_update(with_disks(), {"disks": [disk]})
+        assert refusal.value.code == "VALIDATION_ERROR"
+
+
+def test_same_disk_with_and_without_its_target_is_refused() -> None:
+    with pytest.raises(Failure, match="cannot change disk sda of vm-001: it is listed twice"):
+        plan_update(with_disks("sda"), {"disks": [{"size": 4}, {"target": "sda", "size": 3}]})
+
+
+def test_template_of_the_first_disk_cannot_change_whatever_its_name() -> None:
+    for disk in ({"template": "u"}, {"target": "sda", "template": "u"}):
+        with pytest.raises(Failure, match="cannot change the template of vm-001 from t to u"):
+            plan_update(with_disks("sda"), {"disks": [disk]})
+
+
+@pytest.mark.parametrize(
+    ("disk", "block", "active", "reason"),
+    [
+        ({"read_only": True}, False, True, "it is read-only"),
+        ({"transient": True}, False, True, "it is transient"),
+        ({"shareable": True}, False, True, "it is shared"),
+        ({"path": "/dev/sdb"}, True, True, "/dev/sdb is a block device; grow the device itself"),
+        ({"path": "/dev/sdb"}, True, False, "/dev/sdb is a block device; grow the device itself"),
+        (
+            {"format": "qcow2"},
+            True,
+            False,
+            "it is on block device /pool/sda.qcow2; start the VM first",
+        ),
+        ({"format": "qcow2"}, True, True, ""),
+        ({"encrypted": True}, False, False, "it is encrypted; start the VM first"),
+        ({"encrypted": True}, False, True, ""),
+        (
+            {"path": None, "type": "network", "source": "rbd:a/b"},
+            False,
+            True,
+            r"it is a disk of type network \(rbd:a/b\); grow it with the tools of its storage",
+        ),
+    ],
+)
+def test_disk_that_cannot_grow_is_refused_by_name(
+    disk: dict[str, Any], block: bool, active: bool, reason: str
+) -> None:
+    current = with_disks("sda")
+    current.state = RUNNING if active else STOPPED
+    current.config["disks"][0].update(disk)
+    current.block_devices = {"sda"} if block else set()
+    assert plan_update(current, {"disks": [{"size": 2}]}).changes == []
+    with pytest.raises(Failure, match="cannot shrink disk sda of vm-001"):
+        plan_update(current, {"disks": [{"size": 1}]})
+    if not reason:
+        assert plan_update(current, {"disks": [{"size": 4}]}).grow_disks == {"sda": 4 * GIB}
+        return
+    with pytest.raises(Failure, match=f"^cannot resize disk sda of vm-001: {reason}") as refusal:
+        plan_update(current, {"disks": [{"size": 4}]})
+    assert refusal.value.code == "VALIDATION_ERROR"
+
+
+def test_disk_of_unknown_size_is_refused_by_name() -> None:
+    current = with_disks("sda")
+    current.capacities = {}
+    current.config["disks"][0].update(path=None, type="network", source="rbd:a/b")
+    with pytest.raises(Failure, match=r"size of a disk of type network \(rbd:a/b\) is unknown"):
+        plan_update(current, {"disks": [{"size": 4}]})

@@ -133,7 +133,7 @@ BAD: dict[str, list[Any]] = {
     ],
     "disks": [
         [{"size": 3}],
-        [{"target": "sda"}],
+        [{"target": "../sda"}],
         [{"target": "vda", "size": 0}],
         [{"target": "vda", "size": "big"}],
         [{"target": "vda"}, {"target": "vda"}],

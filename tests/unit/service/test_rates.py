@@ -106,3 +106,8 @@ def test_the_agents_file_systems_go_before_the_image() -> None:
     assert disk_usage({**DOMAIN, "filesystems": systems}) == 40.0
     assert disk_usage({**DOMAIN, "filesystems": []}) == 25.0
     assert disk_usage({"disks": []}) is None
+    # A block device takes its whole size: it has no use of its own.
+    device = {"target": "vdb", "capacity_bytes": 100}
+    assert disk_usage({"disks": [device]}) is None
+    file = {"target": "vda", "capacity_bytes": 40, "allocation_bytes": 10}
+    assert disk_usage({"disks": [file, device]}) == 25.0

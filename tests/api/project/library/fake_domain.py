@@ -68,6 +68,12 @@ def new_domain(given: dict[str, Any]) -> dict[str, Any]:
         "disks": [
             {
                 "target": "vda",
+                "type": "file",
+                "device": "disk",
+                "format": "qcow2",
+                "read_only": False,
+                "shareable": False,
+                "source": None,
                 "path": f"/pool/{given['uuid']}-vda.qcow2",
                 "size": float(given["disk"]),
                 "capacity_bytes": given["disk"] * GIB,

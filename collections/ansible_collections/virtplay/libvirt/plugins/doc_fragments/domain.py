@@ -50,13 +50,17 @@ disks:
   description:
     - Disks, identified by target. A missing disk is created, a smaller disk is grown, and disks
       that are not in the list are not changed.
+    - A disk without a target is the first disk of the domain, as libvirt lists them, without
+      CD-ROMs and floppies. It is never created in an existing domain.
   type: list
   elements: dict
   suboptions:
     target:
-      description: Target name of the disk, V(vda), V(vdb) and so on.
+      description:
+        - Target name of the disk, V(vda), V(vdb) and so on. A disk that the domain has already may
+          have another one, as V(sda).
+        - By default the first disk of an existing domain, and V(vda) of a new one.
       type: str
-      required: true
     size:
       description: Size in GiB, 1 to 65536, by default that of the template. A disk cannot shrink.
       type: int

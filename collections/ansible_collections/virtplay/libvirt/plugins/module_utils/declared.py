@@ -84,13 +84,14 @@ def _arguments(vm: Mapping[str, Any]) -> dict[str, Any]:
 def simple_devices(vm: Mapping[str, Any]) -> dict[str, Any]:
     """Return the module's disks and interfaces for a VM with one disk and one interface.
 
+    The disk has no target: it is the first one, whatever its target in an existing VM.
     vm has disk (GiB), template, clone and network, as in the role libvirt_domain; unset options
     are left out.
     """
     devices: dict[str, Any] = {}
     disk = {"size": vm.get("disk"), **_given(vm, ("template", "clone"))}
     if disk["size"] is not None or "template" in disk:
-        devices["disks"] = [{"target": "vda", **_given(disk, disk)}]
+        devices["disks"] = [_given(disk, disk)]
     network = vm.get("network")
     if network:
         card = _given(network, ARGUMENTS["interfaces"]["options"])

@@ -344,7 +344,8 @@ HOSTNAME = enclosed_alphanumeric("-", " and no domain")
 VCPUS = between(1, 512)
 MEMORY = between(32, 16_777_216, "MiB")
 DISK_SIZE = between(1, 65_536, "GiB")
-DISK_TARGET = text("must be vda, vdb and so on", pattern="vd[a-z]{1,2}")
+NEW_DISK_TARGET = text("must be vda, vdb and so on", pattern="vd[a-z]{1,2}")
+DISK_TARGET = text("must be a target as vda or sda", pattern="(vd|sd|hd|xvd|ubd)[a-z]{1,2}")
 MAC = text(
     "must be the MAC address of a single interface, such as 52:54:00:12:34:56",
     pattern="(?!00(?::00){5})[0-9a-fA-F][02468aceACE](?::[0-9a-fA-F]{2}){5}",

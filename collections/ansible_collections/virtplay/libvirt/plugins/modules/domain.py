@@ -123,6 +123,9 @@ RETURN = r"""
 domain:
   description:
     - The domain after the task, or in check mode as it would be. Null if it does not exist.
+    - C(domain.disks) lists disks, without CD-ROMs and floppies. C(path) is the file or block device
+      on the host. It is null for every other kind, and C(source) then describes the disk.
+    - A size that is not known is absent. A block device has no C(allocation_bytes).
     - C(domain.pending) contains the values that take effect at the next boot. It is absent if
       there are none.
     - C(domain.state_reason) is the reason that libvirt gives for the state, for example V(user),
@@ -152,6 +155,12 @@ domain:
     machine: pc-q35-7.2
     disks:
       - target: vda
+        type: file
+        device: disk
+        format: qcow2
+        read_only: false
+        shareable: false
+        source: null
         path: /var/lib/libvirt/images/5f3c1a52-8d1e-8c3b-9c1a-0e6a9d2b7f10-vda.qcow2
         size: 20.0
         capacity_bytes: 21474836480

@@ -208,6 +208,12 @@ host_info:
               created_at: "2026-11-22T13:40:01Z"
           disks:
             - target: vda
+              type: file
+              device: disk
+              format: qcow2
+              read_only: false
+              shareable: false
+              source: null
               path: /var/lib/libvirt/images/00001234-5000-0000-0000-000000000001-vda.qcow2
               backing: /var/lib/libvirt/templates/debian12-0123456789ab.qcow2
               size: 20.0

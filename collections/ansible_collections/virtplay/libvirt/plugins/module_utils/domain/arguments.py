@@ -35,7 +35,7 @@ DEFINITION: dict[str, Any] = {
         "type": "list",
         "elements": "dict",
         "options": {
-            "target": {"type": "str", "required": True},
+            "target": {"type": "str"},
             "size": {"type": "int"},
             "template": {"type": "str"},
             "clone": {"type": "str", "choices": ["linked", "full"], "default": "linked"},

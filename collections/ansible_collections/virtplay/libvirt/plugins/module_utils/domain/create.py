@@ -32,7 +32,7 @@ from ..lock.fence import Fence
 from ..units import GIB
 from ..values import NEW_NAME
 from .console_xml import lock_graphics
-from .devices import NewDisk, make_disk, prepare_disk, prepare_interface
+from .devices import FIRST_TARGET, NewDisk, make_disk, prepare_disk, prepare_interface
 from .flags import FLAGS, set_flags
 from .plan import Applies, Change, merge_metadata
 from .remove import undefine
@@ -75,7 +75,13 @@ def prepare(
             f"cannot create {name}: domain {taken.UUIDString()} has that name", "VALIDATION_ERROR"
         )
     disks = [
-        prepare_disk(conn, uuid, disk, templates, dry_run=dry_run)
+        prepare_disk(
+            conn,
+            uuid,
+            {**disk, "target": disk.get("target") or FIRST_TARGET},
+            templates,
+            dry_run=dry_run,
+        )
         for disk in desired.get("disks") or []
     ]
     wanted_nics = desired.get("interfaces")

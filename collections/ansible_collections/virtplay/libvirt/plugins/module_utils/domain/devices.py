@@ -24,9 +24,11 @@ from ..host.storage import (
     pool_path,
     wanted_size,
 )
-from ..values import DISK_TARGET, MAC
+from ..values import MAC, NEW_DISK_TARGET
 from .xml import NAMESPACE, Interface
 
+# The target of a new domain's disk that has none.
+FIRST_TARGET = "vda"
 # Reservations of a deleted domain are searched by this many derived MAC addresses.
 _MOST_INTERFACES = 8
 
@@ -49,9 +51,10 @@ def prepare_disk(
 ) -> NewDisk:
     """Check a new disk against the host; in a dry run its template may be missing."""
     target = disk["target"]
-    if not DISK_TARGET.allows(target):
+    if not NEW_DISK_TARGET.allows(target):
         raise Failure(
-            f"cannot create disk {target!r}: it {DISK_TARGET.sentence}", "VALIDATION_ERROR"
+            f"cannot create disk {target!r}: the target of a new disk {NEW_DISK_TARGET.sentence}",
+            "VALIDATION_ERROR",
         )
     template = None
     if disk.get("template"):

@@ -79,7 +79,10 @@ class Current:
     # What libvirt or QEMU does with the domain at the moment, for messages.
     jobs: Sequence[str] = ()
     hotpluggable_vcpus: int = 0
+    # Target → size in bytes, of the disks whose size is known.
     capacities: dict[str, int] = field(default_factory=dict)
+    # Targets of the disks whose image is a block device of the host.
+    block_devices: set[str] = field(default_factory=set)
     # MAC address → (network, IP address) of DHCP reservations.
     reservations: dict[str, tuple[str, str]] = field(default_factory=dict)
     snapshots: int = 0
@@ -348,6 +351,12 @@ def merge_metadata(old: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> 
     return {**(old or {}), **{key: value for key, value in wanted.items() if value is not None}}
 
 
+def first_target(current: Current) -> str | None:
+    """Return the target of the first disk, whose size is the domain's `disk`; None without one."""
+    disks = current.live["disks"]
+    return disks[0]["target"] if disks else None
+
+
 def _now(current: Current) -> Applies:
     """Return when a change applies that QEMU can make while the guest runs.
 
@@ -383,7 +392,8 @@ def _refuse_fixed(current: Current, desired: Mapping[str, Any]) -> None:
             )
     origin = (current.config["metadata"] or {}).get("template")
     requested = [(desired.get("metadata") or {}).get("template")]
-    requested += [disk.get("template") for disk in desired.get("disks") or [] if _is_first(disk)]
+    first = (None, first_target(current))
+    requested += [d.get("template") for d in desired.get("disks") or [] if d.get("target") in first]
     for template in requested:
         if origin is not None and template not in {None, origin}:
             raise Failure(
@@ -391,10 +401,6 @@ def _refuse_fixed(current: Current, desired: Mapping[str, Any]) -> None:
                 "its disk was created from it; create another VM",
                 "VALIDATION_ERROR",
             )
-
-
-def _is_first(disk: Mapping[str, Any]) -> bool:
-    return bool(disk["target"] == "vda")
 
 
 def _plan_values(plan: UpdatePlan, current: Current, desired: Mapping[str, Any]) -> None:
@@ -482,9 +488,22 @@ def _plan_memory(plan: UpdatePlan, current: Current, desired: Mapping[str, Any])
 def _plan_disks(
     plan: UpdatePlan, current: Current, wanted_disks: Sequence[Mapping[str, Any]]
 ) -> None:
-    present = {disk["target"]: disk for disk in current.config["disks"]}
+    present = {d["target"]: d for d in (*current.live["disks"], *current.config["disks"])}
+    planned: set[str] = set()
     for wanted in wanted_disks:
-        target = wanted["target"]
+        target = wanted.get("target") or first_target(current)
+        if target is None:
+            raise Failure(
+                f"cannot resize the first disk of {current.label}: it has no disk; name a target "
+                "to create one",
+                "VALIDATION_ERROR",
+            )
+        if target in planned:
+            raise Failure(
+                f"cannot change disk {target} of {current.label}: it is listed twice",
+                "VALIDATION_ERROR",
+            )
+        planned.add(target)
         if target not in present:
             plan.add_disks.append(dict(wanted))
             plan.changes.append(
@@ -496,8 +515,10 @@ def _plan_disks(
         if size is None:
             continue
         if capacity is None:
+            disk = present[target]
             raise Failure(
-                f"cannot resize disk {target} of {current.label}: its current size is unknown",
+                f"cannot resize disk {target} of {current.label}: the current size of "
+                f"{disk.get('path') or _kind(disk)} is unknown",
                 "VALIDATION_ERROR",
             )
         if size * GIB < capacity:
@@ -507,8 +528,40 @@ def _plan_disks(
                 "VALIDATION_ERROR",
             )
         if size * GIB > capacity:
+            _refuse_growth(current, present[target])
             plan.grow_disks[target] = size * GIB
             plan.changes.append(Change(f"disks.{target}.size", capacity / GIB, size, _now(current)))
+
+
+def _refuse_growth(current: Current, disk: Mapping[str, Any]) -> None:
+    """Raise Failure for a disk that libvirt cannot grow, or must not."""
+    target, path = disk["target"], disk.get("path")
+    reason = None
+    if disk.get("read_only"):
+        reason = "it is read-only"
+    elif disk.get("transient"):
+        reason = "it is transient, and its changes are lost when the guest stops"
+    elif disk.get("shareable"):
+        reason = "it is shared with other guests, which would not notice"
+    elif target in current.block_devices:
+        if disk.get("format") in {None, "raw"}:
+            reason = f"{path} is a block device; grow the device itself with its own tools"
+        elif not current.active:
+            reason = f"it is on block device {path}; start the VM first"
+    elif path is None:
+        reason = f"it is {_kind(disk)}; grow it with the tools of its storage"
+    elif disk.get("encrypted") and not current.active:
+        reason = "it is encrypted; start the VM first"
+    if reason:
+        raise Failure(
+            f"cannot resize disk {target} of {current.label}: {reason}", "VALIDATION_ERROR"
+        )
+
+
+def _kind(disk: Mapping[str, Any]) -> str:
+    """Return what a disk without a path on the host is."""
+    source = disk.get("source")
+    return f"a disk of type {disk.get('type')}" + (f" ({source})" if source else "")
 
 
 def _plan_interfaces(

@@ -15,7 +15,7 @@ from typing import Any
 from ..failure import Failure
 from ..host.connection import error_text, libvirt
 from ..host.reservations import add_reservation, check_reservation, find_network, remove_reservation
-from ..host.storage import TEMPLATES_DIRECTORY, grow_volume
+from ..host.storage import TEMPLATES_DIRECTORY, require_volume
 from .console_xml import keep_passwords
 from .devices import NewDisk, check_source, derive_mac, make_disk, prepare_disk, prepare_interface
 from .flags import set_flags
@@ -71,6 +71,8 @@ def prepare(
     for mac, place in plan.reservations.items():
         if place is not None:
             check_reservation(find_network(conn, place[0]), place[1], mac)
+    for target in () if current.active else plan.grow_disks:
+        require_volume(conn, _path_of(current, target))
     edits = dict(plan.edits)
     if disks:
         edits["add_disks"] = [Disk(disk.target, disk.path) for disk in disks]
@@ -114,7 +116,8 @@ def run(
             add_reservation(conn, place[0], mac=mac, address=place[1], host=current.label)
     if not current.active:
         for target, size in plan.grow_disks.items():
-            grow_volume(conn, _path_of(current, target), size)
+            # libvirt resizes by the pool's record of the image, which may be older than the file.
+            require_volume(conn, _path_of(current, target)).resize(size, 0)
         return _define_saved(dom, current, update, metadata) if current.saved else []
     return _run_live(dom, current, update, metadata)
 

@@ -4,16 +4,25 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
+from ..failure import Failure
 from ..host.connection import libvirt, read_state, saved_xml
-from ..host.qemu_process import file_sizes, started_at
+from ..host.images import Image, call_each, image_of, image_sizes, with_sizes
+from ..host.qemu_process import started_at
 from ..host.reservations import list_reservations
-from ..units import GIB
+from ..host.storage import resolve_volumes
 from .flags import read_flags
 from .jobs import list_jobs
 from .plan import Current
+from .power import call_within
 from .xml import hotpluggable_vcpus, parse_domain, pending_values
+
+# How long to wait for the storage of a domain's disks; without a response sizes are unknown.
+STORAGE_SECONDS = 5.0
 
 
 def view_domain(conn: Any, dom: Any, *, whole: bool = False) -> Current:
@@ -28,12 +37,16 @@ def view_domain(conn: Any, dom: Any, *, whole: bool = False) -> Current:
     if has_managed_save and not active:
         live_xml = saved_xml(dom) or config_xml
     config = parse_domain(config_xml)
+    live = config if live_xml == config_xml else parse_domain(live_xml)
+    resolve_volumes(conn, config["disks"])
+    if live is not config:
+        resolve_volumes(conn, live["disks"])
     current = Current(
         state=state,
         flags=read_flags(dom, persistent=persistent),
         persistent=persistent,
         config=config,
-        live=config if live_xml == config_xml else parse_domain(live_xml),
+        live=live,
         config_xml=config_xml,
         live_xml=live_xml,
         reason=reason,
@@ -42,16 +55,34 @@ def view_domain(conn: Any, dom: Any, *, whole: bool = False) -> Current:
     )
     if whole:
         current.hotpluggable_vcpus = hotpluggable_vcpus(live_xml) if active else 0
+        disks = {disk["target"]: disk for disk in (*live["disks"], *config["disks"])}
+        sizes = _measure(disks.values())
         current.capacities = {
-            disk["target"]: sizes["capacity_bytes"]
-            for disk in config["disks"]
-            if disk["path"] and (sizes := file_sizes(disk["path"]))
+            target: sizes[image]["capacity_bytes"]
+            for target, disk in disks.items()
+            if (image := image_of(disk)) and "capacity_bytes" in sizes.get(image, {})
         }
+        # Only a file has an allocation.
+        current.block_devices = {
+            target
+            for target, disk in disks.items()
+            if (image := image_of(disk)) and sizes.get(image, {}).keys() == {"capacity_bytes"}
+        }
+        for disk in live["disks"] if active else ():
+            if not disk["path"] and disk["source"]:
+                _ask_capacity(dom, disk["target"], current)
         current.reservations = list_reservations(
             conn, (nic["mac"] for nic in config["interfaces"] if nic["mac"])
         )
         current.snapshots = dom.snapshotNum(0)
     return current
+
+
+def _ask_capacity(dom: Any, target: str, current: Current) -> None:
+    """Set the capacity of a disk that is not on the host, if QEMU responds with it."""
+    with suppress(libvirt.libvirtError, Failure):
+        info = call_within(STORAGE_SECONDS, lambda: dom.blockInfo(target), "cannot measure a disk")
+        current.capacities[target] = info[0]
 
 
 def describe(current: Current) -> dict[str, Any]:
@@ -65,14 +96,21 @@ def describe(current: Current) -> dict[str, Any]:
         **current.flags,
         "started_at": started_at(current.label) if current.active else None,
     }
-    shown["disks"] = [_measure(disk) for disk in current.live["disks"]]
+    shown["disks"] = _with_sizes(current.live["disks"])
     if pending := pending_values(current.live, current.config):
         shown["pending"] = pending
     return shown
 
 
-def _measure(disk: dict[str, Any]) -> dict[str, Any]:
-    sizes = file_sizes(disk["path"]) if disk["path"] else {}
-    if not sizes:
-        return disk
-    return {**disk, **sizes, "size": round(sizes["capacity_bytes"] / GIB, 3)}
+def _measure(disks: Iterable[dict[str, Any]]) -> dict[Image, dict[str, int]]:
+    """Return the sizes of the images that can be read within STORAGE_SECONDS."""
+    images = [image for disk in disks if (image := image_of(disk))]
+    return call_each(image_sizes, images, time.monotonic() + STORAGE_SECONDS)
+
+
+def _with_sizes(disks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    measured = _measure(disks)
+    return [
+        with_sizes(disk, measured.get(image, {}) if (image := image_of(disk)) else {})
+        for disk in disks
+    ]

@@ -169,20 +169,56 @@ def _data_disks(root: Any) -> list[Any]:
 
 
 def _parse_disk(disk: Any) -> dict[str, Any]:
+    """Return an entry of `disks`, without sizes.
+
+    path is absolute, and None for everything that is no file or block device of the host; of a
+    volume, which names its pool and volume, only the host knows it (storage.resolve_volumes).
+    source is a text to show instead.
+    """
+    kind = disk.get("type", "file")
     source = disk.find("source")
-    target = disk.find("target")
-    attributes = dict(source.attrib) if source is not None else {}
-    path = attributes.get("file") or attributes.get("dev") or attributes.get("dir")
+    path, text = _place_of(kind, source) if source is not None else (None, None)
     parsed: dict[str, Any] = {
-        "target": target.get("dev") if target is not None else None,
-        "path": path or attributes.get("name") or attributes.get("volume"),
+        "target": _attribute(disk.find("target"), "dev"),
+        "type": kind,
+        "device": disk.get("device", "disk"),
+        "format": _attribute(disk.find("driver"), "type"),
+        "read_only": disk.find("readonly") is not None,
+        "shareable": disk.find("shareable") is not None,
+        "path": path,
+        "source": text,
     }
-    if attributes.get("pool"):
-        parsed["pool"] = attributes["pool"]
+    if disk.find("transient") is not None:
+        parsed["transient"] = True
+    if disk.find("encryption") is not None or disk.find("source/encryption") is not None:
+        parsed["encrypted"] = True
+    if kind == "volume" and source is not None:
+        parsed.update(pool=source.get("pool"), volume=source.get("volume"))
     backing = disk.find("backingStore/source")
     if backing is not None:
         parsed["backing"] = backing.get("file") or backing.get("dev") or backing.get("name")
     return parsed
+
+
+def _place_of(kind: str, source: Any) -> tuple[str | None, str | None]:
+    """Return the path of a disk's source on the host, and a text for a source without one."""
+    given = dict(source.attrib)
+    if kind in {"file", "block"}:
+        path = given.get("file") or given.get("dev")
+        # QEMU would take a relative path from its own directory.
+        return (path, None) if path and path.startswith("/") else (None, path)
+    if kind == "volume":
+        return None, f"{given.get('pool')}/{given.get('volume')}"
+    if kind == "network":
+        return None, ":".join(filter(None, (given.get("protocol"), given.get("name"))))
+    if kind == "nvme":
+        address = source.find("address")
+        parts = dict(address.attrib) if address is not None else {}
+        number = [parts.get(key, "?").removeprefix("0x") for key in ("domain", "bus", "slot")]
+        function = parts.get("function", "?").removeprefix("0x")
+        return None, f"{':'.join(number)}.{function}/{given.get('namespace')}"
+    found = (given.get(key) for key in ("dir", "path", "dev", "name"))
+    return None, next((value for value in found if value), None)
 
 
 def _parse_interface(nic: Any) -> dict[str, Any]:

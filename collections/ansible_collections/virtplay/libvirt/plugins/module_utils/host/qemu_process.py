@@ -1,6 +1,6 @@
 # Copyright: Virtplay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Reads from the kernel the facts about a domain's QEMU process and disk files.
+"""Reads from the kernel the facts about a domain's QEMU process.
 
 QEMU itself is never queried, so this also works if it does not respond.
 """
@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import datetime
 import os
-import struct
 from pathlib import Path
 
 from .files import boot_time, read_stat
 
 RUN_DIRECTORY = Path("/run/libvirt/qemu")
-# The qcow2 header (docs/interop/qcow2.txt in QEMU): magic, then the virtual size at byte 24.
-_QCOW2_HEADER = struct.Struct(">4s20xQ")
-_QCOW2_MAGIC = b"QFI\xfb"
 
 
 def started_at(name: str) -> str | None:
@@ -59,19 +55,3 @@ def rfc3339(seconds: float) -> str:
     """Return seconds since the epoch as UTC with milliseconds: 2026-11-22T13:40:01.250Z."""
     moment = datetime.datetime.fromtimestamp(seconds, tz=datetime.timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def file_sizes(path: str) -> dict[str, int]:
-    """Return capacity_bytes (qcow2 or raw) and allocation_bytes of an image; {} if unreadable."""
-    try:
-        found = os.stat(path)
-        with open(path, "rb") as image:
-            header = image.read(_QCOW2_HEADER.size)
-    except OSError:
-        return {}
-    capacity = found.st_size
-    if len(header) == _QCOW2_HEADER.size:
-        magic, size = _QCOW2_HEADER.unpack(header)
-        if magic == _QCOW2_MAGIC:
-            capacity = size
-    return {"capacity_bytes": capacity, "allocation_bytes": found.st_blocks * 512}

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from ..failure import Failure
 from ..units import GIB, MIB
 from ..values import TEMPLATE
 from .connection import error_text, etree, has_error_code, libvirt
-from .qemu_process import file_sizes
+from .images import Image, image_sizes
 
 TEMPLATES_DIRECTORY = Path("/var/lib/libvirt/templates")
 TEMPLATES_POOL = "templates"
@@ -26,6 +28,9 @@ DEFAULT_POOL = "default"
 # The least space for a new volume: qcow2's own tables.
 _SMALLEST_ROOM = 4 * MIB
 _REFRESH_SECONDS = 60.0
+# Types of pools whose volumes have a path on the host: files, or block devices.
+FILE_POOLS = frozenset({"dir", "fs", "netfs", "vstorage"})
+BLOCK_POOLS = frozenset({"logical", "disk", "iscsi", "scsi", "mpath", "zfs"})
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,39 @@ def pool_path(pool: Any) -> str:
     return str(etree.fromstring(pool.XMLDesc(0)).findtext("target/path"))
 
 
+def pool_type(pool: Any) -> str:
+    """Return libvirt's type of a pool: dir, fs, netfs, logical and so on."""
+    return str(etree.fromstring(pool.XMLDesc(0)).get("type"))
+
+
+def resolve_volumes(conn: Any, disks: Iterable[dict[str, Any]]) -> None:
+    """Set the path of the disks of type volume: entries of `disks` that name pool and volume.
+
+    Queries what libvirtd has in memory, and no storage. A path stays None if pool or volume are
+    unknown, or if the volume is no file or device of the host.
+    """
+    pools: dict[str, Any] = {}
+    for disk in disks:
+        name = disk.get("pool")
+        if disk["type"] != "volume" or not name or not disk.get("volume"):
+            continue
+        try:
+            if name not in pools:
+                pools[name] = None
+                found = conn.storagePoolLookupByName(name)
+                if pool_type(found) in FILE_POOLS | BLOCK_POOLS:
+                    pools[name] = found
+            pool = pools[name]
+            if pool is None:
+                continue
+            # Not its XMLDesc or info: libvirtd opens the volume for them.
+            path = pool.storageVolLookupByName(disk["volume"]).path()
+        except libvirt.libvirtError:
+            continue
+        if path.startswith("/"):
+            disk["path"] = path
+
+
 def find_volume(pool: Any, name: str) -> Any | None:
     """Return a virStorageVol by name, also for a file that libvirt does not know yet; else None."""
     try:
@@ -147,7 +185,8 @@ def create_disk(
     if template is None or clone == "linked":
         require_room(pool, 0)
         return pool.createXML(_volume_xml(name, size, backing=template))
-    require_room(pool, file_sizes(template.path).get("allocation_bytes", 0))
+    image = Image(template.path, template.format)
+    require_room(pool, image_sizes(image).get("allocation_bytes", 0))
     volume = pool.createXMLFrom(
         _volume_xml(name, template.virtual_size), _template_volume(conn, template), 0
     )
@@ -174,15 +213,43 @@ def create_seed(conn: Any, pool: Any, name: str, content: bytes) -> Any:
     return volume
 
 
-def grow_volume(conn: Any, path: str, size: int) -> None:
-    """Grow the image of a disk that no QEMU has open to size bytes."""
-    volume = volume_of(conn, path)
+def require_volume(conn: Any, path: str) -> Any:
+    """Return the virStorageVol of an image that no QEMU has open; raises Failure without one."""
+    volume = find_volume_at(conn, path)
     if volume is None:
         raise Failure(
-            f"cannot resize {path}: no storage pool of the host contains it", "VALIDATION_ERROR"
+            f"cannot resize {path}: no storage pool of the host contains it; start the VM first, "
+            "as QEMU can resize it",
+            "VALIDATION_ERROR",
         )
-    # libvirt resizes by the pool's record of the image, which may be older than the file.
-    volume.resize(size, 0)
+    return volume
+
+
+def find_volume_at(conn: Any, path: str) -> Any | None:
+    """Return the virStorageVol of a path, also of a file that libvirt does not know yet; else None.
+
+    Refreshes at most the pool whose directory contains the path; if that fails, it has no volume.
+    """
+    volume = volume_of(conn, path)
+    if volume is not None:
+        return volume
+    pool = find_pool_at(conn, os.path.dirname(path))
+    if pool is None:
+        return None
+    try:
+        _refresh(pool)
+    except libvirt.libvirtError:
+        return None
+    return volume_of(conn, path)
+
+
+def find_pool_at(conn: Any, directory: str) -> Any | None:
+    """Return the active virStoragePool with that target path; None without one."""
+    for pool in conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
+        with suppress(libvirt.libvirtError):  # deleted since it was listed
+            if pool_path(pool) == directory:
+                return pool
+    return None
 
 
 def volume_of(conn: Any, path: str) -> Any | None:

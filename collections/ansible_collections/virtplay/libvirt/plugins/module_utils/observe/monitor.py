@@ -45,18 +45,17 @@ class MonitorResults:
 
 def query_monitors(
     connect: Callable[[], Any],
-    domains: dict[str, Any],
-    inactive: set[str],
+    active: dict[str, Any],
     deadline: float,
     patience: float,
 ) -> MonitorResults:
-    """Return BALLOON, VCPU and BLOCK statistics of all domains on a host.
+    """Return BALLOON, VCPU and BLOCK statistics of all active domains on a host.
 
-    domains maps UUID to virDomain; inactive are the UUIDs without a QEMU; deadline is in monotonic
-    seconds; patience is how many seconds the common query may take before domains are queried one
-    by one.
+    active maps UUID to virDomain; deadline is in monotonic seconds; patience is how many seconds
+    the common query may take before domains are queried one by one.
+    Domains without a QEMU are never queried: libvirtd itself would open their images, and would
+    wait for storage that does not respond.
     """
-    active = {uuid: domain for uuid, domain in domains.items() if uuid not in inactive}
     occupied = occupied_domains(active)
     # NOWAIT skips occupied domains, so they cannot block the query (2).
     suspects = [
@@ -64,7 +63,7 @@ def query_monitors(
         for uuid, domain in active.items()
         if uuid not in occupied and seems_stopped(domain.name())
     ]
-    others = [uuid for uuid in domains if uuid not in suspects]
+    others = [uuid for uuid in active if uuid not in suspects]
     results = MonitorResults()
     common = _Query(lambda: _query_all_but(connect, set(suspects)))
     if common.wait(min(patience, deadline - time.monotonic())):
@@ -115,7 +114,7 @@ class _Query:
 
 
 def _query_all_but(connect: Callable[[], Any], suspects: set[str]) -> dict[str, dict[str, Any]]:
-    listed = connect().listAllDomains(0)
+    listed = connect().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
     return _query([domain for domain in listed if domain.UUIDString() not in suspects])
 
 

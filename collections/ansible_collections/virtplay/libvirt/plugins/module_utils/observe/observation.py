@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ..domain.xml import agent_is_connected, parse_domain, pending_values
 from ..failure import Failure
@@ -31,12 +32,13 @@ from ..host.facts import (
     read_pools,
     read_templates,
 )
-from ..host.qemu_process import file_sizes, started_at
+from ..host.images import Image, call_each, image_of, image_sizes, with_sizes
+from ..host.qemu_process import started_at
+from ..host.storage import resolve_volumes
 from ..lock.fence import Fence
 from ..snapshot.list import fill_sizes, list_snapshots
 from ..snapshot.qcow2 import Qcow2Image, read_image
 from ..states import DomainState
-from ..units import GIB
 from .addresses import (
     Address,
     Place,
@@ -48,6 +50,9 @@ from .addresses import (
 from .agents import AgentQueries
 from .monitor import MonitorResults, occupied_domains, query_monitors
 from .statistics import has_monitor_values, read_statistics
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 @dataclass
@@ -66,9 +71,17 @@ class _Found:
         """Return the domain's network interfaces."""
         return list(self.facts.get("interfaces", ()))
 
-    def paths(self) -> list[str]:
-        """Return the paths of the domain's disks."""
-        return [disk["path"] for disk in self.facts.get("disks", ()) if disk.get("path")]
+    def disks(self) -> list[dict[str, Any]]:
+        """Return the entries of the domain's disks."""
+        return list(self.facts.get("disks", ()))
+
+    def images(self) -> list[Image]:
+        """Return the images of the domain's disks that are on the host."""
+        return [image for disk in self.disks() if (image := image_of(disk))]
+
+    def qcow2_paths(self) -> list[str]:
+        """Return the paths of the images that may contain snapshots."""
+        return [image.path for image in self.images() if image.format in {"qcow2", "auto"}]
 
 
 def observe(
@@ -135,15 +148,15 @@ def _observe(
     )
     results = query_monitors(
         connect,
-        {domain.uuid: domain.handle for domain in found},
-        {domain.uuid for domain in found if not domain.active},
+        {domain.uuid: domain.handle for domain in found if domain.active},
         deadline,
         patience=0.4 * timeout,
     )
+    resolve_volumes(connection, (disk for domain in found for disk in domain.disks()))
     pools = read_pools(connection)
     sizes = _Background(lambda: measure_pools(pools))
-    files = _Background(lambda: _measure_disks(found))
-    images = _Background(lambda: _read_images(found))
+    files = _Background(lambda: _measure_disks(found, deadline))
+    images = _Background(lambda: _read_images(found, deadline))
     observed = {
         "host": {**read_host(connection, uri), "uptime_seconds": round(uptime, 3)},
         "networks": host_networks,
@@ -167,7 +180,7 @@ def _observe(
             agent=addresses.get(domain.uuid, {}),
             neighbours=neighbours,
         )
-        fill_sizes(domain.facts["snapshots"], (read.get(path) for path in domain.paths()))
+        fill_sizes(domain.facts["snapshots"], (read.get(path) for path in domain.qcow2_paths()))
         if domain.uuid in systems:
             domain.facts["filesystems"] = systems[domain.uuid]
         domains.append(_complete(domain, results, measured_files))
@@ -259,51 +272,52 @@ def _without_lease(
     ]
 
 
-def _measure_disks(found: list[_Found]) -> dict[str, dict[str, int]]:
-    """Return the sizes of all disk files, by path.
-
-    For a running QEMU libvirt's "allocation" is the end of the last write, not the space in use.
-    """
-    return {path: file_sizes(path) for domain in found for path in domain.paths()}
+def _measure_disks(found: list[_Found], deadline: float) -> dict[Image, dict[str, int]]:
+    """Return the sizes of all images that can be read before deadline."""
+    images = [image for domain in found for image in domain.images()]
+    return call_each(image_sizes, images, deadline, lambda image: os.path.dirname(image.path))
 
 
-def _read_images(found: list[_Found]) -> dict[str, Qcow2Image | None]:
-    """Return the images of domains with snapshots, by path."""
+def _read_images(found: list[_Found], deadline: float) -> dict[str, Qcow2Image | None]:
+    """Return the images of domains with snapshots that can be read before deadline, by path."""
     with_snapshots = [domain for domain in found if domain.facts["snapshots"]]
-    return {path: read_image(path) for domain in with_snapshots for path in domain.paths()}
+    paths = [path for domain in with_snapshots for path in domain.qcow2_paths()]
+    return call_each(read_image, paths, deadline, os.path.dirname)
 
 
 def _complete(
-    domain: _Found, results: MonitorResults, files: dict[str, dict[str, int]]
+    domain: _Found, results: MonitorResults, files: Mapping[Image, dict[str, int]]
 ) -> dict[str, Any]:
     """Return the domain's entry in host_info."""
     record = domain.record | results.records.get(domain.uuid, {})
     if not domain.active:
-        # For a stopped domain only the sizes of disks are meaningful.
-        record = {key: value for key, value in record.items() if key.startswith("block.")}
+        # libvirt 9.0 counts its own CPU time as that of each stopped domain.
+        record = {}
     macs = {nic["target"]: nic["mac"] for nic in domain.nics()}
     stats = read_statistics(record, domain.cpu_time_ns, macs)
     sizes = {block.get("target"): block for block in stats["block"]}
-    for disk in domain.facts.get("disks", ()):
-        in_file = files.get(disk.get("path"), {})
-        from_libvirt = sizes.get(disk.get("target"), {})
-        for key, first, second in (
-            ("capacity_bytes", from_libvirt, in_file),
-            ("allocation_bytes", in_file, from_libvirt),
-        ):
-            if key in first or key in second:
-                disk[key] = first.get(key, second.get(key))
-        if "capacity_bytes" in disk:
-            disk["size"] = round(disk["capacity_bytes"] / GIB, 3)
+    for disk in domain.disks():
+        block = sizes.get(disk.get("target"), {})
+        image = image_of(disk)
+        measured = dict(files.get(image, {})) if image else {}
+        if "capacity_bytes" in block:
+            measured["capacity_bytes"] = block["capacity_bytes"]
+        if "allocation_bytes" not in measured:
+            # libvirt's figure is the end of the last write since the start: 0 for a disk that is
+            # full of old data.
+            block.pop("allocation_bytes", None)
+        disk.update(with_sizes(disk, measured))
+        if not domain.active and measured:
+            stats["block"].append({"target": disk.get("target"), **measured})
     stuck = domain.active and domain.uuid in results.stuck and not has_monitor_values(record)
     return domain.facts | {"stuck": stuck, "stats": stats}
 
 
-class _Background:
+class _Background(Generic[Key, Value]):
     """A query of file systems, in a thread because a dead file system never responds."""
 
-    def __init__(self, call: Callable[[], dict[str, Any]]) -> None:
-        self._result: dict[str, Any] = {}
+    def __init__(self, call: Callable[[], dict[Key, Value]]) -> None:
+        self._result: dict[Key, Value] = {}
         self._call = call
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -311,7 +325,7 @@ class _Background:
     def _run(self) -> None:
         self._result = self._call()
 
-    def collect(self, deadline: float) -> dict[str, Any]:
+    def collect(self, deadline: float) -> dict[Key, Value]:
         """Return the result; {} if there is none by the deadline (monotonic seconds)."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
         return self._result

@@ -20,6 +20,7 @@ from ..domain.power import MONITOR_SECONDS, call_within
 from ..domain.xml import parse_xml
 from ..failure import Failure
 from ..host.connection import error_text, has_error_code, libvirt
+from ..host.images import image_of
 from ..host.qemu_process import resident_bytes
 from ..units import MIB
 from .list import fill_sizes, list_snapshots
@@ -38,8 +39,14 @@ _TEXTS = ("title", "description", "metadata")
 
 
 def read_images(disks: Iterable[Mapping[str, Any]]) -> dict[str, Qcow2Image | None]:
-    """Return the images of disks (target and path) by target; None for an unreadable qcow2."""
-    return {disk["target"]: read_image(disk["path"]) for disk in disks if disk["path"]}
+    """Return the images of disks with a path by target; None if one is no readable qcow2."""
+    return {disk["target"]: _read_image(disk) for disk in disks if disk["path"]}
+
+
+def _read_image(disk: Mapping[str, Any]) -> Qcow2Image | None:
+    # The guest of a raw disk may have written the header of a qcow2 into it.
+    image = image_of(disk)
+    return read_image(image.path) if image and image.format in {"qcow2", "auto"} else None
 
 
 def view_snapshots(conn: Any, dom: Any, current: Current) -> SnapshotView:
@@ -220,7 +227,7 @@ def erase(view: SnapshotView, targets: Iterable[str], name: str) -> None:
     for disk in view.current.config["disks"]:
         if disk["target"] not in mine:
             continue
-        image = read_image(disk["path"]) if disk["path"] else None
+        image = _read_image(disk)
         for _snapshot in [s for s in image.snapshots if s.name == name] if image else ():
             done = subprocess.run(
                 ["qemu-img", "snapshot", "-d", name, disk["path"]],

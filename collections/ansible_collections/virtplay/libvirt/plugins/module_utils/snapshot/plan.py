@@ -95,7 +95,7 @@ def split_disks(xml: str) -> tuple[list[str], list[str]]:
     kept: list[str] = []
     left_out: list[str] = []
     for disk in parse_xml(xml).iterfind("devices/disk"):
-        target = disk.find("target").get("dev")
+        target = _target(disk)
         (kept if _is_writable(disk) else left_out).append(target)
     return kept, left_out
 
@@ -140,6 +140,11 @@ def _has_uefi(root: Any) -> bool:
     return requested or (loader is not None and loader.get("type") == "pflash")
 
 
+def _target(disk: Any) -> str:
+    found = disk.find("target")
+    return str(found.get("dev")) if found is not None else "without a target"
+
+
 def _is_writable(disk: Any) -> bool:
     if disk.get("device", "disk") == "cdrom" or disk.find("readonly") is not None:
         return False
@@ -147,13 +152,15 @@ def _is_writable(disk: Any) -> bool:
 
 
 def _disk_obstacles(disk: Any) -> list[str]:
-    name = f"disk {disk.find('target').get('dev')}"
+    name = f"disk {_target(disk)}"
     driver = disk.find("driver")
     kind = driver.get("type") if driver is not None else None
-    if disk.get("device", "disk") == "lun" or kind != _FORMAT_WITH_SNAPSHOTS:
+    if disk.get("type", "file") not in {"file", "block", "volume"}:
+        return [f"{name} is of type {disk.get('type')}, and not stored on the host itself"]
+    if disk.get("device", "disk") == "lun":
+        return [f"{name} is a SCSI device of the host (lun)"]
+    if kind != _FORMAT_WITH_SNAPSHOTS:
         return [f"{name} is {kind or 'of an unknown format'}, not qcow2"]
-    if disk.get("type") not in {"file", "block", "volume"}:
-        return [f"{name} is not stored on the host itself"]
     if disk.find("shareable") is not None:
         return [f"{name} is shared with other guests"]
     if disk.find("transient") is not None:

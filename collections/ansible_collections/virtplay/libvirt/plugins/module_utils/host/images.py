@@ -1,0 +1,181 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Measures disk images through the kernel alone, with the patience that storage may require.
+
+An image is read as what the definition says it is: the content of a raw disk belongs to the guest,
+which could write the header of another format there.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from ..units import GIB
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# The qcow2 header (docs/interop/qcow2.txt in QEMU): magic, then the virtual size at byte 24.
+_QCOW2_HEADER = struct.Struct(">4s20xQ")
+_QCOW2_MAGIC = b"QFI\xfb"
+# LUKS, version 1, which is QEMU's: magic, version, then the start of the payload in sectors.
+_LUKS_HEADER = struct.Struct(">6sH96xI")
+_LUKS_MAGIC = b"LUKS\xba\xbe"
+_SECTOR = 512
+# A call that takes longer than this counts as hanging: another thread continues.
+_HANGS_AFTER = 0.05
+_MOST_HANGING = 64
+
+
+class Image(NamedTuple):
+    """The image of a disk on the host: its path, and as what it is to be read."""
+
+    path: str
+    format: str
+    encrypted: bool = False
+
+
+def image_of(disk: Mapping[str, Any]) -> Image | None:
+    """Return the image of a disk (an entry of `disks`); None for a disk without a path."""
+    if not disk.get("path"):
+        return None
+    # Without a format libvirt takes that of the volume, which the pool has read from its header.
+    # All other disks without one are raw.
+    default = "auto" if disk.get("type") == "volume" else "raw"
+    return Image(disk["path"], disk.get("format") or default, bool(disk.get("encrypted")))
+
+
+def image_sizes(image: Image) -> dict[str, int]:
+    """Return what is known of capacity_bytes and allocation_bytes; {} if it cannot be read.
+
+    A block device has no allocation: it takes its whole size. May wait for ever for storage that
+    does not respond.
+    """
+    sizes: dict[str, int] = {}
+    try:
+        found = os.stat(image.path)
+        is_file = stat.S_ISREG(found.st_mode)
+        if not is_file and not stat.S_ISBLK(found.st_mode):
+            return {}
+        if is_file:
+            sizes["allocation_bytes"] = found.st_blocks * _SECTOR
+        # A pipe in its place would block the open, were it not for O_NONBLOCK.
+        descriptor = os.open(image.path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            # st_size of a device is 0.
+            capacity = _capacity(descriptor, image, os.lseek(descriptor, 0, os.SEEK_END))
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError):
+        return sizes
+    return sizes if capacity is None else {"capacity_bytes": capacity, **sizes}
+
+
+def with_sizes(disk: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Return a disk with its sizes in bytes as far as they are known, and its size in GiB."""
+    shown = {**disk, **sizes}
+    if "capacity_bytes" in sizes:
+        shown["size"] = round(sizes["capacity_bytes"] / GIB, 3)
+    return shown
+
+
+def _capacity(descriptor: int, image: Image, length: int) -> int | None:
+    """Return the size of the guest's disk; None if the header of the image does not tell."""
+    if image.format in {"qcow2", "auto"}:
+        header = os.pread(descriptor, _QCOW2_HEADER.size, 0)
+        if len(header) == _QCOW2_HEADER.size:
+            magic, size = _QCOW2_HEADER.unpack(header)
+            if magic == _QCOW2_MAGIC:
+                return int(size)
+        return length if image.format == "auto" else None
+    if image.format == "luks" or (image.format == "raw" and image.encrypted):
+        header = os.pread(descriptor, _LUKS_HEADER.size, 0)
+        if len(header) < _LUKS_HEADER.size:
+            return None
+        magic, version, start = _LUKS_HEADER.unpack(header)
+        return length - start * _SECTOR if (magic, version) == (_LUKS_MAGIC, 1) else None
+    return length if image.format == "raw" else None
+
+
+def call_each(
+    call: Callable[[Item], Result],
+    items: Iterable[Item],
+    deadline: float,
+    place: Callable[[Item], str] = str,
+) -> dict[Item, Result]:
+    """Return item → call(item) for the items whose call returns before deadline (monotonic).
+
+    A call that hangs takes nothing from the others: another thread continues with them, first with
+    those of another place. The hanging threads are left behind.
+    """
+    return _Calls(call, items, place).collect(deadline)
+
+
+class _Calls:
+    """Calls in as many threads as hang, and one more."""
+
+    def __init__(
+        self, call: Callable[[Any], Any], items: Iterable[Any], place: Callable[[Any], str]
+    ) -> None:
+        self._call, self._place = call, place
+        self._waiting = list(dict.fromkeys(items))
+        self._waiting.reverse()  # taken from the end
+        self._running: dict[int, tuple[Any, float]] = {}
+        self._results: dict[Any, Any] = {}
+        self._changed = threading.Condition()
+
+    def collect(self, deadline: float) -> dict[Any, Any]:
+        with self._changed:
+            threads = 0
+            while self._waiting or self._running:
+                now = time.monotonic()
+                if now >= deadline:
+                    break
+                hanging = sum(now - since > _HANGS_AFTER for _i, since in self._running.values())
+                if self._waiting and hanging == len(self._running) and hanging < _MOST_HANGING:
+                    for _thread in range(min(max(1, hanging), len(self._waiting))):
+                        threads += 1
+                        self._start(threads)
+                self._changed.wait(min(_HANGS_AFTER, deadline - now))
+            return dict(self._results)
+
+    def _start(self, number: int) -> None:
+        # Counted at once: the thread itself may begin late.
+        self._running[number] = (None, time.monotonic())
+        threading.Thread(target=self._work, args=(number,), daemon=True).start()
+
+    def _work(self, number: int) -> None:
+        while True:
+            with self._changed:
+                item = self._take(number)
+                if item is None:
+                    self._running.pop(number, None)
+                    self._changed.notify()
+                    return
+            result = self._call(item)
+            with self._changed:
+                self._results[item] = result
+
+    def _take(self, number: int) -> Any:
+        """Return the next item, one of a place that does not hang if there is one."""
+        if not self._waiting:
+            return None
+        self._running.pop(number, None)
+        now = time.monotonic()
+        slow = [
+            item for item, since in self._running.values() if item and now - since > _HANGS_AFTER
+        ]
+        position = len(self._waiting) - 1
+        if slow:
+            bad = {self._place(item) for item in slow}
+            good = (n for n in range(position, -1, -1) if self._place(self._waiting[n]) not in bad)
+            position = next(good, position)
+        item = self._waiting.pop(position)
+        self._running[number] = (item, now)
+        return item

@@ -1,0 +1,94 @@
+"""Measuring images: formats, devices, and storage that does not respond."""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.images import (
+    Image,
+    call_each,
+    image_of,
+    image_sizes,
+)
+
+QCOW2 = struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 0, 0, 16, 20 << 30).ljust(4096, b"\0")
+LUKS = struct.pack(">6sH96xI", b"LUKS\xba\xbe", 1, 4).ljust(8192, b"\0")
+RAW = b"\0" * 4096
+
+
+@pytest.mark.parametrize(
+    ("content", "form", "encrypted", "capacity"),
+    [
+        (QCOW2, "qcow2", False, 20 << 30),
+        (QCOW2, "qcow2", True, 20 << 30),
+        (QCOW2, "auto", False, 20 << 30),
+        (RAW, "auto", False, 4096),
+        (RAW, "raw", False, 4096),
+        # The guest of a raw disk may write whatever it likes.
+        (QCOW2, "raw", False, 4096),
+        (LUKS, "raw", False, 8192),
+        (LUKS, "raw", True, 8192 - 4 * 512),
+        (LUKS, "luks", False, 8192 - 4 * 512),
+        (RAW, "qcow2", False, None),
+        (RAW, "raw", True, None),
+        (RAW, "vmdk", False, None),
+        (b"", "qcow2", False, None),
+        (b"", "raw", False, 0),
+    ],
+)
+def test_size_is_that_of_the_format_in_the_definition(
+    content: bytes, form: str, encrypted: bool, capacity: int | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(content)
+    sizes = image_sizes(Image(str(path), form, encrypted))
+    assert sizes.get("capacity_bytes") == capacity
+    assert sizes["allocation_bytes"] == path.stat().st_blocks * 512
+
+
+def test_what_is_no_image_has_no_sizes(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("absent", "pipe", ".", "\0"):
+        assert image_sizes(Image(str(tmp_path / path), "raw")) == {}
+    assert image_sizes(Image("/dev/zero", "raw")) == {}
+
+
+@pytest.mark.parametrize(
+    ("disk", "image"),
+    [
+        ({"path": "/a", "format": "qcow2"}, Image("/a", "qcow2")),
+        ({"path": "/a", "format": None}, Image("/a", "raw")),
+        ({"path": "/a", "format": None, "type": "volume"}, Image("/a", "auto")),
+        ({"path": "/a", "format": "raw", "encrypted": True}, Image("/a", "raw", True)),
+        ({"path": None, "type": "network", "format": "raw"}, None),
+    ],
+)
+def test_image_of_a_disk(disk: dict[str, object], image: Image | None) -> None:
+    assert image_of(disk) == image
+
+
+def test_calls_that_hang_cost_only_themselves() -> None:
+    ends = threading.Event()
+    items = [f"dead-{n}" for n in range(70)] + [f"good-{n}" for n in range(30)]
+
+    def call(item: str) -> str:
+        if item.startswith("dead"):
+            ends.wait(600)
+        return item.upper()
+
+    # Were they called one after the other, or all of the dead place first, this would never end.
+    found: dict[str, str] = {}
+    while len(found) < 30:
+        found = call_each(call, items, time.monotonic() + 1, lambda item: item[:4])
+    ends.set()
+    assert found == {item: item.upper() for item in items if item.startswith("good")}
+    assert call_each(call, items, time.monotonic() + 600, str) == {i: i.upper() for i in items}
+
+
+def test_nothing_to_call() -> None:
+    assert call_each(str, [], time.monotonic() + 600) == {}
