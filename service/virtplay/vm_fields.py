@@ -8,11 +8,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Literal
 
 from virtplay.units import GIB
 
 ROLE = "libvirt_domain"
+CardModel = Literal["virtio", "e1000e", "e1000", "rtl8139"]
+"""The models of network cards that can be requested; a VM that was found may have another."""
 
 
 class Asked(Enum):

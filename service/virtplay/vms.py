@@ -4,7 +4,7 @@ import hashlib
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from virtplay import errors, vm_fields
 from virtplay.actions import Action
@@ -21,6 +21,7 @@ from virtplay.store.database import transaction
 from virtplay.store.models import Host, Job, Vm
 from virtplay.store.vms import Promised
 from virtplay.units import GIB, MIB
+from virtplay.vm_fields import CardModel
 
 DEFAULT_POOL = "default"
 
@@ -116,6 +117,7 @@ class Vms:
                     f"cannot shrink the disk of VM {ref}: it {message}",
                     [{"field": "disk", "message": message}],
                 )
+            _check_card(vm, requested.get("network") or {})
             await self._check_growth(vm, requested)
             job = await submit(
                 self._settings, caller, vm, Action.VM_UPDATE, update_variables(vm, requested)
@@ -265,6 +267,21 @@ class Vms:
         place([room], need)
 
 
+def _check_card(vm: Vm, requested: Mapping[str, Any]) -> None:
+    """Raise ValidationFailed unless the VM's network card can become the requested one."""
+    kind, model = vm.network.get("type", "network"), requested.get("model")
+    wrong = {}
+    if requested and kind not in ("network", "bridge"):
+        wrong["type"] = f"cannot change: the card is of type {kind}; change it with virsh edit"
+    if model not in (None, vm.network.get("model"), *get_args(CardModel)):
+        wrong["model"] = f"must be one of {', '.join(get_args(CardModel))}"
+    for key, message in wrong.items():
+        raise errors.ValidationFailed(
+            f"cannot change the network card of VM {vm.ref}: {key} {message}",
+            [{"field": f"network.{key}", "message": message}],
+        )
+
+
 def _check_template_size(requested: Mapping[str, Any], host: Host) -> None:
     """Raise ValidationFailed if the disk is smaller than its template."""
     template = requested["template"]
@@ -354,8 +371,10 @@ def update_variables(vm: Vm, requested: Mapping[str, Any]) -> dict[str, Any]:
     """Return the variables of playbooks/vm_update.yml, with the requested fields only."""
     values = dict(requested)
     if "network" in requested:
-        new = requested["network"]
-        keys = ["mac", "model"]
+        new = dict(requested["network"])
+        if new.get("model") == vm.network.get("model"):
+            new.pop("model", None)  # the role knows fewer models than a found VM may have
+        keys = ["mac"]
         if all(vm.network.get(key) == new.get(key) for key in ("type", "network", "bridge")):
             keys.append("ip")  # as on the host, a fixed address is kept on the same network
         values["network"] = {**{key: vm.network[key] for key in keys if vm.network.get(key)}, **new}

@@ -29,6 +29,38 @@ async def test_change_of_the_card_keeps_the_fixed_address_on_its_network(service
     }  # fmt: skip
 
 
+def card(**values: object) -> dict[str, object]:
+    """A network interface as a host reports it."""
+    standard = {"mac": NETWORK["mac"], "type": "network", "source": "default", "target": "vnet1"}
+    return {**standard, "model": "virtio", **values}
+
+
+async def test_card_keeps_a_model_that_cannot_be_requested(service: Service) -> None:
+    await seen_vm(service, interfaces=[card(model="ne2k_pci")])
+    shown = (await service.get("/vms/vm-001"))["network"]
+    assert shown == {**NETWORK, "model": "ne2k_pci"}
+    refused = await service.client.put(
+        "/api/v1/vms/vm-001", json={"network": {**shown, "model": "vmxnet3"}}
+    )
+    assert refused.status_code == 400
+    assert refused.json()["error"]["details"]["fields"] == [
+        {"field": "network.model", "message": "must be one of virtio, e1000e, e1000, rtl8139"}
+    ]
+    # What was read can be written back.
+    answer = await service.client.put("/api/v1/vms/vm-001", json={"network": shown})
+    assert answer.status_code == 202, answer.text
+    assert (await Job.get()).variables["libvirt_domain_network"] == NETWORK
+
+
+async def test_card_of_another_type_is_shown_and_moved_nowhere(service: Service) -> None:
+    await seen_vm(service, interfaces=[card(type="direct", source="eth0")])
+    assert (await service.get("/vms/vm-001"))["network"]["direct"] == "eth0"
+    refused = await service.client.put("/api/v1/vms/vm-001", json={"network": {}})
+    assert refused.status_code == 400
+    assert "the card is of type direct" in refused.json()["error"]["message"]
+    assert (await service.client.put("/api/v1/vms/vm-001", json={"memory": 64})).status_code == 202
+
+
 async def test_vms_of_a_host_that_left_the_inventory_are_unreachable(service: Service) -> None:
     assert (await seen_vm(service)).status == VmStatus.RUNNING
     await sync_hosts({"kvm2"})

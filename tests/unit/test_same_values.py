@@ -67,7 +67,7 @@ SAME: dict[str, list[Any]] = {
         *of("mac", "52:54:00:AB:cd:ef", "52:54:00:12:34", "52-54-00-12-34-56", "53:54:00:12:34:56",
             "ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01", "00:00:00:00:00:00", "52:54:00:12:34:5g",
             "52:54:00:12:34:56\n", "５2:54:00:12:34:56"),
-        *of("model", "virtio", "e1000e", "rtl8139", "ne2k_pci"),
+        *of("model", "virtio", "e1000e", "e1000", "rtl8139", "ne2k_pci", "e1000\n"),
         *of("ip", "192.0.2.5", "192.0.2.256", "192.0.2", "192.0.2.5/24", "192.0.2.5\n",
             "192.0.02.5", "localhost", "0.0.0.0", "127.0.0.1", "169.254.1.1", "224.0.0.1",
             "255.255.255.255", type="network"),
@@ -86,7 +86,7 @@ API_IS_STRICTER: dict[str, list[Any]] = {
     "sshKeys": [["ssh-dss AAAA"], [f" {KEY}"]],
     # The further headers of cloud-init.
     "userData": ["## template: jinja\n", "#include\nhttps://example.org/x"],
-    "network": [{"type": "network", "ip": "2001:db8::5"}, {"model": "e1000"}, {"bridge": "br0"},
+    "network": [{"type": "network", "ip": "2001:db8::5"}, {"bridge": "br0"},
                 {"gateway": "192.0.2.1"}],
 }  # fmt: skip
 

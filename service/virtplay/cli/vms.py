@@ -44,6 +44,7 @@ class CardModel(StrEnum):
 
     VIRTIO = "virtio"
     E1000E = "e1000e"
+    E1000 = "e1000"
     RTL8139 = "rtl8139"
 
 

@@ -304,6 +304,52 @@ def test_edit_of_metadata_keeps_that_of_others() -> None:
     assert len(again.find("metadata")) == 2
 
 
+CARD = """<interface type='network'><mac address='52:54:00:aa:bb:cd'/>
+  <source network='default' portgroup='blue'/><target dev='tap7'/><model type='ne2k_pci'/>
+  <driver name='vhost' queues='4'/><boot order='2'/><mtu size='9000'/><link state='down'/>
+  <filterref filter='clean-traffic'/><bandwidth><inbound average='1000'/></bandwidth>
+  <alias name='ua-front'/></interface>"""
+CARDS = {
+    "<interface type='user'><mac address='52:54:00:00:00:01'/></interface>": ("user", None),
+    "<interface type='direct'><source dev='eth0' mode='bridge'/></interface>": ("direct", "eth0"),
+    "<interface type='ethernet'><target dev='tap7'/></interface>": ("ethernet", None),
+    "<interface type='hostdev'><source><address type='pci' bus='0x3'/></source></interface>": (
+        "hostdev", None,
+    ),
+    "<interface type='vdpa'><source dev='/dev/vhost-vdpa-0'/></interface>": (
+        "vdpa", "/dev/vhost-vdpa-0",
+    ),
+    "<interface type='vhostuser'><source type='unix' path='/tmp/x.sock' mode='client'/>"
+    "</interface>": ("vhostuser", "/tmp/x.sock"),
+    "<interface type='internal'><source name='lan'/></interface>": ("internal", "lan"),
+    "<interface type='mcast'><source address='230.0.0.1' port='5'/></interface>": ("mcast", None),
+    "<interface type='null'/>": ("null", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_card_of_any_type_is_read(card: str) -> None:
+    (found,) = parse_domain(f"<domain><devices>{card}</devices></domain>")["interfaces"]
+    assert (found["type"], found["source"]) == CARDS[card]
+    assert "virtual_port" not in found
+
+
+def test_virtual_port_is_read() -> None:
+    port = "<interface type='bridge'><source bridge='ovs0'/><virtualport type='openvswitch'/>"
+    (found,) = parse_domain(f"<domain><devices>{port}</interface></devices></domain>")["interfaces"]
+    assert found["virtual_port"] == "openvswitch"
+
+
+def test_card_that_moves_keeps_all_that_is_its_own() -> None:
+    xml = f"<domain><devices>{CARD}</devices></domain>"
+    moved = edit_domain(xml, {"interfaces": {"52:54:00:aa:bb:cd": {"source": "lab"}}})
+    (before,), (after,) = (parse_xml(x).findall("devices/interface") for x in (xml, moved))
+    assert after.find("source").attrib == {"network": "lab"}
+    for nic in (before, after):
+        nic.remove(nic.find("source"))
+    assert _flat(before) == _flat(after)
+
+
 def test_edit_of_an_interface_finds_it_by_mac_in_any_case() -> None:
     change = {"type": "bridge", "source": "br1", "model": "virtio"}
     edited = edit_domain(FOREIGN, {"interfaces": {"52:54:00:AA:BB:CD": change}})

@@ -320,6 +320,59 @@ def test_changes_of_a_stopped_domain_all_apply_offline(desired: dict[str, Any]) 
     assert {applies for _, _, applies in found.values()} == {"offline"}
 
 
+def with_card(**values: Any) -> Current:
+    """The domain with another network interface."""
+    found = domain()
+    found.config = {
+        **found.config,
+        "interfaces": [{**found.config["interfaces"][0], **values}],
+    }
+    return found
+
+
+@pytest.mark.parametrize(
+    ("card", "wanted", "expected"),
+    [
+        # A model that nobody may request stays, and can be left.
+        ({"model": "ne2k_pci"}, {"source": "lab"}, {"source": "lab", "type": "network"}),
+        ({"model": "igb"}, {"source": "lab", "mac": MAC}, {"source": "lab", "type": "network"}),
+        ({"model": None}, {"type": "network", "source": "default"}, {}),
+        ({"model": "vmxnet3"}, {"model": "virtio"}, {"model": "virtio"}),
+        # Of another kind, what is not its connection can change.
+        ({"type": "user", "source": None}, {"model": "e1000"}, {"model": "e1000"}),
+        ({"type": "direct", "source": "eth0"}, {"model": "e1000"}, {"model": "e1000"}),
+        ({"type": "hostdev", "source": None}, {}, {}),
+        ({"virtual_port": "openvswitch"}, {"model": "e1000"}, {"model": "e1000"}),
+    ],
+)
+def test_changes_of_a_card_that_others_made(
+    card: dict[str, Any], wanted: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    plan = plan_update(with_card(**card), {"interfaces": [wanted]})
+    assert plan.edits.get("interfaces", {}).get(MAC, {}) == expected
+
+
+@pytest.mark.parametrize(
+    ("card", "reason"),
+    [
+        *(
+            ({"type": kind, "source": source}, f"it is of type {kind}")
+            for kind, source in (
+                ("direct", "eth0"), ("user", None), ("ethernet", None), ("hostdev", None),
+                ("vdpa", "/dev/vhost-vdpa-0"), ("vhostuser", "/tmp/x.sock"), ("internal", "lan"),
+            )
+        ),
+        ({"virtual_port": "openvswitch"}, "it has a virtual port (openvswitch)"),
+    ],
+)  # fmt: skip
+def test_card_that_cannot_move_says_why(card: dict[str, Any], reason: str) -> None:
+    for wanted in ({"type": "network", "source": "lab"}, {"type": "bridge", "source": "br0"}):
+        with pytest.raises(Failure, match="cannot connect interface") as refusal:
+            plan_update(with_card(**card), {"interfaces": [wanted]})
+        assert reason in refusal.value.message
+        assert refusal.value.code == "VALIDATION_ERROR"
+
+
 @pytest.mark.parametrize(
     ("desired", "words"),
     [

@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -32,6 +32,7 @@ from virtplay.api.schemas.fields import (
 from virtplay.api.schemas.jobs import JobOut
 from virtplay.states import VmStatus
 from virtplay.store.vms import SORTS
+from virtplay.vm_fields import CardModel
 
 MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
 NO_MAC = "00:00:00:00:00:00"
@@ -60,8 +61,8 @@ def check_address(text: str, *, prefix: bool) -> None:
         raise ValueError(f"{ip} is not an address that a guest can have")
 
 
-class NetworkBody(Strict):
-    """What a VM's network card is connected to."""
+class NetworkChange(Strict):
+    """What a VM's network card is to be connected to."""
 
     type: Literal["network", "bridge"] = Field(
         "network", description="a libvirt network, or a bridge of the host"
@@ -72,7 +73,11 @@ class NetworkBody(Strict):
     bridge: str | None = Field(
         None, pattern=BRIDGE_NAME, validate_default=True, description="host bridge"
     )
-    model: Literal["virtio", "e1000e", "rtl8139"] | None = Field(None, description="card model")
+    model: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9_-]{1,32}$",
+        description=f"card model: {', '.join(get_args(CardModel))}, or the one that the card has",
+    )
     mac: str | None = Field(None, description="MAC address; default: derived")
     ip: str | None = Field(
         None,
@@ -112,6 +117,12 @@ class NetworkBody(Strict):
         if self.type == "network":
             values.setdefault("network", "default")
         return values
+
+
+class NetworkBody(NetworkChange):
+    """What the network card of a new VM is connected to."""
+
+    model: CardModel | None = Field(None, description="card model")
 
 
 class VmCreate(Strict):
@@ -214,7 +225,7 @@ class VmUpdate(Strict):
     cpu: Cpu | None = None
     memory: Memory | None = None
     disk: Disk | None = Field(None, description="GiB; can only grow")
-    network: NetworkBody | None = Field(
+    network: NetworkChange | None = Field(
         None,
         description="replaces the network; omitted mac and model keep their values; an omitted ip"
         " too, if the network is unchanged",

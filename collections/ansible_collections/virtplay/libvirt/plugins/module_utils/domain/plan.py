@@ -590,10 +590,17 @@ def _plan_interface(
     source = wanted.get("source") or (present["source"] if new_type == present["type"] else None)
     if source is None and new_type == "network":
         source = "default"
-    if source is None:
+    if source is None and new_type == "bridge":
         raise Failure(
             f"cannot connect interface {mac} of {current.label} to a bridge: source, the name of "
             "the bridge, is required",
+            "VALIDATION_ERROR",
+        )
+    moves = (new_type, source) != (present["type"], present["source"])
+    if moves and (reason := _fixed_because(present)):
+        raise Failure(
+            f"cannot connect interface {mac} of {current.label} to {new_type} {source}: {reason}; "
+            "change it with virsh edit",
             "VALIDATION_ERROR",
         )
     edits: dict[str, Any] = {
@@ -606,15 +613,27 @@ def _plan_interface(
     applies = _next(current) if edits else _now(current)
     for key in tuple(edits):
         plan.changes.append(Change(f"interfaces.{mac}.{key}", present[key], edits[key], applies))
-    if (new_type, source) != (present["type"], present["source"]):
+    if moves:
         edits.update(type=new_type, source=source)
         before, after = f"{present['type']} {present['source']}", f"{new_type} {source}"
         plan.changes.append(Change(f"interfaces.{mac}.source", before, after, applies))
     if edits:
         plan.interfaces.append(InterfacePlan(dict(wanted), mac, edits, applies))
         plan.edits.setdefault("interfaces", {})[mac] = edits
-    moved = Moved(mac, edits.get("mac") or mac, new_type, source)
+    moved = Moved(mac, edits.get("mac") or mac, new_type, source or "")
     _plan_reservation(plan, current, moved, wanted.get("ip"))
+
+
+def _fixed_because(nic: Mapping[str, Any]) -> str:
+    """Return why an interface stays where it is connected; "" if it can move.
+
+    What belongs to its connection would be wrong elsewhere, and a start would fail.
+    """
+    if nic["type"] not in ("network", "bridge"):
+        return f"it is of type {nic['type']}"
+    if nic.get("virtual_port"):
+        return f"it has a virtual port ({nic['virtual_port']})"
+    return ""
 
 
 def _plan_reservation(plan: UpdatePlan, current: Current, nic: Moved, address: str | None) -> None:
@@ -622,8 +641,8 @@ def _plan_reservation(plan: UpdatePlan, current: Current, nic: Moved, address: s
     if nic.type != "network":
         if address:
             plan.warnings.append(
-                f"cannot check address {address} of {current.label}: its interface is on a bridge, "
-                "and the guest got it at creation; change it in the guest"
+                f"cannot check address {address} of {current.label}: its interface is on no "
+                "libvirt network, and the guest got it at creation; change it in the guest"
             )
         after = None
     elif address:

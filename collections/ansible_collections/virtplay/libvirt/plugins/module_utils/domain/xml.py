@@ -224,14 +224,18 @@ def _place_of(kind: str, source: Any) -> tuple[str | None, str | None]:
 def _parse_interface(nic: Any) -> dict[str, Any]:
     source = nic.find("source")
     attributes = dict(source.attrib) if source is not None else {}
-    found = (attributes.get(key) for key in ("network", "bridge", "dev", "path"))
-    return {
+    found = (attributes.get(key) for key in ("network", "bridge", "dev", "path", "name"))
+    parsed = {
         "mac": _attribute(nic.find("mac"), "address"),
         "type": nic.get("type"),
         "source": next((value for value in found if value), None),
         "model": _attribute(nic.find("model"), "type"),
         "target": _attribute(nic.find("target"), "dev"),
     }
+    port = nic.find("virtualport")
+    if port is not None:
+        parsed["virtual_port"] = port.get("type") or "of its network"
+    return parsed
 
 
 def _parse_graphics(graphics: Any | None) -> dict[str, Any] | None:
