@@ -36,7 +36,7 @@ def card(**values: object) -> dict[str, object]:
 
 
 async def test_card_keeps_a_model_that_cannot_be_requested(service: Service) -> None:
-    await seen_vm(service, interfaces=[card(model="ne2k_pci")])
+    _ = await seen_vm(service, interfaces=[card(model="ne2k_pci")])
     shown = (await service.get("/vms/vm-001"))["network"]
     assert shown == {**NETWORK, "model": "ne2k_pci"}
     refused = await service.client.put(
@@ -53,7 +53,7 @@ async def test_card_keeps_a_model_that_cannot_be_requested(service: Service) -> 
 
 
 async def test_card_of_another_type_is_shown_and_moved_nowhere(service: Service) -> None:
-    await seen_vm(service, interfaces=[card(type="direct", source="eth0")])
+    _ = await seen_vm(service, interfaces=[card(type="direct", source="eth0")])
     assert (await service.get("/vms/vm-001"))["network"]["direct"] == "eth0"
     refused = await service.client.put("/api/v1/vms/vm-001", json={"network": {}})
     assert refused.status_code == 400

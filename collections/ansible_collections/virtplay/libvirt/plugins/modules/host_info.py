@@ -163,8 +163,8 @@ host_info:
         - O(ignore:stats) of a stopped domain contains only the sizes of its disks.
         - O(ignore:stuck) is true if the QEMU process did not respond. O(ignore:unreadable) is the
           reason why the definition of a domain that Virtplay did not create could not be read.
-        - O(ignore:interfaces) lists cards of any type of libvirt's. O(ignore:source) is a network, a
-          bridge, a device or a path, or null. O(ignore:virtual_port) is there for a card with one.
+        - O(ignore:interfaces) lists cards of all of libvirt's types. O(ignore:source) is a network,
+          bridge, device or path, or null. O(ignore:virtual_port) is there for a card with one.
         - O(ignore:filesystems) lists the guest's writable file systems if its agent responded.
         - O(ignore:snapshots) lists the snapshots as the module
           P(virtplay.libvirt.snapshot#module) returns them, parents first.
