@@ -136,9 +136,29 @@ def test_fixed_address_goes_into_the_network_config() -> None:
                 "gateway4": "198.51.100.1",
                 "nameservers": {"addresses": ["198.51.100.1"]},
             },
-            "id1": {"match": {"macaddress": "52:00:00:00:00:02"}, "dhcp4": True},
+            "id1": {
+                "match": {"macaddress": "52:00:00:00:00:02"},
+                "dhcp4": True,
+                "dhcp4-overrides": {"route-metric": 200},
+                "optional": True,
+            },
         },
     }
+
+
+def test_boot_waits_for_the_first_card_only_and_its_default_route_comes_first() -> None:
+    macs = [f"52:00:00:00:00:0{number}" for number in range(3)]
+    static = {"mac": "52:00:00:00:00:09", "cidr": "198.51.100.7/24"}
+    config = build_network_config([*({"mac": mac} for mac in macs), static])
+    assert config is not None
+    first, second, third, fourth = config["ethernets"].values()
+    assert first == {"match": {"macaddress": macs[0]}, "dhcp4": True}
+    assert [nic["optional"] for nic in (second, third, fourth)] == [True, True, True]
+    metrics = [nic["dhcp4-overrides"]["route-metric"] for nic in (second, third)]
+    # More than 100, which netplan and NetworkManager give the routes of the first.
+    assert metrics == sorted(set(metrics))
+    assert metrics[0] > 100
+    assert "dhcp4-overrides" not in fourth
 
 
 def test_own_network_config_replaces_the_generated_one() -> None:

@@ -19,6 +19,7 @@ from ..values import SSH_KEY
 
 HOSTNAME_LENGTH = 63
 VOLUME_LABEL = "cidata"
+_ROUTE_METRIC = 100  # of netplan and NetworkManager for the routes of DHCP
 # In JSON only strings contain characters beyond ASCII. YAML requires escapes for unprintable ones,
 # but reads an escaped pair of surrogates as two characters: so escape the BMP and nothing above.
 # Compiled on use: that takes 3 ms, which only a creation needs.
@@ -66,7 +67,10 @@ def build_files(
 
 
 def build_network_config(interfaces: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return a network-config (version 2); None if cloud-init's default, DHCP on one NIC, fits."""
+    """Return a network-config (version 2); None if cloud-init's default, DHCP on one NIC, fits.
+
+    A boot waits for the first interface only, whose default route has precedence.
+    """
     if len(interfaces) < 2 and not any(nic.get("cidr") for nic in interfaces):
         return None
     ethernets = {}
@@ -80,6 +84,13 @@ def build_network_config(interfaces: Sequence[Mapping[str, Any]]) -> dict[str, A
                 entry["nameservers"] = {"addresses": list(nic["nameservers"])}
         else:
             entry["dhcp4"] = True
+            if number:
+                # A network may have no DHCP server; its default route, if it gives one, comes after
+                # that of the first. Not use-routes: cloud-init knows it only with netplan, and the
+                # first network may have no router.
+                entry["dhcp4-overrides"] = {"route-metric": _ROUTE_METRIC * (number + 1)}
+        if number:
+            entry["optional"] = True
         ethernets[f"id{number}"] = entry
     return {"version": 2, "ethernets": ethernets}
 
