@@ -22,6 +22,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.facts import
     read_templates,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.statistics import (
+    balloon_period,
     has_monitor_values,
     read_statistics,
 )
@@ -29,7 +30,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.statistic
 from tests.unit.collection.fake_libvirt import NO_NETWORK, fake, libvirtError
 
 # As libvirt 9.0 with QEMU 7.2 answers for a running guest; vCPU 1 is offline.
-RECORD = {
+RECORD: dict[str, Any] = {
     "vcpu.current": 2,
     "vcpu.maximum": 4,
     "vcpu.0.state": 1,
@@ -59,10 +60,21 @@ RECORD = {
     "net.0.tx.drop": 3,
 }
 MAC = "52:54:00:e4:4e:35"
+NOW = RECORD["balloon.last-update"]
+
+
+def read(
+    record: dict[str, Any],
+    cpu_time_ns: int | None = None,
+    macs: dict[str, str] | None = None,
+    period: int = 5,
+) -> dict[str, Any]:
+    stats: dict[str, Any] = read_statistics(record, cpu_time_ns, macs or {}, now=NOW, period=period)
+    return stats
 
 
 def test_record_is_nested_with_our_names_and_units() -> None:
-    assert read_statistics(RECORD, 710000000, {"vnet1": MAC}) == {
+    assert read(RECORD, 710000000, {"vnet1": MAC}) == {
         "cpu_time_ns": 710000000,
         "vcpu": [
             {"vcpu": 0, "state": 1, "time_ns": 400000000, "wait_ns": 0, "delay_ns": 37925747},
@@ -93,7 +105,49 @@ def test_record_is_nested_with_our_names_and_units() -> None:
 
 def test_what_libvirt_does_not_give_is_absent() -> None:
     empty: dict[str, Any] = {"vcpu": [], "balloon": {}, "block": [], "interface": []}
-    assert read_statistics({}, None, {}) == empty
+    assert read({}) == empty
+
+
+GUEST = {"usable_bytes", "major_fault"}
+HOST = {"actual_bytes", "maximum_bytes", "rss_bytes"}
+
+
+@pytest.mark.parametrize(
+    ("age", "period", "known"),
+    [
+        (0, 5, HOST | GUEST),
+        (59, 5, HOST | GUEST),
+        (61, 5, HOST),
+        # The host's clock was set back.
+        (-5, 5, HOST | GUEST),
+        # Somebody has chosen a longer period.
+        (1000, 300, HOST | GUEST),
+        (1201, 300, HOST),
+        # Nobody asks the driver: what it has said at its start is old.
+        (61, 0, HOST),
+        (None, 5, HOST),
+    ],
+)
+def test_figures_that_the_guest_has_not_renewed_are_unknown(
+    age: int | None, period: int, known: set[str]
+) -> None:
+    record = {**RECORD, "balloon.last-update": NOW - (age or 0)}
+    if age is None:
+        del record["balloon.last-update"]
+    assert read(record, period=period)["balloon"].keys() == known
+
+
+@pytest.mark.parametrize(
+    ("xml", "period"),
+    [
+        ("<memballoon model='virtio'><stats period='5'/></memballoon>", 5),
+        ("<memballoon model='virtio'/>", 0),
+        ("<memballoon model='none'/>", 0),
+        ("", 0),
+    ],
+)
+def test_period_of_the_balloon(xml: str, period: int) -> None:
+    assert balloon_period(f"<domain><devices>{xml}</devices></domain>") == period
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ from .addresses import (
 )
 from .agents import AgentQueries
 from .monitor import MonitorResults, occupied_domains, query_monitors
-from .statistics import has_monitor_values, read_statistics
+from .statistics import balloon_period, has_monitor_values, read_statistics
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -66,6 +66,7 @@ class _Found:
     facts: dict[str, Any]
     has_agent: bool
     cpu_time_ns: int | None
+    balloon_period: int = 0
 
     def nics(self) -> list[dict[str, Any]]:
         """Return the domain's network interfaces."""
@@ -250,6 +251,7 @@ def _find_domain(
         facts=facts,
         has_agent=state is DomainState.RUNNING and agent_is_connected(text),
         cpu_time_ns=handle.info()[4] if active else None,
+        balloon_period=balloon_period(text),
     )
 
 
@@ -294,7 +296,9 @@ def _complete(
         # libvirt 9.0 counts its own CPU time as that of each stopped domain.
         record = {}
     macs = {nic["target"]: nic["mac"] for nic in domain.nics()}
-    stats = read_statistics(record, domain.cpu_time_ns, macs)
+    stats = read_statistics(
+        record, domain.cpu_time_ns, macs, now=time.time(), period=domain.balloon_period
+    )
     sizes = {block.get("target"): block for block in stats["block"]}
     for disk in domain.disks():
         block = sizes.get(disk.get("target"), {})

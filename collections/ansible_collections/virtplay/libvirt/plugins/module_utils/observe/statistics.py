@@ -8,6 +8,7 @@ Values that libvirt does not return are missing here too, never 0.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,6 +27,12 @@ _BALLOON_KIB = {
     "swap_out": "swap_out_bytes",
 }
 _BALLOON_COUNTS = {"major_fault": "major_fault", "minor_fault": "minor_fault"}
+# These libvirt and QEMU know themselves; the others are what the guest's driver has reported last.
+_NOT_OF_GUEST = frozenset({"current", "maximum", "rss"})
+# QEMU keeps the figures of a driver that has stopped: they are unknown after so many seconds, or
+# so many times the period in which QEMU queries them.
+STALE_SECONDS = 60
+STALE_PERIODS = 4
 _BLOCK = {
     "name": "target",
     "rd.bytes": "read_bytes",
@@ -60,15 +67,30 @@ def has_monitor_values(record: Record) -> bool:
     return "balloon.rss" in record
 
 
+def balloon_period(live_xml: str) -> int:
+    """Return how often QEMU queries the balloon driver, in seconds; 0 for never."""
+    # libvirt writes the definition, always in this form; parsing it takes much longer.
+    found = re.search(r"<stats period='([0-9]{1,6})'/>", live_xml)
+    return int(found[1]) if found else 0
+
+
 def read_statistics(
-    record: Record, cpu_time_ns: int | None, mac_of_target: Mapping[str, str]
+    record: Record,
+    cpu_time_ns: int | None,
+    mac_of_target: Mapping[str, str],
+    *,
+    now: float,
+    period: int,
 ) -> dict[str, Any]:
-    """Return a record as nested values; mac_of_target maps tap devices to MAC addresses."""
+    """Return a record as nested values; mac_of_target maps tap devices to MAC addresses.
+
+    now is the host's time in seconds since the epoch, period is that of balloon_period.
+    """
     stats: dict[str, Any] = {}
     if cpu_time_ns is not None:
         stats["cpu_time_ns"] = cpu_time_ns
     stats["vcpu"] = [{"vcpu": number, **entry} for number, entry in _entries(record, "vcpu", _VCPU)]
-    stats["balloon"] = _read_balloon(record)
+    stats["balloon"] = _read_balloon(record, now, period)
     stats["block"] = [entry for _number, entry in _entries(record, "block", _BLOCK)]
     stats["interface"] = [entry for _number, entry in _entries(record, "net", _INTERFACE)]
     for interface in stats["interface"]:
@@ -77,18 +99,16 @@ def read_statistics(
     return stats
 
 
-def _read_balloon(record: Record) -> dict[str, int]:
-    balloon = {
-        ours: record[f"balloon.{theirs}"] * 1024
-        for theirs, ours in _BALLOON_KIB.items()
-        if f"balloon.{theirs}" in record
+def _read_balloon(record: Record, now: float, period: int) -> dict[str, int]:
+    age = now - record.get("balloon.last-update", 0)
+    fresh = age <= max(STALE_SECONDS, STALE_PERIODS * period)
+    factors = [*((names, 1024) for names in _BALLOON_KIB.items())]
+    factors += [(names, 1) for names in _BALLOON_COUNTS.items()]
+    return {
+        ours: record[f"balloon.{theirs}"] * factor
+        for (theirs, ours), factor in factors
+        if f"balloon.{theirs}" in record and (fresh or theirs in _NOT_OF_GUEST)
     }
-    balloon |= {
-        ours: record[f"balloon.{theirs}"]
-        for theirs, ours in _BALLOON_COUNTS.items()
-        if f"balloon.{theirs}" in record
-    }
-    return balloon
 
 
 def _entries(
