@@ -70,17 +70,22 @@ class Environment:
 
     def _start(self, directory: Path, key: str, cwd: str, settings: dict[str, str]) -> bytes:
         """Start a server; return b"ready" when it listens, or b"" if it ends instead."""
-        server = subprocess.Popen(
-            [REAL, "-c", SERVER, str(directory), key],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=cwd,
-            env=settings,
-            start_new_session=True,
-        )
+        log = directory / f"{key}.log"
+        with log.open("wb") as output:
+            server = subprocess.Popen(
+                [REAL, "-c", SERVER, str(directory), key],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                cwd=cwd,
+                env=settings,
+                start_new_session=True,
+            )
         self._servers.append(server)
         assert server.stdout is not None
-        return server.stdout.read()
+        if not (answer := server.stdout.read()):
+            sys.stderr.write(log.read_text())
+        return answer
 
     def close(self) -> None:
         """Stop the servers."""
