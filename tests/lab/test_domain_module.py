@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab import Host
+from tests.lab.modules import run_modules
 from tests.lab.plays import IMAGES, Play
 
 pytestmark = pytest.mark.lab
@@ -198,12 +200,26 @@ def test_dry_run_says_in_words_when_each_change_acts_and_what_it_destroys(
     assert told(play("vm_stop", "--diff", force=True))[0][1] == f"state: stopped{lost}"
 
 
-def test_failed_creation_leaves_nothing(host: Host, identity: str, play: Play) -> None:
+@pytest.fixture
+def broken_pool(host: Host) -> Iterator[None]:
+    """A pool that is active and whose directory is gone: libvirt cannot refresh it."""
+    directory = "/srv/broken"
+    host.run("mkdir", "-p", directory)
+    host.run("virsh", "-q", "pool-create-as", "broken", "dir", "--target", directory)
+    host.run("rmdir", directory)
+    yield
+    host.run("virsh", "-q", "pool-destroy", "broken", check=False)
+
+
+def test_failed_creation_leaves_nothing(
+    host: Host, identity: str, play: Play, broken_pool: None
+) -> None:
     fixed = {"type": "network", "network": "default", "ip": "203.0.113.250"}
     # QEMU cannot get that much memory: it fails at the start, when all else has been made.
     failed = play("vm_create", **new(identity, state="running", memory=16_777_216, network=fixed))
     assert failed["code"] == "INSUFFICIENT_RESOURCES"
     assert failed["msg"].startswith("cannot create vm-")
+    assert "not undone" not in failed["msg"]
     assert volumes(host, identity) == set()
     assert identity not in host.run("virsh", "list", "--all", "--uuid").stdout
     assert "203.0.113.250" not in host.run("virsh", "net-dumpxml", "default").stdout
@@ -285,6 +301,59 @@ def test_domain_of_somebody_else_is_managed_by_uuid_and_keeps_its_disk(
     assert deleted["domain"] is None
     assert disk in deleted["warnings"][0]
     host.run("rm", disk)
+
+
+def foreign(name: str, kind: str, source: str, bus: str = "virtio") -> str:
+    """The XML of a domain that somebody else defined, with one disk."""
+    return f"""<domain type='qemu'><name>{name}</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>
+      <os><type machine='q35'>hvm</type></os><devices><disk type='{kind}'>
+      <driver name='qemu' type='qcow2'/><source {source}/>
+      <target dev='{bus[:1]}da' bus='{bus}'/></disk></devices></domain>"""
+
+
+def test_first_disk_grows_whatever_its_target_and_kind(host: Host) -> None:
+    """A file that libvirt has not seen yet, on SATA, and a volume that is named by its pool."""
+    host.run("qemu-img", "create", "-q", "-f", "qcow2", f"{IMAGES}/found.qcow2", "1G")
+    host.run("virsh", "-q", "vol-create-as", "default", "named.qcow2", "1G", "--format", "qcow2")
+    kinds = {
+        "found": foreign("found", "file", f"file='{IMAGES}/found.qcow2'", "sata"),
+        "named": foreign("named", "volume", "pool='default' volume='named.qcow2'"),
+    }
+    for xml in kinds.values():
+        host.run("virsh", "-q", "define", "/dev/stdin", stdin=xml)
+    try:
+        runs = [({"name": name, "disks": [{"size": size}]}, 0) for name in kinds for size in (1, 2)]
+        results = run_modules(host, *runs, module="domain")
+        assert [result and result["changed"] for result in results] == [False, True] * 2
+        for name, result in zip(kinds, results[1::2], strict=True):
+            assert result is not None
+            (disk,) = result["domain"]["disks"]
+            assert (disk["path"], disk["size"]) == (f"{IMAGES}/{name}.qcow2", 2)
+            assert f"({2 << 30} bytes)" in host.run("qemu-img", "info", disk["path"]).stdout
+    finally:
+        for name in kinds:
+            host.run("virsh", "-q", "undefine", name)
+            host.run("virsh", "-q", "vol-delete", f"{IMAGES}/{name}.qcow2")
+
+
+def test_deletion_keeps_what_another_domain_is_based_on(host: Host, identity: str) -> None:
+    name = f"vm-{identity[:8]}"
+    given: dict[str, Any] = {"uuid": identity, "name": name, "vcpus": 1, "memory": 64}
+    disk, top = f"{IMAGES}/{identity}-vda.qcow2", f"{IMAGES}/over-{identity}.top"
+    run_modules(host, ({**given, "disks": [{"size": 1}], "interfaces": []}, 0), module="domain")
+    # The other domain is stopped: only the header of its image shows what it is based on.
+    for above, below in ((f"{top}1", disk), (f"{top}2", f"{top}1")):
+        host.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", above)
+    xml = foreign(f"on-{name}", "file", f"file='{top}2'")
+    host.run("virsh", "-q", "define", "/dev/stdin", stdin=xml)
+    try:
+        (deleted,) = run_modules(host, ({"uuid": identity, "state": "absent"}, 0), module="domain")
+        assert deleted is not None
+        assert [change["field"] for change in deleted["changes"]] == ["state"]
+        assert volumes(host, identity) == {"vda.qcow2"}
+    finally:
+        host.run("virsh", "-q", "undefine", f"on-{name}")
+        host.run("sh", "-c", f"rm {top}*")
 
 
 def test_uefi_guest_is_made_started_and_removed(host: Host, identity: str, play: Play) -> None:

@@ -17,6 +17,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.devices im
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import Current
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task import derive_uuid
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.users import FileUsers
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host import files
 from ansible_collections.virtplay.libvirt.plugins.module_utils.states import DomainState
@@ -121,9 +122,9 @@ def current(*paths: str | None, snapshots: int = 0) -> Current:
 def test_deletion_takes_what_is_ours_and_nothing_else(
     paths: tuple[str | None, ...], keep: bool, destroyed: list[str], stays: list[str]
 ) -> None:
-    changes, kept = remove.plan(current(*paths), keep_disks=keep, force=False)
+    changes, kept = remove.plan(current(*paths), FileUsers(), keep_disks=keep, force=False)
     assert [change.before for change in changes if change.destroys] == destroyed
-    assert kept == stays
+    assert list(kept) == stays
     assert (changes[0].field, changes[0].after) == ("state", "absent")
 
 
@@ -131,10 +132,29 @@ def test_deletion_says_that_snapshots_and_reservations_go_too() -> None:
     domain = current(snapshots=2)
     domain.reservations = {"52:54:00:00:00:01": ("default", "203.0.113.5")}
     with pytest.raises(Failure, match="it has 2 snapshots") as caught:
-        remove.plan(domain, keep_disks=False, force=False)
+        remove.plan(domain, FileUsers(), keep_disks=False, force=False)
     assert caught.value.code == "VM_HAS_SNAPSHOTS"
-    changes, _stays = remove.plan(domain, keep_disks=False, force=True)
+    changes, _stays = remove.plan(domain, FileUsers(), keep_disks=False, force=True)
     assert [(change.field, change.before, change.destroys) for change in changes[1:]] == [
         ("snapshots", 2, True),
         ("interfaces.52:54:00:00:00:01.ip", "203.0.113.5", False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("users", "reason"),
+    [
+        (FileUsers({OURS: "web"}), "domain web uses it"),
+        (
+            FileUsers({THEIRS: "web"}, ("db",)),
+            "the storage of domain db, which may use it, does not respond",
+        ),
+    ],
+)
+def test_deletion_keeps_what_another_domain_stands_on(users: FileUsers, reason: str) -> None:
+    changes, stays = remove.plan(current(OURS), users, keep_disks=False, force=True)
+    assert stays == {OURS: reason}
+    assert [change.before for change in changes if change.destroys] == []
+    assert remove.describe_stays("vm-001", stays) == (
+        f"these disks of vm-001 stay on the host: {OURS} ({reason})"
+    )

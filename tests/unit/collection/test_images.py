@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.images import (
     Image,
+    backing_chain,
     call_each,
     image_of,
     image_sizes,
@@ -92,3 +93,49 @@ def test_calls_that_hang_cost_only_themselves() -> None:
 
 def test_nothing_to_call() -> None:
     assert call_each(str, [], time.monotonic() + 600) == {}
+
+
+def overlay(path: Path, name: str) -> Image:
+    """Write the header of a qcow2 image over a backing file of that name."""
+    header = struct.pack(">4sIQI", b"QFI\xfb", 3, 64, len(name)).ljust(64, b"\0")
+    path.write_bytes(header + name.encode())
+    return Image(str(path), "qcow2")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{path}",
+        "base.qcow2",
+        "../{folder}/base.qcow2",
+        "link.qcow2",
+        "file:{path}",
+        'json:{{"driver": "qcow2", "file": {{"driver": "file", "filename": "{path}"}}}}',
+        'json:{{"file.filename": "{path}"}}',
+    ],
+)
+def test_backing_file_is_found_by_every_kind_of_name(name: str, tmp_path: Path) -> None:
+    base = tmp_path / "base.qcow2"
+    base.write_bytes(RAW)
+    (tmp_path / "link.qcow2").symlink_to(base)
+    top = overlay(tmp_path / "top.qcow2", name.format(path=base, folder=tmp_path.name))
+    assert backing_chain(top) == [str(tmp_path / "top.qcow2"), str(base)]
+
+
+def test_chain_is_followed_to_its_end_and_not_round(tmp_path: Path) -> None:
+    names = [tmp_path / f"{n}.qcow2" for n in range(5)]
+    for above, below in zip(names, [*names[1:], names[0]], strict=True):
+        overlay(above, str(below))
+    assert backing_chain(Image(str(names[0]), "qcow2")) == [str(name) for name in names]
+
+
+@pytest.mark.parametrize("name", ["json:{", "json:[1]", "nbd://h/x", "", "x" * 5000])
+def test_odd_backing_names_end_a_chain(name: str, tmp_path: Path) -> None:
+    top = overlay(tmp_path / "top.qcow2", name)
+    assert backing_chain(top)[0] == str(tmp_path / "top.qcow2")
+
+
+def test_content_of_a_raw_disk_is_no_header(tmp_path: Path) -> None:
+    overlay(tmp_path / "raw", "/etc/passwd")
+    assert backing_chain(Image(str(tmp_path / "raw"), "raw")) == [str(tmp_path / "raw")]
+    assert backing_chain(Image(str(tmp_path / "absent"), "qcow2")) == [str(tmp_path / "absent")]

@@ -22,11 +22,10 @@ from ..host.storage import (
     create_seed,
     find_pool,
     find_volume,
+    find_volume_at,
     is_ours,
     pool_path,
-    refresh_pools,
     seed_name,
-    volume_of,
 )
 from ..lock.fence import Fence
 from ..units import GIB
@@ -256,12 +255,16 @@ def _undo(conn: Any, creation: Creation, fence: Fence) -> list[str]:
             undefine(dom)
         for network, mac, address in creation.reservations:
             remove_reservation(conn, mac, (network, address))
-        refresh_pools(conn)
-        for path in fence.recall().get("creating") or []:
-            volume = volume_of(conn, path)
-            if volume is not None and is_ours(uuid, path):
-                volume.delete(0)
-        fence.remember(creating=[])
     except (libvirt.libvirtError, Failure, OSError) as error:
         return [error_text(error)]
-    return []
+    stays: dict[str, str] = {}
+    for path in fence.recall().get("creating") or []:
+        try:
+            # Only a volume of this creation, in its own pool: another pool may be broken.
+            volume = find_volume_at(conn, path) if is_ours(uuid, path) else None
+            if volume is not None:
+                volume.delete(0)
+        except (libvirt.libvirtError, OSError) as error:
+            stays[path] = f"cannot delete {path}: {error_text(error)}"
+    fence.remember(creating=list(stays))
+    return list(stays.values())

@@ -10,14 +10,17 @@ from typing import Any
 from ..failure import Failure
 from ..host.connection import has_error_code, libvirt
 from ..host.reservations import list_reservations, remove_reservation
-from ..host.storage import is_ours, list_volumes, refresh_pools, volume_of
+from ..host.storage import find_volume_at, is_ours, list_volumes, volume_of
 from ..lock.fence import Fence
 from .devices import derived_macs
 from .plan import Applies, Change, Current
+from .users import FileUsers
 
 
-def plan(current: Current, *, keep_disks: bool, force: bool) -> tuple[list[Change], list[str]]:
-    """Return the changes of deleting a domain, and the paths of disks that stay on the host.
+def plan(
+    current: Current, users: FileUsers, *, keep_disks: bool, force: bool
+) -> tuple[list[Change], dict[str, str]]:
+    """Return the changes of deleting a domain, and path → reason of disks that stay on the host.
 
     Raises Failure (VM_HAS_SNAPSHOTS) for a domain with snapshots unless force is set.
     """
@@ -27,22 +30,22 @@ def plan(current: Current, *, keep_disks: bool, force: bool) -> tuple[list[Chang
             "VM_HAS_SNAPSHOTS",
         )
     changes = [Change("state", str(current.state), "absent", Applies.LIVE)]
-    stays = []
+    stays: dict[str, str] = {}
     uuid = current.config["uuid"]
     for disk in current.config["disks"]:
         path = disk["path"]
         if not path:
             continue
-        # A disk that Virtplay did not create may have other users: it is never deleted.
-        if keep_disks or not is_ours(uuid, path):
-            stays.append(path)
+        if not is_ours(uuid, path):
+            stays[path] = "Virtplay did not create it"
+        elif keep_disks:
+            stays[path] = "as requested"
+        elif reason := users.reason_to_keep(path):
+            stays[path] = reason
         else:
             changes.append(
                 Change(f"disks.{disk['target']}", path, None, Applies.LIVE, destroys=True)
             )
-    if current.has_managed_save:
-        saved = current.saved
-        changes.append(Change("has_managed_save", True, False, Applies.LIVE, destroys=saved))
     if current.snapshots:
         changes.append(Change("snapshots", current.snapshots, None, Applies.LIVE, destroys=True))
     for mac, place in current.reservations.items():
@@ -50,12 +53,22 @@ def plan(current: Current, *, keep_disks: bool, force: bool) -> tuple[list[Chang
     return changes, stays
 
 
-def run(conn: Any, dom: Any, current: Current, stays: list[str], fence: Fence) -> None:
+def run(
+    conn: Any,
+    dom: Any,
+    current: Current,
+    stays: dict[str, str],
+    *,
+    users: FileUsers,
+    fence: Fence,
+) -> dict[str, str]:
     """Delete a stopped domain, its volumes and reservations, the definition last.
 
-    If a run crashes half way, the next one still finds the domain and completes the deletion.
+    Returns path → reason of all volumes that stay. If a run crashes half way, the next one still
+    finds the domain and completes the deletion.
     """
     uuid = current.config["uuid"]
+    stays = dict(stays)
     ours = [path for path in stays if is_ours(uuid, path)]
     if ours:
         fence.remember(kept=ours)
@@ -64,36 +77,62 @@ def run(conn: Any, dom: Any, current: Current, stays: list[str], fence: Fence) -
     for disk in current.config["disks"]:
         path = disk["path"]
         if path and path not in stays and is_ours(uuid, path):
-            volume = volume_of(conn, path)
-            if volume is None and os.path.lexists(path):
-                refresh_pools(conn)
-                volume = volume_of(conn, path)
+            volume = find_volume_at(conn, path) if os.path.lexists(path) else volume_of(conn, path)
             if volume is not None:
                 volume.delete(0)
-    sweep(conn, uuid, ours)
+            elif os.path.lexists(path):
+                stays[path] = "no storage pool of the host contains it"
+    stays |= sweep(conn, uuid, ours, users)
     undefine(dom)
+    return stays
 
 
-def find_leftovers(conn: Any, uuid: str, fence: Fence) -> list[Change]:
-    """Return what is left on the host of a domain that was deleted or never defined."""
+def describe_stays(label: str, stays: dict[str, str]) -> str:
+    """Return the warning that disks of a deleted domain stay on the host, each with its reason."""
+    listed = ", ".join(f"{path} ({reason})" for path, reason in stays.items())
+    return f"these disks of {label} stay on the host: {listed}"
+
+
+def find_leftovers(
+    conn: Any, uuid: str, users: FileUsers, fence: Fence
+) -> tuple[list[Change], dict[str, str]]:
+    """Return what is left of a domain that was deleted or never defined, to be deleted.
+
+    Also returns path → reason of the volumes that stay for other domains.
+    """
     kept = fence.recall().get("kept") or []
-    changes = [
-        Change("volume", volume.path(), None, Applies.OFFLINE, destroys=True)
-        for volume in list_volumes(conn, uuid)
-        if volume.path() not in kept
-    ]
+    changes = []
+    stays = {}
+    for volume in list_volumes(conn, uuid):
+        path = volume.path()
+        if path in kept:
+            continue
+        if reason := users.reason_to_keep(path):
+            stays[path] = reason
+        else:
+            changes.append(Change("volume", path, None, Applies.OFFLINE, destroys=True))
     for mac, place in list_reservations(conn, derived_macs(uuid)).items():
         changes.append(Change(f"interfaces.{mac}.ip", place[1], None, Applies.OFFLINE))
-    return changes
+    return changes, stays
 
 
-def sweep(conn: Any, uuid: str, kept: list[str]) -> None:
-    """Delete the volumes named after a domain, and reservations of its derived MAC addresses."""
+def sweep(conn: Any, uuid: str, kept: list[str], users: FileUsers) -> dict[str, str]:
+    """Delete the volumes named after a domain, and reservations of its derived MAC addresses.
+
+    Returns path → reason of the volumes that stay for other domains.
+    """
+    stays = {}
     for volume in list_volumes(conn, uuid):
-        if volume.path() not in kept:
+        path = volume.path()
+        if path in kept:
+            continue
+        if reason := users.reason_to_keep(path):
+            stays[path] = reason
+        else:
             volume.delete(0)
     for mac, place in list_reservations(conn, derived_macs(uuid)).items():
         remove_reservation(conn, mac, place)
+    return stays
 
 
 def undefine(dom: Any) -> None:

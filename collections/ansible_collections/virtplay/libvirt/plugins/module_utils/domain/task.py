@@ -143,13 +143,7 @@ class DomainTask:
 
     def _act_without_domain(self) -> dict[str, Any]:
         if self.wanted == Wanted.ABSENT:
-            from . import remove  # noqa: PLC0415
-
-            changes = remove.find_leftovers(self.conn, self.uuid, self.fence)
-            if changes and not self.check_mode:
-                remove.sweep(self.conn, self.uuid, self.fence.recall().get("kept") or [])
-                self.fence.remember(creating=[])
-            return self._result(None, changes)
+            return self._sweep()
         if self.wanted not in CAN_CREATE or self.params["vcpus"] is None:
             raise Failure(f"cannot find domain {self.label}", "VM_NOT_FOUND")
         missing = [key for key in ("name", "vcpus", "memory") if self.params[key] is None]
@@ -158,6 +152,19 @@ class DomainTask:
                 f"cannot create {self.label} without {' and '.join(missing)}", "VALIDATION_ERROR"
             )
         return self._create()
+
+    def _sweep(self) -> dict[str, Any]:
+        from . import remove, users  # noqa: PLC0415
+
+        found = users.find_users(self.conn, self.uuid)
+        changes, stays = remove.find_leftovers(self.conn, self.uuid, found, self.fence)
+        if changes and not self.check_mode:
+            kept = self.fence.recall().get("kept") or []
+            remove.sweep(self.conn, self.uuid, kept, found)
+            self.fence.remember(creating=[])
+        if stays:
+            self.warn(remove.describe_stays(self.label, stays))
+        return self._result(None, changes)
 
     def _create(self) -> dict[str, Any]:
         from . import create  # noqa: PLC0415
@@ -255,19 +262,21 @@ class DomainTask:
             return before
 
     def _remove(self, dom: Any, current: Current) -> dict[str, Any]:
-        from . import remove  # noqa: PLC0415
+        from . import remove, users  # noqa: PLC0415
 
         force = self.params["force"]
         steps = plan_power(current, Wanted.ABSENT, force=force)
-        changes, stays = remove.plan(current, keep_disks=self.params["keep_disks"], force=force)
+        found = users.find_users(self.conn, self.uuid)
+        keep = self.params["keep_disks"]
+        changes, stays = remove.plan(current, found, keep_disks=keep, force=force)
         if Step.DESTROY in steps:
             # Also if the disks stay: the guest may have unsaved data.
             changes[0] = replace(changes[0], destroys=True)
         if not self.check_mode:
             run_steps(dom, steps, label=self.label, timeout=self.params["timeout"])
-            remove.run(self.conn, dom, current, stays, self.fence)
+            stays = remove.run(self.conn, dom, current, stays, users=found, fence=self.fence)
         if stays:
-            self.warn(f"these disks of {self.label} stay on the host: {', '.join(stays)}")
+            self.warn(remove.describe_stays(self.label, stays))
         return self._result(None, changes, before_xml=current.config_xml)
 
     def _result(

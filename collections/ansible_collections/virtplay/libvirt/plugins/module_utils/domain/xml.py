@@ -158,6 +158,11 @@ def list_files(xml: str) -> list[str]:
     return list(dict.fromkeys(path for path in paths if path))
 
 
+def parse_media(xml: str) -> list[dict[str, Any]]:
+    """Return the entries of all disks of a definition, CD-ROMs and floppies included."""
+    return [_parse_disk(disk) for disk in parse_xml(xml).iterfind("devices/disk")]
+
+
 def normalize(xml: str) -> str:
     """Return a document with uniform indentation, for reading and for diffs."""
     return render_xml(parse_xml(xml))

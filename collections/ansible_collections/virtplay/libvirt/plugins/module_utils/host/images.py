@@ -8,6 +8,7 @@ which could write the header of another format there.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import struct
@@ -24,6 +25,10 @@ Result = TypeVar("Result")
 # The qcow2 header (docs/interop/qcow2.txt in QEMU): magic, then the virtual size at byte 24.
 _QCOW2_HEADER = struct.Struct(">4s20xQ")
 _QCOW2_MAGIC = b"QFI\xfb"
+# Magic, version, then the place of the backing file's name and its length.
+_BACKING_HEADER = struct.Struct(">4s4xQI")
+_LONGEST_NAME = 4096
+_LONGEST_CHAIN = 256
 # LUKS, version 1, which is QEMU's: magic, version, then the start of the payload in sectors.
 _LUKS_HEADER = struct.Struct(">6sH96xI")
 _LUKS_MAGIC = b"LUKS\xba\xbe"
@@ -101,6 +106,55 @@ def _capacity(descriptor: int, image: Image, length: int) -> int | None:
         magic, version, start = _LUKS_HEADER.unpack(header)
         return length - start * _SECTOR if (magic, version) == (_LUKS_MAGIC, 1) else None
     return length if image.format == "raw" else None
+
+
+def backing_chain(image: Image) -> list[str]:
+    """Return the real paths of an image and of all files that it is based on; may wait for ever."""
+    found: list[str] = []
+    waiting = [(image.path, image.format)]
+    while waiting and len(found) < _LONGEST_CHAIN:
+        path, form = waiting.pop()
+        real = os.path.realpath(path)
+        if real not in found:
+            found.append(real)
+            # A file too many is only kept; so the format of a backing file may be guessed.
+            if form != "raw":
+                waiting += [(name, "auto") for name in _backing_files(path)]
+    return found
+
+
+def _backing_files(path: str) -> list[str]:
+    """Return the paths in the header of a qcow2 image, relative ones as seen from the image."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            header = os.pread(descriptor, _BACKING_HEADER.size, 0)
+            if len(header) < _BACKING_HEADER.size:
+                return []
+            magic, offset, length = _BACKING_HEADER.unpack(header)
+            if magic != _QCOW2_MAGIC or not offset or length > _LONGEST_NAME:
+                return []
+            name = os.fsdecode(os.pread(descriptor, length, offset))
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError):
+        return []
+    if name.startswith("json:"):
+        try:
+            names = _file_names(json.loads(name[len("json:") :]))
+        except (ValueError, RecursionError):
+            return []
+    else:
+        names = [name[len("file:") :] if name.startswith("file:") else name]
+    return [os.path.join(os.path.dirname(path), name) for name in names]
+
+
+def _file_names(value: Any) -> list[str]:
+    """Return the file names in QEMU's description of an image (json:)."""
+    if not isinstance(value, Mapping):
+        return []
+    names = [str(text) for key, text in value.items() if key.rpartition(".")[2] == "filename"]
+    return names + [name for part in value.values() for name in _file_names(part)]
 
 
 def call_each(

@@ -155,13 +155,15 @@ def find_volume(pool: Any, name: str) -> Any | None:
 
 
 def list_volumes(conn: Any, uuid: str) -> list[Any]:
-    """Return all volumes that are named after a domain, in every active pool."""
-    return [
-        pool.storageVolLookupByName(name)
-        for pool in conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
-        for name in pool.listVolumes()
-        if is_ours(uuid, name)
-    ]
+    """Return all volumes that are named after a domain, in every active pool that can be read."""
+    volumes = []
+    for pool in conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
+        # A pool that has become inactive, or a volume that was deleted since it was listed.
+        with suppress(libvirt.libvirtError):
+            for name in pool.listVolumes():
+                if is_ours(uuid, name):
+                    volumes.append(pool.storageVolLookupByName(name))
+    return volumes
 
 
 def require_room(pool: Any, needed: int) -> None:
@@ -260,12 +262,6 @@ def volume_of(conn: Any, path: str) -> Any | None:
         if has_error_code(error, "VIR_ERR_NO_STORAGE_VOL", "VIR_ERR_NO_STORAGE_POOL"):
             return None
         raise
-
-
-def refresh_pools(conn: Any) -> None:
-    """Make libvirt read the volumes of its active pools again."""
-    for pool in conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
-        _refresh(pool)
 
 
 def wanted_size(disk: dict[str, Any], template: Template | None) -> int:

@@ -1,0 +1,73 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Finds the files that the other domains of a host use, with all files that those are based on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..failure import Failure
+from ..host.connection import has_error_code, libvirt
+from ..host.images import Image, backing_chain, call_each, image_of
+from ..host.storage import resolve_volumes
+from .xml import list_files, parse_media
+
+# How long to wait for the storage of other domains.
+_STORAGE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class FileUsers:
+    """The other domains of a host: real path → domain, and those whose files cannot be read."""
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
+
+    def reason_to_keep(self, path: str) -> str | None:
+        """Return why a file must stay; None if no other domain stands on it."""
+        user = self.names.get(os.path.realpath(path))
+        if user is not None:
+            return f"domain {user} uses it"
+        if self.unknown:
+            return f"the storage of domain {self.unknown[0]}, which may use it, does not respond"
+        return None
+
+
+def find_users(conn: Any, uuid: str) -> FileUsers:
+    """Return which files the domains of a host use, except the one with this UUID.
+
+    A stopped domain does not list what its images are based on: their headers tell.
+    """
+    images: dict[Image, str] = {}
+    unknown: list[str] = []
+    for dom in conn.listAllDomains(0):
+        if dom.UUIDString() == uuid:
+            continue
+        try:
+            images |= dict.fromkeys(_images(conn, dom), dom.name())
+        except Failure:
+            unknown.append(dom.name())
+        except libvirt.libvirtError as error:
+            if not has_error_code(error, "VIR_ERR_NO_DOMAIN"):  # else deleted meanwhile
+                raise
+    deadline = time.monotonic() + _STORAGE_SECONDS
+    chains = call_each(backing_chain, images, deadline, lambda image: os.path.dirname(image.path))
+    names = {path: images[image] for image, chain in chains.items() for path in chain}
+    unknown += [name for image, name in images.items() if image not in chains]
+    return FileUsers(names, tuple(unknown))
+
+
+def _images(conn: Any, dom: Any) -> list[Image]:
+    """Return all images in the definitions of a domain, the running one and the next."""
+    xmls = {dom.XMLDesc(0)}
+    if dom.isActive() and dom.isPersistent():
+        xmls.add(dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    media = [disk for xml in xmls for disk in parse_media(xml)]
+    resolve_volumes(conn, media)
+    # Of a running domain, libvirt lists backing files whose names only QEMU could read.
+    listed = [Image(path, "raw") for xml in xmls for path in list_files(xml)]
+    return [*(image for disk in media if (image := image_of(disk))), *listed]
