@@ -35,6 +35,19 @@ def card(**values: object) -> dict[str, object]:
     return {**standard, "model": "virtio", **values}
 
 
+async def test_description_of_several_lines_can_be_written_back(service: Service) -> None:
+    text = "one\n\ttwo\n"
+    _ = await seen_vm(service, description=text)
+    shown = (await service.get("/vms/vm-001"))["description"]
+    assert shown == text
+    answer = await service.client.put("/api/v1/vms/vm-001", json={"description": shown})
+    assert answer.status_code == 202, answer.text
+    assert (await Job.get()).variables["libvirt_domain_description"] == text
+    await Job.all().delete()
+    body = {"name": "before", "description": text}
+    assert (await service.post("/vms/vm-001/snapshots", body)).status_code == 202
+
+
 async def test_card_keeps_a_model_that_cannot_be_requested(service: Service) -> None:
     _ = await seen_vm(service, interfaces=[card(model="ne2k_pci")])
     shown = (await service.get("/vms/vm-001"))["network"]

@@ -100,7 +100,7 @@ def test_text_of_users_is_kept_and_runs_nothing(
         **new(
             identity,
             title=trap("title"),
-            description=trap("description") + "\n</description><devices/>",
+            description=trap("description") + "\n</description>\t<devices/>\n",
             os=trap("os"),
             ssh_keys=[f"ssh-ed25519 AAAA {trap('key')}"],
             user_data=f"#cloud-config\n# SECRET {trap('data')}\n",
@@ -110,7 +110,7 @@ def test_text_of_users_is_kept_and_runs_nothing(
     )
     domain = made["domain"]
     assert domain["title"] == trap("title")
-    assert domain["description"] == trap("description") + "\n</description><devices/>"
+    assert domain["description"] == trap("description") + "\n</description>\t<devices/>\n"
     assert domain["metadata"]["os"] == trap("os")
     assert domain["metadata"]["labels"] == {"label": trap("label")}
     seed = host.run("grep", "-a", "-c", "SECRET {{ lookup", f"{IMAGES}/{identity}-seed.iso")

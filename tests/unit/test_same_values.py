@@ -43,7 +43,8 @@ def of(key: str, *values: Any, **others: Any) -> list[dict[str, Any]]:
 SAME: dict[str, list[Any]] = {
     "name": ["a", "x" * 64, "Web Server", "标题", "{{ 7*7 }}", "👩\u200d💻", "../x", "a\nb",
              "a\x07", "a\x7f", "a\x85b", "a\u202eb", "a\u00a0", "\ufeffa", "x" * 256],
-    "description": ["", "d" * 1024, "d" * 1025, "a\x00b", "a\u202eb", "a\u2028b"],
+    "description": ["", "d" * 1024, "d" * 1025, "a\x00b", "a\u202eb", "a\u2028b", "one\ntwo",
+                    "\ttab\n", "two\r\nlines", "a\rb", "a\x85b", " ", "\n\t", " a "],
     "cpu": edges(VCPUS),
     "memory": edges(MEMORY),
     "disk": edges(DISK_SIZE),
@@ -80,7 +81,6 @@ SAME: dict[str, list[Any]] = {
 API_IS_STRICTER: dict[str, list[Any]] = {
     # It is what lists show, so it is neither empty nor long.
     "name": ["", " a", "a ", "x" * 65],
-    "description": ["two\r\nlines", "\ttab"],
     "labels": [{"a": 1}, {"on": True}],
     # Types that OpenSSH has given up, and keys with space around them.
     "sshKeys": [["ssh-dss AAAA"], [f" {KEY}"]],

@@ -58,6 +58,11 @@ def _escape_odd(text: str, keep: str) -> str:
     return "".join(c if is_printable(c, also=keep) else ascii(c)[1:-1] for c in text)
 
 
+def split_lines(text: str) -> list[str]:
+    """Return the lines of a text for print_record, with tabs as spaces."""
+    return text.expandtabs().split("\n")
+
+
 def is_terminal() -> bool:
     """Whether standard output is a terminal that can draw a bar."""
     return sys.stdout.isatty() and not open_console().is_dumb_terminal

@@ -9,7 +9,7 @@ import typer
 
 from virtplay.cli.client import CannotChoose, Client, JsonObject, path_of
 from virtplay.cli.options import Change, VmArgument, Yes, change_command, query_command
-from virtplay.cli.screen import is_dialogue, plain, print_record, print_table
+from virtplay.cli.screen import is_dialogue, plain, print_record, print_table, split_lines
 from virtplay.units import MIB
 
 snapshot_app = typer.Typer(
@@ -57,7 +57,7 @@ def _show_record(data: JsonObject) -> None:
         {
             "id": data["id"],
             "name": data["name"],
-            "description": data["description"],
+            "description": split_lines(data["description"]),
             "status": data["status"],
             "error": error and f"{error['message']} ({error['code']}, {error['jobId']})",
             "parent": data["parent"],

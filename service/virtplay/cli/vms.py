@@ -21,7 +21,7 @@ from virtplay.cli.options import (
     open_client,
     query_command,
 )
-from virtplay.cli.screen import is_dialogue, plain, print_record, print_table
+from virtplay.cli.screen import is_dialogue, plain, print_record, print_table, split_lines
 from virtplay.states import VmStatus
 
 vm_app = typer.Typer(
@@ -137,7 +137,7 @@ def _show_record(data: JsonObject) -> None:
             ],
             "auto start": "yes" if data["autoStart"] else "no",
             "labels": [f"{key}={value}" for key, value in data["labels"].items()],
-            "description": data["description"],
+            "description": split_lines(data["description"]),
             "pending": pending,
             "uuid": data["uuid"],
             "created": data["createdAt"],

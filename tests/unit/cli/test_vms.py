@@ -126,6 +126,14 @@ def test_show_has_what_matters(service: FakeService, run: Run) -> None:
     assert "description" not in out
 
 
+def test_description_is_shown_line_by_line(service: FakeService, run: Run) -> None:
+    service.reply_vms(make_vm(description="one\n\ttwo\x1b\n\nthree\n"))
+    lines = run("vm", "show", "vm-001").out.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("description:"))
+    texts = [line[13:] for line in lines[start : start + 3]]
+    assert texts == ["one", "        two\\x1b", "three"]
+
+
 def test_status_tells_the_job_at_work(service: FakeService, run: Run) -> None:
     job = make_job().model_dump(mode="json")
     status = {"id": "vm-001", "status": "starting", "observedAt": None, "job": job}

@@ -304,6 +304,16 @@ def test_edit_of_metadata_keeps_that_of_others() -> None:
     assert len(again.find("metadata")) == 2
 
 
+@pytest.mark.parametrize(
+    "text", ["one\ntwo", "\ttab\n", " a ", "\n\nlate", "a\n\n\n", "<b>\n&amp;"]
+)
+def test_description_is_kept_to_the_last_character(text: str) -> None:
+    built = build_domain(replace(SPEC, description=text))
+    edited = edit_domain(FOREIGN, {"description": text})
+    for xml in (built, edited, edit_domain(edited, {"memory": 64})):
+        assert parse_domain(xml)["description"] == text
+
+
 CARD = """<interface type='network'><mac address='52:54:00:aa:bb:cd'/>
   <source network='default' portgroup='blue'/><target dev='tap7'/><model type='ne2k_pci'/>
   <driver name='vhost' queues='4'/><boot order='2'/><mtu size='9000'/><link state='down'/>

@@ -10,13 +10,20 @@ from virtplay.texts import is_printable
 LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 
 
-def check_printable(text: str) -> str:
-    """Refuse control characters, line breaks and invisible characters except emoji joiners."""
-    bad = [c for c in text if not is_printable(c)]
+def check_printable(text: str, also: str = "") -> str:
+    """Refuse control and invisible characters except emoji joiners and those in `also`."""
+    bad = [c for c in text if not is_printable(c, also)]
     if bad:
         names = ", ".join(sorted({f"U+{ord(c):04X}" for c in bad}))
         raise ValueError(f"contains characters that are not printable: {names}")
     return text
+
+
+def check_lines(text: str) -> str:
+    """Refuse what check_printable refuses, except line feeds and tabs, and blank text."""
+    if text and not text.strip():
+        raise ValueError("must be empty or not blank")
+    return check_printable(text, also="\n\t")
 
 
 def check_not_blank(text: str) -> str:
@@ -33,8 +40,9 @@ Name = Annotated[
     AfterValidator(check_not_blank),
 ]
 
-
-Description = Annotated[str, Field(max_length=1024), AfterValidator(check_printable)]
+Description = Annotated[
+    str, Field(max_length=1024, description="text of any lines"), AfterValidator(check_lines)
+]
 Cpu = Annotated[int, Field(ge=1, le=512, description="vCPUs", examples=[2])]
 Memory = Annotated[int, Field(ge=32, le=16_777_216, description="MiB", examples=[2048])]
 Disk = Annotated[int, Field(ge=1, le=65_536, description="GiB", examples=[20])]
