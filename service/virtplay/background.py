@@ -20,7 +20,7 @@ from virtplay.settings import Settings
 from virtplay.store.database import close_database, open_database
 from virtplay.store.jobs import forget_audit, forget_jobs
 from virtplay.store.tickets import forget_tickets
-from virtplay.store.vms import sync_hosts
+from virtplay.store.vms import renew_index, sync_hosts
 
 log = logging.getLogger("virtplay.background")
 
@@ -118,6 +118,7 @@ async def start_background(settings: Settings) -> Background:
     sys.setswitchinterval(SWITCH_SECONDS)
     await open_database(settings.database)
     try:
+        await renew_index()
         background = Background(await build_services(settings))
         for job_id in await recover():
             background.services.dispatcher.enqueue(job_id)

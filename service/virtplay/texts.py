@@ -1,4 +1,6 @@
-"""Pure: checks which characters a text may contain."""
+"""Pure: checks which characters a text may contain, and how texts are compared."""
+
+import unicodedata
 
 JOINERS = "\u200c\u200d"
 """Invisible characters that emoji and the words of some scripts contain."""
@@ -7,3 +9,18 @@ JOINERS = "\u200c\u200d"
 def is_printable(text: str, also: str = "") -> bool:
     """Return whether a text has no control or invisible characters except JOINERS and `also`."""
     return all(c.isprintable() or c in JOINERS or c in also for c in text)
+
+
+def fold(text: str) -> str:
+    """Return a text as searches compare it: case, width and the way of its accents do not matter.
+
+    This is Unicode's NFKC_Casefold, with the Turkish capital I with a dot as a plain i.
+    """
+    for _round in range(2):  # folding can give what is not normal, and normalizing capital letters
+        text = unicodedata.normalize("NFKC", text).casefold()
+    return unicodedata.normalize("NFKC", text).replace("i\u0307", "i")
+
+
+def same_text(one: str, other: str) -> bool:
+    """Return whether two texts differ at most in the way that their accents are written."""
+    return unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other)

@@ -435,6 +435,35 @@ async def test_search_folds_unicode_case_and_takes_no_wildcards(service: Service
     assert len(await names(service, search="")) == 9
 
 
+async def test_search_finds_texts_however_they_are_written(service: Service) -> None:
+    found = [
+        ("cafe\u0301", ["caf\u00e9", "cafe\u0301", "CAFÉ"]),
+        ("caf\u00e9 two", ["cafe\u0301 t"]),
+        ("straße", ["STRASSE", "strasse", "Straße"]),
+        ("STRASSE 2", ["straße 2"]),
+        ("İx", ["ix", "İx", "IX", "i\u0307x"]),
+        ("ﬁle Ａ", ["file a"]),
+        ("한글", ["\u1112\u1161\u11ab"]),
+    ]
+    for name, _searches in found:
+        _ = await add_vm(name=name, labels={"k": name})
+    for name, searches in found:
+        for search in searches:
+            assert name in await names(service, search=search), (name, search)
+    assert await names(service, label="k=caf\u00e9") == ["cafe\u0301"]
+    assert await names(service, search="cafe two") == []
+
+
+async def test_index_of_an_earlier_version_is_renewed(service: Service) -> None:
+    _ = await add_vm(name="cafe\u0301"), await add_vm(name="web")
+    before = await Vm.get(name="web")
+    await Vm.filter(name="cafe\u0301").update(search_text="vm-001\ncafe\u0301")
+    assert await names(service, search="café") == []
+    await store.renew_index()
+    assert await names(service, search="café") == ["cafe\u0301"]
+    assert (await Vm.get(name="web")).updated_at == before.updated_at
+
+
 async def test_search_finds_addresses(service: Service) -> None:
     await service.see("kvm1", domains=[foreign_domain("a"), foreign_domain("b", addresses=[])])
     assert await names(service, search="203.0.113.99") == ["a"]

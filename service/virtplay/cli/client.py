@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 from virtplay import __version__
 from virtplay.cli.connection import Connection
 from virtplay.errors import VirtplayError
+from virtplay.texts import same_text
 
 if TYPE_CHECKING:
     import httpx
@@ -128,7 +129,7 @@ class Client:
         found = []
         if 0 < len(text) <= 64:
             vms = self.get_list("vms", {"search": text})["vms"]
-            found = [vm for vm in vms if vm["name"] == text]
+            found = [vm for vm in vms if same_text(vm["name"], text)]
         if not found:
             raise CannotChoose(f"cannot find VM {text}: no VM has this id or name")
         if len(found) > 1:

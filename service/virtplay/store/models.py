@@ -67,7 +67,7 @@ class Vm(Model):
     pending: Any = fields.JSONField(default=dict)
     """Field whose new value applies at the next boot → its current value."""
     search_text = fields.TextField(default="")
-    """Casefolded id, name, OS and addresses, for a search that works on both databases."""
+    """Folded id, name, OS and addresses, for a search that works on both databases."""
     label_text = fields.TextField(default="")
     """A line `key=value` for each label, as JSON filters raise on SQLite."""
     generation = fields.IntField(default=0)

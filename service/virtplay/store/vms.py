@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
+from unicodedata import normalize
 
 from tortoise import Tortoise
 from tortoise.expressions import Q
@@ -17,6 +18,7 @@ from virtplay.store.database import is_sqlite
 from virtplay.store.jobs import busy_vms
 from virtplay.store.models import ConsoleTicket, Host, Job, Snapshot, SnapshotSchedule, Vm
 from virtplay.store.samples import forget_vm_samples
+from virtplay.texts import fold
 from virtplay.units import GIB
 from virtplay.vm_fields import from_variables, promised
 
@@ -53,10 +55,19 @@ def vm_ref(number: int) -> str:
 
 def index_texts(vm: Vm) -> None:
     """Update the columns that searches and label filters read."""
-    vm.search_text = "\n".join(
-        part for part in (vm.ref, vm.name, vm.os, vm.ip, *(a["ip"] for a in vm.addresses)) if part
-    ).casefold()
-    vm.label_text = "".join(f"\n{key}={value}\n" for key, value in sorted(vm.labels.items()))
+    parts = (vm.ref, vm.name, vm.os, vm.ip, *(a["ip"] for a in vm.addresses))
+    vm.search_text = "\n".join(fold(part) for part in parts if part)
+    labels = "".join(f"\n{key}={value}\n" for key, value in sorted(vm.labels.items()))
+    vm.label_text = normalize("NFC", labels)
+
+
+async def renew_index() -> None:
+    """Update the index of VMs that an earlier version of the service has written."""
+    for vm in await Vm.all():
+        before = vm.search_text, vm.label_text
+        index_texts(vm)
+        if (vm.search_text, vm.label_text) != before:
+            await vm.save(update_fields=["search_text", "label_text"])
 
 
 async def create_vm(number: int | None = None, **values: Any) -> Vm:
@@ -188,10 +199,11 @@ async def page_vms(
     if status is not None:
         rows = rows.filter(status=status)
     if search:
-        rows = rows.filter(search_text__contains=search.casefold())
+        rows = rows.filter(search_text__contains=fold(search))
     if host is not None:
         rows = rows.filter(host=host)
     if label is not None:
+        label = normalize("NFC", label)
         rows = rows.filter(label_text__contains=f"\n{label}\n" if "=" in label else f"\n{label}=")
     descending = sort.startswith("-")
     column = SORTS[sort.removeprefix("-")]
