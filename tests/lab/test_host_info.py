@@ -135,6 +135,42 @@ def test_qemu_that_hangs_without_looking_stopped_blocks_nobody(
     assert seen.complete() == {"one", "three"}
 
 
+@pytest.fixture
+def dead_storage(small_lab: Lab) -> Iterator[str]:
+    """A pool with the image of a stopped domain on a file system that does not respond."""
+    host = small_lab.hosts[0]
+    directory = "/srv/dead"
+    host.run("mkdir", "-p", directory)
+    host.run("virsh", "-q", "pool-create-as", "dead", "dir", "--target", directory)
+    image = f"{directory}/image.qcow2"
+    xml = DOMAIN.format(name="dead").replace("/var/lib/libvirt/images/dead.qcow2", image)
+    host.run("virsh", "-q", "define", "/dev/stdin", stdin=xml)
+    command = host.command("python3", str(REPOSITORY / "tests/lab/dead_storage.py"), directory)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        assert server.stdout.readline() == "mounted\n"
+        yield image
+        server.stdin.close()
+    host.run("virsh", "-q", "undefine", "dead")
+    host.run("virsh", "-q", "pool-destroy", "dead")
+
+
+def test_storage_that_does_not_respond_costs_only_its_own_figures(
+    small_lab: Lab, dead_storage: str
+) -> None:
+    seen = observe(small_lab)
+    assert seen.complete() == {"one", "two", "three"}
+    dead, off = seen.domains()["dead"], seen.domains()["off"]
+    assert (dead["state"], dead["disks"][0]["path"]) == ("stopped", dead_storage)
+    assert "capacity_bytes" not in dead["disks"][0]
+    assert off["disks"][0]["capacity_bytes"] == 10 << 20
+    pools = {pool["name"]: pool for pool in seen.result["host_info"]["pools"]}
+    assert pools["dead"]["error"] == "its file system does not respond"
+    assert "available_bytes" not in pools["dead"]
+
+
 def test_libvirtd_that_hangs_fails_in_time(small_lab: Lab) -> None:
     host = small_lab.hosts[0]
     host.run("sh", "-c", 'kill -STOP "$(cat /run/libvirtd.pid)"')

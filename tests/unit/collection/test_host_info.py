@@ -301,11 +301,27 @@ def test_pools_on_directories_are_measured(tmp_path: Path) -> None:
             pool("off", active=False),
             pool("lvm", type="logical"),
             pool("gone", path=str(tmp_path / "absent")),
-        ]
+        ],
+        time.monotonic() + 600,
     )
-    assert list(measured) == ["a"]
+    assert list(measured) == ["a", "gone"]
+    assert measured["gone"] == {"error": f"No such file or directory: {tmp_path}/absent"}
     sizes = measured["a"]
     assert sizes["allocation_bytes"] + sizes["available_bytes"] == sizes["capacity_bytes"] > 0
+
+
+def test_broken_pool_is_shown_without_sizes_and_the_others_with_theirs() -> None:
+    old = {"capacity_bytes": 9, "allocation_bytes": 5, "available_bytes": 4}
+    pools = [{"name": name, **old} for name in ("a", "broken", "lvm")]
+    warnings: list[str] = []
+    new = {"capacity_bytes": 8, "allocation_bytes": 5, "available_bytes": 3}
+    host_facts.update_pools(pools, {"a": new, "broken": {"error": "it is gone"}}, warnings)
+    assert pools == [
+        {"name": "a", **new},
+        {"name": "broken", "error": "it is gone"},
+        {"name": "lvm", **old},
+    ]
+    assert warnings == ["cannot measure storage pool broken: it is gone"]
 
 
 def test_own_bridges_are_told_from_those_of_networks(

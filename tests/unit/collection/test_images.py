@@ -85,10 +85,23 @@ def test_calls_that_hang_cost_only_themselves() -> None:
     # Were they called one after the other, or all of the dead place first, this would never end.
     found: dict[str, str] = {}
     while len(found) < 30:
-        found = call_each(call, items, time.monotonic() + 1, lambda item: item[:4])
+        found = call_each(call, items, time.monotonic() + 1, place=lambda item: item[:4])
     ends.set()
     assert found == {item: item.upper() for item in items if item.startswith("good")}
-    assert call_each(call, items, time.monotonic() + 600, str) == {i: i.upper() for i in items}
+    assert call_each(call, items, time.monotonic() + 600) == {i: i.upper() for i in items}
+
+
+def test_calls_that_only_hang_are_given_up() -> None:
+    ends = threading.Event()
+    items = [*"abc", *[str(n) for n in range(10)]]
+
+    def call(item: str) -> bool:
+        return item.isalpha() or ends.wait(600)
+
+    # The deadline is never reached.
+    found = call_each(call, items, time.monotonic() + 100_000, patience=0.5)
+    ends.set()
+    assert found.keys() == set("abc")
 
 
 def test_nothing_to_call() -> None:

@@ -44,8 +44,8 @@ class Volume:
 class Pool:
     """A pool on a directory that knows the volumes it has seen at its last refresh."""
 
-    def __init__(self, path: Path, *, active: bool = True) -> None:
-        self.path, self.active = path, active
+    def __init__(self, path: Path, *, active: bool = True, kind: str = "dir") -> None:
+        self.path, self.active, self.kind = path, active, kind
         self.seen: set[str] = set()
         self.refreshes = 0
 
@@ -56,7 +56,7 @@ class Pool:
         return self.active
 
     def XMLDesc(self, _flags: int) -> str:  # noqa: N802
-        return f"<pool><target><path>{self.path}</path></target></pool>"
+        return f"<pool type='{self.kind}'><target><path>{self.path}</path></target></pool>"
 
     def refresh(self) -> None:
         self.refreshes += 1
@@ -224,6 +224,22 @@ def test_pool_has_to_be_there_and_active(tmp_path: Path) -> None:
         find_pool(Connection(error=libvirtError("unknown", NO_POOL)), "fast")
     with pytest.raises(Failure, match="it is not active"):
         find_pool(Connection(Pool(tmp_path, active=False)), "fast")
+
+
+@pytest.mark.parametrize("kind", ["logical", "disk", "iscsi", "rbd", "zfs", "gluster"])
+def test_pool_whose_volumes_are_no_files_is_refused_with_its_type(
+    kind: str, tmp_path: Path
+) -> None:
+    connection = Connection(Pool(tmp_path, kind=kind))
+    with pytest.raises(Failure, match=f"'lv': it is of type {kind}, and disks are") as caught:
+        find_pool(connection, "lv")
+    assert caught.value.code == "VALIDATION_ERROR"
+
+
+@pytest.mark.parametrize("kind", ["dir", "fs", "netfs"])
+def test_pool_of_files_is_used(kind: str, tmp_path: Path) -> None:
+    pool = Pool(tmp_path, kind=kind)
+    assert find_pool(Connection(pool), "fast") is pool
 
 
 @pytest.mark.parametrize(

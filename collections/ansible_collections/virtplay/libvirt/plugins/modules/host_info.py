@@ -108,7 +108,9 @@ host_info:
         observed_at: "2026-11-22T13:40:01.250Z"
         took_seconds: 0.043
     pools:
-      description: Storage pools. The size of a directory pool is measured during the call.
+      description:
+        - Storage pools. The size of a directory pool is measured during the call.
+        - A pool that cannot be measured has no sizes, but O(ignore:error), the reason.
       type: list
       elements: dict
       returned: always

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..failure import Failure
 from ..host.connection import has_error_code, libvirt
-from ..host.images import Image, backing_chain, call_each, image_of
+from ..host.images import Image, backing_chain, call_each, image_of, image_place
 from ..host.storage import resolve_volumes
 from .xml import list_files, parse_media
 
@@ -55,7 +55,7 @@ def find_users(conn: Any, uuid: str) -> FileUsers:
             if not has_error_code(error, "VIR_ERR_NO_DOMAIN"):  # else deleted meanwhile
                 raise
     deadline = time.monotonic() + _STORAGE_SECONDS
-    chains = call_each(backing_chain, images, deadline, lambda image: os.path.dirname(image.path))
+    chains = call_each(backing_chain, images, deadline, place=image_place)
     names = {path: images[image] for image, chain in chains.items() for path in chain}
     unknown += [name for image, name in images.items() if image not in chains]
     return FileUsers(names, tuple(unknown))

@@ -13,7 +13,9 @@ from typing import Any
 
 from .connection import error_text, etree, has_error_code, libvirt, version_text
 from .files import PROC, boot_time, list_bridges, noted_virt_type
+from .images import STORAGE_SECONDS, call_each
 from .qemu_process import rfc3339
+from .storage import FILE_POOLS
 
 _TEMPLATE_KEYS = ("name", "file", "sha256", "os", "virtual_size_bytes", "created_at")
 _DELETED = ("VIR_ERR_NO_NETWORK", "VIR_ERR_NO_STORAGE_POOL", "VIR_ERR_NO_STORAGE_VOL")
@@ -44,50 +46,78 @@ def read_host(connection: Any, uri: str) -> dict[str, Any]:
     return {key: value for key, value in host.items() if value is not None}
 
 
-def read_pools(connection: Any) -> list[dict[str, Any]]:
-    """Return the storage pools as libvirt last measured them; sizes are in bytes."""
-    pools = []
-    for pool in connection.listAllStoragePools(0):
-        root = etree.fromstring(pool.XMLDesc(0))
-        _state, capacity, allocation, available = pool.info()
-        pools.append(
-            {
-                "name": pool.name(),
-                "type": root.get("type"),
-                "path": root.findtext("target/path"),
-                "active": bool(pool.isActive()),
-                "autostart": bool(pool.autostart()),
-                "capacity_bytes": capacity,
-                "allocation_bytes": allocation,
-                "available_bytes": available,
-            }
-        )
-    return sorted(pools, key=lambda pool: pool["name"])
+def read_pools(connection: Any, warnings: list[str]) -> list[dict[str, Any]]:
+    """Return the storage pools as libvirt last measured them; sizes are in bytes.
 
-
-def measure_pools(pools: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Return the current sizes of active directory pools from their file systems, by pool name.
-
-    libvirt's own figures are as old as the pool's last refresh, which reads every volume. A dead
-    file system may block this for ever.
+    Without libvirt's storage driver there are none, with a warning. Waits for libvirt as long as it
+    reads the storage of a pool.
     """
-    measured = {}
+    try:
+        pools = connection.listAllStoragePools(0)
+    except libvirt.libvirtError as error:
+        warnings.append(f"cannot list the storage pools of the host: {error_text(error)}")
+        return []
+    found = read_each("storage pool", pools, _read_pool, warnings)
+    return sorted(found, key=lambda pool: pool["name"])
+
+
+def _read_pool(pool: Any) -> dict[str, Any]:
+    root = etree.fromstring(pool.XMLDesc(0))
+    _state, capacity, allocation, available = pool.info()
+    return {
+        "name": pool.name(),
+        "type": root.get("type"),
+        "path": root.findtext("target/path"),
+        "active": bool(pool.isActive()),
+        "autostart": bool(pool.autostart()),
+        "capacity_bytes": capacity,
+        "allocation_bytes": allocation,
+        "available_bytes": available,
+    }
+
+
+def measure_pools(pools: Iterable[dict[str, Any]], deadline: float) -> dict[str, dict[str, Any]]:
+    """Return pool name → its present sizes, or its error, of active pools in directories.
+
+    libvirt's own figures are as old as the pool's last refresh, which reads every volume.
+    deadline is in monotonic seconds: a dead file system never responds.
+    """
+    paths = {
+        pool["name"]: pool["path"]
+        for pool in pools
+        if pool["active"] and pool["type"] in FILE_POOLS and pool["path"]
+    }
+    measured = call_each(_measure, paths.values(), deadline, patience=STORAGE_SECONDS)
+    silent = {"error": "its file system does not respond"}
+    return {name: measured.get(path, silent) for name, path in paths.items()}
+
+
+def _measure(path: str) -> dict[str, Any]:
+    try:
+        found = os.statvfs(path)
+    except OSError as error:
+        return {"error": f"{error.strerror}: {path}"}
+    capacity = found.f_blocks * found.f_frsize
+    # As in libvirt, blocks reserved for root count as allocated.
+    available = found.f_bavail * found.f_frsize
+    return {
+        "capacity_bytes": capacity,
+        "allocation_bytes": capacity - available,
+        "available_bytes": available,
+    }
+
+
+def update_pools(
+    pools: Iterable[dict[str, Any]], measured: dict[str, dict[str, Any]], warnings: list[str]
+) -> None:
+    """Set what measure_pools returned; a pool with an error has no sizes, and a warning."""
     for pool in pools:
-        if not pool["active"] or pool["type"] not in {"dir", "fs", "netfs"}:
-            continue
-        try:
-            found = os.statvfs(pool["path"])
-        except OSError:
-            continue
-        capacity = found.f_blocks * found.f_frsize
-        # As in libvirt, blocks reserved for root count as allocated.
-        available = found.f_bavail * found.f_frsize
-        measured[pool["name"]] = {
-            "capacity_bytes": capacity,
-            "allocation_bytes": capacity - available,
-            "available_bytes": available,
-        }
-    return measured
+        found = measured.get(pool["name"], {})
+        if "error" in found:
+            for size in ("capacity_bytes", "allocation_bytes", "available_bytes"):
+                del pool[size]
+            warnings.append(f"cannot measure storage pool {pool['name']}: {found['error']}")
+        pool.update(found)
 
 
 def list_networks(connection: Any, warnings: list[str]) -> list[Any]:

@@ -36,6 +36,8 @@ _SECTOR = 512
 # A call that takes longer than this counts as hanging: another thread continues.
 _HANGS_AFTER = 0.05
 _MOST_HANGING = 64
+# For how long an observation waits for storage when nothing else is left to wait for.
+STORAGE_SECONDS = 1.0
 
 
 class Image(NamedTuple):
@@ -54,6 +56,11 @@ def image_of(disk: Mapping[str, Any]) -> Image | None:
     # All other disks without one are raw.
     default = "auto" if disk.get("type") == "volume" else "raw"
     return Image(disk["path"], disk.get("format") or default, bool(disk.get("encrypted")))
+
+
+def image_place(image: Image) -> str:
+    """Return the directory of an image: storage that does not respond is one for all in it."""
+    return os.path.dirname(image.path)
 
 
 def image_sizes(image: Image) -> dict[str, int]:
@@ -161,14 +168,17 @@ def call_each(
     call: Callable[[Item], Result],
     items: Iterable[Item],
     deadline: float,
+    *,
     place: Callable[[Item], str] = str,
+    patience: float = float("inf"),
 ) -> dict[Item, Result]:
     """Return item → call(item) for the items whose call returns before deadline (monotonic).
 
     A call that hangs takes nothing from the others: another thread continues with them, first with
-    those of another place. The hanging threads are left behind.
+    those of another place. When only calls are left that have taken patience seconds, they are
+    given up. The hanging threads are left behind.
     """
-    return _Calls(call, items, place).collect(deadline)
+    return _Calls(call, items, place).collect(deadline, patience)
 
 
 class _Calls:
@@ -184,14 +194,15 @@ class _Calls:
         self._results: dict[Any, Any] = {}
         self._changed = threading.Condition()
 
-    def collect(self, deadline: float) -> dict[Any, Any]:
+    def collect(self, deadline: float, patience: float) -> dict[Any, Any]:
         with self._changed:
             threads = 0
             while self._waiting or self._running:
                 now = time.monotonic()
-                if now >= deadline:
+                took = [now - since for _item, since in self._running.values()]
+                if now >= deadline or (not self._waiting and min(took) > patience):
                     break
-                hanging = sum(now - since > _HANGS_AFTER for _i, since in self._running.values())
+                hanging = sum(seconds > _HANGS_AFTER for seconds in took)
                 if self._waiting and hanging == len(self._running) and hanging < _MOST_HANGING:
                     for _thread in range(min(max(1, hanging), len(self._waiting))):
                         threads += 1

@@ -28,9 +28,10 @@ DEFAULT_POOL = "default"
 # The least space for a new volume: qcow2's own tables.
 _SMALLEST_ROOM = 4 * MIB
 _REFRESH_SECONDS = 60.0
-# Types of pools whose volumes have a path on the host: files, or block devices.
-FILE_POOLS = frozenset({"dir", "fs", "netfs", "vstorage"})
-BLOCK_POOLS = frozenset({"logical", "disk", "iscsi", "scsi", "mpath", "zfs"})
+# Types of pools whose volumes are files in a directory.
+FILE_POOLS = frozenset({"dir", "fs", "netfs"})
+# Types of pools whose volumes have another path on the host, mostly that of a block device.
+_OTHER_PATHS = frozenset({"vstorage", "logical", "disk", "iscsi", "scsi", "mpath", "zfs"})
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,11 @@ def find_template(name: str, directory: Path = TEMPLATES_DIRECTORY) -> Template:
 
 
 def find_pool(conn: Any, name: str) -> Any:
-    """Return an active virStoragePool; raises Failure if the host has none of that name."""
+    """Return an active virStoragePool of files; raises Failure if the host has none of that name.
+
+    Virtplay's volumes are qcow2 files. A pool of another type would make a raw volume of them, or
+    none, and its room is not that of a file system.
+    """
     try:
         pool = conn.storagePoolLookupByName(name)
     except libvirt.libvirtError as error:
@@ -95,6 +100,12 @@ def find_pool(conn: Any, name: str) -> Any:
         ) from error
     if not pool.isActive():
         raise Failure(f"cannot use storage pool {name!r}: it is not active")
+    if (kind := pool_type(pool)) not in FILE_POOLS:
+        raise Failure(
+            f"cannot use storage pool {name!r}: it is of type {kind}, and disks are created in "
+            f"pools of type {', '.join(sorted(FILE_POOLS))}",
+            "VALIDATION_ERROR",
+        )
     return pool
 
 
@@ -123,7 +134,7 @@ def resolve_volumes(conn: Any, disks: Iterable[dict[str, Any]]) -> None:
             if name not in pools:
                 pools[name] = None
                 found = conn.storagePoolLookupByName(name)
-                if pool_type(found) in FILE_POOLS | BLOCK_POOLS:
+                if pool_type(found) in FILE_POOLS | _OTHER_PATHS:
                     pools[name] = found
             pool = pools[name]
             if pool is None:

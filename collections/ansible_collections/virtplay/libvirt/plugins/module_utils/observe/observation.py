@@ -31,8 +31,17 @@ from ..host.facts import (
     read_networks,
     read_pools,
     read_templates,
+    update_pools,
 )
-from ..host.images import Image, call_each, image_of, image_sizes, with_sizes
+from ..host.images import (
+    STORAGE_SECONDS,
+    Image,
+    call_each,
+    image_of,
+    image_place,
+    image_sizes,
+    with_sizes,
+)
 from ..host.qemu_process import started_at
 from ..host.storage import resolve_volumes
 from ..lock.fence import Fence
@@ -147,29 +156,33 @@ def _observe(
         responsive if filesystems else set(),
         deadline,
     )
+    storage = _Background(lambda: _read_storage(connect(), found))
     results = query_monitors(
         connect,
         {domain.uuid: domain.handle for domain in found if domain.active},
         deadline,
         patience=0.4 * timeout,
     )
-    resolve_volumes(connection, (disk for domain in found for disk in domain.disks()))
-    pools = read_pools(connection)
-    sizes = _Background(lambda: measure_pools(pools))
+    known = storage.collect(min(deadline, time.monotonic() + 0.4 * timeout))
+    pools = known.get("pools", [])
+    # libvirtd waits for the storage of a pool that it refreshes, starts or deletes from.
+    silent = ["cannot read the storage pools of the host: libvirt does not respond"]
+    warnings += known.get("warnings", silent)
+    sizes = _Background(lambda: measure_pools(pools, deadline))
     files = _Background(lambda: _measure_disks(found, deadline))
     images = _Background(lambda: _read_images(found, deadline))
+    templates = _Background(lambda: {"templates": read_templates(templates_path)})
     observed = {
         "host": {**read_host(connection, uri), "uptime_seconds": round(uptime, 3)},
         "networks": host_networks,
         "bridges": read_bridges(host_networks),
-        "templates": read_templates(templates_path),
         "warnings": warnings,
     }
     addresses, systems = agents.collect()
     neighbours = read_neighbours()
     patience = max(deadline, time.monotonic() + 0.2)
-    for name, measured in sizes.collect(patience).items():
-        next(pool for pool in pools if pool["name"] == name).update(measured)
+    update_pools(pools, sizes.collect(patience), warnings)
+    prepared = templates.collect(patience)
     measured_files = files.collect(patience)
     read = images.collect(patience)
     domains = []
@@ -185,7 +198,10 @@ def _observe(
         if domain.uuid in systems:
             domain.facts["filesystems"] = systems[domain.uuid]
         domains.append(_complete(domain, results, measured_files))
-    return {**observed, "pools": pools, "domains": domains}
+    if "templates" not in prepared:
+        warnings.append(f"cannot read the templates: {templates_path} does not respond")
+    prepared = {"templates": [], **prepared}
+    return {**observed, **prepared, "pools": pools, "domains": domains}
 
 
 def _find_domains(connection: Any) -> list[_Found]:
@@ -274,17 +290,25 @@ def _without_lease(
     ]
 
 
+def _read_storage(connection: Any, found: list[_Found]) -> dict[str, list[Any]]:
+    """Return pools and warnings, after setting the paths of disks that are volumes of pools."""
+    warnings: list[str] = []
+    pools = read_pools(connection, warnings)
+    resolve_volumes(connection, (disk for domain in found for disk in domain.disks()))
+    return {"pools": pools, "warnings": warnings}
+
+
 def _measure_disks(found: list[_Found], deadline: float) -> dict[Image, dict[str, int]]:
     """Return the sizes of all images that can be read before deadline."""
     images = [image for domain in found for image in domain.images()]
-    return call_each(image_sizes, images, deadline, lambda image: os.path.dirname(image.path))
+    return call_each(image_sizes, images, deadline, place=image_place, patience=STORAGE_SECONDS)
 
 
 def _read_images(found: list[_Found], deadline: float) -> dict[str, Qcow2Image | None]:
     """Return the images of domains with snapshots that can be read before deadline, by path."""
     with_snapshots = [domain for domain in found if domain.facts["snapshots"]]
     paths = [path for domain in with_snapshots for path in domain.qcow2_paths()]
-    return call_each(read_image, paths, deadline, os.path.dirname)
+    return call_each(read_image, paths, deadline, place=os.path.dirname, patience=STORAGE_SECONDS)
 
 
 def _complete(
