@@ -22,5 +22,5 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        names = ("pool_xml", "network_xml", "network_differs")
+        names = ("pool_xml", "network_xml", "network_differs", "network_choice")
         return {name: partial(_run, name) for name in names}

@@ -148,7 +148,7 @@ def _within_cidr(key: str) -> Relation:
     def holds(network: Mapping[str, Any]) -> bool:
         try:
             address = ipaddress.ip_address(network[key])
-            return address in ipaddress.ip_network(network["cidr"])
+            return network["cidr"] != "auto" and address in ipaddress.ip_network(network["cidr"])
         except (KeyError, ValueError):
             return True  # not set, or reported by its own rule
 
@@ -164,8 +164,8 @@ NETWORK = Table(
     {
         "name": _HOST_DEVICE,
         "cidr": text(
-            "must be a network of at least 4 addresses, such as 192.0.2.0/24",
-            lambda text: ipaddress.ip_network(text).num_addresses >= 4,
+            "must be auto or a network of at least 4 addresses, such as 192.0.2.0/24",
+            lambda text: text == "auto" or ipaddress.ip_network(text).num_addresses >= 4,
         ),
         "bridge": _INTERFACE_NAME,
         "dhcp_start": values.ADDRESS,
