@@ -56,11 +56,21 @@ SAME: dict[str, list[Any]] = {
                {f"k{n}": "v" for n in range(64)}, {f"k{n}": "v" for n in range(65)}],
     "sshKeys": [[], [KEY], [f"{KEY} me@example two"], ["ssh-rsa AAAAB3NzaC1yc2E="],
                 ["ecdsa-sha2-nistp256 AAAA=="], ["sk-ssh-ed25519@openssh.com AAAA"], [""],
-                ["ssh-ed25519"], ["ssh-ed25519 "], [f"{KEY}\n"], [f"{KEY}\nruncmd: [id]"],
+                ["ssh-ed25519"], ["ssh-ed25519 "], [f"{KEY}\n"], [f"{KEY}\r\n"], [f" {KEY} \n\n"],
+                [f"{KEY}\nruncmd: [id]"], [f"{KEY}\n{KEY}\n"], [f"{KEY}\r{KEY}"],
                 [f"{KEY} c\x00"], [f"{KEY} c\x85d"], [f"{KEY} c\u2028d"], [f"{KEY} c\u202e"],
-                [f'command="id" {KEY}'], ["-----BEGIN PRIVATE KEY-----"], ["ssh-ed25519 not!base"]],
+                [f'command="id" {KEY}'], [f"restrict {KEY}"], ["ssh-dss AAAA"], ["ssh-foo AAAA"],
+                ["ssh-ed25519-cert-v01@openssh.com AAAA"], ["---- BEGIN SSH2 PUBLIC KEY ----"],
+                ["-----BEGIN PRIVATE KEY-----"], ["ssh-ed25519 not!base"]],
     "userData": ["#cloud-config\n{}\n", "#!/bin/sh", "MIME-Version: 1.0\n", "", "packages: [vim]",
-                 "Content-Type: multipart/mixed", "#!" + "x" * 65_534, "#!" + "x" * 65_535],
+                 "Content-Type: multipart/mixed", "#!" + "x" * 65_534, "#!" + "x" * 65_535,
+                 "content-type: multipart/mixed; boundary=x\nmime-version: 1.0\n\n",
+                 "Content-Type: multipart/mixed\n" + "x" * 4096 + "\nMIME-Version: 1.0\n",
+                 "## template: jinja\n#cloud-config\n", "#include\nhttps://example.org/x",
+                 "#include-once x", "#cloud-boothook\n", "#part-handler\n", "#Cloud-Config\n{}",
+                 "#cloud-config-archive\n- x\n", "#cloud-config-jsonp\n[]", "#upstart-job\n",
+                 "#cloud-config\r\n{}\r\n", "#!/bin/sh\r\nid\r\n", "\n\n#cloud-config\n{}\n",
+                 "\ufeff#cloud-config\n{}\n", "\nMIME-Version: 1.0\n", "# cloud-config\n", "## x"],
     "network": [
         {}, {"type": "network"}, {"type": "nat"}, {"colour": "red"},
         *of("network", "default", "x" * 64, "x" * 65, "-x", "a b", "a/b", "default\n", "a._-b"),
@@ -82,10 +92,8 @@ API_IS_STRICTER: dict[str, list[Any]] = {
     # It is what lists show, so it is neither empty nor long.
     "name": ["", " a", "a ", "x" * 65],
     "labels": [{"a": 1}, {"on": True}],
-    # Types that OpenSSH has given up, and keys with space around them.
-    "sshKeys": [["ssh-dss AAAA"], [f" {KEY}"]],
-    # The further headers of cloud-init.
-    "userData": ["## template: jinja\n", "#include\nhttps://example.org/x"],
+    # The role does not read the YAML.
+    "userData": ["#cloud-config\n- a\n", "#cloud-config\na: [1\n"],
     "network": [{"type": "network", "ip": "2001:db8::5"}, {"bridge": "br0"},
                 {"gateway": "192.0.2.1"}],
 }  # fmt: skip

@@ -4,7 +4,6 @@ import ipaddress
 import re
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -30,22 +29,16 @@ from virtplay.api.schemas.fields import (
     check_printable,
 )
 from virtplay.api.schemas.jobs import JobOut
+from virtplay.api.schemas.seed import USER_DATA_LIMIT, check_key, check_user_data
 from virtplay.states import VmStatus
 from virtplay.store.vms import SORTS
 from virtplay.vm_fields import CardModel
 
 MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
 NO_MAC = "00:00:00:00:00:00"
-SSH_KEY = re.compile(
-    r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@"
-    r"openssh\.com) [A-Za-z0-9+/]+={0,3}( [^\x00-\x1f\x7f]*)?"
-)
-
 
 DEVICE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 BRIDGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$"
-USER_DATA_LIMIT = 65_536
-YAML_DEPTH = 64
 
 
 def check_address(text: str, *, prefix: bool) -> None:
@@ -160,11 +153,13 @@ class VmCreate(Strict):
     @field_validator("sshKeys")
     @classmethod
     def _ssh_keys(cls, value: list[str]) -> list[str]:
+        keys = []
         for number, key in enumerate(value):
-            # YAML treats U+0085 and U+2028 as line ends, so a key's comment must be printable.
-            if not SSH_KEY.fullmatch(key) or not key.isprintable():
-                raise ValueError(f"entry {number} is not an OpenSSH public key on one line")
-        return value
+            try:
+                keys.append(check_key(key))
+            except ValueError as error:
+                raise ValueError(f"entry {number} {error}") from None
+        return keys
 
     @field_validator("userData")
     @classmethod
@@ -172,49 +167,6 @@ class VmCreate(Strict):
         if value is not None:
             check_user_data(value)
         return value
-
-
-def check_user_data(text: str) -> None:
-    """Raise ValueError unless user-data is cloud-config, a script or MIME, as cloud-init needs."""
-    first = text.split("\n", 1)[0].strip()
-    if first == "#cloud-config":
-        try:
-            check_cloud_config(text)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            place = f" (line {mark.line + 1})" if mark else ""
-            raise ValueError(f"is not YAML{place}") from None
-    elif not first.startswith(("#!", "MIME-Version:", "Content-Type: multipart/")):
-        raise ValueError("must begin with #cloud-config, #! or a MIME multipart header")
-
-
-def check_cloud_config(text: str) -> None:
-    """Raise ValueError unless the text is one YAML mapping, and yaml.YAMLError if it is no YAML.
-
-    Only events are read and no object is built, as a few bytes of aliases could become gigabytes.
-    The depth is limited, as libyaml's time grows with its square.
-    """
-    depth = documents = 0
-    top: yaml.Event | None = None
-    anchors: set[str] = set()
-    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-        if isinstance(event, yaml.DocumentStartEvent):
-            documents += 1
-        elif isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > YAML_DEPTH:
-                raise ValueError(f"is nested deeper than {YAML_DEPTH} levels")
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if isinstance(event, yaml.NodeEvent):
-            top = top or event
-            if isinstance(event, yaml.AliasEvent):
-                if event.anchor not in anchors:
-                    raise ValueError(f"is not YAML: alias {event.anchor} has no anchor")
-            elif event.anchor:
-                anchors.add(event.anchor)
-    if documents != 1 or not isinstance(top, yaml.MappingStartEvent):
-        raise ValueError("must be one YAML mapping after #cloud-config")
 
 
 class VmUpdate(Strict):

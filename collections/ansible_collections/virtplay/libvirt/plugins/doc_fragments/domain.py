@@ -121,11 +121,14 @@ seed:
       description: Host name without a DNS domain, by default derived from O(title) or O(name).
       type: str
     ssh_keys:
-      description: Public keys, one line each.
+      description: Public keys without options, an entry each.
       type: list
       elements: str
     user_data:
-      description: User-data that begins with one of cloud-init's headers, passed on unchanged.
+      description:
+        - User-data that begins with one of cloud-init's headers, passed on unchanged. These are
+          C(#cloud-config), C(#cloud-config-archive), C(#cloud-config-jsonp), C(#cloud-boothook),
+          C(#include), C(#include-once), C(#part-handler), C(## template), C(#!), and those of MIME.
       type: str
     network_config:
       description: Network configuration that replaces the one derived from O(interfaces).

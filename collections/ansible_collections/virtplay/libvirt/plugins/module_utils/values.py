@@ -30,6 +30,7 @@ class Rule:
     each: bool = True
     bounds: Bounds | None = None  # of a number, or of the length of a text in characters
     pattern: str = ""  # a regular expression that must match the whole text
+    explain: Callable[[Any], str] | None = None  # the sentence for a value that is refused
 
     def find_faults(self, value: Any, where: str, owner: str = "") -> list[str]:
         """Return a message for a value that is refused, or for each such element of a list."""
@@ -39,7 +40,11 @@ class Rule:
         if self.allows(value):
             return []
         shown = f" {shorten(value)}" if self.shown else ""
-        return [f"cannot use {where}{shown}{owner}: it {self.sentence}"]
+        return [f"cannot use {where}{shown}{owner}: it {self.reason(value)}"]
+
+    def reason(self, value: Any) -> str:
+        """Return what is wrong with a value that is refused."""
+        return self.explain(value) if self.explain else self.sentence
 
 
 @dataclass(frozen=True)
@@ -196,6 +201,7 @@ def text(
     bounds: Bounds | None = None,
     pattern: str = "",
     shown: bool = True,
+    explain: Callable[[str], str] | None = None,
 ) -> Rule:
     """Return the rule of a text; check returns false or raises ValueError for an invalid one."""
 
@@ -212,7 +218,18 @@ def text(
         except ValueError:
             return False
 
-    return Rule(allows, sentence, shown, bounds=bounds, pattern=pattern)
+    return Rule(allows, sentence, shown, bounds=bounds, pattern=pattern, explain=explain)
+
+
+def explained(sentence: str, explain: Callable[[str], str], bounds: Bounds | None = None) -> Rule:
+    """Return the rule of a text that is secret; explain returns its fault, "" for none."""
+
+    def reason(value: str) -> str:
+        return explain(value) or sentence
+
+    return text(
+        sentence, lambda value: not explain(value), bounds=bounds, shown=False, explain=reason
+    )
 
 
 def starting_alphanumeric(longest: int) -> Rule:
@@ -355,19 +372,75 @@ GUEST_ADDRESS = text(
     "must be an IP address that a guest can have, such as 192.0.2.5, on a bridge 192.0.2.5/24",
     _is_guest_address,
 )
-SSH_KEY = text(
-    "must be an OpenSSH public key in one line",
-    str.isprintable,
-    pattern=" *(?:ssh-|ecdsa-|sk-)[A-Za-z0-9@.-]+ [A-Za-z0-9+/]+=*(?: .*)?",
-    shown=False,
+KEY_TYPES = (
+    r"(?:ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(?:256|384|521)"
+    r"|sk-(?:ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com)"
 )
-USER_DATA = text(
-    "must begin with #cloud-config, #!, another of cloud-init's headers or that of MIME, "
-    "and have at most 65536 characters",
-    bounds=(1, 65_536),
-    pattern=r"(?s)\s*(?:#|MIME-Version:|Content-Type: multipart/).*",
-    shown=False,
+# How cloud-init's user-data may begin, in any case; a header comes before those it begins with.
+HEADERS = (
+    "#cloud-config-archive",
+    "#cloud-config-jsonp",
+    "#cloud-config",
+    "#cloud-boothook",
+    "#include-once",
+    "#include",
+    "#part-handler",
+    "## template: jinja",
+    "#!",
 )
+_MIME_HEADERS = ("mime-version:", "content-type: multipart/")
+_MIME_REACH = 4096  # cloud-init looks for the header MIME-Version in so many bytes
+
+
+def clean_key(text: str) -> str:
+    """Return an SSH key without white space at its ends, as a key file has it."""
+    return text.strip(" \t\r\n")
+
+
+def _key_fault(text: str) -> str:
+    key = clean_key(text)
+    kind, _space, rest = key.partition(" ")
+    if "PRIVATE KEY" in key:
+        return "is a private key: use the public one, of the file that ends in .pub"
+    if key.startswith("---- BEGIN SSH2"):
+        return "is in the format of RFC 4716: convert it with ssh-keygen -i -f FILE"
+    if "\n" in key or "\r" in key:
+        return "has several lines: use an entry for each key"
+    if "-cert-v01@" in kind:
+        return "is a certificate: use the public key that it certifies"
+    if kind == "ssh-dss":
+        return "is a DSA key, which OpenSSH no longer accepts"
+    if not re.fullmatch(KEY_TYPES, kind):
+        if re.search(rf"\s{KEY_TYPES}\s+AAAA", key):
+            return "begins with options: use the key alone"
+        return "is no OpenSSH public key, such as ssh-ed25519 AAAA… me@example.org"
+    # YAML treats U+0085 and U+2028 as line ends, so a comment must be printable.
+    if not re.fullmatch(r" *[A-Za-z0-9+/]+={0,3}(?: .*)?", rest) or not key.isprintable():
+        return "is damaged: after its type come base64 and at most a printable comment"
+    return ""
+
+
+def _user_data_fault(text: str) -> str:
+    begin = text.lstrip()[:64].lower()
+    header = next((header for header in HEADERS if begin.startswith(header)), None)
+    if text.startswith("\ufeff"):
+        return "begins with a byte order mark, with which cloud-init ignores it"
+    if text.lower().startswith(_MIME_HEADERS):
+        if b"mime-version:" in text.encode(errors="replace")[:_MIME_REACH].lower():
+            return ""
+        return (
+            f"lacks the header MIME-Version in its first {_MIME_REACH} bytes, without which "
+            "cloud-init ignores it"
+        )
+    if header is None:
+        return f"must begin with one of {', '.join(HEADERS)}, or with the headers of a MIME message"
+    if header == "#!" and text.lstrip().partition("\n")[0].endswith("\r"):
+        return "has lines that end in CR LF: no guest finds such a program"
+    return ""
+
+
+SSH_KEY = explained("must be an OpenSSH public key in one line", _key_fault)
+USER_DATA = explained("must have 1 to 65536 characters", _user_data_fault, (1, 65_536))
 LABELS = Entries(
     enclosed_alphanumeric("._/-"),
     Rule(

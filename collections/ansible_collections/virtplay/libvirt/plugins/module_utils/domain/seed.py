@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..failure import Failure
-from ..values import SSH_KEY
+from ..values import SSH_KEY, clean_key
 
 HOSTNAME_LENGTH = 63
 VOLUME_LABEL = "cidata"
@@ -122,10 +122,9 @@ def build_iso(files: Mapping[str, bytes]) -> bytes:
 
 
 def _checked_key(key: str) -> str:
-    key = key.strip()
     if not SSH_KEY.allows(key):
-        raise Failure(f"cannot use an SSH key: it {SSH_KEY.sentence}", "VALIDATION_ERROR")
-    return key
+        raise Failure(f"cannot use an SSH key: it {SSH_KEY.reason(key)}", "VALIDATION_ERROR")
+    return clean_key(key)
 
 
 def _json(value: object) -> bytes:
