@@ -57,9 +57,7 @@ RULES: dict[Action, ActionRules] = {
     Action.VM_CREATE: ActionRules(
         VmStatus.CREATING, frozenset({"stopped", "running"}), tasks=10, time_limit=7200
     ),
-    Action.VM_UPDATE: ActionRules(
-        VmStatus.UPDATING, frozenset({"stopped", "running", "paused"}), tasks=2, time_limit=600
-    ),
+    Action.VM_UPDATE: ActionRules(VmStatus.UPDATING, ANY_STATE, tasks=2, time_limit=600),
     Action.VM_DELETE: ActionRules(VmStatus.DELETING, frozenset({ABSENT}), tasks=2, time_limit=600),
     Action.VM_START: ActionRules(
         VmStatus.STARTING, frozenset({"running"}), tasks=2, time_limit=300

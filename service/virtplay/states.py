@@ -136,12 +136,59 @@ running → queued: the job's process died, and it will run again. running → c
 ended a run from a shell.
 """
 
-POWER_STATUS: dict[str, VmStatus] = {
+ACTIVE_STATES = frozenset(DomainState) - {DomainState.STOPPED, DomainState.UNKNOWN}
+"""The domain states with a QEMU process, and so with memory that can be lost, and consoles."""
+
+SAVED = "saved"
+"""The reason of a stopped domain whose memory libvirt has saved; its start continues there."""
+
+PAUSED_BY_QEMU: dict[str, tuple[str, str]] = {
+    "io_error": (
+        "QEMU has paused its guest after an I/O error of a disk",
+        "make room on its storage or repair it, then resume the VM",
+    ),
+    "crashed": ("its guest has crashed", "look at its console, then restart the VM with force"),
+    "watchdog": (
+        "its watchdog has paused its guest, which did not respond",
+        "resume the VM, or restart it with force",
+    ),
+    "postcopy_failed": (
+        "its migration has failed half way",
+        "recover the migration with virsh, or restart the VM with force",
+    ),
+    "api_error": (
+        "libvirt has paused its guest after an error of its own",
+        "resume the VM, or restart it with force",
+    ),
+    "unknown": (
+        "QEMU has paused its guest for an error that libvirt does not name, such as one of KVM",
+        "see QEMU's log on the host (/var/log/libvirt/qemu), then restart the VM with force",
+    ),
+}
+"""Reason of a paused domain that no person has paused → what has happened, and what to do."""
+
+_CRASHED = (
+    "its guest has crashed, and its QEMU is kept",
+    "look at its console, then restart or stop the VM with force",
+)
+_POWER_STATUS: dict[str, VmStatus] = {
     DomainState.RUNNING: VmStatus.RUNNING,
     DomainState.PAUSED: VmStatus.PAUSED,
     DomainState.STOPPED: VmStatus.STOPPED,
     DomainState.STOPPING: VmStatus.STOPPING,
     DomainState.SUSPENDED: VmStatus.PAUSED,
-    DomainState.CRASHED: VmStatus.ERROR,
 }
-"""Domain state → status of its VM when no job holds the VM."""
+
+
+def power_status(state: str, reason: str | None = None) -> VmStatus:
+    """Return the status of a VM that no job holds, from its domain's state and the reason."""
+    if fault_of(state, reason):
+        return VmStatus.ERROR
+    return _POWER_STATUS.get(state, VmStatus.ERROR)
+
+
+def fault_of(state: str, reason: str | None) -> tuple[str, str] | None:
+    """Return what has happened to a guest that no person has stopped, and what to do; or None."""
+    if state == DomainState.CRASHED:
+        return _CRASHED
+    return PAUSED_BY_QEMU.get(reason or "") if state == DomainState.PAUSED else None

@@ -14,7 +14,7 @@ from virtplay.hosts.placement import HostRoom, Need, Overcommit, place
 from virtplay.jobs.dispatcher import Dispatcher
 from virtplay.jobs.submission import Caller, refuse_if_busy, submit
 from virtplay.settings import Settings
-from virtplay.states import HostStatus, VmStatus
+from virtplay.states import ACTIVE_STATES, SAVED, DomainState, HostStatus, VmStatus
 from virtplay.store import jobs as job_store
 from virtplay.store import vms as store
 from virtplay.store.database import transaction
@@ -118,6 +118,11 @@ class Vms:
                     [{"field": "disk", "message": message}],
                 )
             _check_card(vm, requested.get("network") or {})
+            if requested.get("disk", vm.disk) > vm.disk and vm.state_reason == SAVED:
+                raise errors.VmHasSavedState(
+                    f"cannot grow the disk of VM {ref}: its memory is saved, and the saved guest"
+                    " knows the disk's present size; start it first"
+                )
             await self._check_growth(vm, requested)
             job = await submit(
                 self._settings, caller, vm, Action.VM_UPDATE, update_variables(vm, requested)
@@ -131,9 +136,14 @@ class Vms:
             vm = await store.find_vm(ref, lock=True)
             await refuse_if_busy(vm)
             await refuse_unreachable(vm)
-            if vm.status in (VmStatus.RUNNING, VmStatus.PAUSED) and not force:
+            if vm.power in ACTIVE_STATES and not force:
                 raise errors.VmAlreadyRunning(
-                    f"cannot delete VM {ref}: it is {vm.status}; stop it first, or use force=true"
+                    f"cannot delete VM {ref}: it is {vm.power}; stop it first, or use force=true"
+                )
+            if vm.state_reason == SAVED and not force:
+                raise errors.VmHasSavedState(
+                    f"cannot delete VM {ref}: its memory is saved; start it first, or use"
+                    " force=true, which loses its memory"
                 )
             if vm.snapshots and not force:
                 raise errors.VmHasSnapshots(
@@ -174,8 +184,9 @@ class Vms:
                 return Accepted(vm, job)
             await refuse_if_busy(vm)
             await refuse_unusable(vm)
-            if vm.status in (VmStatus.RUNNING, VmStatus.PAUSED):
-                raise errors.VmAlreadyRunning(f"cannot start VM {ref}: it is {vm.status}")
+            if vm.power in ACTIVE_STATES:
+                reason = (vm.error or {}).get("message") or f"it is {vm.power}"
+                raise errors.VmAlreadyRunning(f"cannot start VM {ref}: {reason}")
             job = await submit(self._settings, caller, vm, Action.VM_START, identify(vm))
         self._dispatcher.enqueue(job.id)
         return Accepted(vm, job)
@@ -333,14 +344,20 @@ async def _refuse_used_mac(host: str, mac: str | None) -> None:
 
 def refuse_wrong_state(vm: Vm, action: Action, *, force: bool = False) -> None:
     """Raise the API's error if the VM's status does not allow `action`."""
-    stopped = vm.status in (VmStatus.STOPPED, VmStatus.ERROR)
-    verb = action.value.removeprefix("vm_")
-    if stopped and not (action == Action.VM_STOP and vm.status == VmStatus.ERROR and force):
-        raise errors.VmAlreadyStopped(f"cannot {verb} VM {vm.ref}: it is {vm.status}")
-    if vm.status == VmStatus.PAUSED and action == Action.VM_PAUSE:
-        raise errors.VmAlreadyPaused(f"cannot pause VM {vm.ref}: it is paused")
-    if vm.status != VmStatus.PAUSED and action == Action.VM_RESUME:
-        raise errors.VmNotPaused(f"cannot resume VM {vm.ref}: it is {vm.status}")
+    cannot = f"cannot {action.value.removeprefix('vm_')} VM {vm.ref}"
+    saved = vm.state_reason == SAVED
+    if vm.power not in ACTIVE_STATES:
+        forced = force and action == Action.VM_STOP
+        if not (forced and (saved or vm.status == VmStatus.ERROR)):
+            remedy = "; start it, or stop it with force=true, which loses its memory"
+            raise errors.VmAlreadyStopped(
+                f"{cannot}: it is {vm.status}{f', and its memory is saved{remedy}' * saved}"
+            )
+    paused = vm.power in (DomainState.PAUSED, DomainState.SUSPENDED)
+    if action == Action.VM_PAUSE and (paused or vm.power == DomainState.CRASHED):
+        raise errors.VmAlreadyPaused(f"{cannot}: it is {vm.power}")
+    if action == Action.VM_RESUME and not paused:
+        raise errors.VmNotPaused(f"{cannot}: it is {vm.power}")
 
 
 def derive_mac(identity: uuid.UUID) -> str:

@@ -149,6 +149,24 @@ async def test_power_states_are_followed(service: Service, state: str, status: s
     assert shown["observedAt"]
 
 
+async def test_guest_that_qemu_has_paused_is_an_error_until_it_runs(service: Service) -> None:
+    vm = await put_vm(RUNNING)
+    full = {"state": "paused", "state_reason": "io_error", "disk_errors": {"vda": "no space"}}
+    await service.see("kvm1", domains=[own_domain(vm, **full)])
+    shown = await service.get("/vms/vm-001")
+    assert (shown["status"], shown["statusReason"]) == ("error", "io_error")
+    assert shown["error"] == {
+        "code": "GUEST_NOT_RUNNING",
+        "message": "VM vm-001 does not run: QEMU has paused its guest after an I/O error of a disk"
+        " (vda: no space); make room on its storage or repair it, then resume the VM",
+        "jobId": None,
+    }
+    by_a_person = own_domain(vm, state="paused", state_reason="user")
+    await service.see("kvm1", domains=[by_a_person])
+    shown = await service.get("/vms/vm-001")
+    assert (shown["status"], shown["statusReason"], shown["error"]) == ("paused", "user", None)
+
+
 async def test_changes_made_with_virsh_are_followed(service: Service) -> None:
     vm = await put_vm(STOPPED)
     disks = [{"target": "vda", "capacity_bytes": 7 * GIB, "allocation_bytes": 2 * GIB}]

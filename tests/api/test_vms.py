@@ -278,6 +278,47 @@ async def test_what_may_happen_in_each_state(service: Service) -> None:
         await Vm.all().delete()
 
 
+SAVED = {"status": STOPPED, "power": "stopped", "state_reason": "saved"}
+FULL = {"status": ERROR, "power": "paused", "state_reason": "io_error"}
+PANICKED = {"status": ERROR, "power": "crashed", "state_reason": "panicked"}
+ODD_MOVES: list[tuple[dict[str, Any], str, str, Any, tuple[int, str]]] = [
+    (SAVED, "POST", "/start", None, (202, "starting")),
+    (SAVED, "POST", "/stop", None, (400, "VM_ALREADY_STOPPED")),
+    (SAVED, "POST", "/stop", {"force": True}, (202, "stopping")),
+    (SAVED, "POST", "/restart", {"force": True}, (400, "VM_ALREADY_STOPPED")),
+    (SAVED, "DELETE", "", None, (409, "VM_HAS_SAVED_STATE")),
+    (SAVED, "DELETE", "?force=true", None, (202, "deleting")),
+    (SAVED, "PUT", "", {"disk": 3}, (409, "VM_HAS_SAVED_STATE")),
+    (SAVED, "PUT", "", {"cpu": 2, "disk": 2}, (202, "updating")),
+    (FULL, "POST", "/start", None, (400, "VM_ALREADY_RUNNING")),
+    (FULL, "POST", "/resume", None, (202, "resuming")),
+    (FULL, "POST", "/pause", None, (400, "VM_ALREADY_PAUSED")),
+    (FULL, "POST", "/restart", {"force": True}, (202, "restarting")),
+    (FULL, "DELETE", "", None, (400, "VM_ALREADY_RUNNING")),
+    (PANICKED, "POST", "/start", None, (400, "VM_ALREADY_RUNNING")),
+    (PANICKED, "POST", "/resume", None, (400, "VM_NOT_PAUSED")),
+    (PANICKED, "POST", "/pause", None, (400, "VM_ALREADY_PAUSED")),
+    (PANICKED, "POST", "/stop", {"force": True}, (202, "stopping")),
+    (PANICKED, "POST", "/restart", {"force": True}, (202, "restarting")),
+    (PANICKED, "DELETE", "", None, (400, "VM_ALREADY_RUNNING")),
+    (PANICKED, "DELETE", "?force=true", None, (202, "deleting")),
+]
+
+
+async def test_what_may_happen_in_states_that_nobody_expects(service: Service) -> None:
+    for case in ODD_MOVES:
+        values, method, path, body, expected = case
+        vm = await put_vm(**values, memory=32)
+        answer = await service.client.request(method, f"/api/v1/vms/{vm.ref}{path}", json=body)
+        found = answer.json()
+        outcome = found["data"]["status"] if answer.is_success else found["error"]["code"]
+        assert (answer.status_code, outcome) == expected, case
+        shown = await service.get(f"/vms/{vm.ref}")
+        assert shown["statusReason"] == (None if answer.is_success else values["state_reason"])
+        await Job.all().delete()
+        await Vm.all().delete()
+
+
 async def test_reads_of_a_vm_that_is_not_there(service: Service) -> None:
     for vm in ("vm-999", "vm-1", "VM-1", "x", "vm-001'--", "%00", "vm-%F0%9F%9A%80"):
         for path in ("", "/status"):

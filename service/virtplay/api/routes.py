@@ -95,7 +95,8 @@ ROUTES = (
     Route("GET", f"{PREFIX}/vms/{{id}}", READ, vms.get_vm, "Show a VM", VmOut, errors=ONE_VM),
     Route(
         "PUT", f"{PREFIX}/vms/{{id}}", CHANGE, vms.update_vm, "Update a VM", AcceptedOut,
-        body=VmUpdate, status=202, errors=(*MUTATION, "INSUFFICIENT_RESOURCES"),
+        body=VmUpdate, status=202,
+        errors=(*MUTATION, "INSUFFICIENT_RESOURCES", "VM_HAS_SAVED_STATE"),
     ),
     Route(
         "DELETE", f"{PREFIX}/vms/{{id}}", CHANGE, vms.delete_vm, "Delete a VM", AcceptedOut,

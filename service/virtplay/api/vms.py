@@ -6,11 +6,15 @@ from virtplay.api.http.requests import ApiRequest
 from virtplay.api.jobs import job_out
 from virtplay.api.schemas.fields import Pagination
 from virtplay.api.schemas.vms import AcceptedOut, StatusOut, VmCreate, VmOut, VmPage
+from virtplay.states import VmStatus
 from virtplay.store import jobs as job_store
 from virtplay.store import vms as store
 from virtplay.store.models import Vm
 from virtplay.times import time_text
 from virtplay.vms import Accepted
+
+SETTLED = (VmStatus.RUNNING, VmStatus.PAUSED, VmStatus.STOPPED, VmStatus.ERROR)
+"""The statuses that may be the domain's state, which has a reason."""
 
 
 def vm_out(vm: Vm) -> VmOut:
@@ -19,6 +23,7 @@ def vm_out(vm: Vm) -> VmOut:
         **vm_fields.shown(vm),
         id=str(vm.ref),
         status=vm.status,
+        statusReason=vm.state_reason if vm.status in SETTLED else None,
         ip=vm.ip,
         createdAt=time_text(vm.created_at) or "",
         updatedAt=time_text(vm.updated_at) or "",

@@ -103,7 +103,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
             *(
                 Text(
                     cell,
-                    style=STYLES.get(cell, "yellow") if title == "STATUS" else "",
+                    style=STYLES.get(cell.partition(" ")[0], "yellow") if title == "STATUS" else "",
                     no_wrap=True,
                     overflow="ellipsis",
                 )

@@ -28,6 +28,10 @@ vm_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Create, list, update, start and stop VMs."
 )
 
+ORDINARY = frozenset(
+    {"booted", "unpaused", "restored", "from_snapshot", "migrated", "user", "shutdown", "destroyed"}
+)
+"""Reasons of statuses that somebody has asked for."""
 HEADER = ("ID", "NAME", "STATUS", "HOST", "CPU", "MEMORY", "DISK", "OS", "IP")
 FILE_LIMIT = 1024 * 1024
 
@@ -122,7 +126,7 @@ def _show_record(data: JsonObject) -> None:
         {
             "id": data["id"],
             "name": data["name"],
-            "status": data["status"],
+            "status": _status(data, ordinary=True),
             "error": _error_text(data["error"]),
             "host": data["host"],
             "cpu": data["cpu"],
@@ -386,7 +390,7 @@ def _row(vm: JsonObject) -> Sequence[object]:
     return (
         vm["id"],
         vm["name"],
-        vm["status"],
+        _status(vm, ordinary=False),
         vm["host"],
         vm["cpu"],
         f"{vm['memory']} MiB",
@@ -394,6 +398,13 @@ def _row(vm: JsonObject) -> Sequence[object]:
         vm["os"],
         vm["ip"],
     )
+
+
+def _status(vm: JsonObject, *, ordinary: bool) -> str:
+    """Return a VM's status with its reason, of which `ordinary` ones can be left out."""
+    reason = vm.get("statusReason")
+    shown = reason and (ordinary or reason not in ORDINARY)
+    return f"{vm['status']} ({reason})" if shown else str(vm["status"])
 
 
 def _error_text(error: JsonObject | None) -> str | None:

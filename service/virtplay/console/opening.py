@@ -19,7 +19,7 @@ from virtplay.hosts.inventory import Inventory
 from virtplay.jobs.dispatcher import Dispatcher
 from virtplay.jobs.submission import Caller, await_end, job_directory, submit, write_secrets
 from virtplay.settings import Settings
-from virtplay.states import HostStatus, JobStatus, VmStatus
+from virtplay.states import ACTIVE_STATES, HostStatus, JobStatus, VmStatus
 from virtplay.store import vms as store
 from virtplay.store.database import transaction
 from virtplay.store.jobs import move
@@ -32,8 +32,6 @@ PASSWORD_LENGTH = 8
 PASSWORD_SECONDS = 60
 """Longer than a ticket is valid, since the job that sets the password takes part of it."""
 JOB_SECONDS = 30.0
-ACTIVE = ("running", "paused", "stopping", "suspended")
-"""The domain states with a QEMU process, hence with a screen."""
 JOB_ERRORS: dict[str, type[errors.VirtplayError]] = {
     "VM_NOT_FOUND": errors.VmNotFound,
     "VM_ALREADY_STOPPED": errors.VmAlreadyStopped,
@@ -190,7 +188,7 @@ class Consoles:
             raise errors.HostUnreachable(
                 f"cannot open a console of VM {vm.ref}: its host {vm.host} is unreachable"
             )
-        if not vm.provisioned or vm.power not in ACTIVE:
+        if not vm.provisioned or vm.power not in ACTIVE_STATES:
             raise errors.VmAlreadyStopped(
                 f"cannot open a console of VM {vm.ref}: it is {vm.status}"
             )

@@ -11,7 +11,7 @@ from virtplay.store import jobs as job_store
 from virtplay.store import snapshots as snapshot_store
 from virtplay.store import vms as store
 from virtplay.store.database import transaction
-from virtplay.store.domains import columns_of, follow_domain
+from virtplay.store.domains import columns_of, error_of, follow_domain
 from virtplay.store.models import Host, Vm
 
 log = logging.getLogger("virtplay.hosts.observed")
@@ -128,6 +128,7 @@ async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now:
         generation=_generation(domain),
         **{"disk": 0, **columns_of(domain)},
     )
+    await store.save_vm(vm, error=error_of(vm.ref, domain))
     snapshots = domain.get("snapshots") or ()
     await snapshot_store.follow_snapshots(vm, snapshots, ())
     await job_store.pass_over_jobs([metadata.get("job"), *(one.get("job") for one in snapshots)])

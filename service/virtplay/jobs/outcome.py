@@ -198,8 +198,8 @@ async def _settle_failure(
     if not vm.provisioned:
         await save_vm(vm, status=VmStatus.ERROR, error=reason)
         return
-    state = (result.get("domain") or {}).get("state") or vm.power
-    await follow_domain(vm, {"state": state})
+    now = result.get("domain") or {"state": vm.power, "state_reason": vm.state_reason}
+    await follow_domain(vm, {key: now[key] for key in ("state", "state_reason") if key in now})
     if error["code"] == "HOST_UNREACHABLE":
         await save_vm(vm, status=VmStatus.UNREACHABLE)
 

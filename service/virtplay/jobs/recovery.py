@@ -5,7 +5,7 @@ import logging
 from virtplay.actions import RULES, Action
 from virtplay.jobs.outcome import reason_of, settle_snapshot
 from virtplay.metrics.service_series import count_job
-from virtplay.states import POWER_STATUS, JobStatus, VmStatus
+from virtplay.states import JobStatus, power_status
 from virtplay.store import jobs as store
 from virtplay.store.database import transaction
 from virtplay.store.models import Job
@@ -48,5 +48,5 @@ async def _abandon(job: Job) -> None:
         await store.move(job, JobStatus.LOST, error=error)
         if vm is not None and job.locks:
             await settle_snapshot(job, vm, reason_of(job, error))
-            await save_vm(vm, status=POWER_STATUS.get(vm.power, VmStatus.ERROR))
+            await save_vm(vm, status=power_status(vm.power, vm.state_reason))
     count_job(job.action, job.status, None)

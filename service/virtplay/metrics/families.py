@@ -80,6 +80,11 @@ FAMILIES = (
     ),
     _gauge("libvirt_domain_state", (*VM, "state"), "1 for the state that the VM is in, else 0."),
     _gauge(
+        "libvirt_domain_state_reason",
+        (*VM, "state", "reason"),
+        "Always 1; the labels are the state that the VM is in, and why, in libvirt's words.",
+    ),
+    _gauge(
         "virtplay_vm_last_observed_timestamp_seconds",
         VM,
         "Unix time of the last observation of the VM, by the service's clock.",

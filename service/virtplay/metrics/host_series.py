@@ -116,6 +116,8 @@ def _read_domain(
     state = domain.get("state") or DomainState.UNKNOWN
     for each in DomainState:
         _put(values, "libvirt_domain_state", (*vm, each), 1 if each == state else 0)
+    if reason := domain.get("state_reason"):
+        _put(values, "libvirt_domain_state_reason", (*vm, _text(state), _text(reason)), 1)
     _put(values, "virtplay_vm_last_observed_timestamp_seconds", vm, at)
     _put(values, "virtplay_vm_generation", vm, domain.get("generation"))
     _put(values, "libvirt_domain_info_virtual_cpus", vm, domain.get("vcpus"))

@@ -9,7 +9,7 @@ from virtplay.actions import Action
 from virtplay.jobs.dispatcher import Dispatcher
 from virtplay.jobs.submission import Caller, refuse_if_busy, submit
 from virtplay.settings import Settings
-from virtplay.states import SnapshotOrigin, SnapshotStatus, VmStatus
+from virtplay.states import ACTIVE_STATES, SAVED, SnapshotOrigin, SnapshotStatus
 from virtplay.store import snapshots as store
 from virtplay.store.database import transaction
 from virtplay.store.models import Job, Snapshot, Vm
@@ -17,7 +17,6 @@ from virtplay.store.vms import find_vm
 from virtplay.times import time_text
 from virtplay.vms import refuse_unusable
 
-ACTIVE = (VmStatus.RUNNING, VmStatus.PAUSED)
 GUARD_TITLE = "before restoring {}"
 TITLE_MAX = 64
 
@@ -90,10 +89,15 @@ class Snapshots:
         async with transaction():
             vm, snapshot = await self._idle_with(ref, snapshot_ref)
             _refuse_failed(snapshot)
-            if vm.status in ACTIVE and not force:
+            if vm.power in ACTIVE_STATES and not force:
                 raise errors.VmAlreadyRunning(
-                    f"cannot restore VM {ref} to {snapshot_ref}: it is {vm.status}; stop it first,"
+                    f"cannot restore VM {ref} to {snapshot_ref}: it is {vm.power}; stop it first,"
                     " or use force=true, which loses its current state unless guard=true saves it"
+                )
+            if vm.state_reason == SAVED and not force:
+                raise errors.VmHasSavedState(
+                    f"cannot restore VM {ref} to {snapshot_ref}: its memory is saved; start it"
+                    " first, or use force=true, which loses its memory even if guard=true"
                 )
             variables = {**identify(vm, snapshot), "libvirt_snapshot_force": force}
             if guard:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from virtplay.states import POWER_STATUS, VmStatus
+from virtplay.states import fault_of, power_status
 from virtplay.store.models import Snapshot, Vm
 from virtplay.store.snapshots import follow_snapshots, list_snapshots
 from virtplay.store.vms import save_vm
@@ -19,7 +19,7 @@ UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
 STATE: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("domain", "name", str),
     ("power", "state", lambda state: state or ""),
-    ("status", "state", lambda state: POWER_STATUS.get(state, VmStatus.ERROR)),
+    ("state_reason", "state_reason", lambda reason: reason or None),
     ("started_at", "started_at", lambda text: datetime.fromisoformat(text) if text else None),
     ("addresses", "addresses", lambda addresses: addresses or []),
     ("ip", "addresses", lambda addresses: addresses[0]["ip"] if addresses else None),
@@ -41,7 +41,24 @@ def columns_of(domain: Mapping[str, Any]) -> dict[str, Any]:
     if domain.get("state") == "stopped":
         domain = {"addresses": [], **domain}
     state = {column: read(domain[key]) for column, key, read in STATE if key in domain}
+    if "state" in domain:
+        state["status"] = power_status(state["power"], state.get("state_reason"))
     return {**from_domain(domain), **state}
+
+
+def error_of(ref: str | None, domain: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the error of a VM whose guest has crashed or was paused by QEMU, or None."""
+    fault = fault_of(domain.get("state") or "", domain.get("state_reason"))
+    if fault is None:
+        return None
+    happened, remedy = fault
+    disks = domain.get("disk_errors") or {}
+    named = ", ".join(f"{target}: {error}" for target, error in sorted(disks.items()))
+    return {
+        "code": "GUEST_NOT_RUNNING",
+        "message": f"VM {ref} does not run: {happened}{f' ({named})' if named else ''}; {remedy}",
+        "jobId": None,
+    }
 
 
 async def follow_domain(
@@ -62,7 +79,8 @@ async def follow_domain(
     requested = network or vm.network
     if requested.get("ip") and requested.get("mac") == observed.get("network", {}).get("mac"):
         observed["network"]["ip"] = requested["ip"]
-    await save_vm(vm, provisioned=True, error=None, **observed, **values)
+    error = error_of(vm.ref, domain)
+    await save_vm(vm, provisioned=True, **{"error": error, **observed, **values})
     if "snapshots" in domain:
         rows = await list_snapshots(vm) if snapshots is None else snapshots
         await follow_snapshots(vm, domain["snapshots"] or (), rows)

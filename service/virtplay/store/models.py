@@ -47,6 +47,8 @@ class Vm(Model):
     status: Any = fields.CharEnumField(VmStatus, max_length=16, db_index=True)
     power = fields.CharField(max_length=16, default="")
     """The domain's state in the last observation; empty before the first one."""
+    state_reason = fields.CharField(max_length=32, null=True)
+    """Why the domain is in that state, in libvirt's words; None before it was observed."""
     provisioned = fields.BooleanField(default=False)
     """Whether the domain exists; a creation that failed holds no capacity."""
     error: Any = fields.JSONField(null=True)

@@ -136,6 +136,7 @@ def make_vm(number: int = 1, **given: Any) -> VmOut:
         "id": f"vm-{number:03d}",
         "name": f"name-{number}",
         "status": "running",
+        "statusReason": "booted",
         "cpu": 2,
         "memory": 2048,
         "disk": 20,

@@ -32,6 +32,19 @@ def test_list_is_an_aligned_table(service: FakeService, run: Run) -> None:
     assert result.err == ""
 
 
+def test_reason_of_a_status_is_shown_where_nobody_has_asked_for_it(
+    service: FakeService, run: Run
+) -> None:
+    service.reply_vms(
+        make_vm(1, name="web"),
+        make_vm(2, name="db", status="error", statusReason="io_error"),
+        make_vm(3, name="old", status="stopped", statusReason="saved"),
+        make_vm(4, name="new", status="creating", statusReason=None),
+    )
+    statuses = [line[14:31].rstrip() for line in run("vm", "list").out.splitlines()]
+    assert statuses == ["STATUS", "running", "error (io_error)", "stopped (saved)", "creating"]
+
+
 def test_list_filters_become_the_query(service: FakeService, run: Run) -> None:
     service.reply_vms(make_vm())
     options = "--status running --search de& --host kvm1 --label a=b --sort -memory --page 2"
@@ -119,7 +132,7 @@ def test_show_has_what_matters(service: FakeService, run: Run) -> None:
     )
     service.reply_vms(vm)
     out = run("vm", "show", "vm-001").out
-    assert "status:      running\n" in out
+    assert "status:      running (booted)\n" in out
     assert "error:       cannot define (LIBVIRT_ERROR)\n" in out
     assert "labels:      team=web\n             env=prod\n" in out
     assert "pending:     cpu at the next boot, now 2\n" in out

@@ -28,6 +28,7 @@ OBSERVED = dict(returned("host_info")["host_info"]["contains"]["domains"]["sampl
 
 def test_an_observation_gives_every_column_that_a_host_knows() -> None:
     known = {field.name for field in FIELDS if field.key} | {column for column, _, _ in STATE}
+    known.add("status")
     assert columns_of(OBSERVED).keys() == known | {"pending"}
     assert known <= Vm._meta.fields_map.keys()
 
@@ -43,6 +44,7 @@ def test_the_documented_domain_becomes_these_columns() -> None:
         "domain": "vm-001",
         "description": "",
         "power": "running",
+        "state_reason": "booted",
         "status": VmStatus.RUNNING,
         "template": "debian12",
         "os": "debian12",

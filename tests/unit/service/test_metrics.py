@@ -127,6 +127,7 @@ VALUES: list[tuple[str, dict[str, str], float]] = [
     ),
     ("libvirt_domain_state", {**VM, "state": "running"}, 1),
     ("libvirt_domain_state", {**VM, "state": "stopped"}, 0),
+    ("libvirt_domain_state_reason", {**VM, "state": "running", "reason": "booted"}, 1),
     ("virtplay_vm_last_observed_timestamp_seconds", VM, 1000.5),
     ("libvirt_domain_info_cpu_time_seconds_total", VM, 0.71),
     ("libvirt_domain_info_virtual_cpus", VM, 1),
@@ -157,6 +158,7 @@ def test_value(name: str, labels: dict[str, str], value: float) -> None:
 ABOUT = {
     "libvirt_domain_info",
     "libvirt_domain_state",
+    "libvirt_domain_state_reason",
     "libvirt_domain_info_virtual_cpus",
     "libvirt_domain_info_maximum_memory_bytes",
     "virtplay_vm_last_observed_timestamp_seconds",

@@ -206,7 +206,11 @@ class VmUpdate(Strict):
 class ForceBody(Strict):
     """The body of stop and restart."""
 
-    force: bool = Field(False, description="cut the power instead of asking the guest OS")
+    force: bool = Field(
+        False,
+        description="cut the power instead of asking the guest OS; a stop of a saved VM drops its"
+        " memory",
+    )
 
 
 class VmQuery(PageQuery):
@@ -229,7 +233,9 @@ class VmQuery(PageQuery):
 class DeleteQuery(Query):
     """The query of DELETE /vms/{id}."""
 
-    force: bool = Field(False, description="delete it even if it is running or has snapshots")
+    force: bool = Field(
+        False, description="delete it even if it is running or saved, or has snapshots"
+    )
     keepDisks: bool = Field(False, description="keep its disks in the pool")  # noqa: N815
 
 
@@ -239,6 +245,10 @@ class VmOut(BaseModel):
     id: str
     name: str
     status: VmStatus
+    statusReason: str | None = Field(  # noqa: N815
+        description="why it is running, paused, stopped or error, as libvirt says: user, io_error,"
+        " shutdown, destroyed, crashed, saved, migration, unknown and others"
+    )
     cpu: int
     memory: int
     disk: int
