@@ -13,6 +13,8 @@ from typing import Any, Literal
 from virtplay.units import GIB
 
 ROLE = "libvirt_domain"
+DEFAULT_POOL = "default"
+"""The storage pool of the disks that Virtplay creates, which has the capacity of a host."""
 CardModel = Literal["virtio", "e1000e", "e1000", "rtl8139"]
 """The models of network cards that can be requested; a VM that was found may have another."""
 
@@ -190,14 +192,17 @@ def needs_room(values: Mapping[str, Any]) -> bool:
 def growth(vm: Any, requested: Mapping[str, Any]) -> dict[str, int]:
     """Return field name → the room that a VM's change of it requires, for the fields with amounts.
 
-    The room is counted without what the VM is promised now, except for its disk's present size.
+    The room is counted without what the VM is promised now, except for its disk's present size. A
+    disk outside the default pool requires none of its room.
     """
     needed = {}
+    elsewhere = vm.disk_pool not in {None, DEFAULT_POOL}
     for field in FIELDS:
         if field.cost in AMOUNTS:
             now = getattr(vm, field.name)
             new = requested.get(field.name, now)
-            needed[field.name] = new - now if field.cost is Cost.GROWTH else new * (new > now)
+            grows = 0 if elsewhere else new - now
+            needed[field.name] = grows if field.cost is Cost.GROWTH else new * (new > now)
     return needed
 
 

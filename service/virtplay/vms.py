@@ -23,8 +23,6 @@ from virtplay.store.vms import Promised
 from virtplay.units import GIB, MIB
 from virtplay.vm_fields import CardModel
 
-DEFAULT_POOL = "default"
-
 
 @dataclass(frozen=True)
 class Accepted:
@@ -42,10 +40,11 @@ def room_of(host: Host, overcommit: Overcommit, promised: Promised) -> HostRoom:
         name=host.name,
         cpus=int(facts.get("cpus", 0)),
         memory=int(facts.get("memory_bytes", 0)) // MIB,
-        disk_free=int(pools.get(DEFAULT_POOL, {}).get("available_bytes", 0)),
+        disk_free=int(pools.get(vm_fields.DEFAULT_POOL, {}).get("available_bytes", 0)),
         promised_cpu=promised.cpu,
         promised_memory=promised.memory,
         promised_disk=promised.disk,
+        used_disk=promised.disk_size - promised.disk,
         overcommit=overcommit,
         networks=frozenset(n["name"] for n in host.facts.get("networks", []) if n.get("active")),
         bridges=frozenset(host.facts.get("bridges", [])),

@@ -84,6 +84,9 @@ def host_info(
         ],
         "domains": domains or [],
     }
+    for domain in info["domains"]:
+        # Only host_info knows the pools.
+        domain["disks"] = [{"pool": "default", **disk} for disk in domain.get("disks", ())]
     return {**info, **values}
 
 

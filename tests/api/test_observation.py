@@ -281,7 +281,8 @@ async def test_a_job_makes_of_a_domain_what_an_observation_makes_of_it(
         memory=768,
         autostart=True,
         pending={"memory": 1024, "memory_max": 1024},
-        disks=[{"target": "vda", "capacity_bytes": 7 * GIB, "allocation_bytes": 2 * GIB}],
+        # Only host_info reports the pools of disks, here that there is none.
+        disks=[{"target": "vda", "capacity_bytes": 7 * GIB, "pool": None}],
         addresses=[] if state == "stopped" else vm.addresses,
         started_at=None if state == "stopped" else "2026-11-22T13:00:00.000Z",
     )

@@ -10,6 +10,7 @@ from virtplay.states import HostStatus, VmStatus
 from virtplay.store import vms as store
 from virtplay.store.models import AuditEntry, Host, Job, Vm
 from virtplay.store.vms import create_vm
+from virtplay.units import GIB
 
 from tests.api.conftest import BODY, Service, only_sqlite
 from tests.api.fake_hosts import foreign_domain
@@ -204,6 +205,30 @@ async def test_creations_spread_over_the_hosts(service: Service) -> None:
     assert hosts["kvm1"]["allocated"] == {"cpu": 3, "memory": 1536, "disk": 6}
     assert hosts["kvm1"]["available"] == {"cpu": 13, "memory": 7680 - 1536, "disk": 94}
     assert hosts["kvm1"]["capacity"] == {"cpu": 16, "memory": 7680, "disk": 100}
+
+
+async def test_disks_outside_the_pool_cost_it_nothing(service: Service) -> None:
+    def disk(target: str, pool: str | None, size: int, used: int) -> dict[str, Any]:
+        sizes = {"capacity_bytes": size * GIB, "allocation_bytes": used * GIB}
+        return {"target": target, "pool": pool, "path": f"/{target}", **sizes}
+
+    elsewhere = foreign_domain("big", disks=[disk("sda", None, 20_000, 0)])
+    # Its second disk is large and full: that says nothing about the first one.
+    mixed = foreign_domain(
+        "mixed", disks=[disk("vda", "default", 8, 1), disk("vdb", "fast", 50, 50)]
+    )
+    await service.see("kvm1", domains=[elsewhere, mixed])
+    host = await service.get("/hosts/kvm1")
+    assert [host[kind]["disk"] for kind in ("capacity", "allocated", "available")] == [101, 8, 93]
+    await service.create(disk=50, host="kvm1")
+    host = await service.get("/hosts/kvm1")
+    assert [host[kind]["disk"] for kind in ("capacity", "allocated", "available")] == [101, 58, 43]
+    # The disk elsewhere may grow without room in the pool, the one in the pool may not.
+    ids = {vm["name"]: vm["id"] for vm in (await service.get("/vms"))["vms"]}
+    refused = await refuse(service, "PUT", f"/vms/{ids['mixed']}", {"disk": 60})
+    assert refused[1] == "INSUFFICIENT_RESOURCES"
+    answer = await service.client.put(f"/api/v1/vms/{ids['big']}", json={"disk": 21_000})
+    assert answer.status_code == 202
 
 
 async def test_user_data_is_neither_in_the_database_nor_in_command_or_log(

@@ -79,8 +79,12 @@ def test_mac_address_is_the_one_that_the_host_derives() -> None:
     ],
 )
 def test_room_that_a_change_requires(requested: dict[str, int], room: tuple[int, int, int]) -> None:
-    vm = SimpleNamespace(cpu=2, memory=512, disk=10)
-    assert tuple(vm_fields.growth(vm, requested).values()) == room
+    for pool in (None, "default"):
+        vm = SimpleNamespace(cpu=2, memory=512, disk=10, disk_pool=pool)
+        assert tuple(vm_fields.growth(vm, requested).values()) == room
+    for pool in ("", "fast"):
+        vm = SimpleNamespace(cpu=2, memory=512, disk=10, disk_pool=pool)
+        assert tuple(vm_fields.growth(vm, requested).values()) == (*room[:2], 0)
 
 
 class Body(VmCreate):
@@ -123,7 +127,7 @@ def test_a_new_field_goes_all_the_way_by_its_line_in_the_table(
     # What an unfinished update promises is read from its variables.
     assert vm_fields.from_variables(variables) == {"shares": 300}
     assert vm_fields.needs_room(changed)
-    row = SimpleNamespace(cpu=1, memory=256, disk=1, shares=200)
+    row = SimpleNamespace(cpu=1, memory=256, disk=1, disk_pool=None, shares=200)
     assert vm_fields.growth(row, changed)["shares"] == 300
     assert vm_fields.promised(vars(row), changed)["shares"] == 300
 

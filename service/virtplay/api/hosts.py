@@ -48,9 +48,13 @@ def host_out(host: Host, room: HostRoom, promised: Promised) -> HostOut:
         capacity=Amounts(
             cpu=room.cpu_total,
             memory=room.memory_total,
-            disk=room.available["disk"] + promised.gib,
+            disk=room.disk_total,
         ),
-        allocated=Amounts(cpu=room.promised_cpu, memory=room.promised_memory, disk=promised.gib),
+        allocated=Amounts(
+            cpu=room.promised_cpu,
+            memory=room.promised_memory,
+            disk=-(-promised.disk_size // GIB),
+        ),
         available=Amounts(**room.available),
         versions=versions,
         pools=host.facts.get("pools", []),

@@ -43,6 +43,8 @@ class HostRoom:
     promised_memory: int = 0
     promised_disk: int = 0
     """Bytes by which VM disks may still grow."""
+    used_disk: int = 0
+    """Bytes that VM disks occupy."""
     overcommit: Overcommit = field(default_factory=Overcommit)
     networks: frozenset[str] = frozenset()
     bridges: frozenset[str] = frozenset()
@@ -56,6 +58,11 @@ class HostRoom:
     def memory_total(self) -> int:
         """MiB that may be promised."""
         return max(0, int((self.memory - self.overcommit.reserved_memory) * self.overcommit.memory))
+
+    @property
+    def disk_total(self) -> int:
+        """GiB that may be promised: what VM disks occupy, and the free room."""
+        return int((self.disk_free * self.overcommit.disk + self.used_disk) // GIB)
 
     @property
     def available(self) -> dict[str, int]:

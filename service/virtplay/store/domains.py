@@ -4,7 +4,7 @@ Observations and module results of jobs report domains in the same shape; only t
 them into rows.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +12,7 @@ from virtplay.states import fault_of, power_status
 from virtplay.store.models import Snapshot, Vm
 from virtplay.store.snapshots import follow_snapshots, list_snapshots
 from virtplay.store.vms import save_vm
-from virtplay.vm_fields import from_domain
+from virtplay.vm_fields import DEFAULT_POOL, from_domain
 
 UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
 """Errors that a report of another shape raises."""
@@ -24,11 +24,6 @@ STATE: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("addresses", "addresses", lambda addresses: addresses or []),
     ("ip", "addresses", lambda addresses: addresses[0]["ip"] if addresses else None),
     ("snapshots", "snapshots", lambda snapshots: len(snapshots or ())),
-    (
-        "disk_allocation",
-        "disks",
-        lambda disks: sum(disk.get("allocation_bytes") or 0 for disk in disks or ()),
-    ),
 )
 """The columns that no request sets: column, key of the domain, function to read it."""
 
@@ -43,7 +38,25 @@ def columns_of(domain: Mapping[str, Any]) -> dict[str, Any]:
     state = {column: read(domain[key]) for column, key, read in STATE if key in domain}
     if "state" in domain:
         state["status"] = power_status(state["power"], state.get("state_reason"))
-    return {**from_domain(domain), **state}
+    return {**from_domain(domain), **state, **_room_of(domain.get("disks"))}
+
+
+def _room_of(disks: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
+    """Return the columns about storage pools; only observations report the pools of disks."""
+    if disks is None or not all("pool" in disk for disk in disks):
+        return {}
+    inside = [disk for disk in disks if disk["pool"] == DEFAULT_POOL]
+    if not all("capacity_bytes" in disk for disk in inside):
+        return {}  # as long as storage does not respond, the last known sizes count
+    return {
+        "disk_pool": (disks[0]["pool"] or "")[:255] if disks else "",
+        "pool_size": sum(disk["capacity_bytes"] for disk in inside),
+        "disk_allocation": sum(
+            # Snapshots in an image may take more than the disk.
+            min(disk["capacity_bytes"], disk.get("allocation_bytes") or 0)
+            for disk in inside
+        ),
+    }
 
 
 def error_of(ref: str | None, domain: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -80,6 +93,9 @@ async def follow_domain(
     if requested.get("ip") and requested.get("mac") == observed.get("network", {}).get("mac"):
         observed["network"]["ip"] = requested["ip"]
     error = error_of(vm.ref, domain)
+    if "pool_size" not in observed and observed.get("disk", vm.disk) != vm.disk:
+        # Until the next observation the whole disk counts.
+        observed["pool_size"] = None
     await save_vm(vm, provisioned=True, **{"error": error, **observed, **values})
     if "snapshots" in domain:
         rows = await list_snapshots(vm) if snapshots is None else snapshots

@@ -59,8 +59,12 @@ class Vm(Model):
     """MiB."""
     disk = fields.IntField()
     """GiB."""
+    disk_pool = fields.CharField(max_length=255, null=True)
+    """The storage pool of its first disk, empty if it is in none; None before it was observed."""
+    pool_size = fields.BigIntField(null=True)
+    """Bytes of all its disks in the default pool at full size; None before they were observed."""
     disk_allocation = fields.BigIntField(default=0)
-    """Bytes that its disks occupy in their pool."""
+    """Bytes that its disks occupy in the default pool."""
     network: Any = fields.JSONField(default=dict)
     ip = fields.CharField(max_length=64, null=True)
     addresses: Any = fields.JSONField(default=list)

@@ -20,7 +20,7 @@ from virtplay.store.models import ConsoleTicket, Host, Job, Snapshot, SnapshotSc
 from virtplay.store.samples import forget_vm_samples
 from virtplay.texts import fold
 from virtplay.units import GIB
-from virtplay.vm_fields import from_variables, promised
+from virtplay.vm_fields import DEFAULT_POOL, from_variables, promised
 
 REF = re.compile(r"vm-(\d{3,9})")
 SORTS = {
@@ -43,8 +43,8 @@ class Promised:
     cpu: int = 0
     memory: int = 0
     disk: int = 0
-    gib: int = 0
-    """GiB of all disks at full size."""
+    disk_size: int = 0
+    """Bytes of all disks in the default pool at full size."""
     vms: int = 0
 
 
@@ -234,7 +234,16 @@ async def promised_by_host(without: int | None = None) -> dict[str, Promised]:
         for job in await Job.filter(finished_at=None, action="vm_update").only("vm_id", "variables")
     }
     rows = await Vm.filter(host__not_isnull=True).values(
-        "id", "host", "cpu", "memory", "disk", "disk_allocation", "provisioned", "status"
+        "id",
+        "host",
+        "cpu",
+        "memory",
+        "disk",
+        "disk_pool",
+        "pool_size",
+        "disk_allocation",
+        "provisioned",
+        "status",
     )
     found: dict[str, Promised] = {}
     for row in rows:
@@ -242,14 +251,23 @@ async def promised_by_host(without: int | None = None) -> dict[str, Promised]:
             continue
         so_far = found.get(row["host"], Promised())
         amounts = promised(row, growing.get(row["id"], {}))
+        size = _size_in_pool(row, amounts["disk"])
         found[row["host"]] = Promised(
             so_far.cpu + amounts["cpu"],
             so_far.memory + amounts["memory"],
-            so_far.disk + max(0, amounts["disk"] * GIB - row["disk_allocation"]),
-            so_far.gib + amounts["disk"],
+            so_far.disk + max(0, size - row["disk_allocation"]),
+            so_far.disk_size + size,
             so_far.vms + 1,
         )
     return found
+
+
+def _size_in_pool(row: Mapping[str, Any], disk: int) -> int:
+    """Return the bytes of a VM's disks in the default pool, if its first disk has `disk` GiB."""
+    if row["pool_size"] is None:
+        return disk * GIB
+    growth = (disk - row["disk"]) * GIB if row["disk_pool"] == DEFAULT_POOL else 0
+    return int(row["pool_size"]) + growth
 
 
 async def sync_hosts(names: set[str]) -> None:

@@ -34,7 +34,10 @@ def main() -> None:
         module.fail_json(**order["fail"])
     if "answer" in order:
         module.exit_json(changed=False, host_info=order["answer"])
-    info = {**content["info"], "domains": list(content["domains"].values())}
+    domains = list(content["domains"].values())
+    for domain in domains:
+        domain["disks"] = [{"pool": "default", **disk} for disk in domain["disks"]]
+    info = {**content["info"], "domains": domains}
     module.exit_json(changed=False, host_info=info)
 
 

@@ -162,6 +162,7 @@ host_info:
       description:
         - All domains, each with the values that the module P(virtplay.libvirt.domain#module)
           returns. Domains that Virtplay did not create have no O(ignore:metadata).
+        - C(pool) of a disk is the active storage pool whose directory contains it.
         - O(ignore:stats) of a stopped domain contains only the sizes of its disks.
         - O(ignore:stuck) is true if the QEMU process did not respond. O(ignore:unreadable) is the
           reason why the definition of a domain that Virtplay did not create could not be read.
@@ -218,6 +219,7 @@ host_info:
               read_only: false
               shareable: false
               source: null
+              pool: default
               path: /var/lib/libvirt/images/00001234-5000-0000-0000-000000000001-vda.qcow2
               backing: /var/lib/libvirt/templates/debian12-0123456789ab.qcow2
               size: 20.0

@@ -120,6 +120,14 @@ def update_pools(
         pool.update(found)
 
 
+def set_pools(pools: Iterable[dict[str, Any]], disks: Iterable[dict[str, Any]]) -> None:
+    """Set the pool of each disk: the active pool whose directory contains it; None without one."""
+    names = {pool["path"]: pool["name"] for pool in pools if pool["active"] and pool["path"]}
+    for disk in disks:
+        directory = os.path.dirname(disk["path"]) if disk["path"] else None
+        disk["pool"] = disk.get("pool") or names.get(directory)
+
+
 def list_networks(connection: Any, warnings: list[str]) -> list[Any]:
     """Return the virNetworks of a host; none, with a warning, without libvirt's network driver."""
     try:

@@ -31,6 +31,7 @@ from ..host.facts import (
     read_networks,
     read_pools,
     read_templates,
+    set_pools,
     update_pools,
 )
 from ..host.images import (
@@ -181,6 +182,8 @@ def _observe(
     addresses, systems = agents.collect()
     neighbours = read_neighbours()
     patience = max(deadline, time.monotonic() + 0.2)
+    if "pools" in known:
+        set_pools(pools, (disk for domain in found for disk in domain.disks()))
     update_pools(pools, sizes.collect(patience), warnings)
     prepared = templates.collect(patience)
     measured_files = files.collect(patience)
