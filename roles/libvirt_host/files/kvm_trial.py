@@ -3,10 +3,11 @@
 A device file proves nothing: in a container or a VM without nested virtualisation it may exist
 although no guest can start, and a KVM that is nested by software runs simple code, but no boot
 loader. The guest is a disk with SYSLINUX and a Linux kernel, whose first program writes a word to
-the serial port; only that word proves that it booted. Prints {"virt_type", "reason", "tried_on"}.
+the serial port; only that word proves that it booted. Prints {"virt_type", "reason", "tried_on",
+"tried_at"}.
 
-A success is valid until the host changes (tried_on) or KVM fails a guest (doubt, written by the
-modules); any other result is tried again. What was found before is in HOST_FILE.
+A success is valid until the host changes (tried_on) or KVM fails a guest (after tried_at); any
+other result is tried again. What was found before is in HOST_FILE.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,6 +38,7 @@ INTERNAL_ERROR = b"KVM internal error"
 TIME_LIMIT = 30.0
 KVM = Path("/dev/kvm")
 HOST_FILE = Path("/etc/virtplay/host.json")
+QEMU_LOGS = Path("/var/log/libvirt/qemu")
 KVM_PARAMETERS = Path("/sys/module")
 MICRO_PACKAGES = Path("/var/cache/virtplay/micro")
 """Packages of the template micro, with a kernel that is known to boot as a guest."""
@@ -75,14 +78,36 @@ def find_out() -> dict[str, Any]:
         return {"virt_type": "qemu", "reason": "/dev/kvm does not exist"}
     tried_on = describe_host(program)
     known = read_known()
-    if (known.get("virt_type"), known.get("tried_on")) == ("kvm", tried_on) and (
-        "doubt" not in known
-    ):
+    is_same = (known.get("virt_type"), known.get("tried_on")) == ("kvm", tried_on)
+    if is_same and not has_failed_since(str(known.get("tried_at"))):
         return known
     fault = try_kvm(program)
     if fault:
         return {"virt_type": "qemu", "reason": f"/dev/kvm exists but {fault}", "tried_on": tried_on}
-    return {"virt_type": "kvm", "reason": "a guest booted under KVM", "tried_on": tried_on}
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return {
+        "virt_type": "kvm",
+        "reason": "a guest booted under KVM",
+        "tried_on": tried_on,
+        "tried_at": now,
+    }
+
+
+def has_failed_since(tried_at: str) -> bool:
+    """Whether KVM has failed a guest since then (RFC 3339), as QEMU wrote to its log."""
+    try:
+        since = datetime.fromisoformat(tried_at).timestamp()
+    except ValueError:
+        return True
+    for log in QEMU_LOGS.glob("*.log"):
+        with contextlib.suppress(OSError):
+            if log.stat().st_mtime > since:
+                with log.open("rb") as file:
+                    file.seek(-min(log.stat().st_size, 16384), os.SEEK_END)
+                    last_run = file.read().rpartition(b"starting up libvirt version")[2]
+                if INTERNAL_ERROR in last_run:
+                    return True
+    return False
 
 
 def read_known() -> dict[str, Any]:

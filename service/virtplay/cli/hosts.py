@@ -8,7 +8,7 @@ import typer
 
 from virtplay.cli.client import Client, JsonObject, path_of
 from virtplay.cli.options import query_command
-from virtplay.cli.screen import print_record, print_table
+from virtplay.cli.screen import plain, print_record, print_table
 from virtplay.units import GIB
 
 host_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List and show hosts.")
@@ -21,6 +21,9 @@ TEMPLATE_HEADER = ("ID", "OS", "MIN DISK", "READY ON", "SOURCE")
 def _show_hosts(data: JsonObject) -> None:
     if data["hosts"]:
         print_table(HOST_HEADER, [_host_row(host) for host in data["hosts"]])
+        for host in data["hosts"]:
+            if host["message"]:
+                print(plain(f"{host['name']}: {host['message']}"), file=sys.stderr)
     else:
         print("no hosts: the service's inventory is empty", file=sys.stderr)
 

@@ -53,6 +53,12 @@ def test_list_tells_free_and_whole(service: FakeService, run: Run) -> None:
     assert lines[2].endswith("-")
 
 
+def test_list_ends_with_what_is_wrong_with_hosts(service: FakeService, run: Run) -> None:
+    odd = make_host(name="kvm2", message="KVM has failed web-1\x1b[2J")
+    service.reply("GET", "/hosts", {"hosts": [make_host(message=""), odd]})
+    assert run("host", "list").err == "kvm2: KVM has failed web-1\\x1b[2J\n"
+
+
 def test_show_of_a_host(service: FakeService, run: Run) -> None:
     service.reply("GET", "/hosts/kvm1", make_host())
     out = run("host", "show", "kvm1").out

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ class Trial:
         program.KVM = folder / "kvm"
         program.HOST_FILE = folder / "host.json"
         program.KVM_PARAMETERS = folder / "module"
+        program.QEMU_LOGS = folder / "logs"
         self.program = program
         monkeypatch.setenv("PATH", str(folder), prepend=":")
 
@@ -67,12 +70,17 @@ def test_kvm_is_believed_when_a_kernel_has_booted_and_tried_once_a_host(trial: T
     found = trial.run()
     assert (found["virt_type"], found["reason"]) == ("kvm", "a guest booted under KVM")
     assert set(found["tried_on"]) == {"kernel", "cpu", "kvm", "qemu"}
+    log = trial.folder / "logs/web-1.log"
+    log.parent.mkdir()
+    log.write_text("KVM internal error\n2026-11-29: starting up libvirt version: 9.0.0\n")
     assert trial.run() == found
     assert trial.count() == 1
     # From here on, each new trial finds a KVM that has broken.
     trial.kvm("absent")
-    trial.program.HOST_FILE.write_text(json.dumps({**found, "doubt": "it failed VM web-1"}))
+    log.write_text(f"{log.read_text()}KVM internal error. Suberror: 1\n")
+    os.utime(log, (time.time() + 9, time.time() + 9))
     assert trial.program.find_out()["virt_type"] == "qemu"
+    log.unlink()
     (trial.folder / "module/kvm/parameters").mkdir(parents=True)
     (trial.folder / "module/kvm/parameters/nested").write_text("1\n")
     trial.program.HOST_FILE.write_text(json.dumps(found))

@@ -153,7 +153,9 @@ host_info:
           virtual_size_bytes: 2147483648
           created_at: "2026-11-22T13:30:00Z"
     warnings:
-      description: What could not be read, and is missing in the lists, and why.
+      description:
+        - What could not be read, and is missing in the lists, and why; and that KVM has failed
+          domains since it was tried.
       type: list
       elements: str
       returned: always

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 PROC = Path("/proc")
 NETWORK_DEVICES = Path("/sys/class/net")
@@ -42,8 +43,14 @@ def noted_virt_type() -> tuple[str, str] | None:
 
     None if the host has not been prepared.
     """
+    noted = read_noted()
+    return (str(noted["virt_type"]), str(noted.get("reason", ""))) if "virt_type" in noted else None
+
+
+def read_noted() -> dict[str, Any]:
+    """Return what the host's preparation has noted, {} if nothing."""
     try:
         noted = json.loads(HOST_FILE.read_bytes())
-        return str(noted["virt_type"]), str(noted.get("reason", ""))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from ..domain.xml import agent_is_connected, parse_domain, pending_values
 from ..failure import Failure
+from ..host.acceleration import doubt_kvm
 from ..host.connection import (
     error_text,
     has_error_code,
@@ -201,6 +202,8 @@ def _observe(
         if domain.uuid in systems:
             domain.facts["filesystems"] = systems[domain.uuid]
         domains.append(_complete(domain, results, measured_files))
+    if doubt := doubt_kvm(domains):
+        warnings.append(doubt)
     if "templates" not in prepared:
         warnings.append(f"cannot read the templates: {templates_path} does not respond")
     prepared = {"templates": [], **prepared}
