@@ -261,6 +261,11 @@ DISKS: list[tuple[str, dict[str, Any]]] = [
         "<shareable/><transient/></disk>",
         {"path": "/a", "encrypted": True, "shareable": True, "transient": True},
     ),
+    (
+        "<disk><source file='/a'><slices><slice type='storage' offset='0' size='9'/></slices>"
+        "</source><target dev='vda'/></disk>",
+        {"path": "/a", "sliced": True},
+    ),
     ("<disk type='new'><source/><target dev='vda'/></disk>", {"type": "new"}),
 ]
 

@@ -66,6 +66,7 @@ def test_what_is_no_image_has_no_sizes(tmp_path: Path) -> None:
         ({"path": "/a", "format": None}, Image("/a", "raw")),
         ({"path": "/a", "format": None, "type": "volume"}, Image("/a", "auto")),
         ({"path": "/a", "format": "raw", "encrypted": True}, Image("/a", "raw", True)),
+        ({"path": "/a", "format": "raw", "sliced": True}, Image("/a", "slice")),
         ({"path": None, "type": "network", "format": "raw"}, None),
     ],
 )

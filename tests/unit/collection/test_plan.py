@@ -505,6 +505,7 @@ def test_template_of_the_first_disk_cannot_change_whatever_its_name() -> None:
         ({"format": "qcow2"}, True, True, ""),
         ({"encrypted": True}, False, False, "it is encrypted; start the VM first"),
         ({"encrypted": True}, False, True, ""),
+        ({"sliced": True}, False, True, "it is a slice of /pool/sda.qcow2"),
         (
             {"path": None, "type": "network", "source": "rbd:a/b"},
             False,

@@ -168,7 +168,13 @@ def test_no_moments(text: str) -> None:
             definition(VDA.replace("type='file'", "type='network'")),
             False,
             OLD,
-            "not stored on the host",
+            "disk vda is of type network, and not stored on the host",
+        ),
+        (
+            definition(VDA.replace("device='disk'", "device='lun'")),
+            False,
+            OLD,
+            "disk vda is a SCSI device of the host (lun)",
         ),
         (definition(VDA.replace("</disk>", "<shareable/></disk>")), False, OLD, "shared with"),
         (
@@ -479,3 +485,20 @@ def test_marker_moves() -> None:
         ("b", False),
         ("c", False),
     ]
+
+
+VOLUME = VDA.replace("type='file'", "type='volume'").replace(
+    "file='/images/a-vda.qcow2'", "pool='default' volume='a-vda.qcow2'"
+)
+
+
+def test_volume_is_the_same_whose_path_only_the_host_knows() -> None:
+    assert "volume='a-vda.qcow2'" in VOLUME
+    seen = view(snapshot_xml("a", domain=definition(VOLUME)), xml=definition(VOLUME))
+    for disk in (*seen.current.config["disks"], *seen.current.live["disks"]):
+        disk["path"] = "/images/a-vda.qcow2"
+    assert plan_restore(seen, "a", force=True)
+    moved = view(
+        snapshot_xml("a", domain=definition(VOLUME)), xml=definition(VOLUME.replace("default", "b"))
+    )
+    assert "vda was then in default/a-vda.qcow2" in refusal(plan_restore, moved, "a", force=True)[1]

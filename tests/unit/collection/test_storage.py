@@ -37,6 +37,9 @@ class Volume:
         self.xml = xml
         self.sizes: list[int] = []
 
+    def XMLDesc(self, _flags: int) -> str:  # noqa: N802
+        return self.xml
+
     def resize(self, size: int, _flags: int) -> None:
         self.sizes.append(size)
 
@@ -240,6 +243,33 @@ def test_pool_whose_volumes_are_no_files_is_refused_with_its_type(
 def test_pool_of_files_is_used(kind: str, tmp_path: Path) -> None:
     pool = Pool(tmp_path, kind=kind)
     assert find_pool(Connection(pool), "fast") is pool
+
+
+@pytest.mark.parametrize(
+    ("kind", "disk", "refused"),
+    [
+        ("qcow2", {"type": "file", "format": "qcow2"}, False),
+        ("raw", {"type": "file", "format": "raw"}, False),
+        ("raw", {"type": "file", "format": None}, False),
+        ("qcow2", {"type": "volume", "format": None}, False),
+        # The guest has written the header into its raw disk.
+        ("qcow2", {"type": "file", "format": "raw"}, True),
+        ("qcow2", {"type": "file", "format": None}, True),
+        ("raw", {"type": "volume", "format": "qcow2"}, True),
+    ],
+)
+def test_disk_is_resized_only_as_what_it_is(
+    kind: str, disk: dict[str, Any], refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Volume(f"<volume><target><format type='{kind}'/></target></volume>")
+    monkeypatch.setattr(storage, "find_volume_at", lambda _conn, _path: volume)
+    disk = {"path": "/pool/a", **disk}
+    if not refused:
+        assert storage.require_volume(None, disk) is volume
+        return
+    with pytest.raises(Failure, match=f"looks like {kind}, but the VM has it as") as caught:
+        storage.require_volume(None, disk)
+    assert caught.value.code == "VALIDATION_ERROR"
 
 
 @pytest.mark.parametrize(

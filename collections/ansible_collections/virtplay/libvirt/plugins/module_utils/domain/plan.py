@@ -550,6 +550,8 @@ def _refuse_growth(current: Current, disk: Mapping[str, Any]) -> None:
             reason = f"it is on block device {path}; start the VM first"
     elif path is None:
         reason = f"it is {_kind(disk)}; grow it with the tools of its storage"
+    elif disk.get("sliced"):
+        reason = f"it is a slice of {path}"
     elif disk.get("encrypted") and not current.active:
         reason = "it is encrypted; start the VM first"
     if reason:

@@ -72,7 +72,7 @@ def prepare(
         if place is not None:
             check_reservation(find_network(conn, place[0]), place[1], mac)
     for target in () if current.active else plan.grow_disks:
-        require_volume(conn, _path_of(current, target))
+        require_volume(conn, _disk_of(current, target))
     edits = dict(plan.edits)
     if disks:
         edits["add_disks"] = [Disk(disk.target, disk.path) for disk in disks]
@@ -117,7 +117,7 @@ def run(
     if not current.active:
         for target, size in plan.grow_disks.items():
             # libvirt resizes by the pool's record of the image, which may be older than the file.
-            require_volume(conn, _path_of(current, target)).resize(size, 0)
+            require_volume(conn, _disk_of(current, target)).resize(size, 0)
         return _define_saved(dom, current, update, metadata) if current.saved else []
     return _run_live(dom, current, update, metadata)
 
@@ -223,5 +223,5 @@ def _postpone(changes: list[Change], fields: tuple[str, ...]) -> None:
             changes[position] = replace(change, applies=Applies.NEXT_BOOT)
 
 
-def _path_of(current: Current, target: str) -> str:
-    return next(str(d["path"]) for d in current.config["disks"] if d["target"] == target)
+def _disk_of(current: Current, target: str) -> dict[str, Any]:
+    return next(dict(d) for d in current.config["disks"] if d["target"] == target)

@@ -197,6 +197,8 @@ def _parse_disk(disk: Any) -> dict[str, Any]:
         parsed["transient"] = True
     if disk.find("encryption") is not None or disk.find("source/encryption") is not None:
         parsed["encrypted"] = True
+    if disk.find("source/slices") is not None:
+        parsed["sliced"] = True
     if kind == "volume" and source is not None:
         parsed.update(pool=source.get("pool"), volume=source.get("volume"))
     backing = disk.find("backingStore/source")

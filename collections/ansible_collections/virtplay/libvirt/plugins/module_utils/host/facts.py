@@ -124,8 +124,8 @@ def set_pools(pools: Iterable[dict[str, Any]], disks: Iterable[dict[str, Any]]) 
     """Set the pool of each disk: the active pool whose directory contains it; None without one."""
     names = {pool["path"]: pool["name"] for pool in pools if pool["active"] and pool["path"]}
     for disk in disks:
-        directory = os.path.dirname(disk["path"]) if disk["path"] else None
-        disk["pool"] = disk.get("pool") or names.get(directory)
+        path = os.path.normpath(disk["path"]) if disk["path"] else ""
+        disk["pool"] = disk.get("pool") or names.get(os.path.dirname(path))
 
 
 def list_networks(connection: Any, warnings: list[str]) -> list[Any]:

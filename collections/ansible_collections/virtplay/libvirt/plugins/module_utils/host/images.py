@@ -55,6 +55,9 @@ def image_of(disk: Mapping[str, Any]) -> Image | None:
     # Without a format libvirt takes that of the volume, which the pool has read from its header.
     # All other disks without one are raw.
     default = "auto" if disk.get("type") == "volume" else "raw"
+    if disk.get("sliced"):
+        # The disk is a part of the image, whose size is not that of the disk.
+        return Image(disk["path"], "slice")
     return Image(disk["path"], disk.get("format") or default, bool(disk.get("encrypted")))
 
 

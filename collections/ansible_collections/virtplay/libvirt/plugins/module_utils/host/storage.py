@@ -226,13 +226,27 @@ def create_seed(conn: Any, pool: Any, name: str, content: bytes) -> Any:
     return volume
 
 
-def require_volume(conn: Any, path: str) -> Any:
-    """Return the virStorageVol of an image that no QEMU has open; raises Failure without one."""
+def require_volume(conn: Any, disk: dict[str, Any]) -> Any:
+    """Return the virStorageVol of a disk that no QEMU has open; raises Failure without one.
+
+    Its format must be that of the disk: libvirt resizes what the header shows, and in a raw disk
+    the guest may have written the header of a qcow2.
+    """
+    path = disk["path"]
     volume = find_volume_at(conn, path)
     if volume is None:
         raise Failure(
             f"cannot resize {path}: no storage pool of the host contains it; start the VM first, "
             "as QEMU can resize it",
+            "VALIDATION_ERROR",
+        )
+    kind = etree.fromstring(volume.XMLDesc(0)).find("target/format")
+    found = kind.get("type") if kind is not None else None
+    wanted = disk.get("format") or ("raw" if disk.get("type") != "volume" else found)
+    if found != wanted:
+        raise Failure(
+            f"cannot resize {path}: its content looks like {found}, but the VM has it as {wanted}; "
+            "start the VM first, as QEMU can resize it",
             "VALIDATION_ERROR",
         )
     return volume
@@ -246,7 +260,7 @@ def find_volume_at(conn: Any, path: str) -> Any | None:
     volume = volume_of(conn, path)
     if volume is not None:
         return volume
-    pool = find_pool_at(conn, os.path.dirname(path))
+    pool = find_pool_at(conn, os.path.dirname(os.path.normpath(path)))
     if pool is None:
         return None
     try:

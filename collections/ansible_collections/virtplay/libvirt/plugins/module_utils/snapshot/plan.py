@@ -180,7 +180,9 @@ def _domain_obstacles(view: SnapshotView) -> list[str]:
     reasons += [
         f"disk {target} is not a readable qcow2 that supports snapshots"
         for target in split_disks(xml)[0]
-        if target in view.images and view.images[target] is None
+        if target in view.images
+        and view.images[target] is None
+        and not any(reason.startswith(f"disk {target} ") for reason in reasons)
     ]
     if not current.persistent:
         reasons.append("it is transient, and libvirt keeps nothing of it once it has stopped")
@@ -457,6 +459,11 @@ def _definition_changes(
     return changes
 
 
+def _place(disk: Mapping[str, Any]) -> str | None:
+    # A definition names a volume by its pool; only the host knows its path.
+    return disk.get("source") or disk["path"]
+
+
 def _cable(nic: Mapping[str, Any]) -> str:
     return f"{nic['type']} {nic['source']} {nic['model']}"
 
@@ -475,14 +482,14 @@ def _restore_obstacles(
         if target not in view.images:
             reasons.append(f"disk {target} was detached since")
     if then is not None:
-        paths_then = {disk["target"]: disk["path"] for disk in then["disks"]}
+        places_then = {disk["target"]: _place(disk) for disk in then["disks"]}
         for now in (view.current.config, view.current.live):
             for disk in now["disks"]:
                 target = disk["target"]
-                if target not in paths_then:
+                if target not in places_then:
                     reasons.append(f"disk {target} was added since, and would be detached")
-                elif paths_then[target] != disk["path"]:
-                    reasons.append(f"disk {target} was then in {paths_then[target]}")
+                elif places_then[target] != _place(disk):
+                    reasons.append(f"disk {target} was then in {places_then[target]}")
     reasons += [f"file {path} does not exist any more" for path in view.missing]
     return list(dict.fromkeys([*reasons, *_mistaken(view, name)]))
 
