@@ -30,16 +30,24 @@ DOMAIN = """<domain type='qemu'><name>{name}</name><uuid>{name}</uuid>
 
 # Boot sectors: mov dx, 0x505; mov al, 1; out dx, al (the guest has panicked); hlt; jmp.
 PANIC = "ba0505 b001 ee f4 ebfd"
+# xor ax, ax; mov ds, ax; then for ever int 0x13 (write), at sectors that rise by 128: the packet
+# (one sector, from 0x7c00, to sector 128) is at 0x20.
+WRITE = (
+    "31c0 8ed8 b443 b000 b280 be207c cd13 8106287c8000 ebed 000000000000000000"
+    "1000 0100 007c 0000 8000 0000 0000 0000"
+)
 
 
 class Domain:
     """A domain of virsh, whose guest is the BIOS alone."""
 
-    def __init__(self, host: Host, *, defined: bool = True, boot: str = "") -> None:
+    def __init__(
+        self, host: Host, *, defined: bool = True, boot: str = "", folder: str = IMAGES
+    ) -> None:
         self.host, self.uuid = host, str(uuid.uuid4())
-        self.image = f"{IMAGES}/{self.uuid}.qcow2"
+        self.image = f"{folder}/{self.uuid}.qcow2"
         self.xml = DOMAIN.format(name=self.uuid, image=self.image)
-        raw = f"{self.image}.raw"
+        raw = f"{IMAGES}/{self.uuid}.raw"
         sector = bytes.fromhex(boot).ljust(510, b"\0").hex() + "55aa" if boot else ""
         host.run("sh", "-c", f"xxd -r -p > {raw}; truncate -s 10M {raw}", stdin=sector)
         host.run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, self.image)
@@ -254,3 +262,25 @@ def test_somebody_elses_block_copy_is_waited_for(domain: Domain) -> None:
         assert domain.act(state="stopped", force=True)["domain"]["state"] == "stopped"
     finally:
         domain.host.run("rm", "-f", copy)
+
+
+def test_resume_after_an_io_error_holds_only_with_room(small_host: Host) -> None:
+    folder = "/srv/full"
+    small_host.run("mkdir", folder)
+    small_host.run("mount", "-t", "tmpfs", "-o", "size=1M", "full", folder)
+    domain = Domain(small_host, boot=WRITE, folder=folder)
+    try:
+        domain.virsh("start")
+        wait_for("the full disk", lambda: domain.state() == "paused (I/O error)", 30)
+        (seen,) = run_module(small_host, "host_info")["host_info"]["domains"]
+        assert (seen["state"], seen["state_reason"]) == ("paused", "io_error")
+        assert seen["disk_errors"] == {"vda": "no space"}
+        refused = domain.act(state="resumed")
+        assert refused["code"] == "GUEST_NOT_RUNNING"
+        assert "(vda: no space); make room" in refused["msg"]
+        small_host.run("mount", "-o", "remount,size=64M", folder)
+        resumed = domain.act(state="resumed")["domain"]
+        assert (resumed["state"], resumed["state_reason"]) == ("running", "unpaused")
+    finally:
+        domain.remove()
+        small_host.run("umount", folder)

@@ -6,12 +6,20 @@ import threading
 
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain import power
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import Step
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import (
+    Current,
+    Step,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.power import (
     call_within,
     run_steps,
+    seconds_to_watch,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.states import (
+    DomainReason,
+    DomainState,
+)
 
 from tests.unit.collection.fake_libvirt import NO_DOMAIN, OTHER, fake, libvirtError
 
@@ -26,6 +34,7 @@ class Domain:
     ) -> None:
         self.done: list[str] = []
         self.presses, self.ends, self.destroy_fails = presses, ends, destroy_fails
+        self.later: list[tuple[int, int]] = []
 
     def create(self) -> None:
         self.done.append("create")
@@ -53,7 +62,15 @@ class Domain:
     def shutdownFlags(self, _flags: int) -> None:  # noqa: N802
         self.done.append("press")
 
+    def hasManagedSaveImage(self, _flags: int = 0) -> bool:  # noqa: N802
+        return False
+
+    def diskErrors(self) -> dict[str, int]:  # noqa: N802
+        return {"vda": 2}
+
     def state(self) -> tuple[int, int]:
+        if self.later:
+            return self.later.pop(0)
         return (self.ends if self.done.count("press") >= self.presses else RUNNING, 0)
 
 
@@ -135,3 +152,55 @@ def test_result_and_error_of_a_call_come_back() -> None:
     assert call_within(60, lambda: 7, "cannot") == 7
     with pytest.raises(libvirtError):
         call_within(60, Domain(destroy_fails=libvirtError()).destroy, "cannot")
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        # State and reason: running, then paused (unknown, I/O error), crashed, stopped (crashed).
+        ([(1, 1), (3, 0)], "for an error of its own, such as one of KVM"),
+        ([(1, 1), (1, 1), (3, 5)], "after an I/O error of a disk (vda: no space); make room"),
+        ([(3, 10)], "QEMU has paused its guest (crashed)"),
+        ([(1, 1), (6, 1)], "has crashed"),
+        ([(1, 1), (5, 3)], "has crashed"),
+        # What a person does meanwhile, and what the guest does itself, is no failure.
+        ([(1, 1), (3, 1)], None),
+        ([(1, 1), (5, 1)], None),
+    ],
+)
+def test_start_has_succeeded_when_the_guest_still_runs(
+    states: list[tuple[int, int]], said: str | None
+) -> None:
+    domain = Domain()
+    domain.later = states
+    if said is None:
+        run_steps(domain, [Step.START], label="vm-001", timeout=60, watch=60)
+        return
+    with pytest.raises(Failure) as caught:
+        run_steps(domain, [Step.START], label="vm-001", timeout=60, watch=60)
+    assert caught.value.code == "GUEST_NOT_RUNNING"
+    assert said in caught.value.message
+
+
+def test_guest_that_runs_is_watched_for_a_moment() -> None:
+    run_steps(Domain(), [Step.RESUME], label="vm-001", timeout=60, watch=0.05)
+
+
+@pytest.mark.parametrize(
+    ("virt_type", "reason", "steps", "watched"),
+    [
+        ("kvm", DomainReason.SHUTDOWN, [Step.START], True),
+        ("qemu", DomainReason.SHUTDOWN, [Step.START], False),
+        ("kvm", DomainReason.BOOTED, [Step.SHUT_DOWN], False),
+        ("kvm", DomainReason.BOOTED, [Step.SUSPEND], False),
+        ("kvm", DomainReason.USER, [Step.RESUME], False),
+        ("qemu", DomainReason.IO_ERROR, [Step.RESUME], True),
+        ("kvm", DomainReason.UNKNOWN, [Step.RESUME], True),
+    ],
+)
+def test_only_what_may_break_is_watched(
+    virt_type: str, reason: DomainReason, steps: list[Step], watched: bool
+) -> None:
+    config = {"name": "vm-001", "virt_type": virt_type}
+    current = Current(DomainState.PAUSED, {}, True, config, config, reason=reason)
+    assert bool(seconds_to_watch(current, steps)) is watched

@@ -166,6 +166,8 @@ host_info:
           returns. Domains that Virtplay did not create have no O(ignore:metadata).
         - C(pool) of a disk is the active storage pool whose directory contains it.
         - O(ignore:stats) of a stopped domain contains only the sizes of its disks.
+        - O(ignore:disk_errors) has the disks whose errors made QEMU pause the guest, as target and
+          error, if there are any.
         - O(ignore:stuck) is true if the QEMU process did not respond. O(ignore:unreadable) is the
           reason why the definition of a domain that Virtplay did not create could not be read.
         - O(ignore:interfaces) lists cards of all of libvirt's types. O(ignore:source) is a network,

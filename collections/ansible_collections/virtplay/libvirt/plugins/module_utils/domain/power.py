@@ -11,9 +11,15 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from ..failure import Failure
-from ..host.connection import domain_state, has_error_code, libvirt
-from ..states import DomainState
-from .plan import Step
+from ..host.connection import (
+    domain_state,
+    has_error_code,
+    libvirt,
+    read_disk_errors,
+    read_state,
+)
+from ..states import ERROR_REASONS, DomainReason, DomainState
+from .plan import Current, Step
 
 T = TypeVar("T")
 
@@ -21,13 +27,21 @@ T = TypeVar("T")
 PRESS_SECONDS = 5.0
 # How long QEMU itself (not the guest) may take to respond before it counts as stuck.
 MONITOR_SECONDS = 30.0
+# How long a guest must run that was started under KVM, or that QEMU had paused for an error.
+WATCH_SECONDS = 2.0
+# How long QEMU may take to name the disks that have failed.
+_ERRORS_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 
 
-def run_steps(dom: Any, steps: Sequence[Step], *, label: str, timeout: float) -> None:
+def run_steps(
+    dom: Any, steps: Sequence[Step], *, label: str, timeout: float, watch: float = 0.0
+) -> None:
     """Run the steps in order; a graceful shutdown has timeout seconds.
 
-    Raises Failure (GUEST_NOT_RESPONDING); the domain is then running or paused as before.
+    The guest must then run for watch seconds without being paused by QEMU.
+    Raises Failure: GUEST_NOT_RESPONDING, and the domain is running or paused as before;
+    GUEST_NOT_RUNNING, and it is as QEMU has left it.
     """
     for number, step in enumerate(steps):
         if step is Step.START:
@@ -51,6 +65,63 @@ def run_steps(dom: Any, steps: Sequence[Step], *, label: str, timeout: float) ->
                 if number and steps[number - 1] is Step.RESUME:
                     call_within(MONITOR_SECONDS, dom.suspend, f"cannot pause {label} again")
                 raise
+    if watch and steps:
+        _watch(dom, label, watch)
+
+
+def seconds_to_watch(current: Current, steps: Sequence[Step]) -> float:
+    """Return how long a guest must run until its steps count as done: the watch of run_steps.
+
+    A start is watched under KVM, which may be there and fail in the first boot loader. The resume
+    of a guest that QEMU has paused is watched, as the same error may pause it again at once.
+    """
+    start = Step.START in steps and current.config["virt_type"] == "kvm"
+    resume = Step.RESUME in steps and current.reason in ERROR_REASONS
+    return WATCH_SECONDS if start or resume else 0.0
+
+
+def _watch(dom: Any, label: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            state, reason, _saved = read_state(dom)
+        except libvirt.libvirtError as error:
+            if not has_error_code(error, "VIR_ERR_NO_DOMAIN"):
+                raise
+            state, reason = DomainState.STOPPED, DomainReason.UNKNOWN
+        paused = state == DomainState.PAUSED and reason in ERROR_REASONS
+        ended = state == DomainState.STOPPED and reason in (
+            DomainReason.CRASHED,
+            DomainReason.FAILED,
+        )
+        if paused or ended or state == DomainState.CRASHED:
+            raise Failure(
+                f"cannot keep {label} running: {_fault(dom, state, reason)}", "GUEST_NOT_RUNNING"
+            )
+        left = deadline - time.monotonic()
+        if state != DomainState.RUNNING or left <= 0:
+            return  # what somebody has paused or stopped meanwhile is no failure
+        time.sleep(min(_POLL_SECONDS, left))
+
+
+def _fault(dom: Any, state: DomainState, reason: DomainReason) -> str:
+    if state != DomainState.PAUSED:
+        return "its guest or its QEMU has crashed; see its console and its log on the host"
+    if reason == DomainReason.IO_ERROR:
+        disks: dict[str, str] = {}
+        with suppress(libvirt.libvirtError, Failure):
+            disks = call_within(_ERRORS_SECONDS, lambda: read_disk_errors(dom), "cannot ask QEMU")
+        named = ", ".join(f"{target}: {error}" for target, error in sorted(disks.items()))
+        return (
+            f"QEMU has paused its guest after an I/O error of a disk ({named or 'unknown'}); make "
+            "room on its storage or repair it, then resume it"
+        )
+    if reason == DomainReason.UNKNOWN:
+        return (
+            "QEMU has paused its guest for an error of its own, such as one of KVM; see its log in "
+            "/var/log/libvirt/qemu on the host"
+        )
+    return f"QEMU has paused its guest ({reason})"
 
 
 def call_within(seconds: float, call: Callable[[], T], failure: str) -> T:

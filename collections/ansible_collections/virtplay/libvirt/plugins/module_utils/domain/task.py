@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -31,7 +32,7 @@ from .plan import (
     plan_power,
     plan_update,
 )
-from .power import run_steps
+from .power import WATCH_SECONDS, run_steps, seconds_to_watch
 from .view import describe, view_domain
 from .xml import NAMESPACE, normalize, parse_domain
 
@@ -186,10 +187,19 @@ class DomainTask:
         if self.check_mode:
             return self._result(planned, changes, after_xml=creation.xml, contents=contents)
         steps = [Step.START] if starts else []
-        start = partial(run_steps, steps=steps, label=self.label, timeout=self.params["timeout"])
-        dom = create.run(self.conn, creation, self.fence, start)
+        watch = WATCH_SECONDS if starts and planned["virt_type"] == "kvm" else 0.0
+        dom = create.run(self.conn, creation, self.fence, partial(self._start_new, steps, watch))
         created = describe(view_domain(self.conn, dom))
         return self._result(created, changes, after_xml=creation.xml, contents=contents)
+
+    def _start_new(self, steps: Sequence[Step], watch: float, dom: Any) -> None:
+        try:
+            run_steps(dom, steps, label=self.label, timeout=self.params["timeout"], watch=watch)
+        except Failure:
+            # Only a stopped domain is undone, and the guest of this one has done nothing yet.
+            with suppress(libvirt.libvirtError):
+                dom.destroy()
+            raise
 
     # --- a domain that is there ---
 
@@ -222,7 +232,8 @@ class DomainTask:
                 self.warn(reason)
             changes[: len(prepared.plan.changes)] = prepared.plan.changes
         if steps:
-            run_steps(dom, steps, label=self.label, timeout=self.params["timeout"])
+            watch = seconds_to_watch(current, steps)
+            run_steps(dom, steps, label=self.label, timeout=self.params["timeout"], watch=watch)
             if not prepared:
                 note_job(dom, current, self.bookkeeping)
         self.fence.note_complete()

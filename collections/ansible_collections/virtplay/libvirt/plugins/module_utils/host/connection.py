@@ -153,6 +153,12 @@ def saved_xml(dom: Any) -> str | None:
         return None
 
 
+def read_disk_errors(dom: Any) -> dict[str, str]:
+    """Return the I/O errors for which QEMU has paused a virDomain: target → words; asks QEMU."""
+    words = {1: "I/O error", 2: "no space"}
+    return {target: words.get(code, "I/O error") for target, code in dom.diskErrors().items()}
+
+
 def lookup_domain(conn: Any, uuid: str | None = None, name: str | None = None) -> Any | None:
     """Return a virDomain by UUID, otherwise by name; None if neither exists."""
     for lookup, key in ((conn.lookupByUUIDString, uuid), (conn.lookupByName, name)):

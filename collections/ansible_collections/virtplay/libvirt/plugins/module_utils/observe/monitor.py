@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..host.connection import libvirt
+from ..host.connection import libvirt, read_disk_errors
 from ..host.qemu_process import seems_stopped
 from .statistics import has_monitor_values
 
@@ -172,6 +172,24 @@ class _Worker:
             pass
         finally:
             self.done.set()
+
+
+def query_disk_errors(
+    connect: Callable[[], Any], domains: dict[str, Any]
+) -> dict[str, dict[str, str]]:
+    """Return the errors for which QEMU has paused these domains: UUID → target → words.
+
+    Waits for ever for a QEMU that does not respond.
+    """
+    responsive = domains.keys() - occupied_domains(domains)
+    if not responsive:
+        return {}
+    connection = connect()
+    found = {}
+    for uuid in sorted(responsive):
+        with contextlib.suppress(libvirt.libvirtError):
+            found[uuid] = read_disk_errors(connection.lookupByUUIDString(uuid))
+    return found
 
 
 def occupied_domains(domains: dict[str, Any]) -> set[str]:

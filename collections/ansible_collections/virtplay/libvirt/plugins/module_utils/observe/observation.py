@@ -49,7 +49,7 @@ from ..host.storage import resolve_volumes
 from ..lock.fence import Fence
 from ..snapshot.list import fill_sizes, list_snapshots
 from ..snapshot.qcow2 import Qcow2Image, read_image
-from ..states import DomainState
+from ..states import DomainReason, DomainState
 from .addresses import (
     Address,
     Place,
@@ -59,7 +59,13 @@ from .addresses import (
     read_neighbours,
 )
 from .agents import AgentQueries
-from .monitor import MonitorResults, occupied_domains, query_monitors
+from .monitor import (
+    STUCK_AFTER,
+    MonitorResults,
+    occupied_domains,
+    query_disk_errors,
+    query_monitors,
+)
 from .statistics import balloon_period, has_monitor_values, read_statistics
 
 Key = TypeVar("Key")
@@ -159,6 +165,12 @@ def _observe(
         deadline,
     )
     storage = _Background(lambda: _read_storage(connect(), found))
+    paused = {
+        domain.uuid: domain.handle
+        for domain in found
+        if domain.facts["state_reason"] == DomainReason.IO_ERROR
+    }
+    errors = _Background(lambda: query_disk_errors(connect, paused))
     results = query_monitors(
         connect,
         {domain.uuid: domain.handle for domain in found if domain.active},
@@ -189,6 +201,8 @@ def _observe(
     prepared = templates.collect(patience)
     measured_files = files.collect(patience)
     read = images.collect(patience)
+    # A QEMU that does not respond to this must not delay the others' entries.
+    disk_errors = errors.collect(time.monotonic() + STUCK_AFTER)
     domains = []
     for domain in found:
         domain.facts["addresses"] = choose_addresses(
@@ -199,6 +213,8 @@ def _observe(
             neighbours=neighbours,
         )
         fill_sizes(domain.facts["snapshots"], (read.get(path) for path in domain.qcow2_paths()))
+        if domain.uuid in disk_errors:
+            domain.facts["disk_errors"] = disk_errors[domain.uuid]
         if domain.uuid in systems:
             domain.facts["filesystems"] = systems[domain.uuid]
         domains.append(_complete(domain, results, measured_files))
