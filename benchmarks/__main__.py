@@ -7,7 +7,7 @@ from which the tables of docs/performance.md are written.
 import argparse
 import json
 
-from benchmarks import actions, console, history, observation, scrape, vms
+from benchmarks import actions, console, history, observation, odd, scrape, vms
 from benchmarks.tables import keep, write_tables
 
 BENCHES = {
@@ -17,6 +17,7 @@ BENCHES = {
     "scrape": scrape.bench,
     "history": history.bench,
     "observation": observation.bench,
+    "odd": odd.bench,
 }
 
 
