@@ -36,7 +36,7 @@ PAIRS = (
      "`/healthz` while idle, p99", "healthz_p99_idle_s"),
     ("observation of a host", "CPU of a host with 40 VMs for one observation", "observation_cpu_s",
      "one `virsh domstats`", "domstats_cpu_s"),
-    ("observation of odd domains", "CPU of a host with 200 VMs, 150 of them odd, to observe it once",
+    ("observation of odd domains", "CPU to observe a host with 200 VMs once, 150 of them odd",
      "odd_cpu_s", "with 200 plain ones", "plain_cpu_s"),
     ("observation with dead storage", "one observation with a VM whose storage does not respond",
      "dead_s", "without it", "healthy_s"),
