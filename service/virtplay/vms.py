@@ -135,6 +135,7 @@ class Vms:
             vm = await store.find_vm(ref, lock=True)
             await refuse_if_busy(vm)
             await refuse_unreachable(vm)
+            refuse_running_elsewhere(vm, "delete")
             if vm.power in ACTIVE_STATES and not force:
                 raise errors.VmAlreadyRunning(
                     f"cannot delete VM {ref}: it is {vm.power}; stop it first, or use force=true"
@@ -183,6 +184,7 @@ class Vms:
                 return Accepted(vm, job)
             await refuse_if_busy(vm)
             await refuse_unusable(vm)
+            refuse_running_elsewhere(vm, "start")
             if vm.power in ACTIVE_STATES:
                 reason = (vm.error or {}).get("message") or f"it is {vm.power}"
                 raise errors.VmAlreadyRunning(f"cannot start VM {ref}: {reason}")
@@ -327,6 +329,16 @@ async def refuse_unusable(vm: Vm) -> None:
         raise errors.ValidationFailed(
             f"cannot change VM {vm.ref}: its creation failed ({reason}); delete it"
         )
+
+
+def refuse_running_elsewhere(vm: Vm, verb: str) -> None:
+    """Raise VmAlreadyRunning if the VM also runs on another host, perhaps on the same disks."""
+    for host, state in (vm.elsewhere or {}).items():
+        if state in ACTIVE_STATES:
+            raise errors.VmAlreadyRunning(
+                f"cannot {verb} VM {vm.ref}: it is defined on {vm.host} and on {host}, and is"
+                f" {state} on {host}; stop it there first (virsh)"
+            )
 
 
 async def _refuse_used_mac(host: str, mac: str | None) -> None:

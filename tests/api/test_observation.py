@@ -359,6 +359,50 @@ async def test_a_vm_that_moved_to_another_host_is_followed(service: Service) -> 
     assert (await service.get("/vms/vm-001"))["host"] == "kvm2"
 
 
+async def test_of_two_hosts_that_define_a_vm_the_one_where_it_runs_has_it(
+    service: Service,
+) -> None:
+    """As after virsh migrate --persistent without --undefinesource."""
+    vm = await put_vm(RUNNING)
+    stopped = own_domain(vm, state="stopped", state_reason="migrated")
+    arriving = own_domain(vm, state="paused", state_reason="migration")
+    running = own_domain(vm, state="running", state_reason="migrated")
+
+    async def seen() -> tuple[str, str]:
+        shown = await service.get("/vms/vm-001")
+        return shown["host"], shown["status"]
+
+    await service.see("kvm2", domains=[arriving])
+    assert await seen() == ("kvm1", "running")
+    for _ in range(2):
+        await service.see("kvm2", domains=[running])
+        assert await seen() == ("kvm2", "running")
+        await service.see("kvm1", domains=[stopped])
+        assert await seen() == ("kvm2", "running")
+    error = (await service.get("/vms/vm-001"))["error"]
+    assert error["code"] == "DEFINED_TWICE"
+    assert "kvm1 (stopped), kvm2 (running)" in error["message"]
+    warnings = [line for line in service.logs if "is defined on several hosts" in line]
+    assert len(warnings) == 1
+
+    # Stopped on both it stays where it is, and is started there; running on both it is not touched.
+    await service.see("kvm2", domains=[own_domain(vm, state="stopped")])
+    await service.see("kvm1", domains=[stopped])
+    assert await seen() == ("kvm2", "stopped")
+    await Vm.all().update(elsewhere={"kvm1": "running"})
+    for method, path in (("POST", "/start"), ("DELETE", "?force=true")):
+        refused = await service.client.request(method, f"/api/v1/vms/vm-001{path}")
+        assert refused.json()["error"]["code"] == "VM_ALREADY_RUNNING"
+        assert "is defined on kvm2 and on kvm1, and is running on kvm1" in refused.text
+    await service.see("kvm1", domains=[running])
+    assert await seen() == ("kvm1", "running")
+
+    await service.see("kvm2")
+    assert (await service.get("/vms/vm-001"))["error"] is None
+    await service.see("kvm1", domains=[running])
+    assert (await service.get("/vms/vm-001"))["error"] is None
+
+
 async def test_hostile_texts_of_foreign_domains_are_only_texts(service: Service) -> None:
     titles = ["{{ lookup('pipe','id') }}", "</name><devices>", "x" * 5000, "a\nb\x1b[31m\u202e", ""]
     metadata = {"id": "x" * 999, "os": "o" * 999, "template": "t" * 999, "labels": {"k" * 99: "v"}}

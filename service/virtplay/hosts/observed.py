@@ -2,16 +2,21 @@
 
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from virtplay.states import HostStatus
+from virtplay.states import ACTIVE_STATES, DomainState, HostStatus
 from virtplay.store import jobs as job_store
 from virtplay.store import snapshots as snapshot_store
 from virtplay.store import vms as store
 from virtplay.store.database import transaction
-from virtplay.store.domains import columns_of, error_of, follow_domain
+from virtplay.store.domains import (
+    columns_of,
+    error_of,
+    follow_domain,
+    leave_elsewhere,
+)
 from virtplay.store.models import Host, Vm
 
 log = logging.getLogger("virtplay.hosts.observed")
@@ -19,6 +24,8 @@ log = logging.getLogger("virtplay.hosts.observed")
 MISSES_UNTIL_GONE = 2
 """Successive observations without a VM after which it counts as deleted on its host."""
 IN_JOB = -1
+ARRIVED = "migrated"
+"""The reason of a running domain that has just come from another host."""
 GENERATION_MAX = 2**30
 """The database holds twice as much, and jobs add to it."""
 
@@ -71,7 +78,6 @@ async def save_observation(
     since the observation may be older than the job's change.
     """
     now = datetime.now(UTC)
-    missed = False
     async with transaction():
         host = await store.find_host(name)
         facts = {key: value for key, value in info.items() if key != "domains"}
@@ -82,6 +88,7 @@ async def save_observation(
         known = {vm.uuid: vm for vm in await store.vms_reported_or_expected(name, info["domains"])}
         busy = await job_store.busy_vms(vm.id for vm in known.values())
         snapshots = await snapshot_store.snapshots_of(vm.id for vm in known.values())
+        inventory = {each.name for each in await store.list_hosts()}
         reported: list[int] = []
         for domain in sorted(info["domains"], key=_is_stranger):
             identity = uuid.UUID(domain["uuid"])
@@ -97,23 +104,65 @@ async def save_observation(
                 ):
                     await adopt(host, identity, domain, now)
             elif vm.id not in busy and before.get(identity) == vm.generation:
+                if not belongs(vm, name, domain, inventory):
+                    there = None if _is_arriving(domain) else domain.get("state")
+                    if await leave_elsewhere(vm, name, there) and vm.elsewhere:
+                        log.warning("%s", (vm.error or {}).get("message"))
+                    continue
                 # A database from a backup is behind: the host would refuse its jobs.
-                generation = max(vm.generation, _generation(domain))
+                values: dict[str, Any] = {
+                    "generation": max(vm.generation, _generation(domain)),
+                    "elsewhere": _elsewhere(vm, name, inventory),
+                }
                 rows = snapshots.get(vm.id, ())
-                await follow_domain(vm, domain, rows, host=name, generation=generation)
+                await follow_domain(vm, domain, rows, host=name, **values)
                 reported.append(vm.id)
         if reported:
             await store.mark_observed(reported, now)
-        for vm in known.values():
-            if (
-                vm.host == name
-                and vm.provisioned
-                and vm.id not in busy
-                and before.get(vm.uuid) == vm.generation
-            ):
-                await count_miss(vm)
-                missed = True
+        return await _miss(name, known.values(), busy, before)
+
+
+async def _miss(name: str, vms: Iterable[Vm], busy: set[int], before: Generations) -> bool:
+    """Count that a host does not report these VMs; return whether one of them is its own."""
+    missed = False
+    for vm in vms:
+        if vm.host != name and name in (vm.elsewhere or {}):
+            await leave_elsewhere(vm, name, None)
+        if (
+            vm.host == name
+            and vm.provisioned
+            and vm.id not in busy
+            and before.get(vm.uuid) == vm.generation
+        ):
+            await count_miss(vm)
+            missed = True
     return missed
+
+
+def belongs(vm: Vm, host: str, domain: Mapping[str, Any], inventory: set[str]) -> bool:
+    """Return whether a VM that `host` reports is that host's, if another one may define it too.
+
+    The host where it runs wins, and keeps it until it is not defined there any more.
+    """
+    if vm.host in (None, host) or vm.host not in inventory or vm.missed:
+        return True
+    if domain.get("state") not in ACTIVE_STATES or _is_arriving(domain):
+        return False
+    has_arrived = domain.get("state_reason") == ARRIVED != vm.state_reason
+    return vm.power not in ACTIVE_STATES or has_arrived
+
+
+def _is_arriving(domain: Mapping[str, Any]) -> bool:
+    reasons = ("migration", "postcopy", "starting_up")
+    return domain.get("state") == DomainState.PAUSED and domain.get("state_reason") in reasons
+
+
+def _elsewhere(vm: Vm, host: str, inventory: set[str]) -> dict[str, str] | None:
+    """Return the hosts that define a VM besides `host`, to which it belongs now."""
+    others = {**(vm.elsewhere or {})}
+    if vm.host is not None and not vm.missed and vm.power not in ACTIVE_STATES:
+        others[vm.host] = vm.power
+    return {name: state for name, state in others.items() if name in inventory - {host}} or None
 
 
 async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now: datetime) -> None:
@@ -150,6 +199,13 @@ async def count_miss(vm: Vm) -> None:
     """Count that its host does not report a VM; the second time in a row, delete the VM."""
     await store.mark_missed(vm)
     if vm.missed < MISSES_UNTIL_GONE:
+        return
+    if vm.elsewhere:
+        states: dict[str, str] = vm.elsewhere
+        host = max(states, key=lambda name: states[name] in ACTIVE_STATES)
+        others = {name: state for name, state in states.items() if name != host} or None
+        domain = {"state": states[host]}
+        await follow_domain(vm, domain, host=host, missed=0, elsewhere=others)
         return
     log.warning("VM %s is gone: it was deleted on host %s", vm.ref, vm.host)
     await job_store.write_audit(actor="observation", action="vm_gone", vm_ref=vm.ref)

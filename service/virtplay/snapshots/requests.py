@@ -15,7 +15,7 @@ from virtplay.store.database import transaction
 from virtplay.store.models import Job, Snapshot, Vm
 from virtplay.store.vms import find_vm
 from virtplay.times import time_text
-from virtplay.vms import refuse_unusable
+from virtplay.vms import refuse_running_elsewhere, refuse_unusable
 
 GUARD_TITLE = "before restoring {}"
 TITLE_MAX = 64
@@ -89,6 +89,7 @@ class Snapshots:
         async with transaction():
             vm, snapshot = await self._idle_with(ref, snapshot_ref)
             _refuse_failed(snapshot)
+            refuse_running_elsewhere(vm, "restore")
             if vm.power in ACTIVE_STATES and not force:
                 raise errors.VmAlreadyRunning(
                     f"cannot restore VM {ref} to {snapshot_ref}: it is {vm.power}; stop it first,"

@@ -74,6 +74,37 @@ def error_of(ref: str | None, domain: Mapping[str, Any]) -> dict[str, Any] | Non
     }
 
 
+def twice_defined(vm: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the error of a VM, given by its columns, that several hosts define, or None."""
+    if not vm.get("elsewhere"):
+        return None
+    states = ", ".join(
+        f"{host} ({state})"
+        for host, state in sorted({**vm["elsewhere"], vm["host"]: vm["power"]}.items())
+    )
+    return {
+        "code": "DEFINED_TWICE",
+        "message": f"VM {vm['ref']} is defined on several hosts: {states}; undefine it where it"
+        " does not belong (virsh undefine, without its disks)",
+        "jobId": None,
+    }
+
+
+async def leave_elsewhere(vm: Vm, host: str, state: str | None) -> bool:
+    """Note the state of a VM on a host that is not its own, None if it is not defined there.
+
+    Return False if that was known.
+    """
+    elsewhere = {**(vm.elsewhere or {}), host: state}
+    present = {name: known for name, known in elsewhere.items() if known is not None} or None
+    values = {"elsewhere": present}
+    error = twice_defined({**vars(vm), **values})
+    if error or (vm.error or {}).get("code") == "DEFINED_TWICE":
+        # The error of its own host, if any, comes back with the next observation of that.
+        values["error"] = error
+    return await save_vm(vm, **values)
+
+
 async def follow_domain(
     vm: Vm,
     domain: Mapping[str, Any],
@@ -92,7 +123,7 @@ async def follow_domain(
     requested = network or vm.network
     if requested.get("ip") and requested.get("mac") == observed.get("network", {}).get("mac"):
         observed["network"]["ip"] = requested["ip"]
-    error = error_of(vm.ref, domain)
+    error = error_of(vm.ref, domain) or twice_defined({**vars(vm), **observed, **values})
     if "pool_size" not in observed and observed.get("disk", vm.disk) != vm.disk:
         # Until the next observation the whole disk counts.
         observed["pool_size"] = None

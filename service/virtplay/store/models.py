@@ -49,6 +49,8 @@ class Vm(Model):
     """The domain's state in the last observation; empty before the first one."""
     state_reason = fields.CharField(max_length=32, null=True)
     """Why the domain is in that state, in libvirt's words; None before it was observed."""
+    elsewhere: Any = fields.JSONField(null=True)
+    """Other host that defines a domain of this UUID → its state there; None without one."""
     provisioned = fields.BooleanField(default=False)
     """Whether the domain exists; a creation that failed holds no capacity."""
     error: Any = fields.JSONField(null=True)

@@ -216,10 +216,12 @@ async def page_vms(
 async def vms_reported_or_expected(host: str, domains: Iterable[Mapping[str, Any]]) -> list[Vm]:
     """Return the VMs of the reported domains, by UUID, and those that the rows place on `host`.
 
-    Their rows are locked, so that no concurrent request loses what it has written.
+    VMs that several hosts define are among them. Their rows are locked, so that no concurrent
+    request loses what it has written.
     """
     identities = [uuid.UUID(domain["uuid"]) for domain in domains]
-    rows = Vm.filter(Q(host=host) | Q(uuid__in=identities)) if identities else Vm.filter(host=host)
+    found = Q(host=host) | Q(elsewhere__isnull=False)
+    rows = Vm.filter(found | Q(uuid__in=identities) if identities else found)
     return await rows.order_by("id").select_for_update()
 
 
