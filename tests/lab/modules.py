@@ -21,6 +21,12 @@ def run_module(host: Host, module: str, **arguments: Any) -> dict[str, Any]:
     return result
 
 
+def run_each(host: Host, module: str, arguments: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Run a module once per dictionary of arguments, and return the results; some may be failed."""
+    results = _run(host, module, [(each, 0) for each in arguments])
+    return [result for result in results if result is not None]
+
+
 def run_modules(host: Host, *runs: Run, module: str = "snapshot") -> list[dict[str, Any] | None]:
     """Run a module without Ansible once per run; return the results, None for a crashed run."""
     results = _run(host, module, runs)

@@ -180,8 +180,7 @@ def _domain_obstacles(view: SnapshotView) -> list[str]:
     reasons += [
         f"disk {target} is not a readable qcow2 that supports snapshots"
         for target in split_disks(xml)[0]
-        if target in view.images
-        and view.images[target] is None
+        if view.images.get(target) is None
         and not any(reason.startswith(f"disk {target} ") for reason in reasons)
     ]
     if not current.persistent:
