@@ -271,17 +271,25 @@ def test_guest_that_does_not_answer_is_not_killed(host: Host, identity: str, pla
 
 
 def test_fixed_address_is_reserved_and_given_back(host: Host, identity: str, play: Play) -> None:
+    # Two cards in one network, which has an entry of the VM's name that somebody has made.
+    cards = [{"source": "default", "ip": f"203.0.113.{last}"} for last in (251, 249)]
+    other = f"<host mac='52:54:00:00:00:fe' name='vm-{identity[:8]}' ip='203.0.113.248'/>"
+    update = ("virsh", "-q", "net-update", "default", "VERB", "ip-dhcp-host", other, "--live")
+    host.run(*(word.replace("VERB", "add") for word in update))
     network = {"type": "network", "network": "default", "ip": "203.0.113.251"}
-    made = play("vm_create", **new(identity, network=network))
-    mac = made["domain"]["interfaces"][0]["mac"]
+    refused = play("vm_create", **new(identity, interfaces=[cards[0], cards[0]]))
+    assert refused["msg"].endswith("two of its interfaces have the address 203.0.113.251")
+    made = play("vm_create", **new(identity, interfaces=cards))
     reserved = host.run("virsh", "net-dumpxml", "default").stdout
-    assert f"<host mac='{mac}'" in reserved
-    assert "203.0.113.251" in reserved
-    for wrong in ("198.51.100.7", "203.0.113.1", "x"):
+    for nic, card in zip(made["domain"]["interfaces"], cards, strict=True):
+        assert f"<host mac='{nic['mac']}' ip='{card['ip']}'/>" in reserved
+    mac = made["domain"]["interfaces"][0]["mac"]
+    for wrong in ("198.51.100.7", "203.0.113.1", "2001:db8::5", "x"):
         refused = play("vm_update", network={**network, "ip": wrong})
         assert refused["code"] == "VALIDATION_ERROR"
     play("vm_delete")
     assert mac not in host.run("virsh", "net-dumpxml", "default").stdout
+    host.run(*(word.replace("VERB", "delete") for word in update))
 
 
 def test_domain_of_somebody_else_is_managed_by_uuid_and_keeps_its_disk(

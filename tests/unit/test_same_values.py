@@ -81,7 +81,7 @@ SAME: dict[str, list[Any]] = {
         *of("model", "virtio", "e1000e", "e1000", "rtl8139", "ne2k_pci", "e1000\n"),
         *of("ip", "192.0.2.5", "192.0.2.256", "192.0.2", "192.0.2.5/24", "192.0.2.5\n",
             "192.0.02.5", "localhost", "0.0.0.0", "127.0.0.1", "169.254.1.1", "224.0.0.1",
-            "255.255.255.255", type="network"),
+            "255.255.255.255", "2001:db8::5", type="network"),
         *of("ip", "192.0.2.5/24", "192.0.2.5", "192.0.2.5/33", "127.0.0.1/8",
             type="bridge", bridge="br0"),
         {"type": "bridge"}, {"type": "network", "bridge": "br0"},
@@ -94,7 +94,7 @@ API_IS_STRICTER: dict[str, list[Any]] = {
     "labels": [{"a": 1}, {"on": True}],
     # The role does not read the YAML.
     "userData": ["#cloud-config\n- a\n", "#cloud-config\na: [1\n"],
-    "network": [{"type": "network", "ip": "2001:db8::5"}, {"bridge": "br0"},
+    "network": [{"bridge": "br0"},
                 {"gateway": "192.0.2.1"}],
 }  # fmt: skip
 

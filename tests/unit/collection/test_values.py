@@ -77,7 +77,7 @@ GOOD: dict[str, list[Any]] = {
     "network": [
         {"network": "default"},
         {"type": "bridge", "bridge": "br0", "ip": "192.0.2.5/24", "gateway": "192.0.2.1"},
-        {"type": "network", "ip": "2001:db8::5", "mac": "52:54:00:AB:cd:ef"},
+        {"type": "bridge", "bridge": "br0", "ip": "2001:db8::5/64", "mac": "52:54:00:AB:cd:ef"},
         {"nameservers": ["192.0.2.53", "2001:db8::53"], "model": "e1000e"},
     ],
     "interfaces": [[{"source": "default"}, {"type": "bridge", "source": "br0"}], [{}]],

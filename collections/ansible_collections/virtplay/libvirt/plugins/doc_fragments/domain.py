@@ -100,7 +100,7 @@ interfaces:
       type: str
     ip:
       description:
-        - Static IP address. On a libvirt network it is stored as a DHCP reservation.
+        - Static IP address. On a libvirt network it is IPv4 and stored as a DHCP reservation.
         - On a bridge it requires a prefix length, and a new guest receives it through its seed.
       type: str
     gateway:

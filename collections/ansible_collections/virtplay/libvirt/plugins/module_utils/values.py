@@ -463,13 +463,20 @@ SEED: Mapping[str, Checked] = {
 }
 METADATA: Mapping[str, Checked] = {"template": TEMPLATE, "os": ONE_LINE, "labels": LABELS}
 CARD = {"mac": MAC, "ip": GUEST_ADDRESS, "gateway": ADDRESS, "nameservers": ADDRESS}
+
+
+def _fits_its_type(card: Mapping[str, Any]) -> bool:
+    kind, address = card.get("type"), str(card.get("ip") or "")
+    if not address or kind not in ("network", "bridge"):
+        return True
+    return "/" in address if kind == "bridge" else "/" not in address and ":" not in address
+
+
 FIXED_ADDRESS = Relation(
     "ip",
-    lambda card: (
-        not (card.get("type") and card.get("ip"))
-        or ("/" in str(card["ip"])) == (card["type"] == "bridge")
-    ),
-    "needs a prefix length, as in 192.0.2.5/24, on a bridge, and must have none on a network",
+    _fits_its_type,
+    "needs a prefix length, as in 192.0.2.5/24, on a bridge, and on a network must have none and "
+    "be IPv4",
 )
 DOMAIN = Table(
     {

@@ -99,6 +99,11 @@ def prepare(
         if nic.type == "network" and wanted.get("ip"):
             address = wanted["ip"].partition("/")[0]
             check_reservation(find_network(conn, nic.source), address, nic.mac)
+            if any(address == other for _network, _mac, other in creation.reservations):
+                raise Failure(
+                    f"cannot create {name}: two of its interfaces have the address {address}",
+                    "VALIDATION_ERROR",
+                )
             creation.reservations.append((nic.source, nic.mac, address))
     creation.xml = build_domain(creation.spec)
     return creation

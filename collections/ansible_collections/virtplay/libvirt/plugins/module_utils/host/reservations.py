@@ -68,6 +68,12 @@ def check_reservation(network: Any, address: str, mac: str) -> None:
             f"cannot reserve {address!r} in network {name}: it is not an IP address",
             "VALIDATION_ERROR",
         ) from None
+    if wanted.version != 4:
+        raise Failure(
+            f"cannot reserve {address} in network {name}: libvirt reserves IPv6 addresses for "
+            "DUIDs only, which guests choose",
+            "VALIDATION_ERROR",
+        )
     subnets = [_subnet(ip) for ip in root.iterfind("ip") if ip.find("dhcp") is not None]
     own = {ip.get("address") for ip in root.iterfind("ip")}
     if not any(wanted in subnet for subnet in subnets) or str(wanted) in own:
