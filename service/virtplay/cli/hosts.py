@@ -130,6 +130,8 @@ def _pool(pool: JsonObject) -> str:
     free, size = pool.get("available_bytes"), pool.get("capacity_bytes")
     room = f", {free // GIB} of {size // GIB} GiB free" if free is not None and size else ""
     state = "" if pool.get("active") else ", inactive"
+    if pool.get("error"):
+        state = f", {pool['error']}"
     return f"{pool.get('name')} ({pool.get('path')}{room}{state})"
 
 

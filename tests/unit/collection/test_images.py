@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.images import (
     Image,
     backing_chain,
     call_each,
     image_of,
     image_sizes,
+    require_response,
 )
 
 QCOW2 = struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 0, 0, 16, 20 << 30).ljust(4096, b"\0")
@@ -103,6 +105,22 @@ def test_calls_that_only_hang_are_given_up() -> None:
     found = call_each(call, items, time.monotonic() + 100_000, patience=0.5)
     ends.set()
     assert found.keys() == set("abc")
+
+
+def test_call_that_fails_has_no_result() -> None:
+    assert call_each(int, ["1", "x", "2"], time.monotonic() + 600) == {"1": 1, "2": 2}
+
+
+def test_storage_that_does_not_respond_is_refused_by_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, dead = str(tmp_path), "/dead/image"
+    require_response([good, "/absent"], "delete vm-001")
+    ends = threading.Event()
+    monkeypatch.setattr(os.path, "lexists", lambda path: path == good or ends.wait(600))
+    with pytest.raises(Failure, match="cannot delete vm-001: the storage of /dead/image does not"):
+        require_response([good, dead], "delete vm-001", seconds=0.5)
+    ends.set()
 
 
 def test_nothing_to_call() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..failure import Failure
 from ..host.files import list_bridges
+from ..host.images import require_response
 from ..host.reservations import find_network
 from ..host.storage import (
     DEFAULT_POOL,
@@ -66,11 +67,13 @@ def prepare_disk(
             template = Template(disk["template"], "", "qcow2", 0, None)
     pool = disk.get("pool") or DEFAULT_POOL
     name = disk_name(uuid, target)
+    directory = pool_path(find_pool(conn, pool))
+    require_response([directory], f"create disk {target}")
     return NewDisk(
         target=target,
         pool=pool,
         name=name,
-        path=os.path.join(pool_path(find_pool(conn, pool)), name),
+        path=os.path.join(directory, name),
         size=wanted_size(dict(disk), template),
         template=template,
         clone=disk.get("clone") or "linked",

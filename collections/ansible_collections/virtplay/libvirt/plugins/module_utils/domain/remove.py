@@ -9,6 +9,7 @@ from typing import Any
 
 from ..failure import Failure
 from ..host.connection import has_error_code, libvirt
+from ..host.images import require_response
 from ..host.reservations import list_reservations, remove_reservation
 from ..host.storage import find_volume_at, is_ours, list_volumes, volume_of
 from ..lock.fence import Fence
@@ -16,13 +17,16 @@ from .devices import derived_macs
 from .plan import Applies, Change, Current
 from .users import FileUsers
 
+_AS_REQUESTED = "as requested"
+
 
 def plan(
     current: Current, users: FileUsers, *, keep_disks: bool, force: bool
 ) -> tuple[list[Change], dict[str, str]]:
     """Return the changes of deleting a domain, and path → reason of disks that stay on the host.
 
-    Raises Failure (VM_HAS_SNAPSHOTS) for a domain with snapshots unless force is set.
+    Raises Failure (VM_HAS_SNAPSHOTS) for a domain with snapshots unless force is set, and Failure
+    if the storage of a disk to delete does not respond.
     """
     if current.snapshots and not force:
         raise Failure(
@@ -32,6 +36,10 @@ def plan(
     changes = [Change("state", str(current.state), "absent", Applies.LIVE)]
     stays: dict[str, str] = {}
     uuid = current.config["uuid"]
+    if not keep_disks:
+        paths = [disk["path"] for disk in current.config["disks"] if disk["path"]]
+        ours = [path for path in paths if is_ours(uuid, path)]
+        require_response(ours, f"delete {current.label} with its disks")
     for disk in current.config["disks"]:
         path = disk["path"]
         if not path:
@@ -39,7 +47,7 @@ def plan(
         if not is_ours(uuid, path):
             stays[path] = "Virtplay did not create it"
         elif keep_disks:
-            stays[path] = "as requested"
+            stays[path] = _AS_REQUESTED
         elif reason := users.reason_to_keep(path):
             stays[path] = reason
         else:
@@ -69,9 +77,10 @@ def run(
     """
     uuid = current.config["uuid"]
     stays = dict(stays)
-    ours = [path for path in stays if is_ours(uuid, path)]
-    if ours:
-        fence.remember(kept=ours)
+    kept = [path for path, reason in stays.items() if reason == _AS_REQUESTED]
+    if kept:
+        # Only these: what another domain uses is deleted by a later run, once nobody does.
+        fence.remember(kept=kept)
     for mac, place in current.reservations.items():
         remove_reservation(conn, mac, place)
     for disk in current.config["disks"]:
@@ -82,7 +91,7 @@ def run(
                 volume.delete(0)
             elif os.path.lexists(path):
                 stays[path] = "no storage pool of the host contains it"
-    stays |= sweep(conn, uuid, ours, users)
+    stays |= sweep(conn, uuid, list(stays), users)
     undefine(dom)
     return stays
 

@@ -29,7 +29,11 @@ class FileUsers:
 
     def reason_to_keep(self, path: str) -> str | None:
         """Return why a file must stay; None if no other domain stands on it."""
-        user = self.names.get(os.path.realpath(path))
+        deadline = time.monotonic() + _STORAGE_SECONDS
+        real = call_each(os.path.realpath, [path], deadline).get(path)
+        if real is None:
+            return "its storage does not respond"
+        user = self.names.get(real)
         if user is not None:
             return f"domain {user} uses it"
         if self.unknown:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+from ..failure import Failure
 from ..units import GIB
 
 Item = TypeVar("Item")
@@ -167,6 +168,18 @@ def _file_names(value: Any) -> list[str]:
     return names + [name for part in value.values() for name in _file_names(part)]
 
 
+def require_response(paths: Iterable[str], doing: str, seconds: float = 5.0) -> None:
+    """Raise Failure ("cannot <doing>: …") if the storage of a path does not respond.
+
+    libvirtd would wait for it, and with it everybody who needs the same pool.
+    """
+    paths = list(paths)
+    found = call_each(os.path.lexists, paths, time.monotonic() + seconds)
+    for path in paths:
+        if path not in found:
+            raise Failure(f"cannot {doing}: the storage of {path} does not respond")
+
+
 def call_each(
     call: Callable[[Item], Result],
     items: Iterable[Item],
@@ -226,7 +239,10 @@ class _Calls:
                     self._running.pop(number, None)
                     self._changed.notify()
                     return
-            result = self._call(item)
+            try:
+                result = self._call(item)
+            except Exception:
+                continue  # no result, as of a call that hangs
             with self._changed:
                 self._results[item] = result
 
