@@ -238,7 +238,10 @@ class Vms:
             known = await store.list_hosts()
             hosts = [host for host in known if host.status == HostStatus.READY]
             if not hosts:
-                states = ", ".join(f"{host.name} is {host.status}" for host in known)
+                states = ", ".join(
+                    f"{host.name} is {host.status}" + (f": {host.message}" if host.message else "")
+                    for host in known
+                )
                 raise errors.HostUnreachable(f"cannot create a VM: no host is ready ({states})")
         hosts = [h for h in hosts if template in self._catalogue(h.name)]
         if not hosts:

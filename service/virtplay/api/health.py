@@ -14,7 +14,7 @@ async def healthz(request: ApiRequest) -> ApiResponse:
 
 
 async def readyz(request: ApiRequest) -> ApiResponse:
-    """GET /readyz: 503 until the database responds and every host has been observed once."""
+    """GET /readyz: 503 until the database responds and every host was observed or could not be."""
     checks: dict[str, object] = {}
     try:
         hosts = await list_hosts()

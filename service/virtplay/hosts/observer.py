@@ -307,6 +307,8 @@ class Observer:
         first = name in self._unobserved or host.status == HostStatus.UNKNOWN
         if first and not last and name not in self._extra:
             log.info("host %s: %s; waiting for libvirt", name, message)
+            if host.status != HostStatus.READY:
+                await store.save_host(host, host.status, f"waiting for libvirt: {message}")
             self._awaited.add(name)
             self._observe_again(name, startup=self._settings.observe_startup_timeout)
             self._check_observed()
