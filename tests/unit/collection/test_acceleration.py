@@ -20,7 +20,6 @@ ERROR = "KVM internal error. Suberror: 1\nextra data[0]: 0x1\nEAX=00000000\n"
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host on which KVM was tried with success; its directory of logs."""
     monkeypatch.setattr(files, "HOST_FILE", tmp_path / "host.json")
-    monkeypatch.setattr(acceleration, "HOST_FILE", tmp_path / "host.json")
     monkeypatch.setattr(acceleration, "QEMU_LOGS", tmp_path)
     files.HOST_FILE.write_text(json.dumps({"virt_type": "kvm", "tried_at": TRIED}))
     return tmp_path
@@ -66,5 +65,6 @@ def test_there_is_no_doubt_without_a_failure(
 
 def test_kvm_that_is_not_believed_is_not_doubted(host: Path) -> None:
     write_log(host, START + ERROR)
-    files.HOST_FILE.write_text(json.dumps({"virt_type": "qemu"}))
-    assert acceleration.doubt_kvm([web()]) is None
+    for noted in ({"virt_type": "qemu"}, {"virt_type": "kvm", "reason": "set"}, {}, []):
+        files.HOST_FILE.write_text(json.dumps(noted))
+        assert acceleration.doubt_kvm([web()]) is None

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ..states import DomainState
-from .files import HOST_FILE, noted_virt_type, read_noted
+from .files import read_noted
 
 QEMU_LOGS = Path("/var/log/libvirt/qemu")
 _TAIL = 16 * 1024
-_ERROR = "KVM internal error"
-_START = "starting up libvirt version"
+_ERROR = b"KVM internal error"
+_START = b"starting up libvirt version"
 """libvirt's own line before QEMU's command line, at each start."""
 
 
@@ -26,10 +26,13 @@ def doubt_kvm(domains: Iterable[Mapping[str, Any]]) -> str | None:
     domains are facts with name, state and virt_type. After an internal error QEMU keeps the guest
     paused for ever; its message is only in its log.
     """
-    noted = noted_virt_type()
-    if noted is None or noted[0] != "kvm":
+    noted = read_noted()
+    if noted.get("virt_type") != "kvm":
         return None
-    tried_at = _tried_at()
+    try:
+        tried_at = datetime.fromisoformat(noted["tried_at"]).timestamp()
+    except (KeyError, TypeError, ValueError):
+        return None  # it was not tried, but set
     failed = [
         domain["name"]
         for domain in domains
@@ -41,7 +44,7 @@ def doubt_kvm(domains: Iterable[Mapping[str, Any]]) -> str | None:
         return None
     names = ", ".join(failed[:3]) + (" and others" if len(failed) > 3 else "")
     return (
-        f"KVM has failed {names} ({_ERROR}): prepare the host again (playbooks/host_prepare.yml),"
+        f"KVM has failed {names} (KVM internal error): prepare the host again (playbooks/host_prepare.yml),"
         " which boots a guest to try KVM"
     )
 
@@ -54,18 +57,7 @@ def has_kvm_error(log: Path, since: float) -> bool:
             return False
         with log.open("rb") as file:
             file.seek(max(0, found.st_size - _TAIL), os.SEEK_SET)
-            text = file.read().decode(errors="replace")
+            text = file.read()
     except OSError:
         return False
     return _ERROR in text.rpartition(_START)[2]
-
-
-def _tried_at() -> float:
-    """Return when KVM was tried, as the preparation has noted, in Unix time."""
-    try:
-        return datetime.fromisoformat(read_noted()["tried_at"]).timestamp()
-    except (KeyError, TypeError, ValueError):
-        try:
-            return HOST_FILE.stat().st_mtime
-        except OSError:
-            return 0.0
