@@ -126,7 +126,8 @@ def describe_host(program: str) -> dict[str, str]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    cpu = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    fields = (line.partition(":") for line in lines)
+    cpu = {key.strip(): value.strip() for key, _colon, value in fields}
     parameters = []
     for path in sorted(KVM_PARAMETERS.glob("kvm*/parameters/*")):
         with contextlib.suppress(OSError):

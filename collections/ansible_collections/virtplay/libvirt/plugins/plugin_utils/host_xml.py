@@ -151,7 +151,7 @@ class _Ranges:
             for entry in host["addresses"]
             if entry["device"] not in virtual
         ]
-        self.bridges |= {device for device, _ in self._addresses}
+        self.bridges |= {device for device, _address in self._addresses}
         self._routes = [
             (entry["device"], ipaddress.ip_network(entry["destination"], strict=False))
             for entry in host["routes"]
