@@ -65,6 +65,7 @@ def test_there_is_no_doubt_without_a_failure(
 
 def test_kvm_that_is_not_believed_is_not_doubted(host: Path) -> None:
     write_log(host, START + ERROR)
-    for noted in ({"virt_type": "qemu"}, {"virt_type": "kvm", "reason": "set"}, {}, []):
+    odd: list[Any] = [{"virt_type": "qemu"}, {"virt_type": "kvm", "reason": "set"}, {}, []]
+    for noted in odd:
         files.HOST_FILE.write_text(json.dumps(noted))
         assert acceleration.doubt_kvm([web()]) is None

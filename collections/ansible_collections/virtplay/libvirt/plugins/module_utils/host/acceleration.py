@@ -44,8 +44,8 @@ def doubt_kvm(domains: Iterable[Mapping[str, Any]]) -> str | None:
         return None
     names = ", ".join(failed[:3]) + (" and others" if len(failed) > 3 else "")
     return (
-        f"KVM has failed {names} (KVM internal error): prepare the host again (playbooks/host_prepare.yml),"
-        " which boots a guest to try KVM"
+        f"KVM has failed {names} (KVM internal error): prepare the host again"
+        " (playbooks/host_prepare.yml), which boots a guest to try KVM"
     )
 
 
