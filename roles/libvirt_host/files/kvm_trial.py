@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -33,8 +34,13 @@ from typing import Any, NoReturn
 WORD = b"VIRTPLAY BOOTED"
 LOADED = b"Loading vmlinuz"
 """What SYSLINUX writes to the serial port when it loads the kernel."""
-INTERNAL_ERROR = b"KVM internal error"
+GIVEN_UP = re.compile(rb"KVM internal error|kvm run failed")
 """What QEMU prints when KVM gives up; it then keeps the guest paused for ever."""
+FAILED = re.compile(
+    rb"KVM internal error|kvm run failed|failed to initialize kvm|Could not access KVM|"
+    rb"failed to set MSR|KVM_CREATE_V"
+)
+"""What QEMU writes to a domain's log when KVM fails it, or does not let it start."""
 TIME_LIMIT = 30.0
 KVM = Path("/dev/kvm")
 HOST_FILE = Path("/etc/virtplay/host.json")
@@ -105,7 +111,7 @@ def has_failed_since(tried_at: str) -> bool:
                 with log.open("rb") as file:
                     file.seek(-min(log.stat().st_size, 16384), os.SEEK_END)
                     last_run = file.read().rpartition(b"starting up libvirt version")[2]
-                if INTERNAL_ERROR in last_run:
+                if FAILED.search(last_run):
                     return True
     return False
 
@@ -267,12 +273,12 @@ def run_guest(program: str, disk: Path) -> str:
         return ""
     where = "its kernel" if LOADED in serial else "its firmware or boot loader"
     # Warnings of absent features come first, addresses and registers last.
-    lines = [line for line in complaint.decode(errors="replace").splitlines() if line.strip()]
-    lines = [line for line in lines if "warning:" not in line] or lines
-    if INTERNAL_ERROR in complaint:
-        lines = [line for line in lines if INTERNAL_ERROR.decode() in line]
-    if lines and (ended or INTERNAL_ERROR in complaint):
-        return f"runs no guest: {lines[0]} (in {where})" if serial else f"runs no guest: {lines[0]}"
+    lines = [line for line in complaint.splitlines() if line.strip()]
+    gave_up = [line for line in lines if GIVEN_UP.search(line)]
+    lines = gave_up or [line for line in lines if b"warning:" not in line] or lines
+    if lines and (ended or gave_up):
+        message = lines[0].decode(errors="replace")
+        return f"runs no guest: {message} (in {where})" if serial else f"runs no guest: {message}"
     if ended:
         return f"runs no guest: it ended in {where}"
     return f"a guest did not boot in {TIME_LIMIT:.0f} seconds, it hung in {where}"
@@ -296,7 +302,7 @@ def follow(guest: subprocess.Popen[bytes]) -> tuple[bytes, bytes, bool]:
                 if not part:
                     selector.unregister(key.fileobj)
                 said[key.data] += part
-            if WORD in said["serial"] or INTERNAL_ERROR in said["messages"]:
+            if WORD in said["serial"] or GIVEN_UP.search(said["messages"]):
                 return said["serial"], said["messages"], False
         return said["serial"], said["messages"], not selector.get_map()
 

@@ -37,12 +37,16 @@ def web(**values: Any) -> dict[str, Any]:
 def test_host_where_kvm_fails_later_says_so(host: Path) -> None:
     write_log(host, START + ERROR)
     assert acceleration.doubt_kvm([web(name="other"), web()]) == (
-        "KVM has failed web-1 (KVM internal error): prepare the host again"
+        "KVM has failed web-1 (KVM internal error. Suberror: 1): prepare the host again"
         " (playbooks/host_prepare.yml), which boots a guest to try KVM"
     )
     # As it stays in the log of a VM that was ended for it.
     write_log(host, f"{START}{ERROR}2026-11-29: shutting down, reason=destroyed\n")
     assert acceleration.doubt_kvm([web(state="stopped")])
+    # As on a start that QEMU refuses.
+    write_log(host, f"{START}qemu: error: failed to set MSR 0x10a to 0x69\n")
+    doubt = acceleration.doubt_kvm([web(state="stopped")]) or ""
+    assert "(qemu: error: failed to set MSR 0x10a to 0x69)" in doubt
 
 
 @pytest.mark.parametrize(

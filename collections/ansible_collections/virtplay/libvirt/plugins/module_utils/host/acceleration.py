@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,12 @@ from .files import read_noted
 
 QEMU_LOGS = Path("/var/log/libvirt/qemu")
 _TAIL = 16 * 1024
-_ERROR = b"KVM internal error"
+_ERROR = re.compile(
+    rb"^.*(?:KVM internal error|kvm run failed|failed to initialize kvm|Could not access KVM|"
+    rb"failed to set MSR|KVM_CREATE_V).*$",
+    re.MULTILINE,
+)
+"""QEMU's messages when KVM fails its guest, or does not let it start."""
 _START = b"starting up libvirt version"
 """libvirt's own line before QEMU's command line, at each start."""
 
@@ -33,31 +39,32 @@ def doubt_kvm(domains: Iterable[Mapping[str, Any]]) -> str | None:
         tried_at = datetime.fromisoformat(noted["tried_at"]).timestamp()
     except (KeyError, TypeError, ValueError):
         return None  # it was not tried, but set
-    failed = [
-        domain["name"]
+    failed = {
+        domain["name"]: error
         for domain in domains
         if domain.get("virt_type") == "kvm"
         and domain["state"] != DomainState.RUNNING
-        and has_kvm_error(QEMU_LOGS / f"{domain['name']}.log", tried_at)
-    ]
+        and (error := find_kvm_error(QEMU_LOGS / f"{domain['name']}.log", tried_at))
+    }
     if not failed:
         return None
-    names = ", ".join(failed[:3]) + (" and others" if len(failed) > 3 else "")
+    names = ", ".join([*failed][:3]) + (" and others" if len(failed) > 3 else "")
     return (
-        f"KVM has failed {names} (KVM internal error): prepare the host again"
+        f"KVM has failed {names} ({next(iter(failed.values()))}): prepare the host again"
         " (playbooks/host_prepare.yml), which boots a guest to try KVM"
     )
 
 
-def has_kvm_error(log: Path, since: float) -> bool:
-    """Whether QEMU's last run has ended in an internal error of KVM, after `since` (Unix time)."""
+def find_kvm_error(log: Path, since: float) -> str | None:
+    """Return QEMU's message about KVM in its last run, if that was after `since` (Unix time)."""
     try:
         found = log.stat()
         if found.st_mtime <= since:
-            return False
+            return None
         with log.open("rb") as file:
             file.seek(max(0, found.st_size - _TAIL), os.SEEK_SET)
             text = file.read()
     except OSError:
-        return False
-    return _ERROR in text.rpartition(_START)[2]
+        return None
+    error = _ERROR.search(text.rpartition(_START)[2])
+    return error[0].decode(errors="replace").strip()[:200] if error else None
