@@ -65,8 +65,12 @@ def test_kvm_is_believed_when_a_kernel_has_booted_and_tried_once_a_host(trial: T
     trial.kvm("works")
     # Under emulation on a busy machine the guest is slower than any KVM.
     trial.program.TIME_LIMIT = 300.0
-    if trial.program.find_kernel() is None:
+    fast = "quiet nokaslr noreplace-smp no_timer_check mitigations=off"
+    trial.program.CONFIG = trial.program.CONFIG.replace("quiet", fast)
+    kernel = trial.program.find_kernel()
+    if kernel is None:
         pytest.skip("there is no kernel for a guest on this machine")
+    trial.program.find_kernel = lambda: kernel
     found = trial.run()
     assert (found["virt_type"], found["reason"]) == ("kvm", "a guest booted under KVM")
     assert set(found["tried_on"]) == {"kernel", "cpu", "kvm", "qemu"}
