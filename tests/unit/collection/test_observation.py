@@ -102,7 +102,8 @@ def test_domain_that_is_off_has_sizes_and_no_counters() -> None:
     record = {**block(capacity=GIB), "vcpu.0.time": 5, "balloon.current": 1024}
     sizes = {IMAGE: {"capacity_bytes": GIB, "allocation_bytes": 5}}
     stats = _complete(seen(active=False), MonitorResults(records={"u": record}), sizes)["stats"]
-    assert stats["block"] == [{"target": "vda", "capacity_bytes": GIB, "allocation_bytes": 5}]
+    used = {"allocation_bytes": 5, "physical_bytes": 5}
+    assert stats["block"] == [{"target": "vda", "capacity_bytes": GIB, **used}]
     assert not stats["vcpu"]
     assert not stats["balloon"]
     assert "cpu_time_ns" not in stats

@@ -358,7 +358,10 @@ def _complete(
             block.pop("allocation_bytes", None)
         disk.update(with_sizes(disk, measured))
         if not domain.active and measured:
-            stats["block"].append({"target": disk.get("target"), **measured})
+            # As QEMU reports it: what a file occupies, or the size of a device.
+            occupied = measured.get("allocation_bytes", measured.get("capacity_bytes"))
+            entry = {"target": disk.get("target"), **measured, "physical_bytes": occupied}
+            stats["block"].append(entry)
     stuck = domain.active and domain.uuid in results.stuck and not has_monitor_values(record)
     return domain.facts | {"stuck": stuck, "stats": stats}
 
