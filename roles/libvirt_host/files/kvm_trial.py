@@ -187,9 +187,10 @@ def read_packed_kernel(package: Path) -> bytes | None:
     ):
         for member in archive:
             if "/boot/vmlinuz-" in f"/{member.name}":
-                content = archive.extractfile(member)
-                unpacking.terminate()
-                return content.read() if content else None
+                file = archive.extractfile(member)
+                content = file.read() if file else None
+                unpacking.terminate()  # the modules come after the kernel
+                return content
     return None
 
 
