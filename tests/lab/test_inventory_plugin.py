@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from lab import Host, Lab
+from tests.acceptance.guests import agent, booted, in_guest
 from tests.unit.collection.elsewhere import Elsewhere, install_collection
 
 VM = "vp-inventory"
@@ -23,12 +24,30 @@ OTHER = f"""<domain type='qemu'><name>{VM}</name><title>{EVIL}</title><memory>65
 </metadata><os><type>hvm</type></os></domain>"""
 
 
+VICTIM_MAC = "52:54:00:16:16:16"
+CLAIM = f"""set -e; ip link set eth0 down; ip link set eth0 address {VICTIM_MAC}
+ip link set eth0 up; ip addr add 203.0.113.240/24 dev eth0"""
+
+
 @pytest.fixture
 def other(lab: Lab) -> Iterator[Host]:
     host = lab.hosts[1]
     host.run("virsh", "-q", "define", "/dev/stdin", stdin=OTHER)
     yield host
     host.run("virsh", "undefine", VM, check=False)
+
+
+@pytest.fixture
+def victim(host: Host) -> Iterator[str]:
+    """A running VM without a guest, and so without an address, on the host of ours."""
+    name = "vp-victim"
+    devices = f"""<devices><interface type='network'><mac address='{VICTIM_MAC}'/>
+    <source network='default'/></interface></devices>"""
+    xml = f"""<domain type='qemu'><name>{name}</name><memory>65536</memory>
+    <os><type machine='q35'>hvm</type></os>{devices}</domain>"""
+    host.run("virsh", "-q", "create", "--paused", "/dev/stdin", stdin=xml)
+    yield name
+    host.run("virsh", "destroy", name)
 
 
 def listed(user: Elsewhere) -> tuple[dict[str, Any], str]:
@@ -39,7 +58,7 @@ def listed(user: Elsewhere) -> tuple[dict[str, Any], str]:
 
 
 def test_vm_of_the_built_collection_is_in_its_inventory(
-    lab: Lab, host: Host, other: Host, identity: str, tmp_path: Path
+    lab: Lab, host: Host, other: Host, victim: str, identity: str, tmp_path: Path
 ) -> None:
     (tmp_path / "home").mkdir()
     user = install_collection(tmp_path / "home", tmp_path)
@@ -90,3 +109,14 @@ def test_vm_of_the_built_collection_is_in_its_inventory(
     said = user.run("ansible", theirs, "-i", "libvirt.yml", "-m", "debug", "-a", "var=shown")
     assert "lookup('pipe'" in said.stdout
     assert not Path(TOUCHED).exists()
+
+    # A guest whose agent claims the card of another VM gives that VM no address.
+    booted(host, identity)
+    # Its agent is asked: a second card has no lease.
+    host.run("virsh", "-q", "attach-interface", identity, "network", "default", "--live")
+    in_guest(host, identity, "/bin/sh", "-c", CLAIM)
+    assert VICTIM_MAC in json.dumps(agent(host, identity, "guest-network-get-interfaces"))
+    variables = listed(user)[0]["_meta"]["hostvars"]
+    assert variables[ours]["ansible_host"]["__ansible_unsafe"].startswith("203.0.113.")
+    assert "ansible_host" not in variables[victim]
+    assert variables[victim]["libvirt_addresses"] == []
