@@ -110,6 +110,15 @@ def fleet() -> dashboard.Dashboard:
             Line("sum by (state) (max by (host, uuid, state) (libvirt_domain_state))", "{{state}}"),
             stacked=True,
         ),
+        graph(
+            "VMs by reason of their state",
+            Line(
+                "sum by (state, reason)"
+                " (max by (host, uuid, state, reason) (libvirt_domain_state_reason))",
+                "{{state}} ({{reason}})",
+            ),
+            stacked=True,
+        ),
         top("CPU usage", "libvirt_domain_info_cpu_time_seconds_total", "", unit="none"),
         top("disk throughput", BLOCK_BYTES, "", unit="Bps"),
         top("network throughput", INTERFACE_BYTES, "", unit="Bps"),

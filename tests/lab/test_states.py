@@ -259,13 +259,25 @@ def test_somebody_elses_block_copy_is_waited_for(domain: Domain) -> None:
         assert {result.get("code") for result in refused} == {"OPERATION_IN_PROGRESS"}
         assert "a block copy of disk vda is in progress" in refused[0]["msg"]
         assert domain.act(state="paused")["domain"]["state"] == "paused"
+        domain.virsh("blockjob", "vda", "--abort")
+
+        # A backup that a program fetches lasts until that ends it.
+        server = "<server transport='tcp' name='127.0.0.1' port='10809'/>"
+        backup = f"<domainbackup mode='pull'>{server}</domainbackup>"
+        domain.virsh("backup-begin", "/dev/stdin", stdin=backup)
+        refused = [
+            domain.act(state="absent", force=True),
+            domain.snapshot(snapshot="off", state="restored", force=True),
+        ]
+        assert {result.get("code") for result in refused} == {"OPERATION_IN_PROGRESS"}
+        assert "a backup is in progress" in refused[0]["msg"]
         assert domain.act(state="stopped", force=True)["domain"]["state"] == "stopped"
     finally:
         domain.host.run("rm", "-f", copy)
 
 
 def test_resume_after_an_io_error_holds_only_with_room(small_host: Host) -> None:
-    folder = "/srv/full"
+    folder = f"{IMAGES}/full"
     small_host.run("mkdir", folder)
     small_host.run("mount", "-t", "tmpfs", "-o", "size=1M", "full", folder)
     domain = Domain(small_host, boot=WRITE, folder=folder)
@@ -284,3 +296,4 @@ def test_resume_after_an_io_error_holds_only_with_room(small_host: Host) -> None
     finally:
         domain.remove()
         small_host.run("umount", folder)
+        small_host.run("rmdir", folder)

@@ -23,7 +23,7 @@ def vm_out(vm: Vm) -> VmOut:
         **vm_fields.shown(vm),
         id=str(vm.ref),
         status=vm.status,
-        statusReason=vm.state_reason if vm.status in SETTLED else None,
+        statusReason=_reason(vm),
         ip=vm.ip,
         createdAt=time_text(vm.created_at) or "",
         updatedAt=time_text(vm.updated_at) or "",
@@ -35,6 +35,10 @@ def vm_out(vm: Vm) -> VmOut:
         startedAt=time_text(vm.started_at),
         observedAt=time_text(vm.observed_at),
     )
+
+
+def _reason(vm: Vm) -> str | None:
+    return vm.state_reason if vm.status in SETTLED else None
 
 
 def accepted(what: Accepted) -> ApiResponse:
@@ -124,6 +128,7 @@ async def get_status(request: ApiRequest) -> ApiResponse:
     status = StatusOut(
         id=str(vm.ref),
         status=vm.status,
+        statusReason=_reason(vm),
         observedAt=time_text(vm.observed_at),
         job=job_out(job, None) if job else None,
     )

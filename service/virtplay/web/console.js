@@ -99,6 +99,11 @@ function notice(title, text) {
   showStatus(title);
 }
 
+// A guest that has crashed, or that QEMU has paused, still has its screen.
+function hasConsole(vm) {
+  return WITH_CONSOLE.includes(vm.status) || vm.error?.code === 'GUEST_NOT_RUNNING';
+}
+
 function showVm(vm) {
   at('name').textContent = vm.name === vm.id ? vm.id : `${vm.name} (${vm.id})`;
   at('state').textContent = vm.status;
@@ -167,7 +172,7 @@ async function connect() {
     const vm = await get(`vms/${vmId}`);
     if (mine !== attempt) return;
     showVm(vm);
-    if (!WITH_CONSOLE.includes(vm.status)) {
+    if (!hasConsole(vm)) {
       await wait(mine, vm, POLL_MS);
       return;
     }
@@ -221,7 +226,7 @@ async function wait(mine, vm, milliseconds) {
     if (mine !== attempt) return;
     if (now !== vm) {
       showVm(now);
-      if (WITH_CONSOLE.includes(now.status)) {
+      if (hasConsole(now)) {
         await connect();
         return;
       }
@@ -247,7 +252,7 @@ async function follow(mine, vm) {
     const now = await get(`vms/${vmId}`);
     if (mine !== attempt) return;
     showVm(now);
-    if (!WITH_CONSOLE.includes(now.status)) {
+    if (!hasConsole(now)) {
       await wait(mine, now, POLL_MS);
       return;
     }
@@ -325,7 +330,7 @@ async function ended(opened, event, failure) {
       notice('Cannot open the websocket', 'The service rejected the ticket (valid for one'
         + ' connection within 40 seconds), or a proxy between this browser and the service does'
         + ' not support websockets.');
-    } else if (!WITH_CONSOLE.includes(vm.status)) {
+    } else if (!hasConsole(vm)) {
       await wait(mine, vm, POLL_MS);
     } else {
       notice(event.code === POLICY_VIOLATION ? 'The service closed the connection'

@@ -294,5 +294,6 @@ class StatusOut(BaseModel):
 
     id: str
     status: VmStatus
+    statusReason: str | None  # noqa: N815
     observedAt: str | None  # noqa: N815
     job: JobOut | None = Field(description="the job that holds the VM")

@@ -234,10 +234,11 @@ def _find_domains(connection: Any) -> list[_Found]:
     autostart = _uuids(connection, libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART)
     snapshots = _uuids(connection, libvirt.VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT)
     saved = _uuids(connection, libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+    transient = _uuids(connection, libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
     found = []
     for handle, record in listed:
         try:
-            domain = _find_domain(handle, record, snapshots, saved)
+            domain = _find_domain(handle, record, snapshots, saved, transient)
         except libvirt.libvirtError as error:
             if has_error_code(error, "VIR_ERR_NO_DOMAIN"):
                 continue  # deleted since it was listed
@@ -248,11 +249,15 @@ def _find_domains(connection: Any) -> list[_Found]:
 
 
 def _find_domain(
-    handle: Any, record: dict[str, Any], snapshots: set[str], saved: set[str]
+    handle: Any,
+    record: dict[str, Any],
+    snapshots: set[str],
+    saved: set[str],
+    transient: set[str],
 ) -> _Found:
     uuid = handle.UUIDString()
     active = bool(handle.isActive())
-    persistent = bool(handle.isPersistent())
+    persistent = uuid not in transient
     state = state_from_code(record.get("state.state"))
     text = handle.XMLDesc(0)
     facts: dict[str, Any] = {"uuid": uuid, "name": handle.name()}
