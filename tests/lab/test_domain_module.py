@@ -344,7 +344,9 @@ def test_first_disk_grows_whatever_its_target_and_kind(host: Host) -> None:
             host.run("virsh", "-q", "vol-delete", f"{IMAGES}/{name}.qcow2")
 
 
-def test_deletion_keeps_what_another_domain_is_based_on(host: Host, identity: str) -> None:
+def test_what_another_domain_is_based_on_is_neither_deleted_nor_used_again(
+    host: Host, identity: str, play: Play
+) -> None:
     name = f"vm-{identity[:8]}"
     given: dict[str, Any] = {"uuid": identity, "name": name, "vcpus": 1, "memory": 64}
     disk, top = f"{IMAGES}/{identity}-vda.qcow2", f"{IMAGES}/over-{identity}.top"
@@ -359,6 +361,10 @@ def test_deletion_keeps_what_another_domain_is_based_on(host: Host, identity: st
         assert deleted is not None
         assert [change["field"] for change in deleted["changes"]] == ["state"]
         assert volumes(host, identity) == {"vda.qcow2"}
+        # Nor may a new domain write to it.
+        refused = play("vm_create", **new(identity))
+        assert refused["code"] == "VALIDATION_ERROR"
+        assert f"domain on-{name} uses it" in refused["msg"]
     finally:
         host.run("virsh", "-q", "undefine", f"on-{name}")
         host.run("sh", "-c", f"rm {top}*")

@@ -36,6 +36,7 @@ from .flags import FLAGS, set_flags
 from .plan import Applies, Change, merge_metadata
 from .remove import undefine
 from .seed import build_files, build_iso
+from .users import FileUsers, find_users
 from .xml import Disk, DomainSpec, Interface, build_domain, parse_domain
 
 
@@ -83,6 +84,7 @@ def prepare(
         )
         for disk in desired.get("disks") or []
     ]
+    _refuse_used(conn, uuid, name, disks)
     wanted_nics = desired.get("interfaces")
     if wanted_nics is None:
         wanted_nics = [{"type": "network", "source": "default"}]
@@ -107,6 +109,18 @@ def prepare(
             creation.reservations.append((nic.source, nic.mac, address))
     creation.xml = build_domain(creation.spec)
     return creation
+
+
+def _refuse_used(conn: Any, uuid: str, name: str, disks: list[NewDisk]) -> None:
+    """Raise Failure if a disk that would be used again is one that another domain stands on."""
+    there = [disk.path for disk in disks if os.path.lexists(disk.path)]
+    users = find_users(conn, uuid) if there else FileUsers()
+    for path in there:
+        if reason := users.reason_to_keep(path):
+            raise Failure(
+                f"cannot create {name}: its disk {path} has stayed on the host, and {reason}",
+                "VALIDATION_ERROR",
+            )
 
 
 def _spec(
