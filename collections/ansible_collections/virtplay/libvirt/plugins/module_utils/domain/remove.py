@@ -10,6 +10,7 @@ from typing import Any
 from ..failure import Failure
 from ..host.connection import has_error_code, libvirt
 from ..host.images import require_response
+from ..host.pool_watch import require_pools
 from ..host.reservations import list_reservations, remove_reservation
 from ..host.storage import find_volume_at, is_ours, list_volumes, volume_of
 from ..lock.fence import Fence
@@ -33,6 +34,7 @@ def plan(
             f"cannot delete {current.label}: it has {current.snapshots} snapshots",
             "VM_HAS_SNAPSHOTS",
         )
+    require_pools(f"delete {current.label}")
     changes = [Change("state", str(current.state), "absent", Applies.LIVE)]
     stays: dict[str, str] = {}
     uuid = current.config["uuid"]
@@ -109,6 +111,7 @@ def find_leftovers(
 
     Also returns path → reason of the volumes that stay for other domains.
     """
+    require_pools(f"delete what is left of {uuid}")
     kept = fence.recall().get("kept") or []
     changes = []
     stays = {}

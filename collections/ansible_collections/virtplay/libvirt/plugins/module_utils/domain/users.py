@@ -13,6 +13,7 @@ from typing import Any
 from ..failure import Failure
 from ..host.connection import has_error_code, libvirt
 from ..host.images import Image, backing_chain, call_each, image_of, image_place
+from ..host.pool_watch import require_pools
 from ..host.storage import resolve_volumes
 from .xml import list_files, parse_media
 
@@ -46,6 +47,7 @@ def find_users(conn: Any, uuid: str) -> FileUsers:
 
     A stopped domain does not list what its images are based on: their headers tell.
     """
+    require_pools("find out which domains use a disk")
     images: dict[Image, str] = {}
     unknown: list[str] = []
     for dom in conn.listAllDomains(0):

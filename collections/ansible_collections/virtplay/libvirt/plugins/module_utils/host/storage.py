@@ -21,6 +21,7 @@ from ..units import GIB, MIB
 from ..values import TEMPLATE
 from .connection import error_text, etree, has_error_code, libvirt
 from .images import Image, image_sizes
+from .pool_watch import require_pools
 
 TEMPLATES_DIRECTORY = Path("/var/lib/libvirt/templates")
 TEMPLATES_POOL = "templates"
@@ -89,6 +90,7 @@ def find_pool(conn: Any, name: str) -> Any:
     Virtplay's volumes are qcow2 files. A pool of another type would make a raw volume of them, or
     none, and its room is not that of a file system.
     """
+    require_pools(f"use storage pool {name!r}")
     try:
         pool = conn.storagePoolLookupByName(name)
     except libvirt.libvirtError as error:
@@ -257,6 +259,7 @@ def find_volume_at(conn: Any, path: str) -> Any | None:
 
     Refreshes at most the pool whose directory contains the path; if that fails, it has no volume.
     """
+    require_pools(f"find the volume {path}")
     volume = volume_of(conn, path)
     if volume is not None:
         return volume

@@ -44,6 +44,7 @@ from ..host.images import (
     image_sizes,
     with_sizes,
 )
+from ..host.pool_watch import pools_hang, watch_pools
 from ..host.qemu_process import started_at
 from ..host.storage import resolve_volumes
 from ..lock.fence import Fence
@@ -164,7 +165,8 @@ def _observe(
         responsive if filesystems else set(),
         deadline,
     )
-    storage = _Background(lambda: _read_storage(connect(), found))
+    hang = pools_hang()
+    storage = _Background(lambda: {} if hang else _read_storage(connect(), found))
     paused = {
         domain.uuid: domain.handle
         for domain in found
@@ -178,6 +180,8 @@ def _observe(
         patience=0.4 * timeout,
     )
     known = storage.collect(min(deadline, time.monotonic() + 0.4 * timeout))
+    if not known and not hang:
+        watch_pools(uri)
     pools = known.get("pools", [])
     # libvirtd waits for the storage of a pool that it refreshes, starts or deletes from.
     silent = ["cannot read the storage pools of the host: libvirt does not respond"]
