@@ -113,7 +113,8 @@ def test_vm_of_the_built_collection_is_in_its_inventory(
     # A guest whose agent claims the card of another VM gives that VM no address.
     booted(host, identity)
     # Its agent is asked: a second card has no lease.
-    host.run("virsh", "-q", "attach-interface", identity, "network", "default", "--live")
+    card = ("network", "default", "--model", "virtio", "--live")
+    host.run("virsh", "-q", "attach-interface", identity, *card)
     in_guest(host, identity, "/bin/sh", "-c", CLAIM)
     assert VICTIM_MAC in json.dumps(agent(host, identity, "guest-network-get-interfaces"))
     variables = listed(user)[0]["_meta"]["hostvars"]
