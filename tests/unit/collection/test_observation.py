@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.images import Image
+from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.background import Background
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.monitor import MonitorResults
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.observation import (
-    _Background,
     _complete,
     _Found,
     _without_lease,
@@ -133,7 +133,7 @@ def test_agent_is_asked_for_addresses_only_where_no_lease_tells(
 
 def test_dead_file_system_holds_nothing_up() -> None:
     answers = threading.Event()
-    late = _Background(lambda: {"ended": answers.wait(600)})
+    late = Background(lambda: {"ended": answers.wait(600)})
     assert late.collect(time.monotonic() + 0.1) == {}
     answers.set()
     assert late.collect(time.monotonic() + 60) == {"ended": True}

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .qemu_process import rfc3339
 from .storage import FILE_POOLS
 
 _TEMPLATE_KEYS = ("name", "file", "sha256", "os", "virtual_size_bytes", "created_at")
+SILENT = {"error": "its file system does not respond"}
 _DELETED = ("VIR_ERR_NO_NETWORK", "VIR_ERR_NO_STORAGE_POOL", "VIR_ERR_NO_STORAGE_VOL")
 
 
@@ -76,20 +77,23 @@ def _read_pool(pool: Any) -> dict[str, Any]:
     }
 
 
-def measure_pools(pools: Iterable[dict[str, Any]], deadline: float) -> dict[str, dict[str, Any]]:
+def measure_pools(
+    pools: Iterable[dict[str, Any]], deadline: float, dead: Container[str] = ()
+) -> dict[str, dict[str, Any]]:
     """Return pool name → its present sizes, or its error, of active pools in directories.
 
     libvirt's own figures are as old as the pool's last refresh, which reads every volume.
-    deadline is in monotonic seconds: a dead file system never responds.
+    deadline is in monotonic seconds: a dead file system never responds. dead are the paths that
+    are known not to respond.
     """
     paths = {
         pool["name"]: pool["path"]
         for pool in pools
         if pool["active"] and pool["type"] in FILE_POOLS and pool["path"]
     }
-    measured = call_each(_measure, paths.values(), deadline, patience=STORAGE_SECONDS)
-    silent = {"error": "its file system does not respond"}
-    return {name: measured.get(path, silent) for name, path in paths.items()}
+    alive = [path for path in paths.values() if path not in dead]
+    measured = call_each(_measure, alive, deadline, patience=STORAGE_SECONDS)
+    return {name: measured.get(path, SILENT) for name, path in paths.items()}
 
 
 def _measure(path: str) -> dict[str, Any]:

@@ -4,13 +4,11 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from ..domain.xml import agent_is_connected, parse_domain, pending_values
 from ..failure import Failure
@@ -26,30 +24,18 @@ from ..host.connection import (
 )
 from ..host.facts import (
     list_networks,
-    measure_pools,
     read_bridges,
     read_host,
     read_networks,
-    read_pools,
-    read_templates,
-    set_pools,
-    update_pools,
 )
 from ..host.images import (
-    STORAGE_SECONDS,
     Image,
-    call_each,
     image_of,
-    image_place,
-    image_sizes,
     with_sizes,
 )
-from ..host.pool_watch import pools_hang, watch_pools
 from ..host.qemu_process import started_at
-from ..host.storage import resolve_volumes
 from ..lock.fence import Fence
 from ..snapshot.list import fill_sizes, list_snapshots
-from ..snapshot.qcow2 import Qcow2Image, read_image
 from ..states import DomainReason, DomainState
 from .addresses import (
     Address,
@@ -60,6 +46,7 @@ from .addresses import (
     read_neighbours,
 )
 from .agents import AgentQueries
+from .background import Background
 from .monitor import (
     STUCK_AFTER,
     MonitorResults,
@@ -68,9 +55,7 @@ from .monitor import (
     query_monitors,
 )
 from .statistics import balloon_period, has_monitor_values, read_statistics
-
-Key = TypeVar("Key")
-Value = TypeVar("Value")
+from .storage import StorageQueries
 
 
 @dataclass
@@ -165,31 +150,25 @@ def _observe(
         responsive if filesystems else set(),
         deadline,
     )
-    hang = pools_hang()
-    storage = _Background(lambda: {} if hang else _read_storage(connect(), found))
+    storage = StorageQueries(
+        connect,
+        [disk for domain in found for disk in domain.disks()],
+        [disk for domain in found if domain.facts["snapshots"] for disk in domain.disks()],
+        templates_path,
+    )
     paused = {
         domain.uuid: domain.handle
         for domain in found
         if domain.facts["state_reason"] == DomainReason.IO_ERROR
     }
-    errors = _Background(lambda: query_disk_errors(connect, paused))
+    errors = Background(lambda: query_disk_errors(connect, paused))
     results = query_monitors(
         connect,
         {domain.uuid: domain.handle for domain in found if domain.active},
         deadline,
         patience=0.4 * timeout,
     )
-    known = storage.collect(min(deadline, time.monotonic() + 0.4 * timeout))
-    if not known and not hang:
-        watch_pools(uri)
-    pools = known.get("pools", [])
-    # libvirtd waits for the storage of a pool that it refreshes, starts or deletes from.
-    silent = ["cannot read the storage pools of the host: libvirt does not respond"]
-    warnings += known.get("warnings", silent)
-    sizes = _Background(lambda: measure_pools(pools, deadline))
-    files = _Background(lambda: _measure_disks(found, deadline))
-    images = _Background(lambda: _read_images(found, deadline))
-    templates = _Background(lambda: {"templates": read_templates(templates_path)})
+    storage.measure(uri, min(deadline, time.monotonic() + 0.4 * timeout), deadline)
     observed = {
         "host": {**read_host(connection, uri), "uptime_seconds": round(uptime, 3)},
         "networks": host_networks,
@@ -199,12 +178,7 @@ def _observe(
     addresses, systems = agents.collect()
     neighbours = read_neighbours()
     patience = max(deadline, time.monotonic() + 0.2)
-    if "pools" in known:
-        set_pools(pools, (disk for domain in found for disk in domain.disks()))
-    update_pools(pools, sizes.collect(patience), warnings)
-    prepared = templates.collect(patience)
-    measured_files = files.collect(patience)
-    read = images.collect(patience)
+    stored = storage.collect(patience, warnings)
     # A QEMU that does not respond to this must not delay the others' entries.
     disk_errors = errors.collect(time.monotonic() + STUCK_AFTER)
     domains = []
@@ -216,18 +190,17 @@ def _observe(
             agent=addresses.get(domain.uuid, {}),
             neighbours=neighbours,
         )
-        fill_sizes(domain.facts["snapshots"], (read.get(path) for path in domain.qcow2_paths()))
+        images = [stored.images.get(path) for path in domain.qcow2_paths()]
+        fill_sizes(domain.facts["snapshots"], images)
         if domain.uuid in disk_errors:
             domain.facts["disk_errors"] = disk_errors[domain.uuid]
         if domain.uuid in systems:
             domain.facts["filesystems"] = systems[domain.uuid]
-        domains.append(_complete(domain, results, measured_files))
+        domains.append(_complete(domain, results, stored.files))
     if doubt := doubt_kvm(domains):
         warnings.append(doubt)
-    if "templates" not in prepared:
-        warnings.append(f"cannot read the templates: {templates_path} does not respond")
-    prepared = {"templates": [], **prepared}
-    return {**observed, **prepared, "pools": pools, "domains": domains}
+    found_here = {"pools": stored.pools, "templates": stored.templates, "domains": domains}
+    return {**observed, **found_here}
 
 
 def _find_domains(connection: Any) -> list[_Found]:
@@ -321,27 +294,6 @@ def _without_lease(
     ]
 
 
-def _read_storage(connection: Any, found: list[_Found]) -> dict[str, list[Any]]:
-    """Return pools and warnings, after setting the paths of disks that are volumes of pools."""
-    warnings: list[str] = []
-    pools = read_pools(connection, warnings)
-    resolve_volumes(connection, (disk for domain in found for disk in domain.disks()))
-    return {"pools": pools, "warnings": warnings}
-
-
-def _measure_disks(found: list[_Found], deadline: float) -> dict[Image, dict[str, int]]:
-    """Return the sizes of all images that can be read before deadline."""
-    images = [image for domain in found for image in domain.images()]
-    return call_each(image_sizes, images, deadline, place=image_place, patience=STORAGE_SECONDS)
-
-
-def _read_images(found: list[_Found], deadline: float) -> dict[str, Qcow2Image | None]:
-    """Return the images of domains with snapshots that can be read before deadline, by path."""
-    with_snapshots = [domain for domain in found if domain.facts["snapshots"]]
-    paths = [path for domain in with_snapshots for path in domain.qcow2_paths()]
-    return call_each(read_image, paths, deadline, place=os.path.dirname, patience=STORAGE_SECONDS)
-
-
 def _complete(
     domain: _Found, results: MonitorResults, files: Mapping[Image, dict[str, int]]
 ) -> dict[str, Any]:
@@ -373,21 +325,3 @@ def _complete(
             stats["block"].append(entry)
     stuck = domain.active and domain.uuid in results.stuck and not has_monitor_values(record)
     return domain.facts | {"stuck": stuck, "stats": stats}
-
-
-class _Background(Generic[Key, Value]):
-    """A query of file systems, in a thread because a dead file system never responds."""
-
-    def __init__(self, call: Callable[[], dict[Key, Value]]) -> None:
-        self._result: dict[Key, Value] = {}
-        self._call = call
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        self._result = self._call()
-
-    def collect(self, deadline: float) -> dict[Key, Value]:
-        """Return the result; {} if there is none by the deadline (monotonic seconds)."""
-        self._thread.join(max(0.0, deadline - time.monotonic()))
-        return self._result
