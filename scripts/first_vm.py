@@ -44,13 +44,15 @@ def main() -> int:
     given.log.write_text("")
     print("starting a VM, to be sure that VMs run here …", flush=True)
     started = time.monotonic()
+    reason: str | None = None
     try:
         reason = explain(run([*command, "--tags", "boot"], given.log))
     finally:
         # From here on, a signal must not keep the VM.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        kept = find_failure(run([*command, "--tags", "delete"], given.log))
+        booted = "-e", f"first_vm_booted={reason == ''}"
+        kept = find_failure(run([*command, *booted, "--tags", "delete"], given.log))
     if kept is not None:
         print(f"cannot delete VM {NAME}: {kept.get('msg')}", file=sys.stderr)
         return 1

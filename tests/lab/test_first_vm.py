@@ -41,6 +41,7 @@ def test_a_vm_boots_and_nothing_is_left_of_it(lab: Lab, host: Host, tmp_path: Pa
     assert program.returncode == 0, said + errors
     assert "a VM has booted and is deleted again" in said
     assert state(host) == before
+    assert NAME not in host.run("ls", "/var/log/libvirt/qemu").stdout
 
 
 def test_after_ctrl_c_nothing_is_left(lab: Lab, host: Host, tmp_path: Path) -> None:
