@@ -187,6 +187,16 @@ def test_reservation_moves_from_another_network() -> None:
     assert [command for command, _xml, _flags in new.updates] == [ADD]
 
 
+def test_missing_network_driver_is_said() -> None:
+    class WithoutNetworks(Connection):
+        def networkLookupByName(self, name: str) -> Network:  # noqa: N802
+            raise libvirtError("not supported by the driver", NO_SUPPORT)
+
+    with pytest.raises(Failure, match="has no network driver") as refusal:
+        add_reservation(WithoutNetworks(), "lab", mac=MAC, address="203.0.113.5", host="web")
+    assert refusal.value.code == "VALIDATION_ERROR"
+
+
 def test_unknown_network_is_said() -> None:
     with pytest.raises(Failure, match="cannot use network 'none'"):
         add_reservation(Connection(), "none", mac=MAC, address="203.0.113.5", host="web")

@@ -11,17 +11,22 @@ from typing import Any
 from ..failure import Failure
 from .connection import error_text, etree, has_error_code, libvirt
 
+# Without libvirt's network driver; the second, of a libvirtd in parts, if virtnetworkd is absent.
+_NO_DRIVER = ("VIR_ERR_NO_SUPPORT", "VIR_ERR_SYSTEM_ERROR")
+
 
 def find_network(conn: Any, name: str) -> Any:
     """Return a virNetwork; raises Failure (VALIDATION_ERROR) if the host has none of that name."""
     try:
         return conn.networkLookupByName(name)
     except libvirt.libvirtError as error:
-        if not has_error_code(error, "VIR_ERR_NO_NETWORK"):
+        if has_error_code(error, "VIR_ERR_NO_NETWORK"):
+            reason = "the host has no network of that name"
+        elif has_error_code(error, *_NO_DRIVER):
+            reason = "libvirt on the host has no network driver"
+        else:
             raise
-        raise Failure(
-            f"cannot use network {name!r}: the host has no network of that name", "VALIDATION_ERROR"
-        ) from error
+        raise Failure(f"cannot use network {name!r}: {reason}", "VALIDATION_ERROR") from error
 
 
 def list_reservations(conn: Any, macs: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -43,8 +48,7 @@ def _definitions(conn: Any) -> dict[str, Any]:
     try:
         networks = conn.listAllNetworks(0)
     except libvirt.libvirtError as error:
-        # The second is what a libvirtd in parts raises when its virtnetworkd is not installed.
-        if has_error_code(error, "VIR_ERR_NO_SUPPORT", "VIR_ERR_SYSTEM_ERROR"):
+        if has_error_code(error, *_NO_DRIVER):
             return {}
         raise
     found = {}
