@@ -73,7 +73,7 @@ disks:
       choices: [linked, full]
       default: linked
     pool:
-      description: Storage pool of a new disk.
+      description: Storage pool of a new disk, of type dir, fs or netfs.
       type: str
       default: default
 interfaces:
@@ -178,7 +178,8 @@ state:
     - V(present) creates or updates the domain. It does not start or stop it.
     - V(running) and V(stopped) also start or stop it. To stop a domain, its guest is shut down,
       or the domain is powered off if O(domains[].force) is set.
-    - V(absent) deletes the domain, its disks and its address reservations.
+    - V(absent) deletes the domain, its disks and its address reservations. A disk that another
+      domain uses or is based on stays, with a warning.
   type: str
   choices: [present, absent, running, stopped]
   default: present

@@ -33,7 +33,8 @@ options:
   state:
     description:
       - V(present) creates or updates the domain. It does not start or stop it.
-      - V(absent) deletes the domain, its disks and its address reservations.
+      - V(absent) deletes the domain, its disks and its address reservations. A disk that another
+        domain uses or is based on stays, with a warning.
       - V(running) starts a stopped domain or resumes a paused one. The domain is created or updated
         first if options for that are set. A domain whose memory libvirt has saved continues there.
       - V(stopped) shuts the guest down, or powers the domain off if O(force) is set. A domain that
