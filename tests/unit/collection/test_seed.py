@@ -148,17 +148,22 @@ def test_fixed_address_goes_into_the_network_config() -> None:
 
 def test_boot_waits_for_the_first_card_only_and_its_default_route_comes_first() -> None:
     macs = [f"52:00:00:00:00:0{number}" for number in range(3)]
-    static = {"mac": "52:00:00:00:00:09", "cidr": "198.51.100.7/24"}
-    config = build_network_config([*({"mac": mac} for mac in macs), static])
+    statics = [
+        {"mac": "52:00:00:00:00:08", "cidr": "198.51.100.7/24", "gateway": "198.51.100.1"},
+        {"mac": "52:00:00:00:00:09", "cidr": "2001:db8::7/64", "gateway": "2001:db8::1"},
+    ]
+    config = build_network_config([*({"mac": mac} for mac in macs), *statics])
     assert config is not None
-    first, second, third, fourth = config["ethernets"].values()
+    first, second, third, fourth, fifth = config["ethernets"].values()
     assert first == {"match": {"macaddress": macs[0]}, "dhcp4": True}
-    assert [nic["optional"] for nic in (second, third, fourth)] == [True, True, True]
+    assert all(nic["optional"] is True for nic in (second, third, fourth, fifth))
+    assert [nic["routes"][0]["to"] for nic in (fourth, fifth)] == ["0.0.0.0/0", "::/0"]
     metrics = [nic["dhcp4-overrides"]["route-metric"] for nic in (second, third)]
+    metrics += [nic["routes"][0]["metric"] for nic in (fourth, fifth)]
     # More than 100, which netplan and NetworkManager give the routes of the first.
     assert metrics == sorted(set(metrics))
     assert metrics[0] > 100
-    assert "dhcp4-overrides" not in fourth
+    assert not {"gateway4", "gateway6"} & {*fourth, *fifth}
 
 
 def test_own_network_config_replaces_the_generated_one() -> None:

@@ -76,21 +76,25 @@ def build_network_config(interfaces: Sequence[Mapping[str, Any]]) -> dict[str, A
     ethernets = {}
     for number, nic in enumerate(interfaces):
         entry: dict[str, Any] = {"match": {"macaddress": nic["mac"]}}
+        metric = _ROUTE_METRIC * (number + 1)
         if nic.get("cidr"):
             entry["addresses"] = [nic["cidr"]]
-            if nic.get("gateway"):
-                entry["gateway6" if ":" in nic["gateway"] else "gateway4"] = nic["gateway"]
+            gateway = nic.get("gateway")
+            if gateway and number:
+                to = "::/0" if ":" in gateway else "0.0.0.0/0"
+                entry["routes"] = [{"to": to, "via": gateway, "metric": metric}]
+            elif gateway:
+                entry["gateway6" if ":" in gateway else "gateway4"] = gateway
             if nic.get("nameservers"):
                 entry["nameservers"] = {"addresses": list(nic["nameservers"])}
         else:
             entry["dhcp4"] = True
             if number:
-                # A network may have no DHCP server; its default route, if it gives one, comes after
-                # that of the first. Not use-routes: cloud-init knows it only with netplan, and the
-                # first network may have no router.
-                entry["dhcp4-overrides"] = {"route-metric": _ROUTE_METRIC * (number + 1)}
+                # Not use-routes: cloud-init knows it only with netplan, and the first network may
+                # have no router.
+                entry["dhcp4-overrides"] = {"route-metric": metric}
         if number:
-            entry["optional"] = True
+            entry["optional"] = True  # its network may have no DHCP server
         ethernets[f"id{number}"] = entry
     return {"version": 2, "ethernets": ethernets}
 
