@@ -467,3 +467,28 @@ async def test_a_libvirt_that_does_not_respond_yet_delays_no_other_host(service:
     assert observer.has_observed
     assert await observer._save_event("kvm1", failed, before, last=True)
     assert (await service.get("/hosts/kvm1"))["status"] == "error"
+
+
+async def test_strangers_get_no_id_before_every_host_was_seen(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = {name: HostConfig(name, Overcommit(), {}) for name in ("kvm1", "kvm2")}
+    observer = Observer(service.settings, Inventory(hosts), Exposition(), History(service.settings))
+    again: list[str] = []
+    monkeypatch.setattr(observer, "_observe_again", again.append)
+    before = Generations({}, datetime.now(UTC))
+
+    def seen(*domains: dict[str, Any]) -> dict[str, Any]:
+        at = datetime.now(UTC).timestamp()
+        info = host_info(domains=list(domains))
+        return {"event": "runner_on_ok", "res": {"host_info": info}, "at": at}
+
+    stranger = foreign_domain("stranger")
+    assert await observer._save_event("kvm1", seen(stranger), before)
+    assert (await service.get("/vms"))["vms"] == []
+    ours = foreign_domain("vm-001", metadata={"id": "vm-001"})
+    assert await observer._save_event("kvm2", seen(ours), before)
+    assert again == ["kvm1"]
+    assert await observer._save_event("kvm1", seen(stranger), before)
+    shown = {vm["name"]: vm["id"] for vm in (await service.get("/vms"))["vms"]}
+    assert shown == {"vm-001": "vm-001", "stranger": "vm-002"}
