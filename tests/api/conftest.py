@@ -353,6 +353,8 @@ def write_inventory(path: Path, hosts: dict[str, FakeHost], **more: dict[str, An
         name: {
             "ansible_connection": "local",
             "fake_hypervisor": str(host.path),
+            # No environment variable: each worker has another path, and settings of its own.
+            **({"ansible_python_interpreter": str(host.python)} if host.python else {}),
             **more.get(name, {}),
         }
         for name, host in hosts.items()
@@ -367,10 +369,9 @@ def fake_hosts(
     """A fake hypervisor, which the test's inventory lists."""
     folder = tmp_path / "hypervisors"
     folder.mkdir()
-    monkeypatch.setenv("ANSIBLE_PYTHON_INTERPRETER", str(python))
     # A killed module leaves the directory with its unpacked files.
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    hosts = {"kvm1": FakeHost("kvm1", folder)}
+    hosts = {"kvm1": FakeHost("kvm1", folder, python)}
     write_inventory(tmp_path / "hosts.yml", hosts)
     return hosts
 

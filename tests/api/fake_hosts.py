@@ -169,8 +169,9 @@ def snapshot_entry(name: str, **values: Any) -> dict[str, Any]:
 class FakeHost:
     """A hypervisor stored in a file, which the modules in project/library read and write."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, python: Path | None = None) -> None:
         self.name = name
+        self.python = python
         self.path = folder / f"{name}.json"
         self._gates = folder / f"{name}-gates"
         self._gates.mkdir()

@@ -334,7 +334,7 @@ async def test_one_host_that_answers_nonsense_hides_no_other(
 
     folder = tmp_path / "more"
     folder.mkdir()
-    hosts = {**playing.hosts, "kvm0": FakeHost("kvm0", folder)}
+    hosts = {**playing.hosts, "kvm0": FakeHost("kvm0", folder, playing.hosts["kvm1"].python)}
     write_inventory(tmp_path / "hosts.yml", hosts)
     await playing.app.ctx.background.reload_inventory()
     await playing.until("/hosts", lambda d: [h["status"] for h in d["hosts"]] == ["ready"] * 2)

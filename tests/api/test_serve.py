@@ -51,14 +51,14 @@ def wait_for(test: Callable[[], Any], seconds: float = 300) -> Any:
 class Server:
     """A `virtplay serve` on the test's database and hypervisor; started as often as wanted."""
 
-    def __init__(self, folder: Path, database_url: str) -> None:
+    def __init__(self, folder: Path, database_url: str, python: Path) -> None:
         self.folder = folder
         self.mark = f"VIRTPLAY_STATE_DIR={folder / 'state'}"
         self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         hypervisors = folder / "hypervisors"
         hypervisors.mkdir()
-        self.host = FakeHost("kvm1", hypervisors)
+        self.host = FakeHost("kvm1", hypervisors, python)
         write_inventory(folder / "hosts.yml", {"kvm1": self.host})
         self.environment = {
             **os.environ,
@@ -136,9 +136,9 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path: Path, database_url: str) -> Iterator[Server]:
+def server(tmp_path: Path, database_url: str, python: Path) -> Iterator[Server]:
     """A server that is not started yet; nothing of it is left at the end."""
-    made = Server(tmp_path, database_url)
+    made = Server(tmp_path, database_url, python)
     yield made
     made.client.close()
     if made.process is not None and made.process.poll() is None:

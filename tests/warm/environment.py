@@ -70,6 +70,8 @@ class Environment:
 
     def _start(self, directory: Path, key: str, cwd: str, settings: dict[str, str]) -> bytes:
         """Start a server; return b"ready" when it listens, or b"" if it ends instead."""
+        if (directory / key).exists():  # the front that first wanted it was killed meanwhile
+            return b"ready"
         log = directory / f"{key}.log"
         with log.open("wb") as output:
             server = subprocess.Popen(
