@@ -81,6 +81,9 @@ def image_sizes(image: Image) -> dict[str, int]:
             return {}
         if is_file:
             sizes["allocation_bytes"] = found.st_blocks * _SECTOR
+        elif image.format == "auto":
+            # Only pools of files read the format from the header.
+            image = image._replace(format="raw")
         # A pipe in its place would block the open, were it not for O_NONBLOCK.
         descriptor = os.open(image.path, os.O_RDONLY | os.O_NONBLOCK)
         try:
