@@ -270,6 +270,23 @@ def test_guest_that_does_not_answer_is_not_killed(host: Host, identity: str, pla
     assert forced["domain"]["state"] == "stopped"
 
 
+def test_name_that_somebody_has_taken_is_no_failure_of_a_job(
+    host: Host, identity: str, play: Play
+) -> None:
+    name = f"vm-{identity[:8]}"
+    blank = "<memory>65536</memory><os><type>hvm</type></os></domain>"
+    blank = f"<domain type='qemu'><name>{name}</name>{blank}"
+    host.run("virsh", "-q", "define", "/dev/stdin", stdin=blank)
+    try:
+        refused = play("vm_create", **new(identity))
+        assert refused["code"] == "VALIDATION_ERROR"
+        assert refused["msg"].endswith("has that name")
+        made = play("vm_create", **new(identity, job="job-1"))["domain"]
+    finally:
+        host.run("virsh", "-q", "undefine", name)
+    assert (made["name"], made["metadata"]["id"]) == (f"{name}-{identity[:8]}", name)
+
+
 def test_fixed_address_is_reserved_and_given_back(host: Host, identity: str, play: Play) -> None:
     # Two cards in one network, which has an entry of the VM's name that somebody has made.
     cards = [{"source": "default", "ip": f"203.0.113.{last}"} for last in (251, 249)]

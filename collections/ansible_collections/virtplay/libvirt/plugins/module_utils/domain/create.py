@@ -70,6 +70,13 @@ def prepare(
     if not NEW_NAME.allows(name):
         raise Failure(f"cannot create {name!r}: the name {NEW_NAME.sentence}", "VALIDATION_ERROR")
     taken = lookup_domain(conn, name=name)
+    if taken is not None and desired.get("job"):
+        # Nobody has chosen the name of a job's domain: it is the id of the VM, which stays in the
+        # metadata. Somebody took the name after the service had last observed the host.
+        metadata = merge_metadata({"id": name}, desired.get("metadata") or {})
+        desired = {**desired, "name": f"{name}-{uuid[:8]}", "metadata": metadata}
+        name = desired["name"]
+        taken = lookup_domain(conn, name=name)
     if taken is not None:
         raise Failure(
             f"cannot create {name}: domain {taken.UUIDString()} has that name", "VALIDATION_ERROR"

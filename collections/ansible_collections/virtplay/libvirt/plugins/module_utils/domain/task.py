@@ -171,6 +171,7 @@ class DomainTask:
         from . import create  # noqa: PLC0415
 
         creation = create.prepare(self.conn, self.uuid, self.params, dry_run=self.check_mode)
+        self.label = creation.spec.name
         starts = self.wanted == Wanted.RUNNING
         state = DomainState.RUNNING if starts else DomainState.STOPPED
         changes = [Change("state", "absent", str(state), Applies.OFFLINE)]
