@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.agents im
 from tests.unit.collection.fake_libvirt import UNRESPONSIVE, fake, libvirtError
 
 BLOCK = -2
+THREADS: list[threading.Thread] = []
 
 
 def flat(*entries: dict[str, Any]) -> dict[str, Any]:
@@ -101,9 +103,12 @@ class Connection:
 
 
 @pytest.fixture(autouse=True)
-def _libvirt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _libvirt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     fake(monkeypatch, guest_agents, addresses, agent_lock)
     monkeypatch.setattr(fence, "LOCK_DIRECTORY", tmp_path / "run")
+    yield
+    while THREADS:
+        THREADS.pop().join(60)
 
 
 def query(
@@ -111,6 +116,7 @@ def query(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     deadline = time.monotonic() + seconds
     queries = AgentQueries(lambda: Connection(domains), addresses, filesystems, deadline)
+    THREADS.extend(queries._threads)
     found, systems = queries.collect()
     return found, systems
 
@@ -132,21 +138,20 @@ def test_agent_that_fails_hides_no_other_and_gets_its_timeout_back() -> None:
     assert domains["a"].timeouts[-1] == BLOCK
 
 
-def test_deadline_ends_the_waiting_with_what_is_known_and_no_timeout_left_behind(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(guest_agents, "AGENT_TIMEOUT", 0)
+def test_deadline_ends_the_waiting_with_what_is_known_and_no_timeout_left_behind() -> None:
     answers = threading.Event()
     domains = {"a": Domain(answers), "b": Domain()}
-    assert set(query(domains, set(), {"a", "b"}, seconds=0.5)[1]) == {"b"}
-    assert domains["a"].timeouts == [0, BLOCK]
+    assert set(query(domains, set(), {"a", "b"}, seconds=1)[1]) == {"b"}
+    assert domains["a"].timeouts == [1, BLOCK]
     answers.set()
 
 
-def test_no_query_begins_that_could_outlast_the_deadline() -> None:
+@pytest.mark.parametrize(("seconds", "limits"), [(0, []), (1.9, [1, BLOCK])])
+def test_agent_has_no_more_time_than_the_observation(seconds: float, limits: list[int]) -> None:
     domains = {"a": Domain()}
-    assert query(domains, {"a"}, {"a"}, seconds=guest_agents.AGENT_TIMEOUT) == ({}, {})
-    assert domains["a"].timeouts == []
+    found, systems = query(domains, {"a"}, {"a"}, seconds=seconds)
+    assert domains["a"].timeouts == limits
+    assert found.keys() == systems.keys() == ({"a"} if limits else set())
 
 
 def test_agents_that_do_not_answer_leave_the_others_their_turn(
@@ -154,7 +159,6 @@ def test_agents_that_do_not_answer_leave_the_others_their_turn(
 ) -> None:
     # One thread, an agent that never answers, and one that does: the second must not always wait.
     monkeypatch.setattr(guest_agents, "MAX_QUERIES", 1)
-    monkeypatch.setattr(guest_agents, "AGENT_TIMEOUT", 0)
     answers = threading.Event()
 
     def is_answered() -> bool:

@@ -39,7 +39,7 @@ class AgentQueries:
     ) -> None:
         """Start the queries; the sets hold the UUIDs to query for addresses and file systems.
 
-        They end by the deadline (monotonic seconds).
+        None begins after the deadline (monotonic seconds).
         """
         self._deadline = deadline
         self._addresses = addresses
@@ -84,7 +84,7 @@ class AgentQueries:
 
     def _query(self) -> None:
         connection = self._connect()  # its own: a waiting request blocks its connection
-        while time.monotonic() < self._deadline - AGENT_TIMEOUT:
+        while time.monotonic() < self._deadline:
             try:
                 uuid = self._waiting.get_nowait()
             except queue.Empty:
@@ -99,7 +99,8 @@ class AgentQueries:
         with hold_agent(domain, HELD_SECONDS):
             self._queried[uuid] = domain
             try:
-                with agent_answers_within(domain, AGENT_TIMEOUT):
+                left = int(self._deadline - time.monotonic())
+                with agent_answers_within(domain, max(1, min(AGENT_TIMEOUT, left))):
                     self._read(uuid, domain)
             finally:
                 del self._queried[uuid]
@@ -107,7 +108,8 @@ class AgentQueries:
     def _read(self, uuid: str, domain: Any) -> None:
         if uuid in self._addresses:
             self._found_addresses[uuid] = read_agent_addresses(domain)
-        if uuid in self._filesystems:
+        # After the deadline the time limit is no longer ours.
+        if uuid in self._filesystems and time.monotonic() < self._deadline:
             info = domain.guestInfo(libvirt.VIR_DOMAIN_GUEST_INFO_FILESYSTEM, 0)
             self._found_filesystems[uuid] = parse_filesystems(info)
 
