@@ -45,7 +45,7 @@ class Domain:
         self, host: Host, *, defined: bool = True, boot: str = "", folder: str = IMAGES
     ) -> None:
         self.host, self.uuid = host, str(uuid.uuid4())
-        self.image = f"{folder}/{self.uuid}.qcow2"
+        self.image = f"{folder}/{self.uuid}-vda.qcow2"
         self.xml = DOMAIN.format(name=self.uuid, image=self.image)
         raw = f"{IMAGES}/{self.uuid}.raw"
         sector = bytes.fromhex(boot).ljust(510, b"\0").hex() + "55aa" if boot else ""
@@ -77,7 +77,10 @@ class Domain:
 @pytest.fixture(scope="module")
 def small_host() -> Iterator[Host]:
     with Lab(hosts=1, prepare=False) as running:
-        yield running.hosts[0]
+        (host,) = running.hosts
+        host.run("virsh", "-q", "pool-define-as", "default", "dir", "--target", IMAGES)
+        host.run("virsh", "-q", "pool-start", "default")
+        yield host
 
 
 @pytest.fixture
@@ -297,3 +300,49 @@ def test_resume_after_an_io_error_holds_only_with_room(small_host: Host) -> None
         domain.remove()
         small_host.run("umount", folder)
         small_host.run("rmdir", folder)
+
+
+def test_image_that_the_guest_has_is_never_shrunk(domain: Domain) -> None:
+    later = f"{domain.image}-later"
+    domain.host.run("qemu-img", "resize", "-q", domain.image, "4G")
+    domain.host.run("qemu-img", "create", "-q", "-f", "qcow2", later, "1G")
+    domain.virsh("start")
+    xml = domain.xml.replace(domain.image, later)
+    domain.host.run("virsh", "-q", "define", "/dev/stdin", stdin=xml)
+    try:
+        refused = domain.act(disks=[{"target": "vda", "size": 2}])
+        assert "cannot shrink disk vda" in refused["msg"]
+        assert domain.act(disks=[{"target": "vda", "size": 4}])["changed"] is False
+        domain.act(disks=[{"target": "vda", "size": 5}])
+        assert f"{5 << 30}" in domain.virsh("domblkinfo", "vda")
+    finally:
+        domain.host.run("rm", "-f", later)
+
+
+@pytest.mark.parametrize("pool", ["active", "inactive"])
+def test_kept_disks_are_kept_with_all_that_they_are_based_on(domain: Domain, pool: str) -> None:
+    host, overlay = domain.host, f"{domain.image}-overlay"
+    source = f"<source pool='default' volume='{domain.uuid}-vda.qcow2-overlay'/>"
+    xml = domain.xml.replace(f"<source file='{domain.image}'/>", source)
+    host.run(
+        "virsh",
+        "-q",
+        "define",
+        "/dev/stdin",
+        stdin=xml.replace("disk type='file'", "disk type='volume'"),
+    )
+    host.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", domain.image, "-F", "qcow2", overlay)
+    host.run("virsh", "-q", "pool-refresh", "default")
+    if pool == "inactive":
+        host.run("virsh", "-q", "pool-destroy", "default")
+    try:
+        assert domain.act(state="absent", keep_disks=True)["changed"]
+        if pool == "inactive":
+            host.run("virsh", "-q", "pool-start", "default")
+        for _run in range(2):
+            assert domain.act(state="absent", keep_disks=True)["changed"] is False
+        assert domain.act(state="absent")["changed"] is False
+        host.run("ls", domain.image, overlay)
+    finally:
+        host.run("virsh", "-q", "pool-start", "default", check=False)
+        host.run("rm", "-f", overlay)

@@ -488,7 +488,7 @@ def _plan_memory(plan: UpdatePlan, current: Current, desired: Mapping[str, Any])
 def _plan_disks(
     plan: UpdatePlan, current: Current, wanted_disks: Sequence[Mapping[str, Any]]
 ) -> None:
-    present = {d["target"]: d for d in (*current.live["disks"], *current.config["disks"])}
+    present = {d["target"]: d for d in (*current.config["disks"], *current.live["disks"])}
     planned: set[str] = set()
     for wanted in wanted_disks:
         target = wanted.get("target") or first_target(current)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from ..failure import Failure
@@ -12,7 +13,7 @@ from ..host.connection import has_error_code, libvirt
 from ..host.images import require_response
 from ..host.pool_watch import require_pools
 from ..host.reservations import list_reservations, remove_reservation
-from ..host.storage import find_volume_at, is_ours, list_volumes, volume_of
+from ..host.storage import find_volume_at, is_ours, list_volumes, seed_name, volume_of
 from ..lock.fence import Fence
 from .devices import derived_macs
 from .plan import Applies, Change, Current
@@ -98,6 +99,17 @@ def run(
     return stays
 
 
+def kept_volumes(conn: Any, uuid: str) -> dict[str, str]:
+    """Return path → reason of the volumes that stay if a domain's disks are kept: all but its seed.
+
+    Its disks may be based on images that no definition names, and a transient domain leaves none.
+    """
+    require_pools(f"keep the disks of {uuid}")
+    found = (volume.path() for volume in list_volumes(conn, uuid))
+    seed = seed_name(uuid)
+    return {path: _AS_REQUESTED for path in found if os.path.basename(path) != seed}
+
+
 def describe_stays(label: str, stays: dict[str, str]) -> str:
     """Return the warning that disks of a deleted domain stay on the host, each with its reason."""
     listed = ", ".join(f"{path} ({reason})" for path, reason in stays.items())
@@ -105,14 +117,14 @@ def describe_stays(label: str, stays: dict[str, str]) -> str:
 
 
 def find_leftovers(
-    conn: Any, uuid: str, users: FileUsers, fence: Fence
+    conn: Any, uuid: str, users: FileUsers, kept: Sequence[str]
 ) -> tuple[list[Change], dict[str, str]]:
     """Return what is left of a domain that was deleted or never defined, to be deleted.
 
-    Also returns path → reason of the volumes that stay for other domains.
+    kept are the paths of volumes that stay as requested. Also returns path → reason of those that
+    stay for other domains.
     """
     require_pools(f"delete what is left of {uuid}")
-    kept = fence.recall().get("kept") or []
     changes = []
     stays = {}
     for volume in list_volumes(conn, uuid):

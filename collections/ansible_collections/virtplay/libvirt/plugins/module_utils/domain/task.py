@@ -158,9 +158,13 @@ class DomainTask:
         from . import remove, users  # noqa: PLC0415
 
         found = users.find_users(self.conn, self.uuid)
-        changes, stays = remove.find_leftovers(self.conn, self.uuid, found, self.fence)
+        kept = self.fence.recall().get("kept") or []
+        if self.params["keep_disks"]:
+            kept = [*dict.fromkeys([*kept, *remove.kept_volumes(self.conn, self.uuid)])]
+        changes, stays = remove.find_leftovers(self.conn, self.uuid, found, kept)
+        if kept and not self.check_mode:
+            self.fence.remember(kept=kept)
         if changes and not self.check_mode:
-            kept = self.fence.recall().get("kept") or []
             remove.sweep(self.conn, self.uuid, kept, found)
             self.fence.remember(creating=[])
         if stays:
@@ -281,6 +285,8 @@ class DomainTask:
         found = users.find_users(self.conn, self.uuid)
         keep = self.params["keep_disks"]
         changes, stays = remove.plan(current, found, keep_disks=keep, force=force)
+        if keep:
+            stays |= remove.kept_volumes(self.conn, self.uuid)
         if Step.DESTROY in steps:
             # Also if the disks stay: the guest may have unsaved data.
             changes[0] = replace(changes[0], destroys=True)

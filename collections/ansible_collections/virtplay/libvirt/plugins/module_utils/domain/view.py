@@ -55,7 +55,8 @@ def view_domain(conn: Any, dom: Any, *, whole: bool = False) -> Current:
     )
     if whole:
         current.hotpluggable_vcpus = hotpluggable_vcpus(live_xml) if active else 0
-        disks = {disk["target"]: disk for disk in (*live["disks"], *config["disks"])}
+        # The live image counts: the next boot may have another one in its place.
+        disks = {disk["target"]: disk for disk in (*config["disks"], *live["disks"])}
         sizes = _measure(disks.values())
         current.capacities = {
             target: sizes[image]["capacity_bytes"]

@@ -144,9 +144,20 @@ def resolve_volumes(conn: Any, disks: Iterable[dict[str, Any]]) -> None:
             # Not its XMLDesc or info: libvirtd opens the volume for them.
             path = pool.storageVolLookupByName(disk["volume"]).path()
         except libvirt.libvirtError:
-            continue
+            path = _path_to_be(pools[name], disk["volume"])
         if path.startswith("/"):
             disk["path"] = path
+
+
+def _path_to_be(pool: Any | None, volume: str) -> str:
+    """Return where a volume is that a pool does not know (yet), "" if only libvirt can tell.
+
+    An inactive pool knows none of its volumes, and each may be what other images are based on.
+    """
+    with suppress(libvirt.libvirtError):  # deleted since it was found
+        if pool is not None and pool_type(pool) in FILE_POOLS and "/" not in volume:
+            return os.path.join(pool_path(pool), volume)
+    return ""
 
 
 def find_volume(pool: Any, name: str) -> Any | None:
