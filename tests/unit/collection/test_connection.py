@@ -58,6 +58,11 @@ def test_state_of_code(code: int | None, state: DomainState) -> None:
         # libvirt forgets the reason at its restart, and keeps it without the image.
         (DomainState.STOPPED, 0, True, "saved"),
         (DomainState.STOPPED, 5, False, "unknown"),
+        # The guest has run since, or its disks were restored: the image is out of date.
+        (DomainState.STOPPED, 2, True, "destroyed"),
+        (DomainState.STOPPED, 7, True, "from_snapshot"),
+        # Its start from the image has failed.
+        (DomainState.STOPPED, 6, True, "saved"),
         (DomainState.CRASHED, 1, False, "panicked"),
         (DomainState.SUSPENDED, 0, False, "unknown"),
         (DomainState.RUNNING, 99, False, "unknown"),

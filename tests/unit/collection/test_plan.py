@@ -73,7 +73,8 @@ POWER: list[tuple[DomainState, Wanted, bool, list[Step] | str]] = [
 ]
 
 
-SAVED = {"has_managed_save": True}
+SAVED: dict[str, Any] = {"has_managed_save": True, "reason": DomainReason.SAVED}
+OUTDATED: dict[str, Any] = {"has_managed_save": True, "reason": DomainReason.DESTROYED}
 TRANSIENT = {"persistent": False}
 MIGRATING = {"reason": DomainReason.MIGRATION}
 BACKUP = {"jobs": ["a backup"]}
@@ -87,10 +88,13 @@ ODD: list[tuple[DomainState, dict[str, Any], Wanted, bool, list[Step] | str]] = 
     (STOPPED, SAVED, Wanted.RESUMED, False, "VM_ALREADY_STOPPED"),
     (STOPPED, SAVED, Wanted.ABSENT, False, "VM_HAS_SAVED_STATE"),
     (STOPPED, SAVED, Wanted.ABSENT, True, []),
-    # A running guest has left the image behind: it is older than its disks.
-    (RUNNING, SAVED, Wanted.RUNNING, False, []),
-    (RUNNING, SAVED, Wanted.STOPPED, False, [Step.DISCARD, Step.SHUT_DOWN]),
-    (RUNNING, SAVED, Wanted.RESTARTED, True, [Step.DISCARD, Step.DESTROY, Step.START]),
+    # The guest has run since it was saved: the image is older than its disks.
+    (RUNNING, OUTDATED, Wanted.RUNNING, False, []),
+    (RUNNING, OUTDATED, Wanted.STOPPED, False, [Step.DISCARD, Step.SHUT_DOWN]),
+    (RUNNING, OUTDATED, Wanted.RESTARTED, True, [Step.DISCARD, Step.DESTROY, Step.START]),
+    (STOPPED, OUTDATED, Wanted.RUNNING, False, [Step.DISCARD, Step.START]),
+    (STOPPED, OUTDATED, Wanted.STOPPED, True, [Step.DISCARD]),
+    (STOPPED, OUTDATED, Wanted.ABSENT, False, []),
     (RUNNING, TRANSIENT, Wanted.STOPPED, True, [Step.DESTROY]),
     (RUNNING, TRANSIENT, Wanted.RESTARTED, False, "VALIDATION_ERROR"),
     (RUNNING, TRANSIENT, Wanted.RESTARTED, True, [Step.RESET]),
@@ -156,8 +160,7 @@ def test_saved_memory_is_used_up_or_lost(
     expected: tuple[DomainState, DomainReason],
     lost: bool,
 ) -> None:
-    reason = DomainReason.SAVED if more else DomainReason.SHUTDOWN
-    current = replace(domain(STOPPED), reason=reason, **more)
+    current = replace(domain(STOPPED), **{"reason": DomainReason.SHUTDOWN, **more})
     assert after(current, steps) == expected
     assert loses_memory(current, steps) is lost
 

@@ -26,7 +26,10 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.qcow2 im
     Qcow2Snapshot,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.xml import parse_snapshot
-from ansible_collections.virtplay.libvirt.plugins.module_utils.states import DomainState
+from ansible_collections.virtplay.libvirt.plugins.module_utils.states import (
+    DomainReason,
+    DomainState,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.values import SNAPSHOT
 
 GIB = 1 << 30
@@ -94,6 +97,7 @@ def view(
         Current(
             *(state, {}, persistent, config, config, xml, xml),
             has_managed_save=saved,
+            reason=DomainReason.SAVED if saved else DomainReason.UNKNOWN,
             jobs=jobs,
         ),
         version,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from ..failure import Failure
@@ -26,30 +27,42 @@ _OPERATIONS = {
     9: "a backup",
     10: "the deletion of a snapshot",
 }
+# virDomainBlockJobType: a copy and an active commit are mirrors, a backup is a job of the domain.
+_BLOCK_JOBS = {1: "pull", 3: "commit"}
 # An answer needs no QEMU, unless a job is there.
 _SECONDS = 5.0
 
 
 def list_jobs(dom: Any, live_xml: str) -> list[str]:
     """Return the jobs of an active domain, as texts; those that a stuck QEMU hides are missing."""
-    return [*_mirrors(live_xml), *_domain_job(dom)]
-
-
-def _mirrors(live_xml: str) -> list[str]:
-    found = []
-    for disk in parse_xml(live_xml).iterfind("devices/disk"):
-        mirror, target = disk.find("mirror"), disk.find("target")
-        if mirror is not None and target is not None:
-            kind = "commit" if mirror.get("job") == "active-commit" else "copy"
-            found.append(f"a block {kind} of disk {target.get('dev')}")
+    disks = parse_xml(live_xml).findall("devices/disk")
+    mirrored = {_target(disk): disk.find("mirror").get("job") for disk in disks if _mirror(disk)}
+    found = [f"a block {job.rpartition('-')[2]} of disk {disk}" for disk, job in mirrored.items()]
+    others = [target for disk in disks if (target := _target(disk)) not in mirrored]
+    with suppress(libvirt.libvirtError, Failure):  # stopped meanwhile, or no answer in time
+        if dom.controlInfo()[0] != libvirt.VIR_DOMAIN_CONTROL_OCCUPIED:
+            query = partial(_ask, dom, others)
+            found += call_within(_SECONDS, query, "cannot query the jobs")
     return found
 
 
-def _domain_job(dom: Any) -> list[str]:
-    with suppress(libvirt.libvirtError, Failure):  # stopped meanwhile, or no answer in time
-        if dom.controlInfo()[0] == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED:
-            return []
-        job = call_within(_SECONDS, dom.jobStats, "cannot query the jobs")
-        if job.get("type"):
-            return [_OPERATIONS.get(job.get("operation"), "a job")]
-    return []
+def _target(disk: Any) -> str:
+    return str(disk.find("target").get("dev"))
+
+
+def _mirror(disk: Any) -> bool:
+    mirror = disk.find("mirror")
+    return mirror is not None and mirror.get("job") is not None
+
+
+def _ask(dom: Any, targets: list[str]) -> list[str]:
+    job = dom.jobStats()
+    found = [_OPERATIONS.get(job.get("operation"), "a job")] if job.get("type") else []
+    for target in targets:
+        # A pull, and a commit below the top image, are in no definition.
+        kind = None
+        with suppress(libvirt.libvirtError):
+            kind = _BLOCK_JOBS.get((dom.blockJobInfo(target, 0) or {}).get("type", 0))
+        if kind:
+            found.append(f"a block {kind} of disk {target}")
+    return found

@@ -95,7 +95,7 @@ class Current:
     @property
     def saved(self) -> bool:
         """Whether the next start goes on in the memory of a managed save image."""
-        return self.has_managed_save and not self.active
+        return self.has_managed_save and self.reason == DomainReason.SAVED and not self.active
 
     @property
     def label(self) -> str:
@@ -181,9 +181,10 @@ def plan_power(current: Current, wanted: Wanted, *, force: bool = False) -> list
     if wanted is Wanted.ABSENT or (ends and not force) or _is_migrating(current):
         refuse_jobs(current, cannot)
     steps = _plan_power(current, wanted, force, cannot)
-    if current.active and current.has_managed_save and {Step.SHUT_DOWN, Step.DESTROY} & {*steps}:
-        # An image that a running guest has left behind is older than its disks: libvirt keeps it
-        # at a restore, and the next start would go on in it.
+    outdated = current.has_managed_save and not current.saved
+    if outdated and {Step.START, Step.SHUT_DOWN, Step.DESTROY} & {*steps}:
+        # The guest has run since it was saved, so the image is older than its disks: libvirt keeps
+        # it at a restore, and the next start would go on in it.
         return [Step.DISCARD, *steps]
     return steps
 
@@ -201,7 +202,7 @@ def _plan_power(current: Current, wanted: Wanted, force: bool, cannot: str) -> l
     if wanted is Wanted.STOPPED:
         if current.active:
             return _stop(current, force, cannot)
-        return [Step.DISCARD] if current.saved and force else []
+        return [Step.DISCARD] if current.has_managed_save and force else []
     if wanted is Wanted.ABSENT:
         if current.active and not force:
             raise Failure(

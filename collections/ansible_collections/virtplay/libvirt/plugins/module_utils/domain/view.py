@@ -15,6 +15,7 @@ from ..host.images import Image, call_each, image_of, image_sizes, with_sizes
 from ..host.qemu_process import started_at
 from ..host.reservations import list_reservations
 from ..host.storage import resolve_volumes
+from ..states import DomainReason
 from .flags import read_flags
 from .jobs import list_jobs
 from .plan import Current
@@ -34,7 +35,7 @@ def view_domain(conn: Any, dom: Any, *, whole: bool = False) -> Current:
     if active and persistent:
         config_xml = dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
     state, reason, has_managed_save = read_state(dom)
-    if has_managed_save and not active:
+    if reason == DomainReason.SAVED:
         live_xml = saved_xml(dom) or config_xml
     config = parse_domain(config_xml)
     live = config if live_xml == config_xml else parse_domain(live_xml)

@@ -87,6 +87,9 @@ _DOMAIN_REASONS: dict[DomainState, tuple[DomainReason, ...]] = {
     DomainState.CRASHED: (_R.UNKNOWN, _R.PANICKED),
 }
 
+# The reasons of a stopped domain that cannot follow its save.
+_SINCE_SAVED = frozenset({_R.SHUTDOWN, _R.DESTROYED, _R.CRASHED, _R.FROM_SNAPSHOT})
+
 
 def require_libraries() -> None:
     """Raise Failure if the host's Python lacks the libvirt binding or lxml."""
@@ -133,16 +136,19 @@ def reason_from_code(
 ) -> DomainReason:
     """Return the reason of a state from libvirt's integer; UNKNOWN for an unknown one.
 
-    A stopped domain is SAVED if it has a managed save image, and only then: libvirt forgets the
-    reason at its restart, and keeps it when the image is removed.
+    A stopped domain is SAVED only with a managed save image: libvirt keeps the reason when the
+    image is removed, and forgets it at its restart. One that has run since it was saved, or whose
+    disks were restored, keeps its reason: the image is out of date.
     """
     reasons = _DOMAIN_REASONS.get(state, ())
     reason = (
         reasons[code] if code is not None and 0 <= code < len(reasons) else (DomainReason.UNKNOWN)
     )
-    if state == DomainState.STOPPED and has_managed_save != (reason == DomainReason.SAVED):
-        return DomainReason.SAVED if has_managed_save else DomainReason.UNKNOWN
-    return reason
+    if state != DomainState.STOPPED or reason in _SINCE_SAVED:
+        return reason
+    if has_managed_save:
+        return DomainReason.SAVED
+    return DomainReason.UNKNOWN if reason == DomainReason.SAVED else reason
 
 
 def saved_xml(dom: Any) -> str | None:

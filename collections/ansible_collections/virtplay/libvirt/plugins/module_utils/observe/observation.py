@@ -236,13 +236,14 @@ def _find_domain(
     active = bool(handle.isActive())
     persistent = uuid not in transient
     state = state_from_code(record.get("state.state"))
+    reason = reason_from_code(state, record.get("state.reason"), has_managed_save=uuid in saved)
     text = handle.XMLDesc(0)
     facts: dict[str, Any] = {"uuid": uuid, "name": handle.name()}
     try:
         later = None
         if active and persistent:
             later = handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-        elif uuid in saved and (at_start := saved_xml(handle)):
+        elif reason == DomainReason.SAVED and (at_start := saved_xml(handle)):
             text, later = at_start, text
         facts |= parse_domain(text)
         if later is not None:
@@ -256,7 +257,6 @@ def _find_domain(
     metadata = facts.get("metadata") or {}
     fenced = Fence(uuid, label=facts["name"]).recall().get("generation")
     facts["generation"] = max(fenced or 0, metadata.get("generation") or 0)
-    reason = reason_from_code(state, record.get("state.reason"), has_managed_save=uuid in saved)
     facts["state"] = str(state)
     facts["state_reason"] = str(reason)
     facts["has_managed_save"] = uuid in saved
