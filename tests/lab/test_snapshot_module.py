@@ -127,7 +127,7 @@ def test_disks_made_and_grown_since(host: Host, identity: str, play: Play, make:
 
 def test_tree_is_shared_with_virsh(host: Host, identity: str, play: Play, make: Make) -> None:
     make("stopped")
-    texts = {"title": "Übung 🚀 </description><b>/..\\", "description": "a\r\nb\n\n{{ 7*7 }} ]]>"}
+    texts = {"title": "Übung 🚀 </description><b>/..\\", "description": "a\n\tb\n\n{{ 7*7 }} ]]>"}
     play("snapshot_create", name="one", expires_at="2030-01-01T00:00:00Z", **texts)
     host.run("virsh", "snapshot-create-as", identity, "by hand …", "Text 🚀")
     made = play("snapshot_create", name="three")

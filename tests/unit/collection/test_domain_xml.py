@@ -1,6 +1,6 @@
 """Tests of domain XML: built, read and edited, in tables and golden files.
 
-`VIRTPLAY_WRITE_GOLDEN=1 pytest tests/unit/collection/test_domain_xml.py` rewrites the files.
+`WRITE_GOLDEN=1 pytest tests/unit/collection/test_domain_xml.py` rewrites the files.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ NASTY = [
 def test_built_domain_is_the_golden_file(name: str) -> None:
     built = build_domain(SPECS[name])
     path = GOLDEN / f"domain_{name}.xml"
-    if os.environ.get("VIRTPLAY_WRITE_GOLDEN"):
+    if os.environ.get("WRITE_GOLDEN"):
         path.parent.mkdir(exist_ok=True)
         path.write_text(built)
     assert built == path.read_text()

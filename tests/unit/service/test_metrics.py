@@ -1,6 +1,6 @@
 """Unit tests: what Prometheus gets of observations.
 
-`VIRTPLAY_WRITE_GOLDEN=1 pytest tests/unit/service/test_metrics.py` rewrites the list of published
+`WRITE_GOLDEN=1 pytest tests/unit/service/test_metrics.py` rewrites the list of published
 metrics; a name or label that is in it must never change, as people's dashboards have it.
 """
 
@@ -93,7 +93,7 @@ def test_published_metrics_are_the_golden_file() -> None:
     count_request("GET", "/metrics", 200, 0.1)
     text = b"".join(exposition.text()) + service_text(Queue(0, 0))
     lines = [f"{name} {rest}\n" for name, rest in sorted(types_and_labels(text).items())]
-    if os.environ.get("VIRTPLAY_WRITE_GOLDEN"):
+    if os.environ.get("WRITE_GOLDEN"):
         GOLDEN.write_text("".join(lines))
     assert "".join(lines) == GOLDEN.read_text()
     # The sample has every metric that there is.
