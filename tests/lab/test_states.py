@@ -352,3 +352,51 @@ def test_kept_disks_are_kept_with_all_that_they_are_based_on(domain: Domain, poo
     finally:
         host.run("virsh", "-q", "pool-start", "default", check=False)
         host.run("rm", "-f", overlay)
+
+
+def test_nothing_is_changed_that_another_domain_stands_on(domain: Domain) -> None:
+    host = domain.host
+    host.run(
+        "sh",
+        "-ec",
+        "mkdir -p /srv/other /mnt/other; virsh -q pool-define-as o dir --target /srv/other",
+    )
+    domain.snapshot(snapshot="off")
+    host.run("qemu-io", "-c", "write -P 7 0 64k", domain.image)
+    other = Domain(host, defined=False)
+    top = "/srv/other/top.qcow2"
+    over = f"qemu-img create -q -f qcow2 -b {domain.image} -F qcow2 {top}"
+    volume = "<source pool='o' volume='top.qcow2'/>"
+    direct = f"<source file='{domain.image}'/>"
+    mounted = f"<source file='/mnt/other/{domain.uuid}-vda.qcow2'/>"
+    mount = f"mount --bind {IMAGES} /mnt/other; virsh -q start {other.uuid}"
+    save = (
+        f"virsh -q start {other.uuid}; virsh -q managedsave {other.uuid}; "
+        f"virsh -q detach-disk {other.uuid} vda --config"
+    )
+    try:
+        for kind, source, command in (
+            ("volume", volume, over),  # of an inactive pool
+            ("file", direct, save),
+            ("file", mounted, mount),
+        ):
+            xml = other.xml.replace(f"<source file='{other.image}'/>", source)
+            xml = xml.replace("disk type='file'", f"disk type='{kind}'")
+            host.run("virsh", "-q", "define", "/dev/stdin", stdin=xml)
+            host.run("sh", "-ec", command)
+            for check in (True, False) if source == volume else ():
+                refused = domain.snapshot(
+                    snapshot="off", state="restored", force=True, _ansible_check_mode=check
+                )
+                assert refused.get("code") == "SNAPSHOT_NOT_POSSIBLE", (source, refused)
+                assert f"domain {other.uuid} uses disk vda" in refused["msg"]
+            deleted = domain.act(state="absent", force=True)
+            assert f"domain {other.uuid} uses it" in str(deleted["warnings"])
+            host.run("ls", domain.image)
+            host.run("virsh", "-q", "define", "/dev/stdin", stdin=domain.xml)
+            other.virsh("destroy", check=False)
+            other.virsh("undefine", "--managed-save")
+    finally:
+        other.remove()
+        host.run("umount", "/mnt/other", check=False)
+        host.run("sh", "-c", "virsh -q pool-undefine o; rm -rf /srv/other")

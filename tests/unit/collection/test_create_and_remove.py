@@ -147,7 +147,7 @@ def test_deletion_says_that_snapshots_and_reservations_go_too() -> None:
         (FileUsers({OURS: "web"}), "domain web uses it"),
         (
             FileUsers({THEIRS: "web"}, ("db",)),
-            "the storage of domain db, which may use it, does not respond",
+            "the storage of domain db, which may use it, cannot be read",
         ),
     ],
 )

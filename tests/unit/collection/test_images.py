@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -165,6 +167,30 @@ def test_chain_is_followed_to_its_end_and_not_round(tmp_path: Path) -> None:
 def test_odd_backing_names_end_a_chain(name: str, tmp_path: Path) -> None:
     top = overlay(tmp_path / "top.qcow2", name)
     assert backing_chain(top)[0] == str(tmp_path / "top.qcow2")
+
+
+@pytest.mark.parametrize("backing", [True, False])
+def test_file_of_an_images_data_is_one_that_it_is_based_on(backing: bool, tmp_path: Path) -> None:
+    data, base, top = (str(tmp_path / name) for name in ("data.raw", "base.raw", "top.qcow2"))
+    subprocess.run(["qemu-img", "create", "-q", base, "1M"], check=True)
+    below = ["-b", base, "-F", "raw"] if backing else []
+    options = f"data_file={data}"
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, *below, top, "1M"]
+    subprocess.run(command, check=True)
+    assert set(backing_chain(Image(top, "qcow2"))) == {top, data, *([base] if backing else [])}
+
+
+def test_image_that_cannot_be_read_has_no_known_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = overlay(tmp_path / "top.qcow2", "base.qcow2")
+
+    def refuse(*_arguments: object) -> int:
+        raise PermissionError(errno.EACCES, "root is nobody on this NFS")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(PermissionError):
+        backing_chain(top)
 
 
 def test_content_of_a_raw_disk_is_no_header(tmp_path: Path) -> None:

@@ -221,6 +221,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan impor
     applies_at,
     merge_metadata,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.users import find_users
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.view import (
     describe,
     view_domain,
@@ -241,6 +242,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection i
     open_connection,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.failures import failure_of
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.images import file_id
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.qemu_process import started_at
 from ansible_collections.virtplay.libvirt.plugins.module_utils.lock.fence import Fence
 from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.change import (
@@ -469,6 +471,7 @@ class Task:
     # --- restore ---
 
     def _restore(self, view: SnapshotView) -> dict[str, Any]:
+        view.shared = self._other_users(view)
         remembered = self.fence.recall()
         this = {"job": self.job, "snapshot": self.name}
         if self.job is not None and remembered.get("restored") == this:
@@ -523,6 +526,14 @@ class Task:
         self.fence.remember(restoring=None, restored=this if self.job is not None else None)
         after = self._view()
         return self._result(after, changes, after.entries, guard=self._find_guard(after))
+
+    def _other_users(self, view: SnapshotView) -> dict[str, str]:
+        """Return target → another domain that stands on the disk, which would see it change."""
+        current = view.current
+        users = find_users(self.conn, self.fence.uuid).names
+        disks = (current.live if current.active else current.config)["disks"]
+        found = {d["target"]: users.get(file_id(d["path"])) for d in disks if d["path"]}
+        return {target: user for target, user in found.items() if user and target in view.images}
 
     def _find_guard(self, view: SnapshotView) -> dict[str, Any] | None:
         return view.find(self.params["guard"]) if self.params["guard"] else None

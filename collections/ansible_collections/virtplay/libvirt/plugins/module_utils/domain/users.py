@@ -4,15 +4,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..failure import Failure
-from ..host.connection import has_error_code, libvirt
-from ..host.images import Image, backing_chain, call_each, image_of, image_place
+from ..host.connection import has_error_code, libvirt, saved_xml
+from ..host.images import Image, backing_chain, call_each, file_id, image_of, image_place
 from ..host.pool_watch import require_pools
 from ..host.storage import resolve_volumes
 from .xml import list_files, parse_media
@@ -23,7 +22,7 @@ _STORAGE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class FileUsers:
-    """The other domains of a host: real path → domain, and those whose files cannot be read."""
+    """The other domains of a host: file_id → domain, and those whose files cannot be read."""
 
     names: Mapping[str, str] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
@@ -31,14 +30,13 @@ class FileUsers:
     def reason_to_keep(self, path: str) -> str | None:
         """Return why a file must stay; None if no other domain stands on it."""
         deadline = time.monotonic() + _STORAGE_SECONDS
-        real = call_each(os.path.realpath, [path], deadline).get(path)
-        if real is None:
+        found = call_each(file_id, [path], deadline).get(path)
+        if found is None:
             return "its storage does not respond"
-        user = self.names.get(real)
-        if user is not None:
-            return f"domain {user} uses it"
+        if found in self.names:
+            return f"domain {self.names[found]} uses it"
         if self.unknown:
-            return f"the storage of domain {self.unknown[0]}, which may use it, does not respond"
+            return f"the storage of domain {self.unknown[0]}, which may use it, cannot be read"
         return None
 
 
@@ -61,17 +59,23 @@ def find_users(conn: Any, uuid: str) -> FileUsers:
             if not has_error_code(error, "VIR_ERR_NO_DOMAIN"):  # else deleted meanwhile
                 raise
     deadline = time.monotonic() + _STORAGE_SECONDS
-    chains = call_each(backing_chain, images, deadline, place=image_place)
+    chains = call_each(_chain, images, deadline, place=image_place)
     names = {path: images[image] for image, chain in chains.items() for path in chain}
     unknown += [name for image, name in images.items() if image not in chains]
     return FileUsers(names, tuple(unknown))
 
 
+def _chain(image: Image) -> list[str]:
+    return [file_id(path) for path in backing_chain(image)]
+
+
 def _images(conn: Any, dom: Any) -> list[Image]:
-    """Return all images in the definitions of a domain, the running one and the next."""
+    """Return all images in the definitions of a domain: the running or saved one, and the next."""
     xmls = {dom.XMLDesc(0)}
     if dom.isActive() and dom.isPersistent():
         xmls.add(dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    elif dom.hasManagedSaveImage(0) and (saved := saved_xml(dom)):
+        xmls.add(saved)
     media = [disk for xml in xmls for disk in parse_media(xml)]
     resolve_volumes(conn, media)
     # Of a running domain, libvirt lists backing files whose names only QEMU could read.

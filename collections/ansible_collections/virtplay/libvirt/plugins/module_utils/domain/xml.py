@@ -148,10 +148,10 @@ def hotpluggable_vcpus(xml: str) -> int:
 
 
 def list_files(xml: str) -> list[str]:
-    """Return the paths of all disks, media and backing files in a definition."""
+    """Return the paths of all disks, media, backing files and running copies in a definition."""
     root = parse_xml(xml)
     sources = [
-        *root.iterfind("devices/disk/source"),
+        *root.iterfind("devices/disk//source"),
         *root.iterfind("devices/disk//backingStore/*"),
     ]
     paths = (source.get("file") or source.get("dev") for source in sources)

@@ -8,6 +8,7 @@ which could write the header of another format there.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -26,9 +27,15 @@ Result = TypeVar("Result")
 # The qcow2 header (docs/interop/qcow2.txt in QEMU): magic, then the virtual size at byte 24.
 _QCOW2_HEADER = struct.Struct(">4s20xQ")
 _QCOW2_MAGIC = b"QFI\xfb"
-# Magic, version, then the place of the backing file's name and its length.
-_BACKING_HEADER = struct.Struct(">4s4xQI")
+# Magic, version, the place of the backing file's name, its length, bits of a cluster.
+_BACKING_HEADER = struct.Struct(">4sIQII")
 _LONGEST_NAME = 4096
+# Extensions follow the header, in its cluster; that of version 2 has no length of its own.
+_LONGEST_HEADER = 65536
+_V2_LENGTH = 72
+_EXTENSION = struct.Struct(">II")
+_DATA_FILE = 0x44415441
+_UNREADABLE = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
 _LONGEST_CHAIN = 256
 # LUKS, version 1, which is QEMU's: magic, version, then the start of the payload in sectors.
 _LUKS_HEADER = struct.Struct(">6sH96xI")
@@ -123,7 +130,10 @@ def _capacity(descriptor: int, image: Image, length: int) -> int | None:
 
 
 def backing_chain(image: Image) -> list[str]:
-    """Return the real paths of an image and of all files that it is based on; may wait for ever."""
+    """Return the real paths of an image and of all files that it is based on; may wait for ever.
+
+    Raises OSError if one of them is there and cannot be read.
+    """
     found: list[str] = []
     waiting = [(image.path, image.format)]
     while waiting and len(found) < _LONGEST_CHAIN:
@@ -137,30 +147,65 @@ def backing_chain(image: Image) -> list[str]:
     return found
 
 
+def file_id(path: str) -> str:
+    """Return a text that all paths of a file have in common, bind mounts included."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return f"{found.st_dev}:{found.st_ino}"
+
+
 def _backing_files(path: str) -> list[str]:
-    """Return the paths in the header of a qcow2 image, relative ones as seen from the image."""
+    """Return the paths in the header of a qcow2 image, relative ones as seen from the image.
+
+    Raises OSError for an image that is there and cannot be read: nobody knows what it is based on.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            header = os.pread(descriptor, _BACKING_HEADER.size, 0)
-            if len(header) < _BACKING_HEADER.size:
-                return []
-            magic, offset, length = _BACKING_HEADER.unpack(header)
-            if magic != _QCOW2_MAGIC or not offset or length > _LONGEST_NAME:
-                return []
-            name = os.fsdecode(os.pread(descriptor, length, offset))
+            names = _header_names(descriptor)
         finally:
             os.close(descriptor)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in _UNREADABLE:
+            raise
         return []
-    if name.startswith("json:"):
-        try:
-            names = _file_names(json.loads(name[len("json:") :]))
-        except (ValueError, RecursionError):
-            return []
-    else:
-        names = [name[len("file:") :] if name.startswith("file:") else name]
     return [os.path.join(os.path.dirname(path), name) for name in names]
+
+
+def _header_names(descriptor: int) -> list[str]:
+    header = os.pread(descriptor, _LONGEST_HEADER, 0)
+    if len(header) < _BACKING_HEADER.size:
+        return []
+    magic, version, offset, length, cluster_bits = _BACKING_HEADER.unpack_from(header)
+    if magic != _QCOW2_MAGIC:
+        return []
+    names = []
+    if offset and length <= _LONGEST_NAME:
+        names.append(os.fsdecode(os.pread(descriptor, length, offset)))
+    # Extensions of the header: type, length, content padded to 8 bytes.
+    position, end = _V2_LENGTH, min(len(header), offset or 1 << min(cluster_bits, 16))
+    if version > 2:
+        position = int.from_bytes(header[100:104], "big") or end
+    while position + _EXTENSION.size <= end:
+        kind, size = _EXTENSION.unpack_from(header, position)
+        if kind == 0:
+            break
+        position += _EXTENSION.size
+        if kind == _DATA_FILE:
+            names.append(os.fsdecode(header[position : position + size]))
+        position += (size + 7) // 8 * 8
+    return [found for name in names for found in _files_of(name)]
+
+
+def _files_of(name: str) -> list[str]:
+    if not name.startswith("json:"):
+        return [name[len("file:") :] if name.startswith("file:") else name]
+    try:
+        return _file_names(json.loads(name[len("json:") :]))
+    except (ValueError, RecursionError):
+        return []
 
 
 def _file_names(value: Any) -> list[str]:

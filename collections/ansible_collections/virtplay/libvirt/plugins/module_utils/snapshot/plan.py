@@ -45,7 +45,7 @@ class SnapshotView:
 
     xmls: snapshot name → its XML. images: target of a disk → its image, None if it is not a
     readable qcow2. checkpoints: their names. missing: files that the snapshot to restore needs and
-    that do not exist.
+    that do not exist. shared: target of a disk → another domain that stands on it.
     """
 
     current: Current
@@ -55,6 +55,7 @@ class SnapshotView:
     images: Mapping[str, Qcow2Image | None] = field(default_factory=dict)
     checkpoints: Sequence[str] = ()
     missing: Sequence[str] = ()
+    shared: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -490,6 +491,10 @@ def _restore_obstacles(
                 elif places_then[target] != _place(disk):
                     reasons.append(f"disk {target} was then in {places_then[target]}")
     reasons += [f"file {path} does not exist any more" for path in view.missing]
+    reasons += [
+        f"domain {user} uses disk {target} too, or a disk that is based on it"
+        for target, user in view.shared.items()
+    ]
     return list(dict.fromkeys([*reasons, *_mistaken(view, name)]))
 
 
