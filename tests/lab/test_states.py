@@ -400,3 +400,15 @@ def test_nothing_is_changed_that_another_domain_stands_on(domain: Domain) -> Non
         other.remove()
         host.run("umount", "/mnt/other", check=False)
         host.run("sh", "-c", "virsh -q pool-undefine o; rm -rf /srv/other")
+
+
+def test_renamed_domain_is_not_the_one_of_its_old_name(small_host: Host) -> None:
+    act = partial(run_module, small_host, "domain")
+    wanted = {"vcpus": 1, "memory": 64, "disks": [{"size": 1}], "interfaces": []}
+    uuid = act(name="before", **wanted)["domain"]["uuid"]
+    small_host.run("virsh", "-q", "domrename", "before", "after")
+    assert act(name="before", state="absent")["changed"] is False
+    assert "is after now" in act(name="before", **{**wanted, "memory": 96})["msg"]
+    assert act(name="before", state="running")["code"] == "VALIDATION_ERROR"
+    assert act(name="after", state="absent")["changed"] is True
+    assert act(uuid=uuid, state="absent")["changed"] is False

@@ -129,6 +129,8 @@ class DomainTask:
         dom = lookup_domain(self.conn, uuid=self.uuid)
         if dom is None:
             return self._act_without_domain()
+        if self.params["uuid"] is None and dom.name() != self.params["name"]:
+            return self._act_on_renamed(dom.name())
         current = view_domain(self.conn, dom, whole=self._needs_whole())
         self.label = current.label
         self.fence.check((current.config["metadata"] or {}).get("generation"))
@@ -153,6 +155,16 @@ class DomainTask:
                 f"cannot create {self.label} without {' and '.join(missing)}", "VALIDATION_ERROR"
             )
         return self._create()
+
+    def _act_on_renamed(self, name: str) -> dict[str, Any]:
+        # Its UUID is derived from the old name; but who has renamed it wants it as it is.
+        if self.wanted == Wanted.ABSENT:
+            return self._result(None, [])
+        raise Failure(
+            f"cannot {VERBS[self.wanted]} {self.label}: no domain has that name; the one that was "
+            f"created under it is {name} now",
+            "VALIDATION_ERROR" if self.wanted in CAN_CREATE else "VM_NOT_FOUND",
+        )
 
     def _sweep(self) -> dict[str, Any]:
         from . import remove, users  # noqa: PLC0415
