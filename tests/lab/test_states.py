@@ -412,3 +412,37 @@ def test_renamed_domain_is_not_the_one_of_its_old_name(small_host: Host) -> None
     assert act(name="before", state="running")["code"] == "VALIDATION_ERROR"
     assert act(name="after", state="absent")["changed"] is True
     assert act(uuid=uuid, state="absent")["changed"] is False
+
+
+def test_guest_that_was_saved_while_paused_runs_after_its_start(domain: Domain) -> None:
+    domain.virsh("start")
+    domain.virsh("suspend")
+    domain.virsh("managedsave")
+    domain.virsh("start")
+    # libvirt calls it migrating, as QEMU has read its memory like one that comes from elsewhere.
+    assert domain.state() == "paused (migrating)"
+    assert domain.act(state="running")["domain"]["state"] == "running"
+    domain.virsh("suspend")
+    domain.virsh("managedsave")
+    assert domain.act(state="running")["domain"]["state"] == "running"
+    assert domain.state().startswith("running")
+
+
+def test_saved_image_that_somebody_has_removed_blocks_nothing(domain: Domain) -> None:
+    domain.virsh("start")
+    domain.virsh("managedsave")
+    domain.host.run("rm", f"/var/lib/libvirt/qemu/save/{domain.uuid}.save")
+    assert domain.is_saved()
+    assert domain.act(state="stopped", force=True)["domain"]["state"] == "stopped"
+    assert domain.act(state="running")["domain"]["state"] == "running"
+    assert domain.act(state="absent", force=True)["domain"] is None
+
+
+def test_memory_of_numa_cells_is_not_ours_to_change(domain: Domain) -> None:
+    cells = "<cpu><numa><cell id='0' cpus='0-3' memory='64' unit='MiB'/></numa></cpu><devices>"
+    xml = domain.xml.replace("<devices>", cells)
+    domain.host.run("virsh", "-q", "define", "/dev/stdin", stdin=xml)
+    for check in (True, False):
+        refused = domain.act(memory=128, _ansible_check_mode=check)
+        assert "NUMA cells" in refused["msg"]
+    assert domain.act(memory=48)["domain"]["memory"] == 48

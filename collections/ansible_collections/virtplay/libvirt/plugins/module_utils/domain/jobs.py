@@ -46,6 +46,17 @@ def list_jobs(dom: Any, live_xml: str) -> list[str]:
     return found
 
 
+def is_idle(dom: Any) -> bool:
+    """Whether libvirt says that it does nothing with an active domain.
+
+    On the host that a domain migrates to, the query is an error.
+    """
+    with suppress(libvirt.libvirtError, Failure):
+        if dom.controlInfo()[0] != libvirt.VIR_DOMAIN_CONTROL_OCCUPIED:
+            return not call_within(_SECONDS, dom.jobStats, "cannot query the jobs").get("type")
+    return False
+
+
 def _target(disk: Any) -> str:
     return str(disk.find("target").get("dev"))
 

@@ -15,6 +15,7 @@ from ..failure import Failure
 from ..states import ACTIVE_STATES, MIGRATION_REASONS, DomainReason, DomainState, TextEnum
 from ..units import GIB
 from .arguments import DEFINITION, LIVE, WAITING, Wanted
+from .xml import parse_xml
 
 # The arguments of a definition that have planning functions of their own.
 _PLANNED_APART = (*WAITING, "firmware", "disks", "interfaces", "metadata")
@@ -78,6 +79,9 @@ class Current:
     has_managed_save: bool = False
     # What libvirt or QEMU does with the domain at the moment, for messages.
     jobs: Sequence[str] = ()
+    # Whether libvirt says that it does nothing with the domain, although it is paused as one that
+    # is migrating: so is a guest that was saved while it was paused.
+    idle: bool = False
     hotpluggable_vcpus: int = 0
     # Target → size in bytes, of the disks whose size is known.
     capacities: dict[str, int] = field(default_factory=dict)
@@ -269,7 +273,7 @@ def refuse_saved(current: Current, cannot: str, remedy: str) -> None:
 
 def _is_migrating(current: Current) -> bool:
     waits = current.state == DomainState.PAUSED and current.reason in MIGRATION_REASONS
-    return waits or MIGRATION in current.jobs
+    return (waits and not current.idle) or MIGRATION in current.jobs
 
 
 def _wake(state: DomainState) -> list[Step]:
@@ -461,11 +465,17 @@ def _plan_memory(plan: UpdatePlan, current: Current, desired: Mapping[str, Any])
     if limit is None:
         # Configured headroom stays; without headroom the limit follows the memory, so that the
         # next boot neither wastes memory nor needs the balloon.
-        headroom = config["memory_max"] > config["memory"]
+        headroom = config["memory_max"] > config["memory"] or _has_cells(current)
         limit = max(config["memory_max"], wanted) if headroom else wanted
     if wanted > limit:
         raise Failure(
             f"cannot give {current.label} {wanted} MiB: memory_max is {limit} MiB",
+            "VALIDATION_ERROR",
+        )
+    if limit != config["memory_max"] and _has_cells(current):
+        raise Failure(
+            f"cannot change memory_max of {current.label}: its memory is that of its NUMA cells; "
+            "change these with virsh edit",
             "VALIDATION_ERROR",
         )
     if limit != config["memory_max"]:
@@ -484,6 +494,12 @@ def _plan_memory(plan: UpdatePlan, current: Current, desired: Mapping[str, Any])
         return
     applies = Applies.LIVE if possible else _next(current)
     plan.changes.append(Change("memory", live["memory"], wanted, applies))
+
+
+def _has_cells(current: Current) -> bool:
+    """Whether libvirt takes the memory from NUMA cells, and ignores the one of the domain."""
+    xml = current.config_xml
+    return bool(xml) and parse_xml(xml).find("cpu/numa/cell") is not None
 
 
 def _plan_disks(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -45,7 +46,7 @@ def run_steps(
     """
     for number, step in enumerate(steps):
         if step is Step.START:
-            dom.create()
+            _start(dom, label)
         elif step is Step.SUSPEND:
             call_within(MONITOR_SECONDS, dom.suspend, f"cannot pause {label}")
         elif step is Step.RESUME:
@@ -57,7 +58,7 @@ def run_steps(
         elif step is Step.RESET:
             call_within(MONITOR_SECONDS, lambda: dom.reset(0), f"cannot reset {label}")
         elif step is Step.DISCARD:
-            dom.managedSaveRemove(0)
+            discard(dom)
         else:
             try:
                 _shut_down(dom, label, timeout)
@@ -122,6 +123,23 @@ def _fault(dom: Any, state: DomainState, reason: DomainReason) -> str:
             "/var/log/libvirt/qemu on the host"
         )
     return f"QEMU has paused its guest ({reason})"
+
+
+def _start(dom: Any, label: str) -> None:
+    saved = dom.hasManagedSaveImage(0)
+    dom.create()
+    # A guest that was saved while it was paused is paused again.
+    if saved and _state(dom) == DomainState.PAUSED:
+        call_within(MONITOR_SECONDS, dom.resume, f"cannot resume {label}")
+
+
+def discard(dom: Any) -> None:
+    """Remove the managed save image, which somebody may have removed behind libvirt's back."""
+    try:
+        dom.managedSaveRemove(0)
+    except libvirt.libvirtError as error:
+        if not has_error_code(error, "VIR_ERR_SYSTEM_ERROR") or error.get_int1() != errno.ENOENT:
+            raise
 
 
 def call_within(seconds: float, call: Callable[[], T], failure: str) -> T:

@@ -17,7 +17,7 @@ from ..host.reservations import list_reservations
 from ..host.storage import resolve_volumes
 from ..states import DomainReason
 from .flags import read_flags
-from .jobs import list_jobs
+from .jobs import is_idle, list_jobs
 from .plan import Current
 from .power import call_within
 from .xml import hotpluggable_vcpus, parse_domain, pending_values
@@ -53,6 +53,7 @@ def view_domain(conn: Any, dom: Any, *, whole: bool = False) -> Current:
         reason=reason,
         has_managed_save=has_managed_save,
         jobs=list_jobs(dom, live_xml) if active else (),
+        idle=active and reason == DomainReason.MIGRATION and is_idle(dom),
     )
     if whole:
         current.hotpluggable_vcpus = hotpluggable_vcpus(live_xml) if active else 0

@@ -15,7 +15,7 @@ from typing import Any
 from ..domain.console_xml import LONG_AGO, is_valid, set_password, temporary_screens
 from ..domain.metadata import write_metadata
 from ..domain.plan import Current
-from ..domain.power import MONITOR_SECONDS, call_within
+from ..domain.power import MONITOR_SECONDS, call_within, discard
 from ..domain.xml import parse_xml
 from ..failure import Failure
 from ..host.connection import error_text, has_error_code, libvirt
@@ -159,7 +159,7 @@ def revert(dom: Any, name: str, view: SnapshotView, *, force: bool) -> None:
     memory on disks of another time.
     """
     if view.current.has_managed_save:
-        dom.managedSaveRemove(0)
+        discard(dom)
     snapshot = dom.snapshotLookupByName(name, 0)
     what = f"cannot restore {view.label} to snapshot {name}"
     try:
