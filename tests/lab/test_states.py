@@ -446,3 +446,22 @@ def test_memory_of_numa_cells_is_not_ours_to_change(domain: Domain) -> None:
         refused = domain.act(memory=128, _ansible_check_mode=check)
         assert "NUMA cells" in refused["msg"]
     assert domain.act(memory=48)["domain"]["memory"] == 48
+
+
+def test_only_disks_that_are_said_are_deleted(small_host: Host) -> None:
+    act = partial(run_module, small_host, "domain", name="web", interfaces=[], vcpus=1, memory=64)
+    two = [{"size": 1}, {"target": "vdb", "size": 1}]
+    uuid = act(disks=two)["domain"]["uuid"]
+    first, second = (f"{IMAGES}/{uuid}-{target}.qcow2" for target in ("vda", "vdb"))
+    small_host.run("cp", first, f"{first}.bak")
+    small_host.run("virsh", "-q", "pool-refresh", "default")
+    try:
+        small_host.run("virsh", "-q", "detach-disk", "web", "vdb", "--config")
+        assert [c["before"] for c in act(state="absent")["changes"]] == ["stopped", first, second]
+        assert act(disks=two)["changed"]
+        assert act(state="absent", keep_disks=True)["changed"]
+        act(disks=two[:1])
+        assert [c["before"] for c in act(state="absent")["changes"]] == ["stopped", first]
+        small_host.run("ls", second, f"{first}.bak")
+    finally:
+        small_host.run("rm", "-f", second, f"{first}.bak")

@@ -230,7 +230,7 @@ def run(conn: Any, creation: Creation, fence: Fence, start: Callable[[Any], None
         if stays:
             failure.message += f"; not undone: {'; '.join(stays)}"
         raise failure from error
-    fence.note_complete()
+    fence.note_complete([disk.path for disk in creation.disks])
     return dom
 
 

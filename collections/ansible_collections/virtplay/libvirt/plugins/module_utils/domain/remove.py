@@ -81,7 +81,7 @@ def run(
     uuid = current.config["uuid"]
     stays = dict(stays)
     kept = [path for path, reason in stays.items() if reason == _AS_REQUESTED]
-    if kept:
+    if kept or fence.recall().get("kept"):
         # Only these: what another domain uses is deleted by a later run, once nobody does.
         fence.remember(kept=kept)
     for mac, place in current.reservations.items():
@@ -97,6 +97,26 @@ def run(
     stays |= sweep(conn, uuid, list(stays), users)
     undefine(dom)
     return stays
+
+
+def plan_leftovers(
+    conn: Any, current: Current, users: FileUsers, kept: Sequence[str], stays: dict[str, str]
+) -> list[Change]:
+    """Return the changes of deleting the disks that were a domain's, and are not in its definition.
+
+    Adds to stays those that an earlier deletion has kept as requested.
+    """
+    uuid = current.config["uuid"]
+    attached = [disk["path"] for disk in current.config["disks"]]
+    found = [path for volume in list_volumes(conn, uuid) if (path := volume.path()) not in attached]
+    stays.update({path: _AS_REQUESTED for path in found if path in kept})
+    return [
+        Change("volume", path, None, Applies.LIVE, destroys=True)
+        for path in found
+        if path not in stays
+        and os.path.basename(path) != seed_name(uuid)
+        and not users.reason_to_keep(path)
+    ]
 
 
 def kept_volumes(conn: Any, uuid: str) -> dict[str, str]:

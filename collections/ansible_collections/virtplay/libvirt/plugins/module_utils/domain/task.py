@@ -253,7 +253,7 @@ class DomainTask:
             run_steps(dom, steps, label=self.label, timeout=self.params["timeout"], watch=watch)
             if not prepared:
                 note_job(dom, current, self.bookkeeping)
-        self.fence.note_complete()
+        self.fence.note_complete([disk["path"] for disk in current.config["disks"]])
         if changes:
             current = self._view_again(dom, current)
         return self._result(describe(current), changes, before_xml, after_xml)
@@ -299,6 +299,8 @@ class DomainTask:
         changes, stays = remove.plan(current, found, keep_disks=keep, force=force)
         if keep:
             stays |= remove.kept_volumes(self.conn, self.uuid)
+        kept = self.fence.recall().get("kept") or []
+        changes += remove.plan_leftovers(self.conn, current, found, kept, stays)
         if Step.DESTROY in steps:
             # Also if the disks stay: the guest may have unsaved data.
             changes[0] = replace(changes[0], destroys=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -179,13 +180,17 @@ def find_volume(pool: Any, name: str) -> Any | None:
 
 
 def list_volumes(conn: Any, uuid: str) -> list[Any]:
-    """Return all volumes that are named after a domain, in every active pool that can be read."""
+    """Return all disks and seeds made for a domain, in every active pool that can be read.
+
+    Not all that begins with its UUID: somebody may have put a copy of a disk beside it.
+    """
+    made = re.compile(rf"{re.escape(uuid)}-(vd[a-z]{{1,2}}\.qcow2|seed\.iso)")
     volumes = []
     for pool in conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
         # A pool that has become inactive, or a volume that was deleted since it was listed.
         with suppress(libvirt.libvirtError):
             for name in pool.listVolumes():
-                if is_ours(uuid, name):
+                if made.fullmatch(name):
                     volumes.append(pool.storageVolLookupByName(name))
     return volumes
 

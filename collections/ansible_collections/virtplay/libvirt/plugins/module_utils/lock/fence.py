@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -107,11 +107,15 @@ class Fence:
         temporary.rename(self._fence_path)
         sweep(self._fence_path.parent)
 
-    def note_complete(self) -> None:
-        """Remember that the domain is complete: its disks hold data and are never replaced."""
+    def note_complete(self, disks: Collection[str | None]) -> None:
+        """Remember that the domain is complete: its disks hold data and are never replaced.
+
+        disks are their paths: other disks that an earlier deletion has kept stay kept.
+        """
         remembered = self.recall()
         if remembered.get("creating") or remembered.get("kept"):
-            self.remember(creating=[], kept=[])
+            kept = [path for path in remembered.get("kept") or [] if path not in disks]
+            self.remember(creating=[], kept=kept)
 
 
 def sweep(directory: Path, keep_seconds: float = KEEP_SECONDS) -> None:
