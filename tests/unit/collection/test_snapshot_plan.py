@@ -181,6 +181,13 @@ def test_no_moments(text: str) -> None:
             "disk vda is a SCSI device of the host (lun)",
         ),
         (definition(VDA.replace("</disk>", "<shareable/></disk>")), False, OLD, "shared with"),
+        (definition(VDA.replace("</disk>", "<encryption/></disk>")), True, OLD, "is encrypted"),
+        (
+            definition(VDA.replace("vda.qcow2'/>", "vda.qcow2'><encryption/></source>")),
+            False,
+            OLD,
+            "disk vda is encrypted",
+        ),
         (
             definition(VDA.replace("</disk>", "<transient/></disk>")),
             False,

@@ -162,6 +162,9 @@ def _disk_obstacles(disk: Any) -> list[str]:
         return [f"{name} is a SCSI device of the host (lun)"]
     if kind != _FORMAT_WITH_SNAPSHOTS:
         return [f"{name} is {kind or 'of an unknown format'}, not qcow2"]
+    if disk.find("encryption") is not None or disk.find("source/encryption") is not None:
+        # qemu-img, which libvirt calls for a stopped domain, has no key.
+        return [f"{name} is encrypted"]
     if disk.find("shareable") is not None:
         return [f"{name} is shared with other guests"]
     if disk.find("transient") is not None:
