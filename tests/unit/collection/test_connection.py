@@ -60,6 +60,7 @@ def test_state_of_code(code: int | None, state: DomainState) -> None:
         (DomainState.STOPPED, 5, False, "unknown"),
         # The guest has run since, or its disks were restored: the image is out of date.
         (DomainState.STOPPED, 2, True, "destroyed"),
+        (DomainState.STOPPED, 4, True, "migrated"),
         (DomainState.STOPPED, 7, True, "from_snapshot"),
         # Its start from the image has failed.
         (DomainState.STOPPED, 6, True, "saved"),

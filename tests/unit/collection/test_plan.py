@@ -201,6 +201,15 @@ def test_disk_of_a_saved_or_occupied_domain_does_not_grow(more: dict[str, Any], 
     assert refusal.value.code == code
 
 
+@pytest.mark.parametrize("more", [{"state": PAUSED, **MIGRATING}, {"jobs": ["a migration"]}])
+def test_domain_that_migrates_is_not_changed(more: dict[str, Any]) -> None:
+    current = replace(domain(), **more)
+    with pytest.raises(Failure, match=r"^cannot change vm-001: a migration is in ") as refusal:
+        plan_update(current, {"memory": 512})
+    assert refusal.value.code == "OPERATION_IN_PROGRESS"
+    assert not plan_update(current, {"memory": current.config["memory"]}).changes
+
+
 def test_crashed_guest_is_changed_at_its_next_boot() -> None:
     current = domain(CRASHED)
     assert {key: change[2] for key, change in changes(current, vcpus=3, memory=512).items()} == {

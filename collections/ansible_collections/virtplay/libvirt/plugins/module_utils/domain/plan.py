@@ -348,6 +348,9 @@ def plan_update(current: Current, desired: Mapping[str, Any]) -> UpdatePlan:
             f"cannot change {current.label}: it is transient, libvirt stores no definition of it",
             "VALIDATION_ERROR",
         )
+    if plan.changes and _is_migrating(current):
+        # The other host does not get what this one defines meanwhile.
+        refuse_jobs(current, f"cannot change {current.label}")
     return plan
 
 

@@ -88,7 +88,7 @@ _DOMAIN_REASONS: dict[DomainState, tuple[DomainReason, ...]] = {
 }
 
 # The reasons of a stopped domain that cannot follow its save.
-_SINCE_SAVED = frozenset({_R.SHUTDOWN, _R.DESTROYED, _R.CRASHED, _R.FROM_SNAPSHOT})
+_SINCE_SAVED = frozenset({_R.SHUTDOWN, _R.DESTROYED, _R.CRASHED, _R.MIGRATED, _R.FROM_SNAPSHOT})
 
 
 def require_libraries() -> None:
