@@ -215,6 +215,8 @@ class Vms:
             vm = await store.find_vm(ref, lock=True)
             await refuse_if_busy(vm)
             await refuse_unusable(vm)
+            if action in (Action.VM_RESTART, Action.VM_RESUME):
+                refuse_running_elsewhere(vm, action.value.removeprefix("vm_"))
             refuse_wrong_state(vm, action, force=bool(force))
             variables = identify(vm)
             if force is not None:

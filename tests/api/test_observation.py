@@ -390,7 +390,12 @@ async def test_of_two_hosts_that_define_a_vm_the_one_where_it_runs_has_it(
     await service.see("kvm1", domains=[stopped])
     assert await seen() == ("kvm2", "stopped")
     await Vm.all().update(elsewhere={"kvm1": "running"})
-    for method, path in (("POST", "/start"), ("DELETE", "?force=true")):
+    for method, path in (
+        ("POST", "/start"),
+        ("POST", "/restart"),
+        ("POST", "/resume"),
+        ("DELETE", "?force=true"),
+    ):
         refused = await service.client.request(method, f"/api/v1/vms/vm-001{path}")
         assert refused.json()["error"]["code"] == "VM_ALREADY_RUNNING"
         assert "is defined on kvm2 and on kvm1, and is running on kvm1" in refused.text

@@ -21,12 +21,13 @@ class HostOut(BaseModel):
     name: str
     status: HostStatus
     message: str = Field(
-        description="why it is not ready; of a ready host, what could not be read of it"
+        description="why it is not ready; of a ready host, what could not be read of it, and that"
+        " KVM has failed a VM there"
     )
     observedAt: str | None  # noqa: N815
     vms: int
     virtType: str | None = Field(description="kvm, or qemu (emulation)")  # noqa: N815
-    virtReason: str | None  # noqa: N815
+    virtReason: str | None = Field(description="why it is kvm or qemu")  # noqa: N815
     cpus: int | None
     cpuModel: str | None  # noqa: N815
     memory: int | None = Field(description="MiB")

@@ -267,7 +267,10 @@ class VmOut(BaseModel):
     pending: dict[str, Any] = Field(
         description="field whose new value applies at the next boot → its current value"
     )
-    error: dict[str, Any] | None
+    error: dict[str, Any] | None = Field(
+        description="why its creation failed, or what is wrong with it: GUEST_NOT_RUNNING,"
+        " DEFINED_TWICE"
+    )
     startedAt: str | None  # noqa: N815
     observedAt: str | None = Field(description="when an observation last showed it")  # noqa: N815
 
