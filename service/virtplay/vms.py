@@ -116,6 +116,10 @@ class Vms:
                     f"cannot shrink the disk of VM {ref}: it {message}",
                     [{"field": "disk", "message": message}],
                 )
+            if requested.get("disk") == vm.disk:
+                # Who writes back what was shown asks for no growth: it may be rounded up, and the
+                # host may not know the size of a disk that is not stored there.
+                requested = {key: value for key, value in requested.items() if key != "disk"}
             _check_card(vm, requested.get("network") or {})
             if requested.get("disk", vm.disk) > vm.disk and vm.state_reason == SAVED:
                 raise errors.VmHasSavedState(
@@ -136,6 +140,13 @@ class Vms:
             await refuse_if_busy(vm)
             await refuse_unreachable(vm)
             refuse_running_elsewhere(vm, "delete")
+            if vm.elsewhere and not keep_disks:
+                others = ", ".join(sorted(vm.elsewhere))
+                raise errors.ValidationFailed(
+                    f"cannot delete VM {ref} with its disks: {others} defines it too, perhaps on"
+                    " the same disks; undefine it there first, or use keepDisks=true",
+                    [{"field": "keepDisks", "message": f"must be true: {others} defines the VM"}],
+                )
             if vm.power in ACTIVE_STATES and not force:
                 raise errors.VmAlreadyRunning(
                     f"cannot delete VM {ref}: it is {vm.power}; stop it first, or use force=true"

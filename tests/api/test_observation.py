@@ -389,6 +389,9 @@ async def test_of_two_hosts_that_define_a_vm_the_one_where_it_runs_has_it(
     await service.see("kvm2", domains=[own_domain(vm, state="stopped")])
     await service.see("kvm1", domains=[stopped])
     assert await seen() == ("kvm2", "stopped")
+    refused = await service.client.delete("/api/v1/vms/vm-001?force=true")
+    assert refused.json()["error"]["details"]["fields"][0]["field"] == "keepDisks"
+    assert "kvm1 defines it too, perhaps on the same disks" in refused.text
     await Vm.all().update(elsewhere={"kvm1": "running"})
     for method, path in (
         ("POST", "/start"),

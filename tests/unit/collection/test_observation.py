@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.images import Image
+from ansible_collections.virtplay.libvirt.plugins.module_utils.observe import observation
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.background import Background
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.monitor import MonitorResults
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.observation import (
     _complete,
+    _find_domains,
     _Found,
     _without_lease,
 )
+
+from tests.unit.collection.fake_libvirt import NO_DOMAIN, fake, libvirtError
 
 GIB = 1 << 30
 PATH = "/srv/vda.qcow2"
@@ -137,3 +141,58 @@ def test_dead_file_system_holds_nothing_up() -> None:
     assert late.collect(time.monotonic() + 0.1) == {}
     answers.set()
     assert late.collect(time.monotonic() + 60) == {"ended": True}
+
+
+class Handle:
+    """A stopped domain that libvirt describes, or for which it reports an error."""
+
+    def __init__(self, name: str, error: libvirtError | None = None) -> None:
+        self._name, self._error = name, error
+
+    def name(self) -> str:
+        return self._name
+
+    UUIDString = name
+
+    def isActive(self) -> bool:  # noqa: N802
+        return False
+
+    def XMLDesc(self, _flags: int) -> str:  # noqa: N802
+        if self._error:
+            raise self._error
+        return f"<domain type='qemu'><name>{self._name}</name><memory>1024</memory></domain>"
+
+
+class Connection:
+    """A connection to a host with these domains."""
+
+    def __init__(self, *handles: Handle, alive: bool = True) -> None:
+        self._handles, self._alive = handles, alive
+
+    def getAllDomainStats(self, _groups: int, _flags: int) -> list[Any]:  # noqa: N802
+        return [(handle, {"state.state": 5, "state.reason": 1}) for handle in self._handles]
+
+    def listAllDomains(self, _flags: int) -> list[Any]:  # noqa: N802
+        return []
+
+    def isAlive(self) -> bool:  # noqa: N802
+        return self._alive
+
+
+def test_domain_that_libvirt_cannot_describe_hides_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake(monkeypatch, observation)
+    broken = Handle("broken", libvirtError("internal error: odd"))
+    gone = Handle("gone", libvirtError("no domain", NO_DOMAIN))
+    found = _find_domains(Connection(Handle("b"), broken, gone, Handle("a")))
+    assert [domain.facts["name"] for domain in found] == ["a", "b", "broken"]
+    # It is listed, or the service would take it for deleted.
+    entry = _complete(found[2], MonitorResults(), {})
+    assert (entry["state"], entry["unreadable"]) == (
+        "stopped",
+        "cannot read domain broken: internal error: odd",
+    )
+    assert "unreadable" not in found[0].facts
+    with pytest.raises(libvirtError, match="odd"):
+        _find_domains(Connection(broken, alive=False))

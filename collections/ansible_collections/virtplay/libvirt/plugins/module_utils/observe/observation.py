@@ -36,7 +36,7 @@ from ..host.images import (
 from ..host.qemu_process import started_at
 from ..lock.fence import Fence
 from ..snapshot.list import fill_sizes, list_snapshots
-from ..states import DomainReason, DomainState
+from ..states import ACTIVE_STATES, DomainReason, DomainState
 from .addresses import (
     Address,
     Place,
@@ -219,7 +219,9 @@ def _find_domains(connection: Any) -> list[_Found]:
         except libvirt.libvirtError as error:
             if has_error_code(error, "VIR_ERR_NO_DOMAIN"):
                 continue  # deleted since it was listed
-            raise
+            if not connection.isAlive():
+                raise
+            domain = _unreadable(handle, record, error)
         domain.facts["autostart"] = domain.uuid in autostart
         found.append(domain)
     return sorted(found, key=lambda domain: domain.facts["name"])
@@ -238,7 +240,7 @@ def _find_domain(
     state = state_from_code(record.get("state.state"))
     reason = reason_from_code(state, record.get("state.reason"), has_managed_save=uuid in saved)
     text = handle.XMLDesc(0)
-    facts: dict[str, Any] = {"uuid": uuid, "name": handle.name()}
+    facts: dict[str, Any] = {"uuid": uuid, "name": handle.name(), "snapshots": []}
     try:
         later = None
         if active and persistent:
@@ -250,6 +252,8 @@ def _find_domain(
             config = parse_domain(later)
             if pending := pending_values(facts, config):
                 facts["pending"] = pending
+        if uuid in snapshots:
+            facts["snapshots"] = list_snapshots(handle)[0]
     except (Failure, ValueError, TypeError, AttributeError) as error:
         # One domain with an unknown kind of definition must not hide all others.
         facts["unreadable"] = f"cannot read the definition of domain {handle.name()}: {error}"
@@ -261,7 +265,6 @@ def _find_domain(
     facts["state_reason"] = str(reason)
     facts["has_managed_save"] = uuid in saved
     facts["persistent"] = persistent
-    facts["snapshots"] = list_snapshots(handle)[0] if uuid in snapshots else []
     facts["started_at"] = started_at(handle.name()) if active else None
     return _Found(
         uuid=uuid,
@@ -272,6 +275,27 @@ def _find_domain(
         has_agent=state is DomainState.RUNNING and agent_is_connected(text),
         cpu_time_ns=handle.info()[4] if active else None,
         balloon_period=balloon_period(text),
+    )
+
+
+def _unreadable(handle: Any, record: dict[str, Any], error: Exception) -> _Found:
+    """Return a domain of which libvirt reports an error: it must neither hide others nor be gone."""
+    state = state_from_code(record.get("state.state"))
+    return _Found(
+        uuid=handle.UUIDString(),
+        handle=handle,
+        active=state in ACTIVE_STATES,
+        record=record,
+        facts={
+            "uuid": handle.UUIDString(),
+            "name": handle.name(),
+            "state": str(state),
+            "state_reason": str(DomainReason.UNKNOWN),
+            "snapshots": [],
+            "unreadable": f"cannot read domain {handle.name()}: {error_text(error)}",
+        },
+        has_agent=False,
+        cpu_time_ns=None,
     )
 
 
