@@ -279,7 +279,7 @@ def _find_domain(
 
 
 def _unreadable(handle: Any, record: dict[str, Any], error: Exception) -> _Found:
-    """Return a domain of which libvirt reports an error: it must neither hide others nor be gone."""
+    """Return a domain for which libvirt reports an error; it must not hide others or seem gone."""
     state = state_from_code(record.get("state.state"))
     return _Found(
         uuid=handle.UUIDString(),
