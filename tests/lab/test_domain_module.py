@@ -387,6 +387,32 @@ def test_what_another_domain_is_based_on_is_neither_deleted_nor_used_again(
         host.run("sh", "-c", f"rm {top}*")
 
 
+def test_disk_that_a_qemu_of_another_host_has_open_is_not_deleted(
+    host: Host, identity: str
+) -> None:
+    given: dict[str, Any] = {"uuid": identity, "name": f"vm-{identity[:8]}", "vcpus": 1}
+    given |= {"memory": 64, "disks": [{"size": 1}], "interfaces": []}
+    absent = {"uuid": identity, "state": "absent"}
+    run_modules(host, (given, 0), module="domain")
+    # No domain of this host tells of it, only the locks that every QEMU program sets.
+    place = f"/run/{identity}"
+    image = f"{IMAGES}/{identity}-vda.qcow2"
+    export = ("--fork", "--persistent", "-k", f"{place}.sock", "--pid-file", f"{place}.pid")
+    host.run("qemu-nbd", *export, image)
+    try:
+        for gone in (False, True):
+            (deleted,) = run_modules(host, (absent, 0), module="domain")
+            assert deleted is not None
+            assert [change["field"] for change in deleted["changes"]] == ["state"][gone:]
+            assert volumes(host, identity) == {"vda.qcow2"}
+    finally:
+        host.run(
+            "sh", "-ec", f"pid=$(cat {place}.pid); kill $pid; while [ -d /proc/$pid ]; do :; done"
+        )
+    run_modules(host, (absent, 0), module="domain")
+    assert volumes(host, identity) == set()
+
+
 def test_uefi_guest_is_made_started_and_removed(host: Host, identity: str, play: Play) -> None:
     made = play("vm_create", **new(identity, firmware="efi", state="running"))
     assert made["domain"]["firmware"] == "efi"

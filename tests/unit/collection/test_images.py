@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import struct
 import subprocess
@@ -18,6 +19,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.images impor
     call_each,
     image_of,
     image_sizes,
+    is_locked,
     require_response,
 )
 
@@ -197,3 +199,25 @@ def test_content_of_a_raw_disk_is_no_header(tmp_path: Path) -> None:
     overlay(tmp_path / "raw", "/etc/passwd")
     assert backing_chain(Image(str(tmp_path / "raw"), "raw")) == [str(tmp_path / "raw")]
     assert backing_chain(Image(str(tmp_path / "absent"), "qcow2")) == [str(tmp_path / "absent")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "byte", "locked"),
+    [
+        (fcntl.F_RDLCK, 100, True),  # QEMU reads
+        (fcntl.F_RDLCK, 201, True),  # QEMU forbids others to write
+        (fcntl.F_RDLCK, 0, False),  # a lock of another program
+        (fcntl.F_UNLCK, 100, False),
+    ],
+)
+def test_image_that_a_qemu_has_open_is_locked(
+    kind: int, byte: int, locked: bool, tmp_path: Path
+) -> None:
+    image = tmp_path / "vda.qcow2"
+    image.write_bytes(b"")
+    f_ofd_setlk = 37
+    with image.open("r+b") as opened:
+        fcntl.fcntl(opened, f_ofd_setlk, struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0))
+        assert is_locked(str(image)) is locked
+    assert not is_locked(str(image))
+    assert not is_locked(str(tmp_path / "absent"))

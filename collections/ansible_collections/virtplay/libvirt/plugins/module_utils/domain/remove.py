@@ -10,7 +10,7 @@ from typing import Any
 
 from ..failure import Failure
 from ..host.connection import has_error_code, libvirt
-from ..host.images import require_response
+from ..host.images import is_locked, require_response
 from ..host.pool_watch import require_pools
 from ..host.reservations import list_reservations, remove_reservation
 from ..host.storage import find_volume_at, is_ours, list_volumes, seed_name, volume_of
@@ -20,6 +20,7 @@ from .plan import Applies, Change, Current
 from .users import FileUsers
 
 _AS_REQUESTED = "as requested"
+_LOCKED = "a QEMU has it open, perhaps on another host"
 
 
 def plan(
@@ -51,7 +52,7 @@ def plan(
             stays[path] = "Virtplay did not create it"
         elif keep_disks:
             stays[path] = _AS_REQUESTED
-        elif reason := users.reason_to_keep(path):
+        elif reason := _reason_to_keep(users, path, own=current.active):
             stays[path] = reason
         else:
             changes.append(
@@ -89,6 +90,9 @@ def run(
     for disk in current.config["disks"]:
         path = disk["path"]
         if path and path not in stays and is_ours(uuid, path):
+            if is_locked(path):
+                stays[path] = _LOCKED
+                continue
             volume = find_volume_at(conn, path) if os.path.lexists(path) else volume_of(conn, path)
             if volume is not None:
                 volume.delete(0)
@@ -115,8 +119,16 @@ def plan_leftovers(
         for path in found
         if path not in stays
         and os.path.basename(path) != seed_name(uuid)
-        and not users.reason_to_keep(path)
+        and not _reason_to_keep(users, path, own=current.active)
     ]
+
+
+def _reason_to_keep(users: FileUsers, path: str, *, own: bool = False) -> str | None:
+    """Return why a file must stay, or None; own means that the domain's own QEMU may have it open.
+
+    Another host's domains are unknown here, but not the locks of their QEMU.
+    """
+    return users.reason_to_keep(path) or (_LOCKED if not own and is_locked(path) else None)
 
 
 def kept_volumes(conn: Any, uuid: str) -> dict[str, str]:
@@ -151,7 +163,7 @@ def find_leftovers(
         path = volume.path()
         if path in kept:
             continue
-        if reason := users.reason_to_keep(path):
+        if reason := _reason_to_keep(users, path):
             stays[path] = reason
         else:
             changes.append(Change("volume", path, None, Applies.OFFLINE, destroys=True))
@@ -170,7 +182,7 @@ def sweep(conn: Any, uuid: str, kept: list[str], users: FileUsers) -> dict[str, 
         path = volume.path()
         if path in kept:
             continue
-        if reason := users.reason_to_keep(path):
+        if reason := _reason_to_keep(users, path):
             stays[path] = reason
         else:
             volume.delete(0)
