@@ -44,6 +44,7 @@ FAILED = re.compile(
 TIME_LIMIT = 30.0
 KVM = Path("/dev/kvm")
 HOST_FILE = Path("/etc/virtplay/host.json")
+WORK = Path("/var/tmp")
 QEMU_LOGS = Path("/var/log/libvirt/qemu")
 KVM_PARAMETERS = Path("/sys/module")
 MICRO_PACKAGES = Path("/var/cache/virtplay/micro")
@@ -157,7 +158,7 @@ def try_kvm(program: str) -> str:
             "was not tried: this host has no kernel for a guest in /boot; prepare the template"
             " micro, then prepare the host again"
         )
-    with tempfile.TemporaryDirectory(prefix="virtplay-trial-", dir="/var/tmp") as work:
+    with tempfile.TemporaryDirectory(prefix="virtplay-trial-", dir=WORK) as work:
         return run_guest(program, make_disk(Path(work), kernel))
 
 

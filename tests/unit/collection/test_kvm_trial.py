@@ -35,6 +35,7 @@ class Trial:
         program.HOST_FILE = folder / "host.json"
         program.KVM_PARAMETERS = folder / "module"
         program.QEMU_LOGS = folder / "logs"
+        program.WORK = folder
         self.program = program
         monkeypatch.setenv("PATH", str(folder), prepend=":")
 
@@ -114,7 +115,7 @@ def test_kvm_that_boots_no_kernel_is_not_believed(
     assert (found["virt_type"], found["reason"]) == ("qemu", reason)
     assert trial.run() == found
     assert trial.count() == 2  # a failure may have been mended meanwhile
-    assert not list(Path("/var/tmp").glob("virtplay-trial-*"))
+    assert not list(trial.folder.glob("virtplay-trial-*"))
 
 
 def test_without_a_device_or_a_kernel_nothing_is_tried(
