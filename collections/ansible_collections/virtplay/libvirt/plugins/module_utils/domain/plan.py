@@ -15,7 +15,6 @@ from ..failure import Failure
 from ..states import ACTIVE_STATES, MIGRATION_REASONS, DomainReason, DomainState, TextEnum
 from ..units import GIB
 from .arguments import DEFINITION, LIVE, WAITING, Wanted
-from .xml import parse_xml
 
 # The arguments of a definition that have planning functions of their own.
 _PLANNED_APART = (*WAITING, "firmware", "disks", "interfaces", "metadata")
@@ -83,6 +82,8 @@ class Current:
     # is migrating: so is a guest that was saved while it was paused.
     idle: bool = False
     hotpluggable_vcpus: int = 0
+    # Whether libvirt takes the memory from NUMA cells, and ignores that of the domain.
+    has_numa_cells: bool = False
     # Target → size in bytes, of the disks whose size is known.
     capacities: dict[str, int] = field(default_factory=dict)
     # Targets of the disks whose image is a block device of the host.
@@ -468,14 +469,14 @@ def _plan_memory(plan: UpdatePlan, current: Current, desired: Mapping[str, Any])
     if limit is None:
         # Configured headroom stays; without headroom the limit follows the memory, so that the
         # next boot neither wastes memory nor needs the balloon.
-        headroom = config["memory_max"] > config["memory"] or _has_cells(current)
+        headroom = config["memory_max"] > config["memory"] or current.has_numa_cells
         limit = max(config["memory_max"], wanted) if headroom else wanted
     if wanted > limit:
         raise Failure(
             f"cannot give {current.label} {wanted} MiB: memory_max is {limit} MiB",
             "VALIDATION_ERROR",
         )
-    if limit != config["memory_max"] and _has_cells(current):
+    if limit != config["memory_max"] and current.has_numa_cells:
         raise Failure(
             f"cannot change memory_max of {current.label}: its memory is that of its NUMA cells; "
             "change these with virsh edit",
@@ -497,12 +498,6 @@ def _plan_memory(plan: UpdatePlan, current: Current, desired: Mapping[str, Any])
         return
     applies = Applies.LIVE if possible else _next(current)
     plan.changes.append(Change("memory", live["memory"], wanted, applies))
-
-
-def _has_cells(current: Current) -> bool:
-    """Whether libvirt takes the memory from NUMA cells, and ignores the one of the domain."""
-    xml = current.config_xml
-    return bool(xml) and parse_xml(xml).find("cpu/numa/cell") is not None
 
 
 def _plan_disks(

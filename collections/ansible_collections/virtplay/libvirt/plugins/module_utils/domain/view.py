@@ -20,7 +20,7 @@ from .flags import read_flags
 from .jobs import is_idle, list_jobs
 from .plan import Current
 from .power import call_within
-from .xml import hotpluggable_vcpus, parse_domain, pending_values
+from .xml import has_numa_cells, hotpluggable_vcpus, parse_domain, pending_values
 
 # How long to wait for the storage of a domain's disks; without a response sizes are unknown.
 STORAGE_SECONDS = 5.0
@@ -57,6 +57,7 @@ def view_domain(conn: Any, dom: Any, *, whole: bool = False) -> Current:
     )
     if whole:
         current.hotpluggable_vcpus = hotpluggable_vcpus(live_xml) if active else 0
+        current.has_numa_cells = has_numa_cells(config_xml)
         # The live image counts: the next boot may have another one in its place.
         disks = {disk["target"]: disk for disk in (*config["disks"], *live["disks"])}
         sizes = _measure(disks.values())

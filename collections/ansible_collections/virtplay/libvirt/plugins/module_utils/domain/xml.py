@@ -147,6 +147,11 @@ def hotpluggable_vcpus(xml: str) -> int:
     )
 
 
+def has_numa_cells(xml: str) -> bool:
+    """Whether a definition divides its memory into NUMA cells."""
+    return parse_xml(xml).find("cpu/numa/cell") is not None
+
+
 def list_files(xml: str) -> list[str]:
     """Return the paths of all disks, media, backing files and running copies in a definition."""
     root = parse_xml(xml)
