@@ -1,4 +1,4 @@
-"""Benchmarks: what odd domains cost the observation of a host, and what dead storage costs it.
+"""Benchmarks: what odd domains, dead storage and a silent agent cost the observation of a host.
 
 Two hosts have the same number of domains, a few of them running. On one all are plain. On the other
 most have disks, cards and texts as other programs and people make them. Each host is observed in
@@ -9,10 +9,12 @@ import json
 import statistics
 import subprocess
 import sysconfig
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from benchmarks.measuring import ROOT, Figure, cpu_seconds
+from benchmarks.measuring import ROOT, Figure, cpu_seconds, play
 from benchmarks.observation import IMAGES, children_seconds
 from lab.lab import Host, Lab
 
@@ -21,6 +23,7 @@ ODD = 150
 RUNNING = 10
 TURNS = 9
 DEAD = "/srv/dead"
+GUEST = "bench-guest"
 
 PLAIN = "file='{images}/{name}.qcow2'"
 DISKS = (
@@ -52,12 +55,13 @@ asked = json.load(sys.stdin)
 sys.path[:0] = asked["paths"]
 base = "ansible_collections.virtplay.libvirt.plugins.module_utils."
 from importlib import import_module
-observe = import_module(base + "observe.observation").observe
+Observation = import_module(base + "observe.observation").Observation
 run_in_child = import_module(base + "host.child_process").run_in_child
 took, known = [], []
 for _round in range(asked["rounds"]):
     began = time.perf_counter()
-    seen = run_in_child(lambda: observe("qemu:///system", 5, Path("/nowhere")), 60)
+    one = Observation("qemu:///system", 5, Path("/nowhere"))
+    seen = run_in_child(one.run, 60, one.finish)
     took.append(time.perf_counter() - began)
     sizes = (d for domain in seen["domains"] for d in domain["disks"] if "capacity_bytes" in d)
     known.append(len(list(sizes)))
@@ -66,7 +70,7 @@ json.dump({"took": took, "domains": len(seen["domains"]), "known": min(known)}, 
 
 
 def bench(*, quick: bool) -> Iterator[Figure]:
-    """The figures of plain and odd domains, and those with dead storage."""
+    """The figures of plain and odd domains, those with dead storage, and with a silent agent."""
     domains, odd, running, turns = (8, 6, 1, 2) if quick else (DOMAINS, ODD, RUNNING, TURNS)
     with Lab(hosts=2, prepare=False) as lab:
         plain, other = lab.hosts
@@ -96,7 +100,22 @@ def bench(*, quick: bool) -> Iterator[Figure]:
             "vms": domains,
             "healthy_s": round(statistics.median(healthy["took"]), 4),
             "dead_s": round(statistics.median(dead["took"]), 4),
+            "first_s": round(dead["took"][0], 4),
             "sizes_lost": healthy["known"] - dead["known"],
+            "runs": turns,
+        }
+    with Lab(hosts=1) as lab:
+        (host,) = lab.hosts
+        guest(lab, host)
+        healthy = observe(host, turns)
+        silence_agent(host)
+        silent = observe(host, turns)
+        yield {
+            "bench": "observation with a silent agent",
+            "vms": 1,
+            "healthy_s": round(statistics.median(healthy["took"]), 4),
+            "silent_s": round(statistics.median(silent["took"]), 4),
+            "first_s": round(silent["took"][0], 4),
             "runs": turns,
         }
 
@@ -127,6 +146,30 @@ def definition(name: str, odd: int) -> str:
     return f"""<domain type='qemu'><name>{name}</name>{text}<memory unit='MiB'>64</memory>
       <vcpu>1</vcpu><os><type arch='x86_64' machine='q35'>hvm</type></os><devices>{disk}
       <target dev='{bus[0]}da' bus='{bus}'/></disk>{card}<console type='pty'/></devices></domain>"""
+
+
+def guest(lab: Lab, host: Host) -> None:
+    """Create a VM on a host and wait until its agent responds."""
+    values = {"name": GUEST, "template": "micro", "vcpus": 1, "memory": 96, "disk": 1}
+    variables = {f"libvirt_domain_{key}": value for key, value in values.items()}
+    variables["libvirt_domain_state"] = "running"
+    play("vm_create", "-i", str(lab.inventory), "-e", json.dumps(variables))
+    while ask_agent(host, "guest-ping").returncode:
+        time.sleep(0.2)
+
+
+def silence_agent(host: Host) -> None:
+    """Halt the agent of the VM, for good."""
+    script = "(sleep 1; killall -STOP qemu-ga) >/dev/null 2>&1 &"
+    ask_agent(host, "guest-exec", path="/bin/sh", arg=["-c", script])
+    while not ask_agent(host, "guest-ping").returncode:
+        time.sleep(0.2)
+
+
+def ask_agent(host: Host, command: str, **arguments: Any) -> subprocess.CompletedProcess[str]:
+    """Send a command to the agent of the VM."""
+    text = json.dumps({"execute": command, "arguments": arguments})
+    return host.run("virsh", "qemu-agent-command", "--timeout", "2", GUEST, text, check=False)
 
 
 def observe(host: Host, rounds: int) -> Figure:

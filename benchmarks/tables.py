@@ -40,6 +40,8 @@ PAIRS = (
      "odd_cpu_s", "with 200 plain ones", "plain_cpu_s"),
     ("observation with dead storage", "one observation with a VM whose storage does not respond",
      "dead_s", "without it", "healthy_s"),
+    ("observation with a silent agent", "one observation with a VM whose agent does not respond",
+     "silent_s", "while it responds", "healthy_s"),
 )  # fmt: skip
 """Benchmark, what it measures, key, beside what, key; all in seconds."""
 SINGLES = (

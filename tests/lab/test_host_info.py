@@ -25,6 +25,7 @@ DOMAIN = """<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory
 <disk type='file' device='disk'><driver name='qemu' type='qcow2'/>
 <source file='/var/lib/libvirt/images/{name}.qcow2'/><target dev='vda' bus='virtio'/></disk>
 </devices></domain>"""
+NOTE = "/run/virtplay/silent.json"
 NAMES = ("one", "two", "three", "off")
 
 
@@ -36,6 +37,10 @@ class Observation:
 
     def domains(self) -> dict[str, dict[str, Any]]:
         return {domain["name"]: domain for domain in self.result["host_info"]["domains"]}
+
+    def pool(self, name: str) -> dict[str, Any]:
+        pools = {pool["name"]: pool for pool in self.result["host_info"]["pools"]}
+        return dict(pools[name])
 
     def stuck(self) -> set[str]:
         return {name for name, domain in self.domains().items() if domain["stuck"]}
@@ -160,15 +165,30 @@ def dead_storage(small_lab: Lab) -> Iterator[str]:
 def test_storage_that_does_not_respond_costs_only_its_own_figures(
     small_lab: Lab, dead_storage: str
 ) -> None:
-    seen = observe(small_lab)
-    assert seen.complete() == {"one", "two", "three"}
-    dead, off = seen.domains()["dead"], seen.domains()["off"]
-    assert (dead["state"], dead["disks"][0]["path"]) == ("stopped", dead_storage)
-    assert "capacity_bytes" not in dead["disks"][0]
-    assert off["disks"][0]["capacity_bytes"] == 10 << 20
-    pools = {pool["name"]: pool for pool in seen.result["host_info"]["pools"]}
-    assert pools["dead"]["error"] == "its file system does not respond"
-    assert "available_bytes" not in pools["dead"]
+    host = small_lab.hosts[0]
+    # Storage that is not there any more is forgotten, and that which is there is asked again.
+    host.run("mkdir", "-p", str(Path(NOTE).parent))
+    host.run("tee", NOTE, stdin=json.dumps({"/srv/gone/image.qcow2": "1 1"}))
+    for _ in ("asked for the first time", "known not to respond"):
+        seen = observe(small_lab)
+        assert seen.complete() == {"one", "two", "three"}
+        dead, off = seen.domains()["dead"], seen.domains()["off"]
+        assert (dead["state"], dead["disks"][0]["path"]) == ("stopped", dead_storage)
+        assert "capacity_bytes" not in dead["disks"][0]
+        assert off["disks"][0]["capacity_bytes"] == 10 << 20
+        assert seen.pool("dead")["error"] == "its file system does not respond"
+        assert "available_bytes" not in seen.pool("dead")
+        assert {dead_storage, "/srv/dead"} <= noted(host)
+    assert noted(host) == {dead_storage, "/srv/dead"}
+    host.run("umount", "--lazy", "--force", "/srv/dead")
+    while "error" in observe(small_lab).pool("dead"):
+        pass
+    assert noted(host) == set()
+
+
+def noted(host: Host) -> set[str]:
+    """Return what is noted not to respond."""
+    return set(json.loads(host.run("cat", NOTE).stdout))
 
 
 def test_libvirtd_that_hangs_fails_in_time(small_lab: Lab) -> None:

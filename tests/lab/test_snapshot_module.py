@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,11 +11,12 @@ from lab import Host
 from tests.acceptance.guests import agent, agent_answers, booted, in_guest, power
 from tests.acceptance.service import wait_for
 from tests.lab.conftest import Make
-from tests.lab.modules import run_modules
+from tests.lab.modules import run_module, run_modules
 from tests.lab.plays import IMAGES, Play
 from tests.lab.snapshots import held, known, read_marks, tree, write_mark
 
 pytestmark = pytest.mark.lab
+NOTE = "/run/virtplay/silent.json"
 
 
 def current(result: dict[str, Any]) -> list[str]:
@@ -271,11 +273,30 @@ def test_guest_whose_agent_hangs_gets_its_snapshot_unfrozen(
     host: Host, identity: str, play: Play, make: Make
 ) -> None:
     make()
-    # Not before the agent has answered for this command.
-    in_guest(host, identity, "/bin/sh", "-c", "(sleep 1; killall -STOP qemu-ga) >/dev/null 2>&1 &")
+    # Not before the agent has answered for this command, and until the cable is pulled.
+    halt = "sleep 1; killall -STOP qemu-ga; while grep -q 1 carrier; do sleep 1; done"
+    halt = f"cd /sys/class/net/eth0; ({halt}; killall -CONT qemu-ga) >/dev/null 2>&1 &"
+    in_guest(host, identity, "/bin/sh", "-c", halt)
     wait_for("the agent's halt", lambda: not agent_answers(host, identity), 120)
     entry = play("snapshot_create", name="one")["snapshot"]
     assert (entry["frozen"], entry["has_memory"]) == (False, True)
+
+    def observe() -> dict[str, Any]:
+        found = run_module(host, "host_info")["host_info"]["domains"]
+        return next(domain for domain in found if domain["uuid"] == identity)
+
+    def waits_after_its_report() -> bool:
+        assert "filesystems" not in observe()
+        process = json.loads(host.run("cat", NOTE).stdout)[identity].split()[0]
+        return host.run("test", "-d", f"/proc/{process}", check=False).returncode == 0
+
+    # The first one waits for the agent; those that know it do so when they have reported.
+    assert "filesystems" not in observe()
+    wait_for("an observation that reports first", waits_after_its_report, 60)
+    card = host.run("virsh", "-q", "domiflist", identity).stdout.split()[-1]
+    host.run("virsh", "domif-setlink", identity, card, "down")
+    wait_for("the agent's figures", lambda: "filesystems" in observe(), 60)
+    assert identity not in host.run("cat", NOTE).stdout
 
 
 def test_qemu_that_is_stuck_is_said_and_nothing_is_made(

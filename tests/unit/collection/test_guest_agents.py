@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain import filesystems
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host import silence
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.silence import Silence
 from ansible_collections.virtplay.libvirt.plugins.module_utils.lock import agent as agent_lock
 from ansible_collections.virtplay.libvirt.plugins.module_utils.lock import fence
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe import addresses
@@ -20,7 +22,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.agents im
     parse_filesystems,
 )
 
-from tests.unit.collection.fake_libvirt import UNRESPONSIVE, fake, libvirtError
+from tests.unit.collection.fake_libvirt import SYSTEM_ERROR, UNRESPONSIVE, fake, libvirtError
 
 BLOCK = -2
 THREADS: list[threading.Thread] = []
@@ -106,6 +108,7 @@ class Connection:
 def _libvirt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     fake(monkeypatch, guest_agents, addresses, agent_lock)
     monkeypatch.setattr(fence, "LOCK_DIRECTORY", tmp_path / "run")
+    monkeypatch.setattr(silence, "NOTE", tmp_path / "run/silent.json")
     yield
     while THREADS:
         THREADS.pop().join(60)
@@ -114,11 +117,17 @@ def _libvirt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 def query(
     domains: dict[str, Domain], addresses: set[str], filesystems: set[str], seconds: float = 60
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    deadline = time.monotonic() + seconds
-    queries = AgentQueries(lambda: Connection(domains), addresses, filesystems, deadline)
-    THREADS.extend(queries._threads)
-    found, systems = queries.collect()
+    found, systems = begin(domains, addresses, filesystems, seconds).collect()
     return found, systems
+
+
+def begin(
+    domains: dict[str, Domain], addresses: set[str], filesystems: set[str], seconds: float = 60
+) -> AgentQueries:
+    deadline = time.monotonic() + seconds
+    queries = AgentQueries(lambda: Connection(domains), addresses, filesystems, deadline, Silence())
+    THREADS.extend(queries._threads)
+    return queries
 
 
 def test_every_guest_is_asked_for_what_is_wanted_and_its_timeout_put_back() -> None:
@@ -141,9 +150,70 @@ def test_agent_that_fails_hides_no_other_and_gets_its_timeout_back() -> None:
 def test_deadline_ends_the_waiting_with_what_is_known_and_no_timeout_left_behind() -> None:
     answers = threading.Event()
     domains = {"a": Domain(answers), "b": Domain()}
-    assert set(query(domains, set(), {"a", "b"}, seconds=1)[1]) == {"b"}
+    queries = begin(domains, set(), {"a", "b"}, seconds=1)
+    assert set(queries.collect()[1]) == {"b"}
+    queries.finish()
     assert domains["a"].timeouts == [1, BLOCK]
     answers.set()
+
+
+def known_as_silent(*uuids: str) -> None:
+    noted = Silence()
+    noted.add(uuids)
+    # As an earlier process would have: this one exists.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(silence, "_name_of", lambda _pid: "")
+        noted.write()
+
+
+@pytest.mark.parametrize("responds", [True, False])
+def test_agent_that_is_known_not_to_respond_is_asked_and_not_waited_for(responds: bool) -> None:
+    known_as_silent("a")
+    answers = threading.Event()
+    domains = {"a": Domain(answers), "b": Domain()}
+    queries = begin(domains, {"a"}, {"a", "b"}, seconds=100_000)
+    # The deadline is never reached.
+    assert set(queries.collect()[1]) == {"b"}
+    assert domains["a"].asked.wait(60)
+    if responds:
+        answers.set()
+    queries.finish()
+    queries._silence.write()
+    assert Silence().names() == (set() if responds else {"a"})
+    assert domains["a"].timeouts[-1] == BLOCK
+    answers.set()
+
+
+def test_agent_is_left_out_while_an_earlier_observation_waits_for_it() -> None:
+    noted = Silence()
+    noted.add(["a"])
+    noted.write()
+    domains = {"a": Domain(), "b": Domain()}
+    queries = begin(domains, {"a"}, {"a", "b"}, seconds=100_000)
+    assert set(queries.collect()[1]) == {"b"}
+    queries.finish()
+    assert not domains["a"].asked.is_set()
+
+
+@pytest.mark.parametrize(
+    ("code", "seconds", "expected"),
+    [
+        (UNRESPONSIVE, 1.0, {"a"}),
+        (SYSTEM_ERROR, 1.0, set()),
+        # It is not connected: that has cost nobody any time.
+        (UNRESPONSIVE, 0.0, set()),
+    ],
+)
+def test_agent_without_response_is_noted(code: int, seconds: float, expected: set[str]) -> None:
+    class Late(Domain):
+        def guestInfo(self, _kinds: int, _flags: int) -> dict[str, Any]:  # noqa: N802
+            time.sleep(seconds)
+            raise libvirtError("agent not responding", code)
+
+    queries = begin({"a": Late(), "b": Domain()}, set(), {"a", "b"})
+    assert set(queries.collect()[1]) == {"b"}
+    queries._silence.write()
+    assert Silence().names() == expected
 
 
 @pytest.mark.parametrize(("seconds", "limits"), [(0, []), (1.9, [1, BLOCK])])
@@ -182,7 +252,8 @@ def test_nobody_to_ask_opens_no_connection() -> None:
         raise AssertionError("asked")
 
     before = threading.active_count()
-    assert AgentQueries(connect, set(), set(), time.monotonic()).collect() == ({}, {})
+    queries = AgentQueries(connect, set(), set(), time.monotonic(), Silence())
+    assert queries.collect() == ({}, {})
     assert threading.active_count() == before
 
 

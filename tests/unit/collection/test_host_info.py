@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host import (
+    child_process,
+    files,
+    qemu_process,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host import facts as host_facts
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host import files, qemu_process
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.child_process import (
     run_in_child,
 )
@@ -233,6 +238,28 @@ def test_failure_crosses_the_process_border_with_its_code() -> None:
     with pytest.raises(Failure, match="cannot do it") as caught:
         run_in_child(fail, 5)
     assert caught.value.code == "VM_NOT_FOUND"
+
+
+def test_child_finishes_after_its_report_and_without_its_parent(tmp_path: Path) -> None:
+    goes_on, done = tmp_path / "on", tmp_path / "done"
+    os.mkfifo(goes_on)
+    os.mkfifo(done)
+
+    def finish() -> None:
+        goes_on.read_bytes()
+        done.write_text(f"{os.getpid()} {os.getsid(0)}")
+
+    # The report comes although the child waits.
+    child = run_in_child(os.getpid, 60, finish)
+    goes_on.write_text("on")
+    assert done.read_text() == f"{child} {child}"
+    os.waitpid(child, 0)
+
+
+def test_child_that_does_not_finish_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_process, "_LATEST", 1)
+    child = run_in_child(os.getpid, 60, lambda: time.sleep(3600))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGALRM
 
 
 @pytest.mark.parametrize(("how", "said"), [("raise", "ZeroDivisionError"), ("die", "died")])

@@ -314,7 +314,9 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import (
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.child_process import (
     run_in_child,
 )
-from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.observation import observe
+from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.observation import (
+    Observation,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.values import DEFAULT_URI, HOST_INFO
 
 # Seconds beyond its own deadline that the observation may need to assemble its result.
@@ -355,10 +357,10 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     templates_path = Path(module.params["templates_path"])
     startup = module.params["startup_timeout"]
     filesystems = module.params["filesystems"]
-    host_info = run_in_child(
-        lambda: observe(uri, timeout, templates_path, startup=startup, filesystems=filesystems),
-        startup + timeout + GRACE,
+    observation = Observation(
+        uri, timeout, templates_path, startup=startup, filesystems=filesystems
     )
+    host_info = run_in_child(observation.run, startup + timeout + GRACE, finish=observation.finish)
     unreadable = [one["unreadable"] for one in host_info["domains"] if "unreadable" in one]
     for message in (*host_info["warnings"], *unreadable):
         module.warn(message)

@@ -19,24 +19,32 @@ from typing import Any, NoReturn
 
 from ..failure import Failure
 
+# A child that does more than this after its report ends all the same.
+_LATEST = 10
 
-def run_in_child(function: Callable[[], Any], timeout: float) -> Any:
+
+def run_in_child(
+    function: Callable[[], Any], timeout: float, finish: Callable[[], None] | None = None
+) -> Any:
     """Return what function returns (plain JSON data) from a forked child.
 
-    Raises the child's Failure, TimeoutError after timeout seconds, and RuntimeError for every
-    other end of the child. Call it before the process starts threads.
+    The child calls finish when it has reported, and nobody waits for that. Raises the child's
+    Failure, TimeoutError after timeout seconds, and RuntimeError for every other end of the child.
+    Call it before the process starts threads.
     """
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        _run(function, writer)
+        _run(function, writer, finish)
     os.close(writer)
+    output = b""
     try:
         output = _read_all(reader, time.monotonic() + timeout)
     finally:
         os.close(reader)
-        _end(pid)
+        if not output or finish is None:
+            _end(pid)
     if not output:
         raise RuntimeError("the observing process died without a result")
     outcome = json.loads(output)
@@ -47,8 +55,8 @@ def run_in_child(function: Callable[[], Any], timeout: float) -> Any:
     return outcome["result"]
 
 
-def _run(function: Callable[[], Any], writer: int) -> NoReturn:
-    """Run the child: write one outcome to the pipe, then exit without waiting for threads."""
+def _run(function: Callable[[], Any], writer: int, finish: Callable[[], None] | None) -> NoReturn:
+    """Run the child: write one outcome to the pipe, finish, exit without waiting for threads."""
     # A child that cannot be killed (in D state) must not keep the SSH session's pipes open.
     with open(os.devnull, "r+b") as null:
         for descriptor in (0, 1, 2):
@@ -59,8 +67,16 @@ def _run(function: Callable[[], Any], writer: int) -> NoReturn:
         outcome = {"failure": failure.message, "code": failure.code}
     except Exception as error:
         outcome = {"crash": f"{type(error).__name__}: {error}"}
+    if finish is not None:
+        # The end of its parent, and of that one's terminal, must not end it.
+        os.setsid()
     with contextlib.suppress(OSError), os.fdopen(writer, "w") as pipe:
         json.dump(outcome, pipe)
+    if finish is not None and "result" in outcome:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(_LATEST)
+        with contextlib.suppress(Exception):
+            finish()
     os._exit(0)
 
 

@@ -78,12 +78,12 @@ def _read_pool(pool: Any) -> dict[str, Any]:
 
 
 def measure_pools(
-    pools: Iterable[dict[str, Any]], deadline: float, dead: Container[str] = ()
+    pools: Iterable[dict[str, Any]], deadline: float, silent: Container[str] = ()
 ) -> dict[str, dict[str, Any]]:
     """Return pool name → its present sizes, or its error, of active pools in directories.
 
     libvirt's own figures are as old as the pool's last refresh, which reads every volume.
-    deadline is in monotonic seconds: a dead file system never responds. dead are the paths that
+    deadline is in monotonic seconds: a dead file system never responds. silent are the paths that
     are known not to respond.
     """
     paths = {
@@ -91,8 +91,8 @@ def measure_pools(
         for pool in pools
         if pool["active"] and pool["type"] in FILE_POOLS and pool["path"]
     }
-    alive = [path for path in paths.values() if path not in dead]
-    measured = call_each(_measure, alive, deadline, patience=STORAGE_SECONDS)
+    asked = [path for path in paths.values() if path not in silent]
+    measured = call_each(_measure, asked, deadline, patience=STORAGE_SECONDS)
     return {name: measured.get(path, SILENT) for name, path in paths.items()}
 
 

@@ -76,8 +76,11 @@ def image_of(disk: Mapping[str, Any]) -> Image | None:
 
 
 def image_place(image: Image) -> str:
-    """Return the directory of an image: storage that does not respond is one for all in it."""
-    return os.path.dirname(image.path)
+    """Return the directory of an image, as dead storage is usually dead for all in it.
+
+    A device is a place of its own.
+    """
+    return image.path if image.path.startswith("/dev/") else os.path.dirname(image.path)
 
 
 def image_sizes(image: Image) -> dict[str, int]:
@@ -263,7 +266,7 @@ def call_each(
 
     A call that hangs takes nothing from the others: another thread continues with them, first with
     those of another place. When only calls are left that have taken patience seconds, they are
-    given up. The hanging threads are left behind.
+    given up, and with them what waits for the same places. The hanging threads are left behind.
     """
     return _Calls(call, items, place).collect(deadline, patience)
 
@@ -287,7 +290,7 @@ class _Calls:
             while self._waiting or self._running:
                 now = time.monotonic()
                 took = [now - since for _item, since in self._running.values()]
-                if now >= deadline or (not self._waiting and min(took) > patience):
+                if now >= deadline or (min(took, default=0) > patience and self._is_hopeless()):
                     break
                 hanging = sum(seconds > _HANGS_AFTER for seconds in took)
                 if self._waiting and hanging == len(self._running) and hanging < _MOST_HANGING:
@@ -296,6 +299,15 @@ class _Calls:
                         self._start(threads)
                 self._changed.wait(min(_HANGS_AFTER, deadline - now))
             return dict(self._results)
+
+    def _is_hopeless(self) -> bool:
+        """Whether no call waits, or only calls of the places where as many as may hang do."""
+        if not self._waiting:
+            return True
+        running = {self._place(item) for item, _since in self._running.values() if item is not None}
+        return len(self._running) >= _MOST_HANGING and all(
+            self._place(item) in running for item in self._waiting
+        )
 
     def _start(self, number: int) -> None:
         # Counted at once: the thread itself may begin late.

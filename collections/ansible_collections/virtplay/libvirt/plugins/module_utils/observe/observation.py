@@ -34,6 +34,7 @@ from ..host.images import (
     with_sizes,
 )
 from ..host.qemu_process import started_at
+from ..host.silence import Silence
 from ..lock.fence import Fence
 from ..snapshot.list import fill_sizes, list_snapshots
 from ..states import ACTIVE_STATES, DomainReason, DomainState
@@ -88,119 +89,129 @@ class _Found:
         return [image.path for image in self.images() if image.format in {"qcow2", "auto"}]
 
 
-def observe(
-    uri: str,
-    timeout: float,
-    templates_path: Path,
-    *,
-    startup: float = 0.0,
-    filesystems: bool = True,
-) -> dict[str, Any]:
-    """Return the value of host_info; raises Failure if libvirt does not respond at uri.
+class Observation:
+    """Observes a whole host once, and afterwards waits for what has not responded so far.
 
-    Returns timeout seconds after libvirt has responded with what is known by then; libvirt itself
-    has startup seconds more. Leaves threads that may never end: call it in a process of its own.
+    Leaves threads that may never end: run it in a process of its own.
     """
-    began = time.monotonic()
-    connection = open_connection(uri)
-    try:
-        # A libvirt that has just started probes QEMU for this first; it keeps the result.
-        connection.getCapabilities()
-        deadline = min(time.monotonic(), began + startup) + timeout
-        observed = _observe(
-            connection,
-            uri,
-            timeout=timeout,
-            deadline=deadline,
-            templates_path=templates_path,
-            filesystems=filesystems,
+
+    def __init__(
+        self,
+        uri: str,
+        timeout: float,
+        templates_path: Path,
+        *,
+        startup: float = 0.0,
+        filesystems: bool = True,
+    ) -> None:
+        """Observe the host at uri within timeout seconds after libvirt has responded.
+
+        libvirt itself has startup seconds more. filesystems is whether agents are queried for them.
+        """
+        self._uri, self._timeout, self._startup = uri, timeout, startup
+        self._templates_path, self._filesystems = templates_path, filesystems
+        self._silence = Silence()
+        self._queries: list[AgentQueries | StorageQueries] = []
+
+    def run(self) -> dict[str, Any]:
+        """Return the value of host_info; raises Failure if libvirt does not respond."""
+        began = time.monotonic()
+        connection = self._connect()
+        try:
+            # A libvirt that has just started probes QEMU for this first; it keeps the result.
+            connection.getCapabilities()
+            deadline = min(time.monotonic(), began + self._startup) + self._timeout
+            observed = self._observe(connection, deadline)
+        except libvirt.libvirtError as error:
+            text = f"cannot observe the host at {self._uri}: {error_text(error)}"
+            raise Failure(text) from error
+        self._silence.write()
+        observed["host"]["took_seconds"] = round(time.monotonic() - began, 3)
+        return observed
+
+    def finish(self) -> None:
+        """Wait some seconds for what had not responded before, and note what has."""
+        for queries in self._queries:
+            queries.finish()
+        self._silence.write()
+
+    def _connect(self) -> Any:
+        return open_connection(self._uri)
+
+    def _observe(self, connection: Any, deadline: float) -> dict[str, Any]:
+        # The time of the counters read below, by a clock that is never set: rates depend on it.
+        uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
+        found = _find_domains(connection)
+        warnings: list[str] = []
+        networks = list_networks(connection, warnings)
+        host_networks = read_networks(networks, warnings)
+        bridges = {network["name"]: network["bridge"] for network in host_networks}
+        leases = read_leases(networks)
+        with_agent = {domain.uuid: domain.handle for domain in found if domain.has_agent}
+        # The agent of a stuck QEMU does not respond either.
+        responsive = with_agent.keys() - occupied_domains(with_agent)
+        agents_gone = self._silence.names() - with_agent.keys()
+        self._silence.remove(name for name in agents_gone if not name.startswith("/"))
+        agents = AgentQueries(
+            self._connect,
+            responsive & {domain.uuid for domain in _without_lease(found, bridges, leases)},
+            responsive if self._filesystems else set(),
+            deadline,
+            self._silence,
         )
-    except libvirt.libvirtError as error:
-        raise Failure(f"cannot observe the host at {uri}: {error_text(error)}") from error
-    observed["host"]["took_seconds"] = round(time.monotonic() - began, 3)
-    return observed
-
-
-def _observe(
-    connection: Any,
-    uri: str,
-    *,
-    timeout: float,
-    deadline: float,
-    templates_path: Path,
-    filesystems: bool,
-) -> dict[str, Any]:
-    def connect() -> Any:
-        return open_connection(uri)
-
-    # The time of the counters read below, by a clock that is never set: rates depend on it.
-    uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
-    found = _find_domains(connection)
-    warnings: list[str] = []
-    networks = list_networks(connection, warnings)
-    host_networks = read_networks(networks, warnings)
-    bridges = {network["name"]: network["bridge"] for network in host_networks}
-    leases = read_leases(networks)
-    with_agent = {domain.uuid: domain.handle for domain in found if domain.has_agent}
-    # The agent of a stuck QEMU does not respond either.
-    responsive = with_agent.keys() - occupied_domains(with_agent)
-    agents = AgentQueries(
-        connect,
-        responsive & {domain.uuid for domain in _without_lease(found, bridges, leases)},
-        responsive if filesystems else set(),
-        deadline,
-    )
-    storage = StorageQueries(
-        connect,
-        [disk for domain in found for disk in domain.disks()],
-        [disk for domain in found if domain.facts["snapshots"] for disk in domain.disks()],
-        templates_path,
-    )
-    paused = {
-        domain.uuid: domain.handle
-        for domain in found
-        if domain.facts["state_reason"] == DomainReason.IO_ERROR
-    }
-    errors = Background(lambda: query_disk_errors(connect, paused))
-    results = query_monitors(
-        connect,
-        {domain.uuid: domain.handle for domain in found if domain.active},
-        deadline,
-        patience=0.4 * timeout,
-    )
-    storage.measure(uri, min(deadline, time.monotonic() + 0.4 * timeout), deadline)
-    observed = {
-        "host": {**read_host(connection, uri), "uptime_seconds": round(uptime, 3)},
-        "networks": host_networks,
-        "bridges": read_bridges(host_networks),
-        "warnings": warnings,
-    }
-    addresses, systems = agents.collect()
-    neighbours = read_neighbours()
-    patience = max(deadline, time.monotonic() + 0.2)
-    stored = storage.collect(patience, warnings)
-    # A QEMU that does not respond to this must not delay the others' entries.
-    disk_errors = errors.collect(time.monotonic() + STUCK_AFTER)
-    domains = []
-    for domain in found:
-        domain.facts["addresses"] = choose_addresses(
-            domain.nics() if domain.active else (),
-            bridges,
-            leases=leases,
-            agent=addresses.get(domain.uuid, {}),
-            neighbours=neighbours,
+        storage = StorageQueries(
+            self._connect,
+            [disk for domain in found for disk in domain.disks()],
+            [disk for domain in found if domain.facts["snapshots"] for disk in domain.disks()],
+            self._templates_path,
+            self._silence,
         )
-        images = [stored.images.get(path) for path in domain.qcow2_paths()]
-        fill_sizes(domain.facts["snapshots"], images)
-        if domain.uuid in disk_errors:
-            domain.facts["disk_errors"] = disk_errors[domain.uuid]
-        if domain.uuid in systems:
-            domain.facts["filesystems"] = systems[domain.uuid]
-        domains.append(_complete(domain, results, stored.files))
-    if doubt := doubt_kvm(domains):
-        warnings.append(doubt)
-    found_here = {"pools": stored.pools, "templates": stored.templates, "domains": domains}
-    return {**observed, **found_here}
+        self._queries += [agents, storage]
+        paused = {
+            domain.uuid: domain.handle
+            for domain in found
+            if domain.facts["state_reason"] == DomainReason.IO_ERROR
+        }
+        errors = Background(lambda: query_disk_errors(self._connect, paused))
+        results = query_monitors(
+            self._connect,
+            {domain.uuid: domain.handle for domain in found if domain.active},
+            deadline,
+            patience=0.4 * self._timeout,
+        )
+        storage.measure(self._uri, min(deadline, time.monotonic() + 0.4 * self._timeout), deadline)
+        observed = {
+            "host": {**read_host(connection, self._uri), "uptime_seconds": round(uptime, 3)},
+            "networks": host_networks,
+            "bridges": read_bridges(host_networks),
+            "warnings": warnings,
+        }
+        addresses, systems = agents.collect()
+        neighbours = read_neighbours()
+        patience = max(deadline, time.monotonic() + 0.2)
+        stored = storage.collect(patience, warnings)
+        # A QEMU that does not respond to this must not delay the others' entries.
+        disk_errors = errors.collect(time.monotonic() + STUCK_AFTER)
+        domains = []
+        for domain in found:
+            domain.facts["addresses"] = choose_addresses(
+                domain.nics() if domain.active else (),
+                bridges,
+                leases=leases,
+                agent=addresses.get(domain.uuid, {}),
+                neighbours=neighbours,
+            )
+            images = [stored.images.get(path) for path in domain.qcow2_paths()]
+            fill_sizes(domain.facts["snapshots"], images)
+            if domain.uuid in disk_errors:
+                domain.facts["disk_errors"] = disk_errors[domain.uuid]
+            if domain.uuid in systems:
+                domain.facts["filesystems"] = systems[domain.uuid]
+            domains.append(_complete(domain, results, stored.files))
+        if doubt := doubt_kvm(domains):
+            warnings.append(doubt)
+        found_here = {"pools": stored.pools, "templates": stored.templates, "domains": domains}
+        return {**observed, **found_here}
 
 
 def _find_domains(connection: Any) -> list[_Found]:

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Iterable
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..host.dead_storage import dead_places, note_dead
 from ..host.facts import (
     SILENT,
     measure_pools,
@@ -28,6 +29,7 @@ from ..host.images import (
     image_sizes,
 )
 from ..host.pool_watch import pools_hang, watch_pools
+from ..host.silence import Silence
 from ..host.storage import resolve_volumes
 from ..snapshot.qcow2 import Qcow2Image, read_image
 from .background import Background
@@ -52,15 +54,32 @@ class StorageQueries:
         disks: list[dict[str, Any]],
         with_snapshots: list[dict[str, Any]],
         templates: Path,
+        silence: Silence,
     ) -> None:
         """Start to read the pools, and set the paths of disks that are volumes of them.
 
         disks are the entries of all domains, with_snapshots those of domains with snapshots.
+        Storage that is known not to respond is asked, and left out unless it responds at once.
         """
-        self._disks, self._with_snapshots, self._path = disks, with_snapshots, templates
+        self._disks, self._with_snapshots, self._silence = disks, with_snapshots, silence
+        again = sorted(name for name in silence.unasked() if name.startswith("/"))
+        silence.add(again)
+        until = time.monotonic() + STORAGE_SECONDS
+        self._again = Background(lambda: call_each(self._ask, again, until, place=os.path.dirname))
         self._hang = pools_hang()
         self._known = Background(lambda: {} if self._hang else _read_pools(connect(), disks))
-        self._templates = Background(lambda: {"found": read_templates(templates)})
+        self._path = str(templates)
+        self._is_left_out = self._path in silence and self._path not in again
+        self._templates = Background(
+            lambda: {} if self._is_left_out else {"found": read_templates(templates)}
+        )
+
+    def _ask(self, path: str) -> None:
+        """Ask the storage of a path; an error is a response as well."""
+        with suppress(OSError):
+            image_sizes(Image(path, "auto"))
+            os.statvfs(path)
+        self._silence.remove([path])
 
     def measure(self, uri: str, until: float, deadline: float) -> None:
         """Wait for the pools until then, and start to measure pools and images until deadline."""
@@ -73,16 +92,29 @@ class StorageQueries:
         self._pools = found.get("pools", [])
         if "pools" in found:
             set_pools(self._pools, self._disks)
-        dead = self._dead = dead_places()
-        self._images = [image for image in _images(self._disks) if image_place(image) not in dead]
-        pools, images = self._pools, self._images
-        self._sizes = Background(lambda: measure_pools(pools, deadline, dead))
+        pools, silence = self._pools, self._silence
+        images = [image for image in _images(self._disks) if image.path not in silence]
+        self._images = images
+        self._qcow2 = [
+            image.path
+            for image in _images(self._with_snapshots)
+            if image.format in {"qcow2", "auto"} and image.path not in silence
+        ]
+        self._sizes = Background(lambda: measure_pools(pools, deadline, silence))
         self._files = Background(
             lambda: call_each(
                 image_sizes, images, deadline, place=image_place, patience=STORAGE_SECONDS
             )
         )
-        self._read = Background(lambda: _read_images(self._with_snapshots, deadline, dead))
+        self._read = Background(
+            lambda: call_each(
+                read_image,
+                self._qcow2,
+                deadline,
+                place=os.path.dirname,
+                patience=STORAGE_SECONDS,
+            )
+        )
 
     def collect(self, deadline: float, warnings: list[str]) -> Stored:
         """Return what is known at deadline (monotonic seconds); adds what is not to warnings."""
@@ -90,14 +122,25 @@ class StorageQueries:
         measured = self._sizes.collect(deadline)
         update_pools(self._pools, measured, warnings)
         files = self._files.collect(deadline)
-        silent = {image_place(image) for image in self._images if image not in files}
-        silent |= {p["path"] for p in self._pools if measured.get(p["name"]) == SILENT}
-        if silent:
-            note_dead(silent, self._dead)
-        templates = self._templates.collect(deadline)
+        images = self._read.collect(deadline)
+        silent = {p["path"] for p in self._pools if measured.get(p["name"]) == SILENT}
+        silent = {path for path in silent if path not in self._silence}
+        if self._files.ended:
+            silent |= {image.path for image in self._images if image not in files}
+        if self._read.ended:
+            silent |= {path for path in self._qcow2 if path not in images}
+        patience = 0.0 if self._path in self._silence else STORAGE_SECONDS
+        templates = self._templates.collect(min(deadline, time.monotonic() + patience))
         if not templates:
             warnings.append(f"cannot read the templates: {self._path} does not respond")
-        return Stored(self._pools, templates.get("found", []), files, self._read.collect(deadline))
+            if not self._is_left_out:
+                silent.add(self._path)
+        self._silence.add(silent)
+        return Stored(self._pools, templates.get("found", []), files, images)
+
+    def finish(self) -> None:
+        """Wait as long as storage may take that did not respond before."""
+        self._again.collect(time.monotonic() + STORAGE_SECONDS)
 
 
 def _read_pools(connection: Any, disks: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -110,15 +153,3 @@ def _read_pools(connection: Any, disks: list[dict[str, Any]]) -> dict[str, list[
 
 def _images(disks: Iterable[dict[str, Any]]) -> list[Image]:
     return [image for disk in disks if (image := image_of(disk))]
-
-
-def _read_images(
-    disks: list[dict[str, Any]], deadline: float, dead: Container[str]
-) -> dict[str, Qcow2Image | None]:
-    """Return the images of disks that may contain snapshots, by path."""
-    paths = [
-        image.path
-        for image in _images(disks)
-        if image.format in {"qcow2", "auto"} and image_place(image) not in dead
-    ]
-    return call_each(read_image, paths, deadline, place=os.path.dirname, patience=STORAGE_SECONDS)
