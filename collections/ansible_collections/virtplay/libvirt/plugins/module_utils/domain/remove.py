@@ -157,16 +157,10 @@ def find_leftovers(
     stay for other domains.
     """
     require_pools(f"delete what is left of {uuid}")
-    changes = []
-    stays = {}
-    for volume in list_volumes(conn, uuid):
-        path = volume.path()
-        if path in kept:
-            continue
-        if reason := _reason_to_keep(users, path):
-            stays[path] = reason
-        else:
-            changes.append(Change("volume", path, None, Applies.OFFLINE, destroys=True))
+    volumes, stays = _split_volumes(conn, uuid, users, kept)
+    changes = [
+        Change("volume", volume.path(), None, Applies.OFFLINE, destroys=True) for volume in volumes
+    ]
     for mac, place in list_reservations(conn, derived_macs(uuid)).items():
         changes.append(Change(f"interfaces.{mac}.ip", place[1], None, Applies.OFFLINE))
     return changes, stays
@@ -177,18 +171,25 @@ def sweep(conn: Any, uuid: str, kept: list[str], users: FileUsers) -> dict[str, 
 
     Returns path → reason of the volumes that stay for other domains.
     """
-    stays = {}
-    for volume in list_volumes(conn, uuid):
-        path = volume.path()
-        if path in kept:
-            continue
-        if reason := _reason_to_keep(users, path):
-            stays[path] = reason
-        else:
-            volume.delete(0)
+    volumes, stays = _split_volumes(conn, uuid, users, kept)
+    for volume in volumes:
+        volume.delete(0)
     for mac, place in list_reservations(conn, derived_macs(uuid)).items():
         remove_reservation(conn, mac, place)
     return stays
+
+
+def _split_volumes(
+    conn: Any, uuid: str, users: FileUsers, kept: Sequence[str]
+) -> tuple[list[Any], dict[str, str]]:
+    """Return the volumes named after a domain that may be deleted, and path → why others stay.
+
+    Those that are kept as requested are in neither.
+    """
+    volumes = {volume.path(): volume for volume in list_volumes(conn, uuid)}
+    reasons = {path: _reason_to_keep(users, path) for path in volumes if path not in kept}
+    stays = {path: reason for path, reason in reasons.items() if reason}
+    return [volumes[path] for path in reasons if path not in stays], stays
 
 
 def undefine(dom: Any) -> None:
