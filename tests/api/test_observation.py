@@ -432,6 +432,17 @@ async def test_a_domain_without_disks_cards_and_addresses(service: Service) -> N
     assert (shown["disk"], shown["ip"], shown["network"]) == (0, None, {})
 
 
+async def test_a_domain_of_any_size_hides_no_other(service: Service) -> None:
+    disk = {"target": "vda", "pool": "default", "capacity_bytes": 2**64 - 1, "size": 2**34}
+    snapshot = {"name": "huge", "size_bytes": 2**65, "created_at": "2026-11-20T10:00:00Z"}
+    huge = foreign_domain("huge", vcpus=2**40, memory=2**43, disks=[disk] * 2, snapshots=[snapshot])
+    for _ in ("found", "known"):
+        await service.see("kvm1", domains=[huge, foreign_domain("other")])
+    vms = {vm["name"]: vm for vm in (await service.get("/vms"))["vms"]}
+    assert vms.keys() == {"huge", "other"}
+    assert {vms["huge"][key] for key in ("cpu", "memory", "disk")} == {2**31 - 1}
+
+
 async def test_a_host_full_of_domains(service: Service) -> None:
     domains = [foreign_domain(f"d{n}") for n in range(300)]
     await service.see("kvm1", domains=domains)

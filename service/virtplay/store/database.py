@@ -3,19 +3,19 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tortoise import Tortoise
+from tortoise import Model, Tortoise
 from tortoise.exceptions import BaseORMException as DatabaseError
 from tortoise.migrations.api.migrate import migrate
 from tortoise.transactions import in_transaction
 
 from virtplay.errors import CannotStart
 
-__all__ = ["DatabaseError", "close_database", "is_sqlite", "open_database", "transaction"]
+__all__ = ["DatabaseError", "close_database", "fit", "is_sqlite", "open_database", "transaction"]
 
 BUSY_TIMEOUT_MS = 30_000
 
@@ -52,6 +52,20 @@ def tortoise_config(url: str) -> dict[str, Any]:
         "use_tz": True,
         "timezone": "UTC",
     }
+
+
+def fit(model: type[Model], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values for columns of a model, with integers cut to what their columns can hold.
+
+    A domain may define more memory and larger disks than there are, and must not prevent that the
+    others of its host are saved.
+    """
+    fitting = dict(values)
+    for name, value in values.items():
+        limits = model._meta.fields_map[name].constraints if isinstance(value, int) else {}
+        if "le" in limits:
+            fitting[name] = max(limits["ge"], min(value, limits["le"]))
+    return fitting
 
 
 async def open_database(url: str) -> None:

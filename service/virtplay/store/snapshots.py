@@ -10,7 +10,7 @@ from tortoise import Tortoise
 
 from virtplay.errors import SnapshotNotFound
 from virtplay.states import SnapshotOrigin, SnapshotStatus
-from virtplay.store.database import is_sqlite
+from virtplay.store.database import fit, is_sqlite
 from virtplay.store.models import Snapshot, Vm
 
 REF = re.compile(r"snap-(\d{3,9})")
@@ -34,7 +34,7 @@ async def create_snapshot(
     if number is not None:
         values["id"] = number
     while True:
-        snapshot = Snapshot(vm_id=vm.id, name=name or "", **values)
+        snapshot = Snapshot(vm_id=vm.id, name=name or "", **fit(Snapshot, values))
         await snapshot.save(force_create=True)
         if name or not await Snapshot.exists(vm_id=vm.id, name=snapshot_ref(snapshot.id)):
             break
@@ -52,7 +52,8 @@ async def create_snapshot(
 
 async def save_snapshot(snapshot: Snapshot, **values: Any) -> None:
     """Write the values that differ from the row's."""
-    changed = {key: value for key, value in values.items() if getattr(snapshot, key) != value}
+    fitting = fit(Snapshot, values)
+    changed = {key: value for key, value in fitting.items() if getattr(snapshot, key) != value}
     for key, value in changed.items():
         setattr(snapshot, key, value)
     if changed:

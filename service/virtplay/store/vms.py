@@ -14,7 +14,7 @@ from tortoise.queryset import QuerySet
 
 from virtplay.errors import HostNotFound, VmNotFound
 from virtplay.states import HostStatus, VmStatus
-from virtplay.store.database import is_sqlite
+from virtplay.store.database import fit, is_sqlite
 from virtplay.store.jobs import busy_vms
 from virtplay.store.models import ConsoleTicket, Host, Job, Snapshot, SnapshotSchedule, Vm
 from virtplay.store.samples import forget_vm_samples
@@ -78,6 +78,7 @@ async def create_vm(number: int | None = None, **values: Any) -> Vm:
     """
     if number is not None:
         values["id"] = number
+    values = fit(Vm, values)
     vm = Vm(**values)
     await vm.save(force_create=True)
     if number is not None and not is_sqlite():
@@ -100,7 +101,8 @@ async def create_vm(number: int | None = None, **values: Any) -> Vm:
 
 async def save_vm(vm: Vm, **values: Any) -> bool:
     """Write the values that differ, and `updated_at`; return False if none differs."""
-    changed = {key: value for key, value in values.items() if getattr(vm, key) != value}
+    fitting = fit(Vm, values)
+    changed = {key: value for key, value in fitting.items() if getattr(vm, key) != value}
     if not changed:
         return False
     for key, value in changed.items():
