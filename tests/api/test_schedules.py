@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from virtplay.snapshots import schedules
 from virtplay.snapshots.schedules import LATE, LATE_REASON, NAME, Scheduler
-from virtplay.states import HostStatus, JobStatus, SnapshotStatus, VmStatus
+from virtplay.states import SAVED, DomainState, HostStatus, JobStatus, SnapshotStatus, VmStatus
 from virtplay.store.models import AuditEntry, Job, Snapshot, SnapshotSchedule, Vm
 
 from tests.api.conftest import Service, only_sqlite
@@ -162,11 +162,15 @@ async def test_a_busy_vm_skips_its_turns_and_they_do_not_pile_up(service: Servic
     assert await Job.all().count() == 1, "a skipped turn is not caught up"
 
 
-@pytest.mark.parametrize("why", ["is unreachable", "its creation failed"])
+@pytest.mark.parametrize(
+    "why", ["is unreachable", "its creation failed", "its memory is saved, and no snapshot can"]
+)
 async def test_a_vm_that_cannot_be_worked_on_skips_its_turn(service: Service, why: str) -> None:
     if why == "is unreachable":
         await add_vm()
         await service.mark("kvm1", HostStatus.UNREACHABLE)
+    elif "saved" in why:
+        await add_vm(power=DomainState.STOPPED, state_reason=SAVED)
     else:
         await add_vm(VmStatus.ERROR, provisioned=False)
     await put(service)

@@ -315,6 +315,7 @@ ODD_MOVES: list[tuple[dict[str, Any], str, str, Any, tuple[int, str]]] = [
     (SAVED, "DELETE", "?force=true", None, (202, "deleting")),
     (SAVED, "PUT", "", {"disk": 3}, (409, "VM_HAS_SAVED_STATE")),
     (SAVED, "PUT", "", {"cpu": 2, "disk": 2}, (202, "updating")),
+    (SAVED, "POST", "/snapshots", {"name": "One"}, (409, "VM_HAS_SAVED_STATE")),
     (FULL, "POST", "/start", None, (400, "VM_ALREADY_RUNNING")),
     (FULL, "POST", "/resume", None, (202, "resuming")),
     (FULL, "POST", "/pause", None, (400, "VM_ALREADY_PAUSED")),

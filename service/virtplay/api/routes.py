@@ -137,7 +137,7 @@ ROUTES = (
     Route(
         "POST", f"{PREFIX}/vms/{{id}}/snapshots", CHANGE, snapshots.create_snapshot,
         "Create a snapshot of a VM", AcceptedSnapshotOut, body=SnapshotCreate, status=202,
-        errors=MUTATION,
+        errors=(*MUTATION, "VM_HAS_SAVED_STATE"),
     ),
     Route(
         "GET", f"{PREFIX}/vms/{{id}}/snapshots/{{sid}}", READ, snapshots.get_snapshot,

@@ -52,10 +52,15 @@ class Snapshots:
     async def create(self, caller: Caller, ref: str, new: NewSnapshot) -> AcceptedSnapshot:
         """Submit the creation of a snapshot, which has the memory of a running VM.
 
-        Raise OperationInProgress while the VM is being created.
+        Raise OperationInProgress while the VM is being created, VmHasSavedState.
         """
         async with transaction():
             vm = await self._idle(ref)
+            if vm.state_reason == SAVED:
+                raise errors.VmHasSavedState(
+                    f"cannot create a snapshot of VM {ref}: its memory is saved, and no snapshot"
+                    " can include it; start it first"
+                )
             snapshot = await store.create_snapshot(
                 vm,
                 title=new.title,
