@@ -200,6 +200,18 @@ def test_no_moments(text: str) -> None:
             OLD,
             "host device is passed through",
         ),
+        (
+            definition(VDA + VDA.replace("'vda'", "'vdb'")),
+            False,
+            OLD,
+            "disks vda and vdb have the same image",
+        ),
+        (
+            definition(VDA + VDA.replace("'vda'", "'vdb'").replace("a-vda", "b-vda")),
+            False,
+            OLD,
+            None,
+        ),
         (definition(VDA + "<hostdev mode='subsystem'/>"), False, OLD, None),
         (
             definition(VDA + "<interface type='hostdev'/>"),

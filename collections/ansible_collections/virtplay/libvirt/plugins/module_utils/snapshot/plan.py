@@ -120,6 +120,7 @@ def find_obstacles(xml: str, *, active: bool, version: int) -> list[str]:
         reasons.append("it has no writable disk")
     for disk in writable:
         reasons.extend(_disk_obstacles(disk))
+    reasons.extend(_shared_images(writable))
     state = root.find("devices")
     if active and state is not None:
         passed = state.find("hostdev") is not None or any(
@@ -170,6 +171,21 @@ def _disk_obstacles(disk: Any) -> list[str]:
     if disk.find("transient") is not None:
         return [f"{name} is transient"]
     return []
+
+
+def _shared_images(disks: Sequence[Any]) -> list[str]:
+    """Return which disks have one image: it would get every snapshot twice."""
+    targets: dict[tuple[str, ...], list[str]] = {}
+    for disk in disks:
+        source = disk.find("source")
+        image = tuple(source.get(key, "") for key in ("file", "dev", "pool", "volume"))
+        if any(image):
+            targets.setdefault(image, []).append(_target(disk))
+    return [
+        f"disks {' and '.join(several)} have the same image"
+        for several in targets.values()
+        if len(several) > 1
+    ]
 
 
 def _refuse(what: str, reasons: Sequence[str]) -> None:
