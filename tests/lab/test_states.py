@@ -325,6 +325,17 @@ def test_image_that_the_guest_has_is_never_shrunk(domain: Domain) -> None:
         domain.host.run("rm", "-f", later)
 
 
+@pytest.mark.parametrize("force", [True, False])
+def test_guest_that_could_not_start_again_is_not_ended(domain: Domain, force: bool) -> None:
+    domain.virsh("start")
+    later = f"{domain.image}-later"
+    xml = domain.xml.replace(domain.image, later)
+    domain.host.run("virsh", "-q", "define", "/dev/stdin", stdin=xml)
+    refused = domain.act(state="restarted", force=force)
+    assert refused["msg"] == f"cannot restart {domain.uuid}: {later} does not exist"
+    assert domain.state().startswith("running")
+
+
 @pytest.mark.parametrize("pool", ["active", "inactive"])
 def test_kept_disks_are_kept_with_all_that_they_are_based_on(domain: Domain, pool: str) -> None:
     host, overlay = domain.host, f"{domain.image}-overlay"

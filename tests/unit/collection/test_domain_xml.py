@@ -22,6 +22,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import
     edit_interface,
     hotpluggable_vcpus,
     list_files,
+    list_start_files,
     parse_domain,
     parse_xml,
     pending_values,
@@ -200,6 +201,26 @@ def test_foreign_domain_is_read() -> None:
     assert parsed["graphics"] == {"type": "spice", "host": "0.0.0.0", "port": 5901}
     assert hotpluggable_vcpus(FOREIGN) == 1
     assert "/d/base.qcow2" in list_files(FOREIGN)
+
+
+@pytest.mark.parametrize(
+    ("inside", "expected"),
+    [
+        ("<disk><source file='/a'/></disk><disk type='block'><source dev='/dev/b'/></disk>", 2),
+        ("<disk device='cdrom'><source file='/a' startupPolicy='optional'/></disk>", 0),
+        ("<disk device='cdrom'><source file='/a' startupPolicy='mandatory'/></disk>", 1),
+        ("<disk type='network'><source protocol='rbd' name='a/b'/></disk><disk/>", 0),
+        ("<disk type='volume'><source pool='default' volume='a'/></disk>", 0),
+        # A running copy is no part of the next start.
+        ("<disk><source file='/a'/><mirror><source file='/b'/></mirror></disk>", 1),
+    ],
+)
+def test_files_that_a_start_needs(inside: str, expected: int) -> None:
+    boot = "<loader>/code.fd</loader><nvram>/vars.fd</nvram><kernel>/k</kernel><initrd>/i</initrd>"
+    xml = f"<domain><os>{boot}</os><devices>{inside}</devices></domain>"
+    needed = list_start_files(xml)
+    # libvirt creates missing variables of the firmware.
+    assert needed[expected:] == ["/code.fd", "/k", "/i"]
 
 
 PLAIN_DISK = {

@@ -20,6 +20,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.images impor
     image_of,
     image_sizes,
     is_locked,
+    require_files,
     require_response,
 )
 
@@ -125,6 +126,21 @@ def test_storage_that_does_not_respond_is_refused_by_path(
     with pytest.raises(Failure, match="cannot delete vm-001: the storage of /dead/image does not"):
         require_response([good, dead], "delete vm-001", seconds=0.5)
     ends.set()
+
+
+def test_missing_file_is_refused_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = tmp_path / "there"
+    there.touch()
+    require_files([str(there)], "restart vm-001")
+    for missing in (tmp_path / "missing", there / "below"):
+        with pytest.raises(Failure, match=f"cannot restart vm-001: {missing} does not exist"):
+            require_files([str(there), str(missing)], "restart vm-001")
+
+    def refuse(_path: str) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "stat", refuse)
+    require_files([str(there)], "restart vm-001")
 
 
 def test_nothing_to_call() -> None:

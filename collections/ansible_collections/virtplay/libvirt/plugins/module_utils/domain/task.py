@@ -14,6 +14,7 @@ from typing import Any
 
 from ..failure import Failure, check_values
 from ..host.connection import has_error_code, libvirt, lookup_domain, open_connection
+from ..host.images import require_files
 from ..lock.fence import Fence
 from ..states import DomainReason, DomainState
 from ..values import DOMAIN
@@ -34,7 +35,7 @@ from .plan import (
 )
 from .power import WATCH_SECONDS, run_steps, seconds_to_watch
 from .view import describe, view_domain
-from .xml import NAMESPACE, normalize, parse_domain
+from .xml import NAMESPACE, list_start_files, normalize, parse_domain
 
 # The files create, remove and update are imported on use: they cost 15 ms, and a power action
 # needs none of them.
@@ -236,6 +237,9 @@ class DomainTask:
         changes += self._power_changes(current, steps, state)
         before_xml = current.config_xml
         after_xml = prepared.xml if prepared else before_xml
+        if Step.START in steps and {Step.SHUT_DOWN, Step.DESTROY} & {*steps}:
+            # A guest that is ended must not fail to start for what is known before.
+            require_files(list_start_files(after_xml), f"restart {self.label}")
         if self.check_mode:
             shown = describe(current)
             if prepared:

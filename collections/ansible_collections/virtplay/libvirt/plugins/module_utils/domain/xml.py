@@ -163,6 +163,20 @@ def list_files(xml: str) -> list[str]:
     return list(dict.fromkeys(path for path in paths if path))
 
 
+def list_start_files(xml: str) -> list[str]:
+    """Return the paths of the files without which a domain with this definition cannot start."""
+    root = parse_xml(xml)
+    # An absent medium with a startupPolicy may be left out at a start.
+    sources = root.iterfind("devices/disk/source")
+    paths = [
+        source.get("file") or source.get("dev")
+        for source in sources
+        if source.get("startupPolicy", "mandatory") == "mandatory"
+    ]
+    boot = (root.findtext(f"os/{name}") for name in ("loader", "kernel", "initrd"))
+    return list(dict.fromkeys(p for p in (*paths, *boot) if p and p.startswith("/")))
+
+
 def parse_media(xml: str) -> list[dict[str, Any]]:
     """Return the entries of all disks of a definition, CD-ROMs and floppies included."""
     return [_parse_disk(disk) for disk in parse_xml(xml).iterfind("devices/disk")]

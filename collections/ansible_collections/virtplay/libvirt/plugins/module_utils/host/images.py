@@ -254,6 +254,19 @@ def require_response(paths: Iterable[str], doing: str, seconds: float = 5.0) -> 
             raise Failure(f"cannot {doing}: the storage of {path} does not respond")
 
 
+def require_files(paths: Iterable[str], doing: str) -> None:
+    """Raise Failure ("cannot <doing>: …") if one of these files is missing or does not respond."""
+    paths = list(paths)
+    require_response(paths, doing)
+    for path in paths:
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise Failure(f"cannot {doing}: {path} does not exist") from error
+        except OSError:
+            continue  # QEMU may be allowed to read what this process is not
+
+
 def call_each(
     call: Callable[[Item], Result],
     items: Iterable[Item],
