@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
@@ -33,6 +35,21 @@ def test_pools_hang_as_long_as_the_query_waits(
     pipe.write_text("the storage responds\n")
     while pool_watch.pools_hang():
         pass
+
+
+def test_query_that_cannot_be_noted_ends(note: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    class Process(subprocess.Popen[bytes]):
+        def __init__(self, *words: Any, **options: Any) -> None:
+            super().__init__(*words, **options)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setattr(pool_watch, "_QUERY", "import time; time.sleep(3600)")
+    note.parent.touch()
+    pool_watch.watch_pools("")
+    assert started[0].wait() == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("text", ["", "x", "1", "-1 -1", "99999999 1"])

@@ -61,6 +61,18 @@ def test_nothing_new_writes_nothing(note: Path) -> None:
     assert not note.exists()
 
 
+def test_note_that_cannot_be_written_costs_nothing_else(note: Path) -> None:
+    noted = Silence()
+    noted.add(["/srv/a"])
+    note.parent.touch()
+    noted.write()
+    note.parent.unlink()
+    # A directory is in its place.
+    note.mkdir(parents=True)
+    noted.write()
+    assert list(note.parent.iterdir()) == [note]
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{"])
 def test_unreadable_note_is_none(note: Path, text: str) -> None:
     note.parent.mkdir()

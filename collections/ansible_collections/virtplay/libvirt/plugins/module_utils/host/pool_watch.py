@@ -50,6 +50,11 @@ def watch_pools(uri: str) -> None:
         start_new_session=True,
     )
     fields = read_stat(query.pid)
-    if fields is not None:
+    if fields is None:
+        return
+    try:
         NOTE.parent.mkdir(mode=0o755, exist_ok=True)
         NOTE.write_text(f"{query.pid} {fields[19]}\n")
+    except OSError:
+        # Nobody would know of it: each observation would leave one more.
+        query.kill()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from .files import read_stat
@@ -51,7 +52,8 @@ class Silence:
     def write(self) -> None:
         """Note what was added and removed.
 
-        Without a lock: what two observations write at once is found again by the next one.
+        Without a lock: what two observations write at once is found again by the next one, and so
+        is what could not be written.
         """
         before = _read()
         me = _name_of(os.getpid())
@@ -59,10 +61,14 @@ class Silence:
         noted = {name: noted[name] for name in noted.keys() - self._removed}
         if noted == before:
             return
-        NOTE.parent.mkdir(mode=0o755, exist_ok=True)
         draft = NOTE.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps(noted))
-        draft.replace(NOTE)
+        try:
+            NOTE.parent.mkdir(mode=0o755, exist_ok=True)
+            draft.write_text(json.dumps(noted))
+            draft.replace(NOTE)
+        except OSError:
+            with suppress(OSError):
+                draft.unlink()
 
 
 def _read() -> dict[str, str]:
