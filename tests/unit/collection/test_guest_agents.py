@@ -216,6 +216,15 @@ def test_agent_without_response_is_noted(code: int, seconds: float, expected: se
     assert Silence().names() == expected
 
 
+def test_agent_that_says_nonsense_delays_nobody() -> None:
+    class Odd(Domain):
+        def guestInfo(self, _kinds: int, _flags: int) -> dict[str, Any]:  # noqa: N802
+            return {"fs.count": b"\xff".decode()}
+
+    # The deadline is never reached.
+    assert set(query({"a": Odd(), "b": Domain()}, set(), {"a", "b"}, seconds=100_000)[1]) == {"b"}
+
+
 @pytest.mark.parametrize(("seconds", "limits"), [(0, []), (1.9, [1, BLOCK])])
 def test_agent_has_no_more_time_than_the_observation(seconds: float, limits: list[int]) -> None:
     domains = {"a": Domain()}

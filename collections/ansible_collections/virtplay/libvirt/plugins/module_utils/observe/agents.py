@@ -101,8 +101,9 @@ class AgentQueries:
     def _query(self) -> None:
         connection = None
         while (uuid := self._take()) is not None:
-            # No agent, it does not respond, or a snapshot uses it: the values stay unknown.
-            with suppress(libvirt.libvirtError, Failure, OSError):
+            # No agent, it does not respond, a snapshot uses it, or what it says is no text: the
+            # values stay unknown.
+            with suppress(libvirt.libvirtError, Failure, OSError, ValueError, TypeError):
                 # Its own: a waiting request blocks its connection.
                 connection = connection or self._connect()
                 self._query_one(uuid, connection.lookupByUUIDString(uuid))
