@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import time
 from pathlib import Path
@@ -254,6 +255,34 @@ def test_child_finishes_after_its_report_and_without_its_parent(tmp_path: Path) 
     goes_on.write_text("on")
     assert done.read_text() == f"{child} {child}"
     os.waitpid(child, 0)
+
+
+def test_child_with_nothing_to_finish_is_reaped() -> None:
+    def is_reaped() -> bool:
+        child = run_in_child(os.getpid, 60, lambda: None)
+        try:
+            os.waitpid(child, 0)
+        except ChildProcessError:
+            return True
+        return False
+
+    # It may need a moment more than its parent gives it.
+    assert any(is_reaped() for _try in range(100))
+
+
+def test_child_finishes_after_a_failure_too(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    os.mkfifo(done)
+    reader = os.open(done, os.O_RDONLY | os.O_NONBLOCK)
+
+    def finish() -> None:
+        done.write_text("done")
+
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        run_in_child(lambda: 1 // 0, 60, finish)
+    assert select.select([reader], [], [], 60)[0]
+    assert os.read(reader, 10) == b"done"
+    os.close(reader)
 
 
 def test_child_that_does_not_finish_ends(monkeypatch: pytest.MonkeyPatch) -> None:

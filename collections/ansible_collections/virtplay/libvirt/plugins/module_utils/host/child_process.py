@@ -28,9 +28,9 @@ def run_in_child(
 ) -> Any:
     """Return what function returns (plain JSON data) from a forked child.
 
-    The child calls finish when it has reported, and nobody waits for that. Raises the child's
-    Failure, TimeoutError after timeout seconds, and RuntimeError for every other end of the child.
-    Call it before the process starts threads.
+    The child calls finish when it has reported, be it a failure, and nobody waits for that. Raises
+    the child's Failure, TimeoutError after timeout seconds, and RuntimeError for every other end of
+    the child. Call it before the process starts threads.
     """
     reader, writer = os.pipe()
     pid = os.fork()
@@ -45,6 +45,9 @@ def run_in_child(
         os.close(reader)
         if not output or finish is None:
             _end(pid)
+        else:
+            # Mostly nothing is left to finish. Not every host reaps the orphans of a dead parent.
+            _reap(pid, 5)
     if not output:
         raise RuntimeError("the observing process died without a result")
     outcome = json.loads(output)
@@ -72,7 +75,7 @@ def _run(function: Callable[[], Any], writer: int, finish: Callable[[], None] | 
         os.setsid()
     with contextlib.suppress(OSError), os.fdopen(writer, "w") as pipe:
         json.dump(outcome, pipe)
-    if finish is not None and "result" in outcome:
+    if finish is not None:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(_LATEST)
         with contextlib.suppress(Exception):
@@ -97,7 +100,11 @@ def _end(pid: int) -> None:
     """Kill and reap the child; init reaps a child that does not end on SIGKILL at once."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    for _try in range(50):
+    _reap(pid, 50)
+
+
+def _reap(pid: int, attempts: int) -> None:
+    for _attempt in range(attempts):
         if os.waitpid(pid, os.WNOHANG)[0] == pid:
             return
         time.sleep(0.002)
