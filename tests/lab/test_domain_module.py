@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -417,6 +418,17 @@ def test_uefi_guest_is_made_started_and_removed(host: Host, identity: str, play:
     made = play("vm_create", **new(identity, firmware="efi", state="running"))
     assert made["domain"]["firmware"] == "efi"
     assert play("vm_update", vcpus=1)["changed"] is False
-    play("vm_delete", force=True)
+    # Somebody has copied the system of its definition, and with it the path of its variables.
+    name = made["domain"]["name"]
+    variables = f"/var/lib/libvirt/qemu/nvram/{name}_VARS.fd"
+    loader = re.search("<loader.*</loader>", host.run("virsh", "dumpxml", identity).stdout)
+    assert loader
+    copy = f"""<domain type='qemu'><name>{name}-copy</name><memory unit='MiB'>64</memory>
+      <os><type machine='q35'>hvm</type>{loader[0]}<nvram>{variables}</nvram></os>
+      <features><acpi/><smm state='on'/></features></domain>"""
+    host.run("virsh", "-q", "define", "/dev/stdin", stdin=copy)
+    deleted = play("vm_delete", force=True)
+    assert f"{variables} (domain {name}-copy uses it)" in deleted["warnings"][0]
     assert identity not in host.run("virsh", "list", "--all", "--uuid").stdout
-    assert made["domain"]["name"] not in host.run("ls", "/var/lib/libvirt/qemu/nvram").stdout
+    host.run("test", "-e", variables)
+    host.run("virsh", "-q", "undefine", f"{name}-copy", "--nvram")

@@ -107,7 +107,7 @@ def test_creation_is_described_disk_by_disk() -> None:
 def current(*paths: str | None, snapshots: int = 0) -> Current:
     disks = [{"target": f"vd{chr(97 + n)}", "path": path} for n, path in enumerate(paths)]
     config = {"name": "vm-001", "uuid": UUID, "disks": disks}
-    return Current(DomainState.STOPPED, {}, True, config, config, snapshots=snapshots)
+    return Current(DomainState.STOPPED, {}, True, config, config, "<domain/>", snapshots=snapshots)
 
 
 @pytest.mark.parametrize(
@@ -158,3 +158,11 @@ def test_deletion_keeps_what_another_domain_stands_on(users: FileUsers, reason: 
     assert remove.describe_stays("vm-001", stays) == (
         f"these disks of vm-001 stay on the host: {OURS} ({reason})"
     )
+
+
+def test_deletion_keeps_uefi_variables_that_another_domain_has_too() -> None:
+    domain, path = current(), "/srv/vars.fd"
+    domain.config_xml = f"<domain><os><nvram>{path}</nvram></os></domain>"
+    for users, expected in (({}, {}), ({path: "web"}, {path: "domain web uses it"})):
+        found = FileUsers(users)
+        assert remove.plan(domain, found, keep_disks=False, force=False)[1] == expected

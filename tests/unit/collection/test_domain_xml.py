@@ -23,6 +23,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import
     hotpluggable_vcpus,
     list_files,
     list_start_files,
+    nvram_path,
     parse_domain,
     parse_xml,
     pending_values,
@@ -221,6 +222,27 @@ def test_files_that_a_start_needs(inside: str, expected: int) -> None:
     needed = list_start_files(xml)
     # libvirt creates missing variables of the firmware.
     assert needed[expected:] == ["/code.fd", "/k", "/i"]
+
+
+DEFAULT_NVRAM = "/var/lib/libvirt/qemu/nvram/vm-001_VARS.fd"
+
+
+@pytest.mark.parametrize(
+    ("nvram", "path"),
+    [
+        ("", None),
+        ("<loader type='rom'/>", None),
+        ("<loader type='pflash'/>", DEFAULT_NVRAM),
+        ("<loader type='pflash'/><nvram template='/t.fd'/>", DEFAULT_NVRAM),
+        ("<loader type='pflash'/><nvram template='/t.fd'>/v.fd</nvram>", "/v.fd"),
+        ("<nvram type='file'>\n  <source file='/v.fd'/>\n</nvram>", "/v.fd"),
+        ("<loader type='pflash'/><nvram type='network'><source name='a/1'/></nvram>", None),
+    ],
+)
+def test_uefi_variables_are_files_too(nvram: str, path: str | None) -> None:
+    xml = f"<domain><name>vm-001</name><os>{nvram}</os></domain>"
+    assert nvram_path(xml) == path
+    assert list_files(xml) == ([path] if path else [])
 
 
 PLAIN_DISK = {

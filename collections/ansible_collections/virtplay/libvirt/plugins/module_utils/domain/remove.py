@@ -18,6 +18,7 @@ from ..lock.fence import Fence
 from .devices import derived_macs
 from .plan import Applies, Change, Current
 from .users import FileUsers
+from .xml import nvram_path
 
 _AS_REQUESTED = "as requested"
 _LOCKED = "a QEMU has it open, perhaps on another host"
@@ -58,6 +59,9 @@ def plan(
             changes.append(
                 Change(f"disks.{disk['target']}", path, None, Applies.LIVE, destroys=True)
             )
+    nvram = nvram_path(current.config_xml)
+    if nvram and (reason := users.reason_to_keep(nvram)):
+        stays[nvram] = reason
     if current.snapshots:
         changes.append(Change("snapshots", current.snapshots, None, Applies.LIVE, destroys=True))
     for mac, place in current.reservations.items():
@@ -99,7 +103,7 @@ def run(
             elif os.path.lexists(path):
                 stays[path] = "no storage pool of the host contains it"
     stays |= sweep(conn, uuid, list(stays), users)
-    undefine(dom)
+    undefine(dom, keep_nvram=nvram_path(current.config_xml) in stays)
     return stays
 
 
@@ -192,13 +196,16 @@ def _split_volumes(
     return [volumes[path] for path in reasons if path not in stays], stays
 
 
-def undefine(dom: Any) -> None:
+def undefine(dom: Any, *, keep_nvram: bool = False) -> None:
     """Delete a domain's definition with everything that libvirt stores with it."""
+    nvram = libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+    if keep_nvram:
+        nvram = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
     flags = (
         libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
         | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
         | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-        | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+        | nvram
     )
     try:
         dom.undefineFlags(flags)

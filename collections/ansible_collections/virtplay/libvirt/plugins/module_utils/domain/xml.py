@@ -23,6 +23,7 @@ LABEL_TAG = f"{{{NAMESPACE}}}label"
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 # PCIe slots for devices attached to a running domain; q35 itself has no spare ones.
 PCIE_ROOT_PORTS = 14
+_NVRAM_DIRECTORY = "/var/lib/libvirt/qemu/nvram"
 
 _KIB_IN = {
     "b": 1 / 1024,
@@ -153,14 +154,32 @@ def has_numa_cells(xml: str) -> bool:
 
 
 def list_files(xml: str) -> list[str]:
-    """Return the paths of all disks, media, backing files and running copies in a definition."""
+    """Return the paths of all disks, media, backing files and running copies in a definition.
+
+    Also that of its UEFI variables.
+    """
     root = parse_xml(xml)
     sources = [
         *root.iterfind("devices/disk//source"),
         *root.iterfind("devices/disk//backingStore/*"),
     ]
-    paths = (source.get("file") or source.get("dev") for source in sources)
-    return list(dict.fromkeys(path for path in paths if path))
+    paths = [source.get("file") or source.get("dev") for source in sources]
+    return list(dict.fromkeys(path for path in (*paths, nvram_path(xml)) if path))
+
+
+def nvram_path(xml: str) -> str | None:
+    """Return the path of the file with the UEFI variables of a definition; None without one.
+
+    A definition that names none gets that of libvirt at its start.
+    """
+    root = parse_xml(xml)
+    nvram = root.find("os/nvram")
+    if nvram is not None and nvram.get("type", "file") != "file":
+        return None
+    given = _attribute(root.find("os/nvram/source"), "file") or root.findtext("os/nvram") or ""
+    if given.strip() or _firmware(root) != "efi":
+        return given.strip() or None
+    return f"{_NVRAM_DIRECTORY}/{root.findtext('name')}_VARS.fd"
 
 
 def list_start_files(xml: str) -> list[str]:
