@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host import images
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.images import (
     Image,
     backing_chain,
@@ -110,6 +111,15 @@ def test_calls_that_only_hang_are_given_up() -> None:
     found = call_each(call, items, time.monotonic() + 100_000, patience=0.5)
     ends.set()
     assert found.keys() == set("abc")
+
+
+def test_calls_are_given_up_when_as_many_hang_as_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_MOST_HANGING", 3)
+    ends = threading.Event()
+    # The deadline is never reached.
+    found = call_each(lambda _: ends.wait(600), "abcde", time.monotonic() + 100_000, patience=0.5)
+    ends.set()
+    assert found == {}
 
 
 def test_call_that_fails_has_no_result() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host import (
     facts,
+    images,
     pool_watch,
     silence,
 )
@@ -166,6 +167,51 @@ def test_storage_is_left_out_while_an_earlier_observation_waits_for_it(machine: 
     assert collect(queries) == ({"good", "a.raw"}, [WARNING])
     queries.finish()
     assert not machine.hanging.acquire(blocking=False)
+
+
+def test_healthy_storage_behind_more_dead_than_may_hang_is_not_noted(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "_MOST_HANGING", 2)
+    dead = [machine.bad / name / "b.raw" for name in "123"]
+    machine.images = [*dead, machine.good / "a.raw"]
+    machine.responds.clear()
+    machine.observe()
+    assert str(machine.good / "a.raw") not in Silence().names()
+    while machine.observe()[0] != {"good", "a.raw"}:
+        pass
+    assert Silence().names() == {str(path) for path in (machine.bad, *dead)}
+
+
+def test_slow_storage_has_the_figures_that_are_known_at_the_deadline(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(_image: Any) -> dict[str, int]:
+        time.sleep(0.01)
+        return {"capacity_bytes": 1}
+
+    monkeypatch.setattr(storage, "image_sizes", measure)
+    disks = [{"type": "file", "path": f"/srv/{n}", "format": "raw"} for n in range(1000)]
+    queries = StorageQueries(lambda: machine, disks, [], machine.templates, Silence())
+    deadline = time.monotonic() + 1
+    queries.measure("", time.monotonic() + FOREVER, deadline)
+    assert queries.collect(deadline, []).files
+
+
+def test_storage_is_asked_again_in_any_order(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "_MOST_HANGING", 2)
+    noted = Silence()
+    good = str(machine.good / "a.raw")
+    noted.add([good, *(str(machine.bad / name / "b.raw") for name in "123")])
+    with monkeypatch.context() as patch:
+        patch.setattr(silence, "_name_of", lambda _pid: "")
+        noted.write()
+    machine.images.pop()
+    machine.responds.clear()
+    while good in Silence().names():
+        machine.observe()
 
 
 def test_image_that_is_gone_is_forgotten(machine: Machine) -> None:

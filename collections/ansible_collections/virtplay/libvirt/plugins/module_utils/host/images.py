@@ -76,11 +76,8 @@ def image_of(disk: Mapping[str, Any]) -> Image | None:
 
 
 def image_place(image: Image) -> str:
-    """Return the directory of an image, as dead storage is usually dead for all in it.
-
-    A device is a place of its own.
-    """
-    return image.path if image.path.startswith("/dev/") else os.path.dirname(image.path)
+    """Return the directory of an image: storage that does not respond is one for all in it."""
+    return os.path.dirname(image.path)
 
 
 def image_sizes(image: Image) -> dict[str, int]:
@@ -278,8 +275,8 @@ def call_each(
     """Return item → call(item) for the items whose call returns before deadline (monotonic).
 
     A call that hangs takes nothing from the others: another thread continues with them, first with
-    those of another place. When only calls are left that have taken patience seconds, they are
-    given up, and with them what waits for the same places. The hanging threads are left behind.
+    those of another place. When only calls are left that have taken patience seconds, or as many
+    as may hang have, they are given up, with all that waits. The hanging threads are left behind.
     """
     return _Calls(call, items, place).collect(deadline, patience)
 
@@ -303,7 +300,8 @@ class _Calls:
             while self._waiting or self._running:
                 now = time.monotonic()
                 took = [now - since for _item, since in self._running.values()]
-                if now >= deadline or (min(took, default=0) > patience and self._is_hopeless()):
+                all_begun = not self._waiting or len(took) >= _MOST_HANGING
+                if now >= deadline or (all_begun and min(took, default=0.0) > patience):
                     break
                 hanging = sum(seconds > _HANGS_AFTER for seconds in took)
                 if self._waiting and hanging == len(self._running) and hanging < _MOST_HANGING:
@@ -312,15 +310,6 @@ class _Calls:
                         self._start(threads)
                 self._changed.wait(min(_HANGS_AFTER, deadline - now))
             return dict(self._results)
-
-    def _is_hopeless(self) -> bool:
-        """Whether no call waits, or only calls of the places where as many as may hang do."""
-        if not self._waiting:
-            return True
-        running = {self._place(item) for item, _since in self._running.values() if item is not None}
-        return len(self._running) >= _MOST_HANGING and all(
-            self._place(item) in running for item in self._waiting
-        )
 
     def _start(self, number: int) -> None:
         # Counted at once: the thread itself may begin late.

@@ -14,13 +14,9 @@ Value = TypeVar("Value")
 
 
 class Background(Generic[Key, Value]):
-    """A query of file systems, in a thread because a dead file system never responds.
-
-    `ended` is whether it has returned.
-    """
+    """A query of file systems, in a thread because a dead file system never responds."""
 
     def __init__(self, call: Callable[[], dict[Key, Value]]) -> None:
-        self.ended = False
         self._result: dict[Key, Value] = {}
         self._call = call
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -28,7 +24,6 @@ class Background(Generic[Key, Value]):
 
     def _run(self) -> None:
         self._result = self._call()
-        self.ended = True
 
     def collect(self, deadline: float) -> dict[Key, Value]:
         """Return the result; {} if there is none by the deadline (monotonic seconds)."""

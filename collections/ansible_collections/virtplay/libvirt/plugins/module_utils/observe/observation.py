@@ -191,7 +191,7 @@ class Observation:
         patience = max(deadline, time.monotonic() + 0.2)
         stored = storage.collect(patience, warnings)
         # A QEMU that does not respond to this must not delay the others' entries.
-        disk_errors = errors.collect(time.monotonic() + STUCK_AFTER)
+        disk_errors = errors.collect(min(patience + 0.2, time.monotonic() + STUCK_AFTER))
         domains = []
         for domain in found:
             domain.facts["addresses"] = choose_addresses(

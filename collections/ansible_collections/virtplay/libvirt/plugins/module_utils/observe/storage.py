@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -34,6 +35,10 @@ from ..host.storage import resolve_volumes
 from ..snapshot.qcow2 import Qcow2Image, read_image
 from .background import Background
 
+# The share of its patience after which storage counts as silent: the clock of a call starts late.
+_SILENT_AFTER = 0.9
+_MARGIN = 0.1
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -62,8 +67,10 @@ class StorageQueries:
         Storage that is known not to respond is asked, and left out unless it responds at once.
         """
         self._disks, self._with_snapshots, self._silence = disks, with_snapshots, silence
-        again = sorted(name for name in silence.unasked() if name.startswith("/"))
-        silence.add(again)
+        self._since: dict[Image | str, float] = {}
+        again = [name for name in silence.unasked() if name.startswith("/")]
+        # Only so many calls may hang. In any order, so that the same ones never keep others out.
+        random.shuffle(again)
         until = time.monotonic() + STORAGE_SECONDS
         self._again = Background(lambda: call_each(self._ask, again, until, place=os.path.dirname))
         self._hang = pools_hang()
@@ -76,13 +83,28 @@ class StorageQueries:
 
     def _ask(self, path: str) -> None:
         """Ask the storage of a path; an error is a response as well."""
+        self._silence.add([path])
         with suppress(OSError):
             image_sizes(Image(path, "auto"))
             os.statvfs(path)
         self._silence.remove([path])
 
+    def _timed(self, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Return a call that notes in `_since` of what it waits, an image or a path."""
+
+        def timed(item: Any) -> Any:
+            self._since[item] = time.monotonic()
+            try:
+                return call(item)
+            finally:
+                del self._since[item]
+
+        return timed
+
     def measure(self, uri: str, until: float, deadline: float) -> None:
         """Wait for the pools until then, and start to measure pools and images until deadline."""
+        # At the deadline itself what has been measured must be there.
+        deadline -= _MARGIN
         found = self._known.collect(until)
         if not found and not self._hang:
             watch_pools(uri)
@@ -94,25 +116,19 @@ class StorageQueries:
             set_pools(self._pools, self._disks)
         pools, silence = self._pools, self._silence
         images = [image for image in _images(self._disks) if image.path not in silence]
-        self._images = images
-        self._qcow2 = [
+        sizes, read = self._timed(image_sizes), self._timed(read_image)
+        qcow2 = [
             image.path
             for image in _images(self._with_snapshots)
             if image.format in {"qcow2", "auto"} and image.path not in silence
         ]
         self._sizes = Background(lambda: measure_pools(pools, deadline, silence))
         self._files = Background(
-            lambda: call_each(
-                image_sizes, images, deadline, place=image_place, patience=STORAGE_SECONDS
-            )
+            lambda: call_each(sizes, images, deadline, place=image_place, patience=STORAGE_SECONDS)
         )
         self._read = Background(
             lambda: call_each(
-                read_image,
-                self._qcow2,
-                deadline,
-                place=os.path.dirname,
-                patience=STORAGE_SECONDS,
+                read, qcow2, deadline, place=os.path.dirname, patience=STORAGE_SECONDS
             )
         )
 
@@ -125,10 +141,13 @@ class StorageQueries:
         images = self._read.collect(deadline)
         silent = {p["path"] for p in self._pools if measured.get(p["name"]) == SILENT}
         silent = {path for path in silent if path not in self._silence}
-        if self._files.ended:
-            silent |= {image.path for image in self._images if image not in files}
-        if self._read.ended:
-            silent |= {path for path in self._qcow2 if path not in images}
+        # Not what was never asked, because as many calls as may hang do.
+        late = time.monotonic() - _SILENT_AFTER * STORAGE_SECONDS
+        silent |= {
+            item.path if isinstance(item, Image) else item
+            for item, since in list(self._since.items())
+            if since < late
+        }
         patience = 0.0 if self._path in self._silence else STORAGE_SECONDS
         templates = self._templates.collect(min(deadline, time.monotonic() + patience))
         if not templates:
