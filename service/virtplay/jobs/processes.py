@@ -20,6 +20,12 @@ import psutil
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 TERM_SECONDS = 2.0
+KILL_SECONDS = 5.0
+"""How long to wait for processes that have got SIGKILL.
+
+One that waits for a device or file system that does not respond ends only when that does. It is
+left behind, since it runs nothing of its program any more.
+"""
 ROUND_SECONDS = 0.05
 MARK = "VIRTPLAY_RUN"
 """Environment variable that names the job's directory to a job process and its descendants."""
@@ -36,12 +42,15 @@ def become_subreaper() -> None:
 
 def end_strays(directory: Path) -> None:
     """Kill every process whose MARK is `directory`: those that a killed job process has left."""
+    deadline = time.monotonic() + KILL_SECONDS
     while strays := [
         process
         for process in _own_processes("environ")
         if (process.info["environ"] or {}).get(MARK) == str(directory)
     ]:
         _send(strays, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            return
 
 
 def end_descendants() -> None:
@@ -50,8 +59,12 @@ def end_descendants() -> None:
     number = signal.SIGTERM
     while found := _descendants():
         _send(found, number)
-        if time.monotonic() > deadline:
-            number = signal.SIGKILL
+        if time.monotonic() <= deadline:
+            continue
+        if number == signal.SIGKILL:
+            return
+        number = signal.SIGKILL
+        deadline = time.monotonic() + KILL_SECONDS
 
 
 def _descendants() -> list[psutil.Process]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
+import pytest
+from virtplay.jobs import processes
 from virtplay.jobs.processes import MARK, end_strays
 
 JOB = f"""
@@ -84,6 +88,26 @@ def test_strays_of_a_job_are_those_with_its_directory_in_the_environment(tmp_pat
         end_strays(job)
         assert stray.wait(120) is not None
         assert (other.poll(), master.poll()) == (None, None)
+
+
+def test_processes_that_cannot_be_killed_are_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: set[tuple[int, int]] = set()
+
+    def send(found: Sequence[psutil.Process], number: int) -> None:
+        sent.update((process.pid, number) for process in found)
+        time.sleep(0.01)
+
+    # No signal ends a process that waits for dead storage.
+    monkeypatch.setattr(processes, "_send", send)
+    monkeypatch.setattr(processes, "TERM_SECONDS", 0.1)
+    monkeypatch.setattr(processes, "KILL_SECONDS", 0.1)
+    with subprocess.Popen(["sleep", "300"], env={MARK: str(tmp_path)}) as child:
+        processes.end_descendants()
+        assert sent >= {(child.pid, signal.SIGTERM), (child.pid, signal.SIGKILL)}
+        end_strays(tmp_path)
+        child.kill()
 
 
 def test_a_zombie_is_no_stray(tmp_path: Path) -> None:
