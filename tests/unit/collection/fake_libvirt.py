@@ -47,15 +47,19 @@ _CONSTANTS = {
 
 
 class libvirtError(Exception):  # noqa: N801 - the binding's own name
-    def __init__(self, message: str = "refused", code: int = OTHER) -> None:
+    def __init__(self, message: str = "refused", code: int = OTHER, number: int = 0) -> None:
         super().__init__(message)
         self.code = code
+        self.number = number
 
     def get_error_message(self) -> str:
         return str(self)
 
     def get_error_code(self) -> int:
         return self.code
+
+    def get_int1(self) -> int:
+        return self.number
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, *users: ModuleType) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.storage impo
     find_pool,
     find_template,
     find_volume,
+    find_volume_at,
     is_ours,
     list_volumes,
     require_room,
@@ -25,7 +27,15 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.storage impo
     wanted_size,
 )
 
-from tests.unit.collection.fake_libvirt import NO_POOL, NO_VOLUME, OTHER, fake, libvirtError
+from tests.unit.collection.fake_libvirt import (
+    NO_POOL,
+    NO_SUPPORT,
+    NO_VOLUME,
+    OTHER,
+    SYSTEM_ERROR,
+    fake,
+    libvirtError,
+)
 
 UUID = "0157c680-d8f0-4d2a-855a-94a165065017"
 GIB = 1 << 30
@@ -96,6 +106,8 @@ class Connection:
         return "the template's volume"
 
     def listAllStoragePools(self, _flags: int) -> tuple[Pool, ...]:  # noqa: N802
+        if self.error and self.error.code in (NO_SUPPORT, SYSTEM_ERROR):
+            raise self.error
         return self.pools
 
 
@@ -191,6 +203,27 @@ def test_room_is_asked_of_the_file_system(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="are available") as caught:
         require_room(Pool(tmp_path), 1 << 60)
     assert caught.value.code == "INSUFFICIENT_RESOURCES"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_absent"),
+    [
+        (libvirtError("not supported by the driver", NO_SUPPORT), True),
+        (libvirtError("no socket of virtstoraged", SYSTEM_ERROR, errno.ENOENT), True),
+        (libvirtError("virtstoraged is down", SYSTEM_ERROR, errno.ECONNREFUSED), False),
+    ],
+)
+def test_host_without_storage_driver_has_no_pools(error: libvirtError, is_absent: bool) -> None:
+    host = Connection(error=error)
+    if is_absent:
+        assert list_volumes(host, UUID) == []
+        assert find_volume_at(host, "/srv/a.qcow2") is None
+        with pytest.raises(Failure, match="libvirt on the host has no storage driver"):
+            find_pool(host, "default")
+        return
+    for call in (list_volumes, find_volume_at, find_pool):
+        with pytest.raises(libvirtError):
+            call(host, "a")
 
 
 def test_file_that_libvirt_has_not_seen_is_found_by_one_refresh(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ A volume's name consists of the domain's UUID and the disk's target, never of a 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -95,12 +96,13 @@ def find_pool(conn: Any, name: str) -> Any:
     try:
         pool = conn.storagePoolLookupByName(name)
     except libvirt.libvirtError as error:
-        if not has_error_code(error, "VIR_ERR_NO_STORAGE_POOL"):
+        if has_error_code(error, "VIR_ERR_NO_STORAGE_POOL"):
+            reason = "the host has no pool of that name"
+        elif _lacks_driver(error):
+            reason = "libvirt on the host has no storage driver"
+        else:
             raise
-        raise Failure(
-            f"cannot use storage pool {name!r}: the host has no pool of that name",
-            "VALIDATION_ERROR",
-        ) from error
+        raise Failure(f"cannot use storage pool {name!r}: {reason}", "VALIDATION_ERROR") from error
     if not pool.isActive():
         raise Failure(f"cannot use storage pool {name!r}: it is not active")
     if (kind := pool_type(pool)) not in FILE_POOLS:
@@ -186,7 +188,7 @@ def list_volumes(conn: Any, uuid: str) -> list[Any]:
     """
     made = re.compile(rf"{re.escape(uuid)}-(vd[a-z]{{1,2}}\.qcow2|seed\.iso)")
     volumes = []
-    for pool in conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
+    for pool in _active_pools(conn):
         # A pool that has become inactive, or a volume that was deleted since it was listed.
         with suppress(libvirt.libvirtError):
             for name in pool.listVolumes():
@@ -291,11 +293,29 @@ def find_volume_at(conn: Any, path: str) -> Any | None:
 
 def find_pool_at(conn: Any, directory: str) -> Any | None:
     """Return the active virStoragePool with that target path; None without one."""
-    for pool in conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
+    for pool in _active_pools(conn):
         with suppress(libvirt.libvirtError):  # deleted since it was listed
             if pool_path(pool) == directory:
                 return pool
     return None
+
+
+def _active_pools(conn: Any) -> list[Any]:
+    try:
+        return list(conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE))
+    except libvirt.libvirtError as error:
+        if _lacks_driver(error):
+            return []
+        raise
+
+
+def _lacks_driver(error: Any) -> bool:
+    """Whether a libvirtError says that libvirt on the host has no storage driver.
+
+    A libvirtd in parts has no socket of virtstoraged then; one that is down leaves it there.
+    """
+    absent = has_error_code(error, "VIR_ERR_SYSTEM_ERROR") and error.get_int1() == errno.ENOENT
+    return absent or has_error_code(error, "VIR_ERR_NO_SUPPORT")
 
 
 def volume_of(conn: Any, path: str) -> Any | None:
@@ -303,7 +323,8 @@ def volume_of(conn: Any, path: str) -> Any | None:
     try:
         return conn.storageVolLookupByPath(path)
     except libvirt.libvirtError as error:
-        if has_error_code(error, "VIR_ERR_NO_STORAGE_VOL", "VIR_ERR_NO_STORAGE_POOL"):
+        gone = has_error_code(error, "VIR_ERR_NO_STORAGE_VOL", "VIR_ERR_NO_STORAGE_POOL")
+        if gone or _lacks_driver(error):
             return None
         raise
 
