@@ -19,6 +19,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.images impor
     backing_chain,
     call_each,
     image_of,
+    image_place,
     image_sizes,
     is_locked,
     require_files,
@@ -111,6 +112,30 @@ def test_calls_that_only_hang_are_given_up() -> None:
     found = call_each(call, items, time.monotonic() + 100_000, patience=0.5)
     ends.set()
     assert found.keys() == set("abc")
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("/srv/nfs/vm1/disk.qcow2", "/srv/nfs"),
+        ("/srv/nfs/local/a.raw", "/srv/nfs/local"),
+        ("/srv/nfs2/a.raw", "/"),
+        ("/srv/with blank/a.raw", "/srv/with blank"),
+        ("/dev/mapper/a", "/dev"),
+    ],
+)
+def test_place_of_an_image_is_its_mount(
+    path: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = ("/", "/dev", "/srv/nfs", "/srv/nfs/local", "/srv/with\\040blank")
+    mounts = tmp_path / "mounts"
+    mounts.write_text("".join(f"what {point} nfs rw 0 0\n" for point in points))
+    monkeypatch.setattr(images, "MOUNTS", mounts)
+    for found in (images.place_of, images._mount_points):
+        found.cache_clear()
+    assert image_place(Image(path, "raw")) == place
+    for found in (images.place_of, images._mount_points):
+        found.cache_clear()
 
 
 def test_calls_are_given_up_when_as_many_hang_as_may(monkeypatch: pytest.MonkeyPatch) -> None:

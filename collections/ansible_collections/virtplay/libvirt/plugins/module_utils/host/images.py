@@ -12,16 +12,20 @@ import errno
 import fcntl
 import json
 import os
+import re
 import stat
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ..failure import Failure
 from ..units import GIB
 
+MOUNTS = Path("/proc/self/mounts")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -76,8 +80,27 @@ def image_of(disk: Mapping[str, Any]) -> Image | None:
 
 
 def image_place(image: Image) -> str:
-    """Return the directory of an image: storage that does not respond is one for all in it."""
-    return os.path.dirname(image.path)
+    """Return the mount point of an image: storage that does not respond is one for all in it."""
+    return place_of(image.path)
+
+
+@cache
+def place_of(path: str) -> str:
+    """Return the mount point of a path by its text alone, without a call that may hang."""
+    return next((point for point in _mount_points() if path.startswith(f"{point}/")), "/")
+
+
+@cache
+def _mount_points() -> list[str]:
+    """Return the mount points, those within others first."""
+    try:
+        lines = MOUNTS.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    points = (line.split()[1] for line in lines)
+    # Only blanks, line ends and backslashes are escaped, as octal numbers (proc(5)).
+    plain = {re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), each) for each in points}
+    return sorted(plain - {"/"}, key=len, reverse=True)
 
 
 def image_sizes(image: Image) -> dict[str, int]:

@@ -28,6 +28,7 @@ from ..host.images import (
     image_of,
     image_place,
     image_sizes,
+    place_of,
 )
 from ..host.pool_watch import pools_hang, watch_pools
 from ..host.silence import Silence
@@ -72,7 +73,7 @@ class StorageQueries:
         # Only so many calls may hang. In any order, so that the same ones never keep others out.
         random.shuffle(again)
         until = time.monotonic() + STORAGE_SECONDS
-        self._again = Background(lambda: call_each(self._ask, again, until, place=os.path.dirname))
+        self._again = Background(lambda: call_each(self._ask, again, until, place=place_of))
         self._hang = pools_hang()
         self._known = Background(lambda: {} if self._hang else _read_pools(connect(), disks))
         self._path = str(templates)
@@ -127,9 +128,7 @@ class StorageQueries:
             lambda: call_each(sizes, images, deadline, place=image_place, patience=STORAGE_SECONDS)
         )
         self._read = Background(
-            lambda: call_each(
-                read, qcow2, deadline, place=os.path.dirname, patience=STORAGE_SECONDS
-            )
+            lambda: call_each(read, qcow2, deadline, place=place_of, patience=STORAGE_SECONDS)
         )
 
     def collect(self, deadline: float, warnings: list[str]) -> Stored:
