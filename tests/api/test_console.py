@@ -503,6 +503,7 @@ async def playing_vm(playing: Service, **graphics: Any) -> AsyncIterator[str]:
     yield made["id"]
 
 
+@pytest.mark.slow
 async def test_console_is_opened_by_a_job_that_keeps_the_password(playing: Service) -> None:
     async with vnc_server(repeat) as (port, _), playing_vm(playing, port=port) as vm:
         opened = await playing.get(f"/vms/{vm}/console")

@@ -165,6 +165,7 @@ async def test_failures_of_the_module(playing: Service) -> None:
     assert (job["status"], job["error"]["code"]) == ("failed", "LIBVIRT_ERROR")
 
 
+@pytest.mark.slow
 @pytest.mark.postgres
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 async def test_a_message_with_nul_ends_its_job_on_postgresql(playing: Service) -> None:
@@ -189,6 +190,7 @@ async def test_an_unreachable_host_fails_the_job_and_gives_capacity_back(
     assert (await playing.get("/vms/vm-001"))["error"]["code"] == "HOST_UNREACHABLE"
 
 
+@pytest.mark.slow
 @only_sqlite
 @pytest.mark.usefixtures("cold_ansible")
 async def test_a_killed_job_process_is_a_failed_job(playing: Service) -> None:

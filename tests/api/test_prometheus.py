@@ -284,6 +284,7 @@ async def test_a_vm_comes_is_renamed_and_goes(worked: Service) -> None:
     assert not re.search("vm-001", str(found))
 
 
+@pytest.mark.slow
 @only_sqlite
 async def test_a_host_that_fails_has_only_its_failures(playing: Service) -> None:
     observer = playing.app.ctx.services.observer

@@ -219,6 +219,7 @@ async def test_odd_ids_find_nothing(service: Service) -> None:
     assert await Job.all().count() == 0
 
 
+@pytest.mark.slow
 @only_sqlite
 async def test_hostile_texts_through_a_real_play(playing: Service, tmp_path: Path) -> None:
     canary = tmp_path / "canary"

@@ -76,6 +76,7 @@ def test_playbook_begins_with_the_check_of_all_its_roles(path: Path) -> None:
     assert imported.items() <= arguments["roles"].items()
 
 
+@pytest.mark.slow
 def test_wrong_variables_are_named_and_no_host_is_touched(tmp_path: Path) -> None:
     values = ["name=vm-1", "template=micro", "vcpus=many", "memroy=256", "state=runnin"]
     options = [word for value in values for word in ("-e", f"libvirt_domain_{value}")]
@@ -87,6 +88,7 @@ def test_wrong_variables_are_named_and_no_host_is_touched(tmp_path: Path) -> Non
     assert "missing required arguments: libvirt_domain_memory" in said
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named_beside_all_other_faults(tmp_path: Path) -> None:
     values = {"vcpus": "many", "title": "{{ nowhere }}", "template": "win95"}
     variables = json.dumps({f"libvirt_domain_{name}": value for name, value in values.items()})
@@ -101,6 +103,7 @@ def test_what_is_missing_is_named_beside_all_other_faults(tmp_path: Path) -> Non
     assert "libvirt_snapshot_domain or libvirt_snapshot_uuid is required" in said
 
 
+@pytest.mark.slow
 def test_what_would_be_ignored_or_fail_on_the_host_is_refused_before(tmp_path: Path) -> None:
     vm = ["--limit", "kvm1", "-e", "libvirt_domain_name=vm-1"]
     said = run(tmp_path, "vm_update", *vm, "-e", "libvirt_domain_firmware=efi")
@@ -109,12 +112,14 @@ def test_what_would_be_ignored_or_fail_on_the_host_is_refused_before(tmp_path: P
     assert "libvirt_console_password is required when libvirt_console_type is vnc" in said
 
 
+@pytest.mark.slow
 def test_serial_that_is_none_is_named_before_ansible_reads_it(tmp_path: Path) -> None:
     said = run(tmp_path, "vms", "-e", "libvirt_domain_vms_serial=abc")
     assert "cannot use libvirt_domain_vms_serial 'abc': it must be a number of hosts" in said
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_wrong_key_of_a_declared_vm_is_named(tmp_path: Path) -> None:
     vms = [{"name": "web-1", "vcpus": 1, "memory": 256, "memroy": 512, "state": "on"}]
     said = run(tmp_path, "vms", "-e", json.dumps({"libvirt_domain_vms": vms}))
@@ -172,6 +177,7 @@ def play(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_every_task_that_touches_a_host_has_a_documented_tag(tmp_path: Path) -> None:
     # vms compares in any case, and service has no tags.
     paths = [str(path) for path in PLAYBOOKS if path.stem not in ("service", "vms")]
@@ -185,6 +191,7 @@ def test_every_task_that_touches_a_host_has_a_documented_tag(tmp_path: Path) -> 
     assert "unreachable=1" not in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "tag", "first"),
     [
@@ -203,6 +210,7 @@ def test_tag_says_what_a_creation_begins_with(
     assert set(re.findall(r"^TASK \[(\w+) : ", done.stdout, re.M)) == {first}
 
 
+@pytest.mark.slow
 def test_action_on_several_hosts_asks_for_a_limit(tmp_path: Path) -> None:
     said = run(tmp_path, "vm_start", "-e", "libvirt_domain_name=vm-1")
     assert "cannot start a VM on 2 hosts: select one with --limit (kvm1, kvm2)" in said

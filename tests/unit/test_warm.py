@@ -15,6 +15,8 @@ import pytest
 from tests.warm.environment import REAL
 from tests.warm.hosts import warm_python
 
+pytestmark = pytest.mark.slow
+
 PLAYBOOK = """
 - hosts: localhost
   gather_facts: false

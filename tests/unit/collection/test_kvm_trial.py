@@ -15,6 +15,8 @@ import pytest
 
 from tests.kvm import Kvm, install_qemu
 
+pytestmark = pytest.mark.slow
+
 TRIAL = Path(__file__).resolve().parents[3] / "roles/libvirt_host/files/kvm_trial.py"
 NEEDS = ("qemu-system-x86_64", "mformat", "mcopy", "syslinux")
 
