@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -190,9 +191,13 @@ async def test_a_read_that_is_cancelled_leaves_no_process(tmp_path: Path) -> Non
 
 def readers_of_settings() -> list[psutil.Process]:
     """Return the children of this process that run ansible-config."""
-    return [
-        child for child in psutil.Process().children() if "ansible-config" in str(child.cmdline())
-    ]
+    found = []
+    for child in psutil.Process().children():
+        # A child of another test may end in this moment.
+        with suppress(psutil.NoSuchProcess):
+            if "ansible-config" in str(child.cmdline()):
+                found.append(child)
+    return found
 
 
 async def test_nothing_is_taken_from_the_defaults_of_ansible_itself(tmp_path: Path) -> None:
