@@ -31,6 +31,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.states import (
 
 RUNNING, PAUSED, STOPPED = DomainState.RUNNING, DomainState.PAUSED, DomainState.STOPPED
 CRASHED, SUSPENDED = DomainState.CRASHED, DomainState.SUSPENDED
+STOPPING = DomainState.STOPPING
 MAC = "52:00:00:00:00:01"
 
 POWER: list[tuple[DomainState, Wanted, bool, list[Step] | str]] = [
@@ -59,6 +60,8 @@ POWER: list[tuple[DomainState, Wanted, bool, list[Step] | str]] = [
     (CRASHED, Wanted.RESUMED, False, "GUEST_NOT_RESPONDING"),
     (CRASHED, Wanted.ABSENT, False, "VM_ALREADY_RUNNING"),
     (CRASHED, Wanted.ABSENT, True, [Step.DESTROY]),
+    (STOPPING, Wanted.RUNNING, False, "VM_ALREADY_RUNNING"),
+    (STOPPING, Wanted.STOPPED, False, [Step.SHUT_DOWN]),
     (STOPPED, Wanted.PAUSED, False, "VM_ALREADY_STOPPED"),
     (RUNNING, Wanted.PAUSED, False, [Step.SUSPEND]),
     (PAUSED, Wanted.PAUSED, False, []),

@@ -197,13 +197,7 @@ def plan_power(current: Current, wanted: Wanted, *, force: bool = False) -> list
 def _plan_power(current: Current, wanted: Wanted, force: bool, cannot: str) -> list[Step]:
     state = current.state
     if wanted is Wanted.RUNNING:
-        if state == DomainState.CRASHED:
-            raise Failure(
-                f"{cannot}: its guest has crashed, and its QEMU is kept; stop or restart it with "
-                "force",
-                "VM_ALREADY_RUNNING",
-            )
-        return [] if state == DomainState.RUNNING else _wake(state) or [Step.START]
+        return _start(state, cannot)
     if wanted is Wanted.STOPPED:
         if current.active:
             return _stop(current, force, cannot)
@@ -275,6 +269,17 @@ def refuse_saved(current: Current, cannot: str, remedy: str) -> None:
 def _is_migrating(current: Current) -> bool:
     waits = current.state == DomainState.PAUSED and current.reason in MIGRATION_REASONS
     return (waits and not current.idle) or MIGRATION in current.jobs
+
+
+def _start(state: DomainState, cannot: str) -> list[Step]:
+    reason = None
+    if state == DomainState.CRASHED:
+        reason = "its guest has crashed, and its QEMU is kept; stop or restart it with force"
+    elif state == DomainState.STOPPING:
+        reason = "its guest is shutting down; wait for its end, or stop it with force"
+    if reason:
+        raise Failure(f"{cannot}: {reason}", "VM_ALREADY_RUNNING")
+    return [] if state == DomainState.RUNNING else _wake(state) or [Step.START]
 
 
 def _wake(state: DomainState) -> list[Step]:
