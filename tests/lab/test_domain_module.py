@@ -305,8 +305,21 @@ def test_fixed_address_is_reserved_and_given_back(host: Host, identity: str, pla
     for wrong in ("198.51.100.7", "203.0.113.1", "2001:db8::5", "x"):
         refused = play("vm_update", network={**network, "ip": wrong})
         assert refused["code"] == "VALIDATION_ERROR"
-    play("vm_delete")
-    assert mac not in host.run("virsh", "net-dumpxml", "default").stdout
+    # A domain that was copied with its definition has a card with the same address.
+    shared = made["domain"]["interfaces"][1]["mac"]
+    extra = f"<interface type='network'><source network='default'/><mac address='{shared}'/>"
+    copy = foreign(f"copy-{identity[:8]}", "file", f"file='{IMAGES}/none.qcow2'")
+    copy = copy.replace("</devices>", f"{extra}</interface></devices>")
+    host.run("virsh", "-q", "define", "/dev/stdin", stdin=copy)
+    deleted = play("vm_delete")
+    assert mac in str(deleted["changes"])
+    assert shared not in str(deleted["changes"])
+    reserved = host.run("virsh", "net-dumpxml", "default").stdout
+    assert (mac in reserved, shared in reserved) == (False, True)
+    assert play("vm_delete")["changed"] is False
+    host.run("virsh", "-q", "undefine", f"copy-{identity[:8]}")
+    assert play("vm_delete")["changed"] is True
+    assert shared not in host.run("virsh", "net-dumpxml", "default").stdout
     host.run(*(word.replace("VERB", "delete") for word in update))
 
 

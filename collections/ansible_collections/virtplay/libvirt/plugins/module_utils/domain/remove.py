@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..failure import Failure
@@ -64,7 +64,7 @@ def plan(
         stays[nvram] = reason
     if current.snapshots:
         changes.append(Change("snapshots", current.snapshots, None, Applies.LIVE, destroys=True))
-    for mac, place in current.reservations.items():
+    for mac, place in _own(current.reservations, users).items():
         changes.append(Change(f"interfaces.{mac}.ip", place[1], None, Applies.LIVE))
     return changes, stays
 
@@ -89,7 +89,7 @@ def run(
     if kept or fence.recall().get("kept"):
         # Only these: what another domain uses is deleted by a later run, once nobody does.
         fence.remember(kept=kept)
-    for mac, place in current.reservations.items():
+    for mac, place in _own(current.reservations, users).items():
         remove_reservation(conn, mac, place)
     for disk in current.config["disks"]:
         path = disk["path"]
@@ -165,7 +165,7 @@ def find_leftovers(
     changes = [
         Change("volume", volume.path(), None, Applies.OFFLINE, destroys=True) for volume in volumes
     ]
-    for mac, place in list_reservations(conn, derived_macs(uuid)).items():
+    for mac, place in _own(list_reservations(conn, derived_macs(uuid)), users).items():
         changes.append(Change(f"interfaces.{mac}.ip", place[1], None, Applies.OFFLINE))
     return changes, stays
 
@@ -178,9 +178,16 @@ def sweep(conn: Any, uuid: str, kept: list[str], users: FileUsers) -> dict[str, 
     volumes, stays = _split_volumes(conn, uuid, users, kept)
     for volume in volumes:
         volume.delete(0)
-    for mac, place in list_reservations(conn, derived_macs(uuid)).items():
+    for mac, place in _own(list_reservations(conn, derived_macs(uuid)), users).items():
         remove_reservation(conn, mac, place)
     return stays
+
+
+def _own(
+    reservations: Mapping[str, tuple[str, str]], users: FileUsers
+) -> dict[str, tuple[str, str]]:
+    """Return the reservations, by MAC address, of cards that no other domain has as well."""
+    return {mac: place for mac, place in reservations.items() if mac not in users.macs}
 
 
 def _split_volumes(

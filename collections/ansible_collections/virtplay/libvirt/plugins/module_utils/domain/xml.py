@@ -167,6 +167,12 @@ def list_files(xml: str) -> list[str]:
     return list(dict.fromkeys(path for path in (*paths, nvram_path(xml)) if path))
 
 
+def list_macs(xml: str) -> list[str]:
+    """Return the MAC addresses of the cards in a definition, in lower case."""
+    macs = (mac.get("address") for mac in parse_xml(xml).iterfind("devices/interface/mac"))
+    return [mac.lower() for mac in macs if mac]
+
+
 def nvram_path(xml: str) -> str | None:
     """Return the path of the file with the UEFI variables of a definition; None without one.
 
