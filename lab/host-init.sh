@@ -103,6 +103,8 @@ if [ "$libvirt" = libvirt ]; then
   libvirtd -d
 fi
 /usr/sbin/sshd
+# It goes into the background before it listens, and writes this file afterwards.
+until [ -s /run/sshd.pid ]; do sleep 0.01; done
 echo ready
 exec < /dev/null > /dev/null
 while :; do sleep 86400 || true; done   # bash reaps orphaned processes of this host
