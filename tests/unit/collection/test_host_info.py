@@ -241,6 +241,10 @@ def test_failure_crosses_the_process_border_with_its_code() -> None:
     assert caught.value.code == "VM_NOT_FOUND"
 
 
+def never() -> bool:
+    return False
+
+
 def test_child_finishes_after_its_report_and_without_its_parent(tmp_path: Path) -> None:
     goes_on, done = tmp_path / "on", tmp_path / "done"
     os.mkfifo(goes_on)
@@ -251,23 +255,17 @@ def test_child_finishes_after_its_report_and_without_its_parent(tmp_path: Path) 
         done.write_text(f"{os.getpid()} {os.getsid(0)}")
 
     # The report comes although the child waits.
-    child = run_in_child(os.getpid, 60, finish)
+    child = run_in_child(os.getpid, 60, is_done=never, finish=finish)
     goes_on.write_text("on")
     assert done.read_text() == f"{child} {child}"
     os.waitpid(child, 0)
 
 
-def test_child_with_nothing_to_finish_is_reaped() -> None:
-    def is_reaped() -> bool:
-        child = run_in_child(os.getpid, 60, lambda: None)
-        try:
-            os.waitpid(child, 0)
-        except ChildProcessError:
-            return True
-        return False
-
-    # It may need a moment more than its parent gives it.
-    assert any(is_reaped() for _try in range(100))
+def test_child_with_nothing_to_finish_is_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_process, "_ATTEMPTS", 30_000)
+    child = run_in_child(os.getpid, 60)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(child, 0)
 
 
 def test_child_finishes_after_a_failure_too(tmp_path: Path) -> None:
@@ -279,7 +277,7 @@ def test_child_finishes_after_a_failure_too(tmp_path: Path) -> None:
         done.write_text("done")
 
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-        run_in_child(lambda: 1 // 0, 60, finish)
+        run_in_child(lambda: 1 // 0, 60, is_done=never, finish=finish)
     assert select.select([reader], [], [], 60)[0]
     assert os.read(reader, 10) == b"done"
     os.close(reader)
@@ -287,7 +285,7 @@ def test_child_finishes_after_a_failure_too(tmp_path: Path) -> None:
 
 def test_child_that_does_not_finish_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_process, "_LATEST", 1)
-    child = run_in_child(os.getpid, 60, lambda: time.sleep(3600))
+    child = run_in_child(os.getpid, 60, is_done=never, finish=lambda: time.sleep(3600))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGALRM
 
 

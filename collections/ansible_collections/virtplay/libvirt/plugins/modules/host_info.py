@@ -360,7 +360,12 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     observation = Observation(
         uri, timeout, templates_path, startup=startup, filesystems=filesystems
     )
-    host_info = run_in_child(observation.run, startup + timeout + GRACE, finish=observation.finish)
+    host_info = run_in_child(
+        observation.run,
+        startup + timeout + GRACE,
+        is_done=observation.is_done,
+        finish=observation.finish,
+    )
     unreadable = [one["unreadable"] for one in host_info["domains"] if "unreadable" in one]
     for message in (*host_info["warnings"], *unreadable):
         module.warn(message)

@@ -21,44 +21,53 @@ from ..failure import Failure
 
 # A child that does more than this after its report ends all the same.
 _LATEST = 10
+# How often to look for the end of a killed child, every 2 ms.
+_ATTEMPTS = 250
 
 
 def run_in_child(
-    function: Callable[[], Any], timeout: float, finish: Callable[[], None] | None = None
+    function: Callable[[], Any],
+    timeout: float,
+    *,
+    is_done: Callable[[], bool] = lambda: True,
+    finish: Callable[[], None] = lambda: None,
 ) -> Any:
     """Return what function returns (plain JSON data) from a forked child.
 
-    The child calls finish when it has reported, be it a failure, and nobody waits for that. Raises
-    the child's Failure, TimeoutError after timeout seconds, and RuntimeError for every other end of
-    the child. Call it before the process starts threads.
+    If is_done then returns False, be it after a failure, the child calls finish when it has
+    reported, and nobody waits for that. Raises the child's Failure, TimeoutError after timeout
+    seconds, and RuntimeError for every other end of the child. Call it before the process starts
+    threads.
     """
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        _run(function, writer, finish)
+        _run(function, writer, is_done, finish)
     os.close(writer)
-    output = b""
+    outcome: dict[str, Any] = {"is_done": True}
     try:
-        output = _read_all(reader, time.monotonic() + timeout)
+        if output := _read_all(reader, time.monotonic() + timeout):
+            outcome = json.loads(output)
     finally:
         os.close(reader)
-        if not output or finish is None:
+        if outcome["is_done"]:
             _end(pid)
-        else:
-            # Mostly nothing is left to finish. Not every host reaps the orphans of a dead parent.
-            _reap(pid, 5)
-    if not output:
-        raise RuntimeError("the observing process died without a result")
-    outcome = json.loads(output)
     if "failure" in outcome:
         raise Failure(outcome["failure"], outcome["code"])
     if "crash" in outcome:
         raise RuntimeError(outcome["crash"])
+    if "result" not in outcome:
+        raise RuntimeError("the observing process died without a result")
     return outcome["result"]
 
 
-def _run(function: Callable[[], Any], writer: int, finish: Callable[[], None] | None) -> NoReturn:
+def _run(
+    function: Callable[[], Any],
+    writer: int,
+    is_done: Callable[[], bool],
+    finish: Callable[[], None],
+) -> NoReturn:
     """Run the child: write one outcome to the pipe, finish, exit without waiting for threads."""
     # A child that cannot be killed (in D state) must not keep the SSH session's pipes open.
     with open(os.devnull, "r+b") as null:
@@ -70,12 +79,13 @@ def _run(function: Callable[[], Any], writer: int, finish: Callable[[], None] | 
         outcome = {"failure": failure.message, "code": failure.code}
     except Exception as error:
         outcome = {"crash": f"{type(error).__name__}: {error}"}
-    if finish is not None:
+    outcome["is_done"] = is_done()
+    if not outcome["is_done"]:
         # The end of its parent, and of that one's terminal, must not end it.
         os.setsid()
     with contextlib.suppress(OSError), os.fdopen(writer, "w") as pipe:
         json.dump(outcome, pipe)
-    if finish is not None:
+    if not outcome["is_done"]:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(_LATEST)
         with contextlib.suppress(Exception):
@@ -100,11 +110,7 @@ def _end(pid: int) -> None:
     """Kill and reap the child; init reaps a child that does not end on SIGKILL at once."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    _reap(pid, 50)
-
-
-def _reap(pid: int, attempts: int) -> None:
-    for _attempt in range(attempts):
+    for _attempt in range(_ATTEMPTS):
         if os.waitpid(pid, os.WNOHANG)[0] == pid:
             return
         time.sleep(0.002)

@@ -33,6 +33,10 @@ class Silence:
     def __contains__(self, name: object) -> bool:
         return name in self._noted and name not in self._removed
 
+    def is_empty(self) -> bool:
+        """Whether everything has responded, as far as it is known."""
+        return not self._noted and not self._added
+
     def names(self) -> set[str]:
         """Return the known names."""
         return self._noted.keys() - self._removed

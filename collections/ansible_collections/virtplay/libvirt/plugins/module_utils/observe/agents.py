@@ -88,6 +88,10 @@ class AgentQueries:
         )
         return dict(self._found_addresses), dict(self._found_filesystems)
 
+    def is_waiting(self) -> bool:
+        """Whether a query has begun and not ended."""
+        return bool(self._since)
+
     def finish(self) -> None:
         """Wait for the queries that have begun: each agent must have its time limit back."""
         self._deadline = time.monotonic()

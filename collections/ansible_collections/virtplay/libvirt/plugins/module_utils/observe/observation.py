@@ -129,6 +129,10 @@ class Observation:
         observed["host"]["took_seconds"] = round(time.monotonic() - began, 3)
         return observed
 
+    def is_done(self) -> bool:
+        """Whether nothing is left to finish: all have responded, or have never been asked."""
+        return self._silence.is_empty() and not any(q.is_waiting() for q in self._queries)
+
     def finish(self) -> None:
         """Wait some seconds for what had not responded before, and note what has."""
         for queries in self._queries:

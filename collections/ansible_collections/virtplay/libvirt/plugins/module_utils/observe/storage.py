@@ -156,6 +156,10 @@ class StorageQueries:
         self._silence.add(silent)
         return Stored(self._pools, templates.get("found", []), files, images)
 
+    def is_waiting(self) -> bool:
+        """Whether a query of sizes has begun and not ended."""
+        return bool(self._since)
+
     def finish(self) -> None:
         """Wait as long as storage may take that did not respond before."""
         self._again.collect(time.monotonic() + STORAGE_SECONDS)
