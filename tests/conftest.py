@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 
 import pytest
@@ -15,6 +16,10 @@ sys.dont_write_bytecode = False
 # What the person who runs the tests has set is for another service and other playbooks.
 for _name in [name for name in os.environ if name.startswith(("VIRTPLAY_", "ANSIBLE_"))]:
     del os.environ[_name]
+
+# A shell without job control starts what runs in its background with SIGINT ignored, and so would
+# be each program that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
