@@ -13,7 +13,7 @@ test: setup-lab ## run all tests (needs root: the lab is made of network namespa
 	@scripts/test
 
 test-fast: setup-dev ## run the tests that need no lab, in under a minute
-	@$(BIN)/pytest -q -n 2 --dist loadgroup tests/unit tests/api -m "not postgres and not slow and not needs"
+	@$(BIN)/pytest -q -n 3 --dist loadgroup tests/unit tests/api -m "not postgres and not slow and not needs"
 
 check: setup-dev ## lint and type-check everything
 	@scripts/check

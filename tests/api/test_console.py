@@ -146,6 +146,7 @@ async def test_bytes_pass_both_ways_in_their_order(service: Service) -> None:
     assert hashlib.sha256(received).digest() == hashlib.sha256(sent).digest()
 
 
+@pytest.mark.slow
 @only_sqlite
 async def test_serial_console_of_a_local_host(service: Service) -> None:
     async with (
@@ -341,6 +342,7 @@ async def test_stream_says_when_nobody_answers(service: Service) -> None:
         assert "cannot reach port" in reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["revoked", "expired"])
 async def test_stream_ends_with_its_token(service: Service, how: str) -> None:
     async with console_of(service) as console:
@@ -362,6 +364,7 @@ async def test_stream_ends_with_its_token(service: Service, how: str) -> None:
             assert await other.recv() == b"y"
 
 
+@pytest.mark.slow
 @only_sqlite
 async def test_stream_that_opens_while_tokens_are_looked_at_stays(
     service: Service, monkeypatch: pytest.MonkeyPatch
@@ -415,6 +418,7 @@ async def test_streams_end_when_the_service_stops(service: Service) -> None:
             assert await ending(late) == (1001, "the service is stopping")
 
 
+@pytest.mark.slow
 @only_sqlite
 async def test_client_that_never_reads_holds_up_the_guest_and_not_the_service(
     service: Service,

@@ -175,6 +175,7 @@ async def test_a_message_with_nul_ends_its_job_on_postgresql(playing: Service) -
     assert (job["status"], job["error"]["code"]) == ("failed", "LIBVIRT_ERROR")
 
 
+@pytest.mark.slow
 @only_sqlite
 async def test_an_unreachable_host_fails_the_job_and_gives_capacity_back(
     playing: Service, tmp_path: Path

@@ -162,6 +162,7 @@ async def test_a_long_answer_is_whole_and_holds_nobody_up(service: Service) -> N
     assert waited > 3
 
 
+@pytest.mark.slow
 async def test_who_does_not_read_is_cut_off(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -527,6 +527,7 @@ async def put_earlier_job(ref: str, **values: str) -> None:
     )
 
 
+@pytest.mark.slow
 async def test_migration_moves_the_reported_runs_and_keeps_the_jobs(earlier_url: str) -> None:
     run = {
         **{"origin": "'cli'", "token_id": "3", "run_by": "'alice@admin'", "hosts": "'[\"kvm1\"]'"},
@@ -596,6 +597,7 @@ async def test_migration_moves_the_reported_runs_and_keeps_the_jobs(earlier_url:
     assert [job.id for job in await silent_jobs(datetime.now(UTC) - LEASE)] == [3, 5]
 
 
+@pytest.mark.slow
 async def test_jobs_of_an_earlier_release_get_their_origin(tmp_path: Path) -> None:
     EXECUTOR_CACHE.clear()
     url = f"sqlite://{tmp_path}/old.sqlite3"

@@ -708,6 +708,7 @@ async def check_migrated() -> None:
     assert await add_snapshot(vms[0]) == "snap-001"
 
 
+@pytest.mark.slow
 async def test_migration_of_a_filled_sqlite_file(tmp_path: Any) -> None:
     url = f"sqlite://{tmp_path}/old.sqlite3"
     await migrate_from_0002(url)

@@ -112,6 +112,7 @@ async def check_schema() -> None:
     assert "idempotency_key" not in {table for table, _ in columns}
 
 
+@pytest.mark.slow
 async def test_migrations_from_an_empty_sqlite_file_and_again(tmp_path: Path) -> None:
     EXECUTOR_CACHE.clear()
     url = f"sqlite://{tmp_path}/new/virtplay.sqlite3"

@@ -131,6 +131,7 @@ def test_wrong_key_of_a_declared_vm_is_named(tmp_path: Path) -> None:
     assert "cannot use libvirt_domain_vms[0] of VM web-1: 'nowhere' is undefined" in said
 
 
+@pytest.mark.slow
 def test_tags_are_those_that_are_documented() -> None:
     program = str(Path(sys.executable).with_name("ansible-playbook"))
     paths = [str(path) for path in PLAYBOOKS if path.stem != "service"]

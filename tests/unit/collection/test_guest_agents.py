@@ -147,6 +147,7 @@ def test_agent_that_fails_hides_no_other_and_gets_its_timeout_back() -> None:
     assert domains["a"].timeouts[-1] == BLOCK
 
 
+@pytest.mark.slow
 def test_deadline_ends_the_waiting_with_what_is_known_and_no_timeout_left_behind() -> None:
     answers = threading.Event()
     domains = {"a": Domain(answers), "b": Domain()}
@@ -166,6 +167,7 @@ def known_as_silent(*uuids: str) -> None:
         noted.write()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("responds", [True, False])
 def test_agent_that_is_known_not_to_respond_is_asked_and_not_waited_for(responds: bool) -> None:
     known_as_silent("a")

@@ -111,6 +111,7 @@ def test_other_runs_have_no_summary(run: Run) -> None:
     assert run.end() == []
 
 
+@pytest.mark.slow
 def test_summary_ends_a_run_that_has_reached_no_host(tmp_path: Path) -> None:
     """Nobody answers at the hosts' address, and Ansible ends a run at a batch that is lost."""
     group = {

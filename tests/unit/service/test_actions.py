@@ -147,12 +147,14 @@ def included_tasks(name: str) -> int:
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", Action)
 def test_rules_know_the_number_of_tasks(action: Action, listed_tasks: dict[str, list[str]]) -> None:
     more = included_tasks("main.yml") if action == Action.VM_CREATE else 0
     assert RULES[action].tasks == len(listed_tasks[action.value]) + more
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", [a for a in Action if RULES[a].tasks == 2])
 def test_a_power_action_is_one_task_beside_the_validation(
     action: Action, listed_tasks: dict[str, list[str]]
@@ -162,6 +164,7 @@ def test_a_power_action_is_one_task_beside_the_validation(
     assert "Check the variables" not in work
 
 
+@pytest.mark.slow
 async def test_the_validation_of_arguments_counts_as_a_task_in_a_real_run(tmp_path: Path) -> None:
     inventory = tmp_path / "hosts.yml"
     inventory.write_text(

@@ -153,6 +153,7 @@ def test_the_stream_program_of_a_local_host_becomes_nobody_that_the_service_is()
     assert list(stream_command(read(**other), "", ""))[:3] == ["sudo", "-n", "--user=somebody-else"]
 
 
+@pytest.mark.slow
 async def test_defaults_are_the_settings_of_ansible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +178,7 @@ async def test_defaults_are_the_settings_of_ansible(
     assert address.become is None
 
 
+@pytest.mark.slow
 async def test_a_read_that_is_cancelled_leaves_no_process(tmp_path: Path) -> None:
     (tmp_path / "ansible.cfg").write_text("[defaults]\n")
     reading = asyncio.create_task(load_connection_defaults(tmp_path))
@@ -200,10 +202,12 @@ def readers_of_settings() -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 async def test_nothing_is_taken_from_the_defaults_of_ansible_itself(tmp_path: Path) -> None:
     assert await load_connection_defaults(tmp_path) == {}
 
 
+@pytest.mark.slow
 async def test_settings_that_ansible_cannot_read_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "ansible.cfg").write_text("[defaults\n")
     with pytest.raises(

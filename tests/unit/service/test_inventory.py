@@ -123,6 +123,7 @@ def test_variables_that_make_no_sense_are_named_with_their_host(variables: dict[
         parse_inventory(listing({"kvm1": variables}, hypervisors={"hosts": ["kvm1"]}), DEFAULTS)
 
 
+@pytest.mark.slow
 async def test_the_embedded_inventory_and_the_roles_own_catalogue() -> None:
     found = await load_inventory(Settings(inventory="inventory/local.yml", project_dir=PROJECT))
     assert list(found.hosts) == ["localhost"]
@@ -137,6 +138,7 @@ async def test_an_inventory_that_is_not_there_says_so() -> None:
         await load_inventory(Settings(inventory="nowhere/hosts.yml", project_dir=PROJECT))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beside", [False, True])
 async def test_a_broken_inventory_is_named_with_its_fault(beside: bool, tmp_path: Path) -> None:
     broken = tmp_path / "broken.yml"
