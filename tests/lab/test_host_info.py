@@ -184,7 +184,9 @@ def test_storage_that_does_not_respond_costs_only_its_own_figures(
     host.run("umount", "--lazy", "--force", "/srv/dead")
     while "error" in observe(small_lab).pool("dead"):
         pass
-    assert noted(host) == set()
+    # The process of the last observation may still be at work.
+    while noted(host):
+        pass
 
 
 def noted(host: Host) -> set[str]:

@@ -296,7 +296,7 @@ def test_guest_whose_agent_hangs_gets_its_snapshot_unfrozen(
     card = host.run("virsh", "-q", "domiflist", identity).stdout.split()[-1]
     host.run("virsh", "domif-setlink", identity, card, "down")
     wait_for("the agent's figures", lambda: "filesystems" in observe(), 60)
-    assert identity not in host.run("cat", NOTE).stdout
+    wait_for("the note's end", lambda: identity not in host.run("cat", NOTE).stdout, 60)
 
 
 def test_qemu_that_is_stuck_is_said_and_nothing_is_made(
