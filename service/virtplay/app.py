@@ -26,6 +26,7 @@ from virtplay.api.pages import add_console_page, add_docs_page
 from virtplay.api.routes import ROUTES, Route
 from virtplay.api.schemas.fields import Strict
 from virtplay.background import Background, claim_directory, start_background
+from virtplay.jobs.processes import keep_descriptors
 from virtplay.jobs.submission import Caller
 from virtplay.logs import request_id
 from virtplay.metrics.service_series import count_request
@@ -161,6 +162,8 @@ def _template_of(request: Request) -> str | None:
 
 
 async def _start(app: Sanic[Any, Any], *, settings: Settings) -> None:
+    # Before the first child process; the listening socket is open by now.
+    keep_descriptors()
     app.ctx.claim = await asyncio.to_thread(claim_directory, settings.state_dir)
     app.ctx.background = await start_background(settings)
     app.ctx.services = app.ctx.background.services

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -80,8 +80,8 @@ class Server:
             timeout=120,
         )
 
-    def start(self) -> None:
-        """Start it and wait until it is ready."""
+    def start(self, pass_fds: Sequence[int] = ()) -> None:
+        """Start it, with these descriptors left open, and wait until it is ready."""
         log = (self.folder / "serve.log").open("ab")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "virtplay.cli", "serve"],
@@ -89,6 +89,7 @@ class Server:
             stdout=log,
             stderr=log,
             cwd=self.folder,
+            pass_fds=pass_fds,
         )
         log.close()
         wait_for(self.is_ready)
@@ -202,6 +203,49 @@ def test_sigterm_in_the_middle_of_a_job_leaves_nothing_running(server: Server) -
     job = server.finish(data["jobId"])
     assert (job["status"], job["attempt"], job["progress"]) == ("succeeded", 2, 100)
     assert server.end(signal.SIGINT) == 0
+
+
+def open_files(pid: int) -> dict[int, str]:
+    """Descriptor → file, socket or pipe of that process."""
+    found = {}
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found[int(entry.name)] = str(entry.readlink())
+    return found
+
+
+@only_sqlite
+@pytest.mark.usefixtures("cold_ansible")
+def test_no_process_of_a_job_holds_a_descriptor_of_the_service(server: Server) -> None:
+    reader, left = os.pipe()
+    with os.fdopen(reader), os.fdopen(left):
+        server.start(pass_fds=[left])
+        assert server.process is not None
+        service = server.process.pid
+        gate = server.host.hold("create")
+        data = server.post("/vms", BODY)
+        wait_for(lambda: server.host.calls("create"))
+        of_service = {file for number, file in open_files(service).items() if number > 2}
+        of_service.discard("/dev/null")
+        assert any(file.startswith("socket:") for file in of_service), "it listens"
+        assert f"pipe:[{os.fstat(left).st_ino}]" in of_service, "it was started with it"
+        plays = {
+            pid: words
+            for pid, words in processes_of(server.mark).items()
+            if pid != service and "virtplay.jobs.play" in words
+        }
+        assert any("/jobs/" in words for words in plays.values()), plays
+        assert any("/observation/" in words for words in plays.values()), plays
+        for pid, words in plays.items():
+            assert not of_service & {*open_files(pid).values()}, words
+        for pid in plays:
+            os.kill(pid, signal.SIGSTOP)
+        server.end(signal.SIGKILL)
+    assert plays.keys() <= processes_of(server.mark).keys(), "the plays are still there"
+    gate.unlink()
+    server.start()
+    assert server.finish(data["jobId"])["status"] == "succeeded"
+    wait_for(lambda: not plays.keys() & processes_of(server.mark).keys())
 
 
 @only_sqlite

@@ -40,6 +40,20 @@ def become_subreaper() -> None:
         raise OSError(ctypes.get_errno(), "cannot become a subreaper")
 
 
+def keep_descriptors() -> None:
+    """Keep the descriptors that are open now, except the standard ones, from child processes.
+
+    Sanic makes its listening socket inheritable, and a supervisor may have left descriptors of its
+    own. asyncio closes them in a child, uvloop 0.23 passes them on (`close_fds` is a TODO in its
+    loop.pyx). A play that outlives the service for a moment would hold the port against the next
+    start. What Python opens later is not inheritable (PEP 446).
+    """
+    for entry in Path("/proc/self/fd").iterdir():
+        if int(entry.name) > 2:
+            with contextlib.suppress(OSError):  # the descriptor of this listing
+                os.set_inheritable(int(entry.name), False)
+
+
 def end_strays(directory: Path) -> None:
     """Kill every process whose MARK is `directory`: those that a killed job process has left."""
     deadline = time.monotonic() + KILL_SECONDS
