@@ -53,6 +53,12 @@ DIRECTORIES = (
     *("root", "run", "sbin", "sys", "tmp", "usr", "var"),
 )
 PROGRAMS = ("qemu-ga",)
+# What is downloaded beside the kernel. Older releases have the UEFI loader in another package: the
+# disk then boots with BIOS only.
+PACKAGES = ("busybox-static", "qemu-guest-agent")
+OPTIONAL_PACKAGES = ("systemd-boot-efi",)
+# From forky on linux-image-X is empty: linux-binary-X has the kernel, linux-modules-X its drivers.
+KERNEL_PARTS = ("linux-modules-", "linux-binary-")
 # Some distributions' busybox lacks these, or has them under other names.
 NEEDED_APPLETS = {"acpid", "getty", "init", "insmod", "mount", "sh", "udhcpc"}
 EPOCH = 1_700_000_000
@@ -60,6 +66,10 @@ EPOCH = 1_700_000_000
 
 class BuildError(Exception):
     """The guest cannot be built; the message gives the reason."""
+
+
+class LackingError(BuildError):
+    """The packages lack something that the guest needs; newer ones may have it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,30 +119,69 @@ def build(options: argparse.Namespace) -> None:
         if output.exists() and not options.refresh:
             print(f"{output}: exists")
             return
-        packages = cached_packages(cache)
-        if packages is None or options.refresh:
-            if options.offline:
-                raise BuildError(f"the package cache {cache} is not complete (--offline)")
-            packages = fill_cache(cache)
         with tempfile.TemporaryDirectory(prefix=".micro-", dir=output.parent) as name:
-            kernel = assemble(Path(name), cache, packages, options.size)
+            release = build_disk(Path(name), cache, options)
             (Path(name) / "micro.qcow2").replace(output)
-    print(f"{output}: {output.stat().st_size >> 20} MiB, {kernel}")
+    print(f"{output}: {output.stat().st_size >> 20} MiB, kernel {release}")
+
+
+def build_disk(work: Path, cache: Path, options: argparse.Namespace) -> str:
+    """Create work/micro.qcow2, of packages that are downloaded unless the cache will do.
+
+    Returns the kernel's release.
+    """
+    packages, is_current = read_cache(cache)
+    if packages and not options.refresh and (is_current or options.offline):
+        try:
+            return assemble(work, cache, packages, options.size)
+        except LackingError as error:
+            if options.offline:
+                raise
+            print(f"filling the package cache {cache} anew: {error}", file=sys.stderr)
+    elif options.offline:
+        raise BuildError(f"the package cache {cache} is not complete (--offline)")
+    try:
+        downloaded = fill_cache(cache)
+    except BuildError as error:
+        if not packages or is_current or options.refresh:
+            raise
+        # Without a network the packages of another version of this program may still do.
+        try:
+            return assemble(work, cache, packages, options.size)
+        except LackingError:
+            raise error from None
+    return assemble(work, cache, downloaded, options.size)
 
 
 def assemble(work: Path, cache: Path, packages: list[dict[str, str]], size: int) -> str:
-    """Create work/micro.qcow2 of size MiB from the cached packages; returns the kernel's name."""
+    """Create work/micro.qcow2 of size MiB from the cached packages; returns the kernel's release.
+
+    Raises LackingError if something is in none of them.
+    """
     tree = work / "packages"
+    shutil.rmtree(tree, ignore_errors=True)
     for package in packages:
         run("dpkg-deb", "-x", str(cache / package["file"]), str(tree))
-    kernel = newest(tree.glob("boot/vmlinuz-*"), "a kernel")
+    kernel, release = find_kernel(tree)
     initramfs = work / "initrd"
-    initramfs.write_bytes(build_initramfs(tree, kernel.name.removeprefix("vmlinuz-")))
+    initramfs.write_bytes(build_initramfs(tree, release))
     disk = make_disk(work, kernel, initramfs, boot_loader(tree), size)
     finished = work / "micro.qcow2"
     run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(disk), str(finished))
     finished.chmod(0o644)
-    return kernel.name
+    return release
+
+
+def find_kernel(tree: Path) -> tuple[Path, str]:
+    """Return the newest kernel below tree and its release; LackingError if there is none."""
+    kernels = [(path.name.removeprefix("vmlinuz-"), path) for path in tree.glob("boot/vmlinuz-*")]
+    # Debian's from forky on, and Fedora's.
+    for top in ("lib/modules", "usr/lib/modules"):
+        kernels += [(path.parent.name, path) for path in tree.glob(f"{top}/*/vmlinuz")]
+    if not kernels:
+        raise LackingError("a kernel is not in the packages")
+    release, path = max(kernels)
+    return path, release
 
 
 # --- packages ------------------------------------------------------------------------------
@@ -156,28 +205,32 @@ def distribution() -> str:
     )
 
 
-def cached_packages(cache: Path) -> list[dict[str, str]] | None:
-    """Return the cache's packages (name, file, sha256); None if any is missing or corrupt."""
+def read_cache(cache: Path) -> tuple[list[dict[str, str]] | None, bool]:
+    """Return the cache's packages (name, file, sha256), and whether they are what is wanted today.
+
+    None instead of the packages if any is missing or corrupt.
+    """
     try:
-        packages: list[dict[str, str]] = json.loads((cache / "packages.json").read_text())
+        listing = json.loads((cache / "packages.json").read_text())
+        # Before the list had a note of what was wanted, it was the packages alone.
+        noted = listing["wanted"] if isinstance(listing, dict) else None
+        packages: list[dict[str, str]] = listing["packages"] if noted else listing
         sound = all(sha256(cache / package["file"]) == package["sha256"] for package in packages)
     except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return packages if sound and packages else None
+        return None, False
+    return packages if sound and packages else None, noted == wanted_names()
+
+
+def wanted_names() -> list[str]:
+    """Return what a cache is filled with, as it is noted in the cache."""
+    return [*KERNEL_PARTS, *PACKAGES, *OPTIONAL_PACKAGES]
 
 
 def fill_cache(cache: Path) -> list[dict[str, str]]:
-    """Download the guest's packages; returns them as cached_packages does."""
-    family = distribution()
-    wanted = kernel_packages(family)
-    wanted += ["busybox-static", "qemu-guest-agent", *libraries("qemu-guest-agent")]
-    # Older releases have the UEFI loader in another package: the disk then boots with BIOS only.
-    if candidate("systemd-boot-efi"):
-        wanted.append("systemd-boot-efi")
+    """Download the guest's packages; returns them as read_cache does."""
     packages = []
     with tempfile.TemporaryDirectory(prefix=".download-", dir=cache) as name:
-        # By default apt downloads as another user, who cannot write into this directory of root.
-        run("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *wanted, cwd=name)
+        download(name)
         for file in sorted(Path(name).glob("*.deb")):
             plain = file.name.replace("%3a", "_")
             packages.append(
@@ -185,13 +238,33 @@ def fill_cache(cache: Path) -> list[dict[str, str]]:
             )
             file.replace(cache / plain)
     listing = cache / ".packages.json"
-    listing.write_text(json.dumps(packages, indent=1) + "\n")
+    listing.write_text(json.dumps({"wanted": wanted_names(), "packages": packages}, indent=1))
     listing.replace(cache / "packages.json")  # last: its presence marks a complete cache
     keep = {package["file"] for package in packages}
     for file in cache.glob("*.deb"):
         if file.name not in keep:
             file.unlink()
     return packages
+
+
+def download(folder: str) -> None:
+    """Download the guest's packages into a folder."""
+    family = distribution()
+    # By default apt downloads as another user, who cannot write into this directory of root.
+    command = ("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download")
+    try:
+        run(*command, *package_names(family), cwd=folder)
+    except BuildError:
+        # A mirror drops the versions that apt knows of when it gets newer ones.
+        run("apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update")
+        run(*command, *package_names(family), cwd=folder)
+
+
+def package_names(family: str) -> list[str]:
+    """Return the names of the packages to download."""
+    kernel = kernel_packages(family)  # first: it gets apt's lists if they are not there
+    optional = [name for name in OPTIONAL_PACKAGES if candidate(name)]
+    return [*kernel, *PACKAGES, *libraries("qemu-guest-agent"), *optional]
 
 
 def candidate(package: str) -> bool:
@@ -210,8 +283,8 @@ def kernel_packages(family: str) -> list[str]:
     images = [name for name in depends(meta) if name.startswith("linux-image-")]
     if not images:
         raise BuildError(f"package {meta} depends on no kernel package")
-    modules = [name for name in depends(images[0]) if name.startswith("linux-modules-")]
-    return [images[0], *modules]
+    parts = [name for name in depends(images[0]) if name.startswith(KERNEL_PARTS)]
+    return [images[0], *parts]
 
 
 def depends(package: str) -> list[str]:
@@ -246,7 +319,7 @@ def build_initramfs(tree: Path, release: str) -> bytes:
     archive.file("bin/busybox", busybox.read_bytes(), 0o755)
     applets = run(str(busybox), "--list").decode().split()
     if not set(applets) >= NEEDED_APPLETS:
-        raise BuildError(f"busybox lacks {', '.join(sorted(NEEDED_APPLETS - set(applets)))}")
+        raise LackingError(f"busybox lacks {', '.join(sorted(NEEDED_APPLETS - set(applets)))}")
     for applet in applets:
         if applet != "busybox":
             archive.link(f"bin/{applet}", "busybox")
@@ -390,7 +463,7 @@ def shared_libraries(tree: Path, program: Path) -> list[Path]:
         for name in needed_names(queue.pop().read_bytes()):
             if name not in found:
                 if name not in index:
-                    raise BuildError(f"library {name} of {program.name} is in no package")
+                    raise LackingError(f"library {name} of {program.name} is in no package")
                 found[name] = index[name]
                 queue.append(index[name])
     # A library is stored under the name that programs load, whatever file the link points to.
@@ -483,19 +556,11 @@ def run(*command: str, cwd: str | None = None) -> bytes:
 
 
 def find(tree: Path, places: Sequence[str], what: str) -> Path:
-    """Return the first of the places that exists below tree; raises BuildError if none does."""
+    """Return the first of the places that exists below tree; LackingError if none does."""
     for place in places:
         if (tree / place).exists():
             return tree / place
-    raise BuildError(f"{what} is not in the packages")
-
-
-def newest(paths: Iterator[Path], what: str) -> Path:
-    """Return the last path by name; raises BuildError if there is none."""
-    found = sorted(paths)
-    if not found:
-        raise BuildError(f"{what} is not in the packages")
-    return found[-1]
+    raise LackingError(f"{what} is not in the packages")
 
 
 def sha256(path: Path) -> str:
