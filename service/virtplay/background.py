@@ -120,7 +120,7 @@ async def start_background(settings: Settings) -> Background:
     try:
         await renew_index()
         background = Background(await build_services(settings))
-        for job_id in await recover():
+        for job_id in await recover(settings):
             background.services.dispatcher.enqueue(job_id)
         background.run()
     except BaseException:

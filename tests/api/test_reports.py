@@ -456,7 +456,7 @@ async def test_service_never_runs_repeats_or_reckons_with_a_reported_job(service
     vm = await put_vm()
     job = (await begin(service, playbook="playbooks/vm_delete.yml"))["id"]
     _ = await told(service, job, domains=[{"uuid": str(vm.uuid)}])
-    assert await recover() == []
+    assert await recover(service.settings) == []
     assert (await service.get(f"/jobs/{job}"))["status"] == "running"
     assert service.app.ctx.services.dispatcher.enqueued == []
     assert await store.queue_state() == (0, 0.0)

@@ -570,12 +570,12 @@ async def test_after_a_crash_it_is_done_again_and_at_last_given_up(service: Serv
     job = await Job.get(ref=data["jobId"])
     for attempt in range(1, MOST_ATTEMPTS):
         assert await lease(job.id) is not None
-        assert await recover() == [job.id]
+        assert await recover(service.settings) == [job.id]
         await job.refresh_from_db()
         assert (job.status, job.attempt) == (JobStatus.QUEUED, attempt + 1)
         assert (await listed(service))["snap-001"]["status"] == "creating"
     assert await lease(job.id) is not None
-    assert await recover() == []
+    assert await recover(service.settings) == []
     shown = (await listed(service))["snap-001"]
     assert (await service.get(f"/jobs/{data['jobId']}"))["status"] == "lost"
     assert (shown["status"], shown["error"]["jobId"]) == ("error", data["jobId"])
@@ -639,7 +639,7 @@ async def test_a_consoles_job_is_lost_in_a_crash_and_its_vm_untouched(service: S
     data = await service.act("vm-001", "pause")
     assert await lease(console.id) is not None
     pause = await Job.get(ref=data["jobId"])
-    assert await recover() == [pause.id]
+    assert await recover(service.settings) == [pause.id]
     assert (await service.get(f"/jobs/{console.ref}"))["status"] == "lost"
     assert (await service.get("/vms/vm-001"))["status"] == "pausing"
 

@@ -185,36 +185,37 @@ class Observer:
         interval = self._settings.observe_interval
         patience = self._settings.observe_timeout + startup
         alone = rounds == 1 and limit is None
-        run = await runner.start(
-            Specification(
-                project_dir=str(self._settings.project_dir),
-                playbook=playbook("host_observe"),
-                inventory=self._settings.inventory_sources,
-                limit=limit,
-                variables={
-                    "libvirt_observe_rounds": rounds,
-                    "libvirt_observe_interval": interval,
-                    "libvirt_observe_startup_timeout": startup,
-                    # Here all hosts wait for the last one: a host that hangs must not delay it.
-                    "libvirt_observe_limit": math.ceil(
-                        min(patience, max(interval, LEAST_LIMIT)) if alone else patience
-                    ),
-                },
-                time_limit=math.ceil(patience + (rounds - 1) * (interval + patience)),
-                forks=self._settings.observe_forks,
-            ),
-            directory,
+        specification = Specification(
+            project_dir=str(self._settings.project_dir),
+            playbook=playbook("host_observe"),
+            inventory=self._settings.inventory_sources,
+            limit=limit,
+            variables={
+                "libvirt_observe_rounds": rounds,
+                "libvirt_observe_interval": interval,
+                "libvirt_observe_startup_timeout": startup,
+                # Here all hosts wait for the last one: a host that hangs must not delay it.
+                "libvirt_observe_limit": math.ceil(
+                    min(patience, max(interval, LEAST_LIMIT)) if alone else patience
+                ),
+            },
+            time_limit=math.ceil(patience + (rounds - 1) * (interval + patience)),
+            forks=self._settings.observe_forks,
         )
-        stopped = self._stopping if limit else self._renew
-        ending = asyncio.create_task(self._end_at(run, stopped))
         try:
-            # Polling less often costs less, and observations are seconds apart anyway.
-            async for batch in run.batches(PLAY_POLL if rounds > 1 else runner.POLL_SECONDS):
-                for event in batch:
-                    yield event
+            run = await runner.start(specification, directory)
+            ending = asyncio.create_task(
+                self._end_at(run, self._stopping if limit else self._renew)
+            )
+            try:
+                # Polling less often costs less, and observations are seconds apart anyway.
+                async for batch in run.batches(PLAY_POLL if rounds > 1 else runner.POLL_SECONDS):
+                    for event in batch:
+                        yield event
+            finally:
+                ending.cancel()
+                await run.end()
         finally:
-            ending.cancel()
-            await run.end()
             await runner.clear(directory)
 
     async def _pause(self, seconds: float) -> None:

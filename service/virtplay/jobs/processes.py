@@ -55,12 +55,12 @@ def keep_descriptors() -> None:
 
 
 def end_strays(directory: Path) -> None:
-    """Kill every process whose MARK is `directory`: those that a killed job process has left."""
+    """Kill every process whose MARK is `directory` or in it: what killed job processes have left."""
     deadline = time.monotonic() + KILL_SECONDS
     while strays := [
         process
         for process in _own_processes("environ")
-        if (process.info["environ"] or {}).get(MARK) == str(directory)
+        if f"{(process.info['environ'] or {}).get(MARK)}/".startswith(f"{directory}/")
     ]:
         _send(strays, signal.SIGKILL)
         if time.monotonic() > deadline:

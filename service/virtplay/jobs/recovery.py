@@ -1,10 +1,15 @@
 """Recovers the jobs that an earlier process of the service left unfinished."""
 
+import asyncio
 import logging
+import shutil
+from collections.abc import Collection
 
 from virtplay.actions import RULES, Action
 from virtplay.jobs.outcome import reason_of, settle_snapshot
+from virtplay.jobs.processes import end_strays
 from virtplay.metrics.service_series import count_job
+from virtplay.settings import Settings
 from virtplay.states import JobStatus, power_status
 from virtplay.store import jobs as store
 from virtplay.store.database import transaction
@@ -17,21 +22,30 @@ MOST_ATTEMPTS = 5
 """Limit for a job that makes the service crash whenever it runs."""
 
 
-async def recover() -> list[int]:
+async def recover(settings: Settings) -> list[int]:
     """Recover the unfinished jobs of an earlier process; return the ids of those that may run now.
 
-    Its job processes ended with it. Repeatable jobs are queued again, to run with a higher
-    generation. A restart is not repeatable, as the guest may have restarted already.
+    Repeatable jobs are queued again, to run with a higher generation. A restart is not repeatable,
+    as the guest may have restarted already. Call this before the first job process is started.
     """
+    # Job processes end with their service, but not those whose job process was killed with it.
+    # They must not act any more for a job that ends as lost, or waits for its turn.
+    await asyncio.to_thread(end_strays, settings.state_dir)
     for job in await store.unfinished_jobs():
         if job.status != JobStatus.QUEUED:
             log.warning("%s was %s when the service ended", job.ref, job.status)
             await _abandon(job)
-    return [
-        job.id
-        for job in await store.unfinished_jobs()
-        if job.status == JobStatus.QUEUED and job.after_id is None
-    ]
+    unfinished = await store.unfinished_jobs()
+    await asyncio.to_thread(_sweep, settings, {str(job.ref) for job in unfinished})
+    return [job.id for job in unfinished if job.status == JobStatus.QUEUED and job.after_id is None]
+
+
+def _sweep(settings: Settings, unfinished: Collection[str]) -> None:
+    """Remove the directories of observations and of jobs that have ended, with their secrets."""
+    for name, kept in (("jobs", unfinished), ("observation", ())):
+        for directory in (settings.state_dir / name).iterdir():
+            if directory.name not in kept:
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 async def _abandon(job: Job) -> None:
