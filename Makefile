@@ -36,8 +36,8 @@ integration: setup-lab ## run the collection's integration targets on a hypervis
 changelog: setup-dev ## write the collection's CHANGELOG.md from changelogs/fragments, for a release
 	@$(BIN)/python -m scripts.collection changelog release
 
-lab: setup-hosts ## bring up two real hypervisors in namespaces, print their inventory, wait for Ctrl-C
-	@$(BIN)/python -m lab up
+lab: setup-hosts ## bring up real hypervisors in namespaces, until Ctrl-C; RELEASE=trixie,forky: of those releases
+	@$(BIN)/python -m lab up $(if $(RELEASE),--release $(RELEASE))
 
 demo: setup-hosts ## run the service on a lab at http://localhost:3000, until Ctrl-C
 	@$(BIN)/python -m scripts.demo
@@ -64,7 +64,7 @@ setup-hosts: ## install the dependencies of the lab and the demo
 	@scripts/setup base lab
 
 setup-roles: ## install the dependencies of the Molecule scenarios
-	@scripts/setup base dev lab roles
+	@scripts/setup base dev lab
 
 setup-lab: ## install the dependencies of all tests
 	@scripts/setup base dev lab test

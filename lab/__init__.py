@@ -8,7 +8,9 @@ addresses and bridge), creates a directory (`directory.py`: keys, inventory, rec
 (`prepare.py`).
 
 Differences from a real host: all hosts share the kernel of this machine, its programs (read-only)
-and /tmp; there is no systemd, no cgroup, no KVM and no route to the internet.
+and /tmp; there is no systemd, no cgroup, no KVM and no route to the internet. A host of a Debian
+release has that release's programs, package database and /var instead of this machine's
+(`releases.py`, `mount-root.sh`).
 """
 
 from lab.lab import Host, Lab, LabError

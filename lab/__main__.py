@@ -14,10 +14,19 @@ from pathlib import Path
 from lab.directory import DirectoryError, LabDirectory
 from lab.lab import start_supervisor
 from lab.prepare import PrepareError
+from lab.releases import RELEASES, ReleaseError
 from lab.slot import MAX_HOSTS, SLOTS, Slot, SlotError
 from lab.supervisor import StartError, Supervisor, clear_leftovers
 
-_REFUSALS = (DirectoryError, PrepareError, SlotError, StartError, TimeoutError, OSError)
+_REFUSALS = (
+    DirectoryError,
+    PrepareError,
+    ReleaseError,
+    SlotError,
+    StartError,
+    TimeoutError,
+    OSError,
+)
 _DOWN_SECONDS = 40
 
 
@@ -26,7 +35,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start a lab and keep it until Ctrl-C or SIGTERM")
-    up.add_argument("--hosts", type=int, default=2, help="number of hosts (default 2)")
+    up.add_argument("--hosts", type=int, help="number of hosts (default 2, or one a release)")
+    up.add_argument(
+        "--release",
+        type=_releases,
+        default=[],
+        metavar="RELEASE[,RELEASE…]",
+        help=f"Debian release of the hosts' file system ({', '.join(RELEASES)}); hosts take "
+        "several in turn (default: the file system of this machine)",
+    )
     up.add_argument("--dir", type=Path, help="directory of the lab (default: a new one)")
     up.add_argument("--bare", action="store_true", help="skip the playbooks that prepare hosts")
     up.add_argument(
@@ -45,8 +62,11 @@ def main() -> int:
     down = commands.add_parser("down", help="stop a lab, or clean up after a killed one")
     down.add_argument("--dir", type=Path, help="directory of the lab (default: the only lab's)")
     given = parser.parse_args()
-    if given.command == "up" and not 1 <= given.hosts <= MAX_HOSTS:
-        parser.error(f"--hosts must be 1 to {MAX_HOSTS}")
+    if given.command == "up":
+        if given.hosts is None:
+            given.hosts = max(2, len(given.release))
+        if not 1 <= given.hosts <= MAX_HOSTS:
+            parser.error(f"--hosts must be 1 to {MAX_HOSTS}")
     try:
         return _up(given) if given.command == "up" else _down(given.dir)
     except _REFUSALS as error:
@@ -54,12 +74,23 @@ def main() -> int:
         return 1
 
 
+def _releases(text: str) -> list[str]:
+    found = text.split(",")
+    if strange := [name for name in found if name not in RELEASES]:
+        raise argparse.ArgumentTypeError(f"{', '.join(strange)} is none of {', '.join(RELEASES)}")
+    return found
+
+
 def _up(given: argparse.Namespace) -> int:
     if given.detach:
         return _up_detached(sys.argv[2:])
     prepare = not (given.bare or given.without_libvirt)
     supervisor = Supervisor(
-        given.dir, given.hosts, prepare=prepare, libvirt=not given.without_libvirt
+        given.dir,
+        given.hosts,
+        prepare=prepare,
+        libvirt=not given.without_libvirt,
+        releases=given.release,
     )
     if given.until_eof:
         supervisor.run(_say_json, _wait_for_eof)
@@ -97,7 +128,7 @@ def _say_lines(end: str) -> Callable[[Supervisor], None]:
         first = supervisor.hosts[0].name
         print(f"{len(supervisor.hosts)} hosts are ready ({took})")
         for host in supervisor.hosts:
-            print(f"  {host.name}  {host.address}")
+            print(f"  {host.name}  {host.address}  {host.release or ''}".rstrip())
         print(f"inventory: {lab.inventory}")
         print(f"  ansible -i {lab.inventory} hypervisors -m ping")
         print(f"  {lab.ssh} {first}")

@@ -28,11 +28,15 @@ class DirectoryError(Exception):
 
 @dataclass
 class HostRecord:
-    """One host: its name, addresses and UUID, and its first process once it runs."""
+    """One host: its name, addresses and UUID, and its first process once it runs.
+
+    `release` is the Debian release of its file system, None if it has this machine's.
+    """
 
     name: str
     address: str
     veth: str
+    release: str | None = None
     uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
     init: Process | None = None
 

@@ -56,6 +56,7 @@ class Host:
         self.name = record.name
         self.address = record.address
         self.uuid = record.uuid
+        self.release = record.release
         self.init: Process = record.init
         self._veth = record.veth
         self._directory = directory
@@ -173,13 +174,21 @@ class Lab:
     """A lab that runs for the duration of a `with` block.
 
     `prepare` runs the playbooks that turn the bare hosts into hypervisors with the `micro`
-    template. A separate process runs the lab and stops it when this process ends in any way.
+    template. Hosts take the `releases` of Debian in turn; without any they have this machine's file
+    system. A separate process runs the lab and stops it when this process ends in any way.
     """
 
     def __init__(
-        self, *, hosts: int = 2, prepare: bool = True, directory: Path | None = None
+        self,
+        *,
+        hosts: int = 2,
+        prepare: bool = True,
+        directory: Path | None = None,
+        releases: Sequence[str] = (),
     ) -> None:
         self._arguments = ["--hosts", str(hosts), *([] if prepare else ["--bare"])]
+        if releases:
+            self._arguments += ["--release", ",".join(releases)]
         if directory:
             self._arguments += ["--dir", str(directory)]
         self._supervisor: subprocess.Popen[str] | None = None

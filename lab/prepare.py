@@ -11,9 +11,11 @@ from typing import Any
 
 import yaml
 
-_REPOSITORY = Path(__file__).resolve().parents[1]
-_CATALOGUE = _REPOSITORY / "roles/libvirt_image/defaults/main.yml"
-_MICRO_BUILDER = _REPOSITORY / "roles/libvirt_image/files/micro/build.py"
+from lab.releases import PROJECT, Root
+
+_CATALOGUE = PROJECT / "roles/libvirt_image/defaults/main.yml"
+_MICRO_BUILDER = PROJECT / "roles/libvirt_image/files/micro/build.py"
+_IN_ROOT = Path(__file__).resolve().with_name("in-root.sh")
 _PACKAGE_CACHE = Path("/var/cache/virtplay/micro")
 _PLAYBOOK_SECONDS = 600
 
@@ -35,17 +37,25 @@ def image_catalogue() -> dict[str, Any]:
     return {name: {"micro": True, "os": entry["os"]} for name, entry in catalogue.items()}
 
 
-def fill_package_cache(log: Path) -> None:
+def fill_package_cache(log: Path, root: Root | None = None) -> None:
     """Download the packages of the `micro` image to this machine's cache, unless it has them.
 
-    Lab hosts have no route to the internet; they share this machine's cache. The builder has no
-    mode that only downloads, so the image that it builds here is deleted.
+    With a root, to the cache of the hosts with that file system, by its own apt. Lab hosts have no
+    route to the internet; they share the cache. The builder has no mode that only downloads, so
+    the image that it builds here is deleted.
     """
-    if (_PACKAGE_CACHE / "packages.json").exists():
+    cache = root.cache / _PACKAGE_CACHE.name if root else _PACKAGE_CACHE
+    if (cache / "packages.json").exists():
         return
     with tempfile.TemporaryDirectory(dir=log.parent) as place:
-        output = Path(place) / "micro.qcow2"
-        _run(["/usr/bin/python3", str(_MICRO_BUILDER), "--output", str(output)], log, "the builder")
+        command = ["/usr/bin/python3", str(_MICRO_BUILDER), "--output"]
+        if root:
+            words = [str(root.path), place, str(root.cache), str(PROJECT)]
+            enter = [*("unshare", "--mount", "--pid", "--fork", "--kill-child=KILL"), str(_IN_ROOT)]
+            command = [*enter, *words, *command, "/root/micro.qcow2"]
+        else:
+            command += [str(Path(place, "micro.qcow2"))]
+        _run(command, log, "the builder")
 
 
 def prepare_hosts(inventory: Path, log: Path) -> None:
@@ -69,7 +79,7 @@ def _run(command: list[str], log: Path, what: str) -> None:
         try:
             done = subprocess.run(
                 ["setpriv", "--pdeathsig", "KILL", *command],
-                cwd=_REPOSITORY,
+                cwd=PROJECT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

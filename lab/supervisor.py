@@ -11,7 +11,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -19,6 +20,7 @@ from typing import IO
 from lab.directory import DirectoryError, HostRecord, LabDirectory, Record
 from lab.prepare import fill_package_cache, image_catalogue, prepare_hosts
 from lab.processes import Process, adopt_orphans, children, end_descendants
+from lab.releases import PROJECT, Root, lab_recipe, use_root
 from lab.slot import PREFIX, Slot, claim_slot
 
 _HOST_INIT = Path(__file__).resolve().with_name("host-init.sh")
@@ -49,12 +51,20 @@ class Supervisor:
     """One lab from start to end, in the process that calls `run`."""
 
     def __init__(
-        self, directory: Path | None, hosts: int, prepare: bool, libvirt: bool = True
+        self,
+        directory: Path | None,
+        hosts: int,
+        prepare: bool,
+        libvirt: bool = True,
+        releases: Sequence[str] = (),
     ) -> None:
         self._path = directory
-        self._count = hosts
+        # Hosts take the releases in turn.
+        self._releases = list(islice(cycle(releases or [None]), hosts))
         self._prepare = prepare
         self._libvirt = libvirt
+        self._roots: dict[str, Root] = {}
+        self._used = contextlib.ExitStack()
         self._slot: Slot | None = None
         self._claim: socket.socket | None = None
         self.directory: LabDirectory | None = None
@@ -93,13 +103,15 @@ class Supervisor:
             self._slot.remove_links()  # its directory may already be deleted
         directory = self._make_directory()
         self.hosts = [
-            HostRecord(f"lab-{index}", self._slot.address(index), self._slot.veth(index))
-            for index in range(1, self._count + 1)
+            HostRecord(f"lab-{index}", self._slot.address(index), self._slot.veth(index), release)
+            for index, release in enumerate(self._releases, 1)
         ]
         self._record("starting")
         directory.write_keys(self.hosts)
-        if self._prepare:
-            fill_package_cache(directory.log)  # before the start: the hosts mount the cache then
+        for release in dict.fromkeys(self._releases):
+            root = self._use_root(release) if release else None
+            if self._prepare:  # before the start: the hosts mount the cache then
+                fill_package_cache(directory.log, root)
         self._slot.create_bridge(directory.path)
         self._start_hosts()
         directory.write_inventory(self.hosts, image_catalogue())
@@ -109,6 +121,11 @@ class Supervisor:
             prepare_hosts(directory.inventory, directory.log)
             self.seconds["prepare"] = time.monotonic() - began
         self._record("ready")
+
+    def _use_root(self, release: str) -> Root:
+        root = self._used.enter_context(use_root(lab_recipe(release)))
+        self._roots[release] = root
+        return root
 
     def _make_directory(self) -> LabDirectory:
         # A signal now would leave a directory that `_down` does not know to be this lab's.
@@ -149,6 +166,7 @@ class Supervisor:
     def _start_host(self, host: HostRecord) -> subprocess.Popen[bytes]:
         assert self.directory is not None
         own = self.directory.host(host.name)
+        root = self._roots[host.release] if host.release else None
         with self._host_log(host).open("wb") as log:
             # The host ends with this process, even by kill -9: setpriv makes unshare end with this
             # process, and unshare the host's first process, which ends its process namespace.
@@ -159,7 +177,8 @@ class Supervisor:
                     *("--fork", "--kill-child=KILL"),
                     *(str(_HOST_INIT), str(own), host.name, host.uuid, f"{host.address}/{PREFIX}"),
                     "libvirt" if self._libvirt else "no-libvirt",
-                    str(_HOST_INIT.parents[1]),
+                    str(PROJECT),
+                    *((str(root.path), str(root.cache)) if root else ()),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -194,6 +213,7 @@ class Supervisor:
             self._slot.remove_links()
         if self.directory:
             self.directory.remove()
+        self._used.close()
         if self._claim:
             self._claim.close()
 
