@@ -55,7 +55,7 @@ def keep_descriptors() -> None:
 
 
 def end_strays(directory: Path) -> None:
-    """Kill every process whose MARK is `directory` or in it: what killed job processes have left."""
+    """Kill every process whose MARK is `directory` or in it: what killed jobs have left."""
     deadline = time.monotonic() + KILL_SECONDS
     while strays := [
         process
