@@ -204,11 +204,28 @@ async def test_a_killed_job_process_is_a_failed_job(playing: Service) -> None:
     os.kill(process, signal.SIGKILL)
     job = await playing.wait(data["jobId"])
     assert (job["status"], job["error"]["code"]) == ("failed", "INTERNAL_ERROR")
-    assert "was killed" in job["error"]["message"]
+    assert job["error"]["message"].endswith("its process was killed (signal 9)")
     assert (await playing.get("/vms/vm-001"))["status"] == "error"
     await none_left(directory)
     await none_left("fake_domain")
     assert host.read()["done"] == []
+
+
+@pytest.mark.slow
+@only_sqlite
+@pytest.mark.usefixtures("cold_ansible")
+async def test_a_killed_ansible_playbook_is_a_failed_job(playing: Service) -> None:
+    playing.hosts["kvm1"].hold("create")
+    data = await playing.create()
+    await playing.until(f"/jobs/{data['jobId']}", lambda job: job["step"] == "Create the VM")
+    directory = str(playing.settings.state_dir / "jobs" / data["jobId"])
+    for process in living(directory):
+        if b"ansible-playbook" in cmdline(process):
+            os.kill(process, signal.SIGKILL)
+    job = await playing.wait(data["jobId"])
+    assert (job["status"], job["error"]["code"]) == ("failed", "PLAYBOOK_FAILED")
+    assert job["error"]["message"].endswith("ansible-playbook was killed")
+    await none_left(directory)
 
 
 def cmdline(pid: int) -> bytes:

@@ -1,5 +1,6 @@
 """API tests: what the start of the service does with the jobs that an earlier process has left."""
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,17 +12,18 @@ from virtplay.errors import CannotStart
 from virtplay.hosts.inventory import HostConfig, Inventory
 from virtplay.hosts.observer import Observer
 from virtplay.hosts.placement import Overcommit
-from virtplay.jobs.execution import lease
+from virtplay.jobs.execution import execute, lease
 from virtplay.jobs.processes import MARK
-from virtplay.jobs.recovery import recover
+from virtplay.jobs.recovery import MOST_ATTEMPTS, recover
 from virtplay.jobs.submission import job_directory
 from virtplay.metrics.exposition import Exposition
 from virtplay.metrics.history import History
 from virtplay.settings import Settings
-from virtplay.store.models import Job
+from virtplay.store.models import Job, Vm
 
 from tests.api.conftest import Service, only_sqlite
-from tests.api.test_snapshots import console_job
+from tests.api.test_observation import own_domain
+from tests.api.test_snapshots import console_job, end
 from tests.api.test_vms import RUNNING, put_vm
 
 CANARY = "a secret that the job was given"
@@ -56,6 +58,69 @@ async def test_strays_of_every_job_and_observation_are_ended(service: Service) -
         assert await recover(service.settings) == [pause.id]
         assert None not in [p.wait(60) for p in (of_lost, of_queued, of_observation)]
         assert other.poll() is None, "another service has started it"
+
+
+async def lost_creation(service: Service) -> tuple[str, str]:
+    """The ids of a creation that ended as lost, and of the start that has waited for it."""
+    data = await service.create()
+    start = await service.act(data["id"], "start")
+    creation = await Job.get(ref=data["jobId"])
+    assert await lease(creation.id) is not None
+    await Job.filter(id=creation.id).update(attempt=MOST_ATTEMPTS)
+    assert await recover(service.settings) == []
+    return data["jobId"], start["jobId"]
+
+
+async def test_a_lost_creation_cancels_its_start_and_its_vm_says_why(service: Service) -> None:
+    creation, start = await lost_creation(service)
+    lost = await service.get(f"/jobs/{creation}")
+    assert lost["status"] == "lost"
+    shown = await service.get(f"/jobs/{start}")
+    assert (shown["status"], shown["error"]["code"]) == ("cancelled", "INTERNAL_ERROR")
+    assert shown["error"]["message"] == f"cannot start VM vm-001: its creation {creation} was lost"
+    vm = await service.get("/vms/vm-001")
+    assert vm["status"] == "error"
+    assert vm["error"] == {
+        "code": "INTERNAL_ERROR", "message": lost["error"]["message"], "jobId": creation,
+    }  # fmt: skip
+    # Nothing holds the VM: what its host has of it is seen.
+    await service.see(domains=[own_domain(await Vm.get(), state="stopped")])
+    assert (await service.get("/vms/vm-001"))["status"] == "stopped"
+    _ = await service.act("vm-001", "start")
+
+
+@pytest.mark.parametrize("provisioned", [True, False])
+async def test_a_start_that_was_left_waiting_is_settled(
+    service: Service, provisioned: bool
+) -> None:
+    creation, start = await lost_creation(service)
+    # As earlier releases have left it.
+    waiting = await Job.get(ref=start)
+    left = {"status": "queued", "finished_at": None, "error": None}
+    await Job.filter(id=waiting.id).update(**left, after_id=(await Job.get(ref=creation)).id)
+    await Vm.all().update(provisioned=provisioned, error=None)
+    assert await recover(service.settings) == ([waiting.id] if provisioned else [])
+    shown = await service.get(f"/jobs/{start}")
+    assert shown["status"] == ("queued" if provisioned else "cancelled")
+    if provisioned:
+        assert await lease(waiting.id) is not None
+    else:
+        assert "its creation did not succeed" in shown["error"]["message"]
+
+
+async def test_a_start_that_was_left_waiting_lets_the_holder_of_its_vm_end(
+    service: Service,
+) -> None:
+    creation, start = await lost_creation(service)
+    answer = await service.client.delete("/api/v1/vms/vm-001")
+    deletion = await Job.get(ref=answer.json()["data"]["jobId"])
+    left = {"status": "queued", "finished_at": None, "error": None}
+    await Job.filter(ref=start).update(**left, after_id=(await Job.get(ref=creation)).id)
+    assert await recover(service.settings) == [deletion.id]
+    followers = await end(str(deletion.ref), domain={"state": "absent"})
+    for follower in followers:
+        assert await execute(service.settings, follower, asyncio.Event()) == []
+    assert (await service.get(f"/jobs/{start}"))["error"]["code"] == "VM_NOT_FOUND"
 
 
 @only_sqlite

@@ -54,7 +54,7 @@ async def execute(settings: Settings, job_id: int, give_up: asyncio.Event) -> li
         log.exception("%s failed with an internal error", job.ref)
         progress.error = internal_error(job, progress, error)
         outcome = None
-    if give_up.is_set() and (outcome is None or outcome["status"] == "ended"):
+    if give_up.is_set() and (outcome is None or outcome["status"] in ("ended", "killed")):
         return []
     followers = await conclude(job, progress, outcome, give_up)
     await runner.clear(directory)
@@ -86,8 +86,11 @@ async def lease(job_id: int) -> Job | None:
 
 async def _play(
     settings: Settings, job: Job, directory: Path, progress: Progress, give_up: asyncio.Event
-) -> Mapping[str, Any] | None:
-    """Run the job's playbook and store its events; return the exit event, None if killed."""
+) -> Mapping[str, Any]:
+    """Run the job's playbook and store its events; return the exit event.
+
+    A job process that was killed has written none; `rc` is then minus the signal.
+    """
     secrets = await asyncio.to_thread(read_secrets, directory)
     rules = RULES[Action(job.action)]
     variables = {**job.variables, **secrets, f"{rules.role}_job": job.ref}
@@ -117,7 +120,7 @@ async def _play(
     finally:
         watcher.cancel()
         await run.end()
-    return None
+    return {"event": "exit", "rc": run.returncode, "status": "killed"}
 
 
 async def _end_when_asked(run: runner.Run, give_up: asyncio.Event) -> None:

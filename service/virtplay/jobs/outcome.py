@@ -111,13 +111,16 @@ async def finish(job: Job, progress: Progress, exit_event: Mapping[str, Any] | N
             await _settle_failure(job, vm, error, result)
         else:
             await _settle_success(job, vm, result)
-        return await _release_waiting(job, vm, waiting, error)
+        return await release_waiting(vm, waiting, error, f"its creation {job.ref} failed")
 
 
-async def _release_waiting(
-    job: Job, vm: Vm, waiting: Job | None, error: Mapping[str, Any] | None
+async def release_waiting(
+    vm: Vm, waiting: Job | None, error: Mapping[str, Any] | None, why: str
 ) -> list[int]:
-    """Release the start that waits for a creation, or cancel it if the creation failed."""
+    """Release the start that waits for a creation, or cancel it if that has ended with `error`.
+
+    `why` says in a few words how the creation has ended. Return the id of a released start.
+    """
     if waiting is None:
         return []
     if error:
@@ -126,9 +129,9 @@ async def _release_waiting(
             JobStatus.CANCELLED,
             error={
                 "code": error["code"],
-                "message": f"cannot start VM {vm.ref}: its creation {job.ref} failed",
+                "message": f"cannot start VM {vm.ref}: {why}",
                 "task": "",
-                "host": job.host,
+                "host": waiting.host,
             },
         )
         count_ended(waiting)
@@ -136,6 +139,20 @@ async def _release_waiting(
     await store.release_job(waiting)
     await save_vm(vm, status=RULES[Action.VM_START].status)
     return [waiting.id]
+
+
+async def lose(job: Job) -> None:
+    """End a running job as lost, as nobody knows how far it got; settle its VM and the rest."""
+    message = f"cannot determine how {job.ref} ended: the service ended before the job"
+    error = {"code": "INTERNAL_ERROR", "message": message, "task": job.step, "host": job.host}
+    async with transaction():
+        vm = await lock_vm(job.vm_id)
+        waiting = await store.waiting_job(vm.id) if vm and job.locks else None
+        await store.move(job, JobStatus.LOST, error=error)
+        if vm is not None and job.locks:
+            await _settle_failure(job, vm, error, {})
+            _ = await release_waiting(vm, waiting, error, f"its creation {job.ref} was lost")
+    count_job(job.action, job.status, None)
 
 
 def _failure(
@@ -151,11 +168,16 @@ def _failure(
 
     if progress.error is not None:
         return progress.error
-    if exit_event is None:
-        return failure("INTERNAL_ERROR", f"cannot finish {job.ref}: its process was killed")
+    assert exit_event is not None  # without one, an exception has set progress.error
+    if exit_event["status"] == "killed":
+        code = exit_event["rc"]
+        how = f"was killed (signal {-code})" if code < 0 else f"ended with exit code {code}"
+        return failure("INTERNAL_ERROR", f"cannot finish {job.ref}: its process {how}")
     if exit_event["status"] == "timeout":
         limit = RULES[Action(job.action)].time_limit
         return failure("TIMEOUT", f"cannot finish {job.ref}: it took longer than {limit} s")
+    if exit_event["rc"] is None:  # ansible-runner does not say by which signal
+        return failure("PLAYBOOK_FAILED", f"cannot finish {job.ref}: ansible-playbook was killed")
     if exit_event["rc"] != 0:
         return failure(
             "PLAYBOOK_FAILED",

@@ -34,6 +34,11 @@ class Run:
         """The process id of the job process."""
         return self._process.pid
 
+    @property
+    def returncode(self) -> int | None:
+        """Exit code of the job process, minus the signal that killed it; None while it runs."""
+        return self._process.returncode
+
     async def batches(self, poll: float = POLL_SECONDS) -> AsyncIterator[list[dict[str, Any]]]:
         """Yield the play's events in order; the last is {"event": "exit", rc, status}.
 
