@@ -14,16 +14,17 @@ from virtplay.hosts.observer import Observer
 from virtplay.hosts.placement import Overcommit
 from virtplay.jobs.execution import execute, lease
 from virtplay.jobs.processes import MARK
-from virtplay.jobs.recovery import MOST_ATTEMPTS, recover
+from virtplay.jobs.recovery import MOST_STALLED, recover
 from virtplay.jobs.submission import job_directory
 from virtplay.metrics.exposition import Exposition
 from virtplay.metrics.history import History
 from virtplay.settings import Settings
+from virtplay.store.jobs import save_progress
 from virtplay.store.models import Job, Vm
 
 from tests.api.conftest import Service, only_sqlite
 from tests.api.test_observation import own_domain
-from tests.api.test_snapshots import console_job, end
+from tests.api.test_snapshots import begin, console_job, end
 from tests.api.test_vms import RUNNING, put_vm
 
 CANARY = "a secret that the job was given"
@@ -60,13 +61,57 @@ async def test_strays_of_every_job_and_observation_are_ended(service: Service) -
         assert other.poll() is None, "another service has started it"
 
 
+@only_sqlite
+async def test_only_attempts_that_get_no_further_are_counted(service: Service) -> None:
+    data = await service.create()
+    job = await Job.get(ref=data["jobId"])
+
+    async def crash(progress: int) -> None:
+        leased = await lease(job.id)
+        assert leased is not None
+        await save_progress(leased, max(leased.progress, progress), "Create the VM")
+        assert await recover(service.settings) == [job.id]
+        await job.refresh_from_db()
+
+    for _ in range(MOST_STALLED + 1):
+        await crash(0)
+    assert job.stalled is None, "its play has never begun"
+    await begin(service, job)
+    await crash(0)
+    await crash(0)
+    assert job.stalled == 2
+    await crash(30)
+    assert job.stalled is None
+    await crash(10)
+    assert job.stalled == 1
+    await crash(40)
+    assert (job.stalled, job.attempt) == (None, MOST_STALLED + 7)
+
+
+@pytest.mark.slow
+@only_sqlite
+async def test_a_graceful_stop_queues_what_runs_and_counts_nothing(playing: Service) -> None:
+    gate = playing.hosts["kvm1"].hold("create")
+    data = await playing.create()
+    await playing.until(f"/jobs/{data['jobId']}", lambda job: job["step"] == "Create the VM")
+    await Job.filter(ref=data["jobId"]).update(stalled=MOST_STALLED - 1)
+    await playing.app.ctx.services.dispatcher.stop()
+    job = await Job.get(ref=data["jobId"])
+    assert (job.status, job.attempt, job.stalled) == ("queued", 2, None)
+    assert job.started_at is None
+    assert (await playing.get("/vms/vm-001"))["status"] == "creating"
+    gate.unlink()
+    assert await recover(playing.settings) == [job.id]
+
+
 async def lost_creation(service: Service) -> tuple[str, str]:
     """The ids of a creation that ended as lost, and of the start that has waited for it."""
     data = await service.create()
     start = await service.act(data["id"], "start")
     creation = await Job.get(ref=data["jobId"])
     assert await lease(creation.id) is not None
-    await Job.filter(id=creation.id).update(attempt=MOST_ATTEMPTS)
+    await begin(service, creation)
+    await Job.filter(id=creation.id).update(stalled=MOST_STALLED - 1)
     assert await recover(service.settings) == []
     return data["jobId"], start["jobId"]
 

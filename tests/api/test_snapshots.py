@@ -13,7 +13,8 @@ from virtplay.hosts.observed import generations, save_observation
 from virtplay.jobs.execution import execute, lease
 from virtplay.jobs.outcome import finish
 from virtplay.jobs.progress import Progress
-from virtplay.jobs.recovery import MOST_ATTEMPTS, recover
+from virtplay.jobs.recovery import MOST_STALLED, recover
+from virtplay.jobs.specification import EVENTS
 from virtplay.jobs.submission import Caller, job_directory, submit
 from virtplay.states import HostStatus, JobStatus, SnapshotStatus, VmStatus
 from virtplay.store import snapshots as store
@@ -564,11 +565,19 @@ async def test_a_vms_end_takes_its_rows_along(service: Service) -> None:
     assert await ConsoleTicket.all().count() == 0
 
 
+async def begin(service: Service, job: Job) -> None:
+    """Let the play of a job have begun, as its spool shows."""
+    directory = job_directory(service.settings, str(job.ref))
+    directory.mkdir(exist_ok=True)
+    (directory / EVENTS).write_text("{}\n")
+
+
 async def test_after_a_crash_it_is_done_again_and_at_last_given_up(service: Service) -> None:
     await add_vm()
     data = await take(service)
     job = await Job.get(ref=data["jobId"])
-    for attempt in range(1, MOST_ATTEMPTS):
+    await begin(service, job)
+    for attempt in range(1, MOST_STALLED):
         assert await lease(job.id) is not None
         assert await recover(service.settings) == [job.id]
         await job.refresh_from_db()

@@ -12,6 +12,7 @@ from virtplay.actions import RULES, Action, playbook
 from virtplay.jobs import runner
 from virtplay.jobs.outcome import conclude, count_ended, internal_error
 from virtplay.jobs.progress import Progress
+from virtplay.jobs.recovery import queue_again
 from virtplay.jobs.specification import Specification
 from virtplay.jobs.submission import job_directory, read_secrets
 from virtplay.logs import request_id
@@ -33,8 +34,8 @@ def this_worker() -> str:
 async def execute(settings: Settings, job_id: int, give_up: asyncio.Event) -> list[int]:
     """Run a queued job to its outcome; return the ids of jobs that were waiting for it.
 
-    If `give_up` is set first, the play is ended and the job stays unfinished; recovery repeats it
-    with a higher generation.
+    If `give_up` is set first, the play is ended, and the job is queued again for the next start of
+    the service.
     """
     job = await lease(job_id)
     if job is None:
@@ -55,6 +56,9 @@ async def execute(settings: Settings, job_id: int, give_up: asyncio.Event) -> li
         progress.error = internal_error(job, progress, error)
         outcome = None
     if give_up.is_set() and (outcome is None or outcome["status"] in ("ended", "killed")):
+        if RULES[Action(job.action)].repeatable:
+            # Now, as the next start would take this for a crash, and count it.
+            await queue_again(job)
         return []
     followers = await conclude(job, progress, outcome, give_up)
     await runner.clear(directory)

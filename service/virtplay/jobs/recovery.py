@@ -6,8 +6,10 @@ import shutil
 from collections.abc import Collection
 
 from virtplay.actions import RULES, Action
+from virtplay.jobs import runner
 from virtplay.jobs.outcome import lose, release_waiting
 from virtplay.jobs.processes import end_strays
+from virtplay.jobs.submission import job_directory
 from virtplay.settings import Settings
 from virtplay.states import JobStatus
 from virtplay.store import jobs as store
@@ -17,8 +19,12 @@ from virtplay.store.vms import lock_vm
 
 log = logging.getLogger("virtplay.jobs.recovery")
 
-MOST_ATTEMPTS = 5
-"""Limit for a job that makes the service crash whenever it runs."""
+MOST_STALLED = 20
+"""How many attempts in a row may end with the service and without progress.
+
+A job that makes the service crash whenever it runs must be given up at last. But nobody can tell
+it from the jobs beside it, or from a machine that lacks memory for a while.
+"""
 UNKNOWN_END = {"code": "INTERNAL_ERROR"}
 """The error of a creation that has left none."""
 
@@ -35,7 +41,7 @@ async def recover(settings: Settings) -> list[int]:
     for job in await store.unfinished_jobs():
         if job.status != JobStatus.QUEUED:
             log.warning("%s was %s when the service ended", job.ref, job.status)
-            await _abandon(job)
+            await _abandon(settings, job)
     for job in await store.unfinished_jobs():
         if job.after_id is not None:
             await _release_forgotten(job)
@@ -44,14 +50,30 @@ async def recover(settings: Settings) -> list[int]:
     return [job.id for job in unfinished if job.status == JobStatus.QUEUED and job.after_id is None]
 
 
-async def _abandon(job: Job) -> None:
+async def _abandon(settings: Settings, job: Job) -> None:
     """Queue a job without a process again, or end it as lost if it must not be repeated."""
-    if RULES[Action(job.action)].repeatable and job.attempt < MOST_ATTEMPTS:
-        await store.move(
-            job, JobStatus.QUEUED, attempt=job.attempt + 1, leased_by="", started_at=None
-        )
+    stalled = job.stalled or 0
+    if job.progress > (job.reached or 0):
+        stalled = 0
+    elif runner.has_begun(job_directory(settings, str(job.ref))):
+        stalled += 1
+    if RULES[Action(job.action)].repeatable and stalled < MOST_STALLED:
+        await queue_again(job, stalled)
     else:
         await lose(job)
+
+
+async def queue_again(job: Job, stalled: int = 0) -> None:
+    """Queue a running job whose process has ended before its play had an outcome."""
+    await store.move(
+        job,
+        JobStatus.QUEUED,
+        attempt=job.attempt + 1,
+        reached=job.progress,
+        stalled=stalled or None,
+        leased_by="",
+        started_at=None,
+    )
 
 
 async def _release_forgotten(waiting: Job) -> None:

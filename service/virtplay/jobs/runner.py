@@ -93,6 +93,14 @@ async def start(specification: Specification, directory: Path) -> Run:
     return Run(process, directory)
 
 
+def has_begun(directory: Path) -> bool:
+    """Whether the last play in a directory has written an event."""
+    try:
+        return (directory / EVENTS).stat().st_size > 0
+    except OSError:
+        return False
+
+
 async def clear(directory: Path) -> None:
     """Remove a job's directory, including its secrets."""
     await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)

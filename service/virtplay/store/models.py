@@ -121,6 +121,10 @@ class Job(Model):
     result: Any = fields.JSONField(null=True)
     error: Any = fields.JSONField(null=True)
     attempt = fields.IntField(default=1)
+    reached = fields.IntField(null=True)
+    """The progress at the end of the attempt before this one; None in the first attempt."""
+    stalled = fields.IntField(null=True)
+    """How many attempts in a row have ended with the service and without progress; None if 0."""
     after_id = fields.IntField(null=True)
     """The number of the unfinished creation that this start waits for."""
     generation = fields.IntField(default=0)
