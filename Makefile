@@ -1,6 +1,6 @@
 # The development tasks; `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast check molecule test-installation collection sanity integration changelog lab demo bench bench-tables dashboards role-tables setup setup-dev setup-hosts setup-roles setup-lab clean
+.PHONY: help run test test-fast check molecule test-installation collection sanity integration changelog lab demo bench bench-tables dashboards role-tables pins setup setup-dev setup-hosts setup-roles setup-lab clean
 BIN := .venv/bin
 
 help: ## list the targets
@@ -53,6 +53,11 @@ dashboards: setup-dev ## write grafana/dashboards from scripts/dashboards.py
 
 role-tables: setup-dev ## write the variable tables of the roles' READMEs from their argument_specs
 	@$(BIN)/python -m scripts.role_tables
+
+pins: setup-dev ## write constraints.txt: the newest version of each Python package, for every Python
+	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	@UV_CUSTOM_COMPILE_COMMAND="make pins" $(BIN)/uv pip compile --quiet --upgrade --universal \
+		--python-version 3.11 --no-annotate --extra dev --output-file constraints.txt pyproject.toml
 
 setup: ## install the dependencies of the service, without starting it
 	@scripts/setup base

@@ -306,6 +306,16 @@ def test_settings_that_cannot_be_are_taken_back(site: Site) -> None:
     site.unchanged("first")
 
 
+def test_release_is_installed_anew_for_another_python(site: Site) -> None:
+    """As an upgrade of the distribution leaves it: the packages are those of the old Python."""
+    old = "for d in /opt/virtplay/current/.venv/lib/python3.*; do mv $d ${d%.*}.1; done"
+    site.machine.run("sh", "-ec", f"systemctl stop virtplay; {old}")
+    site.play("first", "--check")
+    site.play("first")
+    assert site.get(f"/api/v1/vms/{site.vm}")["name"] == "first"
+    site.unchanged("first")
+
+
 def test_upgrade_brings_the_database_along(site: Site) -> None:
     site.play("second")
     assert site.version() == "0.1.1"

@@ -8,11 +8,7 @@ cd "$1"
 python=$2
 shift 2
 "$python" -m venv --clear .venv
-# The constraints are for the Python version they were tested with; other versions use none.
-if [ -f constraints.txt ] &&
-    .venv/bin/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then
-    set -- -c constraints.txt "$@"
-fi
+[ ! -f constraints.txt ] || set -- -c constraints.txt "$@"
 # Editable, so that the service finds the playbooks of the release.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@" -e .
 .venv/bin/python -m compileall -q service/virtplay
