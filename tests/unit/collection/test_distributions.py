@@ -1,7 +1,7 @@
-"""What the role libvirt_host installs and starts on each distribution, from faked facts.
+"""What the roles install and start on each distribution, from faked facts.
 
-Only Debian 12 can be tried on lab hosts; to the others the role is held by these tables. Its own
-tasks run here, in check mode, on hosts that have nothing installed.
+Ubuntu and Rocky Linux cannot be tried on lab hosts; to these the roles are held by these tables.
+The own tasks of libvirt_host run here, in check mode, on hosts that have nothing installed.
 """
 
 from __future__ import annotations
@@ -14,24 +14,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[3]
 
+RELEASES = {
+    "debian12": ("Debian", "12.11", "bookworm"),
+    "debian13": ("Debian", "13.8", "trixie"),
+    # Before its release Debian 14 reports its name where others have a number.
+    "debian14": ("Debian", "forky/sid", "forky"),
+    "ubuntu2204": ("Ubuntu", "22.04", "jammy"),
+    "ubuntu2404": ("Ubuntu", "24.04", "noble"),
+    "ubuntu2604": ("Ubuntu", "26.04", "resolute"),
+    "rocky9": ("Rocky", "9.6", "9"),
+    "rocky10": ("Rocky", "10.1", "10"),
+}
+"""Distribution, version as the facts report it, and the name of the release in meta/main.yml."""
+FAMILIES = {"Debian": "Debian", "Ubuntu": "Debian", "Rocky": "RedHat"}
 FACTS = {
-    "debian12": {"os_family": "Debian", "distribution": "Debian", "distribution_version": "12.11"},
-    "ubuntu2204": {
-        "os_family": "Debian",
-        "distribution": "Ubuntu",
-        "distribution_version": "22.04",
-    },
-    "ubuntu2404": {
-        "os_family": "Debian",
-        "distribution": "Ubuntu",
-        "distribution_version": "24.04",
-    },
-    "rocky9": {"os_family": "RedHat", "distribution": "Rocky", "distribution_version": "9.6"},
+    name: {
+        "os_family": FAMILIES[distribution],
+        "distribution": distribution,
+        "distribution_version": version,
+    }
+    for name, (distribution, version, _) in RELEASES.items()
 }
 DEBIAN = {
     "program": "dpkg-query",
@@ -50,7 +58,7 @@ RED_HAT = {
     "packages": {
         *("dnsmasq", "iproute", "edk2-ovmf", "tcpdump", "syslinux", "mtools"),
         *("libvirt-client", "libvirt-daemon-config-network", "libvirt-daemon-kvm"),
-        *("python3-libvirt", "python3-lxml", "python3-pycdlib"),
+        *("python3-libvirt", "python3-lxml"),
         *("qemu-img", "qemu-kvm"),
     },
     "services": [
@@ -59,7 +67,24 @@ RED_HAT = {
     "boot_services": ["virtqemud.service", "virtnetworkd.service", "virtstoraged.service"],
     "restarted": "virtqemud.service",
 }
-EXPECTED = {"debian12": DEBIAN, "ubuntu2204": DEBIAN, "ubuntu2404": DEBIAN, "rocky9": RED_HAT}
+EXPECTED = {"Debian": DEBIAN, "RedHat": RED_HAT}
+SERVICE = {
+    "Debian": {
+        "packages": {"ca-certificates", "openssh-client", "python3-apt", "python3-venv"},
+        "python": "/usr/bin/python3",
+    },
+    # python3 is 3.9 there.
+    "rocky9": {
+        "packages": {"ca-certificates", "openssh-clients", "python3.11", "tar"},
+        "python": "/usr/bin/python3.11",
+    },
+    "rocky10": {
+        "packages": {"ca-certificates", "openssh-clients", "python3", "tar"},
+        "python": "/usr/bin/python3",
+    },
+}
+TOO_OLD_FOR_THE_SERVICE = {"ubuntu2204"}
+"""Its Python is 3.10."""
 
 PLAYBOOK = [
     {
@@ -97,6 +122,20 @@ PLAYBOOK = [
                     }
                 },
             },
+            {
+                "ansible.builtin.include_vars": str(
+                    ROOT / "roles/virtplay_service/vars/{{ ansible_facts.os_family }}.yml"
+                )
+            },
+            {
+                "name": "chosen for the service",
+                "ansible.builtin.debug": {
+                    "msg": {
+                        "packages": "{{ __virtplay_service_packages }}",
+                        "python": "{{ __virtplay_service_default_python }}",
+                    }
+                },
+            },
         ],
     }
 ]
@@ -104,7 +143,7 @@ PLAYBOOK = [
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Run the role's tasks on four fake hosts; return what Ansible says of each task."""
+    """Run the role's tasks on fake hosts; return what Ansible says of each task."""
     place = tmp_path_factory.mktemp("distributions")
     (place / "play.yml").write_text(json.dumps(PLAYBOOK))
     hosts = {name: {"facts": facts} for name, facts in FACTS.items()}
@@ -129,11 +168,41 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return result
 
 
+def said_by(tasks: list[dict[str, Any]], name: str, host: str) -> Any:
+    """Return the message of the task of this name."""
+    (task,) = [task for task in tasks if task["task"]["name"] == name]
+    return task["hosts"][host]["msg"]
+
+
 @pytest.mark.parametrize("host", FACTS)
 def test_role_chooses_by_the_distribution(tasks: list[dict[str, Any]], host: str) -> None:
-    chosen = tasks[-1]["hosts"][host]["msg"]
+    chosen = said_by(tasks, "chosen", host)
     assert len(chosen["packages"]) == len(set(chosen["packages"]))
-    assert chosen | {"packages": set(chosen["packages"])} == EXPECTED[host]
+    wanted = EXPECTED[FACTS[host]["os_family"]]
+    assert chosen | {"packages": set(chosen["packages"])} == wanted
+
+
+@pytest.mark.parametrize("host", sorted(FACTS.keys() - TOO_OLD_FOR_THE_SERVICE))
+def test_service_gets_a_python_that_is_new_enough(tasks: list[dict[str, Any]], host: str) -> None:
+    chosen = said_by(tasks, "chosen for the service", host)
+    wanted = SERVICE.get(host) or SERVICE[FACTS[host]["os_family"]]
+    assert chosen | {"packages": set(chosen["packages"])} == wanted
+
+
+@pytest.mark.parametrize("role", sorted(path.name for path in (ROOT / "roles").iterdir()))
+def test_role_names_the_releases_of_these_tables(role: str) -> None:
+    meta = yaml.safe_load((ROOT / "roles" / role / "meta/main.yml").read_text())["galaxy_info"]
+    named = {
+        (platform["name"], version)
+        for platform in meta["platforms"]
+        for version in platform["versions"]
+    }
+    left = TOO_OLD_FOR_THE_SERVICE if role == "virtplay_service" else set()
+    assert named == {
+        ("EL" if distribution == "Rocky" else distribution, release)
+        for name, (distribution, _, release) in RELEASES.items()
+        if name not in left
+    }
 
 
 @pytest.mark.parametrize("host", FACTS)
@@ -142,7 +211,7 @@ def test_dry_run_says_what_it_would_install(tasks: list[dict[str, Any]], host: s
     assert said["hosts"][host]["changed"]
     assert said["hosts"][host]["msg"].startswith("would install ")
     named = set(said["hosts"][host]["msg"].removeprefix("would install ").split(", "))
-    assert named == EXPECTED[host]["packages"]
+    assert named == EXPECTED[FACTS[host]["os_family"]]["packages"]
 
 
 @pytest.mark.parametrize("family", ["Debian", "RedHat"])

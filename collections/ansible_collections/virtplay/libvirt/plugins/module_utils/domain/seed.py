@@ -106,7 +106,8 @@ def build_iso(files: Mapping[str, bytes]) -> bytes:
         import pycdlib  # noqa: PLC0415
     except ImportError as error:
         raise Failure(
-            "cannot create the seed: pycdlib is missing; install python3-pycdlib on the host",
+            "cannot create the seed: pycdlib is missing; install python3-pycdlib on the host, or"
+            " pycdlib with pip where the distribution has no package",
             "LIBVIRT_ERROR",
         ) from error
     image = pycdlib.PyCdlib()
