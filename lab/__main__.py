@@ -14,7 +14,7 @@ from pathlib import Path
 from lab.directory import DirectoryError, LabDirectory
 from lab.lab import start_supervisor
 from lab.prepare import PrepareError
-from lab.releases import RELEASES, ReleaseError
+from lab.releases import ENVIRONMENT, RELEASES, ReleaseError
 from lab.slot import MAX_HOSTS, SLOTS, Slot, SlotError
 from lab.supervisor import StartError, Supervisor, clear_leftovers
 
@@ -39,10 +39,10 @@ def main() -> int:
     up.add_argument(
         "--release",
         type=_releases,
-        default=[],
+        default=os.environ.get(ENVIRONMENT, ""),
         metavar="RELEASE[,RELEASE…]",
         help=f"Debian release of the hosts' file system ({', '.join(RELEASES)}); hosts take "
-        "several in turn (default: the file system of this machine)",
+        f"several in turn (default: ${ENVIRONMENT}, or the file system of this machine)",
     )
     up.add_argument("--dir", type=Path, help="directory of the lab (default: a new one)")
     up.add_argument("--bare", action="store_true", help="skip the playbooks that prepare hosts")
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def _releases(text: str) -> list[str]:
-    found = text.split(",")
+    found = text.split(",") if text else []
     if strange := [name for name in found if name not in RELEASES]:
         raise argparse.ArgumentTypeError(f"{', '.join(strange)} is none of {', '.join(RELEASES)}")
     return found

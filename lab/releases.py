@@ -25,6 +25,8 @@ import yaml
 PROJECT = Path(__file__).resolve().parents[1]
 CACHE = Path("/var/cache/virtplay/releases")
 RELEASES = ("bookworm", "trixie", "forky")
+ENVIRONMENT = "VIRTPLAY_LAB_RELEASE"
+"""The variable with the releases of labs that are started without naming one."""
 _EXCLUDED = ("/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/man/*", "/usr/share/info/*")
 # Hosts reach no server, so everything that is wanted is installed before.
 _LAB = ("openssh-server", "python3", "procps", "busybox-static", "xz-utils", "dosfstools")

@@ -1,14 +1,14 @@
-"""Tests: a Debian 12 of its own with systemd as its first process, in namespaces of this machine.
+"""Tests: a Debian of its own with systemd as its first process, in namespaces of this machine.
 
-By hand: python -m tests.installation.machine DIRECTORY [--beside ADDRESS] [--kind KIND] brings one
-up until Ctrl-C, on the network of a running lab's host, or on this machine's own. It may reboot.
+By hand: python -m tests.installation.machine DIRECTORY [--beside ADDRESS] [--kind KIND]
+[--release RELEASE] brings one up until Ctrl-C, on the network of a running lab's host, or on this
+machine's own. It may reboot. Its file system is kept for a day (lab/releases.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import ipaddress
 import json
 import os
@@ -22,9 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import yaml
+from lab.releases import RELEASES, Recipe, use_root, wanted_by_role
 
-PROJECT = Path(__file__).parents[2]
 BASE = ("systemd", "systemd-sysv", "dbus", "openssh-server", "openssh-client", "python3")
 
 
@@ -35,11 +34,6 @@ class Kind:
     installed: tuple[str, ...]
     offered: tuple[str, ...] = ()
     off: tuple[str, ...] = ()
-
-
-def _wanted_by_role() -> tuple[str, ...]:
-    text = (PROJECT / "roles/libvirt_host/vars/Debian.yml").read_text()
-    return tuple(yaml.safe_load(text)["__libvirt_host_distribution_packages"])
 
 
 KINDS = {
@@ -53,11 +47,9 @@ KINDS = {
     ),
     # As bare as can be: even what Ansible's apt module needs is brought by Ansible.
     "hypervisor": Kind(
-        installed=(*BASE, "ifupdown", "iproute2", "procps"), offered=_wanted_by_role()
+        installed=(*BASE, "ifupdown", "iproute2", "procps"), offered=wanted_by_role()
     ),
 }
-EXCLUDED = ("/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/man/*", "/usr/share/info/*")
-CACHE = Path("/var/cache/virtplay")
 INIT = Path(__file__).with_name("machine-init.sh")
 ARCHIVE = Path(__file__).with_name("machine-archive.sh")
 CGROUPS = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))
@@ -78,40 +70,29 @@ def find_cgroups() -> Path:
     raise MachineError("cannot run systemd in a namespace: there are no control groups version 2")
 
 
-def build_root(kind: Kind) -> Path:
-    """An archive of the machine's file system, made once for each recipe and kept."""
-    words = [
-        *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(kind.installed)}"),
-        *(f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED),
-        '--aptopt=Acquire::Languages "none"',
-        '--customize-hook=rm -f "$1"/etc/ssh/ssh_host_*; : > "$1/etc/machine-id"',
-    ]
+def recipe(kind: Kind, release: str) -> Recipe:
+    """Return the recipe of a machine's file system."""
+    hooks = []
     if kind.off:  # there, but turned on by the role alone
-        words += [f'--customize-hook=chroot "$1" systemctl disable --quiet {" ".join(kind.off)}']
-    words += ["bookworm"]
-    recipe = hashlib.sha256()
-    recipe.update("\n".join(words).encode())
+        hooks.append(f'chroot "$1" systemctl disable --quiet {" ".join(kind.off)}')
     if kind.offered:
-        packages = " ".join(kind.offered)
-        recipe.update(f"{packages}\n{ARCHIVE.read_text()}".encode())
-        words.insert(-1, f'--customize-hook={shlex.quote(str(ARCHIVE))} "$1" {packages}')
-    archive = CACHE / f"systemd-machine-{recipe.hexdigest()[:12]}.tar"
-    if not archive.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        part = archive.with_suffix(".part.tar")
-        subprocess.run([*words, str(part)], check=True)
-        part.rename(archive)
-    return archive
+        hooks.append(f'{shlex.quote(str(ARCHIVE))} "$1" {" ".join(kind.offered)}')
+    return Recipe(release, kind.installed, tuple(hooks), (ARCHIVE,) if kind.offered else ())
 
 
 class Machine:
     """The machine while the `with` block runs; root gets in by SSH with `key`."""
 
     def __init__(
-        self, directory: Path, neighbour: str | None = None, kind: str = "service"
+        self,
+        directory: Path,
+        neighbour: str | None = None,
+        kind: str = "service",
+        release: str = "bookworm",
     ) -> None:
         self.directory = directory
         self.name = kind
+        self.release = release
         self.root = directory / "root"
         self.key = directory / "key"
         self.address = "127.0.0.1"
@@ -171,8 +152,8 @@ class Machine:
 
     def _make_root(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)
-        self.root.mkdir()
-        subprocess.run(["tar", "-xf", build_root(KINDS[self.name]), "-C", self.root], check=True)
+        with use_root(recipe(KINDS[self.name], self.release)) as made:
+            subprocess.run(["cp", "-a", made.path, self.root], check=True)
         for file in (self.key, self.key.with_suffix(".pub")):
             file.unlink(missing_ok=True)
         _make_key(self.key)
@@ -320,9 +301,10 @@ def main() -> None:
         "--beside", help="an address of a lab's host; default: this machine's network"
     )
     parser.add_argument("--kind", choices=KINDS, default="service")
+    parser.add_argument("--release", choices=RELEASES, default="bookworm")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-    with Machine(given.directory, given.beside, given.kind) as machine:
+    with Machine(given.directory, given.beside, given.kind, given.release) as machine:
         print(f"ssh {' '.join(machine.ssh_options)} root@{machine.address}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             machine.keep()

@@ -21,7 +21,8 @@ CRASHED = 77
 def main() -> None:
     """Run the module as standard input requests."""
     asked = json.load(sys.stdin)
-    sys.path[1:1] = asked["paths"]
+    # Last: libraries of the host's own Python come before those of this project's.
+    sys.path += asked["paths"]
     sys.argv[1:] = []
     name = "ansible_collections.virtplay.libvirt.plugins.modules." + asked["module"]
     module = importlib.import_module(name)

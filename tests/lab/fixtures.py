@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
@@ -9,8 +10,22 @@ import pytest
 
 from lab import Lab
 from lab.prepare import fill_package_cache, prepare_hosts
+from lab.releases import ENVIRONMENT, RELEASES, lab_recipe, use_root
 from lab.supervisor import missing_programs
 from tests.warm.hosts import warm_hosts
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let all labs have hosts of a Debian release: `pytest tests/lab --release trixie`."""
+    parser.addoption(
+        "--release", choices=RELEASES, help="Debian release of lab hosts (default: this machine's)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the release to every lab that this process starts."""
+    if release := config.getoption("--release"):
+        os.environ[ENVIRONMENT] = release
 
 
 @pytest.fixture(scope="session")
@@ -23,13 +38,18 @@ def lab_machine() -> None:
 
 
 @pytest.fixture(scope="session")
-def lab(lab_machine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(
+    lab_machine: None, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[Lab]:
     """Two prepared hypervisors with the `micro` template, the same for the whole session.
 
     A test that disconnects, kills or fills something repairs it, or starts a `Lab` of its own.
     """
     log = tmp_path_factory.mktemp("lab") / "prepare.log"
-    fill_package_cache(log)  # before the start: the hosts mount the cache then
+    release = pytestconfig.getoption("--release")
+    # Before the start: the hosts mount the cache then.
+    with use_root(lab_recipe(release)) if release else contextlib.nullcontext() as root:
+        fill_package_cache(log, root)
     with Lab(hosts=2, prepare=False) as running, warm_hosts(running):
         prepare_hosts(running.inventory, log)
         yield running
