@@ -14,7 +14,7 @@ from virtplay.errors import CannotStart, Conflict, ValidationFailed
 from virtplay.states import FINISHED_JOB, JOB_MOVES, JobStatus
 from virtplay.store import jobs as store
 from virtplay.store import tokens
-from virtplay.store.database import close_database, open_database, transaction
+from virtplay.store.database import close_database, is_sqlite, open_database, transaction
 from virtplay.store.models import AuditEntry, Job, JobEvent, Token, Vm
 
 from tests.api.conftest import Service, _execute, only_sqlite
@@ -156,6 +156,31 @@ async def test_a_transaction_is_undone_as_a_whole(database: str) -> None:
         await break_off()
     assert await Vm.all().count() == 1
     assert (await Vm.get()).ref == vm.ref
+
+
+async def test_a_transaction_that_is_cancelled_at_its_begin_keeps_no_connection(
+    database: str,
+) -> None:
+    async def wait_in_transaction() -> None:
+        async with transaction():
+            await asyncio.sleep(60)
+
+    for steps in range(12):
+        tasks = [asyncio.create_task(wait_in_transaction()) for _ in range(6)]
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    together = asyncio.Barrier(1 if is_sqlite() else 5)  # as many as the pool has connections
+
+    async def meet_in_transaction() -> None:
+        async with transaction():
+            await together.wait()
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(meet_in_transaction() for _ in range(together.parties)))
 
 
 async def test_reads_and_writes_beside_an_undone_transaction_are_not_lost(database: str) -> None:

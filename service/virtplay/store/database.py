@@ -113,6 +113,32 @@ def is_sqlite() -> bool:
     return bool(Tortoise.get_connection("default").capabilities.dialect == "sqlite")
 
 
+class _Transaction:
+    """Tortoise's transaction, which gives the connection back also when its begin is cancelled.
+
+    Tortoise 1.1.9 keeps it then, in a transaction that nobody ends: on SQLite every later
+    statement waits for ever, on PostgreSQL the pool has one connection less.
+    """
+
+    def __init__(self) -> None:
+        self._context = in_transaction("default")
+
+    async def __aenter__(self) -> Any:
+        try:
+            return await self._context.__aenter__()
+        except BaseException as error:
+            # Tortoise sets the token when it has the connection.
+            if hasattr(self._context, "token"):
+                # A transaction that has not begun cannot be rolled back, which is an error of its
+                # own on PostgreSQL; the connection is given back nevertheless.
+                with contextlib.suppress(Exception):
+                    await self._context.__aexit__(type(error), error, error.__traceback__)
+            raise
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._context.__aexit__(*error)
+
+
 @asynccontextmanager
 async def transaction(exclusive: str | None = None) -> AsyncIterator[None]:
     """Begin a write transaction; the end of the block commits it, an exception rolls it back.
@@ -124,7 +150,7 @@ async def transaction(exclusive: str | None = None) -> AsyncIterator[None]:
     PostgreSQL: `exclusive` names an advisory lock that is held until the end, for decisions that
     read many rows (placement).
     """
-    async with in_transaction("default") as connection:
+    async with _Transaction() as connection:
         if connection.capabilities.dialect == "sqlite":
             await connection.execute_query("ROLLBACK")
             await connection.execute_query("BEGIN IMMEDIATE")
