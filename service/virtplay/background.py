@@ -161,6 +161,9 @@ async def _restart_on_error(work: Callable[[], Awaitable[None]], name: str) -> N
     while True:
         try:
             await work()
+        except errors.DatabaseNotAvailable as error:
+            log.warning("%s waits: %s", name, error.message)
+            await asyncio.sleep(errors.RETRY_SECONDS)
         except Exception:
             log.exception("%s failed and is restarted", name)
             await asyncio.sleep(1)

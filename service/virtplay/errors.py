@@ -2,6 +2,9 @@
 
 from typing import Any, ClassVar
 
+RETRY_SECONDS = 5
+"""When a client may try again after the database of the service was not available."""
+
 
 class VirtplayError(Exception):
     """A refusal or failure with a code of the API; `message` starts with "cannot"."""
@@ -191,6 +194,26 @@ class HistoryNotAvailable(VirtplayError):
 
     code = "HISTORY_NOT_AVAILABLE"
     status = 503
+
+
+class DatabaseNotAvailable(VirtplayError):
+    """The service's database is away or its disk is full; `details.retryAfter` is in seconds.
+
+    `details.outcomeUnknown` is true if the database may have made the change nevertheless.
+    """
+
+    code = "DATABASE_NOT_AVAILABLE"
+    status = 503
+
+    def __init__(
+        self, reason: str, *, what: str = "the database", outcome_unknown: bool = False
+    ) -> None:
+        doubt = "the change may have been made: check it" if outcome_unknown else "try again"
+        super().__init__(
+            f"cannot use {what} of the service: {reason}; {doubt}",
+            retryAfter=RETRY_SECONDS,
+            outcomeUnknown=outcome_unknown,
+        )
 
 
 class InternalError(VirtplayError):

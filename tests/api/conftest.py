@@ -54,6 +54,10 @@ TouchUp.run = _touch_up_once  # type: ignore[method-assign]
 FINISHED = ("succeeded", "failed", "cancelled", "lost")
 only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """For tests whose result does not depend on the database."""
+only_postgres = pytest.mark.parametrize(
+    "database_url", [pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True
+)
+"""For tests of what only a database server does: it may go away."""
 BODY = {"name": "web", "template": "micro", "cpu": 1, "memory": 512, "disk": 2}
 
 

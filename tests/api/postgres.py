@@ -59,6 +59,12 @@ class Cluster:
             stdout=subprocess.DEVNULL,
             cwd="/",
         )  # fmt: skip
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Start the server and wait until it accepts connections."""
+        data = self._folder / "data"
         self._server = subprocess.Popen(
             [*self._as_user("--pdeathsig", "INT"), self._programs / "postgres", "-D", data, "-p",
              str(self._port), "-c", "listen_addresses=127.0.0.1", "-c",
@@ -70,9 +76,9 @@ class Cluster:
             start_new_session=True,
         )  # fmt: skip
         self._wait()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
+        """Stop the server, which ends all connections."""
         if self._server is not None:
             self._server.send_signal(signal.SIGINT)
             try:
@@ -80,6 +86,20 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 self._server.send_signal(signal.SIGQUIT)
                 self._server.wait()
+
+    def cut_connections(self) -> None:
+        """End all connections of clients; the server runs on."""
+        subprocess.run(
+            [self._programs / "psql", "-q", self.url("postgres"), "-c",
+             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+             " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd="/",
+        )  # fmt: skip
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _as_user(self, *options: str) -> list[str]:

@@ -14,7 +14,7 @@ from virtplay.api.routes import ROUTES, Route
 from virtplay.api.schemas.fields import EmptyBody
 
 REF = "#/components/schemas/{model}"
-ALWAYS = ("VALIDATION_ERROR", "INTERNAL_ERROR")
+ALWAYS = ("VALIDATION_ERROR", "INTERNAL_ERROR", "DATABASE_NOT_AVAILABLE")
 GUARDED = ("UNAUTHORIZED", "FORBIDDEN", "RATE_LIMITED")
 ASSETS = ("swagger-ui.css", "swagger-ui-bundle.js")
 

@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 
 import typer
 
-from virtplay.cli.client import CannotReach, Client, JsonObject, path_of
+from virtplay.cli.client import CannotReach, Client, JsonObject, Refused, path_of
 from virtplay.cli.screen import is_terminal, open_console, plain, print_json
+from virtplay.errors import DatabaseNotAvailable
 from virtplay.states import FINISHED_JOB
 
 POLL_SECONDS = 0.3
@@ -101,17 +102,24 @@ def seconds_taken(job: JsonObject) -> float | None:
 
 
 def _responses(client: Client, job_id: str) -> Iterator[tuple[JsonObject, bool]]:
-    """Yield the job again and again; while the service does not respond, the last one and False."""
-    job = client.get(path_of("jobs", job_id))
+    """Yield the job again and again; while the service does not respond, the last one and False.
+
+    A service whose database is away is waited for as well.
+    """
+    job: JsonObject | None = None
     responded = time.monotonic()
-    yield job, True
     while True:
         try:
             job = client.get(path_of("jobs", job_id))
-        except CannotReach:
+        except (CannotReach, Refused) as error:
+            if isinstance(error, Refused) and error.refusal != DatabaseNotAvailable.code:
+                raise
             if time.monotonic() - responded > PATIENCE_SECONDS:
                 raise
-            yield job, False
+            if job is None:
+                time.sleep(POLL_SECONDS)
+            else:
+                yield job, False
         else:
             responded = time.monotonic()
             yield job, True

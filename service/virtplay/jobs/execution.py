@@ -1,16 +1,19 @@
 """Executes one job: takes its lease and runs its playbook."""
 
 import asyncio
+import contextlib
 import logging
 import os
+import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from virtplay.actions import RULES, Action, playbook
 from virtplay.jobs import runner
-from virtplay.jobs.outcome import conclude, count_ended, internal_error
+from virtplay.jobs.outcome import RETRY_SECONDS, conclude, count_ended, internal_error
 from virtplay.jobs.progress import Progress
 from virtplay.jobs.recovery import queue_again
 from virtplay.jobs.specification import Specification
@@ -19,16 +22,18 @@ from virtplay.logs import request_id
 from virtplay.settings import Settings
 from virtplay.states import JobStatus
 from virtplay.store import jobs as store
-from virtplay.store.database import transaction
+from virtplay.store.database import DatabaseAway, transaction
 from virtplay.store.models import Job
 from virtplay.store.vms import lock_vm, save_vm
+
+T = TypeVar("T")
 
 log = logging.getLogger("virtplay.jobs.execution")
 
 
-def this_worker() -> str:
-    """Return the name under which this process leases jobs, host:pid."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+def new_holder() -> str:
+    """Return a name under which this process leases one job once, host:pid:random."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 async def execute(settings: Settings, job_id: int, give_up: asyncio.Event) -> list[int]:
@@ -37,7 +42,8 @@ async def execute(settings: Settings, job_id: int, give_up: asyncio.Event) -> li
     If `give_up` is set first, the play is ended, and the job is queued again for the next start of
     the service.
     """
-    job = await lease(job_id)
+    take = partial(lease, job_id, new_holder())
+    job = await _repeat_while_away(take, give_up)
     if job is None:
         return []
     request_id.set(job.request_id)
@@ -60,18 +66,27 @@ async def execute(settings: Settings, job_id: int, give_up: asyncio.Event) -> li
             # Now, as the next start would take this for a crash, and count it.
             await queue_again(job)
         return []
-    followers = await conclude(job, progress, outcome, give_up)
+    try:
+        followers = await conclude(job, progress, outcome, give_up)
+    except Exception:
+        # Not again: its play has ended, and would be repeated.
+        log.exception("%s ended without an outcome", job.ref)
+        return []
     await runner.clear(directory)
     return followers
 
 
-async def lease(job_id: int) -> Job | None:
+async def lease(job_id: int, holder: str = "") -> Job | None:
     """Take the lease of a job, and set its VM's status to the action under way.
 
-    Return the job, failed if its VM is gone; None if the job must not run.
+    Return the job, failed if its VM is gone; None if the job must not run. With the same `holder`
+    it may be called again: a lease whose commit got no response is recognised.
     """
+    holder = holder or new_holder()
     async with transaction():
         job = await store.get_job(job_id)
+        if job is not None and job.status == JobStatus.RUNNING and job.leased_by == holder:
+            return job
         if job is None or job.status != JobStatus.QUEUED:
             return None
         vm = await lock_vm(job.vm_id)
@@ -81,7 +96,7 @@ async def lease(job_id: int) -> Job | None:
             error = {"code": "VM_NOT_FOUND", "message": message, "task": "", "host": job.host}
             await store.move(job, JobStatus.FAILED, error=error)
             return job
-        if not await store.lease_job(job, vm, this_worker()):
+        if not await store.lease_job(job, vm, holder):
             return None
         if job.locks:
             await save_vm(vm, status=RULES[Action(job.action)].status)
@@ -93,11 +108,13 @@ async def _play(
 ) -> Mapping[str, Any]:
     """Run the job's playbook and store its events; return the exit event.
 
-    A job process that was killed has written none; `rc` is then minus the signal.
+    A job process that was killed has written none; `rc` is then minus the signal. While the
+    database is away the play goes on, and its events wait in the spool file.
     """
-    secrets = await asyncio.to_thread(read_secrets, directory)
+    patiently = partial(_repeat_while_away, give_up=give_up)
+    private = await asyncio.to_thread(read_secrets, directory)
     rules = RULES[Action(job.action)]
-    variables = {**job.variables, **secrets, f"{rules.role}_job": job.ref}
+    variables = {**job.variables, **private, f"{rules.role}_job": job.ref}
     if rules.locks:
         variables[f"{rules.role}_generation"] = job.generation
     specification = Specification(
@@ -108,23 +125,36 @@ async def _play(
         variables=variables,
         time_limit=rules.time_limit,
     )
-    sequence = await store.next_event(job.id)
+    sequence = await patiently(lambda: store.next_event(job.id))
     run = await runner.start(specification, directory)
     watcher = asyncio.create_task(_end_when_asked(run, give_up))
     try:
         async for batch in run.batches():
             moved = [event for event in batch if progress.take(event)]
             outcome = batch.pop() if batch[-1]["event"] == "exit" else None
-            sequence = await store.append_events(job.id, sequence, batch)
+            sequence = await patiently(partial(store.append_events, job.id, sequence, batch))
             if moved:
                 percent = max(job.progress, progress.percent)
-                await store.save_progress(job, percent, progress.step)
+                await patiently(partial(store.save_progress, job, percent, progress.step))
             if outcome is not None:
                 return outcome
     finally:
         watcher.cancel()
         await run.end()
     return {"event": "exit", "rc": run.returncode, "status": "killed"}
+
+
+async def _repeat_while_away(work: Callable[[], Awaitable[T]], give_up: asyncio.Event) -> T:
+    """Return what `work` returns, which is repeated while the database is away."""
+    while True:
+        try:
+            return await work()
+        except DatabaseAway as error:
+            if give_up.is_set():
+                raise
+            log.warning("trying again: %s", error.message)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(give_up.wait(), RETRY_SECONDS)
 
 
 async def _end_when_asked(run: runner.Run, give_up: asyncio.Event) -> None:

@@ -11,9 +11,9 @@ from virtplay.actions import ABSENT, RULES, Action
 from virtplay.errors import Conflict
 from virtplay.jobs.progress import Progress
 from virtplay.metrics.service_series import count_job
-from virtplay.states import JobStatus, SnapshotOrigin, SnapshotStatus, VmStatus
+from virtplay.states import FINISHED_JOB, JobStatus, SnapshotOrigin, SnapshotStatus, VmStatus
 from virtplay.store import jobs as store
-from virtplay.store.database import transaction
+from virtplay.store.database import DatabaseAway, transaction
 from virtplay.store.domains import UNREADABLE, follow_domain
 from virtplay.store.models import Job, Vm
 from virtplay.store.snapshots import (
@@ -56,23 +56,36 @@ async def conclude(
             fresh = await store.get_job(job.id)
             if fresh is None or fresh.generation != job.generation:
                 raise Conflict(f"cannot finish {job.ref}: another worker has leased it")
-            followers = await finish(fresh, progress, outcome)
+            if fresh.status in FINISHED_JOB:
+                # Written before, without a response; the dispatcher finds what waited for it.
+                followers = []
+            else:
+                followers = await finish(fresh, progress, outcome)
         except Conflict:
             raise
         except UNREADABLE as error:
-            if progress.error is not None:
+            if progress.result is None:
                 raise
             log.exception("cannot read the result of %s", job.ref)
-            progress.error = internal_error(job, progress, error)
-        except Exception:
+            progress.result = None
+            progress.error = progress.error or internal_error(job, progress, error)
+        except DatabaseAway as error:
+            log.warning("cannot write the outcome of %s, trying again: %s", job.ref, error.message)
+            await _wait_or_raise(error, give_up)
+        except Exception as error:
             log.exception("cannot write the outcome of %s; trying again", job.ref)
-            if give_up.is_set():
-                raise
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(give_up.wait(), RETRY_SECONDS)
+            await _wait_or_raise(error, give_up)
         else:
             count_ended(fresh)
             return followers
+
+
+async def _wait_or_raise(error: Exception, give_up: asyncio.Event) -> None:
+    """Wait before the next attempt; raise `error` if the service stops."""
+    if give_up.is_set():
+        raise error
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(give_up.wait(), RETRY_SECONDS)
 
 
 def count_ended(job: Job) -> None:
@@ -94,8 +107,6 @@ async def finish(job: Job, progress: Progress, exit_event: Mapping[str, Any] | N
         log.warning("%s failed: %s", job.ref, error["message"])
     async with transaction():
         vm = await lock_vm(job.vm_id)
-        if vm is None and job.locks:
-            raise Conflict(f"cannot finish {job.ref}: VM {job.vm_ref} is gone")
         waiting = await store.waiting_job(vm.id) if vm and job.locks else None
         await store.move(
             job,

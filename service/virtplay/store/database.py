@@ -9,15 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from tortoise import Model, Tortoise
+from tortoise.backends.base.config_generator import expand_db_url
 from tortoise.exceptions import BaseORMException as DatabaseError
 from tortoise.migrations.api.migrate import migrate
 from tortoise.transactions import in_transaction
 
 from virtplay.errors import CannotStart
+from virtplay.store.availability import DatabaseAway
 
-__all__ = ["DatabaseError", "close_database", "fit", "is_sqlite", "open_database", "transaction"]
+__all__ = [
+    "DatabaseAway",
+    "DatabaseError",
+    "close_database",
+    "fit",
+    "is_sqlite",
+    "open_database",
+    "transaction",
+]
 
 BUSY_TIMEOUT_MS = 30_000
+CONNECT_SECONDS = 10.0
+COMMAND_SECONDS = 60.0
+"""A PostgreSQL that does not respond to a query for so long is not available; migrations wait."""
 
 
 def tortoise_config(url: str) -> dict[str, Any]:
@@ -25,7 +38,7 @@ def tortoise_config(url: str) -> dict[str, Any]:
     if url.startswith("sqlite://"):
         path = Path(url.removeprefix("sqlite://"))
         connection: Any = {
-            "engine": "tortoise.backends.sqlite",
+            "engine": "virtplay.store.sqlite",
             "credentials": {
                 "file_path": str(path),
                 "busy_timeout": BUSY_TIMEOUT_MS,
@@ -34,7 +47,9 @@ def tortoise_config(url: str) -> dict[str, Any]:
             },
         }
     elif url.startswith(("postgres://", "postgresql://", "asyncpg://")):
-        connection = "asyncpg://" + url.split("://", 1)[1]
+        connection = expand_db_url("asyncpg://" + url.split("://", 1)[1])
+        connection["engine"] = "virtplay.store.postgres"
+        connection["credentials"] = {"timeout": CONNECT_SECONDS, **connection["credentials"]}
     else:
         scheme = url.split("://", 1)[0]
         raise CannotStart(
@@ -75,6 +90,10 @@ async def open_database(url: str) -> None:
         if url.startswith("sqlite://"):
             await asyncio.to_thread(_make_private, Path(url.removeprefix("sqlite://")))
         await migrate(config=config)
+        if not url.startswith("sqlite://"):
+            config["connections"]["default"]["credentials"].setdefault(
+                "command_timeout", COMMAND_SECONDS
+            )
         # Sanic runs its listeners and handlers in tasks whose context is not this one's:
         # https://github.com/tortoise/tortoise-orm/pull/2090
         await Tortoise.init(config=config, _enable_global_fallback=True)
@@ -113,48 +132,15 @@ def is_sqlite() -> bool:
     return bool(Tortoise.get_connection("default").capabilities.dialect == "sqlite")
 
 
-class _Transaction:
-    """Tortoise's transaction, which gives the connection back also when its begin is cancelled.
-
-    Tortoise 1.1.9 keeps it then, in a transaction that nobody ends: on SQLite every later
-    statement waits for ever, on PostgreSQL the pool has one connection less.
-    """
-
-    def __init__(self) -> None:
-        self._context = in_transaction("default")
-
-    async def __aenter__(self) -> Any:
-        try:
-            return await self._context.__aenter__()
-        except BaseException as error:
-            # Tortoise sets the token when it has the connection.
-            if hasattr(self._context, "token"):
-                # A transaction that has not begun cannot be rolled back, which is an error of its
-                # own on PostgreSQL; the connection is given back nevertheless.
-                with contextlib.suppress(Exception):
-                    await self._context.__aexit__(type(error), error, error.__traceback__)
-            raise
-
-    async def __aexit__(self, *error: Any) -> None:
-        await self._context.__aexit__(*error)
-
-
 @asynccontextmanager
 async def transaction(exclusive: str | None = None) -> AsyncIterator[None]:
     """Begin a write transaction; the end of the block commits it, an exception rolls it back.
 
-    SQLite: a deferred BEGIN fails with "database is locked" when another process writes between
-    its first read and its first write, whatever the busy timeout. So the transaction begins with
-    BEGIN IMMEDIATE, for which Tortoise has no option:
-    https://github.com/tortoise/tortoise-orm/issues/1675
     PostgreSQL: `exclusive` names an advisory lock that is held until the end, for decisions that
-    read many rows (placement).
+    read many rows (placement). SQLite: every transaction holds the write lock from its begin on.
     """
-    async with _Transaction() as connection:
-        if connection.capabilities.dialect == "sqlite":
-            await connection.execute_query("ROLLBACK")
-            await connection.execute_query("BEGIN IMMEDIATE")
-        elif exclusive is not None:
+    async with in_transaction("default") as connection:
+        if exclusive is not None and connection.capabilities.dialect != "sqlite":
             await connection.execute_query(
                 "SELECT pg_advisory_xact_lock(hashtext($1))", [f"virtplay.{exclusive}"]
             )

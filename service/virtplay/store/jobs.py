@@ -109,8 +109,8 @@ async def move(job: Job, new: JobStatus, **values: Any) -> None:
         setattr(job, key, value)
 
 
-async def lease_job(job: Job, vm: Vm, worker: str) -> bool:
-    """Lease a queued job to `worker`; return False when another process was faster.
+async def lease_job(job: Job, vm: Vm, holder: str) -> bool:
+    """Lease a queued job to `holder`; return False when another process was faster.
 
     The caller has locked the row of `vm`, the job's VM. The VM's generation rises, and the job
     runs with it. A job that does not hold its VM gets no generation, which would make the host
@@ -125,7 +125,7 @@ async def lease_job(job: Job, vm: Vm, worker: str) -> bool:
         await vm.save(update_fields=["generation"])
         await Job.filter(id=job.id, status=JobStatus.QUEUED).update(generation=vm.generation)
         job.generation = vm.generation
-    await move(job, JobStatus.RUNNING, leased_by=worker, started_at=datetime.now(UTC))
+    await move(job, JobStatus.RUNNING, leased_by=holder, started_at=datetime.now(UTC))
     return True
 
 
@@ -208,6 +208,13 @@ async def unfinished_jobs() -> list[Job]:
     return await jobs.order_by("id")
 
 
+async def ready_jobs() -> list[tuple[int, bool, str]]:
+    """Return number, `locks` and host of every queued job that waits for no other, in order."""
+    jobs = Job.filter(status=JobStatus.QUEUED, after_id=None).exclude(origin=JobOrigin.SHELL)
+    rows = await jobs.order_by("id").values_list("id", "locks", "host")
+    return [(int(job_id), bool(locks), host or "") for job_id, locks, host in rows]
+
+
 async def deleted_since(moment: datetime) -> set[uuid.UUID]:
     """Return the UUIDs of the VMs that jobs have deleted since `moment`."""
     jobs = (
@@ -248,7 +255,10 @@ async def usual_seconds(action: str) -> float | None:
 
 
 async def append_events(job_id: int, first: int, events: Iterable[Mapping[str, Any]]) -> int:
-    """Append runner events from sequence number `first` on; return the next number."""
+    """Append runner events from sequence number `first` on; return the next number.
+
+    Events that are there already stay: the response to their INSERT may have been lost.
+    """
     rows = [
         JobEvent(
             job_id=job_id,
@@ -261,7 +271,7 @@ async def append_events(job_id: int, first: int, events: Iterable[Mapping[str, A
         for number, event in enumerate(events, start=first)
     ]
     if rows:
-        await JobEvent.bulk_create(rows)
+        await JobEvent.bulk_create(rows, ignore_conflicts=True)
     return first + len(rows)
 
 

@@ -129,7 +129,7 @@ class Job(Model):
     """The number of the unfinished creation that this start waits for."""
     generation = fields.IntField(default=0)
     leased_by = fields.CharField(max_length=128, default="")
-    """host:pid of the worker that runs the job; nothing reads it yet."""
+    """The holder of the lease, host:pid:random, which recognises a lease by it."""
     origin: Any = fields.CharEnumField(JobOrigin, max_length=16, default=JobOrigin.API)
     created_at = fields.DatetimeField(auto_now_add=True)
     started_at = fields.DatetimeField(null=True)

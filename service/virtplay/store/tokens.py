@@ -1,5 +1,6 @@
 """Store: API tokens, of which only the SHA-256 is stored."""
 
+import contextlib
 import hashlib
 import hmac
 import secrets
@@ -9,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from tortoise.exceptions import IntegrityError
 
 from virtplay.errors import ValidationFailed
+from virtplay.store.database import DatabaseAway
 from virtplay.store.models import Token
 
 USED_EVERY = timedelta(minutes=1)
@@ -42,7 +44,9 @@ async def check_token(text: str) -> Token | None:
     if token.revoked_at is not None or (token.expires_at is not None and token.expires_at <= now):
         return None
     if token.last_used_at is None or now - token.last_used_at > USED_EVERY:
-        await Token.filter(id=token.id).update(last_used_at=now)
+        # A full disk or a locked database must not prevent a read.
+        with contextlib.suppress(DatabaseAway):
+            await Token.filter(id=token.id).update(last_used_at=now)
     return token
 
 

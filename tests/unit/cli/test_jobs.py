@@ -108,6 +108,38 @@ def test_service_that_is_away_for_a_moment_is_waited_for(
     assert "waiting for the service" in result.out
 
 
+def test_service_without_its_database_is_waited_for(
+    service: FakeService, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = errors.DatabaseNotAvailable("it is restarted")
+    dumps = [job.model_dump(mode="json") for job in (make_job(), make_succeeded())]
+    service.reply("POST", "/vms/vm-001/start", make_accepted())
+    service.reply("GET", "/jobs/job-000012", away, dumps[0], away, away, dumps[1])
+    result = run("vm", "start", "vm-001")
+    assert (result.status, result.err) == (0, "")
+    assert "waiting for the service" in result.out
+
+    monkeypatch.setattr(following, "PATIENCE_SECONDS", 0.0)
+    service.reply("GET", "/jobs/job-000012", dumps[0], dumps[0], away)
+    result = run("job", "watch", "job-000012")
+    assert result.status == 1
+    assert result.err == (
+        "virtplay: cannot use the database of the service: it is restarted; try again"
+        " (DATABASE_NOT_AVAILABLE)\n"
+    )
+
+
+def test_change_that_the_database_may_have_made_says_so(service: FakeService, run: Run) -> None:
+    unknown = errors.DatabaseNotAvailable("the connection was closed", outcome_unknown=True)
+    service.reply("POST", "/vms/vm-001/start", unknown)
+    result = run("vm", "start", "vm-001")
+    assert result.status == 1
+    assert result.err == (
+        "virtplay: cannot use the database of the service: the connection was closed; the change"
+        " may have been made: check it (DATABASE_NOT_AVAILABLE)\n"
+    )
+
+
 def test_watch_of_unknown_jobs(service: FakeService, run: Run) -> None:
     service.reply("GET", "/jobs/job-000099", errors.JobNotFound("cannot find job job-000099"))
     result = run("job", "watch", "job-000099")

@@ -31,6 +31,7 @@ STATUSES = {
     "RATE_LIMITED": 429,
     "HOST_UNREACHABLE": 503,
     "HISTORY_NOT_AVAILABLE": 503,
+    "DATABASE_NOT_AVAILABLE": 503,
     "INTERNAL_ERROR": 500,
 }
 """Every code of the API and its HTTP status."""

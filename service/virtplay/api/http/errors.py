@@ -1,5 +1,6 @@
 """Turns every exception raised during a request into an error response."""
 
+import errno
 import logging
 import secrets
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from virtplay.logs import request_id
 
 log = logging.getLogger("virtplay.api.http.errors")
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 BODY_LIMIT = 1024 * 1024
 """The largest body of a request, in bytes."""
 
@@ -40,7 +42,7 @@ class EnvelopeErrors(ErrorHandler):
             request_id.set(secrets.token_hex(8))  # the request failed before its middleware ran
         error = self._as_error(request, exception)
         headers = {}
-        if isinstance(error, errors.RateLimited):
+        if isinstance(error, errors.RateLimited | errors.DatabaseNotAvailable):
             headers["Retry-After"] = str(error.details["retryAfter"])
         if isinstance(error, errors.Unauthorized):
             headers["WWW-Authenticate"] = "Bearer"
@@ -50,6 +52,14 @@ class EnvelopeErrors(ErrorHandler):
 
     def _as_error(self, request: Request | None, exception: Exception) -> errors.VirtplayError:
         match exception:
+            case errors.DatabaseNotAvailable():
+                log.warning("request %s: %s", request_id.get(), exception.message)
+                return exception
+            case OSError() if exception.errno in FULL:
+                # The directory of a job could not be written; its transaction was undone.
+                log.warning("request %s: %s", request_id.get(), exception)
+                reason = str(exception.strerror).lower()
+                return errors.DatabaseNotAvailable(reason, what="the state directory")
             case errors.VirtplayError() if not isinstance(exception, errors.Conflict):
                 return exception
             case PathNotFound():
