@@ -66,7 +66,7 @@ RULES: dict[Action, ActionRules] = {
         VmStatus.STOPPING, frozenset({"stopped"}), tasks=2, time_limit=3900
     ),
     Action.VM_RESTART: ActionRules(
-        VmStatus.RESTARTING, frozenset({"running"}), tasks=2, time_limit=3900, repeatable=False
+        VmStatus.RESTARTING, frozenset({"running"}), tasks=2, time_limit=3900
     ),
     Action.VM_PAUSE: ActionRules(VmStatus.PAUSING, frozenset({"paused"}), tasks=2, time_limit=300),
     Action.VM_RESUME: ActionRules(

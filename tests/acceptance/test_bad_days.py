@@ -200,6 +200,34 @@ def test_killed_service_in_the_middle_of_a_stop(cold_service: Service, api: Api,
     assert no_job_is_left(api)
 
 
+def starts(host: Host, vm: str) -> int:
+    """How often libvirt has started a QEMU for a VM, by its log."""
+    log = str(host.run("cat", f"/var/log/libvirt/qemu/{vm}.log").stdout)
+    return log.count(": starting up libvirt version")
+
+
+def test_killed_service_in_the_middle_of_a_restart(
+    cold_service: Service, api: Api, one: Host
+) -> None:
+    vm = api.create(host=one.name, autoStart=True)
+    booted(one, vm["id"])
+    before = starts(one, vm["id"])
+    # Killed once before the guest goes down, and once when it may be down or up again.
+    one.freeze(vm["id"])
+    restart = api.send("POST", f"/vms/{vm['id']}/restart")
+    wait_for("the play", lambda: api.job(restart["jobId"])["progress"] > 0, 30)
+    cold_service.kill()
+    one.thaw(vm["id"])
+    cold_service.start()
+    wait_for("the repetition", lambda: api.job(restart["jobId"])["progress"] > 0, 60)
+    cold_service.kill()
+    cold_service.start()
+    assert api.ended(restart["jobId"])["status"] == "succeeded"
+    assert power(one, vm["id"]) == "running"
+    assert starts(one, vm["id"]) == before + 1
+    assert no_job_is_left(api)
+
+
 def no_job_is_left(api: Api) -> bool:
     return all(
         api.get(f"/jobs?status={status}")["pagination"]["total"] == 0

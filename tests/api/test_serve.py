@@ -178,14 +178,35 @@ def test_killed_in_the_middle_of_a_job_and_started_again(server: Server) -> None
     assert calls[0]["generation"] < calls[1]["generation"]
     assert server.finish(start["jobId"])["status"] == "succeeded"
     assert server.finish(queued["jobId"])["status"] == "succeeded"
-    lost = server.finish(restart["jobId"])
-    assert (lost["status"], lost["error"]["code"]) == ("lost", "INTERNAL_ERROR")
+    assert server.finish(restart["jobId"])["status"] == "succeeded"
+    assert server.get(f"/vms/{running['id']}")["startedAt"] == "2026-11-22T13:31:00Z"
     wait_for(lambda: {vm["status"] for vm in server.get("/vms")["vms"]} <= {"running", "stopped"})
     assert server.get(f"/vms/{data['id']}")["status"] == "running"
     assert len(server.host.domains()) == 3
     log = server.client.get(f"/jobs/{data['jobId']}/log").text
     assert log.count("PLAY [") == 2
     assert server.end(signal.SIGTERM) == 0
+
+
+@only_sqlite
+@pytest.mark.usefixtures("cold_ansible")
+def test_a_restart_whose_result_a_kill_loses_is_done_once(server: Server) -> None:
+    server.start()
+    vm = server.post("/vms", {**BODY, "autoStart": True})
+    assert server.finish(vm["jobId"])["status"] == "succeeded"
+    gate = server.host.hold("restart")
+    restart = server.post(f"/vms/{vm['id']}/restart")
+    wait_for(lambda: server.host.calls("restart"))
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)  # it cannot write the result
+    gate.unlink()
+    wait_for(lambda: "restart" in server.host.read()["done"])
+    server.end(signal.SIGKILL)
+    server.start()
+    job = server.finish(restart["jobId"])
+    assert (job["status"], job["attempt"], job["changed"]) == ("succeeded", 2, True)
+    assert len(server.host.calls("restart")) == 2
+    assert server.get(f"/vms/{vm['id']}")["startedAt"] == "2026-11-22T13:31:00Z"
 
 
 @pytest.mark.usefixtures("cold_ansible")

@@ -500,6 +500,10 @@ async def test_an_empty_database_gives_no_job_a_number_that_hosts_remember(
     assert 42 < number < 50
     await service.see("kvm1", domains=[one, two, three])
     assert int((await take(service, "vm-003"))["jobId"].removeprefix("job-")) > 50
+    # The restart of a foreign domain, which has no metadata of ours.
+    four = foreign_domain("four", restart_job="job-000060")
+    await service.see("kvm1", domains=[one, two, three, four])
+    assert int((await take(service, "vm-004"))["jobId"].removeprefix("job-")) > 60
 
 
 async def test_an_observation_leaves_the_snapshots_of_a_busy_vm_alone(service: Service) -> None:

@@ -29,13 +29,18 @@ def main() -> None:
     json.dump([run(module, *each) for each in asked["runs"]], sys.stdout)
 
 
+STEPS = ("fsFreeze", "fsThaw", "snapshotCreateXML", "revertToSnapshot", "setMetadata")
+POWER_STEPS = ("shutdownFlags", "destroy", "create", "reset", "resume", "setMetadata")
+
+
 def run(module: Any, arguments: dict[str, Any], crash_after: int) -> Any:
     """Run the module in a process of its own; return its result, or None if it has crashed."""
     with tempfile.TemporaryFile("w+") as said:
         child = os.fork()
         if child == 0:
             os.dup2(said.fileno(), 1)
-            watch_steps(crash_after)
+            is_domain = module.__name__.endswith(".domain")
+            watch_steps(crash_after, POWER_STEPS if is_domain else STEPS)
             from ansible.module_utils import basic
 
             basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode()
@@ -48,7 +53,7 @@ def run(module: Any, arguments: dict[str, Any], crash_after: int) -> Any:
         return json.load(said)
 
 
-def watch_steps(crash_after: int) -> None:
+def watch_steps(crash_after: int, steps: tuple[str, ...]) -> None:
     """End this process right after the step with that number; a step changes something."""
     import libvirt
     from ansible_collections.virtplay.libvirt.plugins.module_utils.lock.fence import Fence
@@ -69,7 +74,7 @@ def watch_steps(crash_after: int) -> None:
         setattr(owner, name, call)
 
     watch(Fence, "remember")
-    for name in ("fsFreeze", "fsThaw", "snapshotCreateXML", "revertToSnapshot", "setMetadata"):
+    for name in steps:
         watch(libvirt.virDomain, name)
     watch(libvirt.virDomainSnapshot, "delete")
 

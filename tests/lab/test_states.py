@@ -11,7 +11,7 @@ import pytest
 
 from lab import Host, Lab
 from tests.acceptance.service import wait_for
-from tests.lab.modules import run_module
+from tests.lab.modules import run_module, run_modules
 from tests.lab.plays import IMAGES
 
 pytestmark = [
@@ -196,6 +196,40 @@ def test_checkpoints_prevent_a_restore_before_the_guest_is_ended(domain: Domain)
     assert "disk vda has dirty bitmaps (c1)" in refused["msg"]
     domain.host.run("qemu-img", "bitmap", "--remove", domain.image, "c1")
     assert not domain.snapshot(snapshot="off", state="restored").get("failed")
+
+
+def starts(domain: Domain) -> int:
+    """How often libvirt has started a QEMU for the domain, by its log."""
+    log = domain.host.run("cat", f"/var/log/libvirt/qemu/{domain.uuid}.log").stdout
+    return str(log).count(": starting up libvirt version")
+
+
+def test_restart_that_crashes_at_any_step_is_done_once(domain: Domain) -> None:
+    domain.act(state="running")
+    steps = 0
+    while True:
+        before = starts(domain)
+        run = {"uuid": domain.uuid, "state": "restarted", "force": True, "job": f"job-{steps}"}
+        crashed, completed, again = run_modules(
+            domain.host,
+            ({**run, "generation": 3 * steps + 1}, steps + 1),
+            ({**run, "generation": 3 * steps + 2}, 0),
+            # The service has died before it could read the result.
+            ({**run, "generation": 3 * steps + 3}, 0),
+            module="domain",
+        )
+        assert starts(domain) == before + 1, steps
+        for each in (completed, again):
+            assert each is not None
+            assert told(each) == {"state": ("live", True)}, steps
+            assert each["domain"]["state"] == "running"
+        if crashed is not None:
+            break
+        steps += 1
+    assert steps >= 4
+    domain.act(state="restarted", force=True)
+    domain.act(state="restarted", force=True)
+    assert starts(domain) == before + 3, "by hand each run restarts it"
 
 
 def test_transient_domain_is_never_stopped_for_a_restart(small_host: Host) -> None:

@@ -39,7 +39,10 @@ CHOICES = {
 }
 FREE = ("before", "after", "labels")
 """Keys whose values have a type of their own each time."""
-SOMETIMES = ("pending", "filesystems", "generation", "addresses", "stats", "stuck", "metadata")
+SOMETIMES = (
+    *("pending", "filesystems", "generation", "restart_job", "addresses", "stats", "stuck"),
+    "metadata",
+)
 """Keys of an observed domain that not each has."""
 PARTIAL = ("pending", "stats")
 """Keys whose values hold only some of what the sample holds."""

@@ -180,7 +180,8 @@ async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now:
     await store.save_vm(vm, error=error_of(vm.ref, domain))
     snapshots = domain.get("snapshots") or ()
     await snapshot_store.follow_snapshots(vm, snapshots, ())
-    await job_store.pass_over_jobs([metadata.get("job"), *(one.get("job") for one in snapshots)])
+    remembered = [metadata.get("job"), domain.get("restart_job")]
+    await job_store.pass_over_jobs([*remembered, *(one.get("job") for one in snapshots)])
     log.info("found domain %s on %s: it is VM %s", domain["name"], host.name, vm.ref)
     await job_store.write_audit(actor="observation", action="vm_found", vm_ref=vm.ref)
 

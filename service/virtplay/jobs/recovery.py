@@ -32,8 +32,8 @@ UNKNOWN_END = {"code": "INTERNAL_ERROR"}
 async def recover(settings: Settings) -> list[int]:
     """Recover the unfinished jobs of an earlier process; return the ids of those that may run now.
 
-    Repeatable jobs are queued again, to run with a higher generation. A restart is not repeatable,
-    as the guest may have restarted already. Call this before the first job process is started.
+    Repeatable jobs are queued again, to run with a higher generation. Call this before the first
+    job process is started.
     """
     # Job processes end with their service, but not those whose job process was killed with it.
     # They must not act any more for a job that ends as lost, or waits for its turn.

@@ -41,7 +41,8 @@ async def create_job(**values: Any) -> Job:
 async def pass_over_jobs(refs: Iterable[object]) -> None:
     """Give new jobs higher numbers than these, which a host recorded for an earlier database.
 
-    The host would mistake a new job for the old one, whose snapshot it has already restored.
+    The host would mistake a new job for the old one, whose snapshot it has already restored, or
+    which has already restarted the VM.
     """
     found = [match for ref in refs if (match := REMEMBERED.fullmatch(str(ref or "")))]
     number = max((int(match[1]) for match in found), default=0)

@@ -194,6 +194,21 @@ def plug(card: dict[str, Any], wanted: dict[str, Any], *, active: bool) -> list[
     return changes
 
 
+def note_restart(content: dict[str, Any], given: dict[str, Any]) -> None:
+    """Note the QEMU that a job's restart is to end, unless the same job has noted it before."""
+    notes = content.setdefault("restarts", {})
+    domain = content["domains"].get(given["uuid"])
+    if domain and given.get("job") and notes.get(given["uuid"], {}).get("job") != given["job"]:
+        notes[given["uuid"]] = {"job": given["job"], "started_at": domain["started_at"]}
+
+
+def is_restarted(content: dict[str, Any], given: dict[str, Any]) -> bool:
+    """Whether the QEMU that the job noted has ended, and another one runs."""
+    note = content.get("restarts", {}).get(given["uuid"])
+    now = content["domains"][given["uuid"]]["started_at"]
+    return bool(note and note["job"] == given.get("job") and now not in (None, note["started_at"]))
+
+
 def act(
     content: dict[str, Any], action: str, given: dict[str, Any]
 ) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
@@ -213,6 +228,8 @@ def act(
     if action == "update":
         return domain, update(domain, given)
     before, after = domain["state"], STATES[action]
+    if action == "restart" and is_restarted(content, given):
+        return domain, [change("state", "running", "restarted", "live")]
     if action == "stop" and given.get("force") and domain["has_managed_save"]:
         domain.update(has_managed_save=False, state_reason="unknown")
         return domain, [change("has_managed_save", True, False, "offline", destroys=True)]
@@ -223,7 +240,10 @@ def act(
         domain.update(has_managed_save=False, state_reason="restored")
     if "stopped" in (before, after) or action == "restart":
         domain.update(domain.pop("pending", {}))
-        domain["started_at"] = "2026-11-22T13:31:00.000Z" if after == "running" else None
+        # Each QEMU of the domain starts a minute after the one before.
+        qemus = content.setdefault("qemus", {})
+        minute = qemus[given["uuid"]] = qemus.get(given["uuid"], 30) + 1
+        domain["started_at"] = f"2026-11-22T13:{minute}:00.000Z" if after == "running" else None
     shown = "restarted" if action == "restart" else after
     return domain, [change("state", before, shown, "live", destroys=bool(given.get("force")))]
 
@@ -243,6 +263,8 @@ def main() -> None:
     given = module.params["given"]
     with hypervisor(path) as content:
         content["calls"].append({"action": action, "given": given, "pid": os.getpid()})
+        if action == "restart":
+            note_restart(content, given)
         order = content["orders"].get(action) or {}
     deadline = time.monotonic() + 600
     while order.get("hold") and Path(order["hold"]).exists() and time.monotonic() < deadline:

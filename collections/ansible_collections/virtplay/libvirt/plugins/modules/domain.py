@@ -40,7 +40,8 @@ options:
       - V(stopped) shuts the guest down, or powers the domain off if O(force) is set. A domain that
         does not exist is created and not started if options for that are set.
       - V(restarted) stops and starts the domain, so that pending changes take effect. A transient
-        domain, of which libvirt would keep nothing, is reset instead, which requires O(force).
+        domain, of which libvirt would keep nothing, is reset instead, which requires O(force). With
+        the O(job) of an earlier run that died in the middle, only what is left is done.
       - V(paused) suspends the domain's CPUs, and V(resumed) resumes them.
     type: str
     choices: [present, absent, running, stopped, restarted, paused, resumed]

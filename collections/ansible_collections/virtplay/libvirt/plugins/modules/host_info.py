@@ -168,6 +168,8 @@ host_info:
         - O(ignore:stats) of a stopped domain contains only the sizes of its disks.
         - O(ignore:disk_errors) has the disks whose errors made QEMU pause the guest, as target and
           error, if there are any.
+        - O(ignore:restart_job) is the last job that has restarted the domain, null if the host
+          remembers none.
         - O(ignore:stuck) is true if the QEMU process did not respond. O(ignore:unreadable) is the
           reason why the definition of a domain that Virtplay did not create could not be read.
         - O(ignore:interfaces) lists cards of all of libvirt's types. O(ignore:source) is a network,
@@ -189,6 +191,7 @@ host_info:
           persistent: true
           stuck: false
           generation: 3
+          restart_job: job-000001
           pending:
             memory: 1024
           autostart: true

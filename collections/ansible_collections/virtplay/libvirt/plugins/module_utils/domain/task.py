@@ -34,6 +34,7 @@ from .plan import (
     plan_update,
 )
 from .power import WATCH_SECONDS, run_steps, seconds_to_watch
+from .restart import begun_restart, note_reset, note_restart, noted_changes, plan_rest
 from .view import describe, view_domain
 from .xml import NAMESPACE, list_start_files, normalize, parse_domain
 
@@ -223,8 +224,7 @@ class DomainTask:
 
     def _update(self, dom: Any, current: Current) -> dict[str, Any]:
         plan = plan_update(current, self.params) if self._needs_whole() else None
-        force = self.params["force"]
-        steps = plan_power(current, self.wanted, force=force)
+        steps, power = self._plan_power(current)
         prepared = None
         if plan and plan.changes:
             from . import update  # noqa: PLC0415
@@ -234,7 +234,7 @@ class DomainTask:
         for warning in plan.warnings if plan else ():
             self.warn(warning)
         state, state_reason = after(current, steps)
-        changes += self._power_changes(current, steps, state)
+        changes += power
         before_xml = current.config_xml
         after_xml = prepared.xml if prepared else before_xml
         if Step.START in steps and {Step.SHUT_DOWN, Step.DESTROY} & {*steps}:
@@ -253,14 +253,27 @@ class DomainTask:
                 self.warn(reason)
             changes[: len(prepared.plan.changes)] = prepared.plan.changes
         if steps:
+            if self.wanted == Wanted.RESTARTED and not begun_restart(self.fence):
+                note_restart(self.fence, current, power)
             watch = seconds_to_watch(current, steps)
             run_steps(dom, steps, label=self.label, timeout=self.params["timeout"], watch=watch)
-            if not prepared:
-                note_job(dom, current, self.bookkeeping)
+            if Step.RESET in steps:
+                note_reset(self.fence)
+        if power and not prepared:
+            note_job(dom, current, self.bookkeeping)
         self.fence.note_complete([disk["path"] for disk in current.config["disks"]])
         if changes:
             current = self._view_again(dom, current)
         return self._result(describe(current), changes, before_xml, after_xml)
+
+    def _plan_power(self, current: Current) -> tuple[list[Step], list[Change]]:
+        """Return the power steps, and the changes that they, or a run that died, have made."""
+        force = self.params["force"]
+        begun = begun_restart(self.fence) if self.wanted == Wanted.RESTARTED else None
+        if begun:
+            return plan_rest(current, begun, force=force), noted_changes(begun)
+        steps = plan_power(current, self.wanted, force=force)
+        return steps, self._power_changes(current, steps, after(current, steps)[0])
 
     def _power_changes(
         self, current: Current, steps: Sequence[Step], state: DomainState

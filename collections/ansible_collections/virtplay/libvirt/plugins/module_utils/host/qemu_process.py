@@ -11,7 +11,7 @@ import datetime
 import os
 from pathlib import Path
 
-from .files import boot_time, read_stat
+from .files import PROC, boot_time, read_stat
 
 RUN_DIRECTORY = Path("/run/libvirt/qemu")
 
@@ -25,6 +25,17 @@ def started_at(name: str) -> str | None:
     if fields is None:
         return None
     return rfc3339(boot_time() + int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+
+
+def process_identity(name: str) -> str | None:
+    """Return what tells the QEMU of an active system domain from every other one; None without one.
+
+    It is its start time as the kernel counts it: setting the clock does not change it.
+    """
+    fields = _read_stat(name)
+    if fields is None:
+        return None
+    return f"{(PROC / 'sys/kernel/random/boot_id').read_text().strip()} {fields[19]}"
 
 
 def seems_stopped(name: str) -> bool:

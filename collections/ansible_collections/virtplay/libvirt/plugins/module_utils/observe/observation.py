@@ -274,8 +274,9 @@ def _find_domain(
         facts["unreadable"] = f"cannot read the definition of domain {handle.name()}: {error}"
     # The fence may record a higher generation than the metadata, which power actions do not update.
     metadata = facts.get("metadata") or {}
-    fenced = Fence(uuid, label=facts["name"]).recall().get("generation")
-    facts["generation"] = max(fenced or 0, metadata.get("generation") or 0)
+    fenced = Fence(uuid, label=facts["name"]).recall()
+    facts["generation"] = max(fenced.get("generation") or 0, metadata.get("generation") or 0)
+    facts["restart_job"] = (fenced.get("restart") or {}).get("job")
     facts["state"] = str(state)
     facts["state_reason"] = str(reason)
     facts["has_managed_save"] = uuid in saved
