@@ -370,6 +370,13 @@ def test_name_that_is_another_ones_number_is_refused(plan: Any) -> None:
     assert (code, "with that number" in message) == ("SNAPSHOT_NOT_POSSIBLE", True)
 
 
+def test_restore_of_a_name_that_an_image_contains_twice_is_refused() -> None:
+    seen = view(snapshot_xml("x"), images={"vda": image("x", "y", "x")})
+    code, message = refusal(lambda s, n: plan_restore(s, n, force=True), seen, "x")
+    assert (code, "several snapshots of that name" in message) == ("SNAPSHOT_NOT_POSSIBLE", True)
+    assert plan_deletion(seen, "x")
+
+
 def test_external_snapshot_is_left_to_virsh() -> None:
     xml = snapshot_xml("x").replace("'internal'", "'external'")
     for plan in (plan_deletion, lambda s, n: plan_restore(s, n, force=True)):

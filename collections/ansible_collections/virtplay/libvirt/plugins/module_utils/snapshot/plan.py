@@ -498,6 +498,13 @@ def _restore_obstacles(
         image = view.images.get(target)
         if target in view.images and image is not None and image.find(name) is None:
             reasons.append(f"disk {target} does not contain that snapshot any more")
+        if image is not None and len([s for s in image.snapshots if s.name == name]) > 1:
+            # libvirt adds one to a stopped domain's image whatever is in there, seen from 9.0 to
+            # 12.8; QEMU restores the first of that name, and libvirt knows the last.
+            reasons.append(
+                f"disk {target} contains several snapshots of that name, and QEMU would restore "
+                "the oldest; delete that with qemu-img snapshot -d while the VM is stopped"
+            )
         if target not in view.images:
             reasons.append(f"disk {target} was detached since")
     if then is not None:
