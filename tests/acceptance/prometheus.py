@@ -54,6 +54,10 @@ class Prometheus:
         found: list[dict[str, Any]] = self._ask("/targets", state="active")["activeTargets"]
         return found
 
+    def own(self) -> str:
+        """Return what the server counts of itself, in Prometheus's text format."""
+        return httpx.get(f"{self.url}/metrics", timeout=60).text
+
     def rules(self) -> list[dict[str, Any]]:
         """Return all rules, with their health."""
         return [rule for group in self._ask("/rules")["groups"] for rule in group["rules"]]
@@ -72,7 +76,7 @@ def make_token(service: Service, name: str) -> str:
 
 @contextlib.contextmanager
 def run_prometheus(directory: Path, shipped: str, service: Service) -> Iterator[Prometheus]:
-    """Run Debian's Prometheus with one of the project's configurations, faster, on the service."""
+    """Run the installed Prometheus with one of our configurations, faster, on the service."""
     text = (REPOSITORY / "prometheus" / shipped).read_text()
     for ours, here in (
         ("localhost:3000", f"127.0.0.1:{service.port}"),

@@ -1,9 +1,10 @@
-"""Acceptance tests: what Debian's Prometheus gets of the service, against what others measure."""
+"""Acceptance tests: what a Prometheus gets of the service, against what others measure."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import shutil
 import socket
 import sqlite3
@@ -42,6 +43,12 @@ MOVING = (
     "libvirt_domain_block_stats_",
     "libvirt_domain_interface_stats_",
 )
+
+REFUSED = re.compile(
+    r"prometheus_target_scrapes_(sample_(duplicate_timestamp|out_of_order|out_of_bounds)"
+    r"|exceeded_sample_limit)_total"
+)
+"""What a Prometheus counts of samples that it did not take, under the same names in 2 and 3."""
 
 
 @dataclass
@@ -264,6 +271,23 @@ def test_live_text_is_clean(site: Site) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_every_sample_of_a_scrape_is_kept(site: Site) -> None:
+    site.observed_anew()
+    (target,) = site.prometheus.targets()
+    assert (target["health"], target["lastError"]) == ("up", "")
+    scraped = site.prometheus.value("scrape_samples_scraped")
+    assert scraped > 100
+    assert site.prometheus.value("scrape_samples_post_metric_relabeling") == scraped
+    refused = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(site.prometheus.own())
+        for sample in family.samples
+        if REFUSED.fullmatch(sample.name)
+    }
+    assert len(refused) >= 3
+    assert not any(refused.values()), refused
 
 
 def test_rules_find_their_series(site: Site) -> None:
