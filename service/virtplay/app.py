@@ -66,6 +66,8 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         OAS=False,
         FALLBACK_ERROR_FORMAT="json",
         ACCESS_LOG=False,
+        # Python 3.14 calls deprecated how Sanic sets the event loop up; users can do nothing.
+        DEPRECATION_FILTER="ignore",
     )
     limit = LoginLimit(settings.login_failures)
     for number, route in enumerate(ROUTES):

@@ -347,6 +347,7 @@ def test_the_first_observation_waits_for_a_libvirt_that_has_just_started(server:
     log = server.log()
     assert "host kvm1: libvirt did not respond within 5.0 s; waiting for libvirt" in log
     assert "WARNING" not in log
+    assert "DeprecationWarning" not in log
     assert "ERROR" not in log
     # A host that stays silent is an error as before, once it has been waited for.
     server.host.order("observe", fail={"msg": "libvirt is gone"})

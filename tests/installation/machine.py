@@ -24,6 +24,9 @@ from typing import Self
 
 from lab.releases import RELEASES, Recipe, use_root, wanted_by_role
 
+PROJECT = Path(__file__).parents[2]
+PYTHONS = {"python3.11": "bookworm", "python3.13": "trixie", "python3.14": "forky"}
+"""The Debian release of a Python, as the library directory of a virtual environment names it."""
 BASE = ("systemd", "systemd-sysv", "dbus", "openssh-server", "openssh-client", "python3")
 
 
@@ -70,6 +73,16 @@ def find_cgroups() -> Path:
     raise MachineError("cannot run systemd in a namespace: there are no control groups version 2")
 
 
+def release_of(kind: str) -> str:
+    """The release for a kind if none is named: a service gets wheels for the Python of .venv."""
+    if kind != "service":
+        return "bookworm"
+    (python,) = [path.name for path in (PROJECT / ".venv/lib").glob("python3.*")] or ["no Python"]
+    if python not in PYTHONS:
+        raise MachineError(f"cannot install the service of .venv: no Debian release has {python}")
+    return PYTHONS[python]
+
+
 def recipe(kind: Kind, release: str) -> Recipe:
     """Return the recipe of a machine's file system."""
     hooks = []
@@ -88,11 +101,11 @@ class Machine:
         directory: Path,
         neighbour: str | None = None,
         kind: str = "service",
-        release: str = "bookworm",
+        release: str | None = None,
     ) -> None:
         self.directory = directory
         self.name = kind
-        self.release = release
+        self.release = release or release_of(kind)
         self.root = directory / "root"
         self.key = directory / "key"
         self.address = "127.0.0.1"
@@ -301,7 +314,7 @@ def main() -> None:
         "--beside", help="an address of a lab's host; default: this machine's network"
     )
     parser.add_argument("--kind", choices=KINDS, default="service")
-    parser.add_argument("--release", choices=RELEASES, default="bookworm")
+    parser.add_argument("--release", choices=RELEASES)
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     with Machine(given.directory, given.beside, given.kind, given.release) as machine:
