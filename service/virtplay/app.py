@@ -32,7 +32,6 @@ from virtplay.logs import request_id
 from virtplay.metrics.service_series import count_request
 from virtplay.settings import Settings
 from virtplay.states import HostStatus
-from virtplay.store.database import close_database
 from virtplay.store.tokens import count_tokens, create_token
 from virtplay.store.vms import list_hosts
 
@@ -201,7 +200,9 @@ async def _handle_stop_signals(app: Sanic[Any, Any]) -> None:
     assert start is not None
 
     async def stop_on_request() -> None:
-        await requested.wait()
+        reasons = {requested, app.ctx.background.claim_lost}
+        waits = [asyncio.create_task(reason.wait()) for reason in reasons]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.wait([start])
         while True:
             app.stop(terminate=False)
@@ -247,5 +248,13 @@ async def _stop(app: Sanic[Any, Any]) -> None:
         await background.stop()
 
 
-async def _close(_app: Sanic[Any, Any]) -> None:
-    await close_database()
+async def _close(app: Sanic[Any, Any]) -> None:
+    background: Background | None = getattr(app.ctx, "background", None)
+    if background is not None:
+        await background.close()
+
+
+def fault_of(app: Sanic[Any, Any]) -> str:
+    """Return why an application that has ended could not go on; empty if it was asked to end."""
+    background: Background | None = getattr(app.ctx, "background", None)
+    return background.claim.fault if background is not None else ""

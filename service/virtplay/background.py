@@ -17,6 +17,7 @@ from virtplay.jobs.recovery import recover
 from virtplay.jobs.reported import watch_reports
 from virtplay.services import Services, build_services
 from virtplay.settings import Settings
+from virtplay.store.claim import Claim, claim_of
 from virtplay.store.database import close_database, open_database
 from virtplay.store.jobs import forget_audit, forget_jobs
 from virtplay.store.tickets import forget_tickets
@@ -25,6 +26,7 @@ from virtplay.store.vms import renew_index, sync_hosts
 log = logging.getLogger("virtplay.background")
 
 UPKEEP_SECONDS = 600.0
+CLAIM_SECONDS = 5.0
 SWITCH_SECONDS = 0.001
 """How long a thread may hold the interpreter; Python's default of 5 ms delays the event loop."""
 
@@ -36,8 +38,11 @@ class Background:
     others are endless and are cancelled.
     """
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, claim: Claim) -> None:
         self.services = services
+        self.claim = claim
+        self.claim_lost = asyncio.Event()
+        """Another service runs the jobs of the database now: this one must end."""
         self._reload_asked = asyncio.Event()
         self._ending: list[asyncio.Task[None]] = []
         self._endless: list[asyncio.Task[None]] = []
@@ -62,6 +67,7 @@ class Background:
                 _restart_on_error(self._delete_expired, "the deletion of expired rows")
             ),
             asyncio.create_task(_restart_on_error(self._reload_when_asked, "the reload")),
+            asyncio.create_task(_restart_on_error(self._watch_claim, "the claim of the database")),
         ]
 
     async def stop(self) -> None:
@@ -91,6 +97,17 @@ class Background:
         services.exposition.keep(set(inventory.hosts))
         log.info("reloaded the inventory: %d hosts", len(inventory.hosts))
 
+    async def close(self) -> None:
+        """Close the database, and let another service have it."""
+        await close_database()
+        await self.claim.release()
+
+    async def _watch_claim(self) -> None:
+        """Take the claim again whenever it is lost, until another service has it."""
+        while await self.claim.holds():  # noqa: ASYNC110 - the other service tells nobody
+            await asyncio.sleep(CLAIM_SECONDS)
+        self.claim_lost.set()
+
     async def _reload_when_asked(self) -> None:
         """Reload on each request; requests that arrive during a reload lead to one more reload.
 
@@ -116,16 +133,20 @@ class Background:
 async def start_background(settings: Settings) -> Background:
     """Open the database, recover unfinished jobs of an earlier process, and start all tasks."""
     sys.setswitchinterval(SWITCH_SECONDS)
-    await open_database(settings.database)
+    claim = claim_of(settings.database)
+    # Before the database is migrated: another service may be using it.
+    await claim.take()
     try:
+        await open_database(settings.database)
         await renew_index()
-        background = Background(await build_services(settings))
+        background = Background(await build_services(settings, claim), claim)
         for job_id in await recover(settings):
             background.services.dispatcher.enqueue(job_id)
         background.run()
     except BaseException:
         # Nothing else closes it now, and an open database keeps the interpreter from exiting.
         await close_database()
+        await claim.release()
         raise
     return background
 

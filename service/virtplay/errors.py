@@ -208,6 +208,7 @@ class DatabaseNotAvailable(VirtplayError):
     def __init__(
         self, reason: str, *, what: str = "the database", outcome_unknown: bool = False
     ) -> None:
+        self.reason = reason
         doubt = "the change may have been made: check it" if outcome_unknown else "try again"
         super().__init__(
             f"cannot use {what} of the service: {reason}; {doubt}",

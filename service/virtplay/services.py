@@ -14,6 +14,7 @@ from virtplay.metrics.prometheus_history import PrometheusHistory
 from virtplay.settings import Settings
 from virtplay.snapshots.requests import Snapshots
 from virtplay.snapshots.schedules import Scheduler
+from virtplay.store.claim import Claim
 from virtplay.store.vms import sync_hosts
 from virtplay.vms import Vms
 
@@ -35,14 +36,14 @@ class Services:
     """The source of VMs' past usage: the history itself, or Prometheus."""
 
 
-async def build_services(settings: Settings) -> Services:
+async def build_services(settings: Settings, claim: Claim) -> Services:
     """Read the inventory, update the hosts' rows to it, and connect all objects.
 
     The database must be open. Raise CannotStart if the inventory cannot be read.
     """
     inventory = await load_inventory(settings)
     await sync_hosts(set(inventory.hosts))
-    dispatcher = LocalDispatcher(settings, partial(execute, settings))
+    dispatcher = LocalDispatcher(settings, partial(execute, settings), claim.holds)
     snapshots = Snapshots(settings, dispatcher)
     exposition = Exposition()
     history = History(settings)

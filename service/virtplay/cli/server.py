@@ -78,7 +78,7 @@ def serve(
     # Sanic 25.12 warns about a single process in production, which is intended here.
     os.environ["SANIC_IGNORE_PRODUCTION_WARNING"] = "true"
 
-    from virtplay.app import create_app  # noqa: PLC0415
+    from virtplay.app import create_app, fault_of  # noqa: PLC0415
     from virtplay.logs import set_up_logging  # noqa: PLC0415
 
     settings = load_settings(host=host, port=port, inventory=inventory)
@@ -98,6 +98,8 @@ def serve(
         raise CannotStart(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
         ) from error
+    if fault := fault_of(app):
+        raise CannotStart(fault)
 
 
 def _read_tls(settings: "Settings") -> ssl.SSLContext | None:

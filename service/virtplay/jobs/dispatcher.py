@@ -51,9 +51,13 @@ class LocalDispatcher:
     must not wait, least of all when all workers wait for guests that do not shut down.
     """
 
-    def __init__(self, settings: Settings, execute: Execute) -> None:
+    def __init__(
+        self, settings: Settings, execute: Execute, is_allowed: Callable[[], Awaitable[bool]]
+    ) -> None:
         self._settings = settings
         self._execute = execute
+        self._is_allowed = is_allowed
+        """Whether this service still runs the jobs of the database, and not another one."""
         self._running: dict[int, tuple[Lane, asyncio.Task[None]]] = {}
         self._failed: dict[int, float] = {}
         """Jobs that could not be started, and the monotonic time at which they are tried again."""
@@ -72,6 +76,11 @@ class LocalDispatcher:
         while not self._stopping:
             self._changed.clear()
             try:
+                if not await self._is_allowed():
+                    # The other service has taken over also the jobs that run here.
+                    self._stopping = True
+                    self._give_up.set()
+                    return
                 ready = await ready_jobs()
             except DatabaseAway as error:
                 if not away:

@@ -54,7 +54,11 @@ async def conclude(
     while True:
         try:
             fresh = await store.get_job(job.id)
-            if fresh is None or fresh.generation != job.generation:
+            # Another service may have taken it over, and queued it again under the same generation.
+            if fresh is None or (fresh.generation, fresh.leased_by) != (
+                job.generation,
+                job.leased_by,
+            ):
                 raise Conflict(f"cannot finish {job.ref}: another worker has leased it")
             if fresh.status in FINISHED_JOB:
                 # Written before, without a response; the dispatcher finds what waited for it.
