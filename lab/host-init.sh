@@ -108,6 +108,9 @@ else
   mount -t tmpfs -o mode=755 tmpfs /run
   mkdir -p /run/sshd /run/lock
   cd /
+  # Unmounted as well: libvirt does not start if /proc/mounts lists huge pages that are covered,
+  # and systemd mounts them below /dev.
+  ! mountpoint --quiet /dev || umount --lazy --recursive /dev
   mount --rbind "$own/dev" /dev
   mount --rbind "$own/etc" /etc
   if [[ "$own" == /var/* ]]; then mount --rbind "$own/root" /root; mount --rbind "$own/var" /var

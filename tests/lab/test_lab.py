@@ -98,9 +98,11 @@ def said_by(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
-def start(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.Popen[str]:
+def start(
+    *arguments: str, cwd: Path = REPOSITORY, through: Sequence[str] = ()
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "lab", *arguments],
+        [*through, sys.executable, "-m", "lab", *arguments],
         cwd=cwd,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -184,6 +186,24 @@ def test_hosts_see_the_project_wherever_it_lies(place: Path) -> None:
             process.terminate()
         assert process.returncode == 0
         assert program.exists()
+
+
+def test_hosts_start_on_a_machine_with_huge_pages(place: Path) -> None:
+    """As systemd mounts them, below /dev, of which the hosts have their own."""
+    mount = 'mount -t hugetlbfs none /dev/shm; exec "$@"'
+    through = ("unshare", "--mount", "sh", "-ec", mount, "sh")
+    arguments = ("up", "--bare", "--until-eof", "--hosts", "1", "--dir", str(place / "l"))
+    with start(*arguments, through=through) as process:
+        assert process.stdout
+        assert process.stdout.readline(), process.stderr and process.stderr.read()
+        directory = LabDirectory(place / "l")
+        record = directory.read_record()
+        assert record
+        host = Host(record.hosts[0], directory)
+        assert "hugetlbfs" not in host.run("cat", "/proc/mounts").stdout
+        host.run("virsh", "-c", "qemu:///system", "version")
+        process.terminate()
+    assert process.returncode == 0
 
 
 def test_cut_host_is_unreachable_until_mended(bare: Lab) -> None:
