@@ -50,9 +50,24 @@ def _methods_of(path: str) -> list[str]:
     )
 
 
+class Application(Sanic[Any, Any]):
+    """A Sanic application that completes its start before it stops.
+
+    Sanic 25.12 stops the event loop at a signal, also in the middle of the start. That raises, no
+    listener closes the database, and its thread keeps the process from ending.
+    """
+
+    def stop(self, terminate: bool = True, unregister: bool = False) -> None:
+        """Stop the server; before it has started, note that it is to stop."""
+        if getattr(self.ctx, "started", False):
+            super().stop(terminate, unregister)
+        else:
+            self.ctx.stop_requested = True
+
+
 def create_app(settings: Settings) -> Sanic[Any, Any]:
     """Create the Sanic application of the whole service, to be served by one process."""
-    app: Sanic[Any, Any] = Sanic(
+    app = Application(
         "virtplay", error_handler=EnvelopeErrors(_methods_of), configure_logging=False, dumps=None
     )
     app.config.update(
@@ -194,6 +209,7 @@ async def _handle_stop_signals(app: Sanic[Any, Any]) -> None:
     Seen with Sanic 25.12 and uvloop 0.23; no issue is known.
     """
     if threading.current_thread() is not threading.main_thread():
+        app.ctx.started = True
         return
     requested = asyncio.Event()
     start = asyncio.current_task()
@@ -204,6 +220,7 @@ async def _handle_stop_signals(app: Sanic[Any, Any]) -> None:
         waits = [asyncio.create_task(reason.wait()) for reason in reasons]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.wait([start])
+        app.ctx.started = True
         while True:
             app.stop(terminate=False)
             await asyncio.sleep(0.1)
@@ -211,6 +228,8 @@ async def _handle_stop_signals(app: Sanic[Any, Any]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(requested.set))
+    if getattr(app.ctx, "stop_requested", False):
+        requested.set()
     app.ctx.ending = asyncio.create_task(stop_on_request())
 
 

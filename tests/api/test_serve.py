@@ -235,6 +235,42 @@ def open_files(pid: int) -> dict[int, str]:
     return found
 
 
+STOPPED_IN_ITS_START = """
+import asyncio, os, signal
+from virtplay import app
+
+create_app = app.create_app
+
+def create(settings):
+    async def stop(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.2)
+
+    made = create_app(settings)
+    # As soon as Sanic has its own handlers of signals, and before ours are there.
+    made.register_listener(stop, "after_server_start", priority=1)
+    return made
+
+app.create_app = create
+from virtplay.cli.server import serve
+serve()
+"""
+
+
+@only_sqlite
+def test_sigterm_in_the_middle_of_its_start_ends_it(server: Server) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED_IN_ITS_START],
+        env=server.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert processes_of(server.mark) == {}
+
+
 @only_sqlite
 @pytest.mark.usefixtures("cold_ansible")
 def test_no_process_of_a_job_holds_a_descriptor_of_the_service(server: Server) -> None:
