@@ -7,7 +7,7 @@ from which the tables of docs/performance.md are written.
 import argparse
 import json
 
-from benchmarks import actions, console, history, observation, odd, scrape, vms
+from benchmarks import actions, console, crashes, history, observation, odd, scrape, vms
 from benchmarks.tables import keep, write_tables
 
 BENCHES = {
@@ -18,6 +18,7 @@ BENCHES = {
     "history": history.bench,
     "observation": observation.bench,
     "odd": odd.bench,
+    "crashes": crashes.bench,
 }
 
 

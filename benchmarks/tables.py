@@ -42,6 +42,8 @@ PAIRS = (
      "dead_s", "without it", "healthy_s"),
     ("observation with a silent agent", "one observation with a VM whose agent does not respond",
      "silent_s", "while it responds", "healthy_s"),
+    ("start after kill -9", "start of the service after kill -9 until it answers, 4 jobs running",
+     "killed_s", "after a stop without jobs", "cold_s"),
 )  # fmt: skip
 """Benchmark, what it measures, key, beside what, key; all in seconds."""
 SINGLES = (
@@ -56,6 +58,12 @@ SINGLES = (
      "round_cpu_s", "s"),
     ("observation of 50 hosts by the controller", "CPU of the controller to observe 50 hosts once",
      "round_cpu_s", "s"),
+    ("start after kill -9", "the longest of 100 such starts, of a usual one without jobs",
+     "longest_of_cold", ""),
+    ("jobs in a row", "memory of the service after 100 jobs", "rss_settled_mb", "MB"),
+    ("jobs in a row", "after 1,000 jobs", "rss_mb", "MB"),
+    ("jobs in a row", "open descriptors of the service after 100 jobs", "fds_settled", ""),
+    ("jobs in a row", "after 1,000 jobs", "fds", ""),
     ("idle", "share of one core, idle, with 2 hosts and 40 VMs", "share_of_a_core", ""),
 )  # fmt: skip
 """Benchmark, what it measures, key, unit."""

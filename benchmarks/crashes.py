@@ -1,0 +1,241 @@
+"""Benchmarks: how soon the service answers after kill -9, and what a thousand jobs leave in it.
+
+The hypervisors are the fake ones of the API tests, so that only the service and Ansible count.
+"""
+
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from benchmarks.measuring import NEVER, ORIGIN, PORT, ROOT, Figure
+from scripts.demo import start_service, stop_service, wait_ready
+from tests.api.fake_hosts import FakeHost
+from tests.warm.environment import Environment
+from tests.warm.hosts import warm_python
+
+KILLS = 100
+KILLS_PER_ROUND = 10
+COLD_PER_ROUND = 2
+JOBS = 1000
+VMS = 4
+SETTLED = 100
+"""Jobs after which the service has loaded what it needs."""
+POLL_SECONDS = 0.02
+WAIT_SECONDS = 300
+PROJECT = ROOT / "tests/api/project"
+COLD = Path("/usr/bin/python3")
+TOKEN = "t" * 40
+BODY = {"name": "bench", "template": "micro", "cpu": 1, "memory": 256, "disk": 1, "autoStart": True}
+ACTIONS = ("pause", "resume")
+
+
+class Site:
+    """The service on two fake hypervisors with running VMs, to be started and ended at will."""
+
+    def __init__(self, folder: Path, python: Path) -> None:
+        (folder / "hosts").mkdir()
+        self.hosts = [FakeHost(name, folder / "hosts") for name in ("kvm1", "kvm2")]
+        self._folder = folder
+        self._settings = {
+            "VIRTPLAY_PROJECT_DIR": str(PROJECT),
+            "VIRTPLAY_LOG_LEVEL": "ERROR",
+            **NEVER,
+        }
+        entries = {
+            host.name: {
+                "ansible_connection": "local",
+                "ansible_python_interpreter": str(python),
+                "fake_hypervisor": str(host.path),
+            }
+            for host in self.hosts
+        }
+        inventory = {"hypervisors": {"hosts": entries}}
+        (folder / "hosts.yml").write_text(json.dumps(inventory))
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        self.http = httpx.Client(base_url=f"{ORIGIN}/api/v1", headers=headers, timeout=60)
+        self.process = self._start()
+        wait_ready(self.process, PORT)
+        made = [self.post("/vms", BODY) for _ in range(VMS)]
+        self.vms = [vm["id"] for vm in made]
+        self.finish([vm["jobId"] for vm in made])
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        inventory, state = self._folder / "hosts.yml", self._folder / "state"
+        return start_service(inventory, state, TOKEN, PORT, settings=self._settings)
+
+    def start(self) -> float:
+        """Start the service; return after how many seconds it has answered."""
+        began = time.perf_counter()
+        self.process = self._start()
+        wait_for(self._answers)
+        return time.perf_counter() - began
+
+    def _answers(self) -> bool:
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the service ended with status {self.process.returncode}")
+        with suppress(httpx.TransportError):
+            return self.http.get(f"{ORIGIN}/healthz").status_code == 200
+        return False
+
+    def kill(self) -> None:
+        """End the service with SIGKILL."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """The data of an accepted POST."""
+        return self.http.post(path, json=body).raise_for_status().json()["data"]
+
+    def act(self, action: str) -> list[str]:
+        """Request an action of every VM; return the ids of the jobs."""
+        return [self.post(f"/vms/{vm}/{action}")["jobId"] for vm in self.vms]
+
+    def finish(self, jobs: Sequence[str]) -> None:
+        """Wait until these jobs have succeeded."""
+
+        def ended(job: str) -> bool:
+            shown = self.http.get(f"/jobs/{job}").raise_for_status().json()["data"]
+            if shown["status"] not in ("queued", "running", "succeeded"):
+                raise RuntimeError(f"job {job} {shown['status']}: {shown['error']}")
+            return bool(shown["status"] == "succeeded")
+
+        for job in jobs:
+            wait_for(partial(ended, job))
+
+    def count(self, status: str) -> int:
+        """The number of jobs with that status."""
+        answer = self.http.get("/jobs", params={"status": status}).raise_for_status()
+        return int(answer.json()["data"]["pagination"]["total"])
+
+
+def wait_for(test: Callable[[], bool]) -> None:
+    """Wait until `test` returns True."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not test():
+        if time.monotonic() > deadline:
+            raise RuntimeError("the service does not respond")
+        time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def site(python: Path = COLD) -> Iterator[Site]:
+    """A site that is ended with the block; `python` runs the modules."""
+    with tempfile.TemporaryDirectory(prefix="virtplay-bench-") as folder:
+        made = Site(Path(folder), python)
+        with closing(made.http):
+            try:
+                yield made
+            finally:
+                stop_service(made.process)
+
+
+def bench(*, quick: bool) -> Iterator[Figure]:
+    """The starts after crashes, and memory and descriptors after many jobs."""
+    kills, jobs, settled = (2, 12, 4) if quick else (KILLS, JOBS, SETTLED)
+    yield starts(*measure_starts(kills))
+    yield growth(jobs, settled)
+
+
+def measure_starts(kills: int) -> tuple[list[float], list[float]]:
+    """Seconds until the service answers: after kill -9 with a running job for each VM, and cold."""
+    killed: list[float] = []
+    cold: list[float] = []
+    with site() as one:
+        turn = 0
+        while len(killed) < kills:
+            action = ACTIONS[turn % 2]
+            gates = [host.hold(action) for host in one.hosts]
+            jobs = one.act(action)
+            for kill in range(min(KILLS_PER_ROUND, kills - len(killed))):
+                wait_for(lambda: one.count("running") == VMS)
+                # While their processes start, and while modules act.
+                time.sleep(2 * kill / KILLS_PER_ROUND)
+                one.kill()
+                killed.append(one.start())
+            for gate in gates:
+                gate.unlink()
+            one.finish(jobs)
+            for _ in range(COLD_PER_ROUND):
+                wait_ready(one.process, PORT)
+                stop_service(one.process)
+                cold.append(one.start())
+            wait_ready(one.process, PORT)
+            turn += 1
+    return killed, cold
+
+
+def starts(killed: Sequence[float], cold: Sequence[float]) -> Figure:
+    """The figure of starts after kill -9 beside cold ones."""
+    usual = statistics.median(cold)
+    return {
+        "bench": "start after kill -9",
+        "kills": len(killed),
+        "killed_s": round(statistics.median(killed), 3),
+        "cold_s": round(usual, 3),
+        "longest_killed_s": round(max(killed), 3),
+        "longest_cold_s": round(max(cold), 3),
+        "longest_of_cold": round(max(killed) / usual, 2),
+        "above_1_5": sum(seconds > 1.5 * usual for seconds in killed),
+    }
+
+
+@contextmanager
+def warm_ansible() -> Iterator[Path]:
+    """Let plays be forked as in the tests; yields a Python for modules."""
+    environment = Environment()
+    with warm_python(PROJECT / "library") as python:
+        cold, sys.executable = sys.executable, str(environment.python)
+        try:
+            yield python
+        finally:
+            sys.executable = cold
+            environment.close()
+
+
+def growth(jobs: int, settled: int) -> Figure:
+    """Memory and descriptors of the service after `settled` and after all of `jobs` jobs.
+
+    Its plays are warm, which changes nothing in the service, but makes so many of them affordable.
+    """
+    with warm_ansible() as python, site(python) as one:
+        process = psutil.Process(one.process.pid)
+        seen: dict[int, tuple[float, int, int]] = {}
+        done = 0
+        while done < jobs:
+            one.finish(one.act(ACTIONS[done // VMS % 2]))
+            done += VMS
+            if done % settled == 0:
+                memory = process.memory_info().rss / 1e6
+                seen[done] = (memory, process.num_fds(), process.num_threads())
+                print(
+                    json.dumps({"jobs": done, "rss_mb": memory, "fds": seen[done][1]}), flush=True
+                )
+    first, last = seen[settled], seen[max(seen)]
+    return {
+        "bench": "jobs in a row",
+        "jobs": max(seen),
+        "rss_settled_mb": round(first[0], 1),
+        "rss_mb": round(last[0], 1),
+        "highest_rss_mb": round(max(each[0] for each in seen.values()), 1),
+        "fds_settled": first[1],
+        "fds": last[1],
+        "threads_settled": first[2],
+        "threads": last[2],
+    }
+
+
+if __name__ == "__main__":
+    for figure in bench(quick=False):
+        print(json.dumps(figure), flush=True)
