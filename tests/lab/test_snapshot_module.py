@@ -217,7 +217,7 @@ def test_guest_with_uefi_is_left_untouched(
     state: str, host: Host, identity: str, play: Play
 ) -> None:
     # Not waited for: firmware under emulation takes long, and it need not be up for this.
-    values = {"template": "micro", "vcpus": 1, "memory": 128, "disk": 1, "firmware": "efi"}
+    values = {"template": "micro", "vcpus": 1, "memory": 160, "disk": 1, "firmware": "efi"}
     play("vm_create", name=f"vm-{identity[:8]}", state=state, **values)
     before = host.run("virsh", "dumpxml", identity).stdout
     refused = play("snapshot_create", name="one")
@@ -230,7 +230,7 @@ def test_guest_with_uefi_is_left_untouched(
 def test_delete_of_vm_with_uefi_and_snapshots_leaves_nothing(
     host: Host, identity: str, play: Play
 ) -> None:
-    values = {"template": "micro", "vcpus": 1, "memory": 128, "disk": 1, "firmware": "efi"}
+    values = {"template": "micro", "vcpus": 1, "memory": 160, "disk": 1, "firmware": "efi"}
     play("vm_create", name=f"vm-{identity[:8]}", state="stopped", **values)
     for name in ("one", "two"):
         host.run("virsh", "snapshot-create-as", identity, name)

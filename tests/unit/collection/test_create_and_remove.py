@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid as uuids
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan impor
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task import derive_uuid
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.users import FileUsers
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
-from ansible_collections.virtplay.libvirt.plugins.module_utils.host import files
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host import files, firmware
 from ansible_collections.virtplay.libvirt.plugins.module_utils.states import DomainState
 
 UUID = "0157c680-d8f0-4d2a-855a-94a165065017"
@@ -166,3 +167,78 @@ def test_deletion_keeps_uefi_variables_that_another_domain_has_too() -> None:
     for users, expected in (({}, {}), ({path: "web"}, {path: "domain web uses it"})):
         found = FileUsers(users)
         assert remove.plan(domain, found, keep_disks=False, force=False)[1] == expected
+
+
+@pytest.mark.parametrize(
+    ("version", "files", "found"),
+    [
+        (9_000_000, ("code", "variables"), False),
+        (11_003_000, ("code", "variables"), True),
+        (12_008_000, ("code", "variables"), True),
+        (12_008_000, ("code",), False),
+        (12_008_000, ("variables",), False),
+    ],
+)
+def test_variables_in_qcow2_need_a_libvirt_and_a_prepared_host(
+    version: int,
+    files: tuple[str, ...],
+    found: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("code", "variables"):
+        monkeypatch.setattr(firmware, f"_{name.upper()}", tmp_path / name)
+    for name in files:
+        (tmp_path / name).touch()
+    chosen = firmware.Uefi(str(tmp_path / "code"), str(tmp_path / "variables"))
+    conn = SimpleNamespace(getLibVersion=lambda: version)
+    assert firmware.find_uefi(conn) == (chosen if found else None)
+
+
+TPM = "/var/lib/libvirt/swtpm/x"
+
+
+@pytest.mark.parametrize(
+    ("paths", "keep", "users", "stays"),
+    [
+        ((OURS,), False, {}, {}),
+        # Disks that stay may be sealed by it: of the same name, the VM gets the same UUID again.
+        ((OURS,), True, {}, {OURS: "as requested"}),
+        ((THEIRS,), False, {}, {THEIRS: "Virtplay did not create it"}),
+        ((OURS,), False, {TPM: "web"}, {TPM: "domain web uses it"}),
+    ],
+)
+def test_state_of_a_tpm_goes_and_stays_with_the_disks(
+    paths: tuple[str, ...], keep: bool, users: dict[str, str], stays: dict[str, str]
+) -> None:
+    domain = current(*paths)
+    tpm = "<tpm><backend type='emulator'/></tpm>"
+    domain.config_xml = f"<domain><uuid>x</uuid><devices>{tpm}</devices></domain>"
+    changes, kept = remove.plan(domain, FileUsers(users), keep_disks=keep, force=False)
+    if TPM not in stays and stays:
+        stays = {**stays, TPM: remove._MAY_UNSEAL}
+    assert kept == stays
+    assert [c.destroys for c in changes if c.field == "tpm"] == ([] if TPM in kept else [True])
+
+
+class Undefined:
+    """A domain that notes the flags of its undefinition."""
+
+    flags = 0
+
+    def undefineFlags(self, flags: int) -> None:  # noqa: N802 - the binding's own name
+        self.flags = flags
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_undefinition_says_what_becomes_of_the_tpm(
+    keep: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("MANAGED_SAVE", "SNAPSHOTS_METADATA", "CHECKPOINTS_METADATA", "NVRAM", "KEEP_NVRAM")
+    old = {f"VIR_DOMAIN_UNDEFINE_{name}": 1 << bit for bit, name in enumerate(names)}
+    new = {"VIR_DOMAIN_UNDEFINE_TPM": 1 << 8, "VIR_DOMAIN_UNDEFINE_KEEP_TPM": 1 << 9}
+    domain = Undefined()
+    for known, expected in ((old, 0), ({**old, **new}, 1 << 9 if keep else 1 << 8)):
+        monkeypatch.setattr(remove, "libvirt", SimpleNamespace(**known, libvirtError=OSError))
+        remove.undefine(domain, keep_tpm=keep)
+        assert domain.flags & (3 << 8) == expected

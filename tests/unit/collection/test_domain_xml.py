@@ -23,12 +23,16 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import
     hotpluggable_vcpus,
     list_files,
     list_start_files,
+    may_lose_variables,
+    normalize,
     nvram_path,
     parse_domain,
     parse_xml,
     pending_values,
+    tpm_path,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.firmware import Uefi
 
 GOLDEN = Path(__file__).parent / "golden"
 RUNNING = {"vcpus": 2, "vcpus_max": 4, "memory": 512, "memory_max": 1024, "name": "vm-001"}
@@ -61,6 +65,9 @@ SPECS = {
     "qemu": replace(SPEC, virt_type="qemu"),
     "efi_on_bridge": replace(
         SPEC, firmware="efi", interfaces=(Interface(MAC, "bridge", "br0", "e1000e"),)
+    ),
+    "efi_with_qcow2_variables": replace(
+        SPEC, firmware="efi", uefi=Uefi("/usr/share/OVMF/code.fd", "/var/lib/x/vars.qcow2")
     ),
 }
 NASTY = [
@@ -243,6 +250,66 @@ def test_uefi_variables_are_files_too(nvram: str, path: str | None) -> None:
     xml = f"<domain><name>vm-001</name><os>{nvram}</os></domain>"
     assert nvram_path(xml) == path
     assert list_files(xml) == ([path] if path else [])
+
+
+FIRMWARE = "<firmware><feature enabled='no' name='secure-boot'/></firmware>"
+ROM = "<loader type='rom' format='raw'>/usr/share/ovmf/OVMF.amdsev.fd</loader>"
+FLASH = "<loader readonly='yes' type='pflash'{}>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>"
+
+
+@pytest.mark.parametrize(
+    ("system", "more", "loses", "mended"),
+    [
+        # As libvirt 9.0 shows what it was given, and 11.3 and 12.8 show the same definition.
+        (f"<os firmware='efi'>{FIRMWARE}</os>", "", True, "<loader stateless='no'/>"),
+        (
+            f"<os firmware='efi'>{FIRMWARE}{FLASH.format('')}<nvram>/v.fd</nvram></os>",
+            "",
+            True,
+            FLASH.format(" stateless='no'") + "<nvram>/v.fd</nvram>",
+        ),
+        (f"<os firmware='efi'>{FIRMWARE}{ROM}</os>", "", True, "<loader stateless='no'/>"),
+        ("<os firmware='efi'><loader stateless='no'/></os>", "", False, None),
+        # Somebody wants it so.
+        ("<os firmware='efi'><loader stateless='yes'/></os>", "", False, None),
+        (f"<os firmware='efi'>{ROM}</os>", "<launchSecurity type='sev'/>", False, None),
+        # What is named is not chosen.
+        (f"<os>{ROM}</os>", "", False, None),
+        (f"<os>{FLASH.format('')}</os>", "", False, None),
+        ("<os firmware='bios'/>", "", False, None),
+        ("<os/>", "", False, None),
+    ],
+)
+def test_firmware_without_variables_is_told_and_mended(
+    system: str, more: str, loses: bool, mended: str | None
+) -> None:
+    xml = f"<domain><name>vm-001</name>{system}{more}</domain>"
+    assert may_lose_variables(xml) is loses
+    if mended:
+        edited = edit_domain(xml, {"keeps_variables": True})
+        assert normalize(edited) == normalize(
+            f"<domain><name>vm-001</name><os firmware='efi'>{FIRMWARE}{mended}</os></domain>"
+        )
+        assert not may_lose_variables(edited)
+
+
+@pytest.mark.parametrize(
+    ("backend", "path", "listed"),
+    [
+        ("<backend type='emulator' version='2.0'/>", "/var/lib/libvirt/swtpm/UUID", []),
+        (
+            "<backend type='emulator'><source type='dir' path='/srv/tpm'/></backend>",
+            "/srv/tpm",
+            ["/srv/tpm"],
+        ),
+        ("<backend type='passthrough'><device path='/dev/tpm0'/></backend>", None, []),
+    ],
+)
+def test_state_of_a_tpm_has_a_place(backend: str, path: str | None, listed: list[str]) -> None:
+    tpm = f"<devices><tpm model='tpm-crb'>{backend}</tpm></devices>"
+    xml = f"<domain><name>vm-001</name><uuid>UUID</uuid>{tpm}</domain>"
+    assert tpm_path(xml) == path
+    assert list_files(xml) == listed
 
 
 PLAIN_DISK = {

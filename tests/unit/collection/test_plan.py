@@ -15,13 +15,17 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.arguments 
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import (
     GIB,
     MIGRATION,
+    Applies,
+    Change,
     Current,
     Step,
+    UpdatePlan,
     after,
     applies_at,
     loses_memory,
     plan_power,
     plan_update,
+    plan_variables,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.states import (
@@ -553,3 +557,58 @@ def test_disk_of_unknown_size_is_refused_by_name() -> None:
     current.config["disks"][0].update(path=None, type="network", source="rbd:a/b")
     with pytest.raises(Failure, match=r"size of a disk of type network \(rbd:a/b\) is unknown"):
         plan_update(current, {"disks": [{"size": 4}]})
+
+
+@pytest.mark.parametrize(
+    ("more", "boots", "applies"),
+    [
+        ({"state": STOPPED}, False, Applies.OFFLINE),
+        ({"state": STOPPED}, True, Applies.OFFLINE),
+        ({"state": RUNNING}, False, Applies.NEXT_BOOT),
+        ({"state": RUNNING}, True, Applies.OFFLINE),
+        ({"state": STOPPED, **SAVED}, True, Applies.NEXT_BOOT),
+        # A domain of somebody else, or one whose definition libvirt does not store.
+        ({"state": STOPPED, "config": config(metadata=None)}, True, None),
+        ({"state": RUNNING, "persistent": False}, False, None),
+        ({"state": STOPPED, "may_lose_variables": False}, True, None),
+    ],
+)
+def test_uefi_domain_of_ours_is_made_to_keep_its_variables(
+    more: dict[str, Any], boots: bool, applies: Applies | None
+) -> None:
+    plan = UpdatePlan()
+    found = replace(domain(), **{"may_lose_variables": True, **more})
+    plan_variables(plan, found, boots=boots)
+    if applies is None:
+        assert (plan.edits, plan.changes) == ({}, [])
+    else:
+        assert plan.edits == {"keeps_variables": True}
+        assert plan.changes == [Change("keeps_variables", False, True, applies)]
+
+
+@pytest.mark.parametrize(
+    ("now", "desired", "refused"),
+    [
+        ({"memory": 256, "memory_max": 256}, {"memory": 159}, True),
+        ({"memory": 256, "memory_max": 256}, {"memory": 160}, False),
+        # It boots with memory_max.
+        ({"memory": 256, "memory_max": 512}, {"memory": 96}, False),
+        ({"memory": 256, "memory_max": 512}, {"memory": 96, "memory_max": 128}, True),
+        # What is too small already is no reason to refuse something else.
+        ({"memory": 128, "memory_max": 128}, {"vcpus": 1}, False),
+        ({"memory": 128, "memory_max": 128}, {"memory": 140}, False),
+        ({"memory": 128, "memory_max": 128}, {"memory": 96}, True),
+        ({"memory": 256, "memory_max": 256, "firmware": "bios"}, {"memory": 96}, False),
+    ],
+)
+def test_uefi_domain_keeps_the_memory_that_its_firmware_needs(
+    now: dict[str, Any], desired: dict[str, Any], refused: bool
+) -> None:
+    values = config(**{"firmware": "efi", **now})
+    found = replace(domain(STOPPED), config=values, live=values)
+    if not refused:
+        plan_update(found, desired)
+        return
+    with pytest.raises(Failure, match="does not boot with less than 160 MiB") as caught:
+        plan_update(found, desired)
+    assert caught.value.code == "VALIDATION_ERROR"

@@ -17,6 +17,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.plan imp
     plan_creation,
     plan_deletion,
     plan_restore,
+    qcow2_variables,
     split_disks,
     tree_with,
     tree_without,
@@ -226,6 +227,86 @@ def test_obstacles(xml: str, active: bool, version: int, reason: str | None) -> 
     found = find_obstacles(xml, active=active, version=version)
     assert bool(found) == bool(reason)
     assert reason is None or reason in found[0]
+
+
+# --- variables of UEFI firmware ---------------------------------------------------------------
+
+VARIABLES = "/var/lib/libvirt/qemu/nvram/vm-001_VARS.qcow2"
+QCOW2 = f"<nvram template='/t.qcow2' templateFormat='qcow2' format='qcow2'>{VARIABLES}</nvram>"
+UEFI = definition(system=PFLASH + QCOW2)
+WANTED = {"name": "new", "origin": "manual"}
+
+
+def uefi_view(*xmls: str, held: Qcow2Image | None, **values: Any) -> SnapshotView:
+    return view(*xmls, xml=UEFI, version=NEW, variables={VARIABLES: held}, **values)
+
+
+@pytest.mark.parametrize(
+    ("system", "path"),
+    [
+        (PFLASH + QCOW2, VARIABLES),
+        (PFLASH + QCOW2.replace(VARIABLES, f"<source file='{VARIABLES}'/>"), VARIABLES),
+        (PFLASH + "<nvram>/v.fd</nvram>", None),
+        (PFLASH + "<nvram format='raw'>/v.fd</nvram>", None),
+        ("", None),
+    ],
+)
+def test_variables_in_qcow2_are_found(system: str, path: str | None) -> None:
+    assert qcow2_variables(definition(system=system)) == path
+
+
+@pytest.mark.parametrize(("version", "remedy"), [(OLD, "requires libvirt 10.10"), (NEW, "README")])
+def test_raw_variables_are_refused_with_what_can_be_done(version: int, remedy: str) -> None:
+    xml = definition(system=PFLASH + "<nvram>/v.fd</nvram>")
+    (reason,) = find_obstacles(xml, active=True, version=version)
+    assert remedy in reason
+
+
+def test_snapshot_of_a_uefi_domain_needs_readable_variables() -> None:
+    assert plan_creation(uefi_view(held=image()), WANTED, known=False)
+    with pytest.raises(Failure, match="start it once") as caught:
+        plan_creation(uefi_view(held=None), WANTED, known=False)
+    assert caught.value.code == "SNAPSHOT_NOT_POSSIBLE"
+
+
+def test_state_of_a_tpm_is_in_a_snapshot_with_memory_alone() -> None:
+    xml = definition(VDA + "<tpm model='tpm-crb'><backend type='emulator'/></tpm>")
+    assert find_obstacles(xml, active=True, version=OLD) == []
+    (reason,) = find_obstacles(xml, active=False, version=NEW)
+    assert "state of its TPM" in reason
+
+
+def test_snapshot_that_only_the_variables_hold_is_not_overwritten() -> None:
+    found = uefi_view(held=image("new"))
+    with pytest.raises(Failure, match=f"in UEFI variables {VARIABLES}") as caught:
+        plan_creation(found, WANTED, known=False)
+    assert caught.value.code == "SNAPSHOT_EXISTS"
+    assert plan_creation(found, WANTED, known=True)
+
+
+def test_restore_needs_the_snapshot_in_the_variables_too() -> None:
+    taken = snapshot_xml("a", domain=UEFI)
+    assert plan_restore(uefi_view(taken, held=image("a")), "a", force=True)
+    for held in (image("b"), None):
+        with pytest.raises(Failure, match="do not contain that snapshot") as caught:
+            plan_restore(uefi_view(taken, held=held), "a", force=True)
+        assert caught.value.code == "SNAPSHOT_NOT_POSSIBLE"
+
+
+def test_restore_of_a_stopped_domain_is_skipped_only_with_the_variables_of_then() -> None:
+    taken = snapshot_xml("a", domain=UEFI)
+    disks = {"vda": image("a", active="a")}
+    then = uefi_view(taken, held=image("a", active="a"), images=disks, current="a")
+    assert plan_restore(then, "a", force=False) == []
+    other = uefi_view(taken, held=image("a"), images=disks, current="a")
+    assert plan_restore(other, "a", force=False)
+
+
+def test_number_of_another_snapshot_in_the_variables_is_noticed() -> None:
+    # Snapshot 1 of the variables is "x": QEMU would take it for the one named "1".
+    found = uefi_view(snapshot_xml("1", domain=UEFI), held=image("x"), images={"vda": image()})
+    with pytest.raises(Failure, match=r"UEFI variables .* another snapshot with that number"):
+        plan_deletion(found, "1")
 
 
 def test_uefi_that_libvirt_chose_by_itself_is_seen() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,11 +17,15 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.console_xm
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import parse_xml
 from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot import change
 from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot import list as listing
-from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.change import consoles_aside
+from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.change import (
+    consoles_aside,
+    erase,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.list import (
     fill_sizes,
     list_snapshots,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.qcow2 import read_image
 
 from tests.unit.collection.fake_libvirt import OTHER, fake, libvirtError
 
@@ -175,3 +181,25 @@ def test_all_else_stays_as_it_is(screen: Screen, active: bool) -> None:
     with consoles_aside(screen, sight_of(active=active)):
         assert screen.graphics == before
     assert screen.graphics == before
+
+
+@pytest.mark.needs("qemu-img")
+def test_snapshot_is_erased_from_the_variables_too(tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("vda", "vdb", "vars")]
+    for path in paths:
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"], check=True)
+        for name in ("a", "b", "a"):
+            subprocess.run(["qemu-img", "snapshot", "-c", name, path], check=True)
+    disks = [
+        {"target": target, "path": path, "format": "qcow2", "type": "file"}
+        for target, path in zip(("vda", "vdb"), paths[:2], strict=True)
+    ]
+    view = SimpleNamespace(
+        current=SimpleNamespace(config={"disks": disks}),
+        images={"vda": None, "vdb": None},
+        variables={paths[2]: None},
+    )
+    # vdb was added later: what it holds is of somebody else.
+    erase(view, ["vda"], "a")
+    names = [[held.name for held in read_image(path).snapshots] for path in paths]
+    assert names == [["b"], ["a", "b", "a"], ["b"]]

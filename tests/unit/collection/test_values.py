@@ -189,6 +189,16 @@ def test_refused_value_of_a_declared_vm_is_reported_with_the_vm(name: str, value
             "single interface, such as 52:54:00:12:34:56",
         ),
         (
+            {"firmware": "efi", "memory": 159},
+            "cannot use libvirt_domain_memory: it must be at least 160 MiB with "
+            "libvirt_domain_firmware efi, which does not boot with less",
+        ),
+        (
+            {"firmware": "efi", "memory": 128, "memory_max": 159},
+            "cannot use libvirt_domain_memory: it must be at least 160 MiB with "
+            "libvirt_domain_firmware efi, which does not boot with less",
+        ),
+        (
             {"network": {"type": "bridge"}},
             "libvirt_domain_network.bridge is required when type is bridge",
         ),
@@ -196,6 +206,20 @@ def test_refused_value_of_a_declared_vm_is_reported_with_the_vm(name: str, value
 )
 def test_messages(values: dict[str, Any], message: str) -> None:
     assert create(**values) == [message]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"firmware": "efi", "memory": 160},
+        {"firmware": "efi", "memory": 96, "memory_max": 160},
+        {"firmware": "bios", "memory": 96},
+        {"memory": 96},
+    ],
+)
+def test_firmware_gets_the_memory_that_it_needs(values: dict[str, Any]) -> None:
+    assert create(**values) == []
+    assert declared({**VM, **values}) == []
 
 
 def test_all_faults_are_reported_at_once() -> None:

@@ -43,7 +43,11 @@ virt_type:
   choices: [auto, kvm, qemu]
   default: auto
 firmware:
-  description: Firmware of a new domain, by default V(bios). It cannot be changed later.
+  description:
+    - Firmware of a new domain, by default V(bios). It cannot be changed later.
+    - With V(efi) a domain needs 160 MiB of memory at least. On a host that the role libvirt_host
+      has prepared, with libvirt 11.3 or later, its variables are in a qcow2 image, so that it can
+      have snapshots.
   type: str
   choices: [bios, efi]
 disks:

@@ -15,6 +15,7 @@ from ..failure import Failure
 from ..host.connection import error_text, libvirt, lookup_domain
 from ..host.failures import failure_of
 from ..host.files import noted_virt_type
+from ..host.firmware import Uefi, find_uefi
 from ..host.reservations import add_reservation, check_reservation, find_network, remove_reservation
 from ..host.storage import (
     DEFAULT_POOL,
@@ -96,7 +97,8 @@ def prepare(
     if wanted_nics is None:
         wanted_nics = [{"type": "network", "source": "default"}]
     nics = [prepare_interface(conn, uuid, n, nic) for n, nic in enumerate(wanted_nics)]
-    spec = _spec(uuid, desired, disks, nics, virt_type=_virt_type(conn, desired))
+    uefi = find_uefi(conn) if desired.get("firmware") == "efi" else None
+    spec = _spec(uuid, desired, disks, nics, virt_type=_virt_type(conn, desired), uefi=uefi)
     creation = Creation(spec, "", disks, flags={key: bool(desired.get(key)) for key in FLAGS})
     if desired.get("seed") is not None:
         creation.seed_files = _seed_files(spec, desired["seed"], wanted_nics)
@@ -135,7 +137,9 @@ def _spec(
     desired: Mapping[str, Any],
     disks: list[NewDisk],
     nics: list[Interface],
+    *,
     virt_type: str,
+    uefi: Uefi | None,
 ) -> DomainSpec:
     name, vcpus, memory = desired["name"], desired["vcpus"], desired["memory"]
     vcpus_max = desired.get("vcpus_max") or max(8, 2 * vcpus)
@@ -155,6 +159,7 @@ def _spec(
         "vcpus_max": vcpus_max,
         "memory_max": memory_max,
         "virt_type": virt_type,
+        "uefi": uefi,
         "disks": tuple(Disk(disk.target, disk.path) for disk in disks),
         "interfaces": tuple(nics),
         "metadata": merge_metadata(metadata, desired.get("metadata") or {}),

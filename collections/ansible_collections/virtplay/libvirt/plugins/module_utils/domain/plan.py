@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from ..failure import Failure
 from ..states import ACTIVE_STATES, MIGRATION_REASONS, DomainReason, DomainState, TextEnum
 from ..units import GIB
+from ..values import UEFI_MEMORY
 from .arguments import DEFINITION, LIVE, WAITING, Wanted
 
 # The arguments of a definition that have planning functions of their own.
@@ -81,6 +82,8 @@ class Current:
     # Whether libvirt says that it does nothing with the domain, although it is paused as one that
     # is migrating: so is a guest that was saved while it was paused.
     idle: bool = False
+    # Whether the next start may take a UEFI firmware that stores no variables.
+    may_lose_variables: bool = False
     hotpluggable_vcpus: int = 0
     # Whether libvirt takes the memory from NUMA cells, and ignores that of the domain.
     has_numa_cells: bool = False
@@ -360,6 +363,19 @@ def plan_update(current: Current, desired: Mapping[str, Any]) -> UpdatePlan:
     return plan
 
 
+def plan_variables(plan: UpdatePlan, current: Current, *, boots: bool = False) -> None:
+    """Add to a plan that a UEFI domain of ours keeps the variables of its firmware.
+
+    Its definition may be of a time when libvirt had only one firmware to choose from. boots means
+    that the domain is to start after the change.
+    """
+    ours = current.persistent and current.config["metadata"] is not None
+    if ours and current.may_lose_variables:
+        plan.edits["keeps_variables"] = True
+        applies = Applies.OFFLINE if boots and not current.saved else _next(current)
+        plan.changes.append(Change("keeps_variables", False, True, applies))
+
+
 def merge_metadata(old: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Return a domain's metadata: the old values, replaced by the wanted ones that are set."""
     return {**(old or {}), **{key: value for key, value in wanted.items() if value is not None}}
@@ -479,6 +495,12 @@ def _plan_memory(plan: UpdatePlan, current: Current, desired: Mapping[str, Any])
     if wanted > limit:
         raise Failure(
             f"cannot give {current.label} {wanted} MiB: memory_max is {limit} MiB",
+            "VALIDATION_ERROR",
+        )
+    if config["firmware"] == "efi" and limit < min(UEFI_MEMORY, config["memory_max"]):
+        raise Failure(
+            f"cannot give {current.label} {limit} MiB: its UEFI firmware does not boot with less "
+            f"than {UEFI_MEMORY} MiB",
             "VALIDATION_ERROR",
         )
     if limit != config["memory_max"] and current.has_numa_cells:

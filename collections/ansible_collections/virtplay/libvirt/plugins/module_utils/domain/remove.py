@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ..failure import Failure
@@ -18,9 +19,10 @@ from ..lock.fence import Fence
 from .devices import derived_macs
 from .plan import Applies, Change, Current
 from .users import FileUsers
-from .xml import nvram_path
+from .xml import default_nvram_path, nvram_path, tpm_path
 
 _AS_REQUESTED = "as requested"
+_MAY_UNSEAL = "the state of its TPM, without which a disk that stays may be unreadable"
 _LOCKED = "a QEMU has it open, perhaps on another host"
 
 
@@ -59,14 +61,33 @@ def plan(
             changes.append(
                 Change(f"disks.{disk['target']}", path, None, Applies.LIVE, destroys=True)
             )
-    nvram = nvram_path(current.config_xml)
-    if nvram and (reason := users.reason_to_keep(nvram)):
-        stays[nvram] = reason
+    _plan_firmware(current, users, changes, stays)
     if current.snapshots:
         changes.append(Change("snapshots", current.snapshots, None, Applies.LIVE, destroys=True))
     for mac, place in _own(current.reservations, users).items():
         changes.append(Change(f"interfaces.{mac}.ip", place[1], None, Applies.LIVE))
     return changes, stays
+
+
+def _plan_firmware(
+    current: Current, users: FileUsers, changes: list[Change], stays: dict[str, str]
+) -> None:
+    """Add what becomes of the variables of UEFI firmware, and of the state of a TPM."""
+    nvram = nvram_path(current.config_xml)
+    if nvram and (reason := users.reason_to_keep(nvram)):
+        stays[nvram] = reason
+    tpm = tpm_path(current.config_xml)
+    if tpm is None:
+        return
+    if tpm_reason := _MAY_UNSEAL if _seals(current, stays) else users.reason_to_keep(tpm):
+        stays[tpm] = tpm_reason
+    else:
+        changes.append(Change("tpm", tpm, None, Applies.LIVE, destroys=True))
+
+
+def _seals(current: Current, stays: Mapping[str, str]) -> bool:
+    """Whether a disk stays that the TPM of a domain may have sealed."""
+    return any(disk["path"] in stays for disk in current.config["disks"])
 
 
 def run(
@@ -103,7 +124,14 @@ def run(
             elif os.path.lexists(path):
                 stays[path] = "no storage pool of the host contains it"
     stays |= sweep(conn, uuid, list(stays), users)
-    undefine(dom, keep_nvram=nvram_path(current.config_xml) in stays)
+    nvram, tpm = nvram_path(current.config_xml), tpm_path(current.config_xml)
+    if tpm and _seals(current, stays):
+        stays[tpm] = _MAY_UNSEAL
+    undefine(dom, keep_nvram=nvram in stays, keep_tpm=tpm in stays)
+    if nvram and nvram not in stays and nvram == default_nvram_path(current.label):
+        # libvirt leaves it for a firmware that has no variables, as an upgrade may have chosen.
+        with suppress(FileNotFoundError):
+            os.unlink(nvram)
     return stays
 
 
@@ -203,16 +231,19 @@ def _split_volumes(
     return [volumes[path] for path in reasons if path not in stays], stays
 
 
-def undefine(dom: Any, *, keep_nvram: bool = False) -> None:
+def undefine(dom: Any, *, keep_nvram: bool = False, keep_tpm: bool = False) -> None:
     """Delete a domain's definition with everything that libvirt stores with it."""
     nvram = libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
     if keep_nvram:
         nvram = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+    # Without either, libvirt does what the definition says; before 8.9 it knows neither.
+    tpm = getattr(libvirt, f"VIR_DOMAIN_UNDEFINE_{'KEEP_' if keep_tpm else ''}TPM", 0)
     flags = (
         libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
         | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
         | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
         | nvram
+        | tpm
     )
     try:
         dom.undefineFlags(flags)

@@ -27,11 +27,13 @@ from .plan import (
     Change,
     Current,
     Step,
+    UpdatePlan,
     after,
     applies_at,
     loses_memory,
     plan_power,
     plan_update,
+    plan_variables,
 )
 from .power import WATCH_SECONDS, run_steps, seconds_to_watch
 from .restart import begun_restart, note_reset, note_restart, noted_changes, plan_rest
@@ -223,16 +225,19 @@ class DomainTask:
     # --- a domain that is there ---
 
     def _update(self, dom: Any, current: Current) -> dict[str, Any]:
-        plan = plan_update(current, self.params) if self._needs_whole() else None
+        defines = self._needs_whole()
+        plan = plan_update(current, self.params) if defines else UpdatePlan()
         steps, power = self._plan_power(current)
+        boots = Step.START in steps
+        if defines or boots:
+            plan_variables(plan, current, boots=boots)
         prepared = None
-        if plan and plan.changes:
+        if plan.changes:
             from . import update  # noqa: PLC0415
 
             prepared = update.prepare(self.conn, current, plan)
-        changes = list(plan.changes) if plan else []
-        for warning in plan.warnings if plan else ():
-            self.warn(warning)
+        changes = list(plan.changes)
+        self._warn_each(plan.warnings)
         state, state_reason = after(current, steps)
         changes += power
         before_xml = current.config_xml
@@ -249,8 +254,7 @@ class DomainTask:
             return self._result(shown, changes, before_xml, after_xml)
         if prepared:
             refused = update.run(self.conn, dom, current, prepared, self.bookkeeping)
-            for reason in refused:
-                self.warn(reason)
+            self._warn_each(refused)
             changes[: len(prepared.plan.changes)] = prepared.plan.changes
         if steps:
             if self.wanted == Wanted.RESTARTED and not begun_restart(self.fence):
@@ -265,6 +269,10 @@ class DomainTask:
         if changes:
             current = self._view_again(dom, current)
         return self._result(describe(current), changes, before_xml, after_xml)
+
+    def _warn_each(self, warnings: Sequence[str]) -> None:
+        for warning in warnings:
+            self.warn(warning)
 
     def _plan_power(self, current: Current) -> tuple[list[Step], list[Change]]:
         """Return the power steps, and the changes that they, or a run that died, have made."""

@@ -20,7 +20,13 @@ from .flags import read_flags
 from .jobs import is_idle, list_jobs
 from .plan import Current
 from .power import call_within
-from .xml import has_numa_cells, hotpluggable_vcpus, parse_domain, pending_values
+from .xml import (
+    has_numa_cells,
+    hotpluggable_vcpus,
+    may_lose_variables,
+    parse_domain,
+    pending_values,
+)
 
 # How long to wait for the storage of a domain's disks; without a response sizes are unknown.
 STORAGE_SECONDS = 5.0
@@ -53,6 +59,7 @@ def view_domain(conn: Any, dom: Any, *, whole: bool = False) -> Current:
         reason=reason,
         has_managed_save=has_managed_save,
         jobs=list_jobs(dom, live_xml) if active else (),
+        may_lose_variables=may_lose_variables(config_xml),
         idle=active and reason == DomainReason.MIGRATION and is_idle(dom),
     )
     if whole:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..failure import Failure
 from ..host.connection import etree
+from ..host.firmware import Uefi
 from .arguments import WAITING
 
 NAMESPACE = "urn:virtplay:vm:1"
@@ -24,6 +25,8 @@ AGENT_CHANNEL = "org.qemu.guest_agent.0"
 # PCIe slots for devices attached to a running domain; q35 itself has no spare ones.
 PCIE_ROOT_PORTS = 14
 _NVRAM_DIRECTORY = "/var/lib/libvirt/qemu/nvram"
+_TPM_DIRECTORY = "/var/lib/libvirt/swtpm"
+_TPM_SOURCE = "devices/tpm/backend[@type='emulator']/source"
 
 _KIB_IN = {
     "b": 1 / 1024,
@@ -76,6 +79,8 @@ class DomainSpec:
     memory_max: int
     virt_type: str = "kvm"
     firmware: str = "bios"
+    # For firmware efi: which one; None leaves the choice to libvirt.
+    uefi: Uefi | None = None
     title: str | None = None
     description: str | None = None
     disks: tuple[Disk, ...] = ()
@@ -156,7 +161,7 @@ def has_numa_cells(xml: str) -> bool:
 def list_files(xml: str) -> list[str]:
     """Return the paths of all disks, media, backing files and running copies in a definition.
 
-    Also that of its UEFI variables.
+    Also that of its UEFI variables, and the state of its TPM if it has a place of its own.
     """
     root = parse_xml(xml)
     sources = [
@@ -164,7 +169,8 @@ def list_files(xml: str) -> list[str]:
         *root.iterfind("devices/disk//backingStore/*"),
     ]
     paths = [source.get("file") or source.get("dev") for source in sources]
-    return list(dict.fromkeys(path for path in (*paths, nvram_path(xml)) if path))
+    paths += [nvram_path(xml), _attribute(root.find(_TPM_SOURCE), "path")]
+    return list(dict.fromkeys(path for path in paths if path))
 
 
 def list_macs(xml: str) -> list[str]:
@@ -185,7 +191,34 @@ def nvram_path(xml: str) -> str | None:
     given = _attribute(root.find("os/nvram/source"), "file") or root.findtext("os/nvram") or ""
     if given.strip() or _firmware(root) != "efi":
         return given.strip() or None
-    return f"{_NVRAM_DIRECTORY}/{root.findtext('name')}_VARS.fd"
+    return default_nvram_path(str(root.findtext("name")))
+
+
+def default_nvram_path(name: str) -> str:
+    """Return where libvirt stores the UEFI variables of a domain, if nothing else is asked for."""
+    return f"{_NVRAM_DIRECTORY}/{name}_VARS.fd"
+
+
+def tpm_path(xml: str) -> str | None:
+    """Return the path of the state of a definition's emulated TPM; None without one."""
+    root = parse_xml(xml)
+    if root.find("devices/tpm/backend[@type='emulator']") is None:
+        return None
+    given = _attribute(root.find(_TPM_SOURCE), "path")
+    return given or f"{_TPM_DIRECTORY}/{root.findtext('uuid')}"
+
+
+def may_lose_variables(xml: str) -> bool:
+    """Whether a definition leaves it to libvirt to choose a UEFI firmware that stores variables.
+
+    libvirt 9.0 chooses at each start; from 10 on it chooses when it reads the definition, which
+    then shows that choice but need not be stored with it.
+    """
+    root = parse_xml(xml)
+    system, loader = root.find("os"), root.find("os/loader")
+    if system is None or system.get("firmware") != "efi" or root.find("launchSecurity") is not None:
+        return False
+    return loader is None or loader.get("stateless") is None
 
 
 def list_start_files(xml: str) -> list[str]:
@@ -396,12 +429,18 @@ def build_metadata(metadata: Mapping[str, Any]) -> str:
 def _add_machine(root: Any, spec: DomainSpec) -> None:
     system = _add(root, "os")
     _add(system, "type", "hvm", arch="x86_64", machine="q35")
-    if spec.firmware == "efi":
+    if spec.firmware == "efi" and spec.uefi is not None:
+        _add(system, "loader", spec.uefi.code, readonly="yes", type="pflash", format="raw")
+        template = {"template": spec.uefi.variables, "templateFormat": "qcow2", "format": "qcow2"}
+        _add(system, "nvram", **template)
+    elif spec.firmware == "efi":
         system.set("firmware", "efi")
         # Without these libvirt may choose a firmware that boots only signed images.
-        features = _add(system, "firmware")
-        _add(features, "feature", enabled="no", name="secure-boot")
-        _add(features, "feature", enabled="no", name="enrolled-keys")
+        choice = _add(system, "firmware")
+        _add(choice, "feature", enabled="no", name="secure-boot")
+        _add(choice, "feature", enabled="no", name="enrolled-keys")
+        # And without this one that stores nothing: that for AMD SEV is forky's first choice.
+        _add(system, "loader", stateless="no")
     features = _add(root, "features")
     _add(features, "acpi")
     _add(features, "apic")
@@ -517,8 +556,8 @@ def edit_domain(xml: str, changes: Mapping[str, Any]) -> str:
     """Return a definition with changes applied and everything else unchanged.
 
     Keys: title, description, vcpus, vcpus_max, memory, memory_max (MiB), metadata (whole),
-    interfaces (mac → mapping of type, source, model and new mac), add_disks (Disk),
-    add_interfaces (Interface).
+    keeps_variables (True: UEFI firmware that stores its variables), interfaces (mac → mapping of
+    type, source, model and new mac), add_disks (Disk), add_interfaces (Interface).
     """
     root = parse_xml(xml)
     for key in ("title", "description"):
@@ -526,6 +565,8 @@ def edit_domain(xml: str, changes: Mapping[str, Any]) -> str:
             _edit_text(root, key, changes[key])
     if "metadata" in changes:
         _edit_metadata(root, changes["metadata"])
+    if changes.get("keeps_variables"):
+        _edit_loader(root)
     _edit_memory(root, changes.get("memory"), changes.get("memory_max"))
     _edit_vcpus(root, changes.get("vcpus"), changes.get("vcpus_max"))
     for mac, wanted in (changes.get("interfaces") or {}).items():
@@ -566,6 +607,17 @@ def _edit_metadata(root: Any, metadata: Mapping[str, Any]) -> None:
         holder.append(new)
     else:
         holder.replace(old, new)
+
+
+def _edit_loader(root: Any) -> None:
+    system, loader = root.find("os"), root.find("os/loader")
+    if loader is None:
+        loader = _add(system, "loader")
+    if loader.get("type") == "rom":
+        # What libvirt has chosen; it chooses another one.
+        loader.attrib.clear()
+        loader.text = None
+    loader.set("stateless", "no")
 
 
 def _edit_memory(root: Any, memory: int | None, memory_max: int | None) -> None:

@@ -23,7 +23,7 @@ from ..host.images import image_of
 from ..host.qemu_process import resident_bytes
 from ..units import MIB
 from .list import fill_sizes, list_snapshots
-from .plan import SnapshotView, split_disks
+from .plan import SnapshotView, qcow2_variables, split_disks
 from .qcow2 import Qcow2Image, read_image
 from .xml import build_orphan, snapshot_targets
 
@@ -56,8 +56,16 @@ def view_snapshots(conn: Any, dom: Any, current: Current) -> SnapshotView:
     disks = current.live["disks"] if current.active else current.config["disks"]
     images = read_images(disk for disk in disks if disk["target"] in kept)
     fill_sizes(entries, images.values())
-    checkpoints = [checkpoint.getName() for checkpoint in dom.listAllCheckpoints(0)]
-    return SnapshotView(current, conn.getLibVersion(), entries, xmls, images, checkpoints)
+    path = qcow2_variables(definition)
+    return SnapshotView(
+        current,
+        conn.getLibVersion(),
+        entries,
+        xmls,
+        images,
+        variables={path: read_image(path)} if path else {},
+        checkpoints=[checkpoint.getName() for checkpoint in dom.listAllCheckpoints(0)],
+    )
 
 
 # --- checks before a change -------------------------------------------------------------------
@@ -210,36 +218,39 @@ def delete_snapshot(dom: Any, name: str, view: SnapshotView) -> None:
 def erase(view: SnapshotView, targets: Iterable[str], name: str) -> None:
     """Delete all snapshots of a name from the images of these disks of a stopped domain.
 
-    Read-only disks, and disks added later, may contain an unrelated snapshot of that name.
+    Read-only disks, and disks added later, may contain an unrelated snapshot of that name. The
+    variables of UEFI firmware are the domain's own.
     """
     mine = set(targets) & set(view.images)
-    for disk in view.current.config["disks"]:
-        if disk["target"] not in mine:
-            continue
-        image = _read_image(disk)
+    images = {
+        disk["path"]: _read_image(disk)
+        for disk in view.current.config["disks"]
+        if disk["target"] in mine
+    }
+    images.update({path: read_image(path) for path in view.variables})
+    for path, image in images.items():
         for _snapshot in [s for s in image.snapshots if s.name == name] if image else ():
             done = subprocess.run(
-                ["qemu-img", "snapshot", "-d", name, disk["path"]],
+                ["qemu-img", "snapshot", "-d", name, path],
                 capture_output=True,
                 text=True,
                 check=False,
             )
             if done.returncode:
-                raise Failure(
-                    f"cannot delete snapshot {name} from {disk['path']}: {done.stderr.strip()}"
-                )
+                raise Failure(f"cannot delete snapshot {name} from {path}: {done.stderr.strip()}")
 
 
 def sweep_incomplete(dom: Any, name: str, view: SnapshotView) -> None:
     """Delete a snapshot that a crashed run left in images and that is unknown to libvirt."""
     targets = [target for target, image in view.images.items() if image and image.find(name)]
-    if not targets:
+    if not any(image and image.find(name) for image in view.places.values()):
         return
     if not view.current.active:
         erase(view, targets, name)
         return
-    # QEMU has the images open: redefine the snapshot, so that libvirt can delete it.
-    orphan = build_orphan(name, view.current.config_xml, targets)
+    # QEMU has the images open: redefine the snapshot, so that libvirt can delete it. Where it is
+    # libvirt asks QEMU.
+    orphan = build_orphan(name, view.current.config_xml, targets or list(view.images))
     taken = dom.snapshotCreateXML(orphan, libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE)
     _call_slowly(view, lambda: taken.delete(0), f"cannot delete snapshot {name} of {view.label}")
 

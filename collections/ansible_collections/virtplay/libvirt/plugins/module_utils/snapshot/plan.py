@@ -14,7 +14,7 @@ from typing import Any
 
 from ..domain.arguments import WAITING
 from ..domain.plan import Applies, Change, Current, refuse_jobs, refuse_saved
-from ..domain.xml import list_files, parse_domain, parse_xml
+from ..domain.xml import list_files, nvram_path, parse_domain, parse_xml, tpm_path
 from ..failure import Failure
 from ..states import DomainState, TextEnum
 from ..units import GIB
@@ -44,7 +44,8 @@ class SnapshotView:
     """A domain and its snapshots, as plans need them.
 
     xmls: snapshot name → its XML. images: target of a disk → its image, None if it is not a
-    readable qcow2. checkpoints: their names. missing: files that the snapshot to restore needs and
+    readable qcow2. variables: the same of the UEFI variables, by their path; empty if they are in
+    no snapshot. checkpoints: their names. missing: files that the snapshot to restore needs and
     that do not exist. shared: target of a disk → another domain that stands on it.
     """
 
@@ -53,6 +54,7 @@ class SnapshotView:
     entries: list[dict[str, Any]]
     xmls: Mapping[str, str] = field(default_factory=dict)
     images: Mapping[str, Qcow2Image | None] = field(default_factory=dict)
+    variables: Mapping[str, Qcow2Image | None] = field(default_factory=dict)
     checkpoints: Sequence[str] = ()
     missing: Sequence[str] = ()
     shared: Mapping[str, str] = field(default_factory=dict)
@@ -61,6 +63,14 @@ class SnapshotView:
     def label(self) -> str:
         """Return the domain's libvirt name, for messages."""
         return self.current.label
+
+    @property
+    def places(self) -> dict[str, Qcow2Image | None]:
+        """Return all images that a snapshot is in, by what messages call them."""
+        return {
+            **{f"disk {target}": image for target, image in self.images.items()},
+            **{f"UEFI variables {path}": image for path, image in self.variables.items()},
+        }
 
     @property
     def applies(self) -> Applies:
@@ -101,6 +111,13 @@ def split_disks(xml: str) -> tuple[list[str], list[str]]:
     return kept, left_out
 
 
+def qcow2_variables(xml: str) -> str | None:
+    """Return the path of a definition's UEFI variables if snapshots can include them."""
+    nvram = parse_xml(xml).find("os/nvram")
+    is_qcow2 = nvram is not None and nvram.get("format") == _FORMAT_WITH_SNAPSHOTS
+    return nvram_path(xml) if is_qcow2 else None
+
+
 def find_obstacles(xml: str, *, active: bool, version: int) -> list[str]:
     """Return why a domain with this definition cannot have internal snapshots; [] if it can.
 
@@ -113,7 +130,7 @@ def find_obstacles(xml: str, *, active: bool, version: int) -> list[str]:
     if _has_uefi(root) and (raw_variables or version < UEFI_VERSION):
         # For a stopped domain, libvirt 9.0 creates a snapshot without the variables: a restore
         # would leave the firmware's state as it is, and QEMU could not delete the snapshot live.
-        reasons.append("no snapshot can include the variables of its UEFI firmware")
+        reasons.append(_uefi_obstacle(version))
     disks = root.findall("devices/disk")
     writable = [disk for disk in disks if _is_writable(disk)]
     if not writable:
@@ -121,6 +138,9 @@ def find_obstacles(xml: str, *, active: bool, version: int) -> list[str]:
     for disk in writable:
         reasons.extend(_disk_obstacles(disk))
     reasons.extend(_shared_images(writable))
+    if not active and tpm_path(xml) is not None:
+        # With the memory QEMU stores it and brings it back (tried with 9.0, 11.3 and 12.8).
+        reasons.append("no snapshot of a stopped domain can include the state of its TPM; start it")
     state = root.find("devices")
     if active and state is not None:
         passed = state.find("hostdev") is not None or any(
@@ -131,6 +151,16 @@ def find_obstacles(xml: str, *, active: bool, version: int) -> list[str]:
         if state.find("filesystem") is not None:
             reasons.append("it shares a directory with the host")
     return reasons
+
+
+def _uefi_obstacle(version: int) -> str:
+    reason = "no snapshot can include the variables of its UEFI firmware, "
+    if version < UEFI_VERSION:
+        return f"{reason}which requires libvirt 10.10"
+    return (
+        f"{reason}which are in a raw file; convert it to qcow2 as the README of the role "
+        "libvirt_snapshot shows"
+    )
 
 
 def _has_uefi(root: Any) -> bool:
@@ -203,6 +233,12 @@ def _domain_obstacles(view: SnapshotView) -> list[str]:
         if view.images.get(target) is None
         and not any(reason.startswith(f"disk {target} ") for reason in reasons)
     ]
+    # A file that does not exist is made from its template when the domain starts.
+    reasons += [
+        f"its UEFI variables {path} are not a readable qcow2 that supports snapshots; start it once"
+        for path, image in view.variables.items()
+        if image is None
+    ]
     if not current.persistent:
         reasons.append("it is transient, and libvirt keeps nothing of it once it has stopped")
     if current.state in (DomainState.SUSPENDED, DomainState.STOPPING, DomainState.CRASHED):
@@ -258,11 +294,11 @@ def plan_creation(
         obstacles += _bitmap_obstacles(view)
     _refuse(doing, obstacles)
     refuse_jobs(view.current, f"cannot {doing}")
-    holders = [t for t, image in view.images.items() if image and image.find(name)]
+    holders = [place for place, image in view.places.items() if image and image.find(name)]
     if holders and not known:
         raise Failure(
-            f"cannot create snapshot {name} of {view.label}: disk {', '.join(holders)} contains a "
-            "snapshot of that name that is unknown to libvirt",
+            f"cannot create snapshot {name} of {view.label}: a snapshot of that name that is "
+            f"unknown to libvirt is in {', '.join(holders)}",
             "SNAPSHOT_EXISTS",
         )
     return _changes_of_creation(view, wanted)
@@ -366,14 +402,14 @@ def tree_without(entries: Sequence[Mapping[str, Any]], name: str) -> list[dict[s
 
 
 def _is_held(view: SnapshotView, name: str) -> bool:
-    return any(image is None or image.find(name) for image in view.images.values())
+    return any(image is None or image.find(name) for image in view.places.values())
 
 
 def _mistaken(view: SnapshotView, name: str) -> list[str]:
     """Return why QEMU would delete or restore another snapshot, whose number is this name."""
     return [
-        f"disk {target} has another snapshot with that number"
-        for target, image in view.images.items()
+        f"{place} has another snapshot with that number"
+        for place, image in view.places.items()
         if image and any(s.id == name and s.name != name for s in image.snapshots)
     ]
 
@@ -446,7 +482,7 @@ def plan_restore(
 def _is_as_then(view: SnapshotView, entry: Mapping[str, Any]) -> bool:
     if view.current.active or view.current.saved or entry["has_memory"] or not entry["current"]:
         return False
-    held = [image.find(entry["name"]) if image else None for image in view.images.values()]
+    held = [image.find(entry["name"]) if image else None for image in view.places.values()]
     return bool(held) and all(snapshot is not None and snapshot.is_active for snapshot in held)
 
 
@@ -507,6 +543,11 @@ def _restore_obstacles(
             )
         if target not in view.images:
             reasons.append(f"disk {target} was detached since")
+    reasons += [
+        f"its UEFI variables {path} do not contain that snapshot"
+        for path, image in view.variables.items()
+        if image is None or image.find(name) is None
+    ]
     if then is not None:
         places_then = {disk["target"]: _place(disk) for disk in then["disks"]}
         for now in (view.current.config, view.current.live):
