@@ -19,6 +19,8 @@ from virtplay.jobs.processes import MARK, end_strays
 from virtplay.jobs.specification import EVENTS, SPECIFICATION, Specification
 
 POLL_SECONDS = 0.1
+END_SECONDS = 20.0
+"""How long a job process may take to end its descendants; longer than it tries to."""
 
 
 class Run:
@@ -66,10 +68,17 @@ class Run:
         return [json.loads(line) for line in block[:whole].splitlines()]
 
     async def end(self) -> None:
-        """End the play and all its descendants, and wait until they have ended."""
+        """End the play and all its descendants, and wait until they have ended.
+
+        A job process that does not do that itself, because it is halted or stuck, is killed.
+        """
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), END_SECONDS)
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
         await self._process.wait()
         if self._process.returncode:
             await asyncio.to_thread(end_strays, self._directory)

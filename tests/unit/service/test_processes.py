@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -13,12 +14,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from virtplay.jobs import processes
+from virtplay.jobs import processes, runner
 from virtplay.jobs.processes import MARK, end_strays
 
 JOB = f"""
 import os, subprocess, sys
-from virtplay.jobs import processes
+from virtplay.jobs import processes, runner
 
 processes.TERM_SECONDS = 0.3
 processes.become_subreaper()
@@ -108,6 +109,27 @@ def test_processes_that_cannot_be_killed_are_left_behind(
         assert sent >= {(child.pid, signal.SIGTERM), (child.pid, signal.SIGKILL)}
         end_strays(tmp_path)
         child.kill()
+
+
+async def test_halted_job_process_is_killed_with_what_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "END_SECONDS", 0.2)
+    program = (
+        "import subprocess, time; print(subprocess.Popen(['sleep', '300']).pid, flush=True); "
+        "time.sleep(300)"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE, env={MARK: str(tmp_path)}
+    )
+    assert process.stdout is not None
+    child = int(await process.stdout.readline())
+    with killed([process.pid, child]):
+        process.send_signal(signal.SIGSTOP)
+        async with asyncio.timeout(60):
+            await runner.Run(process, tmp_path).end()
+        assert process.returncode in (-signal.SIGTERM, -signal.SIGKILL)
+        assert not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie"
 
 
 def test_a_zombie_is_no_stray(tmp_path: Path) -> None:
