@@ -1,6 +1,6 @@
 #!/bin/sh
-# What: libvirt's QEMU driver: internal snapshots whose names are numbers ("1", "2", or a date without
-#       separators), which libvirt accepts.
+# What: libvirt's QEMU driver: internal snapshots whose names are small numbers ("1", "2"), as of one
+#       who counts them; libvirt accepts the names.
 # Versions: libvirt 12.8.0-1 with QEMU 11.1.2 of Debian forky; 11.3 with QEMU 10.0 did the same.
 # One would guess: libvirt knows its snapshots by name, and so a restore to "2" gives the disk as it was
 #       when "2" was taken, or fails.
