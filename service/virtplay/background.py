@@ -13,7 +13,7 @@ from pathlib import Path
 
 from virtplay import errors
 from virtplay.hosts.inventory import load_inventory
-from virtplay.jobs.recovery import recover
+from virtplay.jobs.recovery import recover, sweep_jobs
 from virtplay.jobs.reported import watch_reports
 from virtplay.services import Services, build_services
 from virtplay.settings import Settings
@@ -119,7 +119,7 @@ class Background:
             await self.reload_inventory()
 
     async def _delete_expired(self) -> None:
-        """Delete rows that are older than their retention, every UPKEEP_SECONDS."""
+        """Delete rows older than their retention, and what jobs left, every UPKEEP_SECONDS."""
         settings = self.services.settings
         while True:
             while await forget_jobs(timedelta(days=settings.job_retention_days)):
@@ -127,6 +127,7 @@ class Background:
             while await forget_audit(timedelta(days=settings.audit_retention_days)):
                 pass
             await forget_tickets()
+            await sweep_jobs(settings)
             await asyncio.sleep(UPKEEP_SECONDS)
 
 

@@ -1,8 +1,10 @@
 """API tests: what the start of the service does with the jobs that an earlier process has left."""
 
 import asyncio
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +16,8 @@ from virtplay.hosts.observer import Observer
 from virtplay.hosts.placement import Overcommit
 from virtplay.jobs.execution import execute, lease
 from virtplay.jobs.processes import MARK
-from virtplay.jobs.recovery import MOST_STALLED, recover
-from virtplay.jobs.submission import job_directory
+from virtplay.jobs.recovery import LEFT_SECONDS, MOST_STALLED, recover, sweep_jobs
+from virtplay.jobs.submission import job_directory, write_secrets
 from virtplay.metrics.exposition import Exposition
 from virtplay.metrics.history import History
 from virtplay.settings import Settings
@@ -190,6 +192,24 @@ async def test_no_directory_stays_but_those_of_unfinished_jobs(service: Service)
     assert CANARY in (job_directory(settings, str(queued.ref)) / "secrets.json").read_text()
     assert [*(settings.state_dir / "observation").iterdir()] == []
     assert (await service.get(f"/jobs/{lost.ref}"))["status"] == "lost"
+
+
+@only_sqlite
+async def test_secrets_of_a_job_that_was_never_committed_are_removed_later(
+    service: Service,
+) -> None:
+    settings = service.settings
+    vm = await put_vm(RUNNING)
+    job = await console_job(service, vm, {"libvirt_console_password": CANARY})
+    old, young = (job_directory(settings, f"job-00009{number}") for number in (8, 9))
+    long_ago = time.time() - 2 * LEFT_SECONDS
+    for directory in (old, young):
+        write_secrets(directory, {"password": CANARY})
+    for directory in (old, job_directory(settings, str(job.ref))):
+        os.utime(directory, (long_ago, long_ago))
+    await sweep_jobs(settings)
+    left = {path.name for path in (settings.state_dir / "jobs").iterdir()}
+    assert left == {job.ref, young.name}
 
 
 @only_sqlite

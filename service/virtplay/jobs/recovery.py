@@ -1,9 +1,13 @@
 """Recovers the jobs that an earlier process of the service left unfinished."""
 
 import asyncio
+import contextlib
 import logging
+import math
 import shutil
+import time
 from collections.abc import Collection
+from pathlib import Path
 
 from virtplay.actions import RULES, Action
 from virtplay.jobs import runner
@@ -25,6 +29,8 @@ MOST_STALLED = 20
 A job that makes the service crash whenever it runs must be given up at last. But nobody can tell
 it from the jobs beside it, or from a machine that lacks memory for a while.
 """
+LEFT_SECONDS = 3600.0
+"""A directory that has not changed for so long is not that of a job about to be committed."""
 UNKNOWN_END = {"code": "INTERNAL_ERROR"}
 """The error of a creation that has left none."""
 
@@ -45,8 +51,9 @@ async def recover(settings: Settings) -> list[int]:
     for job in await store.unfinished_jobs():
         if job.after_id is not None:
             await _release_forgotten(job)
+    await asyncio.to_thread(_sweep, settings.state_dir / "observation")
+    await sweep_jobs(settings, young=True)
     unfinished = await store.unfinished_jobs()
-    await asyncio.to_thread(_sweep, settings, {str(job.ref) for job in unfinished})
     return [job.id for job in unfinished if job.status == JobStatus.QUEUED and job.after_id is None]
 
 
@@ -87,9 +94,19 @@ async def _release_forgotten(waiting: Job) -> None:
             _ = await release_waiting(vm, waiting, error, "its creation did not succeed")
 
 
-def _sweep(settings: Settings, unfinished: Collection[str]) -> None:
-    """Remove the directories of observations and of jobs that have ended, with their secrets."""
-    for name, kept in (("jobs", unfinished), ("observation", ())):
-        for directory in (settings.state_dir / name).iterdir():
-            if directory.name not in kept:
+async def sweep_jobs(settings: Settings, *, young: bool = False) -> None:
+    """Remove the directories of jobs that have ended or were never committed, with their secrets.
+
+    A job's secrets are written before it is committed: while the service runs, `young` ones stay.
+    """
+    unfinished = {str(job.ref) for job in await store.unfinished_jobs()}
+    before = math.inf if young else time.time() - LEFT_SECONDS
+    await asyncio.to_thread(_sweep, settings.state_dir / "jobs", unfinished, before)
+
+
+def _sweep(folder: Path, kept: Collection[str] = (), before: float = math.inf) -> None:
+    """Remove what is in a folder and has not changed since `before` (Unix seconds)."""
+    for directory in folder.iterdir() if folder.is_dir() else ():
+        with contextlib.suppress(OSError):  # it has just been removed
+            if directory.name not in kept and directory.stat().st_mtime <= before:
                 shutil.rmtree(directory, ignore_errors=True)
