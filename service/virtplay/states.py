@@ -79,7 +79,7 @@ class JobStatus(StrEnum):
     A run from a shell is cancelled when its user ends it, at any point.
     """
     LOST = "lost"
-    """Its process vanished, and a repeat could do harm; an observation shows the VM's state."""
+    """Its process vanished, and it is not run again; an observation shows the VM's state."""
 
 
 class JobOrigin(StrEnum):
