@@ -427,6 +427,29 @@ def test_disk_that_a_qemu_of_another_host_has_open_is_not_deleted(
     assert volumes(host, identity) == set()
 
 
+def forget_loader(host: Host, identity: str) -> None:
+    """Define a VM as it was before it asked for firmware that stores variables."""
+    xml = host.run("virsh", "dumpxml", "--inactive", identity).stdout
+    assert "<loader" in xml
+    old = re.sub("<loader.*(?:/>|</loader>)|<nvram.*</nvram>", "", xml)
+    host.run("virsh", "-q", "define", "/dev/stdin", stdin=old)
+
+
+def test_uefi_guest_of_before_is_made_to_keep_its_variables(
+    host: Host, identity: str, play: Play
+) -> None:
+    play("vm_create", **new(identity, firmware="efi", state="stopped"))
+    for action, values in (("vm_start", {}), ("vm_update", {"title": "x"})):
+        forget_loader(host, identity)
+        planned = play(action, "--check", **values)
+        changed = play(action, **values)
+        for result in (planned, changed):
+            fields = [change["field"] for change in result["changes"]]
+            assert fields.count("keeps_variables") == 1
+        assert "stateless='no'" in host.run("virsh", "dumpxml", "--inactive", identity).stdout
+        assert play(action, **values)["changed"] is False
+
+
 def test_uefi_guest_is_made_started_and_removed(host: Host, identity: str, play: Play) -> None:
     made = play("vm_create", **new(identity, firmware="efi", state="running"))
     assert made["domain"]["firmware"] == "efi"
