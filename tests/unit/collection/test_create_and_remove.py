@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain import create, remove
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain import create, remove, xml
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.create import Creation
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.devices import (
     NewDisk,
@@ -193,6 +193,33 @@ def test_variables_in_qcow2_need_a_libvirt_and_a_prepared_host(
     chosen = firmware.Uefi(str(tmp_path / "code"), str(tmp_path / "variables"))
     conn = SimpleNamespace(getLibVersion=lambda: version)
     assert firmware.find_uefi(conn) == (chosen if found else None)
+
+
+@pytest.mark.parametrize(
+    ("system", "gone"),
+    [
+        # As libvirt shows on forky what was defined on Debian 12.
+        (
+            "<os firmware='efi'><loader type='rom'>/usr/share/ovmf/OVMF.amdsev.fd</loader></os>",
+            True,
+        ),
+        ("<os firmware='efi'/>", True),
+        # Not its own, or somebody else's choice of a place.
+        ("<os><type>hvm</type></os>", False),
+        ("<os firmware='efi'><loader type='pflash'/><nvram>/srv/vars.fd</nvram></os>", False),
+    ],
+)
+def test_variables_that_libvirt_does_not_know_of_any_more_are_deleted(
+    system: str, gone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(xml, "_NVRAM_DIRECTORY", str(tmp_path))
+    variables = tmp_path / "vm-001_VARS.fd"
+    variables.touch()
+    domain = current()
+    domain.config_xml = f"<domain><name>vm-001</name>{system}</domain>"
+    for _attempt in range(2):
+        remove.remove_variables(domain)
+        assert variables.exists() is not gone
 
 
 TPM = "/var/lib/libvirt/swtpm/x"

@@ -128,11 +128,20 @@ def run(
     if tpm and _seals(current, stays):
         stays[tpm] = _MAY_UNSEAL
     undefine(dom, keep_nvram=nvram in stays, keep_tpm=tpm in stays)
-    if nvram and nvram not in stays and nvram == default_nvram_path(current.label):
-        # libvirt leaves it for a firmware that has no variables, as an upgrade may have chosen.
-        with suppress(FileNotFoundError):
-            os.unlink(nvram)
+    if nvram not in stays:
+        remove_variables(current)
     return stays
+
+
+def remove_variables(current: Current) -> None:
+    """Delete the file of UEFI variables that libvirt has left.
+
+    It does so for a firmware without variables, which it may have chosen after an upgrade.
+    """
+    path = nvram_path(current.config_xml)
+    if path == default_nvram_path(current.label):
+        with suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def plan_leftovers(
