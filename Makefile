@@ -1,6 +1,6 @@
 # The development tasks; `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast check molecule test-installation collection sanity integration changelog lab demo bench bench-tables dashboards role-tables pins setup setup-dev setup-hosts setup-roles setup-lab clean
+.PHONY: help run test test-fast check molecule test-distributions test-installation collection sanity integration changelog lab demo bench bench-tables dashboards role-tables pins setup setup-dev setup-hosts setup-roles setup-lab clean
 BIN := .venv/bin
 
 help: ## list the targets
@@ -20,6 +20,9 @@ check: setup-dev ## lint and type-check everything
 
 molecule: setup-roles ## test every role with Molecule on hosts of the lab, as root; see docs/molecule.md
 	@scripts/molecule
+
+test-distributions: setup-lab ## run what hosts of Debian 12, 13 and forky have in common; write the table of docs/distributions.md
+	@$(BIN)/python -m tests.distributions
 
 test-installation: setup-lab ## install, upgrade and roll back the service on a systemd of its own; run from a fresh clone
 	@$(BIN)/pytest -q tests/installation

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-pytest_plugins = ["tests.lab.fixtures", "tests.warm.environment"]
+pytest_plugins = ["tests.lab.fixtures", "tests.warm.environment", "tests.distributions.report"]
 
 # Otherwise each of thousands of processes compiles the project again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

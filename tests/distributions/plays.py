@@ -32,7 +32,7 @@ def play(inventory: Path, host: str, action: str, *options: str, **values: Any) 
     """Run a playbook on one host with these variables; AssertionError if it fails."""
     done = run(inventory, host, action, *options, **values)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-    said = json.loads(done.stdout)
+    said, _ = json.JSONDecoder().raw_decode(done.stdout)  # a summary may follow
     last = said["plays"][-1]["tasks"][-1]["hosts"].get(host, {})
     # A deprecation is what the next Ansible or Python will refuse.
     warned = [line for line in done.stderr.splitlines() if "WARNING" in line or "DEPREC" in line]

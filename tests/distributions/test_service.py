@@ -1,0 +1,85 @@
+"""Distributions: one service for a host of Debian 12 and one of the release."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from lab import Lab
+from tests.acceptance.service import STOP_TIMEOUT, Api, Service, wait_for
+from tests.distributions.report import Row
+
+ALWAYS = {"libvirt_domain_info", "libvirt_domain_info_maximum_memory_bytes"}
+WORKING = {
+    "libvirt_domain_info_cpu_time_seconds_total",
+    "libvirt_domain_vcpu_time_seconds_total",
+    "libvirt_domain_block_stats_write_bytes_total",
+}
+STEPS = (("running", None), ("paused", "pause"), ("stopped", "stop"))
+
+
+def test_service_with_hosts_of_two_releases(mixed: Lab, row: Row, tmp_path: Path) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    settings = {"VIRTPLAY_STOP_TIMEOUT": str(STOP_TIMEOUT), "VIRTPLAY_OBSERVE_TIMEOUT": "12"}
+    service = Service(tmp_path / "state", str(mixed.inventory), port, settings)
+    service.start()
+    api = Api(port)
+    vms: dict[str, str] = {}
+    try:
+        with row("service with this host and one of Debian 12: create, start, pause, stop, delete"):
+            made = api.create_all(*({"host": h.name, "autoStart": True} for h in mixed.hosts))
+            vms = {vm["host"]: vm["id"] for vm in made}
+            assert vms.keys() == {host.name for host in mixed.hosts}
+            for status, action in STEPS:
+                for vm in vms.values():
+                    if action:
+                        body = {"force": True} if action == "stop" else None
+                        api.run("POST", f"/vms/{vm}/{action}", body)
+                    api.shows(vm, status=status)
+                with row(f"figures of a {status} VM, in `/metrics` and JSON: those of Debian 12"):
+                    compare(api, vms, ALWAYS if status == "stopped" else ALWAYS | WORKING)
+            api.remove(*vms.values())
+    finally:
+        api.remove(*vms.values())
+        service.stop()
+    assert service.pids() == []
+
+
+def compare(api: Api, vms: dict[str, str], least: set[str]) -> None:
+    """Wait until both VMs have the same figures, and at least these series."""
+    seen: list[set[tuple[str, ...]]] = []
+
+    def equal() -> bool:
+        seen[:] = [figures(api, host, vm) for host, vm in vms.items()]
+        return seen[0] == seen[1] and {name for name, *_ in seen[0]} >= least
+
+    try:
+        wait_for("the same figures", equal, 30)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {sorted(seen[0] ^ seen[1])}, {sorted(seen[0])}") from None
+
+
+def figures(api: Api, host: str, vm: str) -> set[tuple[str, ...]]:
+    """The series of a VM (name, then its labels) and the keys of its JSON metrics."""
+    text = api.http.get(str(api.http.base_url.join("/metrics")), params={"host": host}).text
+    found = {
+        (sample.name, *sorted(sample.labels))
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.labels.get("domain") == vm
+    }
+    return found | {("json", key) for key in keys(api.get(f"/vms/{vm}/metrics"))}
+
+
+def keys(value: Any, prefix: str = "") -> set[str]:
+    """The paths of everything that is not null."""
+    if isinstance(value, dict):
+        return {path for key, item in value.items() for path in keys(item, f"{prefix}.{key}")}
+    if isinstance(value, list):
+        return {path for item in value for path in keys(item, f"{prefix}[]")}
+    return set() if value is None else {prefix}
