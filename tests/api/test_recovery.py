@@ -78,16 +78,21 @@ async def test_only_attempts_that_get_no_further_are_counted(service: Service) -
     for _ in range(MOST_STALLED + 1):
         await crash(0)
     assert job.stalled is None, "its play has never begun"
+    for count in (1, 2):
+        await begin(service, job)
+        await crash(0)
+        assert job.stalled == count
+    await crash(0)
+    assert job.stalled == 2, "what has begun was the play of the attempt before"
     await begin(service, job)
-    await crash(0)
-    await crash(0)
-    assert job.stalled == 2
     await crash(30)
     assert job.stalled is None
+    await begin(service, job)
     await crash(10)
     assert job.stalled == 1
+    await begin(service, job)
     await crash(40)
-    assert (job.stalled, job.attempt) == (None, MOST_STALLED + 7)
+    assert (job.stalled, job.attempt) == (None, MOST_STALLED + 8)
 
 
 @pytest.mark.slow

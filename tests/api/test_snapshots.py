@@ -580,14 +580,15 @@ async def test_after_a_crash_it_is_done_again_and_at_last_given_up(service: Serv
     await add_vm()
     data = await take(service)
     job = await Job.get(ref=data["jobId"])
-    await begin(service, job)
     for attempt in range(1, MOST_STALLED):
         assert await lease(job.id) is not None
+        await begin(service, job)
         assert await recover(service.settings) == [job.id]
         await job.refresh_from_db()
         assert (job.status, job.attempt) == (JobStatus.QUEUED, attempt + 1)
         assert (await listed(service))["snap-001"]["status"] == "creating"
     assert await lease(job.id) is not None
+    await begin(service, job)
     assert await recover(service.settings) == []
     shown = (await listed(service))["snap-001"]
     assert (await service.get(f"/jobs/{data['jobId']}"))["status"] == "lost"

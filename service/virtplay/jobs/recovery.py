@@ -60,9 +60,10 @@ async def recover(settings: Settings) -> list[int]:
 async def _abandon(settings: Settings, job: Job) -> None:
     """Queue a job without a process again, or end it as lost if it must not be repeated."""
     stalled = job.stalled or 0
+    begun = await asyncio.to_thread(runner.forget_play, job_directory(settings, str(job.ref)))
     if job.progress > (job.reached or 0):
         stalled = 0
-    elif runner.has_begun(job_directory(settings, str(job.ref))):
+    elif begun:
         stalled += 1
     if RULES[Action(job.action)].repeatable and stalled < MOST_STALLED:
         await queue_again(job, stalled)

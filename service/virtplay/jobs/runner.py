@@ -102,12 +102,14 @@ async def start(specification: Specification, directory: Path) -> Run:
     return Run(process, directory)
 
 
-def has_begun(directory: Path) -> bool:
-    """Whether the last play in a directory has written an event."""
-    try:
-        return (directory / EVENTS).stat().st_size > 0
-    except OSError:
-        return False
+def forget_play(directory: Path) -> bool:
+    """Return whether a play has begun in a directory, by its events, and remove these."""
+    events = directory / EVENTS
+    with contextlib.suppress(OSError):
+        begun = events.stat().st_size > 0
+        events.unlink()
+        return begun
+    return False
 
 
 async def clear(directory: Path) -> None:
