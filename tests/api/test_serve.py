@@ -284,6 +284,8 @@ def test_no_process_of_a_job_holds_a_descriptor_of_the_service(server: Server) -
         wait_for(lambda: server.host.calls("create"))
         of_service = {file for number, file in open_files(service).items() if number > 2}
         of_service.discard("/dev/null")
+        # Newer versions of libffi keep their own file open, in each process anew.
+        of_service = {file for file in of_service if not file.startswith("/usr/")}
         assert any(file.startswith("socket:") for file in of_service), "it listens"
         assert f"pipe:[{os.fstat(left).st_ino}]" in of_service, "it was started with it"
         plays = {
