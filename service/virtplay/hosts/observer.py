@@ -6,7 +6,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from virtplay.metrics.host_series import VmLabels
 from virtplay.settings import Settings
 from virtplay.states import HostStatus
 from virtplay.store import vms as store
-from virtplay.store.database import DatabaseError
+from virtplay.store.database import DatabaseAway, DatabaseError
 from virtplay.store.domains import UNREADABLE
 
 log = logging.getLogger("virtplay.hosts.observer")
@@ -35,6 +35,8 @@ ROUNDS_MAX = 60
 PLAY_POLL = 0.5
 """Seconds between two reads of the events of a long-lived play."""
 WATCH_SECONDS = 1.0
+MOST_PAUSE = 300.0
+"""The longest wait, in seconds, before a host in error is observed once more beside the play."""
 NOTE_EARLY = 1.0
 NOTE_MARGIN = 0.3
 """The VMs' generations are read so many seconds before an observation begins; later is too late."""
@@ -77,6 +79,10 @@ class Observer:
         """Host → the VMs' generations at a moment before its current observation began."""
         self._extra: dict[str, asyncio.Task[None]] = {}
         """Host → its extra observation beside the long-lived play."""
+        self._retries: dict[str, asyncio.Task[None]] = {}
+        """Host in error → the wait before its next extra observation."""
+        self._pauses: dict[str, float] = {}
+        """Host in error → the seconds of the wait after that one."""
         self._notes: set[asyncio.Task[None]] = set()
 
     @property
@@ -104,9 +110,10 @@ class Observer:
             # The interval counts from start to start, but there is always a pause.
             took = time.monotonic() - began
             await self._pause(max(LEAST_PAUSE, self._settings.observe_interval - took))
-        for task in (*self._extra.values(), *self._notes):
+        tasks = (*self._extra.values(), *self._retries.values(), *self._notes)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._extra.values(), *self._notes, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
     def has_observed(self) -> bool:
@@ -158,14 +165,16 @@ class Observer:
         began = time.monotonic()
         due = dict.fromkeys(hosts, began + patience)
         missing = set(hosts)
+        overdue: set[str] = set()
         fault = NO_RESPONSE
-        watcher = asyncio.create_task(self._watch(due))
+        watcher = asyncio.create_task(self._watch(due, overdue))
         directory = self._settings.state_dir / "observation" / "rounds"
         try:
             async for event in self._play(directory, rounds=rounds, limit=None):
                 name = event.get("host", "")
                 if name in due and await self._save_event(name, event, self._before[name]):
                     missing.discard(name)
+                    overdue.discard(name)
                     due[name] = time.monotonic() + interval + patience
                     if long_lived:
                         began = time.monotonic()
@@ -222,15 +231,25 @@ class Observer:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._renew.wait(), seconds)
 
-    async def _watch(self, due: dict[str, float]) -> None:
-        """Mark hosts suspect that were not observed in time."""
+    async def _watch(self, due: dict[str, float], overdue: set[str]) -> None:
+        """Mark hosts suspect that were not observed in time; end a play that reports none.
+
+        Such a play lives, but what it reports is lost, for example on a full disk.
+        """
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             now = time.monotonic()
             for name in [name for name, moment in due.items() if moment < now]:
                 due[name] = now + self._settings.observe_interval + self._settings.observe_timeout
-                if name in self.inventory.hosts:
+                overdue.add(name)
+                if name not in self.inventory.hosts:
+                    continue
+                with self._logged(name):
                     await self._mark_suspect(name, f"cannot observe {name}: {NO_RESPONSE}")
+            if due and overdue >= due.keys():
+                log.warning("no host is observed any more: the play is ended and begun anew")
+                self._renew.set()
+                return
 
     def _note_later(self, name: str, ended: float) -> None:
         task = asyncio.create_task(self._note_generations(name, ended))
@@ -246,7 +265,10 @@ class Observer:
         """
         begins = ended + self._settings.observe_interval
         await asyncio.sleep(max(0.0, begins - NOTE_EARLY - time.time()))
-        noted = await generations()
+        try:
+            noted = await generations()
+        except DatabaseAway:
+            return
         if time.time() < begins - NOTE_MARGIN:
             self._before[name] = noted
 
@@ -273,7 +295,10 @@ class Observer:
                     )
                     await self._publish(name, result["host_info"], float(event["at"]))
                     self._suspect.discard(name)
+                    self._pauses.pop(name, None)
                     self._found = True
+                except DatabaseAway:
+                    raise
                 except (*UNREADABLE, DatabaseError) as error:
                     # One odd host must not prevent the observation of all others.
                     log.exception("cannot read the observation of host %s", name)
@@ -321,6 +346,7 @@ class Observer:
             self._observe_again(name)
         else:
             await self._mark(name, HostStatus.ERROR, message)
+            self._retry_later(name)
         self._complete_round(name)
 
     def _complete_round(self, name: str) -> None:
@@ -364,12 +390,42 @@ class Observer:
 
     async def _observe_soon(self, name: str, startup: float) -> None:
         await asyncio.sleep(LEAST_PAUSE)
+        with self._logged(name):
+            try:
+                await self.observe(name, startup=startup)
+            except (VirtplayError, OSError) as error:
+                log.error("cannot observe host %s again: %s", name, error)
+                if name in self._awaited:
+                    await self._mark_suspect(name, f"cannot observe {name}: {error}", last=True)
+        # If that could not be saved either, the next round decides.
+        self._awaited.discard(name)
+
+    def _retry_later(self, name: str) -> None:
+        """Observe a host in error beside the long-lived play, which may not report it any more."""
+        if name in self._retries or self._stopping.is_set():
+            return
+        pause = self._pauses.get(name, self._settings.observe_interval)
+        self._pauses[name] = min(2 * pause, MOST_PAUSE)
+        task = asyncio.create_task(self._retry(name, pause))
+        self._retries[name] = task
+        task.add_done_callback(lambda _: self._retries.pop(name, None))
+
+    async def _retry(self, name: str, pause: float) -> None:
+        await asyncio.sleep(pause)
+        if name not in self.inventory.hosts:
+            return
+        with self._logged(name):
+            host = await store.find_host(name)
+            if host.status == HostStatus.ERROR:
+                self._observe_again(name)
+
+    @contextlib.contextmanager
+    def _logged(self, name: str) -> Iterator[None]:
+        """Log what prevents a task beside the play, which nobody waits for."""
         try:
-            await self.observe(name, startup=startup)
+            yield
         except (VirtplayError, OSError) as error:
-            log.error("cannot observe host %s again: %s", name, error)
-            if name in self._awaited:
-                await self._mark_suspect(name, f"cannot observe {name}: {error}", last=True)
+            log.error("cannot save that host %s is not observed: %s", name, error)
 
     async def _end_at(self, run: runner.Run, stopped: asyncio.Event) -> None:
         await stopped.wait()
