@@ -387,3 +387,26 @@ async def test_an_outcome_that_cannot_be_written_is_written_later(
     monkeypatch.setattr(outcome, "RETRY_SECONDS", 0.2)
     await playing.succeed((await playing.create())["jobId"])
     assert next(failures, None) is None
+
+
+@pytest.mark.slow
+@only_sqlite
+async def test_a_database_behind_its_host_is_caught_up_by_the_job_itself(playing: Service) -> None:
+    host = playing.hosts["kvm1"]
+    host.order("create", seen_generation=7)
+    made = await playing.create(userData="#cloud-config\nhostname: kept\n")
+    job = await playing.succeed(made["jobId"])
+    assert (job["attempt"], job["error"]) == (2, None)
+    calls = [call["given"] for call in host.calls("create")]
+    assert [call["generation"] for call in calls] == [1, 8]
+    assert {call["user_data"] for call in calls} == {"#cloud-config\nhostname: kept\n"}
+    assert not (playing.settings.state_dir / "jobs" / made["jobId"]).exists()
+    host.order("start", seen_generation=41)
+    await playing.succeed((await playing.act(made["id"], "start"))["jobId"])
+    assert [call["given"]["generation"] for call in host.calls("start")] == [9, 42]
+    assert (await Vm.get()).generation == 42
+    # What no database can hold is not followed: anybody may have written it there.
+    host.order("stop", seen_generation=2**40)
+    stopped = await playing.wait((await playing.act(made["id"], "stop"))["jobId"])
+    assert (stopped["status"], stopped["error"]["code"]) == ("failed", "STALE_GENERATION")
+    assert (await Vm.get()).generation == 43

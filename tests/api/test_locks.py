@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 
 import pytest
 from tortoise.exceptions import IntegrityError
+from virtplay.errors import Conflict
 from virtplay.jobs.execution import lease
-from virtplay.jobs.outcome import finish
+from virtplay.jobs.outcome import conclude, finish
 from virtplay.jobs.progress import Progress
 from virtplay.states import JobStatus
+from virtplay.store.jobs import move
 from virtplay.store.models import AuditEntry, Job, Vm
 
 from tests.api.conftest import BODY, Service
@@ -158,3 +160,29 @@ async def test_a_lease_is_taken_once_and_raises_the_generation(service: Service)
     assert len(taken) == 1
     assert taken[0].generation == (await Vm.get(ref=data["id"])).generation == 1
     assert await Vm.filter(uuid=uuid.UUID(int=0)).count() == 0
+
+
+async def test_a_job_that_another_has_leased_since_catches_up_with_no_host(
+    service: Service,
+) -> None:
+    vm = await put_vm(RUNNING)
+    data = await service.act(str(vm.ref), "stop")
+    number = (await Job.get(ref=data["jobId"])).id
+    old = await lease(number)
+    assert old is not None
+    await move(await Job.get(id=number), JobStatus.QUEUED, leased_by="")
+    new = await lease(number)
+    assert new is not None
+    assert new.generation == 2
+    error = {"code": "STALE_GENERATION", "message": "cannot", "task": "", "host": "kvm1"}
+    refused = Progress(2, error=error, seen_generation=2, stats_seen=True)
+    with pytest.raises(Conflict, match="another worker has leased it"):
+        _ = await conclude(old, refused, {"rc": 2, "status": "failed"}, asyncio.Event())
+    assert (await Vm.get()).generation == 2
+    assert (await Job.get()).status == JobStatus.RUNNING
+    # The one that holds the lease follows the host, and runs again above it.
+    refused.seen_generation = 5
+    assert await conclude(new, refused, {"rc": 2, "status": "failed"}, asyncio.Event()) == [number]
+    again = await lease(number)
+    assert again is not None
+    assert again.generation == 6

@@ -26,8 +26,6 @@ MISSES_UNTIL_GONE = 2
 IN_JOB = -1
 ARRIVED = "migrated"
 """The reason of a running domain that has just come from another host."""
-GENERATION_MAX = 2**30
-"""The database holds twice as much, and jobs add to it."""
 
 
 class Generations(dict[uuid.UUID, int]):
@@ -193,7 +191,7 @@ def _is_stranger(domain: Mapping[str, Any]) -> bool:
 
 def _generation(domain: Mapping[str, Any]) -> int:
     """Return the generation that a host reports, which anybody may have written there."""
-    return min(int(domain.get("generation") or 0), GENERATION_MAX)
+    return min(int(domain.get("generation") or 0), job_store.GENERATION_MAX)
 
 
 async def count_miss(vm: Vm) -> None:

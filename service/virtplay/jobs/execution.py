@@ -72,7 +72,8 @@ async def execute(settings: Settings, job_id: int, give_up: asyncio.Event) -> li
         # Not again: its play has ended, and would be repeated.
         log.exception("%s ended without an outcome", job.ref)
         return []
-    await runner.clear(directory)
+    if job.id not in followers:  # else it runs again, with the secrets that are there
+        await runner.clear(directory)
     return followers
 
 

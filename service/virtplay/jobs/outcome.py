@@ -28,6 +28,8 @@ from virtplay.vm_fields import from_variables
 log = logging.getLogger("virtplay.jobs.outcome")
 
 RETRY_SECONDS = 5.0
+MOST_ATTEMPTS = 5
+"""How often a job may find that its host has seen a later generation."""
 RETRY_DELETION = timedelta(hours=1)
 """How long pruning waits before it retries the deletion of a snapshot."""
 
@@ -71,7 +73,8 @@ async def conclude(
             if progress.result is None:
                 raise
             log.exception("cannot read the result of %s", job.ref)
-            progress.result = None
+            if progress.error is not None:
+                progress.result = None  # of a failed job only its state is read
             progress.error = progress.error or internal_error(job, progress, error)
         except DatabaseAway as error:
             log.warning("cannot write the outcome of %s, trying again: %s", job.ref, error.message)
@@ -80,7 +83,8 @@ async def conclude(
             log.exception("cannot write the outcome of %s; trying again", job.ref)
             await _wait_or_raise(error, give_up)
         else:
-            count_ended(fresh)
+            if fresh.status in FINISHED_JOB:
+                count_ended(fresh)
             return followers
 
 
@@ -111,6 +115,8 @@ async def finish(job: Job, progress: Progress, exit_event: Mapping[str, Any] | N
         log.warning("%s failed: %s", job.ref, error["message"])
     async with transaction():
         vm = await lock_vm(job.vm_id)
+        if vm is not None and await _catches_up(job, vm, progress):
+            return [job.id]
         waiting = await store.waiting_job(vm.id) if vm and job.locks else None
         await store.move(
             job,
@@ -127,6 +133,29 @@ async def finish(job: Job, progress: Progress, exit_event: Mapping[str, Any] | N
         else:
             await _settle_success(job, vm, result)
         return await release_waiting(vm, waiting, error, f"its creation {job.ref} failed")
+
+
+async def _catches_up(job: Job, vm: Vm, progress: Progress) -> bool:
+    """Queue a job again above the generation for which its host has refused it.
+
+    The database is behind the host: it was restored from a backup, or is new. The module refuses
+    before it changes anything. A job whose lease somebody else has, which the fence is there for,
+    does not get here: only the holder of the lease concludes a job.
+    """
+    seen = progress.seen_generation
+    if (
+        not isinstance(seen, int)
+        or not job.generation < seen <= store.GENERATION_MAX
+        or job.attempt >= MOST_ATTEMPTS
+    ):
+        return False
+    log.warning(
+        "%s runs again: host %s has seen generation %s of VM %s, above %s of the database",
+        *(job.ref, job.host, seen, vm.ref, job.generation),
+    )
+    await store.raise_generation(vm, seen)
+    await store.move(job, JobStatus.QUEUED, attempt=job.attempt + 1, leased_by="", started_at=None)
+    return True
 
 
 async def release_waiting(

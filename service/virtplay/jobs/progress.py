@@ -14,7 +14,7 @@ RESULT_KEYS = {
 }
 """Key of a module's result about a domain → whether the job's row stores it."""
 EVENT_KEYS = (
-    *("changed", "msg", "code", "module_stderr", "unreachable", "host_info"),
+    *("changed", "msg", "code", "seen_generation", "module_stderr", "unreachable", "host_info"),
     *RESULT_KEYS,
 )
 """Keys of a task's result that an event keeps."""
@@ -36,6 +36,8 @@ class Progress:
     """The last module result that has a domain, with its RESULT_KEYS only."""
     error: dict[str, Any] | None = None
     """code, message, task, host of the first failure that was not ignored."""
+    seen_generation: int | None = None
+    """The generation that the host has seen, if it has refused the job as outdated."""
     stats_seen: bool = False
     item_error: dict[str, Any] | None = None
     """The first failure among the loop items of the current task."""
@@ -76,6 +78,8 @@ class Progress:
             # The result of a loop reports only that an item failed, not which one and why.
             item_error = self.item_error if kind == "runner_on_failed" else None
             self.error = item_error or failure_of(event)
+            if self.error["code"] == "STALE_GENERATION":
+                self.seen_generation = res.get("seen_generation")
 
 
 def step_of(task: str) -> str:

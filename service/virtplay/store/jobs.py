@@ -16,6 +16,8 @@ from virtplay.store.database import is_sqlite
 from virtplay.store.models import AuditEntry, Job, JobEvent, ReportedRun, Vm
 
 REF = re.compile(r"job-\d{6,12}")
+GENERATION_MAX = 2**30
+"""The highest generation taken over from a host; the database holds twice as much."""
 REMEMBERED = re.compile(r"job-(\d{6,9})")
 
 
@@ -128,6 +130,12 @@ async def lease_job(job: Job, vm: Vm, holder: str) -> bool:
         job.generation = vm.generation
     await move(job, JobStatus.RUNNING, leased_by=holder, started_at=datetime.now(UTC))
     return True
+
+
+async def raise_generation(vm: Vm, generation: int) -> None:
+    """Let the next lease of the VM, whose row is locked, get a generation above `generation`."""
+    vm.generation = max(vm.generation, generation)
+    await vm.save(update_fields=["generation"])
 
 
 async def save_progress(job: Job, percent: int, step: str) -> None:

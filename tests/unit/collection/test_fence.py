@@ -140,6 +140,7 @@ def test_lower_generation_is_refused_and_equal_one_accepted(tmp_path: Path) -> N
     failure = refused(make(tmp_path, 4))
     assert failure.code == "STALE_GENERATION"
     assert "the host has seen 5" in failure.message
+    assert failure.facts == {"seen_generation": 5}
     for generation in (5, 6, None):
         with make(tmp_path, generation).hold(1):
             pass

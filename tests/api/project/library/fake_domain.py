@@ -269,6 +269,13 @@ def main() -> None:
     deadline = time.monotonic() + 600
     while order.get("hold") and Path(order["hold"]).exists() and time.monotonic() < deadline:
         time.sleep(0.05)
+    seen = order.get("seen_generation", 0)
+    if seen > (module.params["given"].get("generation") or 0):
+        module.fail_json(
+            msg=f"cannot {action} it: this run is outdated (the host has seen {seen})",
+            code="STALE_GENERATION",
+            seen_generation=seen,
+        )
     if "fail" in order:
         module.fail_json(**order["fail"])
     if order.get("lie"):

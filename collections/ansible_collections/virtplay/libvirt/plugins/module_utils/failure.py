@@ -38,10 +38,12 @@ Code = Literal[
 class Failure(Exception):
     """A failure to report to the user: a message that starts with "cannot" and an error code."""
 
-    def __init__(self, message: str, code: Code = "LIBVIRT_ERROR") -> None:
+    def __init__(self, message: str, code: Code = "LIBVIRT_ERROR", **facts: Any) -> None:
+        """Describe the failure; facts are further keys of the module's result."""
         super().__init__(message)
         self.message = message
         self.code = code
+        self.facts = facts
 
 
 def check_values(table: Table, params: dict[str, Any]) -> None:
@@ -67,6 +69,6 @@ def run_module(
         failure = error if isinstance(error, Failure) else explain(error)
         if failure is None:
             raise
-        module.fail_json(msg=failure.message, code=failure.code)
+        module.fail_json(msg=failure.message, code=failure.code, **failure.facts)
     else:
         module.exit_json(**result)

@@ -214,6 +214,11 @@ code:
   returned: failure
   type: str
   sample: VM_ALREADY_STOPPED
+seen_generation:
+  description: The generation that the host has seen, which is later than O(generation).
+  returned: failure with code STALE_GENERATION
+  type: int
+  sample: 7
 """
 
 from functools import partial

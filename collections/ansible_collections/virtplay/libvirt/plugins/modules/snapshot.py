@@ -200,6 +200,11 @@ code:
   returned: failure
   type: str
   sample: SNAPSHOT_NOT_POSSIBLE
+seen_generation:
+  description: The generation that the host has seen, which is later than O(generation).
+  returned: failure with code STALE_GENERATION
+  type: int
+  sample: 7
 """
 
 import os

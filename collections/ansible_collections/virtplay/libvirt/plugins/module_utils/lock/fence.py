@@ -83,6 +83,7 @@ class Fence:
                 f"cannot {self.task}: this run is outdated (generation {self.generation}, "
                 f"the host has seen {highest})",
                 "STALE_GENERATION",
+                seen_generation=highest,
             )
 
     def recall(self) -> dict[str, Any]:
