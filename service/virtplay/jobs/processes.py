@@ -12,7 +12,7 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -59,8 +59,9 @@ def end_strays(directory: Path) -> None:
     deadline = time.monotonic() + KILL_SECONDS
     while strays := [
         process
-        for process in _own_processes("environ")
+        for process in psutil.process_iter(["environ"])
         if f"{(process.info['environ'] or {}).get(MARK)}/".startswith(f"{directory}/")
+        and _may_end(process)
     ]:
         _send(strays, signal.SIGKILL)
         if time.monotonic() > deadline:
@@ -85,26 +86,28 @@ def _descendants() -> list[psutil.Process]:
     # Not Process.children: psutil 7.2 compares wall-clock times in it, and misses a child when the
     # clock steps back: https://github.com/giampaolo/psutil/issues/2542
     children: dict[int, list[psutil.Process]] = {}
-    for process in _own_processes("ppid"):
+    for process in psutil.process_iter(["ppid"]):
         children.setdefault(process.info["ppid"], []).append(process)
-    found = children.pop(os.getpid(), [])
+    found = [child for child in children.pop(os.getpid(), []) if _may_end(child)]
     for process in found:
-        found += children.pop(process.pid, [])
+        found += [child for child in children.pop(process.pid, []) if _may_end(child)]
     return found
 
 
-def _own_processes(*attributes: str) -> Iterator[psutil.Process]:
-    """Yield all processes that this user may end, with these attributes in `info`.
+def _may_end(process: psutil.Process) -> bool:
+    """Whether this user may end a process, and no other job uses it.
 
     Processes under sudo belong to root. They end with their task, and the lock on the host makes
-    the next job wait for them. ControlPersist connections of ssh ("[mux]") are left out, as other
-    jobs may use them.
+    the next job wait for them. ControlPersist connections of ssh ("[mux]") are shared by jobs.
     """
-    for process in psutil.process_iter(["uids", "cmdline", *attributes]):
-        uids, words = process.info["uids"], process.info["cmdline"] or []
-        ours = uids and os.geteuid() in (0, uids.effective)
-        if ours and not any("[mux]" in word for word in words):
-            yield process
+    words: list[str] = []
+    try:
+        uids = process.uids()
+        with contextlib.suppress(psutil.AccessDenied, psutil.ZombieProcess):
+            words = process.cmdline()
+    except psutil.Error:
+        return False
+    return os.geteuid() in (0, uids.effective) and not any("[mux]" in word for word in words)
 
 
 def _send(processes: Sequence[psutil.Process], number: int) -> None:
