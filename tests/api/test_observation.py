@@ -511,3 +511,44 @@ async def test_strangers_get_no_id_before_every_host_was_seen(
     assert await observer._save_event("kvm1", seen(stranger), before)
     shown = {vm["name"]: vm["id"] for vm in (await service.get("/vms"))["vms"]}
     assert shown == {"vm-001": "vm-001", "stranger": "vm-002"}
+
+
+@pytest.mark.parametrize(
+    ("action", "code"),
+    [("delete", "INTERNAL_ERROR"), ("delete", "HOST_UNREACHABLE"), ("stop", "VM_NOT_FOUND")],
+)
+async def test_vm_that_a_job_may_have_found_gone_needs_one_observation(
+    service: Service, action: str, code: str
+) -> None:
+    vm = await put_vm(RUNNING)
+
+    async def fail() -> None:
+        await vm.refresh_from_db()
+        method, path = ("DELETE", "?force=true") if action == "delete" else ("POST", "/stop")
+        answer = await service.client.request(method, f"/api/v1/vms/{vm.ref}{path}")
+        job = await lease((await Job.get(ref=answer.json()["data"]["jobId"])).id)
+        assert job is not None
+        error = {"code": code, "message": "cannot", "task": "", "host": "kvm1"}
+        _ = await finish(job, Progress(2, error=error), {"rc": 2, "status": "failed"})
+        await vm.refresh_from_db()
+
+    await fail()
+    # It is there: nothing has changed, and two observations without it are needed again.
+    await service.see("kvm1", domains=[own_domain(vm)])
+    await service.see("kvm1")
+    assert (await service.get("/vms/vm-001"))["status"] == "running"
+    await service.see("kvm1", domains=[own_domain(vm)])
+    await fail()
+    await service.see("kvm1")
+    assert (await service.client.get("/api/v1/vms/vm-001")).status_code == 404
+
+
+async def test_deletion_that_was_refused_needs_two_observations_as_before(service: Service) -> None:
+    vm = await put_vm(RUNNING)
+    answer = await service.client.delete(f"/api/v1/vms/{vm.ref}?force=true")
+    job = await lease((await Job.get(ref=answer.json()["data"]["jobId"])).id)
+    assert job is not None
+    error = {"code": "OPERATION_IN_PROGRESS", "message": "cannot", "task": "", "host": "kvm1"}
+    _ = await finish(job, Progress(2, error=error), {"rc": 2, "status": "failed"})
+    await service.see("kvm1")
+    assert (await service.get("/vms/vm-001"))["status"] == "running"

@@ -27,6 +27,8 @@ from virtplay.vm_fields import from_variables
 
 log = logging.getLogger("virtplay.jobs.outcome")
 
+OPEN_ENDS = frozenset({"INTERNAL_ERROR", "TIMEOUT", "HOST_UNREACHABLE", "PLAYBOOK_FAILED"})
+"""Codes of errors after which a deletion may have been done nevertheless."""
 RETRY_SECONDS = 5.0
 MOST_ATTEMPTS = 5
 """How often a job may find that its host has seen a later generation."""
@@ -268,6 +270,12 @@ async def _settle_failure(
     await follow_domain(vm, {key: now[key] for key in ("state", "state_reason") if key in now})
     if error["code"] == "HOST_UNREACHABLE":
         await save_vm(vm, status=VmStatus.UNREACHABLE)
+    if error["code"] == "VM_NOT_FOUND" or (
+        job.action == Action.VM_DELETE and error["code"] in OPEN_ENDS
+    ):
+        # Until it is observed, further jobs would be accepted and fail. One observation without
+        # the domain is enough now, and one with it takes this back.
+        await save_vm(vm, missed=max(1, vm.missed))
 
 
 def reason_of(job: Job, error: Mapping[str, Any]) -> dict[str, Any]:
