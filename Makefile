@@ -45,7 +45,7 @@ lab: setup-hosts ## bring up real hypervisors in namespaces, until Ctrl-C; RELEA
 demo: setup-hosts ## run the service on a lab at http://localhost:3000, until Ctrl-C
 	@$(BIN)/python -m scripts.demo
 
-bench: setup-lab ## run the benchmarks (half an hour); write benchmarks/results.json and docs/performance.md
+bench: setup-lab ## run the benchmarks (an hour); write benchmarks/results.json and docs/performance.md
 	@$(BIN)/python -m benchmarks
 
 bench-tables: setup-dev ## write the tables of docs/performance.md from benchmarks/results.json

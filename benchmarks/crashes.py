@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.measuring import NEVER, ORIGIN, PORT, ROOT, Figure
+from benchmarks.measuring import NEVER, ORIGIN, PORT, ROOT, Figure, cpu_seconds, medians
 from scripts.demo import start_service, stop_service, wait_ready
 from tests.api.fake_hosts import FakeHost
 from tests.warm.environment import Environment
@@ -39,6 +39,10 @@ COLD = Path("/usr/bin/python3")
 TOKEN = "t" * 40
 BODY = {"name": "bench", "template": "micro", "cpu": 1, "memory": 256, "disk": 1, "autoStart": True}
 ACTIONS = ("pause", "resume")
+
+
+Start = tuple[float, float]
+"""Seconds until the service answers, and the seconds of CPU that it and its children took."""
 
 
 class Site:
@@ -75,12 +79,12 @@ class Site:
         inventory, state = self._folder / "hosts.yml", self._folder / "state"
         return start_service(inventory, state, TOKEN, PORT, settings=self._settings)
 
-    def start(self) -> float:
-        """Start the service; return after how many seconds it has answered."""
+    def start(self) -> tuple[float, float]:
+        """Start the service; return after how many seconds, and seconds of CPU, it has answered."""
         began = time.perf_counter()
         self.process = self._start()
         wait_for(self._answers)
-        return time.perf_counter() - began
+        return time.perf_counter() - began, cpu_seconds(self.process.pid)
 
     def _answers(self) -> bool:
         if self.process.poll() is not None:
@@ -148,10 +152,10 @@ def bench(*, quick: bool) -> Iterator[Figure]:
     yield growth(jobs, settled)
 
 
-def measure_starts(kills: int) -> tuple[list[float], list[float]]:
-    """Seconds until the service answers: after kill -9 with a running job for each VM, and cold."""
-    killed: list[float] = []
-    cold: list[float] = []
+def measure_starts(kills: int) -> tuple[list[Start], list[Start]]:
+    """The starts after kill -9 with a running job for each VM, and cold ones."""
+    killed: list[Start] = []
+    cold: list[Start] = []
     with site() as one:
         turn = 0
         while len(killed) < kills:
@@ -176,18 +180,19 @@ def measure_starts(kills: int) -> tuple[list[float], list[float]]:
     return killed, cold
 
 
-def starts(killed: Sequence[float], cold: Sequence[float]) -> Figure:
+def starts(killed: Sequence[Start], cold: Sequence[Start]) -> Figure:
     """The figure of starts after kill -9 beside cold ones."""
-    usual = statistics.median(cold)
+    (killed_s, killed_cpu), (cold_s, cold_cpu) = zip(*killed, strict=True), zip(*cold, strict=True)
+    usual, usual_cpu = statistics.median(cold_s), statistics.median(cold_cpu)
     return {
         "bench": "start after kill -9",
         "kills": len(killed),
-        "killed_s": round(statistics.median(killed), 3),
-        "cold_s": round(usual, 3),
-        "longest_killed_s": round(max(killed), 3),
-        "longest_cold_s": round(max(cold), 3),
-        "longest_of_cold": round(max(killed) / usual, 2),
-        "above_1_5": sum(seconds > 1.5 * usual for seconds in killed),
+        **medians(killed=killed_s, cold=cold_s, killed_cpu=killed_cpu, cold_cpu=cold_cpu),
+        "longest_killed_s": round(max(killed_s), 3),
+        "longest_cold_s": round(max(cold_s), 3),
+        "longest_of_cold": round(max(killed_s) / usual, 2),
+        "most_cpu_of_cold": round(max(killed_cpu) / usual_cpu, 2),
+        "above_1_5": sum(seconds > 1.5 * usual for seconds in killed_s),
     }
 
 

@@ -44,6 +44,8 @@ PAIRS = (
      "silent_s", "while it responds", "healthy_s"),
     ("start after kill -9", "start of the service after kill -9 until it answers, 4 jobs running",
      "killed_s", "after a stop without jobs", "cold_s"),
+    ("start after kill -9", "CPU of such a start", "killed_cpu_s", "after a stop without jobs",
+     "cold_cpu_s"),
 )  # fmt: skip
 """Benchmark, what it measures, key, beside what, key; all in seconds."""
 SINGLES = (
@@ -60,6 +62,8 @@ SINGLES = (
      "round_cpu_s", "s"),
     ("start after kill -9", "the longest of 100 such starts, of a usual one without jobs",
      "longest_of_cold", ""),
+    ("start after kill -9", "the most CPU of 100 such starts, of a usual one without jobs",
+     "most_cpu_of_cold", ""),
     ("jobs in a row", "memory of the service after 100 jobs", "rss_settled_mb", "MB"),
     ("jobs in a row", "after 1,000 jobs", "rss_mb", "MB"),
     ("jobs in a row", "open descriptors of the service after 100 jobs", "fds_settled", ""),
