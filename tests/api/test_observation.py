@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from virtplay.hosts import observer as observer_module
 from virtplay.hosts.inventory import HostConfig, Inventory
 from virtplay.hosts.observed import Generations, generations, mark_host, save_observation
 from virtplay.hosts.observer import Observer
@@ -16,7 +17,7 @@ from virtplay.jobs.progress import Progress
 from virtplay.metrics.exposition import Exposition
 from virtplay.metrics.history import History
 from virtplay.states import HostStatus, VmStatus
-from virtplay.store.models import AuditEntry, Job, Vm
+from virtplay.store.models import AuditEntry, Host, Job, Vm
 
 from tests.api.conftest import Service
 from tests.api.fake_hosts import GIB, foreign_domain, host_info
@@ -552,3 +553,53 @@ async def test_deletion_that_was_refused_needs_two_observations_as_before(servic
     _ = await finish(job, Progress(2, error=error), {"rc": 2, "status": "failed"})
     await service.see("kvm1")
     assert (await service.get("/vms/vm-001"))["status"] == "running"
+
+
+@pytest.mark.parametrize("first", ["runner_on_unreachable", "runner_on_failed"])
+async def test_strangers_of_an_empty_database_wait_for_a_host_that_is_down(
+    service: Service, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    await Host.all().update(observed_at=None, status=HostStatus.UNKNOWN)
+    hosts = {name: HostConfig(name, Overcommit(), {}) for name in ("kvm1", "kvm2")}
+    observer = Observer(service.settings, Inventory(hosts), Exposition(), History(service.settings))
+    monkeypatch.setattr(observer, "_observe_again", lambda *_, **__: None)
+    before = Generations({}, datetime.now(UTC))
+
+    async def see(host: str, *domains: dict[str, Any]) -> list[str]:
+        at = datetime.now(UTC).timestamp()
+        info = host_info(domains=list(domains))
+        event = {"event": "runner_on_ok", "res": {"host_info": info}, "at": at}
+        assert await observer._save_event(host, event, before)
+        return [vm["id"] for vm in (await service.get("/vms"))["vms"]]
+
+    down = {"event": first, "host": "kvm2", "res": {"msg": "no route to host"}}
+    assert await observer._save_event("kvm2", down, before)
+    stranger = foreign_domain("stranger")
+    own = foreign_domain("vm-003", metadata={"id": "vm-003"})
+    for _ in range(2):
+        assert await see("kvm1", stranger, own) == ["vm-003"]
+    assert observer.has_observed
+    ours = foreign_domain("vm-001", metadata={"id": "vm-001"})
+    assert await see("kvm2", ours) == ["vm-001", "vm-003"]
+    assert await see("kvm1", stranger, own) == ["vm-001", "vm-003", "vm-004"]
+
+
+async def test_strangers_do_not_wait_for_ever_or_for_a_host_that_was_seen_before(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = {name: HostConfig(name, Overcommit(), {}) for name in ("kvm1", "kvm2")}
+    for number, (observed_at, patience) in enumerate(((datetime.now(UTC), 600.0), (None, 0.0)), 1):
+        await Host.filter(name="kvm2").update(observed_at=observed_at)
+        monkeypatch.setattr(observer_module, "STRANGERS_SECONDS", patience)
+        observer = Observer(
+            service.settings, Inventory(hosts), Exposition(), History(service.settings)
+        )
+        monkeypatch.setattr(observer, "_observe_again", lambda *_, **__: None)
+        before = Generations({}, datetime.now(UTC))
+        down = {"event": "runner_on_unreachable", "host": "kvm2", "res": {"msg": "no route"}}
+        assert await observer._save_event("kvm2", down, before)
+        info = host_info(domains=[foreign_domain(f"stranger-{n}") for n in range(number)])
+        at = datetime.now(UTC).timestamp()
+        event = {"event": "runner_on_ok", "res": {"host_info": info}, "at": at}
+        assert await observer._save_event("kvm1", event, before)
+        assert await Vm.filter(missed=0).count() >= number

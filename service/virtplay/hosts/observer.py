@@ -35,6 +35,8 @@ ROUNDS_MAX = 60
 PLAY_POLL = 0.5
 """Seconds between two reads of the events of a long-lived play."""
 WATCH_SECONDS = 1.0
+STRANGERS_SECONDS = 600.0
+"""How long domains without an id wait for a host that was never observed, in seconds."""
 MOST_PAUSE = 300.0
 """The longest wait, in seconds, before a host in error is observed once more beside the play."""
 NOTE_EARLY = 1.0
@@ -67,6 +69,7 @@ class Observer:
         self._all_observed = asyncio.Event()
         self._unobserved = set(inventory.hosts)
         """Hosts that were not observed since the service started."""
+        self._began = time.monotonic()
         self._found = False
         """Whether any host was observed since the service started."""
         self._awaited: set[str] = set()
@@ -285,11 +288,7 @@ class Observer:
         match event["event"]:
             case "runner_on_ok" | "runner_item_on_ok" if "host_info" in result:
                 try:
-                    # The first look shows all domains with an id before others get one.
-                    left = self._unobserved & self.inventory.hosts.keys() - {name}
-                    strangers = self.has_observed or not left
-                    if not strangers:
-                        self._unnumbered.add(name)
+                    strangers = await self._may_number_strangers(name)
                     missed = await save_observation(
                         name, result["host_info"], before, strangers=strangers
                     )
@@ -320,6 +319,20 @@ class Observer:
                 return False
         self._complete_round(name)
         return True
+
+    async def _may_number_strangers(self, name: str) -> bool:
+        """Return whether domains of host `name` without an id may get one now.
+
+        All domains with an id come first: those of hosts that were not observed yet since the
+        start, and for a while those of hosts that this database has never observed.
+        """
+        left = self._unobserved & self.inventory.hosts.keys() - {name}
+        if left and not self.has_observed:
+            self._unnumbered.add(name)
+            return False
+        if time.monotonic() - self._began > STRANGERS_SECONDS:
+            return True
+        return not await store.any_never_observed(self.inventory.hosts.keys() - {name})
 
     async def _mark_suspect(self, name: str, message: str, last: bool = False) -> None:
         """Observe a reachable host again after a failed observation; mark it after the second.

@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -305,6 +305,11 @@ async def find_host(name: str) -> Host:
 async def knows_host(name: str) -> bool:
     """Return whether the inventory has a hypervisor of that name."""
     return await Host.exists(name=name, in_inventory=True)
+
+
+async def any_never_observed(names: Collection[str]) -> bool:
+    """Return whether one of the hosts has not been observed since the database was created."""
+    return bool(names) and await Host.exists(name__in=list(names), observed_at=None)
 
 
 async def save_host(host: Host, status: HostStatus, message: str, **values: Any) -> None:
