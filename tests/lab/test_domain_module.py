@@ -456,9 +456,12 @@ def test_uefi_guest_is_made_started_and_removed(host: Host, identity: str, play:
     assert play("vm_update", vcpus=1)["changed"] is False
     # Somebody has copied the system of its definition, and with it the path of its variables.
     name = made["domain"]["name"]
-    variables = f"/var/lib/libvirt/qemu/nvram/{name}_VARS.fd"
-    loader = re.search("<loader.*</loader>", host.run("virsh", "dumpxml", identity).stdout)
+    xml = host.run("virsh", "dumpxml", identity).stdout
+    loader, nvram = (re.search(f"<{tag}.*>(.*)</{tag}>", xml) for tag in ("loader", "nvram"))
     assert loader
+    assert nvram
+    variables = nvram[1]
+    assert variables.startswith(f"/var/lib/libvirt/qemu/nvram/{name}_VARS.")
     copy = f"""<domain type='qemu'><name>{name}-copy</name><memory unit='MiB'>64</memory>
       <os><type machine='q35'>hvm</type>{loader[0]}<nvram>{variables}</nvram></os>
       <features><acpi/><smm state='on'/></features></domain>"""
