@@ -431,7 +431,11 @@ def forget_loader(host: Host, identity: str) -> None:
     """Define a VM as it was before it asked for firmware that stores variables."""
     xml = host.run("virsh", "dumpxml", "--inactive", identity).stdout
     assert "<loader" in xml
-    old = re.sub("<loader.*(?:/>|</loader>)|<nvram.*</nvram>", "", xml)
+    wanted = "<firmware><feature enabled='no' name='secure-boot'/></firmware>"
+    old = re.sub(
+        "(?s)<loader[^>]*/>|<loader.*</loader>|<firmware>.*</firmware>|<nvram.*</nvram>", "", xml
+    )
+    old = re.sub("<os[^>]*>", f"<os firmware='efi'>{wanted}", old)
     host.run("virsh", "-q", "define", "/dev/stdin", stdin=old)
 
 
