@@ -174,9 +174,9 @@ class Lab:
     """A lab that runs for the duration of a `with` block.
 
     `prepare` runs the playbooks that turn the bare hosts into hypervisors with the `micro`
-    template; without `libvirt`, the daemons are not even started. Hosts take the `releases` of Debian
-    in turn; without any they have this machine's file system. A separate process runs the lab and
-    stops it when this process ends in any way.
+    template; without `libvirt`, the daemons are not even started. Hosts take the `releases` of
+    Debian in turn; without any they have this machine's file system. A separate process runs the
+    lab and stops it when this process ends in any way.
     """
 
     def __init__(
