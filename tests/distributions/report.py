@@ -43,13 +43,13 @@ class Report:
         unnamed = not file.startswith("tests/distributions/") or (report.failed and not notes)
         if unnamed if report.when == "call" else report.failed:
             self._count(f"`{file}`", report.outcome)
+        self._write()  # also of a session that does not come to its end
 
     def _count(self, words: str, outcome: str) -> None:
         row = self.rows.setdefault(words, {})
         row[outcome] = row.get(outcome, 0) + 1
 
-    def pytest_sessionfinish(self) -> None:
-        """Write the report."""
+    def _write(self) -> None:
         seconds = round(time.monotonic() - self.began)
         written = {"seconds": seconds, "versions": self.versions, "rows": self.rows}
         self.path.write_text(json.dumps(written, indent=1) + "\n")
