@@ -65,6 +65,7 @@ async def observed_anew(service: Service, domains: int) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("cold_ansible")  # a warm one is no descendant of its job process
 async def test_a_play_that_falls_silent_is_ended_and_begun_anew(
     settings: Settings,
     log_lines: list[str],
