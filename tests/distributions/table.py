@@ -17,6 +17,7 @@ TITLES = {"bookworm": "Debian 12 (bookworm)", "trixie": "Debian 13 (trixie)", "f
 MODULES = {
     "tests/lab/test_domain_module.py": "module `domain`",
     "tests/lab/test_snapshot_module.py": "module `snapshot`",
+    "tests/lab/test_host_info.py": "module `host_info`, with a stuck QEMU and dead storage",
     "tests/lab/test_console_module.py": "console: VNC and serial, module `console`",
 }
 """Tests of modules that run on each release but Debian 12, where `make test` runs them."""

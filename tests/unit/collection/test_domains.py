@@ -50,7 +50,12 @@ def listed(name: str, metadata: str = "") -> Any:
     xml = (
         f"<domain type='qemu'><name>{name}</name><uuid>u-{name}</uuid>{metadata}<devices/></domain>"
     )
-    return SimpleNamespace(name=lambda: name, UUIDString=lambda: f"u-{name}", XMLDesc=lambda: xml)
+    return SimpleNamespace(
+        name=lambda: name,
+        UUIDString=lambda: f"u-{name}",
+        isActive=lambda: 0,
+        XMLDesc=lambda _flags: xml,
+    )
 
 
 @pytest.fixture

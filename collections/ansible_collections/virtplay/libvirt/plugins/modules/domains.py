@@ -151,6 +151,9 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection i
     libvirt,
     open_connection,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.definition import (
+    read_definition,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.failures import failure_of
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.storage import find_template
 
@@ -239,7 +242,8 @@ class DomainsTask:
             if dom.name() in declared | set(self.params["keep"]) or dom.UUIDString() in uuids:
                 continue
             try:
-                has_metadata = parse_domain(dom.XMLDesc())["metadata"] is not None
+                text = read_definition(dom, active=bool(dom.isActive()))
+                has_metadata = parse_domain(text)["metadata"] is not None
             except libvirt.libvirtError:
                 continue  # deleted since it was listed
             if has_metadata:

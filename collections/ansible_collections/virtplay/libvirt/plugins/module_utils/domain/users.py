@@ -11,6 +11,7 @@ from typing import Any
 
 from ..failure import Failure
 from ..host.connection import has_error_code, libvirt, saved_xml
+from ..host.definition import read_definition
 from ..host.images import Image, backing_chain, call_each, file_id, image_of, image_place
 from ..host.pool_watch import require_pools
 from ..host.storage import resolve_volumes
@@ -78,9 +79,10 @@ def _chain(image: Image) -> list[str]:
 
 def _definitions(dom: Any) -> set[str]:
     """Return the definitions of a domain: the running or saved one, and the next."""
-    xmls = {dom.XMLDesc(0)}
-    if dom.isActive() and dom.isPersistent():
-        xmls.add(dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    active = bool(dom.isActive())
+    xmls = {read_definition(dom, active=active)}
+    if active and dom.isPersistent():
+        xmls.add(read_definition(dom, active=True, inactive=True))
     elif dom.hasManagedSaveImage(0) and (saved := saved_xml(dom)):
         xmls.add(saved)
     return xmls

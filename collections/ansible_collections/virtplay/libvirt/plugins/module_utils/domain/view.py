@@ -11,6 +11,7 @@ from typing import Any
 
 from ..failure import Failure
 from ..host.connection import libvirt, read_state, saved_xml
+from ..host.definition import read_definition
 from ..host.images import Image, call_each, image_of, image_sizes, with_sizes
 from ..host.qemu_process import started_at
 from ..host.reservations import list_reservations
@@ -34,12 +35,12 @@ STORAGE_SECONDS = 5.0
 
 def view_domain(conn: Any, dom: Any, *, whole: bool = False) -> Current:
     """Return a domain as libvirt reports it; whole adds what only a change of definition needs."""
-    live_xml = dom.XMLDesc(0)
     persistent = bool(dom.isPersistent())
     active = bool(dom.isActive())
+    live_xml = read_definition(dom, active=active)
     config_xml = live_xml
     if active and persistent:
-        config_xml = dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        config_xml = read_definition(dom, active=True, inactive=True)
     state, reason, has_managed_save = read_state(dom)
     if reason == DomainReason.SAVED:
         live_xml = saved_xml(dom) or config_xml

@@ -22,6 +22,7 @@ from ..host.connection import (
     saved_xml,
     state_from_code,
 )
+from ..host.definition import read_definition
 from ..host.facts import (
     list_networks,
     read_bridges,
@@ -254,12 +255,12 @@ def _find_domain(
     persistent = uuid not in transient
     state = state_from_code(record.get("state.state"))
     reason = reason_from_code(state, record.get("state.reason"), has_managed_save=uuid in saved)
-    text = handle.XMLDesc(0)
+    text = read_definition(handle, active=active)
     facts: dict[str, Any] = {"uuid": uuid, "name": handle.name(), "snapshots": []}
     try:
         later = None
         if active and persistent:
-            later = handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+            later = read_definition(handle, active=True, inactive=True)
         elif reason == DomainReason.SAVED and (at_start := saved_xml(handle)):
             text, later = at_start, text
         facts |= parse_domain(text)
