@@ -150,7 +150,7 @@ def definition(name: str, odd: int) -> str:
 
 def guest(lab: Lab, host: Host) -> None:
     """Create a VM on a host and wait until its agent responds."""
-    values = {"name": GUEST, "template": "micro", "vcpus": 1, "memory": 96, "disk": 1}
+    values = {"name": GUEST, "template": "micro", "vcpus": 1, "memory": 128, "disk": 1}
     variables = {f"libvirt_domain_{key}": value for key, value in values.items()}
     variables["libvirt_domain_state"] = "running"
     play("vm_create", "-i", str(lab.inventory), "-e", json.dumps(variables))

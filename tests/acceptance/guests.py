@@ -15,7 +15,7 @@ from lab.lab import Host
 from tests.acceptance.service import PATIENCE, wait_for
 
 POOL = "/var/lib/libvirt/images"
-BOOT_SECONDS = 60
+BOOT_SECONDS = 180
 """The time to boot under emulation on a busy machine with two cores."""
 
 

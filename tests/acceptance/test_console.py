@@ -24,7 +24,6 @@ from tests.acceptance import guests
 from tests.acceptance.service import PATIENCE, Api, Json, Service
 from tests.tickets import draw_ticket
 
-SMALL: Json = {"memory": 96, "autoStart": True}
 IDLE_CONSOLES = 200
 IDLE_SECONDS = 8.0
 
@@ -90,13 +89,13 @@ def consoles(api: Api, service: Service) -> Consoles:
 @pytest.fixture
 def vm(api: Api, one: Host) -> Json:
     """A running guest on the first host."""
-    return api.create(**SMALL, host=one.name)
+    return api.create(host=one.name, autoStart=True)
 
 
 @pytest.fixture
 def blank(api: Api, one: Host) -> Json:
     """A running VM without an operating system on the first host."""
-    return api.create(**SMALL, host=one.name, template="blank")
+    return api.create(host=one.name, template="blank", autoStart=True)
 
 
 async def closed(socket: ClientConnection, seconds: float) -> tuple[int | None, str | None]:

@@ -22,7 +22,6 @@ from tests.acceptance.forwarding import forward
 from tests.acceptance.guests import booted, in_guest, own_file
 from tests.acceptance.service import TOKEN, Api, Service, wait_for
 
-SMALL = {"memory": 96}
 TEXT_SCREEN = (720, 400)
 """A VGA in text mode, which is what micro stays in."""
 BIN = Path(sys.executable).parent
@@ -99,7 +98,7 @@ def until_in_guest(host: Host, ref: str, file: str, words: str) -> None:
 def test_vncdotool_and_the_command_line_see_the_guest(
     lab: Lab, service: Service, api: Api, one: Host, tmp_path: Path
 ) -> None:
-    ref = api.create(host=one.name, autoStart=True, **SMALL)["id"]
+    ref = api.create(host=one.name, autoStart=True)["id"]
     booted(one, ref)
     file = tmp_path / "screen.png"
 
@@ -147,7 +146,7 @@ def test_page_shows_the_guest_and_types_into_it(
     lab: Lab, service: Service, api: Api, one: Host, browser: Browser, tmp_path: Path
 ) -> None:
     name = "<b>web</b> & $(id)"
-    ref = api.create(host=one.name, name=name, autoStart=True, **SMALL)["id"]
+    ref = api.create(host=one.name, name=name, autoStart=True)["id"]
     booted(one, ref)
     browser.open(address(service, ref, "?type=serial"))
     give_token(browser)
@@ -207,7 +206,7 @@ def test_page_shows_the_guest_and_types_into_it(
 def test_page_says_what_is_the_matter(
     service: Service, api: Api, one: Host, browser: Browser, tmp_path: Path
 ) -> None:
-    ref = api.create(host=one.name, template="blank", **SMALL)["id"]
+    ref = api.create(host=one.name, template="blank")["id"]
     browser.open(address(service, "vm-999999"))
     browser.shows("login-why", "requires an API token")
     give_token(browser, "not-a-token")

@@ -27,7 +27,7 @@ def on_host(host: Host, vm: str) -> set[str]:
 
 def running_guest(api: Api, host: Host) -> str:
     """Make a VM that has booted; its id."""
-    vm = api.create(host=host.name, memory=96, autoStart=True)
+    vm = api.create(host=host.name, autoStart=True)
     booted(host, vm["id"])
     return str(vm["id"])
 

@@ -23,7 +23,7 @@ from tests.warm.hosts import warm_hosts
 OLD = "bookworm"
 # A lab host has no control groups and shares its kernel, so QEMU cannot be confined there.
 QEMU_CONF = {"namespaces": "[]", "security_driver": '"none"'}
-SMALL: dict[str, Any] = {"template": "micro", "vcpus": 1, "memory": 96, "disk": 1}
+SMALL: dict[str, Any] = {"template": "micro", "vcpus": 1, "memory": 128, "disk": 1}
 
 
 @dataclass

@@ -49,7 +49,7 @@ def make(host: Host, identity: str, play: Play) -> Make:
     """Make the test's VM, the smallest there is; a running one has booted afterwards."""
 
     def run(state: str = "running", **values: Any) -> None:
-        small = {"template": "micro", "vcpus": 1, "memory": 96, "disk": 1, "state": state}
+        small = {"template": "micro", "vcpus": 1, "memory": 128, "disk": 1, "state": state}
         made = play("vm_create", **{"name": f"vm-{identity[:8]}", **small, **values})
         assert not made.get("failed"), made
         if state == "running":

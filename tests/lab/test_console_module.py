@@ -75,7 +75,7 @@ def vm(host: Host, play: Play) -> Iterator[Vm]:
         libvirt_domain_name=f"vm-{identity[:8]}",
         libvirt_domain_template="micro",
         libvirt_domain_vcpus=1,
-        libvirt_domain_memory=96,
+        libvirt_domain_memory=128,
         libvirt_domain_disk=1,
         libvirt_domain_state="running",
     )

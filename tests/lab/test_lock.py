@@ -58,7 +58,7 @@ def test_guest_that_a_dead_run_left_frozen_is_thawed_by_whatever_comes_next(
         path = tmp_path / "variables.json"
         return run_play(lab, host, path, action, (), {"uuid": identity, **values})
 
-    small = {"template": "micro", "vcpus": 1, "memory": 96, "disk": 1, "state": "running"}
+    small = {"template": "micro", "vcpus": 1, "memory": 128, "disk": 1, "state": "running"}
     made = play("vm_create", name=f"vm-{identity[:8]}", **small)
     booted(host, identity)
     make = "mke2fs /dev/vda 8192; mkdir -p /mnt; mount -t ext4 /dev/vda /mnt"
