@@ -21,6 +21,11 @@ MODULES = {
     "tests/lab/test_console_module.py": "console: VNC and serial, module `console`",
 }
 """Tests of modules that run on each release but Debian 12, where `make test` runs them."""
+REPEATED = (
+    "tests/lab/test_domain_module.py::test_life_of_a_vm",
+    "tests/lab/test_snapshot_module.py::test_running_guest_gets_its_disk_and_memory_back",
+)
+"""Of those, what the tests of this directory do as well, by the roles; they are left out."""
 
 Result = dict[str, Any]
 """`measured` (date), `versions` by name, and `rows`: words → outcome → number of tests."""

@@ -45,5 +45,7 @@ fi
 cd "$root"
 pivot_root . mnt
 umount --lazy /mnt
+# It may not load modules of the kernel either, which is not its own; else systemd tries, and fails.
 exec env -i container=virtplay PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+  setpriv --bounding-set -sys_module --inh-caps -sys_module \
   /lib/systemd/systemd --system --log-target=journal --show-status=0 < /dev/null

@@ -73,14 +73,14 @@ def test_life_of_a_vm(host: Host, identity: str, play: Play) -> None:
     assert later["applies_at"] == "next_boot"
     assert later["domain"]["pending"] == {"memory": 256, "memory_max": 256}
 
-    restarted = play("vm_restart", timeout=60)["domain"]
+    restarted = play("vm_restart", timeout=240)["domain"]
     assert restarted["started_at"] > domain["started_at"]
     assert (restarted["memory"], restarted["vcpus"], restarted["disks"][0]["size"]) == (256, 2, 2)
     for kept in ("uuid", "metadata"):
         assert restarted[kept] == grown["domain"][kept]
     assert restarted["interfaces"][0]["mac"] == domain["interfaces"][0]["mac"]
 
-    assert play("vm_stop", timeout=60)["domain"]["state"] == "stopped"
+    assert play("vm_stop", timeout=240)["domain"]["state"] == "stopped"
     assert play("vm_pause")["code"] == "VM_ALREADY_STOPPED"
     assert volumes(host, identity) == {"vda.qcow2", "seed.iso"}
     assert play("vm_delete")["domain"] is None

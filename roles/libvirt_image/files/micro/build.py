@@ -31,6 +31,7 @@ TOOLS = ("dpkg-deb", "mformat", "mmd", "mcopy", "syslinux", "qemu-img")
 # tracer_init_tracefs: Ubuntu's 6.8 does not boot without it.
 UNNEEDED = (
     "crypto_kdf108_init",  # a self-test
+    "jent_mod_init",  # a self-test, a fifteenth of the boot of 6.12
     "load_system_certificate_list",  # for modules with signatures
     "trace_eval_init",  # names of enumerations in trace events
 )
