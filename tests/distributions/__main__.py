@@ -100,7 +100,7 @@ def run_part(part: Part) -> bool:
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "pytest", "-v", "--tb=short", "--durations=10"),
-                *("-n", str(WORKERS), "--dist", "loadgroup", "--release", release),
+                *("-n", str(WORKERS), "--dist", "loadgroup", "--release", release, "--hosts", "1"),
                 *("--distribution-report", str(report_of(part))),
                 *(word for test in REPEATED for word in ("--deselect", test)),
                 *tests,

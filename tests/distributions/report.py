@@ -7,7 +7,6 @@ directories are one row a file.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -24,7 +23,6 @@ class Report:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.began = time.monotonic()
         self.versions: dict[str, str] = {}
         self.rows: dict[str, dict[str, int]] = {}
 
@@ -50,8 +48,7 @@ class Report:
         row[outcome] = row.get(outcome, 0) + 1
 
     def _write(self) -> None:
-        seconds = round(time.monotonic() - self.began)
-        written = {"seconds": seconds, "versions": self.versions, "rows": self.rows}
+        written = {"versions": self.versions, "rows": self.rows}
         self.path.write_text(json.dumps(written, indent=1) + "\n")
 
 

@@ -9,12 +9,18 @@ import pytest
 from lab import Lab, LabError
 from lab.releases import PROJECT, find_root, lab_recipe
 from tests.distributions.conftest import OLD
+from tests.distributions.report import Row
 
 
 @pytest.mark.usefixtures("lab_machine")
-def test_hosts_take_the_releases_in_turn_and_change_their_own_files_only(release: str) -> None:
+def test_hosts_take_the_releases_in_turn_and_change_their_own_files_only(
+    release: str, row: Row
+) -> None:
     names = [OLD, release, OLD]
-    with Lab(hosts=3, prepare=False, releases=[OLD, release]) as lab:
+    with (
+        Lab(hosts=3, prepare=False, releases=[OLD, release]) as lab,
+        row("a lab with hosts of Debian 12 and of the release"),
+    ):
         assert [host.release for host in lab.hosts] == names
         for host, name in zip(lab.hosts, names, strict=True):
             assert f"VERSION_CODENAME={name}" in host.ssh("cat /etc/os-release").stdout

@@ -11,14 +11,16 @@ import yaml
 from lab import Lab
 from lab.directory import GUEST_NETWORK
 from tests.distributions.plays import play
+from tests.distributions.report import Row
 from tests.installation.machine import Machine, MachineError, find_cgroups
 
 NETWORK = {"name": "default", "cidr": GUEST_NETWORK, "bridge": "virbr0", "forward": "nat"}
 
 
 @pytest.mark.usefixtures("lab_machine")
-def test_bare_machine_with_systemd_becomes_a_hypervisor(release: str, tmp_path: Path) -> None:
-    """`host_prepare` with systemd: check on a bare host, run, again, check; no failed unit"""
+def test_bare_machine_with_systemd_becomes_a_hypervisor(
+    release: str, row: Row, tmp_path: Path
+) -> None:
     try:
         find_cgroups()
     except MachineError as error:
@@ -26,6 +28,7 @@ def test_bare_machine_with_systemd_becomes_a_hypervisor(release: str, tmp_path: 
     with (
         Lab(hosts=1, prepare=False) as lab,  # its network
         Machine(tmp_path / "machine", lab.hosts[0].address, "hypervisor", release) as machine,
+        row("`host_prepare` with systemd: check on a bare host, run, again, check; no failed unit"),
     ):
         inventory = tmp_path / "hosts.yml"
         host = {

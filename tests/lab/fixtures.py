@@ -20,6 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--release", choices=RELEASES, help="Debian release of lab hosts (default: this machine's)"
     )
+    parser.addoption("--hosts", type=int, default=2, help="number of hosts of the shared lab")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,7 +42,7 @@ def lab_machine() -> None:
 def lab(
     lab_machine: None, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 ) -> Iterator[Lab]:
-    """Two prepared hypervisors with the `micro` template, the same for the whole session.
+    """Prepared hypervisors with the `micro` template, the same two for the whole session.
 
     A test that disconnects, kills or fills something repairs it, or starts a `Lab` of its own.
     """
@@ -50,7 +51,10 @@ def lab(
     # Before the start: the hosts mount the cache then.
     with use_root(lab_recipe(release)) if release else contextlib.nullcontext() as root:
         fill_package_cache(log, root)
-    with Lab(hosts=2, prepare=False) as running, warm_hosts(running):
+    with (
+        Lab(hosts=pytestconfig.getoption("--hosts"), prepare=False) as running,
+        warm_hosts(running),
+    ):
         prepare_hosts(running.inventory, log)
         yield running
 

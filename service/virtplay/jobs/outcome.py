@@ -30,8 +30,6 @@ log = logging.getLogger("virtplay.jobs.outcome")
 OPEN_ENDS = frozenset({"INTERNAL_ERROR", "TIMEOUT", "HOST_UNREACHABLE", "PLAYBOOK_FAILED"})
 """Codes of errors after which a deletion may have been done nevertheless."""
 RETRY_SECONDS = 5.0
-MOST_ATTEMPTS = 5
-"""How often a job may find that its host has seen a later generation."""
 RETRY_DELETION = timedelta(hours=1)
 """How long pruning waits before it retries the deletion of a snapshot."""
 
@@ -145,11 +143,7 @@ async def _catches_up(job: Job, vm: Vm, progress: Progress) -> bool:
     does not get here: only the holder of the lease concludes a job.
     """
     seen = progress.seen_generation
-    if (
-        not isinstance(seen, int)
-        or not job.generation < seen <= store.GENERATION_MAX
-        or job.attempt >= MOST_ATTEMPTS
-    ):
+    if not isinstance(seen, int) or not job.generation < seen <= store.GENERATION_MAX:
         return False
     log.warning(
         "%s runs again: host %s has seen generation %s of VM %s, above %s of the database",
