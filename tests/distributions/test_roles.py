@@ -79,9 +79,13 @@ def test_life_of_a_vm(
             if state == "running":
                 booted(host, vm)
 
-    with row("`vm_restart`"):
+    with row("`vm_update` for the next boot, `vm_restart`"):
+        later = act("update", uuid=vm, memory_max=320)
+        assert (later.changed, later.result["applies_at"]) == (1, "next_boot")
+        assert later.domain["pending"] == {"memory_max": 320}
         first = in_guest(host, vm, "/bin/cat", "/proc/sys/kernel/random/boot_id")
-        assert act("restart", uuid=vm).changed == 1
+        again = act("restart", uuid=vm)
+        assert (again.changed, again.domain["pending"], again.domain["memory_max"]) == (1, {}, 320)
         booted(host, vm)
         assert in_guest(host, vm, "/bin/cat", "/proc/sys/kernel/random/boot_id") != first
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.acceptance.guests import booted, domain_xml, power, traces
+from typing import Any
+
+from tests.acceptance.guests import agent, booted, domain_xml, power, traces
 from tests.distributions.conftest import SMALL, Hypervisor
 from tests.distributions.report import Row
 from tests.lab.snapshots import known, read_marks, write_mark
@@ -19,11 +21,18 @@ def test_snapshot_with_memory(hypervisor: Hypervisor, vm: str, row: Row) -> None
         assert act("create", uuid=vm, name="one").changed == 1
         assert act("create", uuid=vm, name="one").changed == 0
         write_mark(host, vm, "second")
-        back = {"uuid": vm, "name": "one", "force": True, "guard": "two"}
+        back: dict[str, Any] = {"uuid": vm, "name": "one", "force": True, "guard": "two"}
+        back |= {"job": "job-1", "generation": 1}
         assert act("restore", "--check", **back).changed == 1
         assert read_marks(host, vm) == ("second", "second")
         assert act("restore", **back).changed == 1
         assert read_marks(host, vm) == ("first", "first")
+        assert agent(host, vm, "guest-fsfreeze-status") == "thawed"
+        write_mark(host, vm, "third")
+        assert act("restore", **back).changed == 0
+        assert read_marks(host, vm) == ("third", "third")
+        assert act("restore", uuid=vm, name="two", force=True).changed == 1
+        assert read_marks(host, vm) == ("second", "second")
         for name in ("one", "two"):
             assert act("delete", "--check", uuid=vm, name=name).changed == 1
             assert act("delete", uuid=vm, name=name).changed == 1
