@@ -29,7 +29,10 @@ ENVIRONMENT = "VIRTPLAY_LAB_RELEASE"
 """The variable with the releases of labs that are started without naming one."""
 _EXCLUDED = ("/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/man/*", "/usr/share/info/*")
 # Hosts reach no server, so everything that is wanted is installed before.
-_LAB = ("openssh-server", "python3", "procps", "busybox-static", "xz-utils", "dosfstools")
+_LAB = (
+    *("openssh-server", "python3", "procps", "busybox-static", "xz-utils", "dosfstools"),
+    *("swtpm", "swtpm-tools"),
+)
 # What this machine's apt is told about servers holds for the release's apt as well.
 _APT = ("Acquire::Check-Valid-Until", "Acquire::http::Proxy", "Acquire::https::Proxy")
 _KEPT_DAYS = 7

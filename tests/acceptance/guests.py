@@ -15,8 +15,10 @@ from lab.lab import Host
 from tests.acceptance.service import PATIENCE, wait_for
 
 POOL = "/var/lib/libvirt/images"
-BOOT_SECONDS = 180
+BOOT_SECONDS = 60
 """The time to boot under emulation on a busy machine with two cores."""
+LOOK_SECONDS = 0.7
+"""Between two looks at a guest that boots: each starts a virsh, which takes CPU from the guest."""
 
 
 def agent(host: Host, domain: str, command: str, **arguments: Any) -> Any:
@@ -32,7 +34,9 @@ def agent(host: Host, domain: str, command: str, **arguments: Any) -> Any:
 
 def booted(host: Host, domain: str, seconds: float = BOOT_SECONDS) -> None:
     """Wait until the guest agent responds, so the guest has booted."""
-    wait_for(f"the boot of {domain}", lambda: agent_answers(host, domain), seconds)
+    wait_for(
+        f"the boot of {domain}", lambda: agent_answers(host, domain), seconds, pause=LOOK_SECONDS
+    )
 
 
 def agent_answers(host: Host, domain: str) -> bool:

@@ -34,7 +34,7 @@ class ServiceError(Exception):
     """The service did not start or stop; the message contains the reason."""
 
 
-def wait_for(what: str, look: Callable[[], T | None], seconds: float) -> T:
+def wait_for(what: str, look: Callable[[], T | None], seconds: float, pause: float = 0.2) -> T:
     """Return the first true value that `look` returns; raise AssertionError if there is none.
 
     `seconds` is the time limit on an idle machine; the real limit is PATIENCE times as long.
@@ -45,7 +45,7 @@ def wait_for(what: str, look: Callable[[], T | None], seconds: float) -> T:
         if found:
             return found
         assert time.monotonic() < deadline, f"{what} did not happen within {seconds * PATIENCE:g} s"
-        time.sleep(0.2)
+        time.sleep(pause)
 
 
 class Service:

@@ -24,6 +24,7 @@ MODULES = {
 REPEATED = (
     "tests/lab/test_domain_module.py::test_life_of_a_vm",
     "tests/lab/test_snapshot_module.py::test_running_guest_gets_its_disk_and_memory_back",
+    "tests/lab/test_snapshot_module.py::test_stopped_guest_gets_its_disk_back",
 )
 """Of those, what the tests of this directory do as well, by the roles; they are left out."""
 

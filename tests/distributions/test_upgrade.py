@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 import pytest
+from lxml import etree
 
 from lab import Host, Lab
 from tests.acceptance.guests import booted, domain_xml, power
@@ -18,6 +19,7 @@ STATE = (
     *("etc/libvirt/qemu", "etc/libvirt/storage", "etc/libvirt/secrets", "etc/virtplay"),
     *("var/lib/libvirt", "var/lib/virtplay"),
 )
+TPM_STATE = "tpm2/tpm2-00.permall"
 
 
 def upgrade(old: Host, new: Host) -> None:
@@ -59,7 +61,11 @@ def test_upgrade_in_place_from_debian_12(old: Hypervisor, new: Hypervisor, row: 
         uefi: {**SMALL, "name": "uefi", "firmware": "efi", "memory": 192},
     }
     for identity, values in given.items():
-        old.domain("create", uuid=identity, state="running", **values)
+        old.domain("create", uuid=identity, **values)
+    add_tpm(old.host, uefi)
+    tpm = f"/var/lib/libvirt/swtpm/{uefi}"
+    for identity in given:
+        old.domain("start", uuid=identity)
     try:
         for identity in (plain, saved):
             booted(old.host, identity)
@@ -74,6 +80,7 @@ def test_upgrade_in_place_from_debian_12(old: Hypervisor, new: Hypervisor, row: 
         variables = domain_xml(old.host, uefi).findtext("os/nvram")
         old.domain("stop", uuid=uefi, force=True)
         kept = checksum(old.host, variables)
+        kept_tpm = checksum(old.host, f"{tpm}/{TPM_STATE}")
         upgrade(old.host, new.host)
     finally:
         for identity in given:
@@ -101,16 +108,26 @@ def test_upgrade_in_place_from_debian_12(old: Hypervisor, new: Hypervisor, row: 
             assert new.domain("start", uuid=saved).changed == 1
             assert power(new.host, saved) == "running"
             assert read_marks(new.host, saved) == ("first", "first")
-        with row("upgrade in place: a VM with UEFI keeps its variables; delete leaves nothing"):
+        with row("upgrade in place: a VM keeps variables (UEFI) and TPM; delete leaves nothing"):
             assert checksum(new.host, variables) == kept
+            assert checksum(new.host, f"{tpm}/{TPM_STATE}") == kept_tpm
             assert new.domain("start", uuid=uefi).changed == 1
             booted(new.host, uefi, 120)
             assert domain_xml(new.host, uefi).findtext("os/nvram") == variables
             assert new.domain("delete", uuid=uefi, force=True).changed == 1
-            assert new.host.run("test", "-e", variables, check=False).returncode == 1
+            for path in (variables, tpm):
+                assert new.host.run("test", "-e", path, check=False).returncode == 1
     finally:
         for identity in given:
             remove_vm(new.host, identity)
+
+
+def add_tpm(host: Host, identity: str) -> None:
+    """Give a VM an emulated TPM, as one does with virsh."""
+    root = domain_xml(host, identity, "--inactive")
+    tpm = etree.SubElement(root.find("devices"), "tpm", model="tpm-crb")
+    etree.SubElement(tpm, "backend", type="emulator", version="2.0")
+    host.run("virsh", "-q", "define", "/dev/stdin", stdin=etree.tostring(root, encoding="unicode"))
 
 
 def checksum(host: Host, path: str) -> str:
