@@ -36,12 +36,11 @@ def test_page_has_the_table_of_what_is_kept() -> None:
 
 def test_what_is_kept_has_versions_and_outcomes_of_each_release() -> None:
     kept = results()
-    assert kept
-    assert list(kept) == [name for name in TITLES if name in kept]
+    assert list(kept) == list(TITLES)
     for result in kept.values():
         assert set(result) == {"measured", "versions", "rows"}
-        assert not result["versions"] or result["versions"].keys() >= VERSIONS
-        assert all(set(row) <= {"passed", "failed", "skipped"} for row in result["rows"].values())
+        assert result["versions"].keys() >= VERSIONS
+        assert {outcome for row in result["rows"].values() for outcome in row} == {"passed"}
     assert all((ROOT / file).exists() for file in MODULES)
 
 
