@@ -10,7 +10,7 @@ from lxml import etree
 
 from lab import Host, Lab
 from tests.acceptance.guests import booted, domain_xml, power
-from tests.distributions.conftest import SMALL, Hypervisor, remove_vm
+from tests.distributions.hosts import SMALL, Hypervisor, remove_vm
 from tests.distributions.report import Row
 from tests.lab.snapshots import known, read_marks, write_mark
 
@@ -60,17 +60,19 @@ def test_upgrade_in_place_from_debian_12(old: Hypervisor, new: Hypervisor, row: 
         saved: {**SMALL, "name": "saved"},
         uefi: {**SMALL, "name": "uefi", "firmware": "efi", "memory": 192},
     }
-    for identity, values in given.items():
-        old.domain("create", uuid=identity, **values)
-    add_tpm(old.host, uefi)
     tpm = f"/var/lib/libvirt/swtpm/{uefi}"
-    for identity in given:
-        old.domain("start", uuid=identity)
     try:
+        for identity, values in given.items():
+            old.domain("create", uuid=identity, **values)
+        add_tpm(old.host, uefi)
+        for identity in given:
+            old.domain("start", uuid=identity)
         for identity in (plain, saved):
             booted(old.host, identity)
             write_mark(old.host, identity, "first")
         old.snapshot("create", uuid=plain, name="before")
+        # A name that Debian 12 takes.
+        old.host.run("virsh", "snapshot-create-as", plain, "by hand", timeout=120)
         write_mark(old.host, plain, "second")
         old.domain("stop", uuid=plain)
         old.snapshot("create", uuid=plain, name="off")
@@ -92,13 +94,22 @@ def test_upgrade_in_place_from_debian_12(old: Hypervisor, new: Hypervisor, row: 
             for identity, values in given.items():
                 told = new.domain("create", "--check", "--diff", uuid=identity, **values)
                 assert told.changed == 0, told.result
-            assert sorted(known(new.host, plain)) == ["before", "off"]
+            assert sorted(known(new.host, plain)) == ["before", "by hand", "off"]
         with row("upgrade in place: start; restore of the snapshot with memory from Debian 12"):
             assert new.domain("start", uuid=plain).changed == 1
             booted(new.host, plain)
             assert read_marks(new.host, plain) == ("none", "second")
             new.snapshot("restore", uuid=plain, name="before", force=True)
             assert read_marks(new.host, plain) == ("first", "first")
+        with row("upgrade in place: snapshot with memory and a blank in its name: refused"):
+            of = {"libvirt_snapshot_uuid": plain, "libvirt_snapshot_name": "by hand"}
+            for action, force in (("restore", {"libvirt_snapshot_force": True}), ("delete", {})):
+                said = new.refusal(f"snapshot_{action}", **of, **force)
+                assert "its name has other characters" in said
+            assert power(new.host, plain) == "running"
+            new.host.run("virsh", "destroy", plain)
+            assert new.snapshot("delete", uuid=plain, name="by hand").changed == 1
+            assert new.domain("start", uuid=plain).changed == 1
         with row("upgrade in place: new snapshot, delete the old ones"):
             assert new.snapshot("create", uuid=plain, name="after").changed == 1
             for name in ("before", "off", "after"):

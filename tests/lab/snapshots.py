@@ -47,4 +47,5 @@ def held(host: Host, identity: str, disk: str = "vda") -> list[str]:
 
 def known(host: Host, identity: str) -> list[str]:
     """Return the names of the snapshots that libvirt lists."""
-    return host.run("virsh", "-q", "snapshot-list", identity, "--name").stdout.split()
+    names = host.run("virsh", "-q", "snapshot-list", identity, "--name").stdout
+    return [name for name in names.splitlines() if name]

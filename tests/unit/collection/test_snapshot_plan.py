@@ -345,6 +345,39 @@ def test_checkpoints_prevent_few_snapshots() -> None:
         assert plan_creation(seen, wanted(), known=False)
 
 
+@pytest.mark.parametrize(
+    ("version", "name", "possible"),
+    [
+        (10_009_000, "by hand", True),
+        (10_010_000, "by hand", False),
+        (12_008_000, "übung", False),
+        (12_008_000, "1.by_hand-", True),
+    ],
+)
+def test_names_that_qemu_refuses_in_jobs(version: int, name: str, possible: bool) -> None:
+    def view_of(state: DomainState, held: str) -> SnapshotView:
+        xml = snapshot_xml(name, held)
+        images = {"vda": image(name)}
+        return view(xml, state=state, images=images, version=version)
+
+    reason = "its name has other characters"
+    stopped, running = DomainState.STOPPED, DomainState.RUNNING
+    if possible:
+        assert plan_deletion(view_of(running, "running"), name)
+        assert plan_restore(view_of(running, "running"), name, force=True)
+    else:
+        for refused in (
+            refusal(plan_deletion, view_of(running, "shutoff"), name),
+            refusal(plan_restore, view_of(running, "running"), name, force=True),
+            refusal(plan_restore, view_of(stopped, "running"), name, force=True),
+        ):
+            assert refused[0] == "SNAPSHOT_NOT_POSSIBLE"
+            assert reason in refused[1]
+    # qemu-img takes any name.
+    assert plan_deletion(view_of(stopped, "running"), name)
+    assert plan_restore(view_of(running, "shutoff"), name, force=True)
+
+
 def test_snapshots_of_an_occupied_domain_are_left_alone() -> None:
     seen = view(snapshot_xml("a"), state=DomainState.RUNNING, jobs=("a backup",))
     for refused in (

@@ -17,7 +17,9 @@ description:
     disk shared with other domains, a host device passed through to the running domain, and saved
     memory (C(virsh managedsave)). A restore is refused while the domain has checkpoints of a backup
     or its images have dirty bitmaps, which make QEMU end the domain and fail.
-  - Snapshots created with C(virsh) can be restored and deleted too.
+  - Snapshots created with C(virsh) can be restored and deleted too. With libvirt 10.10 and later,
+    one whose name has other characters than letters, digits and C(._-) is deleted only while the
+    domain is stopped, and restored only if it includes no memory.
   - If a run is interrupted, the next run completes or undoes its work.
 author:
   - Virtplay contributors (@virtplay)

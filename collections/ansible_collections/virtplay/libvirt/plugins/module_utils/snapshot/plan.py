@@ -8,6 +8,7 @@ share these plans, so they cannot disagree.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,10 @@ from .xml import snapshot_domain, snapshot_targets
 UEFI_VERSION = 10_010_000
 # libvirt 9.0 refuses a snapshot of a stopped domain with checkpoints; 11.3 makes it.
 CHECKPOINTS_VERSION = 11_003_000
+# libvirt 10.10 is the first to let a running QEMU create, load and delete snapshots in jobs whose
+# IDs contain the snapshot's name, and QEMU accepts only these characters in an ID.
+JOBS_VERSION = 10_010_000
+_JOB_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _FORMAT_WITH_SNAPSHOTS = "qcow2"
 _TEXTS = ("title", "description", "expires_at")
 
@@ -373,7 +378,9 @@ def plan_deletion(view: SnapshotView, name: str) -> list[Change]:
         _refuse(doing, ["it is external, with its data in separate files; use virsh"])
     if view.current.active and _is_held(view, name):
         # QEMU would fail, but libvirt 9.0 would delete the snapshot from its list all the same.
-        _refuse(f"{doing} while it is running", _domain_obstacles(view))
+        _refuse(
+            f"{doing} while it is running", [*_domain_obstacles(view), *_name_obstacles(view, name)]
+        )
     _refuse(doing, _mistaken(view, name))
     refuse_jobs(view.current, f"cannot {doing}")
     changes = [Change(f"snapshots.{name}", entry["title"], None, view.applies, destroys=True)]
@@ -403,6 +410,13 @@ def tree_without(entries: Sequence[Mapping[str, Any]], name: str) -> list[dict[s
 
 def _is_held(view: SnapshotView, name: str) -> bool:
     return any(image is None or image.find(name) for image in view.places.values())
+
+
+def _name_obstacles(view: SnapshotView, name: str) -> list[str]:
+    """Return why QEMU would refuse a job for this snapshot."""
+    if view.libvirt_version < JOBS_VERSION or _JOB_NAME.fullmatch(name):
+        return []
+    return ["its name has other characters than letters, digits and . _ -, which QEMU refuses"]
 
 
 def _mistaken(view: SnapshotView, name: str) -> list[str]:
@@ -558,6 +572,9 @@ def _restore_obstacles(
                 elif places_then[target] != _place(disk):
                     reasons.append(f"disk {target} was then in {places_then[target]}")
     reasons += [f"file {path} does not exist any more" for path in view.missing]
+    if entry["has_memory"]:
+        # QEMU would refuse only after libvirt has ended the guest.
+        reasons += _name_obstacles(view, name)
     reasons += [
         f"domain {user} uses disk {target} too, or a disk that is based on it"
         for target, user in view.shared.items()
