@@ -7,7 +7,12 @@ import sys
 
 import pytest
 
-pytest_plugins = ["tests.lab.fixtures", "tests.warm.environment", "tests.distributions.report"]
+pytest_plugins = [
+    "tests.distributions.hosts",
+    "tests.lab.fixtures",
+    "tests.warm.environment",
+    "tests.distributions.report",
+]
 
 # Otherwise each of thousands of processes compiles the project again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -2,8 +2,9 @@
 
 Usage: python -m tests.acceptance.debian_image OUTPUT.qcow2
 
-The packages come from the machine's own apt sources. No mount is needed: mke2fs fills the root
-file system from a directory, mtools and syslinux make the boot partition in a plain file.
+The packages come from the apt sources of a machine with Debian 12, on others from mmdebstrap's own.
+No mount is needed: mke2fs fills the root file system from a directory, mtools and syslinux make the
+boot partition in a plain file.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import platform
 import shutil
 import signal
 import struct
@@ -20,6 +22,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+RELEASE = "bookworm"
 PACKAGES = (
     *("linux-image-cloud-amd64", "initramfs-tools", "systemd-sysv", "dbus", "udev"),
     *("cloud-init", "qemu-guest-agent", "openssh-server", "sudo", "iproute2", "netplan.io"),
@@ -83,7 +86,8 @@ def _build(output: Path) -> None:
 
 
 def _unpack(root: Path) -> None:
-    sources = [str(path) for path in APT_SOURCES if path.exists()]
+    own = platform.freedesktop_os_release().get("VERSION_CODENAME") == RELEASE
+    sources = [str(path) for path in APT_SOURCES if own and path.exists()]
     modules = "\\n".join(DRIVERS)
     hooks = [
         # Before the kernel comes: an initramfs with these few drivers is made and read fast.
@@ -103,7 +107,7 @@ def _unpack(root: Path) -> None:
         '--customize-hook=chroot "$1" systemctl mask apt-daily.timer apt-daily-upgrade.timer '
         "fstrim.timer e2scrub_all.timer e2scrub_reap.service",
     ]
-    _run(*command, "bookworm", str(root), *sources)
+    _run(*command, RELEASE, str(root), *sources)
 
 
 def _make_boot(boot: Path, root: Path, work: Path) -> None:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.acceptance.service import Service, wait_for
 
 REPOSITORY = Path(__file__).parents[2]
 SCRAPE_SECONDS = 1
+REFUSED = re.compile(
+    r"prometheus_target_scrapes_(sample_(duplicate_timestamp|out_of_order|out_of_bounds)"
+    r"|exceeded_sample_limit)_total"
+)
+"""What a Prometheus counts of samples that it did not take, under the same names in 2 and 3."""
 Series = dict[str, str]
 
 
@@ -54,9 +61,15 @@ class Prometheus:
         found: list[dict[str, Any]] = self._ask("/targets", state="active")["activeTargets"]
         return found
 
-    def own(self) -> str:
-        """Return what the server counts of itself, in Prometheus's text format."""
-        return httpx.get(f"{self.url}/metrics", timeout=60).text
+    def refused(self) -> dict[str, float]:
+        """Return how many samples the server did not take, by its own counters."""
+        text = httpx.get(f"{self.url}/metrics", timeout=60).text
+        return {
+            sample.name: sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if REFUSED.fullmatch(sample.name)
+        }
 
     def rules(self) -> list[dict[str, Any]]:
         """Return all rules, with their health."""
@@ -75,8 +88,10 @@ def make_token(service: Service, name: str) -> str:
 
 
 @contextlib.contextmanager
-def run_prometheus(directory: Path, shipped: str, service: Service) -> Iterator[Prometheus]:
-    """Run the installed Prometheus with one of our configurations, faster, on the service."""
+def run_prometheus(
+    directory: Path, shipped: str, service: Service, program: Sequence[str] = ("prometheus",)
+) -> Iterator[Prometheus]:
+    """Run a Prometheus, the installed one by default, with one of our configurations, faster."""
     text = (REPOSITORY / "prometheus" / shipped).read_text()
     for ours, here in (
         ("localhost:3000", f"127.0.0.1:{service.port}"),
@@ -93,7 +108,7 @@ def run_prometheus(directory: Path, shipped: str, service: Service) -> Iterator[
     log = directory / "log"
     with log.open("wb") as said:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", "prometheus",
+            ["setpriv", "--pdeathsig", "TERM", *program,
              f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data",
              f"--web.listen-address={url.removeprefix('http://')}", "--log.level=warn"],
             stdin=subprocess.DEVNULL,

@@ -187,8 +187,9 @@ async def test_streams_end_with_the_ssh_connection(
 ) -> None:
     async with consoles.stream(blank["id"]) as screen:
         await screen.read(12)
-        said = one.run("sh", "-c", "pgrep -x sshd | tail -n +2").stdout.split()
-        one.run("kill", "-9", *said, check=False)
+        # From OpenSSH 9.8 on, the process of a connection has a name of its own.
+        sessions = one.run("sh", "-c", "pgrep -x 'sshd(-session)?' | tail -n +2").stdout.split()
+        one.run("kill", "-9", *sessions, check=False)
         code, reason = await closed(screen.socket, 30)
         assert (code, reason) == (1001, "the SSH connection to the host was lost")
     async with asyncio.timeout(30 * PATIENCE):

@@ -109,7 +109,12 @@ def test_vm_from_template_to_nothing(lab: Lab, api: Api, one: Host) -> None:
     def online() -> bool:
         return in_guest(one, ref, "/bin/grep", "-c", "^processor", "/proc/cpuinfo") == "2\n"
 
-    wait_for("two CPUs in the guest", online, 20)
+    # Kernels since 6.9 see this only where the firmware announces room: docs/distributions.md.
+    room = in_guest(one, ref, "/bin/cat", "/sys/devices/system/cpu/possible").strip()
+    kernel = [int(n) for n in in_guest(one, ref, "/bin/uname", "-r").split(".")[:2]]
+    assert room != "0" or kernel >= [6, 9]
+    if room != "0":
+        wait_for("two CPUs in the guest", online, 20)
     assert int(in_guest(one, ref, "/bin/cat", "/sys/block/vda/size")) * 512 == 2 * GIB
     # `free` in the guest may take a moment to follow its balloon; libvirt knows the balloon.
     stats = one.run("virsh", "dommemstat", ref).stdout
@@ -149,6 +154,7 @@ def test_vm_from_template_to_nothing(lab: Lab, api: Api, one: Host) -> None:
     booted(one, ref)
     total = in_guest(one, ref, "/bin/sed", "-n", "s/MemTotal: *//p", "/proc/meminfo")
     assert 190 * 1024 < int(total.split()[0]) < 256 * 1024
+    assert online()
     assert identity(one, vm) == same
 
     # Stopped by the guest itself: it was asked, and said goodbye on its console or just left.

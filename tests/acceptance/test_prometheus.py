@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import re
 import shutil
 import socket
 import sqlite3
@@ -43,12 +42,6 @@ MOVING = (
     "libvirt_domain_block_stats_",
     "libvirt_domain_interface_stats_",
 )
-
-REFUSED = re.compile(
-    r"prometheus_target_scrapes_(sample_(duplicate_timestamp|out_of_order|out_of_bounds)"
-    r"|exceeded_sample_limit)_total"
-)
-"""What a Prometheus counts of samples that it did not take, under the same names in 2 and 3."""
 
 
 @dataclass
@@ -287,12 +280,7 @@ def test_every_sample_of_a_scrape_is_kept(site: Site) -> None:
     scraped = site.prometheus.value("scrape_samples_scraped")
     assert scraped > 100
     assert site.prometheus.value("scrape_samples_post_metric_relabeling") == scraped
-    refused = {
-        sample.name: sample.value
-        for family in text_string_to_metric_families(site.prometheus.own())
-        for sample in family.samples
-        if REFUSED.fullmatch(sample.name)
-    }
+    refused = site.prometheus.refused()
     assert len(refused) >= 3
     assert not any(refused.values()), refused
 

@@ -65,12 +65,12 @@ def test_a_guest_goes_back_to_what_it_was(api: Api, one: Host) -> None:
     [left] = snapshots(api, vm).values()
     assert (left["id"], left["parent"]) == (tree["guard"]["id"], None)
 
-    one.run("virsh", "snapshot-create-as", vm, "by hand")
+    one.run("virsh", "snapshot-create-as", vm, "by-hand")
 
     def by_hand() -> Json | None:
         # While it is being made libvirt lists it already, but not as the current one.
         found = snapshots(api, vm).values()
-        return next((s for s in found if s["name"] == "by hand" and s["current"]), None)
+        return next((s for s in found if s["name"] == "by-hand" and s["current"]), None)
 
     shown = wait_for("the one of virsh", by_hand, TWO_INTERVALS)
     assert (shown["origin"], shown["parent"]) == ("found", left["id"])
@@ -79,7 +79,7 @@ def test_a_guest_goes_back_to_what_it_was(api: Api, one: Host) -> None:
     assert error["details"] == {"snapshots": 2}
     api.run("POST", f"/vms/{vm}/snapshots/{shown['id']}/restore")
     assert power(one, vm) == "running"
-    one.run("virsh", "snapshot-delete", vm, "by hand")
+    one.run("virsh", "snapshot-delete", vm, "by-hand")
     wait_for("its end", lambda: shown["id"] not in snapshots(api, vm), TWO_INTERVALS)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.releases import RELEASES, ReleaseError, find_root, lab_recipe, use_root
-from tests.distributions.conftest import OLD
+from tests.distributions.hosts import OLD
 from tests.distributions.table import MODULES, REPEATED, ROOT, Result, cell, keep, label
 
 HERE = "tests/distributions"
@@ -29,10 +29,7 @@ SHORT = [f"{HERE}/test_roles.py", f"{HERE}/test_snapshots.py"]
 BUILD = ROOT / "build/distributions"
 SECONDS = 3600
 WORKERS = 2
-"""Of one part: each has a lab, whose preparation costs more than the waiting that is saved."""
-
-Part = tuple[str, str, Sequence[str]]
-"""A release, the name of a part, and its tests."""
+"""Of one release: one has the prepared host, the other all labs beside it."""
 
 
 def main() -> int:
@@ -41,7 +38,7 @@ def main() -> int:
     parser.add_argument("releases", nargs="*", metavar="RELEASE", help=f"default: {RELEASES}")
     parser.add_argument("--short", action="store_true", help="a part of it, without the network")
     parser.add_argument(
-        "--jobs", type=int, default=max(2, (os.cpu_count() or 2) // 2), help="parts at a time"
+        "--jobs", type=int, default=max(2, (os.cpu_count() or 2) // 2), help="releases at a time"
     )
     given = parser.parse_args()
     chosen = given.releases or [name for name in RELEASES if not given.short or name != OLD]
@@ -49,10 +46,8 @@ def main() -> int:
         parser.error(f"{', '.join(strange)}: none of {', '.join(RELEASES)}")
     if given.short:
         chosen = [name for name in chosen if is_cached(name)]
-        parts: list[Part] = [(name, "short", SHORT) for name in chosen]
-    else:
-        parts = [(name, "modules", list(MODULES)) for name in chosen if name != OLD]
-        parts += [(name, "hosts", [HERE]) for name in reversed(chosen)]
+    # The newest first: it takes longest.
+    tests = {name: tests_of(name, short=given.short) for name in reversed(chosen)}
     BUILD.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     try:
@@ -60,11 +55,11 @@ def main() -> int:
             for name in dict.fromkeys([*chosen, *([] if given.short else [OLD])]):
                 stack.enter_context(use_root(lab_recipe(name)))  # once, before all want it at once
             with ThreadPoolExecutor(given.jobs) as pool:
-                ended = list(pool.map(run_part, parts))
+                ended = list(pool.map(run_release, tests, tests.values()))
     except ReleaseError as error:
         print(error, file=sys.stderr)
         return 1
-    found = {name: collect(name, [part for part in parts if part[0] == name]) for name in chosen}
+    found = {name: read_report(name) for name in chosen}
     for name, result in found.items():
         for row, outcomes in result["rows"].items():
             print(f"{name:9} {label(row)}: {cell(outcomes).strip('*')}")
@@ -85,23 +80,29 @@ def is_cached(release: str) -> bool:
     return there
 
 
-def report_of(part: Part) -> Path:
-    """The file with the report of a part."""
-    return BUILD / f"{part[0]}.{part[1]}.json"
+def tests_of(release: str, *, short: bool) -> list[str]:
+    """The tests that run on a release."""
+    if short:
+        return SHORT
+    return [HERE] if release == OLD else [HERE, *MODULES]
 
 
-def run_part(part: Part) -> bool:
-    """Run the tests of a part in a pytest of their own; return whether all passed."""
-    release, name, tests = part
-    report_of(part).unlink(missing_ok=True)
-    log = BUILD / f"{release}.{name}.log"
+def report_of(release: str) -> Path:
+    """The file with the report of a release."""
+    return BUILD / f"{release}.json"
+
+
+def run_release(release: str, tests: Sequence[str]) -> bool:
+    """Run tests on a release in a pytest of their own; return whether all passed."""
+    report_of(release).unlink(missing_ok=True)
+    log = BUILD / f"{release}.log"
     began = time.monotonic()
     with log.open("wb") as output:
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "pytest", "-v", "--tb=short", "--durations=10"),
-                *("-n", str(WORKERS), "--dist", "loadgroup", "--release", release, "--hosts", "1"),
-                *("--distribution-report", str(report_of(part))),
+                *(sys.executable, "-m", "pytest", "-v", "--tb=short", "--durations=20"),
+                *("-n", str(WORKERS), "--dist", "loadgroup", "--release", release),
+                *("--distribution-report", str(report_of(release))),
                 *(word for test in REPEATED for word in ("--deselect", test)),
                 *tests,
             ],
@@ -115,22 +116,18 @@ def run_part(part: Part) -> bool:
     passed = done.returncode == 0
     took = time.monotonic() - began
     print(
-        f"{release} {name}: {'passed' if passed else f'FAILED, see {log}'} in {took:.0f} s",
+        f"{release}: {'passed' if passed else f'FAILED, see {log}'} in {took:.0f} s",
         flush=True,
     )
     return passed
 
 
-def collect(release: str, parts: list[Part]) -> Result:
-    """Put the reports of a release together."""
-    today = f"{datetime.now(UTC):%Y-%m-%d}"
-    result: dict[str, Any] = {"measured": today, "versions": {}, "rows": {}}
-    for part in reversed(parts):  # those of the hosts first
-        if report_of(part).exists():
-            report = json.loads(report_of(part).read_text())
-            result["versions"] |= report["versions"]
-            result["rows"] |= report["rows"]
-    return result
+def read_report(release: str) -> Result:
+    """What ran on a release."""
+    report: dict[str, Any] = {"versions": {}, "rows": {}}
+    if report_of(release).exists():
+        report |= json.loads(report_of(release).read_text())
+    return {"measured": f"{datetime.now(UTC):%Y-%m-%d}", **report}
 
 
 if __name__ == "__main__":

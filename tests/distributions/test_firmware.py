@@ -9,7 +9,7 @@ from lxml import etree
 
 from lab import Host
 from tests.acceptance.guests import domain_xml, traces
-from tests.distributions.conftest import SMALL, Hypervisor
+from tests.distributions.hosts import SMALL, Hypervisor
 from tests.distributions.report import Row
 
 DESCRIPTIONS = "/etc/qemu/firmware"

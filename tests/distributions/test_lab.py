@@ -8,7 +8,7 @@ import pytest
 
 from lab import Lab, LabError
 from lab.releases import PROJECT, find_root, lab_recipe
-from tests.distributions.conftest import OLD
+from tests.distributions.hosts import OLD
 from tests.distributions.report import Row
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from tests.acceptance.guests import booted, domains, in_guest, power, traces
-from tests.distributions.conftest import SMALL, Hypervisor, Prepared, remove_vm
+from tests.distributions.hosts import SMALL, Hypervisor, Prepared, remove_vm
 from tests.distributions.report import Row
 from tests.unit.collection.elsewhere import Elsewhere, install_collection
 

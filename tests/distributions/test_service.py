@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from lab import Lab
+from lab.releases import Recipe, use_root
+from tests.acceptance.prometheus import run_prometheus
 from tests.acceptance.service import STOP_TIMEOUT, Api, Service, wait_for
 from tests.distributions.report import Row
+from tests.unit.test_prometheus_files import RULE_TESTS
 
 ALWAYS = {"libvirt_domain_info", "libvirt_domain_info_maximum_memory_bytes"}
 WORKING = {
@@ -22,7 +27,9 @@ WORKING = {
 STEPS = (("running", None), ("paused", "pause"), ("stopped", "stop"))
 
 
-def test_service_with_hosts_of_two_releases(mixed: Lab, row: Row, tmp_path: Path) -> None:
+def test_service_with_hosts_of_two_releases(
+    mixed: Lab, release: str, row: Row, version: Callable[[str, str], None], tmp_path: Path
+) -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     settings = {"VIRTPLAY_STOP_TIMEOUT": str(STOP_TIMEOUT), "VIRTPLAY_OBSERVE_TIMEOUT": "12"}
@@ -43,11 +50,49 @@ def test_service_with_hosts_of_two_releases(mixed: Lab, row: Row, tmp_path: Path
                     api.shows(vm, status=status)
                 with row(f"figures of a {status} VM, in `/metrics` and JSON: those of Debian 12"):
                     compare(api, vms, ALWAYS if status == "stopped" else ALWAYS | WORKING)
+                if status == "running":
+                    with row("Prometheus and promtool of the release, on this service"):
+                        version("Prometheus", see_prometheus(release, service, tmp_path))
             api.remove(*vms.values())
     finally:
         api.remove(*vms.values())
         service.stop()
     assert service.pids() == []
+
+
+def see_prometheus(release: str, service: Service, directory: Path) -> str:
+    """Let the release's Prometheus scrape the service, and promtool see all; the version."""
+    with use_root(Recipe(release, ("prometheus",))) as root:
+        promtool = elsewhere(root.path, "promtool")
+        with run_prometheus(
+            directory / "prometheus", "prometheus.yml", service, elsewhere(root.path, "prometheus")
+        ) as prometheus:
+            wait_for("both VMs", lambda: len(prometheus.query("libvirt_domain_info")) == 2, 30)
+            (target,) = prometheus.targets()
+            assert (target["health"], target["lastError"]) == ("up", "")
+            evaluated = "virtplay:vm_cpu:ratio"
+            wait_for("the rules", lambda: len(prometheus.query(evaluated)) == 2, 60)
+            assert {rule["health"] for rule in prometheus.rules()} <= {"ok", "unknown"}
+            refused = prometheus.refused()
+            assert len(refused) >= 3
+            assert not any(refused.values()), refused
+        run_promtool(promtool, "check", "config", str(directory / "prometheus/prometheus.yml"))
+        run_promtool(promtool, "test", "rules", *map(str, RULE_TESTS))
+        return run_promtool(promtool, "--version").split()[2]
+
+
+def run_promtool(promtool: list[str], *arguments: str) -> str:
+    """Run promtool, which must succeed; return its output."""
+    done = subprocess.run([*promtool, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def elsewhere(root: Path, program: str) -> list[str]:
+    """A program of another file system with the libraries from there, as words of a command."""
+    libraries = f"{root}/lib/x86_64-linux-gnu:{root}/usr/lib/x86_64-linux-gnu"
+    loader = f"{root}/lib64/ld-linux-x86-64.so.2"
+    return [loader, "--library-path", libraries, f"{root}/usr/bin/{program}"]
 
 
 def compare(api: Api, vms: dict[str, str], least: set[str]) -> None:

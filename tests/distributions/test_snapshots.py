@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.acceptance.guests import agent, booted, domain_xml, power, traces
-from tests.distributions.conftest import SMALL, Hypervisor
+from tests.distributions.hosts import SMALL, Hypervisor
 from tests.distributions.report import Row
 from tests.lab.snapshots import known, read_marks, write_mark
 

@@ -12,6 +12,7 @@ from lab import Lab
 from lab.prepare import fill_package_cache, prepare_hosts
 from lab.releases import ENVIRONMENT, RELEASES, lab_recipe, use_root
 from lab.supervisor import missing_programs
+from tests.distributions.hosts import Prepared
 from tests.warm.hosts import warm_hosts
 
 
@@ -20,7 +21,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--release", choices=RELEASES, help="Debian release of lab hosts (default: this machine's)"
     )
-    parser.addoption("--hosts", type=int, default=2, help="number of hosts of the shared lab")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,19 +40,24 @@ def lab_machine() -> None:
 
 @pytest.fixture(scope="session")
 def lab(
-    lab_machine: None, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+    lab_machine: None, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Lab]:
     """Prepared hypervisors with the `micro` template, the same two for the whole session.
 
-    A test that disconnects, kills or fills something repairs it, or starts a `Lab` of its own.
+    A test that disconnects, kills or fills something repairs it, or starts a `Lab` of its own. A
+    run of the distributions' tests has one host, the one that those prepare.
     """
+    if request.config.getoption("--distribution-report"):
+        prepared: Prepared = request.getfixturevalue("prepared")
+        yield prepared.hypervisor.lab
+        return
     log = tmp_path_factory.mktemp("lab") / "prepare.log"
-    release = pytestconfig.getoption("--release")
+    release = request.config.getoption("--release")
     # Before the start: the hosts mount the cache then.
     with use_root(lab_recipe(release)) if release else contextlib.nullcontext() as root:
         fill_package_cache(log, root)
     with (
-        Lab(hosts=pytestconfig.getoption("--hosts"), prepare=False) as running,
+        Lab(prepare=False) as running,
         warm_hosts(running),
     ):
         prepare_hosts(running.inventory, log)
@@ -60,14 +65,15 @@ def lab(
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the tests that use a lab, and run those of one file on one pytest-xdist worker.
 
     A worker has one lab for all its tests.
     """
+    shared = "prepared" if config.getoption("--distribution-report") else None
     for item in items:
         names: list[str] = getattr(item, "fixturenames", [])
         if "lab_machine" in names:
             item.add_marker(pytest.mark.lab)
         if "lab" in names:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+            item.add_marker(pytest.mark.xdist_group(shared or item.path.stem))

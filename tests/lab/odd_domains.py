@@ -244,6 +244,8 @@ ODD = (
                             "<model type='virtio'/>")
         + card("hostdev", "<source><address type='pci' domain='0' bus='1' slot='0' function='0'/>"
                           "</source>"),
+        # libvirt 11 defines a vhost-user card only with shared memory.
+        more="<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>",
         refused="to state running",
     ),
     odd(
