@@ -5,10 +5,9 @@
 #       with QEMU 7.2 takes the name everywhere.
 # One would guess: a name that libvirt accepts can be used again: whoever creates a snapshot deletes
 #       it by that name.
-# What happens: of a stopped domain the snapshot is created (qemu-img does it). As soon as the domain
-#       runs, it can't be deleted, and no other can be created: libvirt puts the name into the ID of
-#       a QEMU job, and QEMU takes neither blanks nor letters beyond ASCII there. Of snapshots with
-#       memory, created under libvirt 9.0, a restore ends the running guest first, and fails then.
+# What happens: of a stopped domain the snapshot is created (qemu-img does it). While the domain runs,
+#       it can't be deleted, and none of such a name can be created: libvirt puts the name into the
+#       ID of a QEMU job, and QEMU takes no blanks there.
 # Run: findings/libvirt-snapshot-name-with-blank.sh    needs root, mmdebstrap, Debian's package index
 set -eu
 command -v mmdebstrap >/dev/null || { echo "cannot run: mmdebstrap is not installed" >&2; exit 2; }

@@ -11,7 +11,7 @@ import pytest
 
 from lab import Lab
 from lab.prepare import prepare_hosts
-from lab.releases import ENVIRONMENT
+from lab.releases import ENVIRONMENT, RELEASES
 from tests.distributions.hosts import OLD, Hypervisor, Prepared, remove_vm, start_lab
 
 
@@ -25,11 +25,12 @@ def hypervisor(prepared: Prepared) -> Hypervisor:
 def mixed(
     lab_machine: None, release: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Lab]:
-    """A lab of two prepared hosts, the first of Debian 12, the second of the release."""
+    """A lab of prepared hosts: of Debian 12, of the release, and of what is between them."""
     if release == OLD:
         pytest.skip("there is nothing older")
     log = tmp_path_factory.mktemp("mixed") / "prepare.log"
-    with start_lab([OLD, release], log, libvirt=True) as running:
+    between = RELEASES[RELEASES.index(OLD) + 1 : RELEASES.index(release)]
+    with start_lab([OLD, release, *between], log, libvirt=True) as running:
         prepare_hosts(running.inventory, log)
         yield running
 

@@ -16,6 +16,8 @@ from tests.distributions.report import Row
 def test_hosts_take_the_releases_in_turn_and_change_their_own_files_only(
     release: str, row: Row
 ) -> None:
+    if release == OLD:
+        pytest.skip("there is nothing older")
     names = [OLD, release, OLD]
     with (
         Lab(hosts=3, prepare=False, releases=[OLD, release]) as lab,

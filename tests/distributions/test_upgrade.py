@@ -133,6 +133,41 @@ def test_upgrade_in_place_from_debian_12(old: Hypervisor, new: Hypervisor, row: 
             remove_vm(new.host, identity)
 
 
+def test_memory_that_debian_13_saved_is_not_loaded(mixed: Lab, new: Hypervisor, row: Row) -> None:
+    if len(mixed.hosts) < 3:
+        pytest.skip("there is nothing between")
+    trixie = Hypervisor(mixed, mixed.hosts[2])
+    vm = str(uuid.uuid4())
+    try:
+        trixie.domain("create", **SMALL, name="saved-by-10", uuid=vm, state="running")
+        booted(trixie.host, vm)
+        write_mark(trixie.host, vm, "first")
+        trixie.snapshot("create", uuid=vm, name="before")
+        write_mark(trixie.host, vm, "second")
+        trixie.domain("stop", uuid=vm)
+        upgrade(trixie.host, new.host)
+    finally:
+        remove_vm(trixie.host, vm)
+    try:
+        with row("upgrade from Debian 13: memory is not loaded (QEMU); the guard restores the VM"):
+            new.play("host_prepare")
+            new.domain("start", uuid=vm)
+            booted(new.host, vm)
+            assert read_marks(new.host, vm) == ("none", "second")
+            write_mark(new.host, vm, "third")
+            of = {"libvirt_snapshot_uuid": vm, "libvirt_snapshot_name": "before"}
+            more = {"libvirt_snapshot_force": True, "libvirt_snapshot_guard": "now"}
+            assert "virtio" in new.refusal("snapshot_restore", **of, **more)
+            assert power(new.host, vm) == "shut off"
+            assert sorted(known(new.host, vm)) == ["before", "now"]
+            assert new.snapshot("restore", uuid=vm, name="now").changed == 1
+            assert power(new.host, vm) == "running"
+            assert read_marks(new.host, vm) == ("third", "third")
+            assert new.snapshot("delete", uuid=vm, name="before").changed == 1
+    finally:
+        remove_vm(new.host, vm)
+
+
 def add_tpm(host: Host, identity: str) -> None:
     """Give a VM an emulated TPM, as one does with virsh."""
     root = domain_xml(host, identity, "--inactive")

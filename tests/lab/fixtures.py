@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,8 +13,10 @@ from lab import Lab
 from lab.prepare import fill_package_cache, prepare_hosts
 from lab.releases import ENVIRONMENT, RELEASES, lab_recipe, use_root
 from lab.supervisor import missing_programs
-from tests.distributions.hosts import Prepared
 from tests.warm.hosts import warm_hosts
+
+if TYPE_CHECKING:
+    from tests.distributions.hosts import Prepared
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
