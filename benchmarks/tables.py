@@ -60,14 +60,14 @@ SINGLES = (
      "round_cpu_s", "s"),
     ("observation of 50 hosts by the controller", "CPU of the controller to observe 50 hosts once",
      "round_cpu_s", "s"),
-    ("start after kill -9", "the longest of 100 such starts, of a usual one without jobs",
+    ("start after kill -9", "longest of 100 starts after kill -9, as a multiple of a usual start",
      "longest_of_cold", ""),
-    ("start after kill -9", "the most CPU of 100 such starts, of a usual one without jobs",
+    ("start after kill -9", "most CPU of 100 starts after kill -9, as a multiple of a usual start",
      "most_cpu_of_cold", ""),
     ("jobs in a row", "memory of the service after 100 jobs", "rss_settled_mb", "MB"),
-    ("jobs in a row", "after 1,000 jobs", "rss_mb", "MB"),
+    ("jobs in a row", "memory of the service after 1,000 jobs", "rss_mb", "MB"),
     ("jobs in a row", "open descriptors of the service after 100 jobs", "fds_settled", ""),
-    ("jobs in a row", "after 1,000 jobs", "fds", ""),
+    ("jobs in a row", "open descriptors of the service after 1,000 jobs", "fds", ""),
     ("idle", "share of one core, idle, with 2 hosts and 40 VMs", "share_of_a_core", ""),
 )  # fmt: skip
 """Benchmark, what it measures, key, unit."""

@@ -48,6 +48,8 @@ KINDS = {
         ),
         off=("nginx", "postgresql"),
     ),
+    # What a person has who begins with the README.
+    "bare": Kind(installed=(*BASE, "iproute2", "procps", "git", "make")),
     # As bare as can be: even what Ansible's apt module needs is brought by Ansible.
     "hypervisor": Kind(
         installed=(*BASE, "ifupdown", "iproute2", "procps"), offered=wanted_by_role()
