@@ -16,6 +16,9 @@ WATCH_SECONDS = 2.0
 STOP_SECONDS = 3.0
 REVOKED = Ending(POLICY, "the token that opened this console was revoked or has expired")
 STOPPING = Ending(GOING_AWAY, "the service is stopping")
+TAKEN = Ending(GOING_AWAY, "another client has taken the console over")
+SHARED = "vnc"
+"""The kind of console that several clients may have at once."""
 
 
 class OpenConsole:
@@ -38,7 +41,8 @@ class OpenConsoles:
     """All open consoles of this process."""
 
     def __init__(self) -> None:
-        self._open: set[OpenConsole] = set()
+        self._open: dict[OpenConsole, None] = {}
+        """Its keys, in the order in which they were opened."""
         self._stopping = False
 
     def __len__(self) -> int:
@@ -50,9 +54,9 @@ class OpenConsoles:
         """Connect to the VM and carry its stream until either side ends it."""
         if self._stopping:
             console.end(STOPPING)
-        self._open.add(console)
+        self._open[console] = None
         log.info("%s console of VM %s opened", console.kind, console.vm)
-        work = asyncio.create_task(_connect_and_relay(console.client, connect))
+        work = asyncio.create_task(self._connect_and_relay(console, connect))
         ending = Ending(FAILED, "the console failed")
         try:
             await asyncio.wait({work, console.ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -64,7 +68,7 @@ class OpenConsoles:
             await asyncio.wait({work})
             with contextlib.suppress(ConnectionError):
                 await console.client.close(ending.code, ending.reason)
-            self._open.discard(console)
+            del self._open[console]
             log.info(
                 "%s console of VM %s ended: %s", console.kind, console.vm, ending.reason or "closed"
             )
@@ -96,12 +100,25 @@ class OpenConsoles:
                 while self._open:  # noqa: ASYNC110 - a moment, once in a process's life
                     await asyncio.sleep(0.02)
 
+    async def _connect_and_relay(
+        self, console: OpenConsole, connect: Callable[[], Awaitable[ConsoleStream]]
+    ) -> Ending:
+        stream = await connect()
+        try:
+            self._take_over(console)
+            return await relay(console.client, stream)
+        finally:
+            await stream.close()
 
-async def _connect_and_relay(
-    client: Client, connect: Callable[[], Awaitable[ConsoleStream]]
-) -> Ending:
-    stream = await connect()
-    try:
-        return await relay(client, stream)
-    finally:
-        await stream.close()
+    def _take_over(self, console: OpenConsole) -> None:
+        """End the older consoles of a VM whose serial console has just been connected.
+
+        libvirt (9.0 to 11.3) does not tell the older client while output for it is in flight.
+        """
+        if console.kind == SHARED:
+            return
+        for older in self._open:
+            if older is console:
+                return
+            if (older.vm, older.kind) == (console.vm, console.kind):
+                older.end(TAKEN)
