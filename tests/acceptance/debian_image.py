@@ -2,9 +2,9 @@
 
 Usage: python -m tests.acceptance.debian_image OUTPUT.qcow2
 
-The packages come from the apt sources of a machine with Debian 12, on others from mmdebstrap's own.
-No mount is needed: mke2fs fills the root file system from a directory, mtools and syslinux make the
-boot partition in a plain file.
+On a machine with Debian 12 the packages come from its own apt sources, elsewhere from mmdebstrap's
+default. No mount is needed: mke2fs fills the root file system from a directory, mtools and syslinux
+make the boot partition in a plain file.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ SHORT = [f"{HERE}/test_roles.py", f"{HERE}/test_snapshots.py"]
 BUILD = ROOT / "build/distributions"
 SECONDS = 3600
 WORKERS = 2
-"""Of one release: one has the prepared host, the other all labs beside it."""
+"""Per release: one worker has the prepared host, the other starts the labs beside it."""
 
 
 def main() -> int:

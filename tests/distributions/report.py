@@ -54,7 +54,11 @@ class Report:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --distribution-report."""
-    parser.addoption("--distribution-report", type=Path, help="file to write what ran to")
+    parser.addoption(
+        "--distribution-report",
+        type=Path,
+        help="file to write what ran to; tests of the shared lab then run on the prepared host",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

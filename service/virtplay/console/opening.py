@@ -7,14 +7,13 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from functools import partial
 
 from virtplay import errors
 from virtplay.actions import Action
 from virtplay.console.connections import ConsoleStream, HostConnections
 from virtplay.console.relay import Client
-from virtplay.console.watch import OpenConsole, OpenConsoles
+from virtplay.console.watch import ConsoleType, OpenConsole, OpenConsoles
 from virtplay.hosts.inventory import Inventory
 from virtplay.jobs.dispatcher import Dispatcher
 from virtplay.jobs.submission import Caller, await_end, job_directory, submit, write_secrets
@@ -37,15 +36,6 @@ JOB_ERRORS: dict[str, type[errors.VirtplayError]] = {
     "VM_ALREADY_STOPPED": errors.VmAlreadyStopped,
     "HOST_UNREACHABLE": errors.HostUnreachable,
 }
-
-
-class ConsoleType(StrEnum):
-    """The kinds of console."""
-
-    VNC = "vnc"
-    """The screen, by RFB."""
-    SERIAL = "serial"
-    """The serial console."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from enum import StrEnum
 
 from virtplay.console.connections import ConsoleStream
 from virtplay.console.relay import FAILED, GOING_AWAY, POLICY, Client, Ending, relay
@@ -17,8 +18,15 @@ STOP_SECONDS = 3.0
 REVOKED = Ending(POLICY, "the token that opened this console was revoked or has expired")
 STOPPING = Ending(GOING_AWAY, "the service is stopping")
 TAKEN = Ending(GOING_AWAY, "another client has taken the console over")
-SHARED = "vnc"
-"""The kind of console that several clients may have at once."""
+
+
+class ConsoleType(StrEnum):
+    """The kinds of console."""
+
+    VNC = "vnc"
+    """The screen, by RFB; several clients may have it at once."""
+    SERIAL = "serial"
+    """The serial console; a new client takes it over."""
 
 
 class OpenConsole:
@@ -115,7 +123,7 @@ class OpenConsoles:
 
         libvirt (9.0 to 11.3) does not tell the older client while output for it is in flight.
         """
-        if console.kind == SHARED:
+        if console.kind != ConsoleType.SERIAL:
             return
         for older in self._open:
             if older is console:

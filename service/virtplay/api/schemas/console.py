@@ -3,7 +3,7 @@
 from pydantic import BaseModel, Field
 
 from virtplay.api.schemas.fields import Query
-from virtplay.console.opening import ConsoleType
+from virtplay.console.watch import ConsoleType
 
 
 class ConsoleQuery(Query):
