@@ -121,7 +121,7 @@ class OpenConsoles:
     def _take_over(self, console: OpenConsole) -> None:
         """End the older consoles of a VM whose serial console has just been connected.
 
-        libvirt (9.0 to 11.3) does not tell the older client while output for it is in flight.
+        libvirt (9.0, 11.3, 12.8) does not tell the older client while output for it is in flight.
         """
         if console.kind != ConsoleType.SERIAL:
             return
