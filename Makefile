@@ -13,7 +13,7 @@ test: setup-lab ## run all tests (needs root: the lab is made of network namespa
 	@scripts/test
 
 test-fast: setup-dev ## run the tests that need no lab, in under a minute
-	@$(BIN)/pytest -q -n 3 --dist loadgroup tests/unit tests/api -m "not postgres and not slow and not needs"
+	@$(BIN)/pytest -q -n 3 --dist loadgroup tests/unit tests/api warm/tests -m "not postgres and not slow and not needs"
 
 check: setup-dev ## lint and type-check everything
 	@scripts/check
@@ -45,10 +45,10 @@ lab: setup-hosts ## bring up real hypervisors in namespaces, until Ctrl-C; RELEA
 demo: setup-hosts ## run the service on a lab at http://localhost:3000, until Ctrl-C
 	@$(BIN)/python -m scripts.demo
 
-bench: setup-lab ## run the benchmarks (an hour); write benchmarks/results.json and docs/performance.md
+bench: setup-lab ## run the benchmarks (an hour); write benchmarks/results.json, build/bench.json and docs/performance.md
 	@$(BIN)/python -m benchmarks
 
-bench-tables: setup-dev ## write the tables of docs/performance.md from benchmarks/results.json
+bench-tables: setup-dev ## write tables and plots of docs/performance.md from benchmarks/results.json
 	@$(BIN)/python -m benchmarks.tables
 
 dashboards: setup-dev ## write grafana/dashboards from scripts/dashboards.py
@@ -60,7 +60,7 @@ role-tables: setup-dev ## write the variable tables of the roles' READMEs from t
 pins: setup-dev ## write constraints.txt: the newest version of each Python package, for every Python
 	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
 	@UV_CUSTOM_COMPILE_COMMAND="make pins" $(BIN)/uv pip compile --quiet --upgrade --universal \
-		--python-version 3.11 --no-annotate --extra dev --output-file constraints.txt pyproject.toml
+		--python-version 3.11 --no-annotate --extra dev --no-emit-package ansible-warm --output-file constraints.txt pyproject.toml
 
 setup: ## install the dependencies of the service, without starting it
 	@scripts/setup base
@@ -78,4 +78,4 @@ setup-lab: ## install the dependencies of all tests
 	@scripts/setup base dev lab test
 
 clean: ## remove the virtual environment and build results; keep var/, the service's data
-	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache service/*.egg-info service/web/node_modules
+	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache service/*.egg-info warm/src/*.egg-info service/web/node_modules

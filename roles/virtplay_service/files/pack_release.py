@@ -28,6 +28,7 @@ TAKEN = {
     "pyproject.toml",
     "roles",
     "service",
+    "warm",
 }
 LEFT = {"__pycache__", "molecule"}
 PAGE = "service/web/node_modules/@novnc/novnc/core/rfb.js"
