@@ -118,6 +118,10 @@ from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.virtplay.libvirt.plugins.module_utils.bytecode import use_bytecode
+
+use_bytecode()
+
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.console_xml import (
     check_serial,
     find_vnc,

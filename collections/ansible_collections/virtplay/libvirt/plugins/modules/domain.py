@@ -224,6 +224,10 @@ seen_generation:
 from functools import partial
 from typing import Any
 
+from ansible_collections.virtplay.libvirt.plugins.module_utils.bytecode import use_bytecode
+
+use_bytecode()
+
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.arguments import ARGUMENTS
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.module import SeedModule
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task import DomainTask

@@ -1,0 +1,143 @@
+"""Tests of the compiled files that a host keeps, with real zips and real Python processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "ansible_collections/virtplay/libvirt/plugins/module_utils"
+SOURCE = Path(__file__).parents[3] / "collections" / PACKAGE / "bytecode.py"
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root uses it, as on hosts")
+
+PROGRAM = """
+import sys, traceback
+sys.path.insert(0, sys.argv[1])
+from ansible_collections.virtplay.libvirt.plugins.module_utils.bytecode import use_bytecode
+use_bytecode(sys.argv[2])
+from ansible_collections.virtplay.libvirt.plugins.module_utils import room, simple
+from ansible_collections.virtplay.libvirt.plugins.module_utils.room import inner
+print(simple.ANSWER, inner.outer(), simple.__file__, room.__path__[0], inner.__package__)
+try:
+    simple.fail()
+except ValueError:
+    traceback.print_exc()
+"""
+
+
+def pack(path: Path, answer: int, *, more: str = "") -> Path:
+    """Write a zip as Ansible sends it."""
+    names = PACKAGE.split("/")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for depth in range(1, len(names) + 1):
+            archive.writestr("/".join([*names[:depth], "__init__.py"]), "")
+        archive.write(SOURCE, f"{PACKAGE}/bytecode.py")
+        simple = f"ANSWER = {answer}\n{more}\ndef fail():\n    raise ValueError('on purpose')\n"
+        archive.writestr(f"{PACKAGE}/simple.py", simple)
+        archive.writestr(f"{PACKAGE}/room/__init__.py", "")
+        archive.writestr(
+            f"{PACKAGE}/room/inner.py",
+            "from ..simple import ANSWER\n\n\ndef outer():\n    return ANSWER + 1\n",
+        )
+    return path
+
+
+def run(archive: Path, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Import from a zip as a module does."""
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(archive), str(directory)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Where compiled files are kept."""
+    (tmp_path / "kept").mkdir(mode=0o755)
+    return tmp_path / "kept/bytecode"
+
+
+def kept(directory: Path) -> list[str]:
+    """The last word of each kept module's name."""
+    return sorted(
+        path.name.split("module_utils.")[1].split(".")[-4] for path in directory.iterdir()
+    )
+
+
+def test_what_is_imported_is_kept_and_used(directory: Path, tmp_path: Path) -> None:
+    archive = pack(tmp_path / "one.zip", 1)
+    first = run(archive, directory)
+    expected = f"1 2 {archive}/{PACKAGE}/simple.py {archive}/{PACKAGE}/room"
+    assert first.stdout.startswith(expected), first.stderr
+    assert first.stdout.strip().endswith(".module_utils.room")
+    assert "line 4, in fail" in first.stderr
+    assert "raise ValueError('on purpose')" in first.stderr  # the source is found for it
+    assert kept(directory) == ["inner", "room", "simple"]
+    assert directory.stat().st_mode & 0o777 == 0o700
+    before = {path: path.stat().st_mtime_ns for path in directory.iterdir()}
+    second = run(archive, directory)
+    assert (second.stdout, second.stderr) == (first.stdout, first.stderr)
+    assert {path: path.stat().st_mtime_ns for path in directory.iterdir()} == before
+
+
+def test_a_changed_source_is_compiled_again(directory: Path, tmp_path: Path) -> None:
+    for answer in (1, 2):  # of the same size
+        assert run(pack(tmp_path / "one.zip", answer), directory).stdout.startswith(f"{answer} ")
+    assert kept(directory) == ["inner", "room", "simple", "simple"]
+
+
+def test_kept_code_is_what_runs(directory: Path, tmp_path: Path) -> None:
+    run(pack(tmp_path / "one.zip", 1), directory)
+    run(pack(tmp_path / "other.zip", 5), directory)
+    one, other = sorted(directory.glob("*simple*"), key=lambda path: path.stat().st_mtime_ns)
+    one.write_bytes(other.read_bytes())
+    assert run(pack(tmp_path / "one.zip", 1), directory).stdout.startswith("5 ")
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0\0\0\0", b"of another Python", None])
+def test_a_damaged_file_is_compiled_again(
+    directory: Path, tmp_path: Path, damage: bytes | None
+) -> None:
+    archive = pack(tmp_path / "one.zip", 1)
+    run(archive, directory)
+    [path] = directory.glob("*simple*")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    assert run(archive, directory).stdout.startswith("1 ")
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("mode", [0o702, 0o720])
+@pytest.mark.parametrize("which", ["itself", "its parent"])
+def test_a_directory_that_others_may_write_to_is_not_used(
+    directory: Path, tmp_path: Path, mode: int, which: str
+) -> None:
+    archive = pack(tmp_path / "one.zip", 1)
+    run(archive, directory)
+    for path in directory.iterdir():
+        path.unlink()
+    (directory if which == "itself" else directory.parent).chmod(mode)
+    assert run(archive, directory).stdout.startswith("1 ")
+    assert kept(directory) == []
+
+
+def test_a_directory_that_cannot_be_created_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    done = run(pack(tmp_path / "one.zip", 1), file / "bytecode")
+    assert done.stdout.startswith("1 ")
+
+
+def test_the_number_of_files_is_bounded(directory: Path, tmp_path: Path) -> None:
+    archive = pack(tmp_path / "one.zip", 1)
+    run(archive, directory)
+    for number in range(1001):
+        (directory / f"old.{number}").touch()
+    assert run(pack(tmp_path / "other.zip", 2), directory).stdout.startswith("2 ")
+    assert len(list(directory.iterdir())) < 10
