@@ -122,6 +122,7 @@ class Entries:
     key: Rule
     value: Checked
     most: int = 1000
+    several: bool = False  # whether each value is a list, of which each element has the rules
 
     def find_faults(self, value: Any, where: str, owner: str = "") -> list[str]:
         """Return a message for each key and each value that is refused."""
@@ -133,14 +134,21 @@ class Entries:
                 faults.append(
                     f"cannot use key {shorten(key)} of {where}{owner}: it {self.key.sentence}"
                 )
-            if isinstance(self.value, Table) and not isinstance(entry, Mapping):
-                faults.append(f"cannot use {where}.{key}{owner}: it must be a mapping")
+            if self.several and not isinstance(entry, list):
+                faults.append(f"cannot use {where}.{key}{owner}: it must be a list")
+            elif isinstance(self.value, Table) and not _are_mappings(entry, self.several):
+                what = "a list of mappings" if self.several else "a mapping"
+                faults.append(f"cannot use {where}.{key}{owner}: it must be {what}")
             else:
                 faults += self.value.find_faults(entry, f"{where}.{key}", owner)
         return faults
 
 
 Checked = Union[Rule, Table, Entries]
+
+
+def _are_mappings(entry: Any, several: bool) -> bool:
+    return all(isinstance(one, Mapping) for one in (entry if several else [entry]))
 
 
 def name_owner(noun: str, element: Any) -> str:
@@ -511,6 +519,21 @@ DOMAIN = Table(
     },
     (at_least("vcpus_max", "vcpus"), at_least("memory_max", "memory"), _FIRMWARE_FITS),
     noun="VM",
+)
+
+POWER_STATES = ("running", "stopped", "restarted", "paused", "resumed")
+POWER_DOMAIN: Mapping[str, Checked] = {
+    **{key: COMMON[key] for key in ("uuid", "name", "timeout", "job", "generation")},
+    "state": text(f"must be one of {', '.join(POWER_STATES)}", pattern="|".join(POWER_STATES)),
+    "force": Rule(lambda value: isinstance(value, bool), "must be true or false"),
+}
+POWER: Table = Table(
+    {
+        **COMMON,
+        "domains": Table(POWER_DOMAIN, noun="VM"),
+        "at_once": between(1, 64),
+        "time_limit": LONG_SECONDS,
+    }
 )
 
 # --- snapshots, consoles, observations, images ------------------------------------------------

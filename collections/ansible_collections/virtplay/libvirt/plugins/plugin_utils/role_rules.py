@@ -70,6 +70,23 @@ _VMS = Table(
         ),
     }
 )
+_POWER_VM = Table(
+    values.POWER_DOMAIN,
+    (
+        Relation("state", lambda vm: bool(vm.get("state")), "is required"),
+        Relation("name", lambda vm: bool(vm.get("name") or vm.get("uuid")), "or uuid is required"),
+    ),
+    noun="VM",
+    closed=True,
+)
+_POWER = Table(
+    {
+        **values.COMMON,
+        "power": Entries(values.SOME_LINE, _POWER_VM, several=True),
+        "at_once": values.POWER.keys["at_once"],
+        "time_limit": values.POWER.keys["time_limit"],
+    }
+)
 _SNAPSHOT = Table(
     {**values.SNAPSHOT.keys, "domain": values.KNOWN_NAME, "name": values.KNOWN_SNAPSHOT_NAME},
     (
@@ -266,7 +283,7 @@ _SERVICE = Table(
 # Role → entry point → the rules of its variables, by name without the role's prefix; "" is any
 # other entry point.
 ROLES: Mapping[str, Mapping[str, Table]] = {
-    "libvirt_domain": {"main": _NEW_VM, "create": _NEW_VM, "vms": _VMS, "": _VM},
+    "libvirt_domain": {"main": _NEW_VM, "create": _NEW_VM, "vms": _VMS, "power": _POWER, "": _VM},
     "libvirt_snapshot": {"main": _NEW_SNAPSHOT, "create": _NEW_SNAPSHOT, "": _SNAPSHOT},
     "libvirt_console": {"": values.CONSOLE},
     "libvirt_observe": {"": _OBSERVATION},

@@ -74,16 +74,27 @@ class Domains:
         Of a host's declared VMs, only those with changes (real or planned) count.
         """
         before = len(self._found)
-        domain = result.get("domain")
-        if isinstance(domain, Mapping) and domain.get("uuid"):
-            identity = str(domain["uuid"])
-            self._note(identity, {"uuid": identity, "name": domain.get("name"), "host": host})
+        self._add_domain(result.get("domain"), host)
+        outcomes = result.get("domains")
+        for outcome in outcomes if isinstance(outcomes, list) else ():
+            if isinstance(outcome, Mapping) and "failed" in outcome:  # of the module power
+                # One that has failed has no domain, and is known by what the task was given.
+                self._add_domain(outcome.get("domain") or outcome, host)
         vms = result.get("vms")
         for vm in vms if isinstance(vms, list) else ():
             name = vm.get("name") if isinstance(vm, Mapping) else None
             if name and vm.get("outcome", "unchanged") != "unchanged":
                 self._note((host, name), {"name": name, "host": host})
         return len(self._found) > before
+
+    def _add_domain(self, domain: Any, host: str) -> None:
+        if not isinstance(domain, Mapping):
+            return
+        if domain.get("uuid"):
+            identity = str(domain["uuid"])
+            self._note(identity, {"uuid": identity, "name": domain.get("name"), "host": host})
+        elif domain.get("name") and "failed" in domain:
+            self._note((host, domain["name"]), {"name": domain["name"], "host": host})
 
     def _note(self, key: Any, domain: Mapping[str, Any]) -> None:
         if len(self._found) < DOMAINS_LIMIT:
