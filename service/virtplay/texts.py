@@ -1,6 +1,8 @@
 """Pure: checks which characters a text may contain, and how texts are compared."""
 
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
 JOINERS = "\u200c\u200d"
 """Invisible characters that emoji and the words of some scripts contain."""
@@ -19,6 +21,17 @@ def fold(text: str) -> str:
     for _round in range(2):  # folding can give what is not normal, and normalizing capital letters
         text = unicodedata.normalize("NFKC", text).casefold()
     return unicodedata.normalize("NFKC", text).replace("i\u0307", "i")
+
+
+def storable(value: Any) -> Any:
+    """Return a JSON value without NUL and lone surrogates, which databases refuse."""
+    if isinstance(value, str):
+        return value.replace("\x00", "\ufffd").encode(errors="replace").decode()
+    if isinstance(value, Mapping):
+        return {storable(key): storable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [storable(item) for item in value]
+    return value
 
 
 def same_text(one: str, other: str) -> bool:

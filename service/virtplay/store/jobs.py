@@ -2,13 +2,14 @@
 
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from tortoise import Tortoise
 from tortoise.exceptions import IntegrityError
 from tortoise.expressions import Q, Subquery
+from tortoise.functions import Max
 
 from virtplay.errors import Conflict, JobNotFound, OperationInProgress
 from virtplay.states import FINISHED_JOB, JOB_MOVES, UNFINISHED_JOB, JobOrigin, JobStatus
@@ -19,6 +20,24 @@ REF = re.compile(r"job-\d{6,12}")
 GENERATION_MAX = 2**30
 """The highest generation taken over from a host; the database holds twice as much."""
 REMEMBERED = re.compile(r"job-(\d{6,9})")
+
+
+class ReadyJob(NamedTuple):
+    """What decides when a queued job that waits for no other may run."""
+
+    id: int
+    action: str
+    locks: bool
+    """Whether it holds its VM."""
+    host: str
+    variables: Mapping[str, Any] = {}
+    bulk_id: int | None = None
+    at_once: int | None = None
+
+    @property
+    def lane(self) -> tuple[bool, str]:
+        """Return what it shares a limit with: the jobs of its host that do or do not lock."""
+        return self.locks, self.host
 
 
 def job_ref(number: int) -> str:
@@ -36,7 +55,9 @@ async def create_job(**values: Any) -> Job:
             f"cannot run {values['action']} on VM {values['vm_ref']}: another job holds it"
         ) from error
     job.ref = job_ref(job.id)
-    await job.save(update_fields=["ref"])
+    if job.at_once is not None and job.bulk_id is None:
+        job.bulk_id = job.id
+    await job.save(update_fields=["ref", "bulk_id"])
     return job
 
 
@@ -146,6 +167,14 @@ async def save_progress(job: Job, percent: int, step: str) -> None:
     job.progress = percent
 
 
+async def save_progress_together(jobs: Sequence[Job], percent: int, step: str) -> None:
+    """Write the progress of jobs with one lease, of those that it still holds."""
+    held = Job.filter(id__in=[job.id for job in jobs], leased_by=jobs[0].leased_by)
+    await held.filter(finished_at=None).update(progress=percent, step=step)
+    for job in jobs:
+        job.progress = percent
+
+
 async def release_job(waiting: Job) -> None:
     """Let a start that waited for the creation of its VM run."""
     await Job.filter(id=waiting.id, finished_at=None).update(after_id=None)
@@ -154,6 +183,15 @@ async def release_job(waiting: Job) -> None:
 async def get_job(job_id: int) -> Job | None:
     """Return the job with that number as it is now, if it exists."""
     return await Job.get_or_none(id=job_id)
+
+
+async def lock_jobs(job_ids: Iterable[int]) -> list[tuple[Job, Vm | None]]:
+    """Return the jobs with these numbers, each with its VM, whose row is locked, in order."""
+    jobs = Job.filter(id__in=list(job_ids))
+    rows = Vm.filter(id__in=Subquery(jobs.values("vm_id"))).order_by("id").select_for_update()
+    vms = {vm.id: vm for vm in await rows}
+    # Read under the lock: another process may have taken a lease meanwhile.
+    return [(job, vms.get(job.vm_id or 0)) for job in await jobs.order_by("id")]
 
 
 async def find_job(ref: str) -> Job:
@@ -193,6 +231,12 @@ async def unfinished_job(vm_id: int) -> Job | None:
     return await Job.get_or_none(vm_id=vm_id, finished_at=None, after_id=None, locks=True)
 
 
+async def holders(vm_ids: Iterable[int]) -> dict[int, Job]:
+    """Return VM number → the job that holds the VM, for those of the VMs that one holds."""
+    jobs = await Job.filter(vm_id__in=list(vm_ids), finished_at=None, after_id=None, locks=True)
+    return {job.vm_id: job for job in jobs if job.vm_id is not None}
+
+
 async def waiting_job(vm_id: int) -> Job | None:
     """Return the start that waits for the VM's creation, if any."""
     return await Job.get_or_none(vm_id=vm_id, finished_at=None, after_id__not_isnull=True)
@@ -206,6 +250,12 @@ async def busy_vms(vm_ids: Iterable[int]) -> set[int]:
     return set(cast("list[int]", rows))
 
 
+async def held_since(moment: datetime, vm_ids: Iterable[int]) -> set[int]:
+    """Return the numbers of the VMs that jobs have held and that ended at `moment` or later."""
+    jobs = Job.filter(finished_at__gte=moment, locks=True, vm_id__in=list(vm_ids))
+    return set(cast("list[int]", await jobs.values_list("vm_id", flat=True)))
+
+
 async def count_unfinished(origin: JobOrigin) -> int:
     """Return the number of unfinished jobs of that origin."""
     return await Job.filter(finished_at=None, origin=origin).count()
@@ -217,11 +267,11 @@ async def unfinished_jobs() -> list[Job]:
     return await jobs.order_by("id")
 
 
-async def ready_jobs() -> list[tuple[int, bool, str]]:
-    """Return number, `locks` and host of every queued job that waits for no other, in order."""
+async def ready_jobs() -> list[ReadyJob]:
+    """Return every queued job that waits for no other, in order."""
     jobs = Job.filter(status=JobStatus.QUEUED, after_id=None).exclude(origin=JobOrigin.SHELL)
-    rows = await jobs.order_by("id").values_list("id", "locks", "host")
-    return [(int(job_id), bool(locks), host or "") for job_id, locks, host in rows]
+    rows = await jobs.order_by("id").values(*ReadyJob._fields)
+    return [ReadyJob(**{**row, "host": row["host"] or ""}) for row in rows]
 
 
 async def deleted_since(moment: datetime) -> set[uuid.UUID]:
@@ -264,11 +314,18 @@ async def usual_seconds(action: str) -> float | None:
 
 
 async def append_events(job_id: int, first: int, events: Iterable[Mapping[str, Any]]) -> int:
-    """Append runner events from sequence number `first` on; return the next number.
+    """Append runner events from sequence number `first` on; return the next number."""
+    rows = [(job_id, number, event) for number, event in enumerate(events, start=first)]
+    await append_rows(rows)
+    return first + len(rows)
+
+
+async def append_rows(rows: Iterable[tuple[int, int, Mapping[str, Any]]]) -> None:
+    """Append runner events of several jobs: job number, sequence number and event of each.
 
     Events that are there already stay: the response to their INSERT may have been lost.
     """
-    rows = [
+    events = [
         JobEvent(
             job_id=job_id,
             seq=number,
@@ -277,11 +334,16 @@ async def append_events(job_id: int, first: int, events: Iterable[Mapping[str, A
             host=str(event.get("host") or "")[:255],
             text=str(event.get("text") or "").replace("\x00", ""),
         )
-        for number, event in enumerate(events, start=first)
+        for job_id, number, event in rows
     ]
-    if rows:
-        await JobEvent.bulk_create(rows, ignore_conflicts=True)
-    return first + len(rows)
+    if events:
+        await JobEvent.bulk_create(events, ignore_conflicts=True)
+
+
+async def next_events(job_ids: Iterable[int]) -> dict[int, int]:
+    """Return job number → sequence number of its next event, for the jobs that have events."""
+    events = JobEvent.filter(job_id__in=list(job_ids)).annotate(last=Max("seq")).group_by("job_id")
+    return {job_id: last + 1 for job_id, last in await events.values_list("job_id", "last")}
 
 
 async def next_event(job_id: int) -> int:

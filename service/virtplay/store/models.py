@@ -75,9 +75,9 @@ class Vm(Model):
     pending: Any = fields.JSONField(default=dict)
     """Field whose new value applies at the next boot → its current value."""
     search_text = fields.TextField(default="")
-    """Folded id, name, OS and addresses, for a search that works on both databases."""
+    """Folded id, name, OS and addresses, which the index of searches follows."""
     label_text = fields.TextField(default="")
-    """A line `key=value` for each label, as JSON filters raise on SQLite."""
+    """JSON array of `key` and `key=value` of each label, which the table vm_label follows."""
     generation = fields.IntField(default=0)
     """Rises with every lease of a job that holds this VM; hosts refuse a lower one."""
     snapshots = fields.IntField(default=0)
@@ -127,6 +127,10 @@ class Job(Model):
     """How many attempts in a row have ended with the service and without progress; None if 0."""
     after_id = fields.IntField(null=True)
     """The number of the unfinished creation that this start waits for."""
+    bulk_id = fields.IntField(null=True)
+    """The number of the first job of its request, if the request limits how many run at once."""
+    at_once = fields.IntField(null=True)
+    """How many jobs with its `bulk_id` may run at once; None without a limit."""
     generation = fields.IntField(default=0)
     leased_by = fields.CharField(max_length=128, default="")
     """The holder of the lease, host:pid:random, which recognises a lease by it."""

@@ -5,10 +5,11 @@ composite primary keys. All values are integers, which SQLite stores in as few b
 percentages in hundredths, memory in KiB, rates in bytes a second.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Any
+from operator import attrgetter
+from typing import Any, cast
 
 from tortoise import Tortoise
 
@@ -56,6 +57,7 @@ class Sample:
 
 COLUMNS = tuple(field.name for field in fields(Sample))
 VALUES = COLUMNS[1:]
+_VALUES_OF = attrgetter(*COLUMNS)
 AVERAGES = ", ".join(f"CAST(round(avg(s.{name})) AS BIGINT)" for name in VALUES)
 REPLACE = ", ".join(f"{name} = excluded.{name}" for name in VALUES)
 
@@ -66,7 +68,7 @@ def _marks(count: int) -> list[str]:
 
 async def write_samples(samples: Iterable[tuple[int, Sample]]) -> None:
     """Insert raw samples as (VM number, sample); replace an earlier one of the same moment."""
-    rows: list[list[Any]] = [[vm_id, *astuple(sample)] for vm_id, sample in samples]
+    rows: list[list[Any]] = [[vm_id, *_VALUES_OF(sample)] for vm_id, sample in samples]
     if rows:
         marks = ", ".join(_marks(len(COLUMNS) + 1))
         await Tortoise.get_connection("default").execute_many(
@@ -105,7 +107,7 @@ async def roll_up(source: Resolution, target: Resolution, since: int, until: int
     A repeated roll-up does no harm, so `until` is stored only at the end.
     """
     step = int(target)
-    for first, last in await _ranges():
+    async for ids in _batches():
         one, other, start, end = _marks(4)
         async with transaction():
             await Tortoise.get_connection("default").execute_query(
@@ -115,7 +117,7 @@ async def roll_up(source: Resolution, target: Resolution, since: int, until: int
                 f" WHERE vm.id >= {one} AND vm.id <= {other}"
                 f" AND s.at >= {start} AND s.at < {end} GROUP BY 1, 2"
                 f" ON CONFLICT (vm_id, at) DO UPDATE SET {REPLACE}",
-                [first, last, since, until],
+                [ids[0], ids[-1], since, until],
             )
     marks = _marks(2)
     await Tortoise.get_connection("default").execute_query(
@@ -128,13 +130,10 @@ async def roll_up(source: Resolution, target: Resolution, since: int, until: int
 async def forget_samples(resolution: Resolution, before: int) -> None:
     """Delete the samples of every VM that are older than `before`."""
     number, moment = _marks(2)
-    ids = [vm.id for vm in await Vm.all().only("id")]
-    for start in range(0, len(ids), CHUNK):
-        await Tortoise.get_connection(
-            "default"
-        ).execute_many(
+    async for ids in _batches():
+        await Tortoise.get_connection("default").execute_many(
             f"DELETE FROM {TABLES[resolution]} WHERE vm_id = {number} AND at < {moment}",  # noqa: S608
-            [[vm_id, before] for vm_id in ids[start : start + CHUNK]],
+            [[vm_id, before] for vm_id in ids],
         )
 
 
@@ -148,9 +147,11 @@ async def forget_vm_samples(vm_id: int) -> None:
         )
 
 
-async def _ranges() -> Sequence[tuple[int, int]]:
-    """Return ranges (first, last) of VM numbers, with up to CHUNK VMs each."""
-    ids = sorted([vm.id for vm in await Vm.all().only("id")])
-    return [
-        (ids[start], ids[min(start + CHUNK, len(ids)) - 1]) for start in range(0, len(ids), CHUNK)
-    ]
+async def _batches() -> AsyncIterator[list[int]]:
+    """Yield the numbers of all VMs in order, up to CHUNK at a time."""
+    last = 0
+    while (
+        ids := await Vm.filter(id__gt=last).order_by("id").limit(CHUNK).values_list("id", flat=True)
+    ):
+        yield cast("list[int]", ids)
+        last = cast("int", ids[-1])

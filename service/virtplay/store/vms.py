@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
-from unicodedata import normalize
 
 from tortoise import Tortoise
-from tortoise.expressions import Q
+from tortoise.expressions import Q, RawSQL
+from tortoise.functions import Count, Sum
 from tortoise.queryset import QuerySet
 
 from virtplay.errors import HostNotFound, VmNotFound
@@ -18,22 +18,14 @@ from virtplay.store.database import fit, is_sqlite
 from virtplay.store.jobs import busy_vms
 from virtplay.store.models import ConsoleTicket, Host, Job, Snapshot, SnapshotSchedule, Vm
 from virtplay.store.samples import forget_vm_samples
-from virtplay.texts import fold
+from virtplay.store.vm_index import index_texts
+from virtplay.store.vm_list import numbers_with_label
 from virtplay.units import GIB
 from virtplay.vm_fields import DEFAULT_POOL, from_variables, promised
 
 REF = re.compile(r"vm-(\d{3,9})")
-SORTS = {
-    "id": "id",
-    "name": "name",
-    "status": "status",
-    "host": "host",
-    "cpu": "cpu",
-    "memory": "memory",
-    "disk": "disk",
-    "createdAt": "created_at",
-    "updatedAt": "updated_at",
-}
+CHUNK = 50
+"""VMs read at once: each holds the event loop for 0.1 ms."""
 
 
 @dataclass(frozen=True)
@@ -51,23 +43,6 @@ class Promised:
 def vm_ref(number: int) -> str:
     """Return the public id of a VM, such as vm-001."""
     return f"vm-{number:03d}"
-
-
-def index_texts(vm: Vm) -> None:
-    """Update the columns that searches and label filters read."""
-    parts = (vm.ref, vm.name, vm.os, vm.ip, *(a["ip"] for a in vm.addresses))
-    vm.search_text = "\n".join(fold(part) for part in parts if part)
-    labels = "".join(f"\n{key}={value}\n" for key, value in sorted(vm.labels.items()))
-    vm.label_text = normalize("NFC", labels)
-
-
-async def renew_index() -> None:
-    """Update the index of VMs that an earlier version of the service has written."""
-    for vm in await Vm.all():
-        before = vm.search_text, vm.label_text
-        index_texts(vm)
-        if (vm.search_text, vm.label_text) != before:
-            await vm.save(update_fields=["search_text", "label_text"])
 
 
 async def create_vm(number: int | None = None, **values: Any) -> Vm:
@@ -165,9 +140,13 @@ async def lock_vm(vm_id: int | None) -> Vm | None:
     return await Vm.filter(id=vm_id).select_for_update().first()
 
 
-async def vms_on_host(host: str) -> list[Vm]:
-    """Return the VMs of a host, each with only its id, uuid, ref, name, template and os."""
-    return await Vm.filter(host=host).only("id", "uuid", "ref", "name", "template", "os")
+async def vms_on_host(host: str) -> list[tuple[int, uuid.UUID, str, str, str, str]]:
+    """Return id, uuid, ref, name, template and os of each VM of a host."""
+    columns = ("id", "uuid", "ref", "name", "template", "os")
+    return cast(
+        "list[tuple[int, uuid.UUID, str, str, str, str]]",
+        await Vm.filter(host=host).values_list(*columns),
+    )
 
 
 async def vm_with_mac(host: str, mac: str) -> Vm | None:
@@ -177,42 +156,32 @@ async def vm_with_mac(host: str, mac: str) -> Vm | None:
     return next((vm for vm in vms if vm.network.get("mac") == mac), None)
 
 
-async def generations(*, in_job: int) -> dict[uuid.UUID, int]:
-    """Return UUID → generation of every VM, or `in_job` while an unfinished job holds the VM."""
-    rows = await Vm.all().only("id", "uuid", "generation")
+async def generations(host: str, *, in_job: int) -> dict[uuid.UUID, int]:
+    """Return UUID → generation of the VMs of a host, and of those that several hosts define.
+
+    It is `in_job` while an unfinished job holds the VM.
+    """
+    rows = await _placed_on(host).values_list("id", "uuid", "generation")
     # Read after the generations: a job that begins in between raises the generation.
     held = await Job.filter(finished_at=None, locks=True).values_list("vm_id", flat=True)
     busy = set(cast("list[int]", held))
-    return {vm.uuid: in_job if vm.id in busy else vm.generation for vm in rows}
+    return {
+        cast("uuid.UUID", identity): in_job if number in busy else cast("int", generation)
+        for number, identity, generation in rows
+    }
 
 
-async def page_vms(
-    *,
-    page: int,
-    limit: int,
-    status: VmStatus | None = None,
-    search: str | None = None,
-    host: str | None = None,
-    label: str | None = None,
-    sort: str = "id",
-) -> tuple[list[Vm], int]:
-    """Return one page of VMs, and the number of all matching VMs."""
-    rows = Vm.all()
-    if status is not None:
-        rows = rows.filter(status=status)
-    if search:
-        rows = rows.filter(search_text__contains=fold(search))
-    if host is not None:
-        rows = rows.filter(host=host)
+def _placed_on(host: str) -> QuerySet[Vm]:
+    return Vm.filter(Q(host=host) | Q(elsewhere__isnull=False))
+
+
+async def lock_vms(*, refs: Sequence[str] | None, label: str | None, most: int) -> list[Vm]:
+    """Return the VMs of these public ids, or with the label, at most `most`, with rows locked."""
     if label is not None:
-        label = normalize("NFC", label)
-        rows = rows.filter(label_text__contains=f"\n{label}\n" if "=" in label else f"\n{label}=")
-    descending = sort.startswith("-")
-    column = SORTS[sort.removeprefix("-")]
-    order = f"-{column}" if descending else column
-    orders = [order] if column == "id" else [order, "id"]
-    total = await rows.count()
-    return await rows.order_by(*orders).offset((page - 1) * limit).limit(limit), total
+        rows = Vm.filter(id__in=await numbers_with_label(label, most))
+    else:
+        rows = Vm.filter(ref__in=[ref for ref in refs or () if REF.fullmatch(ref)])
+    return await rows.order_by("id").limit(most).select_for_update()
 
 
 async def vms_reported_or_expected(host: str, domains: Iterable[Mapping[str, Any]]) -> list[Vm]:
@@ -224,37 +193,36 @@ async def vms_reported_or_expected(host: str, domains: Iterable[Mapping[str, Any
     identities = [uuid.UUID(domain["uuid"]) for domain in domains]
     found = Q(host=host) | Q(elsewhere__isnull=False)
     rows = Vm.filter(found | Q(uuid__in=identities) if identities else found)
-    return await rows.order_by("id").select_for_update()
+    ids = cast("list[int]", await rows.order_by("id").values_list("id", flat=True))
+    vms: list[Vm] = []
+    for start in range(0, len(ids), CHUNK):
+        chunk = Vm.filter(id__in=ids[start : start + CHUNK])
+        vms += await chunk.order_by("id").select_for_update()
+    return vms
 
 
-async def promised_by_host(without: int | None = None) -> dict[str, Promised]:
+async def promised_by_host(
+    host: str | None = None, *, without: int | None = None
+) -> dict[str, Promised]:
     """Return host name → what its VMs were promised, without VM number `without`.
 
     A VM counts from its request on, with the values that an unfinished update requests; a VM
-    whose creation failed does not count.
+    whose creation failed does not count. Of one `host` only, if it is given.
     """
     growing = {
         job.vm_id: from_variables(job.variables)
         for job in await Job.filter(finished_at=None, action="vm_update").only("vm_id", "variables")
     }
-    rows = await Vm.filter(host__not_isnull=True).values(
-        "id",
-        "host",
-        "cpu",
-        "memory",
-        "disk",
-        "disk_pool",
-        "pool_size",
-        "disk_allocation",
-        "provisioned",
-        "status",
-    )
-    found: dict[str, Promised] = {}
-    for row in rows:
-        if row["id"] == without or not (row["provisioned"] or row["status"] == VmStatus.CREATING):
-            continue
+    rows = Vm.filter(Q(provisioned=True) | Q(status=VmStatus.CREATING), host__not_isnull=True)
+    if host is not None:
+        rows = rows.filter(host=host)
+    # The database adds up the many VMs, and only the few that grow are read.
+    found = await _promised(rows.exclude(id__in=[*growing, without or 0]))
+    for row in await rows.filter(id__in=list(growing.keys() - {without})).values(
+        "id", "host", "cpu", "memory", "disk", "disk_pool", "pool_size", "disk_allocation"
+    ):
         so_far = found.get(row["host"], Promised())
-        amounts = promised(row, growing.get(row["id"], {}))
+        amounts = promised(row, growing[row["id"]])
         size = _size_in_pool(row, amounts["disk"])
         found[row["host"]] = Promised(
             so_far.cpu + amounts["cpu"],
@@ -264,6 +232,28 @@ async def promised_by_host(without: int | None = None) -> dict[str, Promised]:
             so_far.vms + 1,
         )
     return found
+
+
+async def _promised(rows: QuerySet[Vm]) -> dict[str, Promised]:
+    size = f"COALESCE(pool_size, CAST(disk AS BIGINT) * {GIB})"
+    growth = f"CASE WHEN {size} > disk_allocation THEN {size} - disk_allocation ELSE 0 END"
+    sums = await (
+        rows.annotate(
+            of_cpu=Sum("cpu"),
+            of_memory=Sum("memory"),
+            growth=RawSQL(f"SUM({growth})"),
+            size=RawSQL(f"SUM({size})"),
+            count=Count("id"),
+        )
+        .group_by("host")
+        .values("host", "of_cpu", "of_memory", "growth", "size", "count")
+    )
+    return {
+        row["host"]: Promised(
+            *(int(row[name]) for name in ("of_cpu", "of_memory", "growth", "size", "count"))
+        )
+        for row in sums
+    }
 
 
 def _size_in_pool(row: Mapping[str, Any], disk: int) -> int:
@@ -286,7 +276,24 @@ async def sync_hosts(names: set[str]) -> None:
         if host.in_inventory != (name in names):
             host.in_inventory = name in names
             await host.save(update_fields=["in_inventory"])
-    await _mark_unreachable([vm for vm in await _reachable_vms() if vm.host not in names])
+    for name in await _hosts_with_vms() - names:
+        await mark_unreachable(name)
+    await _mark_unreachable(await _reachable_vms().filter(host=None))
+
+
+async def _hosts_with_vms() -> set[str]:
+    """Return the hosts of VMs that are not unreachable, without reading the VMs."""
+    rows = await Tortoise.get_connection("default").execute_query_dict(
+        "SELECT host FROM vm_count WHERE host IS NOT NULL AND status <> 'unreachable'"
+        " GROUP BY host HAVING SUM(vms) > 0"
+    )
+    return {row["host"] for row in rows}
+
+
+async def host_names() -> set[str]:
+    """Return the names of the hosts of the inventory."""
+    names = await Host.filter(in_inventory=True).values_list("name", flat=True)
+    return set(cast("list[str]", names))
 
 
 async def list_hosts() -> list[Host]:

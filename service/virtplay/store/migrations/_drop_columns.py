@@ -45,7 +45,7 @@ class DropColumns(ops.TortoiseOperation):
         table, new = self.table, f"new_{self.table}"
         found = await editor.client.execute_query_dict(
             "SELECT type, sql FROM sqlite_master WHERE tbl_name = ? AND sql IS NOT NULL"
-            " ORDER BY type DESC",
+            " ORDER BY type <> 'table'",
             [table],
         )
         definition, *indexes = [str(row["sql"]) for row in found]
