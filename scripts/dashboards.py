@@ -165,6 +165,19 @@ def fleet() -> dashboard.Dashboard:
             unit="s",
         ),
         graph(
+            "Event loop lag",
+            *(
+                Line(
+                    f"histogram_quantile({quantile}, sum by (le)"
+                    " (rate(virtplay_event_loop_lag_seconds_bucket[$__rate_interval])))",
+                    legend,
+                )
+                for quantile, legend in ((0.99, "99th percentile"), (0.5, "median"))
+            ),
+            unit="s",
+            steps=((None, "green"), (0.02, "yellow"), (0.1, "red")),
+        ),
+        graph(
             "Age of the observation by host",
             Line(
                 "time() - max by (host) (virtplay_host_last_observed_timestamp_seconds)", "{{host}}"

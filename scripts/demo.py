@@ -82,9 +82,9 @@ def start_service(
     return subprocess.Popen([sys.executable, *program], env=environment, start_new_session=True)
 
 
-def wait_ready(service: subprocess.Popen[bytes], port: str) -> None:
+def wait_ready(service: subprocess.Popen[bytes], port: str, seconds: float = READY_SECONDS) -> None:
     """Wait until the service has observed its hosts; raise RuntimeError if it does not start."""
-    deadline = time.monotonic() + READY_SECONDS
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if service.poll() is not None:
             raise RuntimeError(f"the service ended with status {service.returncode}")
@@ -95,7 +95,7 @@ def wait_ready(service: subprocess.Popen[bytes], port: str) -> None:
         except (urllib.error.URLError, OSError):
             pass
         time.sleep(0.2)
-    raise RuntimeError(f"the service was not ready within {READY_SECONDS} s")
+    raise RuntimeError(f"the service was not ready within {seconds:.0f} s")
 
 
 def stop_service(service: subprocess.Popen[bytes]) -> None:

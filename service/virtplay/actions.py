@@ -41,8 +41,12 @@ class ActionRules:
     """The job's process is terminated after this long."""
     repeatable: bool = True
     """Whether the action may run again after a crash."""
+    validated: bool = False
+    """Whether the API has validated all variables, so that the play need not do it again."""
     role: str = "libvirt_domain"
     """The role of the action; its variables begin with this name."""
+    state: str | None = None
+    """The state that a power action requests of a domain; None for every other action."""
 
     @property
     def locks(self) -> bool:
@@ -60,17 +64,44 @@ RULES: dict[Action, ActionRules] = {
     Action.VM_UPDATE: ActionRules(VmStatus.UPDATING, ANY_STATE, tasks=2, time_limit=600),
     Action.VM_DELETE: ActionRules(VmStatus.DELETING, frozenset({ABSENT}), tasks=2, time_limit=600),
     Action.VM_START: ActionRules(
-        VmStatus.STARTING, frozenset({"running"}), tasks=2, time_limit=300
+        VmStatus.STARTING,
+        frozenset({"running"}),
+        tasks=1,
+        time_limit=300,
+        state="running",
+        validated=True,
     ),
     Action.VM_STOP: ActionRules(
-        VmStatus.STOPPING, frozenset({"stopped"}), tasks=2, time_limit=3900
+        VmStatus.STOPPING,
+        frozenset({"stopped"}),
+        tasks=1,
+        time_limit=3900,
+        state="stopped",
+        validated=True,
     ),
     Action.VM_RESTART: ActionRules(
-        VmStatus.RESTARTING, frozenset({"running"}), tasks=2, time_limit=3900
+        VmStatus.RESTARTING,
+        frozenset({"running"}),
+        tasks=1,
+        time_limit=3900,
+        state="restarted",
+        validated=True,
     ),
-    Action.VM_PAUSE: ActionRules(VmStatus.PAUSING, frozenset({"paused"}), tasks=2, time_limit=300),
+    Action.VM_PAUSE: ActionRules(
+        VmStatus.PAUSING,
+        frozenset({"paused"}),
+        tasks=1,
+        time_limit=300,
+        state="paused",
+        validated=True,
+    ),
     Action.VM_RESUME: ActionRules(
-        VmStatus.RESUMING, frozenset({"running"}), tasks=2, time_limit=300
+        VmStatus.RESUMING,
+        frozenset({"running"}),
+        tasks=1,
+        time_limit=300,
+        state="resumed",
+        validated=True,
     ),
     Action.SNAPSHOT_CREATE: ActionRules(
         VmStatus.UPDATING, ANY_STATE, tasks=2, time_limit=3600, role="libvirt_snapshot"
@@ -85,6 +116,30 @@ RULES: dict[Action, ActionRules] = {
         None, ANY_STATE, tasks=2, time_limit=60, repeatable=False, role="libvirt_console"
     ),
 }
+
+
+VALIDATION = "validation"
+"""The tag of the task with which each playbook checks its variables."""
+
+BATCH_PLAYBOOK = "vm_power"
+BATCH_SECONDS = RULES[Action.VM_START].time_limit
+"""The time limit of a play of several jobs: none of them waits for a guest."""
+
+
+def goes_together(action: str, variables: Mapping[str, Any]) -> bool:
+    """Return whether a job may be one of several in one play: a power action without a wait.
+
+    A shutdown waits for its guest, and all jobs of its host would wait with it.
+    """
+    waits = action in (Action.VM_STOP, Action.VM_RESTART)
+    power = RULES[Action(action)].state is not None
+    return power and (not waits or bool(variables.get("libvirt_domain_force")))
+
+
+def power_options(action: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a job's domain for the module power, from the job's variables."""
+    own = {key.removeprefix("libvirt_domain_"): value for key, value in variables.items()}
+    return {**own, "state": RULES[Action(action)].state}
 
 
 def playbook(action: str) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -15,13 +16,15 @@ from virtplay import errors
 from virtplay.hosts.inventory import load_inventory
 from virtplay.jobs.recovery import recover, sweep_jobs
 from virtplay.jobs.reported import watch_reports
+from virtplay.metrics.service_series import watch_loop
 from virtplay.services import Services, build_services
 from virtplay.settings import Settings
 from virtplay.store.claim import Claim, claim_of
 from virtplay.store.database import close_database, open_database
 from virtplay.store.jobs import forget_audit, forget_jobs
 from virtplay.store.tickets import forget_tickets
-from virtplay.store.vms import renew_index, sync_hosts
+from virtplay.store.vm_index import compact_counts, renew_index
+from virtplay.store.vms import sync_hosts
 
 log = logging.getLogger("virtplay.background")
 
@@ -44,6 +47,7 @@ class Background:
         self.claim_lost = asyncio.Event()
         """Another service runs the jobs of the database now: this one must end."""
         self._reload_asked = asyncio.Event()
+        self._launching: asyncio.Task[None] | None = None
         self._ending: list[asyncio.Task[None]] = []
         self._endless: list[asyncio.Task[None]] = []
 
@@ -52,6 +56,9 @@ class Background:
         if threading.current_thread() is threading.main_thread():
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
+        self._launching = asyncio.create_task(
+            _restart_on_error(self.services.launcher.run, "the launcher")
+        )
         self._ending = [
             asyncio.create_task(_restart_on_error(self.services.dispatcher.run, "the dispatcher")),
             asyncio.create_task(_restart_on_error(self.services.observer.run, "the observer")),
@@ -63,6 +70,7 @@ class Background:
                 _restart_on_error(self.services.consoles.watch, "the console watch")
             ),
             asyncio.create_task(_restart_on_error(watch_reports, "the watch of reported runs")),
+            asyncio.create_task(_restart_on_error(watch_loop, "the watch of the event loop")),
             asyncio.create_task(
                 _restart_on_error(self._delete_expired, "the deletion of expired rows")
             ),
@@ -79,6 +87,9 @@ class Background:
         await self.services.consoles.stop()
         await self.services.dispatcher.stop()
         await asyncio.gather(*self._ending)
+        self.services.launcher.stop()
+        if self._launching is not None:
+            await self._launching
         for task in self._endless:
             task.cancel()
 
@@ -127,6 +138,7 @@ class Background:
             while await forget_audit(timedelta(days=settings.audit_retention_days)):
                 pass
             await forget_tickets()
+            await compact_counts()
             await sweep_jobs(settings)
             await asyncio.sleep(UPKEEP_SECONDS)
 
@@ -140,10 +152,14 @@ async def start_background(settings: Settings) -> Background:
     try:
         await open_database(settings.database)
         await renew_index()
+        await compact_counts()
         background = Background(await build_services(settings, claim), claim)
         for job_id in await recover(settings):
             background.services.dispatcher.enqueue(job_id)
         background.run()
+        # What exists now stays. A full collection would visit all of it, for 100 ms of the loop.
+        gc.collect()
+        gc.freeze()
     except BaseException:
         # Nothing else closes it now, and an open database keeps the interpreter from exiting.
         await close_database()

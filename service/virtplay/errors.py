@@ -140,6 +140,13 @@ class OperationInProgress(VirtplayError):
     status = 409
 
 
+class AllRefused(VirtplayError):
+    """No VM of the request allows the action; `details.refused` has the error of each."""
+
+    code = "ALL_REFUSED"
+    status = 409
+
+
 class VmHasSavedState(VirtplayError):
     """The memory of the VM is saved (virsh managedsave), and the request would lose it."""
 

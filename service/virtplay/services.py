@@ -6,8 +6,10 @@ from functools import partial
 from virtplay.console.opening import Consoles
 from virtplay.hosts.inventory import load_inventory
 from virtplay.hosts.observer import Observer
+from virtplay.jobs.batch import execute_batch
 from virtplay.jobs.dispatcher import Dispatcher, LocalDispatcher
 from virtplay.jobs.execution import execute
+from virtplay.jobs.launcher import Launcher
 from virtplay.metrics.exposition import Exposition
 from virtplay.metrics.history import History, HistorySource
 from virtplay.metrics.prometheus_history import PrometheusHistory
@@ -24,6 +26,7 @@ class Services:
     """The objects of the running service."""
 
     settings: Settings
+    launcher: Launcher
     dispatcher: Dispatcher
     vms: Vms
     snapshots: Snapshots
@@ -43,14 +46,21 @@ async def build_services(settings: Settings, claim: Claim) -> Services:
     """
     inventory = await load_inventory(settings)
     await sync_hosts(set(inventory.hosts))
-    dispatcher = LocalDispatcher(settings, partial(execute, settings), claim.holds)
+    launcher = Launcher(settings)
+    dispatcher = LocalDispatcher(
+        settings,
+        partial(execute, settings, launcher),
+        partial(execute_batch, settings, launcher),
+        claim.holds,
+    )
     snapshots = Snapshots(settings, dispatcher)
     exposition = Exposition()
     history = History(settings)
-    observer = Observer(settings, inventory, exposition, history)
+    observer = Observer(settings, launcher, inventory, exposition, history)
     past = PrometheusHistory(settings.prometheus_url) if settings.prometheus_url else history
     return Services(
         settings=settings,
+        launcher=launcher,
         dispatcher=dispatcher,
         vms=Vms(settings, inventory, dispatcher, observer),
         snapshots=snapshots,

@@ -77,11 +77,11 @@ class Settings(BaseSettings):
         " seconds",
     )
     observe_forks: int = Field(
-        50,
+        10,
         ge=1,
         le=1000,
-        description="hosts observed in parallel; up to this number a single long-lived"
-        " ansible-playbook process observes all of them, with about 40 MB a host",
+        description="hosts observed in parallel, with about 20 MB each; up to this number of hosts"
+        " a single long-lived ansible-playbook observes all of them, above it one for each round",
     )
     history_raw_days: float = Field(
         1.0,
@@ -100,6 +100,18 @@ class Settings(BaseSettings):
         "",
         description="URL of a Prometheus that scrapes this service; history is then read from it,"
         " and no samples are stored",
+    )
+    launcher: str = Field(
+        "on",
+        description="on: fork jobs from a process that has loaded Ansible, which is quicker than"
+        " to start Ansible for each of them; off: start Ansible for each; or the absolute path of"
+        " the socket of a manager of ansible-warm that runs already",
+    )
+    launcher_memory: int = Field(
+        400,
+        ge=100,
+        le=1_000_000,
+        description="memory of that process in MiB, above which another one takes its place",
     )
     job_workers: int = Field(
         8,
@@ -179,6 +191,13 @@ class Settings(BaseSettings):
             raise ValueError("must not begin or end with white space")
         if len(text) < TOKEN_LENGTH_MIN:
             raise ValueError(f"must have at least {TOKEN_LENGTH_MIN} characters")
+        return value
+
+    @field_validator("launcher")
+    @classmethod
+    def _known_launcher(cls, value: str) -> str:
+        if value not in ("on", "off") and not Path(value).is_absolute():
+            raise ValueError("must be on, off or an absolute path")
         return value
 
     @field_validator("log_level")

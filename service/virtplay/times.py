@@ -5,4 +5,4 @@ from datetime import UTC, datetime
 
 def time_text(moment: datetime | None) -> str | None:
     """Return a time in RFC 3339 format: UTC with Z, whole seconds."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else None
+    return f"{moment.astimezone(UTC).isoformat()[:19]}Z" if moment else None

@@ -2,7 +2,7 @@
 
 import hashlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -12,7 +12,7 @@ from virtplay.hosts.inventory import Inventory
 from virtplay.hosts.observer import Observer
 from virtplay.hosts.placement import HostRoom, Need, Overcommit, place
 from virtplay.jobs.dispatcher import Dispatcher
-from virtplay.jobs.submission import Caller, refuse_if_busy, submit
+from virtplay.jobs.submission import Caller, refuse_held, refuse_if_busy, submit
 from virtplay.settings import Settings
 from virtplay.states import ACTIVE_STATES, SAVED, DomainState, HostStatus, VmStatus
 from virtplay.store import jobs as job_store
@@ -23,6 +23,11 @@ from virtplay.store.vms import Promised
 from virtplay.units import GIB, MIB
 from virtplay.vm_fields import CardModel
 
+MOST_TOGETHER = 200
+"""How many VMs one request may act on."""
+FORCIBLE = (Action.VM_STOP, Action.VM_RESTART)
+"""The actions that ask the guest, unless `force` is set."""
+
 
 @dataclass(frozen=True)
 class Accepted:
@@ -30,6 +35,22 @@ class Accepted:
 
     vm: Vm
     job: Job
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A VM of a request for many that was refused, and why."""
+
+    ref: str
+    reason: errors.VirtplayError
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What has become of a request for many VMs: of each one or the other."""
+
+    accepted: list[Accepted]
+    refused: list[Refused]
 
 
 def room_of(host: Host, overcommit: Overcommit, promised: Promised) -> HostRoom:
@@ -83,7 +104,7 @@ class Vms:
         )
         async with transaction(exclusive="placement"):
             hosts = await self._candidates(requested["template"], host)
-            promised = await store.promised_by_host()
+            promised = await store.promised_by_host(host)
             name = place([self.room(each, promised) for each in hosts], need)
             await _refuse_used_mac(name, network.get("mac"))
             _check_template_size(requested, next(each for each in hosts if each.name == name))
@@ -176,66 +197,92 @@ class Vms:
         self._dispatcher.enqueue(job.id)
         return Accepted(vm, job)
 
-    async def start(self, caller: Caller, ref: str) -> Accepted:
-        """Submit a start; while the VM is being created, the start waits for the creation."""
+    async def act(
+        self, caller: Caller, ref: str, action: Action, *, force: bool = False
+    ) -> Accepted:
+        """Submit a power action; with `force` a power-off or reset instead of a shutdown.
+
+        A start of a VM that is being created waits for the creation.
+        """
         async with transaction():
             vm = await store.find_vm(ref, lock=True)
             holder = await job_store.unfinished_job(vm.id)
-            if holder is not None and holder.action == Action.VM_CREATE:
-                waiting = await job_store.waiting_job(vm.id)
-                if waiting is not None:
-                    raise errors.OperationInProgress(
-                        f"cannot start VM {ref}: {waiting.ref} will already start it once it is"
-                        " created",
-                        jobId=waiting.ref,
-                    )
-                job = await submit(
-                    self._settings, caller, vm, Action.VM_START, identify(vm), after=holder
-                )
-                return Accepted(vm, job)
-            await refuse_if_busy(vm)
-            await refuse_unusable(vm)
-            refuse_running_elsewhere(vm, "start")
-            if vm.power in ACTIVE_STATES:
-                reason = (vm.error or {}).get("message") or f"it is {vm.power}"
-                raise errors.VmAlreadyRunning(f"cannot start VM {ref}: {reason}")
-            job = await submit(self._settings, caller, vm, Action.VM_START, identify(vm))
-        self._dispatcher.enqueue(job.id)
+            after = await _check_action(vm, action, holder, force=force)
+            job = await self._submit_action(caller, vm, action, force=force, after=after)
+        if after is None:
+            self._dispatcher.enqueue(job.id)
         return Accepted(vm, job)
 
-    async def stop(self, caller: Caller, ref: str, *, force: bool) -> Accepted:
-        """Submit a shutdown by the guest OS, or with `force` a power-off."""
-        return await self._power(caller, ref, Action.VM_STOP, force=force)
+    async def act_together(
+        self,
+        caller: Caller,
+        action: Action,
+        *,
+        refs: Sequence[str] | None = None,
+        label: str | None = None,
+        force: bool = False,
+        at_once: int | None = None,
+    ) -> Answers:
+        """Submit a power action for each VM of `refs`, or with `label`, in one transaction.
 
-    async def restart(self, caller: Caller, ref: str, *, force: bool) -> Accepted:
-        """Submit a restart by the guest OS, or with `force` a reset."""
-        return await self._power(caller, ref, Action.VM_RESTART, force=force)
-
-    async def pause(self, caller: Caller, ref: str) -> Accepted:
-        """Submit a pause of a running VM."""
-        return await self._power(caller, ref, Action.VM_PAUSE)
-
-    async def resume(self, caller: Caller, ref: str) -> Accepted:
-        """Submit the resume of a paused VM."""
-        return await self._power(caller, ref, Action.VM_RESUME)
-
-    async def _power(
-        self, caller: Caller, ref: str, action: Action, *, force: bool | None = None
-    ) -> Accepted:
+        A VM that does not allow the action does not prevent the others. Of these jobs `at_once`
+        may run at once. Raise VmNotFound if there is none of the VMs, and ValidationFailed if
+        more than MOST_TOGETHER have the label.
+        """
+        accepted: list[Accepted] = []
+        refused: list[Refused] = []
+        common: dict[str, Any] = {"bulk_id": None, "at_once": at_once}
         async with transaction():
-            vm = await store.find_vm(ref, lock=True)
-            await refuse_if_busy(vm)
-            await refuse_unusable(vm)
-            if action in (Action.VM_RESTART, Action.VM_RESUME):
-                refuse_running_elsewhere(vm, action.value.removeprefix("vm_"))
-            refuse_wrong_state(vm, action, force=bool(force))
-            variables = identify(vm)
-            if force is not None:
-                variables["libvirt_domain_force"] = force
-                variables["libvirt_domain_timeout"] = self._settings.stop_timeout
-            job = await submit(self._settings, caller, vm, action, variables)
-        self._dispatcher.enqueue(job.id)
-        return Accepted(vm, job)
+            vms = await self._choose(action, refs, label)
+            # Read once: a request for many holds SQLite's only write lock.
+            holders = await job_store.holders(vm.id for vm in vms.values() if vm is not None)
+            common["eta_seconds"] = await job_store.usual_seconds(action)
+            for ref, vm in vms.items():
+                try:
+                    if vm is None:
+                        raise errors.VmNotFound(f"cannot find VM {ref[:64]}")
+                    after = await _check_action(vm, action, holders.get(vm.id), force=force)
+                except errors.DatabaseNotAvailable:
+                    raise
+                except errors.VirtplayError as reason:
+                    refused.append(Refused(ref, reason))
+                    continue
+                job = await self._submit_action(
+                    caller, vm, action, force=force, after=after, **common
+                )
+                common["bulk_id"] = job.bulk_id
+                accepted.append(Accepted(vm, job))
+        for each in accepted:
+            if each.job.after_id is None:
+                self._dispatcher.enqueue(each.job.id)
+        return Answers(accepted, refused)
+
+    async def _choose(
+        self, action: Action, refs: Sequence[str] | None, label: str | None
+    ) -> dict[str, Vm | None]:
+        """Return id → VM, with its row locked, of each chosen one; None if there is none."""
+        verb = action.value.removeprefix("vm_")
+        found = await store.lock_vms(refs=refs, label=label, most=MOST_TOGETHER + 1)
+        if not found:
+            what = "of these ids" if label is None else f"with the label {label}"
+            raise errors.VmNotFound(f"cannot {verb} VMs: there is none {what}")
+        if len(found) > MOST_TOGETHER:
+            message = f"matches more than {MOST_TOGETHER} VMs"
+            raise errors.ValidationFailed(
+                f"cannot {verb} the VMs with the label {label}: it {message}",
+                [{"field": "label", "message": message}],
+            )
+        known = {str(vm.ref): vm for vm in found}
+        return dict(known) if refs is None else {ref: known.get(ref) for ref in refs}
+
+    async def _submit_action(
+        self, caller: Caller, vm: Vm, action: Action, *, force: bool, **common: Any
+    ) -> Job:
+        variables = identify(vm)
+        if action in FORCIBLE:
+            variables["libvirt_domain_force"] = force
+            variables["libvirt_domain_timeout"] = self._settings.stop_timeout
+        return await submit(self._settings, caller, vm, action, variables, **common)
 
     async def _candidates(self, template: str, host_name: str | None) -> list[Host]:
         """Return the ready hosts that have the template; raise the reason if there is none."""
@@ -278,7 +325,7 @@ class Vms:
         if not vm_fields.needs_room(requested):
             return
         host = await store.find_host(str(vm.host))
-        promised = await store.promised_by_host(without=vm.id)
+        promised = await store.promised_by_host(host.name, without=vm.id)
         network = requested.get("network", vm.network)
         kind = network.get("type", "network")
         room = self.room(host, promised)
@@ -321,6 +368,31 @@ def _check_template_size(requested: Mapping[str, Any], host: Host) -> None:
                 f"cannot create VM {requested['name']}: disk {message}",
                 [{"field": "disk", "message": message}],
             )
+
+
+async def _check_action(vm: Vm, action: Action, holder: Job | None, *, force: bool) -> Job | None:
+    """Raise the reason why the VM, whose row is locked, does not allow a power action.
+
+    `holder` is the job that holds it. Return the creation for which a start has to wait, if any.
+    """
+    if action == Action.VM_START and holder is not None and holder.action == Action.VM_CREATE:
+        waiting = await job_store.waiting_job(vm.id)
+        if waiting is not None:
+            raise errors.OperationInProgress(
+                f"cannot start VM {vm.ref}: {waiting.ref} will already start it once it is created",
+                jobId=waiting.ref,
+            )
+        return holder
+    refuse_held(vm, holder)
+    await refuse_unusable(vm)
+    if action in (Action.VM_START, Action.VM_RESTART, Action.VM_RESUME):
+        refuse_running_elsewhere(vm, action.value.removeprefix("vm_"))
+    if action != Action.VM_START:
+        refuse_wrong_state(vm, action, force=force)
+    elif vm.power in ACTIVE_STATES:
+        reason = (vm.error or {}).get("message") or f"it is {vm.power}"
+        raise errors.VmAlreadyRunning(f"cannot start VM {vm.ref}: {reason}")
+    return None
 
 
 async def refuse_unreachable(vm: Vm) -> None:

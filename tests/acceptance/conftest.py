@@ -216,10 +216,11 @@ def service(
 
 @pytest.fixture
 def cold_service(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    """The service, whose jobs start the real ansible-playbook instead of warm Ansible."""
+    """The service without its launcher, whose jobs start the real ansible-playbook."""
     service.stop()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", REAL)
+        patch.setitem(service.environment, "VIRTPLAY_LAUNCHER", "off")
         service.start()
         yield service
         service.stop()

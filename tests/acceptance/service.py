@@ -55,7 +55,7 @@ class Service:
         self.state = state
         self.port = port
         self.log = state.parent / "serve.log"
-        self._environment = {
+        self.environment = {
             **os.environ,
             "VIRTPLAY_STATE_DIR": str(state),
             "VIRTPLAY_INVENTORY": inventory,
@@ -72,7 +72,7 @@ class Service:
             self._process = subprocess.Popen(
                 # The service ends with the tests, however they end.
                 ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "virtplay.cli", "serve"],
-                env=self._environment,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

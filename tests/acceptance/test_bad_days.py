@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from lab.lab import Host
@@ -64,6 +66,48 @@ def test_host_cut_off(api: Api, one: Host, two: Host) -> None:
     api.remove(made["id"], half["id"])
     assert traces(two) == before
     api.run("POST", f"/vms/{stays['id']}/stop", {"force": True})
+
+
+def act_together(api: Api, **body: Any) -> Json:
+    answer = api.ask("POST", "/vms/actions", body)
+    assert answer.status_code == 202, answer.text
+    data: Json = answer.json()["data"]
+    return data
+
+
+def test_power_actions_that_go_together_end_one_by_one(api: Api, one: Host, two: Host) -> None:
+    wanted = [{"host": host.name, "autoStart": True, **BLANK} for host in (one, two) * 3]
+    vms = sorted(api.create_all(*wanted), key=lambda vm: str(vm["host"]))
+    refs = [vm["id"] for vm in vms]
+    # Whoever has raised it so far is not followed, and the domain is refused.
+    fence = f"/var/lib/virtplay/fence/{vms[0]['uuid']}.json"
+    one.run("sh", "-c", f"echo '{{\"generation\": {2**40}}}' > {fence}")
+    two.cut()
+    try:
+        sent = act_together(api, action="pause", vms=refs)
+        assert [each["id"] for each in sent["jobs"]] == refs
+        jobs = [each["jobId"] for each in sent["jobs"]]
+        api.failed(jobs[0], "STALE_GENERATION")
+        for job in jobs[1:3]:
+            assert api.succeeded(job)["progress"] == 100
+        for job in jobs[3:]:
+            assert two.name in api.failed(job, "HOST_UNREACHABLE", CUT_SECONDS)["error"]["message"]
+        assert [power(one, ref) for ref in refs[:3]] == ["running", "paused", "paused"]
+        log = api.log(jobs[1])
+        assert "PLAY [Change the power states of VMs]" in log
+        assert f"changed: [{one.name}] => {refs[1]} (state: running → paused)" in log
+        assert refs[2] not in log
+    finally:
+        one.run("rm", "-f", fence)
+        two.mend()
+    for ref in refs[3:]:
+        api.shows(ref, seconds=CUT_SECONDS, status="running")
+    sent = act_together(api, action="resume", vms=refs, atOnce=1)
+    assert [each["id"] for each in sent["jobs"]] == refs[1:3]
+    assert {each["error"]["code"] for each in sent["refused"]} == {"VM_NOT_PAUSED"}
+    for each in sent["jobs"]:
+        api.succeeded(each["jobId"])
+    assert [power(one, ref) for ref in refs[:3]] == ["running"] * 3
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,13 @@ class Observer:
         assert self.disk() == 2 << 30
         assert guests.qemu_pid(self.host, VM) == self.process
 
+    def after_vm_power(self, command: str, said: str, changed: int) -> None:
+        assert changed == 1
+        assert self.virsh("domstate", VM) == "running"
+        if "--check" not in command:
+            assert guests.qemu_pid(self.host, VM) != self.process
+        self.process = guests.qemu_pid(self.host, VM)
+
     def after_vm_pause(self, command: str, said: str, changed: int) -> None:
         assert self.virsh("domstate", VM, "--reason") == "paused (user)"
 

@@ -22,6 +22,7 @@ from virtplay.app import create_app
 from virtplay.hosts.inventory import HostConfig, Inventory
 from virtplay.hosts.observed import generations, save_observation
 from virtplay.hosts.placement import Overcommit
+from virtplay.jobs.launcher import Launcher
 from virtplay.settings import Settings
 from virtplay.snapshots.schedules import Scheduler
 from virtplay.states import HostStatus
@@ -31,6 +32,7 @@ from virtplay.store.vms import find_host, save_host
 
 from tests.api.fake_hosts import FakeHost, host_info
 from tests.api.postgres import Cluster, find_programs
+from tests.launchers import running_launcher
 from tests.warm.hosts import warm_python
 
 PROJECT = Path(__file__).parent / "project"
@@ -154,7 +156,9 @@ class QuietDispatcher:
 class QuietObserver:
     """An observer that observes nothing: the test saves observations."""
 
-    def __init__(self, _settings: Settings, inventory: Inventory, *_: object) -> None:
+    def __init__(
+        self, _settings: Settings, _launcher: Launcher, inventory: Inventory, *_: object
+    ) -> None:
         self.inventory = inventory
         self.has_observed = True
         self._stopped = asyncio.Event()
@@ -237,7 +241,7 @@ class Service:
 
     async def see(self, host: str = "kvm1", **values: Any) -> None:
         """Save `host_info(**values)` as an observation of the host."""
-        await save_observation(host, host_info(**values), await generations())
+        await save_observation(host, host_info(**values), await generations(host))
 
     async def mark(self, host: str, status: HostStatus, message: str = "") -> None:
         """Set the status of a host."""
@@ -305,10 +309,18 @@ async def _serve(settings: Settings, lines: list[str]) -> AsyncIterator[Service]
         Sanic.unregister_app(app)
 
 
+@pytest.fixture(scope="session")
+def launcher() -> Iterator[Path]:
+    """The socket of a launcher for the services of this test worker."""
+    with running_launcher(PROJECT) as path:
+        yield path
+
+
 @pytest.fixture
 def settings(tmp_path: Path, database_url: str) -> Settings:
-    """Settings with the test's own state directory and database."""
+    """Settings with the test's own state directory and database, without a launcher."""
     return Settings(
+        launcher="off",
         project_dir=PROJECT,
         inventory=str(tmp_path / "hosts.yml"),
         state_dir=tmp_path / "state",
@@ -381,10 +393,17 @@ def fake_hosts(
 
 
 @pytest.fixture
+def way(launcher: Path) -> str:
+    """How jobs are started: the socket of a launcher, or "off"."""
+    return str(launcher)
+
+
+@pytest.fixture
 async def playing(
-    settings: Settings, log_lines: list[str], fake_hosts: dict[str, FakeHost]
+    settings: Settings, log_lines: list[str], fake_hosts: dict[str, FakeHost], way: str
 ) -> AsyncIterator[Service]:
     """The whole service: it runs real playbooks on the fake hosts and observes them."""
+    settings.launcher = way
     async with _serve(settings, log_lines) as running:
         running.hosts = fake_hosts
         await running.until("/hosts", lambda d: all(h["status"] == "ready" for h in d["hosts"]))

@@ -87,6 +87,15 @@ class Cluster:
                 self._server.send_signal(signal.SIGQUIT)
                 self._server.wait()
 
+    def new_database(self, name: str) -> str:
+        """Create an empty database and return its URL."""
+        subprocess.run(
+            [self._programs / "psql", "-q", self.url("postgres"), "-c", f"CREATE DATABASE {name}"],
+            check=True,
+            cwd="/",
+        )
+        return self.url(name)
+
     def cut_connections(self) -> None:
         """End all connections of clients; the server runs on."""
         subprocess.run(

@@ -296,7 +296,7 @@ async def test_a_job_that_could_not_be_read_or_leased_is_tried_again(
             failures[name] -= 1
             raise error
 
-    async def ready() -> list[tuple[int, bool, str]]:
+    async def ready() -> list[store.ReadyJob]:
         found = await store.ready_jobs()
         if found:
             fail("read", DatabaseAway("it is restarted"))

@@ -14,6 +14,7 @@ from virtplay.hosts import observer
 from virtplay.hosts.inventory import Inventory
 from virtplay.hosts.observed import Generations
 from virtplay.hosts.observer import Observer
+from virtplay.jobs.launcher import Launcher
 from virtplay.metrics.exposition import Exposition
 from virtplay.metrics.history import History
 from virtplay.settings import Settings
@@ -139,12 +140,16 @@ async def test_a_host_in_error_is_observed_again_after_growing_pauses(
     real_sleep = asyncio.sleep
 
     async def sleep(seconds: float) -> None:
+        if seconds < 15:
+            await real_sleep(seconds)  # that of the watch of the event loop
+            return
         waits.append(seconds)
         await real_sleep(0)
 
     service.settings.observe_interval = 15
     made = Observer(
         service.settings,
+        Launcher(service.settings),
         Inventory({"kvm1": service.app.ctx.services.observer.inventory.hosts["kvm1"]}),
         Exposition(),
         History(service.settings),

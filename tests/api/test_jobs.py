@@ -17,6 +17,12 @@ from tests.api.conftest import Service, only_sqlite, write_inventory
 from tests.api.fake_hosts import host_info
 
 
+@pytest.fixture(params=["fork", "program"])
+def way(request: pytest.FixtureRequest) -> str:
+    """Both ways to start a job: a fork of the launcher, and a program of its own."""
+    return str(request.getfixturevalue("launcher")) if request.param == "fork" else "off"
+
+
 def living(needle: str) -> list[int]:
     """The processes (zombies left out) whose command line holds `needle`."""
     found = []
@@ -32,6 +38,13 @@ async def none_left(needle: str, seconds: float = 300) -> None:
     """Wait until no process has `needle` in its command line."""
     async with asyncio.timeout(seconds):
         while living(needle):  # noqa: ASYNC110 - processes wake nobody
+            await asyncio.sleep(0.05)
+
+
+async def directory_removed(directory: Path) -> None:
+    """Wait until a job's directory is removed, which follows the outcome."""
+    async with asyncio.timeout(300):
+        while directory.exists():  # noqa: ASYNC110, ASYNC240
             await asyncio.sleep(0.05)
 
 
@@ -75,7 +88,7 @@ async def test_a_vm_from_creation_to_removal(playing: Service) -> None:
     assert secret not in "".join(playing.logs)
     tables = [await table.all().values() for table in (Vm, Job, JobEvent, AuditEntry)]
     assert secret not in repr(tables)
-    assert not (playing.settings.state_dir / "jobs" / data["jobId"]).exists()
+    await directory_removed(playing.settings.state_dir / "jobs" / data["jobId"])
 
     changed = await playing.client.put("/api/v1/vms/vm-001", json={"cpu": 2, "name": "b"})
     job = await playing.succeed(changed.json()["data"]["jobId"])
@@ -400,7 +413,7 @@ async def test_a_database_behind_its_host_is_caught_up_by_the_job_itself(playing
     calls = [call["given"] for call in host.calls("create")]
     assert [call["generation"] for call in calls] == [1, 8]
     assert {call["user_data"] for call in calls} == {"#cloud-config\nhostname: kept\n"}
-    assert not (playing.settings.state_dir / "jobs" / made["jobId"]).exists()
+    await directory_removed(playing.settings.state_dir / "jobs" / made["jobId"])
     gate = host.hold("start")
     host.order("start", seen_generation=41, hold=str(gate))
     start = (await playing.act(made["id"], "start"))["jobId"]

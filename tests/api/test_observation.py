@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,12 @@ from virtplay.hosts.inventory import HostConfig, Inventory
 from virtplay.hosts.observed import Generations, generations, mark_host, save_observation
 from virtplay.hosts.observer import Observer
 from virtplay.hosts.placement import Overcommit
+from virtplay.jobs import runner
 from virtplay.jobs.execution import lease
+from virtplay.jobs.launcher import Launcher
 from virtplay.jobs.outcome import conclude, finish
 from virtplay.jobs.progress import Progress
+from virtplay.jobs.specification import Specification
 from virtplay.metrics.exposition import Exposition
 from virtplay.metrics.history import History
 from virtplay.states import HostStatus, VmStatus
@@ -106,9 +110,9 @@ async def test_domains_with_an_id_keep_it_whoever_comes_before_them(service: Ser
     strangers = [foreign_domain("a"), foreign_domain("b")]
     # The first look at a host: other hosts may have domains with an id, too.
     seen = host_info(domains=[*strangers, ours])
-    await save_observation("kvm1", seen, await generations(), strangers=False)
+    await save_observation("kvm1", seen, await generations("kvm1"), strangers=False)
     await service.see("kvm2", domains=[theirs])
-    await save_observation("kvm1", seen, await generations())
+    await save_observation("kvm1", seen, await generations("kvm1"))
     shown = {vm["name"]: vm["id"] for vm in (await service.get("/vms"))["vms"]}
     assert shown == {"vm-001": "vm-001", "vm-002": "vm-002", "a": "vm-003", "b": "vm-004"}
 
@@ -230,7 +234,7 @@ async def test_a_vm_with_an_unfinished_job_is_left_alone(service: Service) -> No
 
 async def test_an_observation_older_than_a_job_changes_nothing(service: Service) -> None:
     vm = await put_vm(RUNNING)
-    before = await generations()
+    before = await generations("kvm1")
     data = await service.act("vm-001", "stop")
     job = await lease((await Job.get(ref=data["jobId"])).id)
     assert job is not None
@@ -247,7 +251,7 @@ async def test_an_observation_that_began_during_a_job_changes_nothing(service: S
     data = await service.act("vm-001", "stop")
     job = await lease((await Job.get(ref=data["jobId"])).id)
     assert job is not None
-    before = await generations()
+    before = await generations("kvm1")
     await Job.all().delete()
     await Vm.all().update(status=VmStatus.STOPPED, power="stopped")
     await save_observation("kvm1", host_info(domains=[own_domain(vm)]), before)
@@ -329,7 +333,7 @@ async def test_a_job_whose_result_cannot_be_read_has_failed(
 
 async def test_a_vm_deleted_during_the_observation_is_not_adopted_again(service: Service) -> None:
     vm = await put_vm(STOPPED)
-    before = await generations()
+    before = await generations("kvm1")
     domain = own_domain(vm)
     await vm.delete()
     await save_observation("kvm1", host_info(domains=[domain]), before)
@@ -452,7 +456,13 @@ async def test_a_host_full_of_domains(service: Service) -> None:
 
 async def test_a_host_that_libvirt_hides_once_is_only_looked_at_again(service: Service) -> None:
     vm = await put_vm(RUNNING)
-    observer = Observer(service.settings, Inventory({}), Exposition(), History(service.settings))
+    observer = Observer(
+        service.settings,
+        Launcher(service.settings),
+        Inventory({}),
+        Exposition(),
+        History(service.settings),
+    )
     failed = {"event": "runner_on_failed", "host": "kvm1", "res": {"msg": "libvirt is busy"}}
     assert await observer._save_event("kvm1", failed, Generations({}, datetime.now(UTC)))
     assert (await service.get("/hosts/kvm1"))["status"] == "ready"
@@ -474,7 +484,13 @@ async def test_a_host_that_libvirt_hides_once_is_only_looked_at_again(service: S
 
 async def test_a_libvirt_that_does_not_respond_yet_delays_no_other_host(service: Service) -> None:
     hosts = {name: HostConfig(name, Overcommit(), {}) for name in ("kvm1", "kvm2")}
-    observer = Observer(service.settings, Inventory(hosts), Exposition(), History(service.settings))
+    observer = Observer(
+        service.settings,
+        Launcher(service.settings),
+        Inventory(hosts),
+        Exposition(),
+        History(service.settings),
+    )
     observer.stop()  # it starts no play
     before = Generations({}, datetime.now(UTC))
     failed = {"event": "runner_on_failed", "host": "kvm1", "res": {"msg": "no response"}}
@@ -489,11 +505,91 @@ async def test_a_libvirt_that_does_not_respond_yet_delays_no_other_host(service:
     assert (await service.get("/hosts/kvm1"))["status"] == "error"
 
 
+async def test_a_host_is_observed_again_only_for_domains_that_wait_for_an_id(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = {name: HostConfig(name, Overcommit(), {}) for name in ("kvm1", "kvm2")}
+    observer = Observer(
+        service.settings,
+        Launcher(service.settings),
+        Inventory(hosts),
+        Exposition(),
+        History(service.settings),
+    )
+    again: list[str] = []
+    monkeypatch.setattr(observer, "_observe_again", again.append)
+    before = Generations({}, datetime.now(UTC))
+    for number, name in enumerate(hosts, 1):
+        ours = foreign_domain(f"vm-00{number}", metadata={"id": f"vm-00{number}"})
+        info = host_info(domains=[ours])
+        event = {"event": "runner_on_ok", "res": {"host_info": info}, "at": 1000.5}
+        assert await observer._save_event(name, event, before)
+    assert again == []
+    assert observer.has_observed
+
+
+async def test_an_unreadable_text_of_a_host_is_an_error_of_that_host(service: Service) -> None:
+    hosts = {name: HostConfig(name, Overcommit(), {}) for name in ("kvm1", "kvm2")}
+    observer = Observer(
+        service.settings,
+        Launcher(service.settings),
+        Inventory(hosts),
+        Exposition(),
+        History(service.settings),
+    )
+    observer.stop()  # it starts no play
+    before = Generations({}, datetime.now(UTC))
+    event = {"event": "runner_on_ok", "res": {"host_info_compressed": "?"}, "at": 1000.5}
+    assert await observer._save_event("kvm1", event, before, last=True)
+    host = await service.get("/hosts/kvm1")
+    assert host["status"] == "error"
+    assert "cannot read its observation" in host["message"]
+
+
+@pytest.mark.parametrize(
+    ("forks", "hosts", "tags", "seconds"),
+    [(3, 3, "observe_repeatedly", None), (2, 5, "observe_once", 90), (5, 6, "observe_once", 60)],
+)
+async def test_with_more_hosts_than_forks_every_host_has_its_time(
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    forks: int,
+    hosts: int,
+    tags: str,
+    seconds: int | None,
+) -> None:
+    settings = service.settings.model_copy(
+        update={"observe_forks": forks, "observe_timeout": 30.0, "observe_interval": 15.0}
+    )
+    names = [f"kvm{number}" for number in range(hosts)]
+    inventory = Inventory({name: HostConfig(name, Overcommit(), {}) for name in names})
+    observer = Observer(settings, Launcher(settings), inventory, Exposition(), History(settings))
+    asked: list[Specification] = []
+
+    async def start(_: Launcher, specification: Specification, _directory: Path) -> runner.Run:
+        asked.append(specification)
+        raise OSError("no play in this test")
+
+    monkeypatch.setattr(runner, "start", start)
+    with pytest.raises(OSError, match="no play"):
+        await observer._observe_in_rounds()
+    (one,) = asked
+    assert (one.tags, one.forks) == (tags, forks)
+    if seconds:
+        assert one.time_limit == seconds
+
+
 async def test_strangers_get_no_id_before_every_host_was_seen(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hosts = {name: HostConfig(name, Overcommit(), {}) for name in ("kvm1", "kvm2")}
-    observer = Observer(service.settings, Inventory(hosts), Exposition(), History(service.settings))
+    observer = Observer(
+        service.settings,
+        Launcher(service.settings),
+        Inventory(hosts),
+        Exposition(),
+        History(service.settings),
+    )
     again: list[str] = []
     monkeypatch.setattr(observer, "_observe_again", again.append)
     before = Generations({}, datetime.now(UTC))
@@ -561,7 +657,13 @@ async def test_strangers_of_an_empty_database_wait_for_a_host_that_is_down(
 ) -> None:
     await Host.all().update(observed_at=None, status=HostStatus.UNKNOWN)
     hosts = {name: HostConfig(name, Overcommit(), {}) for name in ("kvm1", "kvm2")}
-    observer = Observer(service.settings, Inventory(hosts), Exposition(), History(service.settings))
+    observer = Observer(
+        service.settings,
+        Launcher(service.settings),
+        Inventory(hosts),
+        Exposition(),
+        History(service.settings),
+    )
     monkeypatch.setattr(observer, "_observe_again", lambda *_, **__: None)
     before = Generations({}, datetime.now(UTC))
 
@@ -592,7 +694,11 @@ async def test_strangers_do_not_wait_for_ever_or_for_a_host_that_was_seen_before
         await Host.filter(name="kvm2").update(observed_at=observed_at)
         monkeypatch.setattr(observer_module, "STRANGERS_SECONDS", patience)
         observer = Observer(
-            service.settings, Inventory(hosts), Exposition(), History(service.settings)
+            service.settings,
+            Launcher(service.settings),
+            Inventory(hosts),
+            Exposition(),
+            History(service.settings),
         )
         monkeypatch.setattr(observer, "_observe_again", lambda *_, **__: None)
         before = Generations({}, datetime.now(UTC))

@@ -15,6 +15,7 @@ from virtplay.hosts.inventory import HostConfig, Inventory
 from virtplay.hosts.observer import Observer
 from virtplay.hosts.placement import Overcommit
 from virtplay.jobs.execution import execute, lease
+from virtplay.jobs.launcher import Launcher
 from virtplay.jobs.processes import MARK
 from virtplay.jobs.recovery import LEFT_SECONDS, MOST_STALLED, recover, sweep_jobs
 from virtplay.jobs.submission import job_directory, write_secrets
@@ -179,7 +180,10 @@ async def test_a_start_that_was_left_waiting_lets_the_holder_of_its_vm_end(
     assert await recover(service.settings) == [deletion.id]
     followers = await end(str(deletion.ref), domain={"state": "absent"})
     for follower in followers:
-        assert await execute(service.settings, follower, asyncio.Event()) == []
+        assert (
+            await execute(service.settings, Launcher(service.settings), follower, asyncio.Event())
+            == []
+        )
     assert (await service.get(f"/jobs/{start}"))["error"]["code"] == "VM_NOT_FOUND"
 
 
@@ -231,7 +235,7 @@ async def test_a_play_that_cannot_start_leaves_no_directory(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inventory = Inventory({"kvm1": HostConfig("kvm1", Overcommit(), {})})
-    observer = Observer(settings, inventory, Exposition(), History(settings))
+    observer = Observer(settings, Launcher(settings), inventory, Exposition(), History(settings))
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises((OSError, CannotStart)):
         await observer.observe("kvm1")

@@ -11,6 +11,7 @@ from tortoise.migrations.api.migrate import migrate
 from virtplay.actions import RULES, Action
 from virtplay.hosts.observed import generations, save_observation
 from virtplay.jobs.execution import execute, lease
+from virtplay.jobs.launcher import Launcher
 from virtplay.jobs.outcome import finish
 from virtplay.jobs.progress import Progress
 from virtplay.jobs.recovery import MOST_STALLED, recover
@@ -515,7 +516,7 @@ async def test_an_observation_leaves_the_snapshots_of_a_busy_vm_alone(service: S
     statuses = [s["status"] for s in (await listed(service)).values()]
     assert statuses == ["ready", "creating"]
     # 1. An observation has looked. 2. A job begins and ends. 3. What was seen arrives.
-    seen = await generations()
+    seen = await generations("kvm1")
     both = [
         snapshot_entry("snap-001", origin="manual"),
         snapshot_entry("snap-002", origin="manual"),
@@ -641,7 +642,10 @@ async def test_a_consoles_job_survives_its_vm(service: Service) -> None:
     assert (await service.get(f"/jobs/{first.ref}"))["status"] == "succeeded"
     directory = job_directory(service.settings, str(second.ref))
     assert directory.exists()
-    assert await execute(service.settings, second.id, asyncio.Event()) == []
+    assert (
+        await execute(service.settings, Launcher(service.settings), second.id, asyncio.Event())
+        == []
+    )
     shown = await service.get(f"/jobs/{second.ref}")
     assert (shown["status"], shown["error"]["code"]) == ("failed", "VM_NOT_FOUND")
     assert not directory.exists(), "its password goes with it"

@@ -93,7 +93,8 @@ INDEXES = {
     *("one_unfinished_job_a_vm", "one_waiting_job_a_vm", "one_snapshot_of_a_name"),
     *("jobs_of_origin", "audit_by_time"),
     *("idx_job_vm_id_2b1849", "idx_job_status_2e13c7", "idx_job_finishe_6ddac6"),
-    *("idx_vm_host_dacb18", "idx_vm_status_8507e1"),
+    *("vms_by_name", "vms_by_status", "vms_by_host", "vms_by_cpu", "vms_by_memory"),
+    *("vms_by_disk", "vms_by_creation", "vms_by_update", "labels_of_vm"),
     *("idx_snapshot_vm_id_e45825", "idx_snapshot_sc_next_at_40b314"),
     "idx_reported_ru_reporte_7c1cd6",
 }
@@ -108,7 +109,8 @@ async def check_schema() -> None:
         table = model._meta.db_table
         found = {column for of, column in columns if of == table}
         assert found == set(model._meta.fields_db_projection.values()), table
-    assert {index for index in indexes if not OF_KEYS.match(index)} == INDEXES
+    expected = INDEXES | ({"vms_by_number"} if is_sqlite() else set())
+    assert {index for index in indexes if not OF_KEYS.match(index)} == expected
     assert "idempotency_key" not in {table for table, _ in columns}
 
 

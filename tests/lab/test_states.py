@@ -549,3 +549,53 @@ def test_only_disks_that_are_said_are_deleted(small_host: Host) -> None:
         small_host.run("ls", second, f"{first}.bak")
     finally:
         small_host.run("rm", "-f", second, f"{first}.bak")
+
+
+def test_many_domains_get_their_power_states_and_one_that_fails_stops_none(
+    small_host: Host,
+) -> None:
+    domains = [Domain(small_host) for _ in range(3)]
+
+    def power(*states: str, **more: Any) -> dict[str, Any]:
+        options = [
+            {"uuid": domain.uuid, "state": state, "job": f"job-{number}", **more}
+            for number, (domain, state) in enumerate(zip(domains, states, strict=False))
+        ]
+        return run_module(small_host, "power", domains=options, _ansible_check_mode=check)
+
+    def states() -> list[str]:
+        return [domain.state().partition(" ")[0] for domain in domains]
+
+    try:
+        check = True
+        planned = power("running", "running", "running")
+        assert [one["domain"]["state"] for one in planned["domains"]] == ["running"] * 3
+        assert states() == ["shut"] * 3, "a dry run"
+        check = False
+        started = power("running", "running")
+        assert started["changed"]
+        assert [one["job"] for one in started["domains"]] == ["job-0", "job-1"]
+        assert states() == ["running", "running", "shut"]
+
+        mixed = power("paused", "running", "paused")
+        assert mixed["failed"]
+        assert [one["failed"] for one in mixed["domains"]] == [False, False, True]
+        assert [one["changed"] for one in mixed["domains"]] == [True, False, False]
+        assert mixed["domains"][2]["code"] == "VM_ALREADY_STOPPED"
+        assert mixed["msg"] == f"1 of 3 VMs: {mixed['domains'][2]['msg']}"
+        assert mixed["domains"][0]["domain"]["state_reason"] == "user"
+        assert states() == ["paused", "running", "shut"]
+
+        power("resumed", generation=7)
+        assert states()[0] == "running"
+        outdated = power("paused", "paused", generation=6)
+        assert outdated["domains"][0]["code"] == "STALE_GENERATION"
+        assert outdated["domains"][0]["seen_generation"] == 7
+        assert outdated["domains"][1]["failed"] is False
+        assert states() == ["running", "paused", "shut"]
+        ended = power("stopped", "restarted", force=True)
+        assert [one["failed"] for one in ended["domains"]] == [False, False]
+        assert states() == ["shut", "running", "shut"]
+    finally:
+        for domain in domains:
+            domain.remove()

@@ -15,7 +15,7 @@ from virtplay.api.openapi import error_classes
 from virtplay.api.routes import ROUTES
 from virtplay.settings import Settings
 
-from benchmarks.tables import results, tables, with_tables
+from benchmarks.tables import results, tables, with_figures
 
 ROOT = Path(__file__).parents[2]
 READMES = ["README.md", "README.zh-CN.md"]
@@ -203,7 +203,7 @@ def test_architecture_has_every_pure_file() -> None:
 
 def test_performance_page_has_the_figures_that_were_kept() -> None:
     page = (ROOT / "docs/performance.md").read_text()
-    assert page == with_tables(page)
+    assert page == with_figures(page)
     assert results().keys() & {"vm_create", "vm_pause", "snapshot_create"}
 
 

@@ -16,7 +16,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
-FOR_MANY_HOSTS = {"host_observe", "host_prepare", "image_prepare", "service", "vms"}
+FOR_MANY_HOSTS = {"host_observe", "host_prepare", "image_prepare", "service", "vm_power", "vms"}
 NOWHERE = {
     "hypervisors": {
         "vars": {"ansible_host": "192.0.2.1", "ansible_timeout": 1},
@@ -66,7 +66,7 @@ def test_playbook_begins_with_the_check_of_all_its_roles(path: Path) -> None:
         tasks += [*play.get("pre_tasks", []), *play.get("tasks", [])]
     check, *others = flat(tasks)
     arguments = check["virtplay.libvirt.check_arguments"]
-    assert check["tags"] == ["always"]
+    assert check["tags"] == ["always", "validation"]
     assert bool(arguments.get("single_host")) == (path.stem not in FOR_MANY_HOSTS)
     imported = {}
     for task in others:
@@ -151,7 +151,7 @@ def test_tags_are_those_that_are_documented() -> None:
         }
         row = next(row for row in rows if re.search(f"`({name}|{name.split('_')[0]}_…)`", row))
         documented = set(re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", rows[row])))
-        assert tags - {"always"} == documented, name
+        assert tags - {"always", "validation"} == documented, name
 
 
 def play(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -160,6 +160,7 @@ def play(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     inventory.write_text(yaml.safe_dump(NOWHERE))
     values = {
         **{f"libvirt_domain_{key}": value for key, value in VALUES.items()},
+        "libvirt_domain_power": {"kvm1": [{"name": "web-1", "state": "paused"}]},
         "libvirt_snapshot_domain": "web-1",
         "libvirt_snapshot_name": "one",
         "libvirt_console_name": "web-1",
@@ -215,3 +216,17 @@ def test_tag_says_what_a_creation_begins_with(
 def test_action_on_several_hosts_asks_for_a_limit(tmp_path: Path) -> None:
     said = run(tmp_path, "vm_start", "-e", "libvirt_domain_name=vm-1")
     assert "cannot start a VM on 2 hosts: select one with --limit (kvm1, kvm2)" in said
+
+
+def test_an_observation_by_the_service_is_one_task_for_each_host() -> None:
+    program = str(Path(sys.executable).with_name("ansible-playbook"))
+    for tags in ("observe_once", "observe_repeatedly"):
+        options = ["--list-tasks", "--tags", tags, "--skip-tags", "always", "-i", "localhost,"]
+        done = subprocess.run(
+            [program, *options, "playbooks/host_observe.yml"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.count("TAGS: [") == 2, "that of the play, and one task"

@@ -77,7 +77,7 @@ async def list_hosts(request: ApiRequest) -> ApiResponse:
 async def get_host(request: ApiRequest) -> ApiResponse:
     """GET /hosts/{name}."""
     host = await store.find_host(request.path["name"])
-    promised = await store.promised_by_host()
+    promised = await store.promised_by_host(host.name)
     room = request.services.vms.room(host, promised)
     out = host_out(host, room, promised.get(host.name, Promised()))
     return ApiResponse(out.model_dump(mode="json"))

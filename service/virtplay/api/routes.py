@@ -40,6 +40,8 @@ from virtplay.api.schemas.snapshots import (
 )
 from virtplay.api.schemas.vms import (
     AcceptedOut,
+    ActionsBody,
+    ActionsOut,
     DeleteQuery,
     ForceBody,
     StatusOut,
@@ -91,6 +93,10 @@ ROUTES = (
         "POST", f"{PREFIX}/vms", CHANGE, vms.create_vm, "Create a VM", AcceptedOut,
         body=VmCreate, status=202,
         errors=("TEMPLATE_NOT_FOUND", "HOST_NOT_FOUND", "INSUFFICIENT_RESOURCES", "HOST_UNREACHABLE"),
+    ),
+    Route(
+        "POST", f"{PREFIX}/vms/actions", CHANGE, vms.act_together, "Start, stop, restart, pause or resume many VMs",
+        ActionsOut, body=ActionsBody, status=202, errors=(*ONE_VM, "ALL_REFUSED"),
     ),
     Route("GET", f"{PREFIX}/vms/{{id}}", READ, vms.get_vm, "Show a VM", VmOut, errors=ONE_VM),
     Route(

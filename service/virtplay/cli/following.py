@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
@@ -16,6 +16,7 @@ from virtplay.states import FINISHED_JOB
 POLL_SECONDS = 0.3
 PATIENCE_SECONDS = 60.0
 """How long a restart of the service may take; its jobs keep running or end meanwhile."""
+REFUSED = 1
 JOB_FAILED = 3
 INTERRUPTED = 130
 
@@ -40,6 +41,71 @@ def report_accepted(
     begun = time.monotonic()
     job = follow_job(client, job_id, quiet=as_json, begun=begun)
     report_end(job, time.monotonic() - begun, as_json=as_json)
+
+
+def report_accepted_together(
+    client: Client, accepted: JsonObject, action: str, *, wait: bool, as_json: bool
+) -> None:
+    """Print the jobs of a request for many VMs and follow them if `wait`; typer.Exit.
+
+    There is a line for each VM that was refused, and for each job that did not succeed.
+    """
+    jobs, refused = accepted["jobs"], accepted["refused"]
+    if not as_json:
+        for each in jobs if not wait else ():
+            _print_job(each, action)
+        for each in refused:
+            error = each["error"]
+            print(f"virtplay: {plain(error['message'])} ({plain(error['code'])})", file=sys.stderr)
+    ended: list[JsonObject] = []
+    begun = time.monotonic()
+    if wait:
+        ids = [str(each["jobId"]) for each in jobs]
+        ended = follow_jobs(client, ids, action, quiet=as_json, begun=begun)
+        jobs = ended
+    failed = [job for job in ended if job["status"] != "succeeded"]
+    if as_json:
+        print_json({"jobs": jobs, "refused": refused})
+    elif wait:
+        for job in failed:
+            print(_failure(job, None), file=sys.stderr)
+        done = len(ended) - len(failed)
+        after = f" after {time.monotonic() - begun:.1f} s"
+        typer.echo(f"{action} of {done} of {len(ended) + len(refused)} VMs succeeded{after}")
+    if failed:
+        raise typer.Exit(JOB_FAILED)
+    if refused:
+        raise typer.Exit(REFUSED)
+
+
+def follow_jobs(
+    client: Client, job_ids: Sequence[str], action: str, *, quiet: bool, begun: float
+) -> list[JsonObject]:
+    """Show how many jobs have ended until all have; return them. Ctrl-C as in `follow_job`."""
+    ended: list[JsonObject] = []
+    what = f"{len(job_ids)} VMs"
+    try:
+        with _view(quiet, begun) as show:
+            # One after the other: most of the others have ended meanwhile.
+            for job_id in job_ids:
+                for job, responding in _responses(client, job_id):
+                    if _is_finished(job):
+                        ended.append(job)
+                        break
+                    step = f"{len(ended)} of {len(job_ids)} jobs have ended"
+                    progress = 100 * len(ended) // len(job_ids)
+                    show(
+                        {
+                            **{"id": job_ids[0], "action": action, "vmId": what, "step": step},
+                            **{"status": "running", "progress": progress, "etaSeconds": None},
+                        },
+                        responding,
+                    )
+                    time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        print("virtplay: the jobs keep running; to see them: virtplay job list", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    return ended
 
 
 def watch_job(client: Client, job: JsonObject, *, as_json: bool) -> None:
@@ -84,13 +150,18 @@ def report_end(job: JsonObject, seconds: float | None, *, as_json: bool) -> None
             note = "; no changes" if job["changed"] is False else note
             typer.echo(f"{what} succeeded{after}{note}")
         return
-    error = job["error"] or {"code": "UNKNOWN", "message": "no reason reported"}
-    print(
-        f"virtplay: {what} {plain(job['status'])}{after}: {plain(error['message'])}"
-        f" ({plain(error['code'])}); for details: virtplay job log {plain(job['id'])}",
-        file=sys.stderr,
-    )
+    print(_failure(job, seconds), file=sys.stderr)
     raise typer.Exit(JOB_FAILED)
+
+
+def _failure(job: JsonObject, seconds: float | None) -> str:
+    """Return the line about a job that did not succeed."""
+    after = "" if seconds is None else f" after {seconds:.1f} s"
+    error = job["error"] or {"code": "UNKNOWN", "message": "no reason reported"}
+    return (
+        f"virtplay: {_what(job)} {plain(job['status'])}{after}: {plain(error['message'])}"
+        f" ({plain(error['code'])}); for details: virtplay job log {plain(job['id'])}"
+    )
 
 
 def seconds_taken(job: JsonObject) -> float | None:

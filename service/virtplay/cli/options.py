@@ -71,7 +71,9 @@ def change_command(app: typer.Typer, action: str) -> Callable[[Function], Functi
 
     def finish(client: Client, change: Change, *, wait: bool, as_json: bool) -> None:
         accepted = client.change(*change)
-        following.report_accepted(client, accepted, action, wait=wait, as_json=as_json)
+        many = "jobs" in accepted
+        report = following.report_accepted_together if many else following.report_accepted
+        report(client, accepted, action, wait=wait, as_json=as_json)
 
     return _command(app, action.partition("_")[2], finish, CHANGE)
 

@@ -73,6 +73,16 @@ Ip = Annotated[
 Labels = Annotated[
     list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Label; repeatable.")
 ]
+Vms = Annotated[
+    list[str] | None, typer.Argument(metavar="VM…", help="VM ids, or names that are unique.")
+]
+Label = Annotated[
+    str | None,
+    typer.Option(metavar="KEY[=VALUE]", help="All VMs with this label, instead of named ones."),
+]
+AtOnce = Annotated[
+    int | None, typer.Option(min=1, help="How many of the jobs run at once; default: all.")
+]
 Description = Annotated[str | None, typer.Option(help="Free text.")]
 AutoStart = Annotated[
     bool | None,
@@ -322,11 +332,31 @@ def delete_vm(
     return Change("DELETE", path_of("vms", vm_id), query=query)
 
 
+def _power(
+    client: Client,
+    word: str,
+    vms: Sequence[str] | None,
+    label: str | None,
+    at_once: int | None,
+    **body: Any,
+) -> Change:
+    """Return the request of a power action on one VM, or on many."""
+    if bool(vms) == bool(label):
+        raise typer.BadParameter("name VMs, or use --label")
+    if vms and len(vms) == 1 and at_once is None:
+        return Change("POST", path_of("vms", client.find_vm(vms[0]), word), body or None)
+    ids = [client.find_vm(vm) for vm in vms] if vms else None
+    many = {"action": word, "vms": ids, "label": label, "atOnce": at_once, **body}
+    return Change("POST", "/vms/actions", _without_none(many))
+
+
 def _add_action(word: str, text: str) -> None:
     """Add a command for a power action without options of its own."""
 
-    def act(client: Client, vm: VmArgument) -> Change:
-        return Change("POST", path_of("vms", client.find_vm(vm), word))
+    def act(
+        client: Client, vms: Vms = None, *, label: Label = None, at_once: AtOnce = None
+    ) -> Change:
+        return _power(client, word, vms, label, at_once)
 
     act.__doc__ = f"{text}\n\n\b\nExample:\n  virtplay vm {word} web-server"
     change_command(vm_app, f"vm_{word}")(act)
@@ -337,13 +367,15 @@ def _add_stopping_action(word: str, text: str) -> None:
 
     def act(
         client: Client,
-        vm: VmArgument,
+        vms: Vms = None,
         *,
         force: Annotated[
             bool, typer.Option("--force", help="Power off at once, without a guest shutdown.")
         ] = False,
+        label: Label = None,
+        at_once: AtOnce = None,
     ) -> Change:
-        return Change("POST", path_of("vms", client.find_vm(vm), word), {"force": force})
+        return _power(client, word, vms, label, at_once, force=force)
 
     act.__doc__ = f"{text}\n\n\b\nExample:\n  virtplay vm {word} web-server"
     change_command(vm_app, f"vm_{word}")(act)

@@ -1,7 +1,11 @@
 """Saves an observation of a host: the rows of the host, its VMs and their snapshots."""
 
+import asyncio
+import base64
+import json
 import logging
 import uuid
+import zlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -18,18 +22,23 @@ from virtplay.store.domains import (
     leave_elsewhere,
 )
 from virtplay.store.models import Host, Vm
+from virtplay.texts import storable
 
 log = logging.getLogger("virtplay.hosts.observed")
 
 MISSES_UNTIL_GONE = 2
 """Successive observations without a VM after which it counts as deleted on its host."""
+REPORT_BYTES = 64 * 2**20
+"""The largest report of a host, decompressed: that of 25,000 VMs."""
+DOMAINS_AT_ONCE = 20
+"""Domains without a change need no query, and would hold the event loop, 0.1 ms each."""
 IN_JOB = -1
 ARRIVED = "migrated"
 """The reason of a running domain that has just come from another host."""
 
 
 class Generations(dict[uuid.UUID, int]):
-    """UUID of a VM → its generation, at the moment `at` before an observation began.
+    """UUID of a VM of a host → its generation, at the moment `at` before an observation began.
 
     A VM with an unfinished job has generation IN_JOB, which no VM has: the observation may see the
     domain before the job changes it, and be saved after the job has ended.
@@ -40,10 +49,26 @@ class Generations(dict[uuid.UUID, int]):
         self.at = at
 
 
-async def generations() -> Generations:
-    """Return the generation of every VM now."""
+async def generations(host: str) -> Generations:
+    """Return the generations of the VMs of a host now."""
     now = datetime.now(UTC)
-    return Generations(await store.generations(in_job=IN_JOB), now)
+    return Generations(await store.generations(host, in_job=IN_JOB), now)
+
+
+def decompress(text: str) -> dict[str, Any]:
+    """Return the `host_info` in the module's `host_info_compressed`; raise ValueError."""
+    unpacking = zlib.decompressobj()
+    try:
+        content = unpacking.decompress(base64.b64decode(text, validate=True), REPORT_BYTES)
+    except zlib.error as error:
+        raise ValueError(f"not compressed by zlib: {error}") from error
+    if not unpacking.eof:
+        raise ValueError(f"incomplete, or longer than {REPORT_BYTES} bytes")
+    info: dict[str, Any] = json.loads(content)
+    # Only escaped can JSON have them.
+    if b"\\u0000" in content or b"\\ud" in content.lower():
+        info = storable(info)
+    return info
 
 
 async def mark_host(name: str, status: HostStatus, message: str, command: str = "") -> None:
@@ -86,14 +111,19 @@ async def save_observation(
         known = {vm.uuid: vm for vm in await store.vms_reported_or_expected(name, info["domains"])}
         busy = await job_store.busy_vms(vm.id for vm in known.values())
         snapshots = await snapshot_store.snapshots_of(vm.id for vm in known.values())
-        inventory = {each.name for each in await store.list_hosts()}
+        inventory = await store.host_names()
+        # Not noted before the observation, as no row placed them here.
+        arrived = {vm.id for vm in known.values() if vm.host != name and vm.uuid not in before}
+        held = await job_store.held_since(before.at, arrived) if arrived else set()
         reported: list[int] = []
-        for domain in sorted(info["domains"], key=_is_stranger):
+        for number, domain in enumerate(sorted(info["domains"], key=is_stranger)):
+            if number % DOMAINS_AT_ONCE == 0:
+                await asyncio.sleep(0)
             identity = uuid.UUID(domain["uuid"])
             vm = known.pop(identity, None)
             if "unreadable" in domain:
                 log.warning("host %s: %s", name, domain["unreadable"])
-            elif vm is None and _is_stranger(domain) and not strangers:
+            elif vm is None and is_stranger(domain) and not strangers:
                 continue
             elif vm is None:
                 # It may have been deleted since it was observed.
@@ -101,7 +131,11 @@ async def save_observation(
                     before.at
                 ):
                     await adopt(host, identity, domain, now)
-            elif vm.id not in busy and before.get(identity) == vm.generation:
+            elif vm.id not in busy and (
+                vm.created_at < before.at and vm.id not in held
+                if vm.id in arrived
+                else before.get(identity) == vm.generation
+            ):
                 if not belongs(vm, name, domain, inventory):
                     there = None if _is_arriving(domain) else domain.get("state")
                     if await leave_elsewhere(vm, name, there) and vm.elsewhere:
@@ -184,7 +218,7 @@ async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now:
     await job_store.write_audit(actor="observation", action="vm_found", vm_ref=vm.ref)
 
 
-def _is_stranger(domain: Mapping[str, Any]) -> bool:
+def is_stranger(domain: Mapping[str, Any]) -> bool:
     """Whether a domain's metadata has no id: this service, or an earlier one, did not create it."""
     return not (domain.get("metadata") or {}).get("id")
 

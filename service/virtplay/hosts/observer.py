@@ -13,8 +13,16 @@ from typing import Any
 from virtplay.actions import command_line, playbook
 from virtplay.errors import VirtplayError
 from virtplay.hosts.inventory import Inventory
-from virtplay.hosts.observed import Generations, generations, mark_host, save_observation
+from virtplay.hosts.observed import (
+    Generations,
+    decompress,
+    generations,
+    is_stranger,
+    mark_host,
+    save_observation,
+)
 from virtplay.jobs import runner
+from virtplay.jobs.launcher import Launcher
 from virtplay.jobs.specification import Specification
 from virtplay.metrics.exposition import Exposition
 from virtplay.metrics.history import History
@@ -39,10 +47,13 @@ STRANGERS_SECONDS = 600.0
 """How long domains without an id wait for a host that was never observed, in seconds."""
 MOST_PAUSE = 300.0
 """The longest wait, in seconds, before a host in error is observed once more beside the play."""
+EXTRA_PLAYS = 8
+"""Plays of single hosts at once: after a power failure all hosts may need one."""
 NOTE_EARLY = 1.0
 NOTE_MARGIN = 0.3
 """The VMs' generations are read so many seconds before an observation begins; later is too late."""
 LEAST_LIMIT = 5.0
+REPORTS = {"host_info", "host_info_compressed"}
 NO_RESPONSE = "no response within the time limit"
 ITEMS_FAILED = "One or more items failed"
 """Ansible's message for a loop; each failed item has reported its own."""
@@ -58,9 +69,15 @@ class Observer:
     """
 
     def __init__(
-        self, settings: Settings, inventory: Inventory, exposition: Exposition, history: History
+        self,
+        settings: Settings,
+        launcher: Launcher,
+        inventory: Inventory,
+        exposition: Exposition,
+        history: History,
     ) -> None:
         self._settings = settings
+        self._launcher = launcher
         self._exposition = exposition
         self._history = history
         self._inventory = inventory
@@ -82,6 +99,7 @@ class Observer:
         """Host → the VMs' generations at a moment before its current observation began."""
         self._extra: dict[str, asyncio.Task[None]] = {}
         """Host → its extra observation beside the long-lived play."""
+        self._extra_plays = asyncio.Semaphore(EXTRA_PLAYS)
         self._retries: dict[str, asyncio.Task[None]] = {}
         """Host in error → the wait before its next extra observation."""
         self._pauses: dict[str, float] = {}
@@ -146,12 +164,14 @@ class Observer:
         Wait up to `startup` seconds more for a libvirt that does not respond yet.
         """
         directory = self._settings.state_dir / "observation" / f"once-{secrets.token_hex(4)}"
-        before = await generations()
         waiting = {host} if host else set(self.inventory.hosts)
+        before = {name: await generations(name) for name in waiting}
         fault = NO_RESPONSE
         async for event in self._play(directory, rounds=1, limit=host, startup=startup):
             name = event.get("host", "")
-            if name in waiting and await self._save_event(name, event, before, last=startup > 0):
+            if name in waiting and await self._save_event(
+                name, event, before[name], last=startup > 0
+            ):
                 waiting.discard(name)
             fault = _fault_of(event) or fault
         if not self._stopping.is_set():
@@ -164,7 +184,8 @@ class Observer:
         interval, patience = self._settings.observe_interval, self._settings.observe_timeout
         long_lived = len(hosts) <= self._settings.observe_forks
         rounds = max(1, min(ROUNDS_MAX, math.ceil(PLAY_SECONDS / interval))) if long_lived else 1
-        self._before = dict.fromkeys(hosts, await generations())
+        patience *= self._turns
+        self._before = {name: await generations(name) for name in hosts}
         began = time.monotonic()
         due = dict.fromkeys(hosts, began + patience)
         missing = set(hosts)
@@ -206,16 +227,23 @@ class Observer:
                 "libvirt_observe_rounds": rounds,
                 "libvirt_observe_interval": interval,
                 "libvirt_observe_startup_timeout": startup,
+                "libvirt_observe_compressed": True,
                 # Here all hosts wait for the last one: a host that hangs must not delay it.
                 "libvirt_observe_limit": math.ceil(
                     min(patience, max(interval, LEAST_LIMIT)) if alone else patience
                 ),
             },
-            time_limit=math.ceil(patience + (rounds - 1) * (interval + patience)),
+            time_limit=math.ceil(
+                patience * (1 if limit else self._turns) + (rounds - 1) * (interval + patience)
+            ),
             forks=self._settings.observe_forks,
+            tags="observe_once" if rounds == 1 else "observe_repeatedly",
+            # The variables are the service's own, and the module checks what it is given: a task
+            # that checks them would double the cost of an observation.
+            skip_tags="always",
         )
         try:
-            run = await runner.start(specification, directory)
+            run = await runner.start(self._launcher, specification, directory)
             ending = asyncio.create_task(
                 self._end_at(run, self._stopping if limit else self._renew)
             )
@@ -229,6 +257,11 @@ class Observer:
                 await run.end()
         finally:
             await runner.clear(directory)
+
+    @property
+    def _turns(self) -> int:
+        """How many hosts each fork observes one after the other; all of them may be slow."""
+        return math.ceil(len(self._inventory.hosts) / self._settings.observe_forks)
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -269,7 +302,7 @@ class Observer:
         begins = ended + self._settings.observe_interval
         await asyncio.sleep(max(0.0, begins - NOTE_EARLY - time.time()))
         try:
-            noted = await generations()
+            noted = await generations(name)
         except DatabaseAway:
             return
         if time.time() < begins - NOTE_MARGIN:
@@ -286,13 +319,13 @@ class Observer:
         if not await store.knows_host(name):
             return True  # it has left the inventory since the round began
         match event["event"]:
-            case "runner_on_ok" | "runner_item_on_ok" if "host_info" in result:
+            case "runner_on_ok" | "runner_item_on_ok" if REPORTS & result.keys():
                 try:
-                    strangers = await self._may_number_strangers(name)
-                    missed = await save_observation(
-                        name, result["host_info"], before, strangers=strangers
-                    )
-                    await self._publish(name, result["host_info"], float(event["at"]))
+                    info = await _info_of(result)
+                    strangers = any(map(is_stranger, info["domains"]))
+                    strangers = strangers and await self._may_number_strangers(name)
+                    missed = await save_observation(name, info, before, strangers=strangers)
+                    await self._publish(name, info, float(event["at"]))
                     self._suspect.discard(name)
                     self._pauses.pop(name, None)
                     self._found = True
@@ -380,8 +413,8 @@ class Observer:
     async def _publish(self, name: str, info: Mapping[str, Any], at: float) -> None:
         """Pass one host's observation, made at `at` (Unix seconds), to history and Prometheus."""
         vms = await store.vms_on_host(name)
-        await self._history.take(name, info, {str(vm.uuid): vm.id for vm in vms}, at)
-        labels = {str(vm.uuid): VmLabels(vm.ref or "", vm.name, vm.template, vm.os) for vm in vms}
+        await self._history.take(name, info, {str(uuid): number for number, uuid, *_ in vms}, at)
+        labels = {str(uuid): VmLabels(ref or "", *texts) for _, uuid, ref, *texts in vms}
         took = (info.get("host") or {}).get("took_seconds")
         await asyncio.to_thread(self._exposition.take, name, info, labels, at, took)
 
@@ -405,7 +438,8 @@ class Observer:
         await asyncio.sleep(LEAST_PAUSE)
         with self._logged(name):
             try:
-                await self.observe(name, startup=startup)
+                async with self._extra_plays:
+                    await self.observe(name, startup=startup)
             except (VirtplayError, OSError) as error:
                 log.error("cannot observe host %s again: %s", name, error)
                 if name in self._awaited:
@@ -443,6 +477,14 @@ class Observer:
     async def _end_at(self, run: runner.Run, stopped: asyncio.Event) -> None:
         await stopped.wait()
         await run.end()
+
+
+async def _info_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `host_info` in a module's result; raise ValueError if it cannot be read."""
+    text = result.get("host_info_compressed")
+    if text is None:
+        return dict(result["host_info"])
+    return await asyncio.to_thread(decompress, text)
 
 
 def _fault_of(event: Mapping[str, Any]) -> str:

@@ -5,13 +5,15 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from virtplay.actions import goes_together
 from virtplay.settings import Settings
 from virtplay.store.database import DatabaseAway
-from virtplay.store.jobs import ready_jobs
+from virtplay.store.jobs import ReadyJob, ready_jobs
 
 Execute = Callable[[int, asyncio.Event], Awaitable[list[int]]]
 """Runs a job until it ends or the event is set; returns the jobs that were waiting for it.
@@ -19,11 +21,17 @@ Execute = Callable[[int, asyncio.Event], Awaitable[list[int]]]
 Raises only before the job has begun: it is called again then.
 """
 
+Ended = Callable[[int, Sequence[int]], None]
+"""Takes the number of a job that has ended, and those of the jobs that may run now."""
+
+ExecuteBatch = Callable[[Sequence[int], asyncio.Event, Ended], Awaitable[None]]
+"""Runs several jobs as one play, like Execute, and calls Ended for each as soon as it has ended."""
+
 LOOK_SECONDS = 5.0
 """How often the database is asked for queued jobs, also without a request or the end of a job."""
 
-Lane = tuple[bool, str]
-"""Whether a job holds its VM, and the name of its host."""
+BATCH_ROUNDS = 8
+"""How often a batch may fill a host's `jobs_per_host`, so that its time limit is enough for all."""
 
 log = logging.getLogger("virtplay.jobs.dispatcher")
 
@@ -41,6 +49,73 @@ class Dispatcher(Protocol):
         """Start no more jobs, and end the jobs that still run after the grace period."""
 
 
+@dataclass(eq=False)
+class Work:
+    """A task that runs one job, or a batch of them, and those of its jobs that have not ended."""
+
+    jobs: dict[int, ReadyJob]
+    task: asyncio.Task[None] | None = None
+
+
+class Load:
+    """What runs, as far as it limits what may be started."""
+
+    def __init__(self, settings: Settings, works: Iterable[Work]) -> None:
+        self._settings = settings
+        self.running: set[int] = set()
+        self._workers: Counter[bool] = Counter()
+        self._busy: Counter[tuple[bool, str]] = Counter()
+        self._bulks: Counter[int | None] = Counter()
+        for work in works:
+            jobs = work.jobs.values()
+            self.running.update(work.jobs)
+            self._workers.update({job.locks for job in jobs})
+            self._busy.update({job.lane for job in jobs})
+            self._bulks.update(job.bulk_id for job in jobs)
+
+    def admits(self, job: ReadyJob, batch: Sequence[ReadyJob] = ()) -> bool:
+        """Return whether a job may start, or join the batch, which has one worker.
+
+        A batch has one place on each of its hosts.
+        """
+        if job.at_once is not None and self._bulks[job.bulk_id] >= job.at_once:
+            return False
+        if not batch and self._workers[job.locks] >= self._settings.job_workers:
+            return False
+        per_host = self._settings.jobs_per_host
+        if there := sum(member.host == job.host for member in batch):
+            return there < BATCH_ROUNDS * per_host
+        return self._busy[job.lane] < per_host
+
+    def add(self, job: ReadyJob, batch: Sequence[ReadyJob] = ()) -> None:
+        """Count a job that starts or joins the batch."""
+        self._bulks[job.bulk_id] += 1
+        self._workers[job.locks] += not batch
+        self._busy[job.lane] += job.host not in {member.host for member in batch}
+
+
+def choose(
+    settings: Settings, ready: Iterable[ReadyJob], works: Iterable[Work]
+) -> list[list[ReadyJob]]:
+    """Return the jobs to start, in order of the queue: each alone, or several as one batch.
+
+    Of the jobs that may go together, those that are ready now do; no job waits for others.
+    """
+    load = Load(settings, works)
+    batch: list[ReadyJob] = []
+    chosen: list[list[ReadyJob]] = []
+    for job in ready:
+        together = goes_together(job.action, job.variables)
+        beside = batch if together else ()
+        if job.id in load.running or not load.admits(job, beside):
+            continue
+        load.add(job, beside)
+        if not (together and batch):
+            chosen.append(batch if together else [])
+        (batch if together else chosen[-1]).append(job)
+    return chosen
+
+
 class LocalDispatcher:
     """The dispatcher of the single-process service.
 
@@ -52,13 +127,18 @@ class LocalDispatcher:
     """
 
     def __init__(
-        self, settings: Settings, execute: Execute, is_allowed: Callable[[], Awaitable[bool]]
+        self,
+        settings: Settings,
+        execute: Execute,
+        execute_batch: ExecuteBatch,
+        is_allowed: Callable[[], Awaitable[bool]],
     ) -> None:
         self._settings = settings
         self._execute = execute
+        self._execute_batch = execute_batch
         self._is_allowed = is_allowed
         """Whether this service still runs the jobs of the database, and not another one."""
-        self._running: dict[int, tuple[Lane, asyncio.Task[None]]] = {}
+        self._works: set[Work] = set()
         self._failed: dict[int, float] = {}
         """Jobs that could not be started, and the monotonic time at which they are tried again."""
         self._give_up = asyncio.Event()
@@ -88,7 +168,7 @@ class LocalDispatcher:
                 away = True
             else:
                 away = False
-                self._start_what_fits({job_id: (locks, host) for job_id, locks, host in ready})
+                self._start_what_fits(ready)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), LOOK_SECONDS)
 
@@ -99,46 +179,47 @@ class LocalDispatcher:
         """
         self._stopping = True
         self._changed.set()
-        tasks = [task for _, task in self._running.values()]
+        tasks = [work.task for work in self._works if work.task is not None]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=self._settings.shutdown_grace)
             self._give_up.set()
             if late:
                 await asyncio.wait(late)
 
-    def _start_what_fits(self, ready: dict[int, Lane]) -> None:
+    def _start_what_fits(self, ready: Sequence[ReadyJob]) -> None:
         if self._stopping:
             return
         now = time.monotonic()
-        busy = Counter(lane for lane, _ in self._running.values())
-        workers = Counter(locks for (locks, _), _ in self._running.values())
-        for job_id, lane in ready.items():
-            locks, _ = lane
-            if (
-                job_id in self._running
-                or self._failed.get(job_id, now) > now
-                or workers[locks] >= self._settings.job_workers
-                or busy[lane] >= self._settings.jobs_per_host
-            ):
-                continue
-            workers[locks] += 1
-            busy[lane] += 1
-            task = asyncio.create_task(self._run_one(job_id), name=f"job {job_id}")
-            self._running[job_id] = lane, task
-            task.add_done_callback(partial(self._ended, job_id))
+        able = [job for job in ready if self._failed.get(job.id, now) <= now]
+        for jobs in choose(self._settings, able, self._works):
+            work = Work({job.id: job for job in jobs})
+            run = self._run_one if len(jobs) == 1 else self._run_batch
+            name = " ".join(["job", *map(str, work.jobs)])
+            work.task = asyncio.create_task(run(work), name=name)
+            self._works.add(work)
+            work.task.add_done_callback(partial(self._ended, work))
 
-    async def _run_one(self, job_id: int) -> None:
-        for follower in await self._execute(job_id, self._give_up):
-            self.enqueue(follower)
+    async def _run_one(self, work: Work) -> None:
+        for job_id in work.jobs:
+            for follower in await self._execute(job_id, self._give_up):
+                self.enqueue(follower)
 
-    def _ended(self, job_id: int, task: asyncio.Task[None]) -> None:
-        del self._running[job_id]
-        self._failed.pop(job_id, None)
+    async def _run_batch(self, work: Work) -> None:
+        def ended(job_id: int, followers: Sequence[int]) -> None:
+            del work.jobs[job_id]
+            for follower in followers:
+                self.enqueue(follower)
+            self._changed.set()
+
+        await self._execute_batch(list(work.jobs), self._give_up, ended)
+
+    def _ended(self, work: Work, task: asyncio.Task[None]) -> None:
+        self._works.remove(work)
         self._changed.set()
         if task.cancelled() or (error := task.exception()) is None:
             return
         if self._stopping:
             log.warning("%s stays unfinished: %s", task.get_name(), error)
             return
-        self._failed[job_id] = time.monotonic() + LOOK_SECONDS
+        self._failed.update(dict.fromkeys(work.jobs, time.monotonic() + LOOK_SECONDS))
         log.error("cannot start %s; trying again", task.get_name(), exc_info=error)

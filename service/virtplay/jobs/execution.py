@@ -8,11 +8,11 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
-from virtplay.actions import RULES, Action, playbook
+from virtplay.actions import RULES, VALIDATION, Action, playbook
 from virtplay.jobs import runner
+from virtplay.jobs.launcher import Launcher
 from virtplay.jobs.outcome import RETRY_SECONDS, conclude, count_ended, internal_error
 from virtplay.jobs.progress import Progress
 from virtplay.jobs.recovery import queue_again
@@ -36,14 +36,16 @@ def new_holder() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
-async def execute(settings: Settings, job_id: int, give_up: asyncio.Event) -> list[int]:
+async def execute(
+    settings: Settings, launcher: Launcher, job_id: int, give_up: asyncio.Event
+) -> list[int]:
     """Run a queued job to its outcome; return the ids of jobs that were waiting for it.
 
     If `give_up` is set first, the play is ended, and the job is queued again for the next start of
     the service.
     """
     take = partial(lease, job_id, new_holder())
-    job = await _repeat_while_away(take, give_up)
+    job = await repeat_while_away(take, give_up)
     if job is None:
         return []
     request_id.set(job.request_id)
@@ -55,26 +57,38 @@ async def execute(settings: Settings, job_id: int, give_up: asyncio.Event) -> li
     log.info("%s: %s on %s for VM %s", job.ref, job.action, job.host, job.vm_ref)
     progress = Progress(tasks=RULES[Action(job.action)].tasks)
     try:
-        outcome = await _play(settings, job, directory, progress, give_up)
+        outcome = await _play(settings, launcher, job, progress, give_up)
     except Exception as error:
         # The job must not stay running forever; an observation shows what it has done.
         log.exception("%s failed with an internal error", job.ref)
         progress.error = internal_error(job, progress, error)
         outcome = None
-    if give_up.is_set() and (outcome is None or outcome["status"] in ("ended", "killed")):
-        if RULES[Action(job.action)].repeatable:
-            # Now, as the next start would take this for a crash, and count it.
-            await queue_again(job)
-        return []
-    try:
-        followers = await conclude(job, progress, outcome, give_up)
-    except Exception:
-        # Not again: its play has ended, and would be repeated.
-        log.exception("%s ended without an outcome", job.ref)
+    followers = await end(job, progress, outcome, give_up)
+    if followers is None:
         return []
     if job.id not in followers:  # else it runs again, with the secrets that are there
         await runner.clear(directory)
     return followers
+
+
+async def end(
+    job: Job, progress: Progress, outcome: Mapping[str, Any] | None, give_up: asyncio.Event
+) -> list[int] | None:
+    """Write the outcome of a job whose play has ended; queue it again if the play was given up.
+
+    Return the jobs that were waiting for it; None if it has no outcome yet.
+    """
+    if give_up.is_set() and (outcome is None or outcome["status"] in ("ended", "killed")):
+        if RULES[Action(job.action)].repeatable:
+            # Now, as the next start would take this for a crash, and count it.
+            await queue_again(job)
+        return None
+    try:
+        return await conclude(job, progress, outcome, give_up)
+    except Exception:
+        # Not again: its play has ended, and would be repeated.
+        log.exception("%s ended without an outcome", job.ref)
+        return None
 
 
 async def lease(job_id: int, holder: str = "") -> Job | None:
@@ -105,14 +119,19 @@ async def lease(job_id: int, holder: str = "") -> Job | None:
 
 
 async def _play(
-    settings: Settings, job: Job, directory: Path, progress: Progress, give_up: asyncio.Event
+    settings: Settings,
+    launcher: Launcher,
+    job: Job,
+    progress: Progress,
+    give_up: asyncio.Event,
 ) -> Mapping[str, Any]:
     """Run the job's playbook and store its events; return the exit event.
 
     A job process that was killed has written none; `rc` is then minus the signal. While the
     database is away the play goes on, and its events wait in the spool file.
     """
-    patiently = partial(_repeat_while_away, give_up=give_up)
+    patiently = partial(repeat_while_away, give_up=give_up)
+    directory = job_directory(settings, str(job.ref))
     private = await asyncio.to_thread(read_secrets, directory)
     rules = RULES[Action(job.action)]
     variables = {**job.variables, **private, f"{rules.role}_job": job.ref}
@@ -124,11 +143,12 @@ async def _play(
         inventory=settings.inventory_sources,
         limit=job.host,
         variables=variables,
+        skip_tags=VALIDATION if rules.validated else None,
         time_limit=rules.time_limit,
     )
     sequence = await patiently(lambda: store.next_event(job.id))
-    run = await runner.start(specification, directory)
-    watcher = asyncio.create_task(_end_when_asked(run, give_up))
+    run = await runner.start(launcher, specification, directory)
+    watcher = asyncio.create_task(end_when_asked(run, give_up))
     try:
         async for batch in run.batches():
             moved = [event for event in batch if progress.take(event)]
@@ -145,7 +165,7 @@ async def _play(
     return {"event": "exit", "rc": run.returncode, "status": "killed"}
 
 
-async def _repeat_while_away(work: Callable[[], Awaitable[T]], give_up: asyncio.Event) -> T:
+async def repeat_while_away(work: Callable[[], Awaitable[T]], give_up: asyncio.Event) -> T:
     """Return what `work` returns, which is repeated while the database is away."""
     while True:
         try:
@@ -158,6 +178,7 @@ async def _repeat_while_away(work: Callable[[], Awaitable[T]], give_up: asyncio.
                 await asyncio.wait_for(give_up.wait(), RETRY_SECONDS)
 
 
-async def _end_when_asked(run: runner.Run, give_up: asyncio.Event) -> None:
+async def end_when_asked(run: runner.Run, give_up: asyncio.Event) -> None:
+    """End the play when the event is set."""
     await give_up.wait()
     await run.end()

@@ -214,7 +214,7 @@ def _failure(
         how = f"was killed (signal {-code})" if code < 0 else f"ended with exit code {code}"
         return failure("INTERNAL_ERROR", f"cannot finish {job.ref}: its process {how}")
     if exit_event["status"] == "timeout":
-        limit = RULES[Action(job.action)].time_limit
+        limit = exit_event.get("time_limit", RULES[Action(job.action)].time_limit)
         return failure("TIMEOUT", f"cannot finish {job.ref}: it took longer than {limit} s")
     if exit_event["rc"] is None:  # ansible-runner does not say by which signal
         return failure("PLAYBOOK_FAILED", f"cannot finish {job.ref}: ansible-playbook was killed")

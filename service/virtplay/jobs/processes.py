@@ -9,7 +9,9 @@ kills the group of ansible-playbook alone (https://github.com/ansible/ansible-ru
 
 import contextlib
 import ctypes
+import fcntl
 import os
+import select
 import signal
 import time
 from collections.abc import Sequence
@@ -32,12 +34,38 @@ MARK = "VIRTPLAY_RUN"
 
 
 def become_subreaper() -> None:
-    """Become the parent of orphaned descendants, and receive SIGTERM when the service dies."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) or libc.prctl(
-        PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0
-    ):
-        raise OSError(ctypes.get_errno(), "cannot become a subreaper")
+    """Become the parent of orphaned descendants."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def follow_parent(parent: int) -> bool:
+    """Receive SIGTERM when the parent dies; return False if it has died before this call."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    # The kernel signals only deaths from now on.
+    return os.getppid() == parent
+
+
+def signal_end_of_input() -> None:
+    """Receive SIGTERM at the end of standard input, a pipe to which nobody writes."""
+
+    def look(*_: object) -> None:
+        if select.select([0], [], [], 0)[0]:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    # Opened anew: the owner of the signal belongs to the open file, which all jobs were given.
+    own = os.open("/proc/self/fd/0", os.O_RDONLY | os.O_NONBLOCK)
+    os.dup2(own, 0)
+    os.close(own)
+    signal.signal(signal.SIGIO, look)
+    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
+    look()  # it may have ended before
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
+        number = ctypes.get_errno()
+        raise OSError(number, f"cannot set process option {option}: {os.strerror(number)}")
 
 
 def keep_descriptors() -> None:

@@ -14,7 +14,8 @@ RESULT_KEYS = {
 }
 """Key of a module's result about a domain → whether the job's row stores it."""
 EVENT_KEYS = (
-    *("changed", "msg", "code", "seen_generation", "module_stderr", "unreachable", "host_info"),
+    *("changed", "msg", "code", "seen_generation", "module_stderr", "unreachable"),
+    *("host_info", "host_info_compressed", "domains"),
     *RESULT_KEYS,
 )
 """Keys of a task's result that an event keeps."""

@@ -13,7 +13,7 @@ from virtplay.actions import RULES, Action
 from virtplay.jobs import runner
 from virtplay.jobs.outcome import lose, release_waiting
 from virtplay.jobs.processes import end_strays
-from virtplay.jobs.submission import job_directory
+from virtplay.jobs.submission import batch_directory, job_directory
 from virtplay.settings import Settings
 from virtplay.states import JobStatus
 from virtplay.store import jobs as store
@@ -61,6 +61,9 @@ async def _abandon(settings: Settings, job: Job) -> None:
     """Queue a job without a process again, or end it as lost if it must not be repeated."""
     stalled = job.stalled or 0
     begun = await asyncio.to_thread(runner.forget_play, job_directory(settings, str(job.ref)))
+    # The directory of a play of several jobs stays for the others, until the sweep.
+    batch = batch_directory(settings, job.leased_by)
+    begun = await asyncio.to_thread(runner.has_begun, batch) or begun
     if job.progress > (job.reached or 0):
         stalled = 0
     elif begun:
@@ -100,7 +103,11 @@ async def sweep_jobs(settings: Settings, *, young: bool = False) -> None:
 
     A job's secrets are written before it is committed: while the service runs, `young` ones stay.
     """
-    unfinished = {str(job.ref) for job in await store.unfinished_jobs()}
+    unfinished = set()
+    for job in await store.unfinished_jobs():
+        unfinished.add(str(job.ref))
+        if job.leased_by:
+            unfinished.add(batch_directory(settings, job.leased_by).name)
     before = math.inf if young else time.time() - LEFT_SECONDS
     await asyncio.to_thread(_sweep, settings.state_dir / "jobs", unfinished, before)
 

@@ -1,22 +1,26 @@
 """Starts the process of a job and reads its events.
 
-The service writes a specification into the job's directory, starts `virtplay.jobs.play` with it,
-and reads the events from its spool file.
+The service writes a specification into the job's directory, has the launcher start
+`virtplay.jobs.play` with it, and reads the events from its spool file.
 """
 
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import shutil
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from virtplay.jobs.launcher import Launcher, Process
 from virtplay.jobs.processes import MARK, end_strays
 from virtplay.jobs.specification import EVENTS, SPECIFICATION, Specification
+from virtplay.metrics.service_series import count_fallback
+
+log = logging.getLogger("virtplay.jobs.runner")
 
 POLL_SECONDS = 0.1
 END_SECONDS = 20.0
@@ -26,7 +30,7 @@ END_SECONDS = 20.0
 class Run:
     """A job process, from the service's side."""
 
-    def __init__(self, process: asyncio.subprocess.Process, directory: Path) -> None:
+    def __init__(self, process: Process, directory: Path) -> None:
         self._process = process
         self._directory = directory
         self._read = 0
@@ -65,7 +69,11 @@ class Run:
             return []
         whole = block.rfind(b"\n") + 1
         self._read += whole
-        return [json.loads(line) for line in block[:whole].splitlines()]
+        events = [json.loads(line) for line in block[:whole].splitlines()]
+        for reason in events[-1].get("fallbacks", ()) if events else ():
+            count_fallback("ansible-playbook")
+            log.warning("cannot fork ansible-playbook of %s: %s", self._directory.name, reason)
+        return events
 
     async def end(self) -> None:
         """End the play and all its descendants, and wait until they have ended.
@@ -84,32 +92,26 @@ class Run:
             await asyncio.to_thread(end_strays, self._directory)
 
 
-async def start(specification: Specification, directory: Path) -> Run:
+async def start(launcher: Launcher, specification: Specification, directory: Path) -> Run:
     """Start a job process in `directory`, created 0700; remove what an earlier run left there."""
     await asyncio.to_thread(_prepare, specification, directory)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "virtplay.jobs.play",
-        str(directory),
-        str(os.getpid()),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=None,
-        start_new_session=True,
-        env={**os.environ, MARK: str(directory)},
-    )
-    return Run(process, directory)
+    # The mark first: /proc shows only the beginning of a fork's environment.
+    environment = {MARK: str(directory)} | {k: v for k, v in os.environ.items() if k != MARK}
+    return Run(await launcher.start(directory, environment), directory)
+
+
+def has_begun(directory: Path) -> bool:
+    """Return whether a play has begun in a directory, by its events."""
+    with contextlib.suppress(OSError):
+        return (directory / EVENTS).stat().st_size > 0
+    return False
 
 
 def forget_play(directory: Path) -> bool:
     """Return whether a play has begun in a directory, by its events, and remove these."""
-    events = directory / EVENTS
-    with contextlib.suppress(OSError):
-        begun = events.stat().st_size > 0
-        events.unlink()
-        return begun
-    return False
+    begun = has_begun(directory)
+    (directory / EVENTS).unlink(missing_ok=True)
+    return begun
 
 
 async def clear(directory: Path) -> None:

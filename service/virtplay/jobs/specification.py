@@ -25,3 +25,7 @@ class Specification:
     """Seconds."""
     forks: int | None = None
     """Hosts that Ansible works on at once; ansible.cfg's number when None."""
+    tags: str | None = None
+    """Tags of the tasks to run, comma-separated; all tasks when None."""
+    skip_tags: str | None = None
+    """Tags of tasks that are left out."""

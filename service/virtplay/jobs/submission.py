@@ -37,6 +37,11 @@ def job_directory(settings: Settings, ref: str) -> Path:
     return settings.state_dir / "jobs" / ref
 
 
+def batch_directory(settings: Settings, holder: str) -> Path:
+    """Return the private directory of the play of the jobs that `holder` has leased together."""
+    return settings.state_dir / "jobs" / f"batch-{holder.rpartition(':')[2]}"
+
+
 def write_secrets(directory: Path, secrets: Mapping[str, Any]) -> None:
     """Write variables that must not enter the database to a 0600 file in a 0700 directory.
 
@@ -62,7 +67,11 @@ def read_secrets(directory: Path) -> dict[str, Any]:
 
 async def refuse_if_busy(vm: Vm) -> None:
     """Raise OperationInProgress with the job's id if an unfinished job holds the VM."""
-    holder = await store.unfinished_job(vm.id)
+    refuse_held(vm, await store.unfinished_job(vm.id))
+
+
+def refuse_held(vm: Vm, holder: Job | None) -> None:
+    """Raise OperationInProgress with the job's id if there is one that holds the VM."""
     if holder is not None:
         raise OperationInProgress(
             f"cannot change VM {vm.ref}: {holder.ref} ({holder.action}) is {holder.status}",
@@ -90,10 +99,15 @@ async def submit(
     secrets: Mapping[str, Any] | None = None,
     after: Job | None = None,
     snapshot: Snapshot | None = None,
+    bulk_id: int | None = None,
+    at_once: int | None = None,
+    eta_seconds: float | None = None,
 ) -> Job:
     """Lock `vm` with a queued job for `action`; call this inside a transaction.
 
-    The job waits for the unfinished job `after`, and works on `snapshot`. Raise
+    The job waits for the unfinished job `after`, and works on `snapshot`. `at_once` jobs of the
+    request whose first job is `bulk_id`, by default this one, may run at once. `eta_seconds` is how
+    long it will probably take, by default as earlier ones. Raise
     OperationInProgress when another job holds the VM. An action that does not lock leaves the
     VM's status as it is.
     """
@@ -111,8 +125,10 @@ async def submit(
         request_id=caller.request_id,
         variables=dict(variables),
         command=command_line(action, vm.host, settings.inventory_sources, variables),
-        eta_seconds=await store.usual_seconds(action),
+        eta_seconds=eta_seconds or await store.usual_seconds(action),
         after_id=after.id if after else None,
+        bulk_id=bulk_id,
+        at_once=at_once,
     )
     # Before the commit: a request that got 202 must not lose its secrets.
     await asyncio.to_thread(write_secrets, job_directory(settings, str(job.ref)), secrets or {})

@@ -10,7 +10,7 @@ LONGEST_SECONDS = 3600.0
 """Two observations further apart than this give no meaningful rate."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Counters:
     """The counters of one domain at one observation; None where libvirt reports nothing."""
 
@@ -25,7 +25,7 @@ class Counters:
     network_tx: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Usage:
     """The usage of a domain, in percent, bytes and bytes per second."""
 

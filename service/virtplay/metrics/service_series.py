@@ -1,6 +1,8 @@
-"""The service's own metrics: requests, jobs, the queue and the process."""
+"""The service's own metrics: requests, jobs, the queue, the event loop and the process."""
 
+import asyncio
 import platform
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,6 +30,9 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})
 OTHER = "other"
 """The label of an unknown method or route, so that arbitrary requests create no series."""
 
+LAG_SECONDS = 0.05
+"""Seconds between two measurements of the event loop's lag; they cost 0.1 % of a core."""
+
 REGISTRY = CollectorRegistry()
 """The registry of this process; its counters start at zero with the process."""
 
@@ -52,6 +57,12 @@ _REPORTED_JOBS = Counter(
     ("status",),
     registry=REGISTRY,
 )
+_FALLBACKS = Counter(
+    "virtplay_launcher_fallbacks_total",
+    "Programs that were started because the launcher could not fork, by program.",
+    ("program",),
+    registry=REGISTRY,
+)
 _REQUEST_SECONDS = Histogram(
     "virtplay_http_request_duration_seconds",
     "Time from the arrival of a request to the start of its response, by route.",
@@ -59,8 +70,18 @@ _REQUEST_SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
     registry=REGISTRY,
 )
+_LOOP_LAG = Histogram(
+    "virtplay_event_loop_lag_seconds",
+    "How much later than asked the event loop ran a timer; what holds the loop delays all clients.",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
+    registry=REGISTRY,
+)
 ProcessCollector(registry=REGISTRY)
 
+FALLBACK_PROGRAMS = ("job", "ansible-playbook")
+"""The process of a job, and ansible-playbook in it."""
+for _program in FALLBACK_PROGRAMS:
+    _FALLBACKS.labels(_program)
 for _status in sorted(FINISHED_JOB):
     _REPORTED_JOBS.labels(_status)
 for _action in Action:
@@ -91,10 +112,24 @@ def count_reported_job(status: str) -> None:
     _REPORTED_JOBS.labels(status).inc()
 
 
+def count_fallback(program: str) -> None:
+    """Count a program (of FALLBACK_PROGRAMS) that the launcher could not fork."""
+    _FALLBACKS.labels(program).inc()
+
+
 def count_request(method: str, route: str | None, status: int, seconds: float) -> None:
     """Count a request to a route, given as its template (/api/v1/vms/{id})."""
     known = method if method in METHODS else OTHER
     _REQUEST_SECONDS.labels(known, route or OTHER, status).observe(seconds)
+
+
+async def watch_loop() -> None:
+    """Measure the lag of the running event loop every LAG_SECONDS, until cancelled."""
+    while True:
+        asked = time.monotonic() + LAG_SECONDS
+        await asyncio.sleep(LAG_SECONDS)
+        # The loop rounds its timers to milliseconds, also down.
+        _LOOP_LAG.observe(max(0.0, time.monotonic() - asked))
 
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4

@@ -12,6 +12,7 @@ from tests.unit.cli.conftest import Run
 from tests.unit.cli.service import (
     FakeService,
     make_accepted,
+    make_failed,
     make_job,
     make_succeeded,
     make_vm,
@@ -233,6 +234,59 @@ def test_power_actions_post_to_their_path(
     result = run("vm", word, "vm-001", *options, "--no-wait")
     assert result.out == f"job-000012: vm_{word} of vm-001 (name-1)\n"
     assert service.asked("POST") == [(f"/vms/vm-001/{word}", {}, body)]
+
+
+REFUSAL = {
+    "code": "VM_ALREADY_STOPPED",
+    "message": "cannot pause VM vm-003: it is stopped",
+    "details": {},
+}
+
+
+def reply_many(service: FakeService, *refs: str) -> None:
+    """Accept an action for VMs of these ids, and refuse one for vm-003."""
+    jobs = [
+        {**make_accepted(), "id": ref, "name": f"name-{ref[-1]}", "jobId": f"job-00000{ref[-1]}"}
+        for ref in refs
+    ]
+    refused = [{"id": "vm-003", "error": REFUSAL}]
+    service.reply("POST", "/vms/actions", {"jobs": jobs, "refused": refused})
+
+
+def test_an_action_on_many_is_one_request(service: FakeService, run: Run) -> None:
+    reply_many(service, "vm-001", "vm-002")
+    result = run("vm", "pause", "vm-001", "vm-002", "vm-003", "--at-once", "2", "--no-wait")
+    assert result.out == (
+        "job-000001: vm_pause of vm-001 (name-1)\njob-000002: vm_pause of vm-002 (name-2)\n"
+    )
+    assert result.err == "virtplay: cannot pause VM vm-003: it is stopped (VM_ALREADY_STOPPED)\n"
+    assert result.status == 1
+    run("vm", "stop", "--label", "team=web", "--force", "--no-wait")
+    assert [body for _, _, body in service.asked("POST")] == [
+        {"action": "pause", "vms": ["vm-001", "vm-002", "vm-003"], "atOnce": 2},
+        {"action": "stop", "label": "team=web", "force": True},
+    ]
+
+
+def test_all_jobs_are_followed_and_each_failure_is_a_line(service: FakeService, run: Run) -> None:
+    reply_many(service, "vm-001", "vm-002")
+    service.reply_job(make_job(id="job-000001"), make_succeeded(id="job-000001"))
+    service.reply_job(make_failed(id="job-000002", vmId="vm-002"))
+    result = run("vm", "pause", "--label", "team")
+    assert result.status == 3
+    refused, failed = result.err.splitlines()
+    assert "vm-003" in refused
+    assert failed.startswith("virtplay: vm_start of vm-002 failed: ")
+    assert failed.endswith("for details: virtplay job log job-000002")
+    assert "vm_pause of 1 of 3 VMs succeeded after " in result.out
+
+
+@pytest.mark.parametrize("words", [[], ["vm-001", "--label", "a"], ["vm-001", "--at-once", "0"]])
+def test_an_action_on_no_vm_or_two_choices_asks_nothing(
+    service: FakeService, run: Run, words: list[str]
+) -> None:
+    assert run("vm", "start", *words).status == 2
+    assert service.requests == []
 
 
 def test_delete_passes_its_flags_and_asks_nobody_in_a_pipe(service: FakeService, run: Run) -> None:

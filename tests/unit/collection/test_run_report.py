@@ -93,6 +93,20 @@ def test_of_several_vms_those_count_that_were_touched() -> None:
     assert names == [("web-1", "kvm1"), ("web-3", "kvm1"), ("web-1", "kvm2"), ("web-3", "kvm2")]
 
 
+def test_of_many_power_actions_each_domain_counts() -> None:
+    domains = Domains({})
+    outcomes = [
+        {"name": "web-1", "uuid": None, "failed": False, "domain": {"uuid": UUID, "name": "web-1"}},
+        {"name": "web-2", "uuid": None, "failed": True, "msg": "it is stopped"},
+        {"name": "of another module"},
+        "odd",
+    ]
+    assert domains.add({"domains": outcomes}, "kvm1")
+    assert domains.listed() == [
+        {"uuid": UUID, "name": "web-1", "host": "kvm1"}, {"name": "web-2", "host": "kvm1"},
+    ]  # fmt: skip
+
+
 def test_of_very_many_domains_the_first_thousand_are_told() -> None:
     domains = Domains({})
     vms = [{"name": f"web-{number}", "outcome": "changed"} for number in range(1500)]

@@ -458,7 +458,11 @@ def test_long_value_is_shortened() -> None:
 @pytest.mark.parametrize(("role", "entry"), ENTRIES)
 def test_defaults_of_every_role_are_allowed(role: str, entry: str) -> None:
     needed: dict[str, dict[str, Any]] = {
-        "libvirt_domain": {**VM, "memory": 64},
+        "libvirt_domain": {
+            **VM,
+            "memory": 64,
+            "power": {"kvm1": [{"name": "web-1", "state": "paused"}]},
+        },
         "libvirt_snapshot": {"name": "a", "domain": "a"},
         "libvirt_console": {"password": "secret"},
         "libvirt_image": {"name": "micro"},

@@ -6,14 +6,14 @@ import re
 import shlex
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from virtplay.actions import RULES, Action, command_line, mark_unsafe, playbook
+from virtplay.actions import RULES, VALIDATION, Action, command_line, mark_unsafe, playbook
 from virtplay.jobs import runner
+from virtplay.jobs.launcher import Launcher
 from virtplay.jobs.specification import Specification
 from virtplay.settings import PROJECT, Settings
 
@@ -150,11 +150,11 @@ def included_tasks(name: str) -> int:
 @pytest.mark.parametrize("action", Action)
 def test_rules_know_the_number_of_tasks(action: Action, listed_tasks: dict[str, list[str]]) -> None:
     more = included_tasks("main.yml") if action == Action.VM_CREATE else 0
-    assert RULES[action].tasks == len(listed_tasks[action.value]) + more
+    assert RULES[action].tasks + RULES[action].validated == len(listed_tasks[action.value]) + more
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("action", [a for a in Action if RULES[a].tasks == 2])
+@pytest.mark.parametrize("action", [a for a in Action if RULES[a].tasks <= 2])
 def test_a_power_action_is_one_task_beside_the_validation(
     action: Action, listed_tasks: dict[str, list[str]]
 ) -> None:
@@ -164,26 +164,32 @@ def test_a_power_action_is_one_task_beside_the_validation(
 
 
 @pytest.mark.slow
-async def test_the_validation_of_arguments_counts_as_a_task_in_a_real_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("skipped", [None, VALIDATION])
+async def test_the_validation_of_arguments_counts_as_a_task_in_a_real_run(
+    tmp_path: Path, skipped: str | None
+) -> None:
     inventory = tmp_path / "hosts.yml"
     inventory.write_text(
         "hypervisors:\n  hosts:\n    kvm1:\n      ansible_connection: local\n"
         "      libvirt_domain_uri: test:///nowhere\n"
     )
     run = await runner.start(
+        Launcher(Settings(launcher="off", state_dir=tmp_path)),
         Specification(
             project_dir=str(PROJECT),
             playbook=playbook(Action.VM_START),
             inventory=[str(inventory)],
             variables={"libvirt_domain_name": "vm-001"},
+            skip_tags=skipped,
             time_limit=60,
         ),
         tmp_path / "job",
     )
     events = [event async for batch in run.batches() for event in batch]
-    kinds = Counter(event["event"] for event in events)
-    assert kinds["playbook_on_task_start"] == RULES[Action.VM_START].tasks
-    assert kinds["playbook_on_stats"] == 1
+    tasks = [event["task"] for event in events if event["event"] == "playbook_on_task_start"]
+    assert ("Check the variables" in tasks) == (skipped is None)
+    assert len(tasks) == RULES[Action.VM_START].tasks + (skipped is None)
+    assert [event["event"] for event in events].count("playbook_on_stats") == 1
     assert events[-1]["event"] == "exit"
 
 

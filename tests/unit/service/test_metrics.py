@@ -4,11 +4,14 @@
 metrics; a name or label that is in it must never change, as people's dashboards have it.
 """
 
+import asyncio
+import contextlib
 import copy
 import math
 import os
 import re
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from virtplay.metrics.exposition import CHUNK, Exposition, in_chunks
 from virtplay.metrics.families import FAMILIES, Kind
 from virtplay.metrics.host_series import VmLabels, read_host
-from virtplay.metrics.service_series import Queue, count_job, count_request, service_text
+from virtplay.metrics.service_series import (
+    LAG_SECONDS,
+    Queue,
+    count_job,
+    count_request,
+    service_text,
+    watch_loop,
+)
 from virtplay.states import DomainState
 
 ROOT = Path(__file__).parents[3]
@@ -438,3 +448,27 @@ def test_the_service_says_what_it_is() -> None:
     assert re.search(r'^virtplay_build_info\{python="3[.\d]+",version="[\d.]+"\} 1', text, re.M)
     assert re.search(r"^process_cpu_seconds_total \d", text, re.M)
     assert "_created" not in text
+
+
+async def test_what_holds_the_event_loop_is_measured() -> None:
+    def late() -> float:
+        series = parsed(service_text(None))
+        name = "virtplay_event_loop_lag_seconds_bucket"
+        return series[name, frozenset({("le", "+Inf")})] - series[name, frozenset({("le", "0.1")})]
+
+    before = late()
+    watching = asyncio.create_task(watch_loop())
+    await asyncio.sleep(0)
+    time.sleep(LAG_SECONDS + 0.15)  # noqa: ASYNC251 - this is what holds the loop
+    await asyncio.sleep(LAG_SECONDS)
+    watching.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watching
+    assert late() == before + 1
+
+
+def test_labels_of_any_text_are_read_as_they_were() -> None:
+    name = 'a "b" \\ c\nd\\n é'
+    series = taken(sample_info(), name)
+    found = [dict(labels)["name"] for metric, labels in series if metric == "libvirt_domain_info"]
+    assert found == [name]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import BaseModel
 from sanic import HTTPResponse
 
 from virtplay.errors import VirtplayError
@@ -15,12 +16,16 @@ class ApiResponse:
     """What a handler returns: the data of the envelope, the status and further headers."""
 
     data: Any
+    """JSON, or a model of it, which is rendered faster."""
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def success(response: ApiResponse) -> HTTPResponse:
     """Return the response {"success": true, "data": …}."""
+    if isinstance(response.data, BaseModel):
+        text = f'{{"success": true, "data": {response.data.model_dump_json()}}}\n'
+        return _response(text, response.status, response.headers)
     return _json({"success": True, "data": response.data}, response.status, response.headers)
 
 
@@ -34,8 +39,12 @@ def failure(error: VirtplayError, headers: Mapping[str, str] | None = None) -> H
 
 
 def _json(body: Any, status: int, headers: Mapping[str, str]) -> HTTPResponse:
+    return _response(json.dumps(body, ensure_ascii=False, allow_nan=False) + "\n", status, headers)
+
+
+def _response(text: str, status: int, headers: Mapping[str, str]) -> HTTPResponse:
     return HTTPResponse(
-        json.dumps(body, ensure_ascii=False, allow_nan=False) + "\n",
+        text,
         status=status,
         headers=dict(headers),
         content_type="application/json; charset=utf-8",

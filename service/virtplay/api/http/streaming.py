@@ -13,10 +13,10 @@ SEND_SECONDS = 60.0
 """A slower client is disconnected, because what it has not read is buffered in memory."""
 
 
-BURST = 1024 * 1024
+BURST = 4 * 1024 * 1024
 PAUSE = 0.001
-"""Seconds between the pieces once BURST bytes are sent; without a pause, the sender and the reader
-would each occupy a CPU for the whole transfer."""
+"""Seconds of pause after every BURST bytes; without, the sender and the reader would each occupy a
+CPU for the whole transfer."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,10 @@ async def send_stream(request: Request, stream: Stream) -> None:
             for piece in stream.pieces:
                 await response.send(piece)
                 sent += len(piece)
+                pauses = sent >= BURST
                 # Yield even without a pause: a fast reader would occupy the event loop.
-                await asyncio.sleep(PAUSE if sent > BURST else 0)
+                await asyncio.sleep(PAUSE if pauses else 0)
+                sent = 0 if pauses else sent
     except TimeoutError:
         log.warning("disconnected %s: it read %s too slowly", request.ip, request.path)
         transport = request.transport

@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -31,8 +31,9 @@ from virtplay.api.schemas.fields import (
 from virtplay.api.schemas.jobs import JobOut
 from virtplay.api.schemas.seed import USER_DATA_LIMIT, check_key, check_user_data
 from virtplay.states import VmStatus
-from virtplay.store.vms import SORTS
+from virtplay.store.vm_list import SORTS
 from virtplay.vm_fields import CardModel
+from virtplay.vms import MOST_TOGETHER
 
 MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
 NO_MAC = "00:00:00:00:00:00"
@@ -213,6 +214,42 @@ class ForceBody(Strict):
     )
 
 
+class ActionsBody(Strict):
+    """The body of POST /vms/actions: one power action for many VMs."""
+
+    action: Literal["start", "stop", "restart", "pause", "resume"]
+    vms: list[Annotated[str, Field(min_length=1, max_length=64)]] | None = Field(
+        None, min_length=1, max_length=MOST_TOGETHER, description="ids of VMs, or use label"
+    )
+    label: str | None = Field(
+        None, min_length=1, max_length=320, description="VMs with this label: key, or key=value"
+    )
+    atOnce: int | None = Field(  # noqa: N815
+        None, ge=1, le=MOST_TOGETHER, description="how many of its jobs run at once; default: all"
+    )
+    force: bool = Field(
+        False,
+        description="of stop and restart: cut the power instead of asking the guest OS; a stop of a"
+        " saved VM drops its memory",
+    )
+
+    @field_validator("vms")
+    @classmethod
+    def _once(cls, value: list[str] | None) -> list[str] | None:
+        twice = sorted({vm for vm in value or () if (value or []).count(vm) > 1})
+        if twice:
+            raise ValueError(f"must not have {', '.join(twice)} twice")
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.vms is None) == (self.label is None):
+            raise ValueError("must have either vms or label")
+        if self.force and self.action not in ("stop", "restart"):
+            raise ValueError("force is allowed only with stop and restart")
+        return self
+
+
 class VmQuery(PageQuery):
     """The query of GET /vms."""
 
@@ -290,6 +327,28 @@ class AcceptedOut(BaseModel):
     status: VmStatus
     progress: int
     jobId: str  # noqa: N815
+
+
+class ErrorOut(BaseModel):
+    """An error, as in the envelope."""
+
+    code: str
+    message: str
+    details: dict[str, Any]
+
+
+class RefusedOut(BaseModel):
+    """A VM of a request for many that was refused."""
+
+    id: str
+    error: ErrorOut
+
+
+class ActionsOut(BaseModel):
+    """The response to an action for many VMs: each has a job, or the error of its refusal."""
+
+    jobs: list[AcceptedOut]
+    refused: list[RefusedOut]
 
 
 class StatusOut(BaseModel):

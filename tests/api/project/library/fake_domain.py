@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Tests: plays the module `domain` on a hypervisor that is a JSON file."""
+"""Tests: plays the modules `domain` and `power` on a hypervisor that is a JSON file."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ STATES = {
     "pause": "paused",
     "resume": "running",
 }
+ACTIONS = {
+    "running": "start",
+    "stopped": "stop",
+    "restarted": "restart",
+    "paused": "pause",
+    "resumed": "resume",
+}
+"""State that the module `power` is given → action."""
 REASONS = {
     "start": "booted",
     "stop": "shutdown",
@@ -248,55 +256,101 @@ def act(
     return domain, [change("state", before, shown, "live", destroys=bool(given.get("force")))]
 
 
-def main() -> None:
-    """Note the call, obey the orders that the test left for this action, then act."""
-    module = AnsibleModule(
-        argument_spec={
-            "hypervisor": {"type": "path", "required": True},
-            "action": {"type": "str", "required": True},
-            "given": {"type": "dict", "default": {}},
-        },
-        supports_check_mode=True,
-    )
-    path = Path(module.params["hypervisor"])
-    action = module.params["action"]
-    given = module.params["given"]
+class Fault(Exception):
+    """The result of a module that fails."""
+
+
+def bring(path: Path, action: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Note the call, obey the orders that the test left for this action, then act.
+
+    An order for `pause vm-002` is for that domain alone.
+    """
     with hypervisor(path) as content:
         content["calls"].append({"action": action, "given": given, "pid": os.getpid()})
         if action == "restart":
             note_restart(content, given)
-        order = content["orders"].get(action) or {}
+        orders = content["orders"]
+        order = orders.get(f"{action} {given['name']}") or orders.get(action) or {}
     deadline = time.monotonic() + 600
     while order.get("hold") and Path(order["hold"]).exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     seen = order.get("seen_generation", 0)
-    if seen > (module.params["given"].get("generation") or 0):
-        module.fail_json(
-            msg=f"cannot {action} it: this run is outdated (the host has seen {seen})",
-            code="STALE_GENERATION",
-            seen_generation=seen,
+    if seen > (given.get("generation") or 0):
+        raise Fault(
+            {
+                "msg": f"cannot {action} it: this run is outdated (the host has seen {seen})",
+                "code": "STALE_GENERATION",
+                "seen_generation": seen,
+            }
         )
     if "fail" in order:
-        module.fail_json(**order["fail"])
+        raise Fault(order["fail"])
     if order.get("lie"):
-        module.exit_json(changed=True, domain={"uuid": given["uuid"], "state": order["lie"]})
-    domain: dict[str, Any] | None = None
-    changes: list[dict[str, Any]] = []
+        lied = {"uuid": given["uuid"], "name": given["name"], "state": order["lie"]}
+        return {"changed": True, "domain": lied, "changes": [], "applies_at": None}
     with hypervisor(path) as content:
         try:
             domain, changes = act(content, action, given)
         except LookupError as error:
-            module.fail_json(msg=f"cannot find domain {error}", code="VM_NOT_FOUND")
+            fault = {"msg": f"cannot find domain {error}", "code": "VM_NOT_FOUND"}
+            raise Fault(fault) from None
         content["done"].append(action)
     applies_at = None
     if changes:
         applies_at = "next_boot" if any(c["applies"] == "next_boot" for c in changes) else "now"
-    module.exit_json(
-        changed=bool(changes),
-        domain=domain and describe(domain),
-        changes=changes,
-        applies_at=applies_at,
+    return {
+        "changed": bool(changes),
+        "domain": domain and describe(domain),
+        "changes": changes,
+        "applies_at": applies_at,
+    }
+
+
+def bring_together(path: Path, domains: list[dict[str, Any]]) -> dict[str, Any]:
+    """Bring each domain to its state, as the module `power` does; one that fails stops none."""
+    outcomes = []
+    for given in domains:
+        outcome: dict[str, Any] = {
+            **{key: given.get(key) for key in ("name", "uuid", "job")},
+            "changed": False,
+            "failed": False,
+            "warnings": [],
+        }
+        try:
+            result = bring(path, ACTIONS[given["state"]], given)
+            outcome.update(result, waited_seconds=0.0, waited_for=None)
+        except Fault as fault:
+            outcome.update(fault.args[0], failed=True)
+        outcomes.append(outcome)
+    result = {"changed": any(outcome["changed"] for outcome in outcomes), "domains": outcomes}
+    failed = [outcome["msg"] for outcome in outcomes if outcome["failed"]]
+    if failed:
+        count = f"{len(failed)} of {len(outcomes)} VMs"
+        raise Fault({"msg": f"{count}: {'; '.join(failed)}", **result})
+    return result
+
+
+def main() -> None:
+    """Play the module `power` for a list of domains, else the module `domain`."""
+    module = AnsibleModule(
+        argument_spec={
+            "hypervisor": {"type": "path", "required": True},
+            "action": {"type": "str"},
+            "given": {"type": "dict", "default": {}},
+            "domains": {"type": "list", "elements": "dict"},
+        },
+        supports_check_mode=True,
     )
+    path = Path(module.params["hypervisor"])
+    try:
+        if module.params["domains"] is None:
+            result = bring(path, module.params["action"], module.params["given"])
+        else:
+            result = bring_together(path, module.params["domains"])
+    except Fault as fault:
+        module.fail_json(**fault.args[0])
+    else:
+        module.exit_json(**result)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
+import zlib
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -16,6 +19,7 @@ def main() -> None:
         argument_spec={
             "hypervisor": {"type": "path", "required": True},
             "startup_timeout": {"type": "float", "default": 0},
+            "compressed": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -33,11 +37,19 @@ def main() -> None:
     if "fail" in order:
         module.fail_json(**order["fail"])
     if "answer" in order:
-        module.exit_json(changed=False, host_info=order["answer"])
+        answer(module, order["answer"])
     domains = list(content["domains"].values())
     for domain in domains:
         domain["disks"] = [{"pool": "default", **disk} for disk in domain["disks"]]
     info = {**content["info"], "domains": domains}
+    answer(module, info)
+
+
+def answer(module: AnsibleModule, info: Any) -> None:
+    """End with what the host reports."""
+    if module.params["compressed"]:
+        text = base64.b64encode(zlib.compress(json.dumps(info).encode())).decode()
+        module.exit_json(changed=False, host_info_compressed=text)
     module.exit_json(changed=False, host_info=info)
 
 
