@@ -1,4 +1,4 @@
-"""Benchmarks: what they share: a service to measure, timed work, plays by hand, CPU seconds."""
+"""Benchmarks: what they share: a service to measure, timed work, plays by hand, CPU, memory."""
 
 import os
 import secrets
@@ -19,12 +19,15 @@ import psutil
 from scripts.demo import start_service, stop_service, wait_ready
 
 ROOT = Path(__file__).parents[1]
-PORT = "3199"
+PORT = "3197"
 ORIGIN = f"http://127.0.0.1:{PORT}"
 NOWHERE = "hypervisors: {hosts: {nowhere: {ansible_host: 127.0.0.1, ansible_port: 1}}}\n"
 """An inventory must have a host; this one cannot be reached."""
 NEVER = {"VIRTPLAY_OBSERVE_INTERVAL": "86400"}
 """Settings with which hosts are observed once."""
+
+START_SECONDS = 600.0
+"""How long the first observation of all hosts may take."""
 
 Figure = dict[str, Any]
 """One line of output: `bench` names the benchmark, the keys end in their units."""
@@ -62,7 +65,8 @@ def serving(
 ) -> Iterator[Service]:
     """Start the service on an inventory (a file, or its text) and end it with the block.
 
-    `prepare` fills the state directory before the start.
+    `prepare` fills the state directory before the start. The block begins when every host was
+    observed.
     """
     token = secrets.token_urlsafe(32)
     with tempfile.TemporaryDirectory(prefix="virtplay-bench-") as directory:
@@ -76,12 +80,18 @@ def serving(
             inventory, state, token, PORT, settings=settings or {}, program=program
         )
         try:
-            wait_ready(process, PORT)
+            wait_ready(process, PORT, START_SECONDS)
             headers = {"Authorization": f"Bearer {token}"}
             with httpx.Client(base_url=ORIGIN, headers=headers, timeout=60) as client:
                 yield Service(process.pid, state, client)
         finally:
             stop_service(process)
+
+
+def wait_for_launcher(service: Service) -> None:
+    """Wait until jobs are forks."""
+    while not list(service.state.glob("launcher/*/socket")):
+        time.sleep(0.1)
 
 
 def timed(work: Callable[[], Any]) -> float:
@@ -126,3 +136,35 @@ def cpu_seconds(root: int) -> float:
             times = each.cpu_times()
             spent += times.user + times.system + times.children_user + times.children_system
     return spent
+
+
+def memory(root: int) -> dict[str, float]:
+    """MiB of a service and all its descendants, by what they are: service, jobs, observer.
+
+    It is the proportional set size: pages that processes share count once. A process belongs to
+    the observer if its command, or that of an ancestor or descendant, names the directory of
+    observations; every other descendant belongs to the jobs.
+    """
+    service = psutil.Process(root)
+    found = {"service": _pss(root), "jobs": 0.0, "observer": 0.0}
+    for child in service.children():
+        for process in [child, *child.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess, OSError):
+                found["observer" if _observes(process, root) else "jobs"] += _pss(process.pid)
+    return found
+
+
+def _observes(process: psutil.Process, root: int) -> bool:
+    above = [each for each in process.parents() if each.pid != root and root in _pids_above(each)]
+    kin = [process, *above, *process.children(recursive=True)]
+    return any("/observation" in argument for each in kin for argument in each.cmdline())
+
+
+def _pids_above(process: psutil.Process) -> set[int]:
+    return {each.pid for each in process.parents()}
+
+
+def _pss(pid: int) -> float:
+    """The proportional set size of a process, in MiB."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:"))

@@ -1,61 +1,134 @@
 """Benchmarks: /metrics with many VMs, and what a scrape costs those who ask for something else.
 
-The observations are made up: 100 hosts with 100 VMs each, of two vCPUs, one disk and one network
-card. The service that serves them is the real one, in a process of its own; so are the scraper and
-the client whose waiting is measured.
+The observations are made up: hosts with 100 VMs each. The service that serves them is the real one,
+in a process of its own; so are the scraper, the client whose waiting is measured, and a bare Sanic
+that serves the same bytes from memory.
 """
 
 import http.client
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import NEVER, NOWHERE, PORT, Figure, medians, p99, serving, timed
+from benchmarks.observed import made_up_host
 
 HOSTS = 100
 VMS = 100
 """On each host."""
+GROWTH = (1, 10, 100, 1000)
+"""Numbers of hosts for the plot."""
 WINDOWS = 5
 WINDOW_SECONDS = 6.0
+DOWNLOADS = 5
+"""Scrapes and files in each window, in turns."""
 PAUSE = 0.002
 """Seconds between two requests of the client, so that it is no load of its own."""
+FILE_PORT = "3198"
+OPEN = {**NEVER, "VIRTPLAY_METRICS_OPEN": "true"}
 
 
 def bench(*, quick: bool) -> Iterator[Figure]:
-    """One scrape's seconds and size, and p99 of GET /healthz idle and while scrapes go on."""
+    """One scrape beside a file of its size, and p99 of GET /healthz idle and during scrapes."""
     hosts, windows, seconds = (10, 1, 1.0) if quick else (HOSTS, WINDOWS, WINDOW_SECONDS)
-    settings = {**NEVER, "VIRTPLAY_METRICS_OPEN": "true"}
-    program = ("-m", __name__, "serve", str(hosts), str(VMS))
-    idle, during, scrapes = [], [], []
-    size = 0
-    with serving(NOWHERE, settings, program):
+    idle, during, scrapes, files = [], [], [], []
+    with serving(NOWHERE, OPEN, program(hosts)), serving_file(get_metrics()) as size:
         for _ in range(windows):
+            for _ in range(DOWNLOADS):
+                scrapes.append(timed(lambda: download(PORT)))
+                files.append(timed(lambda: download(FILE_PORT)))
             idle.append(p99(wait_for_answers(seconds)))
-            scraper = subprocess.Popen(
-                [sys.executable, "-m", __name__, "scrape"], stdout=subprocess.PIPE, text=True
-            )
-            assert scraper.stdout is not None
-            lines: list[str] = []
-            reader = threading.Thread(target=lines.extend, args=(scraper.stdout,))
-            scraper.stdout.readline()  # the first one has been scraped
-            reader.start()
-            during.append(p99(wait_for_answers(seconds)))
-            scraper.terminate()
-            scraper.wait()
-            reader.join()
-            for line in lines:
-                took, size = float(line.split()[0]), int(line.split()[1])
-                scrapes.append(took)
+            with scraping():
+                during.append(p99(wait_for_answers(seconds)))
     yield {
-        "bench": "scrape",
+        "bench": "scrape_10k",
         "vms": hosts * VMS,
         "scrape_mb": round(size / 1e6, 1),
-        **medians(scrape=scrapes, healthz_p99_idle=idle, healthz_p99_during=during),
+        **medians(scrape=scrapes, file=files),
+        **medians(healthz_p99_idle=idle, healthz_p99_during=during),
         "runs": len(scrapes),
+        "growth": {
+            "x": "VMs",
+            "unit": "s",
+            "series": {"scrape": [growth_at(each) for each in GROWTH[: 2 if quick else None]]},
+        },
     }
+
+
+def growth_at(hosts: int) -> list[float]:
+    """The number of VMs, and the median seconds of a scrape."""
+    with serving(NOWHERE, OPEN, program(hosts)):
+        took = [timed(lambda: download(PORT)) for _ in range(DOWNLOADS)]
+    return [hosts * VMS, medians(scrape=took)["scrape_s"]]
+
+
+def program(hosts: int) -> tuple[str, ...]:
+    """The service with so many made-up hosts."""
+    return ("-m", __name__, "serve", str(hosts))
+
+
+def get_metrics() -> bytes:
+    """The text of one scrape."""
+    pieces: list[bytes] = []
+    download(PORT, pieces)
+    return b"".join(pieces)
+
+
+def download(port: str, pieces: list[bytes] | None = None) -> None:
+    """Read /metrics to its end; append it to `pieces`, if given."""
+    connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)
+    connection.request("GET", "/metrics")
+    answer = connection.getresponse()
+    while piece := answer.read(256 * 1024):
+        if pieces is not None:
+            pieces.append(piece)
+    connection.close()
+
+
+@contextmanager
+def serving_file(text: bytes) -> Iterator[int]:
+    """Serve the bytes by a bare Sanic of its own process, from its memory; yield their number."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(text)
+        file.flush()
+        server = subprocess.Popen([sys.executable, "-m", __name__, "file", file.name])
+        try:
+            deadline = time.monotonic() + 20
+            while True:
+                with suppress(OSError):
+                    download(FILE_PORT)
+                    break
+                if time.monotonic() > deadline:
+                    raise RuntimeError("the server of the file did not start within 20 s")
+                time.sleep(0.1)
+            yield len(text)
+        finally:
+            server.terminate()
+            server.wait()
+
+
+@contextmanager
+def scraping() -> Iterator[None]:
+    """Scrape all the time, from the first scrape's end on, in a process of its own."""
+    scraper = subprocess.Popen(
+        [sys.executable, "-m", __name__, "scrape"], stdout=subprocess.PIPE, text=True
+    )
+    assert scraper.stdout is not None
+    scraper.stdout.readline()
+    reader = threading.Thread(target=scraper.stdout.read)
+    reader.start()
+    try:
+        yield
+    finally:
+        scraper.terminate()
+        scraper.wait()
+        reader.join()
 
 
 def wait_for_answers(seconds: float) -> list[float]:
@@ -76,20 +149,13 @@ def wait_for_answers(seconds: float) -> list[float]:
 
 
 def scrape() -> None:
-    """Scrape again and again, as fast as the service answers; seconds and bytes of each."""
+    """Scrape again and again, as fast as the service answers; a line for each."""
     while True:
-        began = time.monotonic()
-        size = 0
-        connection = http.client.HTTPConnection("127.0.0.1", int(PORT))
-        connection.request("GET", "/metrics")
-        answer = connection.getresponse()
-        while piece := answer.read(256 * 1024):
-            size += len(piece)
-        connection.close()
-        print(time.monotonic() - began, size, flush=True)
+        download(PORT)
+        print("scraped", flush=True)
 
 
-def serve(hosts: int, vms: int) -> None:
+def serve(hosts: int) -> None:
     """The service, with made-up observations in place of an observer's."""
     from virtplay.app import create_app  # noqa: PLC0415
     from virtplay.logs import set_up_logging  # noqa: PLC0415
@@ -101,89 +167,45 @@ def serve(hosts: int, vms: int) -> None:
 
     async def fill(app: Any) -> None:
         for number in range(hosts):
-            take_made_up(app.ctx.services.exposition, number, vms)
+            take_made_up(app.ctx.services.exposition, number)
 
     app.after_server_start(fill)
     app.run(host="127.0.0.1", port=int(PORT), single_process=True, access_log=False, motd=False)
 
 
-def take_made_up(exposition: Any, number: int, vms: int) -> None:
+def take_made_up(exposition: Any, number: int) -> None:
     """Give the exposition an observation of a host that does not exist."""
     from virtplay.metrics.host_series import VmLabels  # noqa: PLC0415
 
-    host = f"kvm{number:03d}"
-    domains = [made_up_domain(number * vms + each) for each in range(vms)]
+    info = made_up_host(number, VMS)
     refs = {
         domain["uuid"]: VmLabels(domain["name"], domain["title"], "debian12", "debian12")
-        for domain in domains
+        for domain in info["domains"]
     }
-    facts = {"cpus": 64, "memory_bytes": 2**38, "memory_free_bytes": 2**36}
-    sizes = {"capacity_bytes": 10**13, "allocation_bytes": 10**12, "available_bytes": 9 * 10**12}
-    pools = [{"name": "default", **sizes}]
-    info = {"host": facts, "pools": pools, "domains": domains}
-    exposition.take(host, info, refs, time.time(), 0.1)
+    exposition.take(f"kvm{number:03d}", info, refs, time.time(), 0.1)
 
 
-def made_up_domain(number: int) -> dict[str, Any]:
-    """A domain as host_info would show it, with counters of usual lengths."""
-    moving = 123_456_789_012 + number * 7919
-    return {
-        "name": f"vm-{number:05d}",
-        "title": f"Web Server {number}",
-        "uuid": f"{number:08x}-5000-4000-8000-{number:012x}",
-        "state": "running",
-        "vcpus": 2,
-        "memory": 2048,
-        "memory_max": 4096,
-        "stats": {
-            "cpu_time_ns": moving,
-            "vcpu": [
-                {"vcpu": n, "state": 1, "time_ns": moving, "wait_ns": 0, "delay_ns": moving}
-                for n in range(2)
-            ],
-            "balloon": {
-                "actual_bytes": 2**31,
-                "maximum_bytes": 2**32,
-                "available_bytes": 2_069_094_400,
-                "usable_bytes": 1_800_232_960 - number * 4096,
-                "unused_bytes": 1_500_000_256,
-                "rss_bytes": 905_969_664,
-                "swap_in_bytes": 0,
-                "swap_out_bytes": 0,
-                "major_fault": 1212,
-                "minor_fault": 9_823_141,
-            },
-            "block": [
-                {
-                    "target": "vda",
-                    **{
-                        f"{way}_{what}": moving
-                        for way in ("read", "write", "flush")
-                        for what in ("bytes", "requests", "time_ns")
-                    },
-                    "capacity_bytes": 21_474_836_480,
-                    "allocation_bytes": 8_589_934_592,
-                    "physical_bytes": 8_589_934_592,
-                }
-            ],
-            "interface": [
-                {
-                    "target": f"vnet{number}",
-                    "mac": "52:54:00:" + number.to_bytes(3, "big").hex(":"),
-                    **{
-                        f"{way}_{what}": moving
-                        for way in ("rx", "tx")
-                        for what in ("bytes", "packets", "errs", "drop")
-                    },
-                }
-            ],
-        },
-    }
+def serve_file(file: str) -> None:
+    """A bare Sanic that answers with the bytes of a file, which it has read before."""
+    from sanic import HTTPResponse, Request, Sanic  # noqa: PLC0415
+
+    content = Path(file).read_bytes()
+    app = Sanic("file", configure_logging=False)
+
+    async def answer(_request: Request) -> HTTPResponse:
+        return HTTPResponse(content)
+
+    app.add_route(answer, "/metrics")
+    app.run(
+        host="127.0.0.1", port=int(FILE_PORT), single_process=True, access_log=False, motd=False
+    )
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["serve", hosts, vms]:
-            serve(int(hosts), int(vms))
+        case ["serve", hosts]:
+            serve(int(hosts))
+        case ["file", file]:
+            serve_file(file)
         case _:
             scrape()
