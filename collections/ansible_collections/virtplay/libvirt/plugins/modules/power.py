@@ -253,7 +253,7 @@ class PowerTask:
         at_once = 1 if self.module.check_mode else self.params["at_once"]
         threads = [
             threading.Thread(target=self._work, daemon=True)
-            for _ in range(min(at_once, len(self._waiting)))
+            for _number in range(min(at_once, len(self._waiting)))
         ]
         for thread in threads:
             thread.start()
