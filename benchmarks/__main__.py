@@ -40,6 +40,7 @@ BENCHES = {
     "observation": observation.bench,
     "odd": odd.bench,
     "crashes": crashes.bench,
+    "jobs": crashes.bench_jobs,
 }
 
 

@@ -7,14 +7,14 @@ import json
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import psutil
@@ -22,7 +22,6 @@ import psutil
 from benchmarks.measuring import NEVER, ORIGIN, PORT, ROOT, Figure, cpu_seconds, medians
 from scripts.demo import start_service, stop_service, wait_ready
 from tests.api.fake_hosts import FakeHost
-from tests.warm.environment import Environment
 from tests.warm.hosts import warm_python
 
 KILLS = 100
@@ -52,6 +51,7 @@ class Site:
         (folder / "hosts").mkdir()
         self.hosts = [FakeHost(name, folder / "hosts") for name in ("kvm1", "kvm2")]
         self._folder = folder
+        self.state = folder / "state"
         self._settings = {
             "VIRTPLAY_PROJECT_DIR": str(PROJECT),
             "VIRTPLAY_LOG_LEVEL": "ERROR",
@@ -76,8 +76,8 @@ class Site:
         self.finish([vm["jobId"] for vm in made])
 
     def _start(self) -> subprocess.Popen[bytes]:
-        inventory, state = self._folder / "hosts.yml", self._folder / "state"
-        return start_service(inventory, state, TOKEN, PORT, settings=self._settings)
+        inventory = self._folder / "hosts.yml"
+        return start_service(inventory, self.state, TOKEN, PORT, settings=self._settings)
 
     def start(self) -> tuple[float, float]:
         """Start the service; return after how many seconds, and seconds of CPU, it has answered."""
@@ -146,10 +146,13 @@ def site(python: Path = COLD) -> Iterator[Site]:
 
 
 def bench(*, quick: bool) -> Iterator[Figure]:
-    """The starts after crashes, and memory and descriptors after many jobs."""
-    kills, jobs, settled = (2, 12, 4) if quick else (KILLS, JOBS, SETTLED)
-    yield starts(*measure_starts(kills))
-    yield growth(jobs, settled)
+    """The starts after crashes."""
+    yield starts(*measure_starts(2 if quick else KILLS))
+
+
+def bench_jobs(*, quick: bool) -> Iterator[Figure]:
+    """Memory and descriptors after many jobs."""
+    yield growth(*((12, 4) if quick else (JOBS, SETTLED)))
 
 
 def measure_starts(kills: int) -> tuple[list[Start], list[Start]]:
@@ -196,51 +199,63 @@ def starts(killed: Sequence[Start], cold: Sequence[Start]) -> Figure:
     }
 
 
-@contextmanager
-def warm_ansible() -> Iterator[Path]:
-    """Let plays be forked as in the tests; yields a Python for modules."""
-    environment = Environment()
-    with warm_python(PROJECT / "library") as python:
-        cold, sys.executable = sys.executable, str(environment.python)
-        try:
-            yield python
-        finally:
-            sys.executable = cold
-            environment.close()
+@dataclass(frozen=True)
+class Left:
+    """What jobs have left in the service and in the two processes of its launcher."""
+
+    service_mb: float
+    launcher_mb: float
+    fds: int
+    launcher_fds: int
+    threads: int
+
+    @classmethod
+    def of(cls, service: psutil.Process) -> Self:
+        """What is there now."""
+        launcher = launcher_of(service)
+        return cls(
+            service_mb=round(service.memory_info().rss / 2**20, 1),
+            launcher_mb=round(sum(each.memory_info().rss for each in launcher) / 2**20, 1),
+            fds=service.num_fds(),
+            launcher_fds=sum(each.num_fds() for each in launcher),
+            threads=service.num_threads(),
+        )
+
+
+def launcher_of(service: psutil.Process) -> list[psutil.Process]:
+    """The manager of a service's launcher, and the server that forks."""
+    for child in service.children():
+        if any(word.endswith("/manager.py") for word in child.cmdline()):
+            return [child, *child.children()]
+    raise RuntimeError("the service has no launcher")
 
 
 def growth(jobs: int, settled: int) -> Figure:
-    """Memory and descriptors of the service after `settled` and after all of `jobs` jobs.
-
-    Its plays are warm, which changes nothing in the service, but makes so many of them affordable.
-    """
-    with warm_ansible() as python, site(python) as one:
+    """Memory and descriptors of service and launcher after 10, 100 and all of `jobs` jobs."""
+    marks = sorted({10**power for power in range(1, len(str(jobs)))} | {settled, jobs})
+    with warm_python(PROJECT / "library") as python, site(python) as one:
+        wait_for(lambda: any(one.state.glob("launcher/*/socket")))
         process = psutil.Process(one.process.pid)
-        seen: dict[int, tuple[float, int, int]] = {}
+        seen: dict[int, Left] = {}
         done = 0
         while done < jobs:
             one.finish(one.act(ACTIONS[done // VMS % 2]))
             done += VMS
-            if done % settled == 0:
-                memory = process.memory_info().rss / 1e6
-                seen[done] = (memory, process.num_fds(), process.num_threads())
-                print(
-                    json.dumps({"jobs": done, "rss_mb": memory, "fds": seen[done][1]}), flush=True
-                )
-    first, last = seen[settled], seen[max(seen)]
+            if any(done - VMS < mark <= done for mark in marks):
+                seen[done] = Left.of(process)
+                print(json.dumps({"jobs": done, **asdict(seen[done])}), flush=True)
+    first, last = seen[next(count for count in seen if count >= settled)], seen[max(seen)]
     return {
         "bench": "jobs in a row",
         "jobs": max(seen),
-        "rss_settled_mb": round(first[0], 1),
-        "rss_mb": round(last[0], 1),
-        "highest_rss_mb": round(max(each[0] for each in seen.values()), 1),
-        "fds_settled": first[1],
-        "fds": last[1],
-        "threads_settled": first[2],
-        "threads": last[2],
+        **{f"{name}_settled": value for name, value in asdict(first).items()},
+        **asdict(last),
+        "growth": {
+            "x": "jobs",
+            "unit": "MiB",
+            "series": {
+                "service": [[count, left.service_mb] for count, left in seen.items()],
+                "launcher": [[count, left.launcher_mb] for count, left in seen.items()],
+            },
+        },
     }
-
-
-if __name__ == "__main__":
-    for figure in bench(quick=False):
-        print(json.dumps(figure), flush=True)

@@ -119,10 +119,15 @@ SINGLES = (
      "longest_of_cold", ""),
     ("start after kill -9", "most CPU of 100 starts after kill -9, as a multiple of a usual start",
      "most_cpu_of_cold", ""),
-    ("jobs in a row", "memory of the service after 100 jobs", "rss_settled_mb", "MB"),
-    ("jobs in a row", "memory of the service after 1,000 jobs", "rss_mb", "MB"),
+    ("jobs in a row", "memory of the service after 100 jobs", "service_mb_settled", "MiB"),
+    ("jobs in a row", "memory of the service after 1,000 jobs", "service_mb", "MiB"),
+    ("jobs in a row", "memory of its launcher after 100 jobs", "launcher_mb_settled", "MiB"),
+    ("jobs in a row", "memory of its launcher after 1,000 jobs", "launcher_mb", "MiB"),
     ("jobs in a row", "open descriptors of the service after 100 jobs", "fds_settled", ""),
     ("jobs in a row", "open descriptors of the service after 1,000 jobs", "fds", ""),
+    ("jobs in a row", "open descriptors of its launcher after 100 jobs", "launcher_fds_settled",
+     ""),
+    ("jobs in a row", "open descriptors of its launcher after 1,000 jobs", "launcher_fds", ""),
     ("idle", "share of one core, idle, with 2 hosts and 40 VMs", "share_of_a_core", ""),
 )  # fmt: skip
 """Benchmark, what it measures, key, unit."""
