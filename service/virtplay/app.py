@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from sanic import HTTPResponse, Request, Sanic
@@ -141,6 +141,8 @@ async def _read_body(request: Request, model: type[Strict]) -> Strict:
 
 
 def _arguments(request: Request) -> dict[str, list[str]]:
+    if not request.query_string:
+        return {}
     return {key: list(values) for key, values in request.get_args(keep_blank_values=True).items()}
 
 
@@ -174,7 +176,12 @@ def _template_of(request: Request) -> str | None:
     """Return the route of a request in the API's notation, /api/v1/vms/{id}, or None."""
     if request.route is None:
         return None
-    return "/" + re.sub(r"<(\w+):\w+>", r"{\1}", request.route.path)
+    return _template(request.route.path)
+
+
+@cache
+def _template(path: str) -> str:
+    return "/" + re.sub(r"<(\w+):\w+>", r"{\1}", path)
 
 
 async def _start(app: Sanic[Any, Any], *, settings: Settings) -> None:

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from virtplay.api.http.envelope import ApiResponse
+from virtplay.api.http.envelope import ApiResponse, Json, json_list
 from virtplay.api.http.requests import ApiRequest
 from virtplay.api.schemas.hosts import (
     Amounts,
-    HostList,
     HostOut,
     TemplateHost,
     TemplateList,
@@ -67,11 +66,12 @@ async def list_hosts(request: ApiRequest) -> ApiResponse:
     """GET /hosts."""
     promised = await store.promised_by_host()
     room = request.services.vms.room
-    hosts = [
-        host_out(host, room(host, promised), promised.get(host.name, Promised()))
-        for host in await store.list_hosts()
-    ]
-    return ApiResponse(HostList(hosts=hosts).model_dump(mode="json"))
+
+    def render(host: Host) -> str:
+        out = host_out(host, room(host, promised), promised.get(host.name, Promised()))
+        return out.model_dump_json()
+
+    return ApiResponse(Json(f'{{"hosts":{await json_list(await store.list_hosts(), render)}}}'))
 
 
 async def get_host(request: ApiRequest) -> ApiResponse:

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 from sanic import HTTPResponse, text
 
 from virtplay.actions import playbook
-from virtplay.api.http.envelope import ApiResponse
+from virtplay.api.http.envelope import ApiResponse, Json, json_list
 from virtplay.api.http.requests import ApiRequest
 from virtplay.api.schemas.fields import Pagination
-from virtplay.api.schemas.jobs import JobError, JobOut, JobPage
+from virtplay.api.schemas.jobs import JobError, JobOut
 from virtplay.store import jobs as store
 from virtplay.store.models import Job, ReportedRun
 from virtplay.store.reports import runs_of
@@ -73,11 +73,9 @@ async def list_jobs(request: ApiRequest) -> ApiResponse:
         origin=query.origin,
     )
     runs = await runs_of(jobs)
-    page = JobPage(
-        jobs=[job_out(job, runs.get(job.id)) for job in jobs],
-        pagination=Pagination.of(query.page, query.limit, total),
-    )
-    return ApiResponse(page.model_dump(mode="json"))
+    shown = await json_list(jobs, lambda job: job_out(job, runs.get(job.id)).model_dump_json())
+    pagination = Pagination.of(query.page, query.limit, total).model_dump_json()
+    return ApiResponse(Json(f'{{"jobs":{shown},"pagination":{pagination}}}'))
 
 
 async def get_job(request: ApiRequest) -> ApiResponse:

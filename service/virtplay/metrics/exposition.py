@@ -13,7 +13,9 @@ from virtplay.metrics.families import FAMILIES, Family, Kind
 from virtplay.metrics.host_series import Values, VmLabels, read_host
 
 CHUNK = 64 * 1024
-"""Bytes per piece: what the event loop copies before it serves other clients."""
+PARTS = 32
+"""Most bytes of a piece, and most parts: what the event loop decompresses and copies before it
+serves other clients."""
 LEVEL = 1
 """Compression by zlib: a twelfth of the memory; higher levels need more CPU and save little."""
 
@@ -133,7 +135,7 @@ def _lines(parts: list[Part]) -> Iterator[bytes]:
 
 
 def in_chunks(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Split bytes into pieces of CHUNK bytes; the last one may be smaller."""
+    """Join bytes to pieces of CHUNK bytes or of PARTS parts; the last one may be smaller."""
     waiting: list[bytes | memoryview] = []
     size = 0
     for piece in pieces:
@@ -145,6 +147,9 @@ def in_chunks(pieces: Iterable[bytes]) -> Iterator[bytes]:
         if rest:
             waiting.append(rest)
             size += len(rest)
+        if len(waiting) >= PARTS:
+            yield b"".join(waiting)
+            waiting, size = [], 0
     if waiting:
         yield b"".join(waiting)
 

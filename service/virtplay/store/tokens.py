@@ -5,12 +5,13 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from tortoise.exceptions import IntegrityError
 
 from virtplay.errors import ValidationFailed
-from virtplay.store.database import DatabaseAway
+from virtplay.store.database import DatabaseAway, moment_of, select
 from virtplay.store.models import Token
 
 USED_EVERY = timedelta(minutes=1)
@@ -34,20 +35,35 @@ async def create_token(
     return text
 
 
-async def check_token(text: str) -> Token | None:
+@dataclass(frozen=True)
+class ValidToken:
+    """What a request needs to know of its token."""
+
+    id: int
+    name: str
+    role: str
+
+
+async def check_token(text: str) -> ValidToken | None:
     """Return the valid token with that text, or None; write its last use once a minute."""
     digest = digest_of(text)
-    token = await Token.get_or_none(digest=digest)
-    now = datetime.now(UTC)
-    if token is None or not hmac.compare_digest(token.digest, digest):
-        return None
-    if token.revoked_at is not None or (token.expires_at is not None and token.expires_at <= now):
-        return None
-    if token.last_used_at is None or now - token.last_used_at > USED_EVERY:
-        # A full disk or a locked database must not prevent a read.
-        with contextlib.suppress(DatabaseAway):
-            await Token.filter(id=token.id).update(last_used_at=now)
-    return token
+    found = await select(
+        "SELECT id, name, role, digest, expires_at, revoked_at, last_used_at"
+        " FROM token WHERE digest = ?1",
+        [digest],
+    )
+    for id, name, role, stored, expires, revoked, used in found:
+        if revoked is not None or not hmac.compare_digest(stored, digest):
+            continue
+        now, expires_at, used_at = datetime.now(UTC), moment_of(expires), moment_of(used)
+        if expires_at is not None and expires_at <= now:
+            continue
+        if used_at is None or now - used_at > USED_EVERY:
+            # A full disk or a locked database must not prevent a read.
+            with contextlib.suppress(DatabaseAway):
+                await Token.filter(id=id).update(last_used_at=now)
+        return ValidToken(id, name, role)
+    return None
 
 
 async def valid_tokens(ids: Collection[int]) -> set[int]:

@@ -6,10 +6,8 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
-from tortoise import Tortoise
-
 from virtplay.states import VmStatus
-from virtplay.store.database import is_sqlite
+from virtplay.store.database import is_sqlite, moment_of, select
 from virtplay.store.vm_index import SHORTEST, label_of
 from virtplay.texts import fold
 
@@ -29,10 +27,7 @@ LAST_CHARACTER = "\U0010ffff"
 
 @dataclass(slots=True)
 class ListedVm:
-    """What the list shows of a VM, under the names of `Vm`.
-
-    Tortoise builds the model of a row in ten times the time that SQLite takes to read it.
-    """
+    """What the list shows of a VM, under the names of `Vm`."""
 
     ref: str
     uuid: str
@@ -64,15 +59,18 @@ DOCUMENTS = ("error", "network", "addresses", "labels", "pending")
 MOMENTS = ("started_at", "observed_at", "created_at", "updated_at")
 
 
-def _listed(row: Mapping[str, Any]) -> ListedVm:
-    values = dict(row)
+VmRow = tuple[Any, ...]
+"""The columns LISTED of a VM, as `select` reads them. It is hashable: equal rows, equal VMs."""
+
+
+def listed(row: VmRow) -> ListedVm:
+    """Return the VM of a row."""
+    values = dict(zip(LISTED, row, strict=True))
     for name in DOCUMENTS:
         if values[name] is not None:
             values[name] = json.loads(values[name])
     for name in MOMENTS:
-        # SQLite has texts, which Tortoise writes in UTC.
-        if isinstance(values[name], str):
-            values[name] = datetime.fromisoformat(values[name])
+        values[name] = moment_of(values[name])
     values["uuid"] = str(values["uuid"])
     values["status"] = VmStatus(values["status"])
     values["auto_start"] = bool(values["auto_start"])
@@ -92,7 +90,7 @@ class _Matches:
     def mark(self, value: Any) -> str:
         """Return the mark of one more value."""
         self.values.append(value)
-        return f"?{len(self.values)}" if is_sqlite() else f"${len(self.values)}"
+        return f"?{len(self.values)}"
 
     def add_rows(self) -> None:
         """Add the VMs' rows to a source without them."""
@@ -111,9 +109,8 @@ async def numbers_with_label(label: str, most: int) -> list[int]:
     """Return the numbers of the first VMs with a label, `key` or `key=value`; at most `most`."""
     found = _Matches("vm_label l", "l.vm_id")
     found.conditions.append(f"l.label = {found.mark(label_of(label))}")
-    query = f"{found.select('l.vm_id AS number')} ORDER BY l.vm_id LIMIT {most:d}"
-    rows = await Tortoise.get_connection("default").execute_query_dict(query, found.values)
-    return [row["number"] for row in rows]
+    query = f"{found.select('l.vm_id')} ORDER BY l.vm_id LIMIT {most:d}"
+    return [number for (number,) in await select(query, found.values)]
 
 
 async def page_vms(
@@ -125,7 +122,7 @@ async def page_vms(
     host: str | None = None,
     label: str | None = None,
     sort: str = "id",
-) -> tuple[list[ListedVm], int]:
+) -> tuple[list[VmRow], int]:
     """Return one page of VMs, and the number of all matching VMs.
 
     VMs that are equal in the field that sorts them follow by number; a descending order is exactly
@@ -170,12 +167,12 @@ async def page_vms(
         order = f"v.{column}{direction}, v.id{direction}"
     numbers = matches.select(matches.number)
     numbers += f" ORDER BY {order} LIMIT {count} OFFSET {matches.mark(first)}"
-    rows = await Tortoise.get_connection("default").execute_query_dict(
+    rows = await select(
         f"SELECT {', '.join(LISTED)} FROM vm WHERE id IN ({numbers})"  # noqa: S608
         f" ORDER BY {column}{' DESC' * descending}, id{' DESC' * descending}",
         matches.values,
     )
-    return [_listed(row) for row in rows], total
+    return rows, total
 
 
 async def _search(matches: _Matches, text: str) -> bool:
@@ -192,11 +189,8 @@ async def _search(matches: _Matches, text: str) -> bool:
         return True
     parts = [text]
     if len(text) < SHORTEST:
-        rows = await Tortoise.get_connection("default").execute_query_dict(
-            "SELECT term FROM vm_search_terms WHERE term >= ? AND term < ?",
-            [text, text + LAST_CHARACTER],
-        )
-        parts = [row["term"] for row in rows]
+        terms = "SELECT term FROM vm_search_terms WHERE term >= ?1 AND term < ?2"
+        parts = [term for (term,) in await select(terms, [text, text + LAST_CHARACTER])]
     quoted = ['"' + part.replace('"', '""') + '"' for part in parts]
     matches.source, matches.number = "vm_search s", "s.rowid"
     matches.conditions.append(f"s.vm_search MATCH {matches.mark(' OR '.join(quoted))}")
@@ -223,7 +217,5 @@ async def _count_vms(filters: Mapping[str, Any]) -> int:
 
 
 async def _number(matches: _Matches, what: str) -> int:
-    [row] = await Tortoise.get_connection("default").execute_query_dict(
-        matches.select(f"{what} AS number"), matches.values
-    )
-    return int(row["number"])
+    [(number,)] = await select(matches.select(what), matches.values)
+    return int(number)

@@ -14,7 +14,7 @@ from tortoise.queryset import QuerySet
 
 from virtplay.errors import HostNotFound, VmNotFound
 from virtplay.states import HostStatus, VmStatus
-from virtplay.store.database import fit, is_sqlite
+from virtplay.store.database import fit, is_sqlite, select
 from virtplay.store.jobs import busy_vms
 from virtplay.store.models import ConsoleTicket, Host, Job, Snapshot, SnapshotSchedule, Vm
 from virtplay.store.samples import forget_vm_samples
@@ -24,6 +24,9 @@ from virtplay.units import GIB
 from virtplay.vm_fields import DEFAULT_POOL, from_variables, promised
 
 REF = re.compile(r"vm-(\d{3,9})")
+HOSTS_AT_ONCE = 50
+"""Hosts that are read in one step: the facts of more would hold the event loop while they are
+parsed."""
 CHUNK = 50
 """VMs read at once: each holds the event loop for 0.1 ms."""
 
@@ -283,11 +286,11 @@ async def sync_hosts(names: set[str]) -> None:
 
 async def _hosts_with_vms() -> set[str]:
     """Return the hosts of VMs that are not unreachable, without reading the VMs."""
-    rows = await Tortoise.get_connection("default").execute_query_dict(
+    rows = await select(
         "SELECT host FROM vm_count WHERE host IS NOT NULL AND status <> 'unreachable'"
         " GROUP BY host HAVING SUM(vms) > 0"
     )
-    return {row["host"] for row in rows}
+    return {host for (host,) in rows}
 
 
 async def host_names() -> set[str]:
@@ -298,7 +301,14 @@ async def host_names() -> set[str]:
 
 async def list_hosts() -> list[Host]:
     """Return the hosts of the inventory, by name."""
-    return await Host.filter(in_inventory=True).order_by("name")
+    hosts: list[Host] = []
+    rows = Host.filter(in_inventory=True).order_by("name").limit(HOSTS_AT_ONCE)
+    while len(hosts) % HOSTS_AT_ONCE == 0:
+        more = await rows.filter(name__gt=hosts[-1].name if hosts else "")
+        if not more:
+            break
+        hosts += more
+    return hosts
 
 
 async def find_host(name: str) -> Host:

@@ -20,7 +20,7 @@ import pytest
 import virtplay.metrics.exposition as exposition_module
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from virtplay.metrics.exposition import CHUNK, Exposition, in_chunks
+from virtplay.metrics.exposition import CHUNK, PARTS, Exposition, in_chunks
 from virtplay.metrics.families import FAMILIES, Kind
 from virtplay.metrics.host_series import VmLabels, read_host
 from virtplay.metrics.service_series import (
@@ -410,6 +410,11 @@ def test_chunks_are_whole_and_none_is_too_long(sizes: list[int]) -> None:
     assert b"".join(chunks) == b"".join(pieces)
     assert all(len(chunk) == CHUNK for chunk in chunks[:-1])
     assert all(0 < len(chunk) <= CHUNK for chunk in chunks)
+
+
+def test_a_chunk_has_few_parts_however_short_they_are() -> None:
+    pieces = [b"abc"] * (3 * PARTS + 1)
+    assert [len(chunk) for chunk in in_chunks(pieces)] == [3 * PARTS] * 3 + [3]
 
 
 def of_service(name: str, **labels: str) -> float | None:

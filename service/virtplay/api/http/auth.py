@@ -7,8 +7,7 @@ from enum import IntEnum
 from sanic import Request
 
 from virtplay.errors import Forbidden, RateLimited, Unauthorized
-from virtplay.store.models import Token
-from virtplay.store.tokens import check_token
+from virtplay.store.tokens import ValidToken, check_token
 
 WINDOW_SECONDS = 60.0
 ADDRESSES_KEPT = 10_000
@@ -56,7 +55,7 @@ class LoginLimit:
         return times
 
 
-async def authenticate(request: Request, limit: LoginLimit) -> Token:
+async def authenticate(request: Request, limit: LoginLimit) -> ValidToken:
     """Return the token of the request's Authorization header; raise Unauthorized or RateLimited.
 
     The limit applies to failed logins only: a valid token from a limited address is accepted, so
@@ -76,7 +75,7 @@ async def authenticate(request: Request, limit: LoginLimit) -> Token:
     raise Unauthorized("cannot authenticate: the token is wrong, expired or revoked")
 
 
-def authorise(token: Token, needed: Role) -> None:
+def authorise(token: ValidToken, needed: Role) -> None:
     """Raise Forbidden unless the token's role includes `needed`."""
     if Role[token.role.upper()] < needed:
         raise Forbidden(

@@ -1,14 +1,40 @@
 """The envelope around every JSON response."""
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from sanic import HTTPResponse
 
 from virtplay.errors import VirtplayError
+
+Entry = TypeVar("Entry")
+
+
+class Json(str):
+    """JSON that is a text already."""
+
+    __slots__ = ()
+
+
+STEP = 20
+"""How many entries of a list are rendered in one step of the event loop."""
+
+
+async def json_list(entries: Iterable[Entry], render: Callable[[Entry], str]) -> Json:
+    """Return the JSON of a list, of whose entries `render` returns the JSON.
+
+    A hundred entries would hold the event loop for 10 ms: other requests are served in between.
+    """
+    texts: list[str] = []
+    for entry in entries:
+        if len(texts) % STEP == STEP - 1:
+            await asyncio.sleep(0)
+        texts.append(render(entry))
+    return Json(f"[{','.join(texts)}]")
 
 
 @dataclass(frozen=True)
@@ -16,15 +42,18 @@ class ApiResponse:
     """What a handler returns: the data of the envelope, the status and further headers."""
 
     data: Any
-    """JSON, or a model of it, which is rendered faster."""
+    """JSON, or a model or a text of it, which is rendered faster."""
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def success(response: ApiResponse) -> HTTPResponse:
     """Return the response {"success": true, "data": …}."""
-    if isinstance(response.data, BaseModel):
-        text = f'{{"success": true, "data": {response.data.model_dump_json()}}}\n'
+    data = response.data
+    if isinstance(data, BaseModel):
+        data = Json(data.model_dump_json())
+    if isinstance(data, Json):
+        text = f'{{"success": true, "data": {data}}}\n'
         return _response(text, response.status, response.headers)
     return _json({"success": True, "data": response.data}, response.status, response.headers)
 
