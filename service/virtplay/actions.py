@@ -41,12 +41,15 @@ class ActionRules:
     """The job's process is terminated after this long."""
     repeatable: bool = True
     """Whether the action may run again after a crash."""
-    validated: bool = False
-    """Whether the API has validated all variables, so that the play need not do it again."""
     role: str = "libvirt_domain"
     """The role of the action; its variables begin with this name."""
     state: str | None = None
     """The state that a power action requests of a domain; None for every other action."""
+
+    @property
+    def validated(self) -> bool:
+        """Whether the API has validated all variables, so that the play need not do it again."""
+        return self.state is not None
 
     @property
     def locks(self) -> bool:
@@ -69,7 +72,6 @@ RULES: dict[Action, ActionRules] = {
         tasks=1,
         time_limit=300,
         state="running",
-        validated=True,
     ),
     Action.VM_STOP: ActionRules(
         VmStatus.STOPPING,
@@ -77,7 +79,6 @@ RULES: dict[Action, ActionRules] = {
         tasks=1,
         time_limit=3900,
         state="stopped",
-        validated=True,
     ),
     Action.VM_RESTART: ActionRules(
         VmStatus.RESTARTING,
@@ -85,7 +86,6 @@ RULES: dict[Action, ActionRules] = {
         tasks=1,
         time_limit=3900,
         state="restarted",
-        validated=True,
     ),
     Action.VM_PAUSE: ActionRules(
         VmStatus.PAUSING,
@@ -93,7 +93,6 @@ RULES: dict[Action, ActionRules] = {
         tasks=1,
         time_limit=300,
         state="paused",
-        validated=True,
     ),
     Action.VM_RESUME: ActionRules(
         VmStatus.RESUMING,
@@ -101,7 +100,6 @@ RULES: dict[Action, ActionRules] = {
         tasks=1,
         time_limit=300,
         state="resumed",
-        validated=True,
     ),
     Action.SNAPSHOT_CREATE: ActionRules(
         VmStatus.UPDATING, ANY_STATE, tasks=2, time_limit=3600, role="libvirt_snapshot"

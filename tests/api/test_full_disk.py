@@ -11,16 +11,12 @@ from typing import Any
 import psutil
 import pytest
 from virtplay.hosts import observer
-from virtplay.hosts.inventory import Inventory
 from virtplay.hosts.observed import Generations
-from virtplay.hosts.observer import Observer
-from virtplay.jobs.launcher import Launcher
-from virtplay.metrics.exposition import Exposition
-from virtplay.metrics.history import History
 from virtplay.settings import Settings
 
 from tests.api.conftest import BODY, Service, _serve, only_sqlite
 from tests.api.fake_hosts import FakeHost
+from tests.api.observers import make_observer
 from tests.api.test_jobs import living
 
 pytestmark = only_sqlite
@@ -147,13 +143,7 @@ async def test_a_host_in_error_is_observed_again_after_growing_pauses(
         await real_sleep(0)
 
     service.settings.observe_interval = 15
-    made = Observer(
-        service.settings,
-        Launcher(service.settings),
-        Inventory({"kvm1": service.app.ctx.services.observer.inventory.hosts["kvm1"]}),
-        Exposition(),
-        History(service.settings),
-    )
+    made = make_observer(service.settings, "kvm1")
     monkeypatch.setattr(made, "_observe_again", lambda name, **_: again.append(name))
     made._unobserved.clear()
     failed = {"event": "runner_on_failed", "host": "kvm1", "res": {"msg": "libvirt is gone"}}

@@ -8,23 +8,19 @@ from typing import Any
 
 import pytest
 from virtplay.hosts import observer as observer_module
-from virtplay.hosts.inventory import HostConfig, Inventory
 from virtplay.hosts.observed import Generations, generations, mark_host, save_observation
-from virtplay.hosts.observer import Observer
-from virtplay.hosts.placement import Overcommit
 from virtplay.jobs import runner
 from virtplay.jobs.execution import lease
 from virtplay.jobs.launcher import Launcher
 from virtplay.jobs.outcome import conclude, finish
 from virtplay.jobs.progress import Progress
 from virtplay.jobs.specification import Specification
-from virtplay.metrics.exposition import Exposition
-from virtplay.metrics.history import History
 from virtplay.states import HostStatus, VmStatus
 from virtplay.store.models import AuditEntry, Host, Job, Vm
 
 from tests.api.conftest import Service
 from tests.api.fake_hosts import GIB, foreign_domain, host_info
+from tests.api.observers import make_observer
 from tests.api.test_vms import RUNNING, STOPPED, add_vm, put_vm
 
 
@@ -456,13 +452,7 @@ async def test_a_host_full_of_domains(service: Service) -> None:
 
 async def test_a_host_that_libvirt_hides_once_is_only_looked_at_again(service: Service) -> None:
     vm = await put_vm(RUNNING)
-    observer = Observer(
-        service.settings,
-        Launcher(service.settings),
-        Inventory({}),
-        Exposition(),
-        History(service.settings),
-    )
+    observer = make_observer(service.settings)
     failed = {"event": "runner_on_failed", "host": "kvm1", "res": {"msg": "libvirt is busy"}}
     assert await observer._save_event("kvm1", failed, Generations({}, datetime.now(UTC)))
     assert (await service.get("/hosts/kvm1"))["status"] == "ready"
@@ -483,14 +473,8 @@ async def test_a_host_that_libvirt_hides_once_is_only_looked_at_again(service: S
 
 
 async def test_a_libvirt_that_does_not_respond_yet_delays_no_other_host(service: Service) -> None:
-    hosts = {name: HostConfig(name, Overcommit(), {}) for name in ("kvm1", "kvm2")}
-    observer = Observer(
-        service.settings,
-        Launcher(service.settings),
-        Inventory(hosts),
-        Exposition(),
-        History(service.settings),
-    )
+    hosts = ("kvm1", "kvm2")
+    observer = make_observer(service.settings, *hosts)
     observer.stop()  # it starts no play
     before = Generations({}, datetime.now(UTC))
     failed = {"event": "runner_on_failed", "host": "kvm1", "res": {"msg": "no response"}}
@@ -508,14 +492,8 @@ async def test_a_libvirt_that_does_not_respond_yet_delays_no_other_host(service:
 async def test_a_host_is_observed_again_only_for_domains_that_wait_for_an_id(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hosts = {name: HostConfig(name, Overcommit(), {}) for name in ("kvm1", "kvm2")}
-    observer = Observer(
-        service.settings,
-        Launcher(service.settings),
-        Inventory(hosts),
-        Exposition(),
-        History(service.settings),
-    )
+    hosts = ("kvm1", "kvm2")
+    observer = make_observer(service.settings, *hosts)
     again: list[str] = []
     monkeypatch.setattr(observer, "_observe_again", again.append)
     before = Generations({}, datetime.now(UTC))
@@ -529,14 +507,8 @@ async def test_a_host_is_observed_again_only_for_domains_that_wait_for_an_id(
 
 
 async def test_an_unreadable_text_of_a_host_is_an_error_of_that_host(service: Service) -> None:
-    hosts = {name: HostConfig(name, Overcommit(), {}) for name in ("kvm1", "kvm2")}
-    observer = Observer(
-        service.settings,
-        Launcher(service.settings),
-        Inventory(hosts),
-        Exposition(),
-        History(service.settings),
-    )
+    hosts = ("kvm1", "kvm2")
+    observer = make_observer(service.settings, *hosts)
     observer.stop()  # it starts no play
     before = Generations({}, datetime.now(UTC))
     event = {"event": "runner_on_ok", "res": {"host_info_compressed": "?"}, "at": 1000.5}
@@ -562,8 +534,7 @@ async def test_with_more_hosts_than_forks_every_host_has_its_time(
         update={"observe_forks": forks, "observe_timeout": 30.0, "observe_interval": 15.0}
     )
     names = [f"kvm{number}" for number in range(hosts)]
-    inventory = Inventory({name: HostConfig(name, Overcommit(), {}) for name in names})
-    observer = Observer(settings, Launcher(settings), inventory, Exposition(), History(settings))
+    observer = make_observer(settings, *names)
     asked: list[Specification] = []
 
     async def start(_: Launcher, specification: Specification, _directory: Path) -> runner.Run:
@@ -582,14 +553,8 @@ async def test_with_more_hosts_than_forks_every_host_has_its_time(
 async def test_strangers_get_no_id_before_every_host_was_seen(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hosts = {name: HostConfig(name, Overcommit(), {}) for name in ("kvm1", "kvm2")}
-    observer = Observer(
-        service.settings,
-        Launcher(service.settings),
-        Inventory(hosts),
-        Exposition(),
-        History(service.settings),
-    )
+    hosts = ("kvm1", "kvm2")
+    observer = make_observer(service.settings, *hosts)
     again: list[str] = []
     monkeypatch.setattr(observer, "_observe_again", again.append)
     before = Generations({}, datetime.now(UTC))
@@ -656,14 +621,8 @@ async def test_strangers_of_an_empty_database_wait_for_a_host_that_is_down(
     service: Service, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
     await Host.all().update(observed_at=None, status=HostStatus.UNKNOWN)
-    hosts = {name: HostConfig(name, Overcommit(), {}) for name in ("kvm1", "kvm2")}
-    observer = Observer(
-        service.settings,
-        Launcher(service.settings),
-        Inventory(hosts),
-        Exposition(),
-        History(service.settings),
-    )
+    hosts = ("kvm1", "kvm2")
+    observer = make_observer(service.settings, *hosts)
     monkeypatch.setattr(observer, "_observe_again", lambda *_, **__: None)
     before = Generations({}, datetime.now(UTC))
 
@@ -689,17 +648,11 @@ async def test_strangers_of_an_empty_database_wait_for_a_host_that_is_down(
 async def test_strangers_do_not_wait_for_ever_or_for_a_host_that_was_seen_before(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hosts = {name: HostConfig(name, Overcommit(), {}) for name in ("kvm1", "kvm2")}
+    hosts = ("kvm1", "kvm2")
     for number, (observed_at, patience) in enumerate(((datetime.now(UTC), 600.0), (None, 0.0)), 1):
         await Host.filter(name="kvm2").update(observed_at=observed_at)
         monkeypatch.setattr(observer_module, "STRANGERS_SECONDS", patience)
-        observer = Observer(
-            service.settings,
-            Launcher(service.settings),
-            Inventory(hosts),
-            Exposition(),
-            History(service.settings),
-        )
+        observer = make_observer(service.settings, *hosts)
         monkeypatch.setattr(observer, "_observe_again", lambda *_, **__: None)
         before = Generations({}, datetime.now(UTC))
         down = {"event": "runner_on_unreachable", "host": "kvm2", "res": {"msg": "no route"}}

@@ -11,21 +11,17 @@ from pathlib import Path
 
 import pytest
 from virtplay.errors import CannotStart
-from virtplay.hosts.inventory import HostConfig, Inventory
-from virtplay.hosts.observer import Observer
-from virtplay.hosts.placement import Overcommit
 from virtplay.jobs.execution import execute, lease
 from virtplay.jobs.launcher import Launcher
 from virtplay.jobs.processes import MARK
 from virtplay.jobs.recovery import LEFT_SECONDS, MOST_STALLED, recover, sweep_jobs
 from virtplay.jobs.submission import job_directory, write_secrets
-from virtplay.metrics.exposition import Exposition
-from virtplay.metrics.history import History
 from virtplay.settings import Settings
 from virtplay.store.jobs import save_progress
 from virtplay.store.models import Job, Vm
 
 from tests.api.conftest import Service, only_sqlite
+from tests.api.observers import make_observer
 from tests.api.test_observation import own_domain
 from tests.api.test_snapshots import begin, console_job, end
 from tests.api.test_vms import RUNNING, put_vm
@@ -234,8 +230,7 @@ async def test_secrets_of_a_job_that_was_never_committed_are_removed_later(
 async def test_a_play_that_cannot_start_leaves_no_directory(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inventory = Inventory({"kvm1": HostConfig("kvm1", Overcommit(), {})})
-    observer = Observer(settings, Launcher(settings), inventory, Exposition(), History(settings))
+    observer = make_observer(settings, "kvm1")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises((OSError, CannotStart)):
         await observer.observe("kvm1")
