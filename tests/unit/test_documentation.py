@@ -15,7 +15,7 @@ from virtplay.api.openapi import error_classes
 from virtplay.api.routes import ROUTES
 from virtplay.settings import Settings
 
-from benchmarks.tables import results, tables, with_figures
+from benchmarks.tables import readme_with_figures, results, tables, with_figures
 
 ROOT = Path(__file__).parents[2]
 READMES = ["README.md", "README.zh-CN.md"]
@@ -205,6 +205,11 @@ def test_performance_page_has_the_figures_that_were_kept() -> None:
     page = (ROOT / "docs/performance.md").read_text()
     assert page == with_figures(page)
     assert results().keys() & {"vm_create", "vm_pause", "snapshot_create"}
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_readme_has_the_figures_that_were_kept(name: str) -> None:
+    assert (ROOT / name).read_text() == readme_with_figures(name)
 
 
 def test_every_ratio_follows_from_its_row() -> None:
