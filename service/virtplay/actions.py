@@ -127,10 +127,11 @@ BATCH_SECONDS = RULES[Action.VM_START].time_limit
 def goes_together(action: str, variables: Mapping[str, Any]) -> bool:
     """Return whether a job may be one of several in one play: a power action without a wait.
 
-    A shutdown waits for its guest, and all jobs of its host would wait with it.
+    A shutdown waits for its guest, and all jobs of its host would wait with it. An action that
+    another release has queued is none of these.
     """
     waits = action in (Action.VM_STOP, Action.VM_RESTART)
-    power = RULES[Action(action)].state is not None
+    power = action in RULES and RULES[Action(action)].state is not None
     return power and (not waits or bool(variables.get("libvirt_domain_force")))
 
 

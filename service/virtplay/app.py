@@ -58,11 +58,11 @@ class Application(Sanic[Any, Any]):
     """
 
     def stop(self, terminate: bool = True, unregister: bool = False) -> None:
-        """Stop the server; before it has started, note that it is to stop."""
+        """Stop the server; before it has started, request that it stops then."""
         if getattr(self.ctx, "started", False):
             super().stop(terminate, unregister)
         else:
-            self.ctx.stop_requested = True
+            self.ctx.stop_requested.set()
 
 
 def create_app(settings: Settings) -> Sanic[Any, Any]:
@@ -83,6 +83,8 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         # Python 3.14 calls deprecated how Sanic sets the event loop up; users can do nothing.
         DEPRECATION_FILTER="ignore",
     )
+    # uvloop may call `stop` for a signal of the start when that has just ended.
+    app.ctx.stop_requested = asyncio.Event()
     limit = LoginLimit(settings.login_failures)
     for number, route in enumerate(ROUTES):
         path = re.sub(r"\{(\w+)\}", r"<\1:str>", route.path)
@@ -218,7 +220,7 @@ async def _handle_stop_signals(app: Sanic[Any, Any]) -> None:
     if threading.current_thread() is not threading.main_thread():
         app.ctx.started = True
         return
-    requested = asyncio.Event()
+    requested: asyncio.Event = app.ctx.stop_requested
     start = asyncio.current_task()
     assert start is not None
 
@@ -235,8 +237,6 @@ async def _handle_stop_signals(app: Sanic[Any, Any]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(requested.set))
-    if getattr(app.ctx, "stop_requested", False):
-        requested.set()
     app.ctx.ending = asyncio.create_task(stop_on_request())
 
 

@@ -118,6 +118,21 @@ async def test_one_that_fails_stops_no_other(playing: Service) -> None:
 
 @pytest.mark.slow
 @only_sqlite
+async def test_what_the_time_of_a_batch_was_too_short_for_is_in_the_next(playing: Service) -> None:
+    vms = await find_vms(playing, each=1)
+    why = {"msg": "cannot pause kvm1-0: it was not begun within 270 s", "code": "NOT_BEGUN"}
+    playing.hosts["kvm1"].order("pause kvm1-0", fail=why)
+    data = await act(playing, "pause", vms=vms)
+    first = data["jobs"][0]["jobId"]
+    await playing.until(f"/jobs/{first}", lambda job: job["attempt"] > 1)
+    playing.hosts["kvm1"].order("pause kvm1-0")
+    jobs = await outcomes(playing, data)
+    assert {job["status"] for job in jobs.values()} == {"succeeded"}
+    assert jobs[vms[1]]["attempt"] == 1
+
+
+@pytest.mark.slow
+@only_sqlite
 async def test_a_host_ends_its_jobs_without_the_others(playing: Service, tmp_path: Path) -> None:
     vms = await find_vms(playing, each=2)
     gate = playing.hosts["kvm2"].hold("pause")
@@ -216,6 +231,16 @@ async def test_jobs_of_a_batch_that_died_are_recovered_one_by_one(service: Servi
     assert {(job.status, job.attempt, job.stalled) for job in rows} == {("queued", 2, 1)}
     assert {(job.bulk_id, job.at_once) for job in rows} == {(ids[0], 3)}
     assert not directory.exists()
+
+
+async def test_a_job_whose_vm_is_gone_fails_also_in_a_batch(service: Service) -> None:
+    await service.see(domains=[foreign_domain(f"kvm1-{number}") for number in range(2)])
+    await act(service, "pause", vms=[str(vm.ref) for vm in await Vm.all()])
+    gone, other = await Job.all().order_by("id")
+    await Vm.filter(id=gone.vm_id).delete()
+    assert [job.id for job in await lease_together([gone.id, other.id], "here")] == [other.id]
+    shown = await service.get(f"/jobs/{gone.ref}")
+    assert (shown["status"], shown["error"]["code"]) == ("failed", "VM_NOT_FOUND")
 
 
 async def test_requests_for_many_are_checked_vm_by_vm(service: Service) -> None:

@@ -19,10 +19,17 @@ from virtplay.actions import (
 )
 from virtplay.jobs import runner
 from virtplay.jobs.dispatcher import Ended
-from virtplay.jobs.execution import end, end_when_asked, new_holder, repeat_while_away
+from virtplay.jobs.execution import (
+    end,
+    end_when_asked,
+    fail_without_vm,
+    new_holder,
+    repeat_while_away,
+)
 from virtplay.jobs.launcher import Launcher
-from virtplay.jobs.outcome import internal_error
+from virtplay.jobs.outcome import count_ended, internal_error
 from virtplay.jobs.progress import Progress
+from virtplay.jobs.recovery import queue_again
 from virtplay.jobs.specification import Specification
 from virtplay.jobs.splitting import split
 from virtplay.jobs.submission import batch_directory, job_directory
@@ -38,6 +45,8 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 30
 """How much earlier than the play its modules end, so that they can say what they have done."""
+NOT_BEGUN = "NOT_BEGUN"
+"""The code of a domain to which the module has done nothing when its time was up."""
 DONE: Mapping[str, Any] = {"event": "exit", "rc": 0, "status": "successful"}
 """The exit event of a job whose result is there, while the play works on other hosts."""
 
@@ -87,14 +96,19 @@ async def lease_together(job_ids: Collection[int], holder: str) -> list[Job]:
     With the same `holder` it may be called again: leases whose commit got no response are
     recognised.
     """
+    leased, failed = [], []
     async with transaction():
-        leased = []
         for job, vm in await store.lock_jobs(job_ids):
             if job.status == JobStatus.RUNNING and job.leased_by == holder:
                 leased.append(job)
+            elif job.status == JobStatus.QUEUED and vm is None:
+                await fail_without_vm(job)
+                failed.append(job)
             elif vm is not None and await store.lease_job(job, vm, holder):
                 await save_vm(vm, status=RULES[Action(job.action)].status)
                 leased.append(job)
+    for job in failed:
+        count_ended(job)
     return leased
 
 
@@ -173,6 +187,7 @@ class _Batch:
                 "libvirt_domain_at_once": self._settings.jobs_per_host,
                 "libvirt_domain_time_limit": BATCH_SECONDS - CONNECT_SECONDS,
             },
+            forks=len(hosts),
             skip_tags=VALIDATION,
             time_limit=BATCH_SECONDS,
         )
@@ -206,6 +221,11 @@ class _Batch:
         job = share.job
         request_id.set(job.request_id)
         del self._shares[str(job.ref)]
+        if (share.progress.error or {}).get("code") == NOT_BEGUN:
+            # What did not respond took the time of the others; the next batch has time for them.
+            await self._patiently(partial(queue_again, job))
+            self._ended(job.id, [job.id])
+            return
         followers = await end(job, share.progress, outcome, self._give_up)
         # What an earlier attempt, alone, has left.
         await runner.clear(job_directory(self._settings, str(job.ref)))

@@ -32,6 +32,10 @@ LOOK_SECONDS = 5.0
 
 BATCH_ROUNDS = 8
 """How often a batch may fill a host's `jobs_per_host`, so that its time limit is enough for all."""
+BATCH_VMS = 100
+"""The most VMs of one host in a batch: ansible-runner drops a result of more than 700,000 bytes."""
+BATCH_HOSTS = 25
+"""The most hosts in a batch: Ansible works on all at once, with a fork of 20 MB for each."""
 
 log = logging.getLogger("virtplay.jobs.dispatcher")
 
@@ -84,7 +88,7 @@ class Load:
             return False
         per_host = self._settings.jobs_per_host
         if there := sum(member.host == job.host for member in batch):
-            return there < BATCH_ROUNDS * per_host
+            return there < min(BATCH_ROUNDS * per_host, BATCH_VMS)
         return self._busy[job.lane] < per_host
 
     def add(self, job: ReadyJob, batch: Sequence[ReadyJob] = ()) -> None:
@@ -106,14 +110,22 @@ def choose(
     chosen: list[list[ReadyJob]] = []
     for job in ready:
         together = goes_together(job.action, job.variables)
-        beside = batch if together else ()
+        if together and not _has_place(batch, job.host):
+            batch = []
+        beside = batch if together else []
         if job.id in load.running or not load.admits(job, beside):
             continue
         load.add(job, beside)
-        if not (together and batch):
-            chosen.append(batch if together else [])
-        (batch if together else chosen[-1]).append(job)
+        if not beside:
+            chosen.append(beside)
+        beside.append(job)
     return chosen
+
+
+def _has_place(batch: Sequence[ReadyJob], host: str | None) -> bool:
+    """Return whether a batch may have jobs of a host."""
+    hosts = {job.host for job in batch}
+    return host in hosts or len(hosts) < BATCH_HOSTS
 
 
 class LocalDispatcher:

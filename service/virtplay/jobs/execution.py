@@ -106,16 +106,20 @@ async def lease(job_id: int, holder: str = "") -> Job | None:
             return None
         vm = await lock_vm(job.vm_id)
         if vm is None:
-            # Only a job that does not hold its VM can find it gone.
-            message = f"cannot run {job.ref}: VM {job.vm_ref} is gone"
-            error = {"code": "VM_NOT_FOUND", "message": message, "task": "", "host": job.host}
-            await store.move(job, JobStatus.FAILED, error=error)
+            await fail_without_vm(job)
             return job
         if not await store.lease_job(job, vm, holder):
             return None
         if job.locks:
             await save_vm(vm, status=RULES[Action(job.action)].status)
     return job
+
+
+async def fail_without_vm(job: Job) -> None:
+    """Fail a queued job whose VM is gone: one that did not hold it, or whose VM was released."""
+    message = f"cannot run {job.ref}: VM {job.vm_ref} is gone"
+    error = {"code": "VM_NOT_FOUND", "message": message, "task": "", "host": job.host}
+    await store.move(job, JobStatus.FAILED, error=error)
 
 
 async def _play(

@@ -182,13 +182,14 @@ class Launcher:
     async def start(self, directory: Path, environment: Mapping[str, str]) -> Process:
         """Start the job process whose specification is in `directory`."""
         words = [str(directory)]
-        if self._socket is not None:
+        path = self._socket  # it is None as soon as the manager has ended
+        if path is not None:
             try:
-                return await self._fork(self._socket, words, environment)
+                return await self._fork(path, words, environment)
             except (Unavailable, OSError) as reason:
                 count_fallback("job")
                 # It takes some seconds to start.
-                level = logging.WARNING if self._socket.exists() else logging.INFO
+                level = logging.WARNING if path.exists() else logging.INFO
                 log.log(level, "cannot fork the process of %s: %s", directory.name, reason)
         return await asyncio.create_subprocess_exec(
             sys.executable,

@@ -104,10 +104,13 @@ async def mark_missed(vm: Vm) -> None:
 
 async def mark_unreachable(host: str) -> None:
     """Mark the VMs of a host that cannot be observed unreachable, unless a job holds them."""
-    await _mark_unreachable(await _reachable_vms().filter(host=host))
+    await _mark_unreachable(_reachable_vms().filter(host=host))
 
 
-async def _mark_unreachable(vms: Sequence[Vm]) -> None:
+async def _mark_unreachable(rows: QuerySet[Vm]) -> None:
+    # Locked in the order of everybody else, or two of them wait for each other; and before the
+    # jobs that hold them are read.
+    vms = await rows.order_by("id").select_for_update()
     busy = await busy_vms(vm.id for vm in vms)
     for vm in vms:
         if vm.id not in busy:
@@ -281,7 +284,7 @@ async def sync_hosts(names: set[str]) -> None:
             await host.save(update_fields=["in_inventory"])
     for name in await _hosts_with_vms() - names:
         await mark_unreachable(name)
-    await _mark_unreachable(await _reachable_vms().filter(host=None))
+    await _mark_unreachable(_reachable_vms().filter(host=None))
 
 
 async def _hosts_with_vms() -> set[str]:

@@ -100,7 +100,8 @@ def test_one_that_does_not_respond_holds_up_no_other(bring: Any) -> None:
 
 def test_what_has_not_begun_in_time_does_not_begin(bring: Any) -> None:
     result = bring("stuck-1", "new-1", at_once=1, time_limit=1)
-    assert [one["code"] for one in result["domains"]] == ["TIMEOUT", "TIMEOUT"]
+    assert [one["code"] for one in result["domains"]] == ["TIMEOUT", "NOT_BEGUN"]
+    assert result["domains"][1]["msg"] == "cannot pause new-1: it was not begun within 1 s"
     FakeTask.gate.set()
     assert [params["name"] for params in FakeTask.seen] == ["stuck-1"]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from virtplay.actions import Action, goes_together, power_options
-from virtplay.jobs.dispatcher import BATCH_ROUNDS, Work, choose
+from virtplay.jobs.dispatcher import BATCH_HOSTS, BATCH_ROUNDS, BATCH_VMS, Work, choose
 from virtplay.settings import Settings
 from virtplay.store.jobs import ReadyJob
 
@@ -54,6 +54,22 @@ def test_what_is_ready_and_may_go_together_does_with_any_action_and_host() -> No
         job(5, "vm_stop"),
     )  # fmt: skip
     assert numbers(*ready) == [[1, 3, 4], [2], [5]]
+
+
+def test_an_action_that_another_release_has_queued_stops_no_other() -> None:
+    assert numbers(job(1), job(2, "vm_fly"), job(3)) == [[1, 3], [2]]
+
+
+def test_a_batch_has_as_many_hosts_as_ansible_works_on_at_once() -> None:
+    ready = [job(number, host=f"kvm{number}") for number in range(BATCH_HOSTS + 2)]
+    first, second = numbers(*ready, job(100, host=f"kvm{BATCH_HOSTS}"))
+    assert len(first) == BATCH_HOSTS
+    assert second == [BATCH_HOSTS, BATCH_HOSTS + 1, 100]
+
+
+def test_a_batch_has_as_many_vms_of_a_host_as_one_result_can_report() -> None:
+    ready = [job(number) for number in range(BATCH_VMS + 5)]
+    assert [len(each) for each in numbers(*ready, jobs_per_host=64)] == [BATCH_VMS]
 
 
 def test_one_alone_is_no_batch() -> None:

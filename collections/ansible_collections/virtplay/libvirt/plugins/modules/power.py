@@ -62,8 +62,8 @@ options:
   time_limit:
     description:
       - Time in seconds after which the task ends, 1 to 86400. A domain that is not done by then
-        fails with the code V(TIMEOUT), which no domain that is done has to wait for. By default
-        the task waits for all.
+        fails with the code V(TIMEOUT), and one that was not begun, as others took the time, with
+        V(NOT_BEGUN). By default the task waits for all.
     type: int
   lock_timeout:
     description:
@@ -260,11 +260,15 @@ class PowerTask:
         for thread in threads:
             thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
         with self._lock:
+            not_begun = {number for number, _domain in self._waiting}
             self._waiting.clear()
             done = dict(self._done)
         outcomes, diffs = [], []
         for number, domain in enumerate(self.params["domains"]):
-            outcome, diff = done.get(number) or (_too_late(domain, limit), [])
+            outcome, diff = done.get(number) or (
+                _too_late(domain, limit, begun=number not in not_begun),
+                [],
+            )
             outcomes.append(outcome)
             diffs += diff
             for warning in outcome["warnings"]:
@@ -323,14 +327,14 @@ def _cannot(domain: Mapping[str, Any]) -> str:
     return f"cannot {VERBS[Wanted(domain['state'])]} {domain['name'] or domain['uuid']}"
 
 
-def _too_late(domain: Mapping[str, Any], limit: int) -> dict[str, Any]:
+def _too_late(domain: Mapping[str, Any], limit: int, *, begun: bool) -> dict[str, Any]:
     """Return the outcome of a domain that was not done in time."""
-    message = f"{_cannot(domain)}: it was not done within {limit} s"
+    message = f"{_cannot(domain)}: it was not {'done' if begun else 'begun'} within {limit} s"
     return {
         **_identify(domain),
         "failed": True,
         "msg": message,
-        "code": "TIMEOUT",
+        "code": "TIMEOUT" if begun else "NOT_BEGUN",
         "warnings": [],
     }
 
