@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import signal
-import termios
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -64,8 +63,14 @@ def shell(place: Warm) -> Iterator[Any]:
 
 
 def reads_keys(child: Any) -> bool:
-    """Return whether a program reads single keys of a terminal, as a pause does."""
-    return not termios.tcgetattr(child.child_fd)[3] & termios.ICANON
+    """Return whether a pause reads the terminal.
+
+    Ansible discards what is typed before it does not wait for keys; the program, or the shell that
+    has started it, shares the open terminal.
+    """
+    lines = Path(f"/proc/{child.pid}/fdinfo/0").read_text().splitlines()
+    flags = next(line.split()[1] for line in lines if line.startswith("flags:"))
+    return bool(int(flags, 8) & os.O_NONBLOCK)
 
 
 def rest(child: Any) -> tuple[str, int | None, int | None]:

@@ -90,8 +90,6 @@ def properties() -> dict[str, object]:
     """Return what a program inherits from this process, except for its descriptors."""
     import resource
 
-    umask = os.umask(0o077)
-    os.umask(umask)
     numbers = {getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
     try:
         directory = os.getcwd()
@@ -102,7 +100,7 @@ def properties() -> dict[str, object]:
         "environment": dict(os.environ),
         "identity": identity(),
         "python": sys.executable,
-        "umask": umask,
+        "umask": _umask(),
         "niceness": os.getpriority(os.PRIO_PROCESS, 0),
         "processors": sorted(os.sched_getaffinity(0)),
         "limits": {number: resource.getrlimit(number) for number in numbers},
@@ -111,6 +109,15 @@ def properties() -> dict[str, object]:
         ],
         "blocked": [int(number) for number in _signal.pthread_sigmask(_signal.SIG_BLOCK, ())],
     }
+
+
+def _umask() -> int:
+    """Return the umask; it could be read by setting it, which other threads would notice."""
+    with open("/proc/self/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"Umask:"):
+                return int(line.split()[1], 8)
+    raise Unavailable("cannot read the umask")
 
 
 class Offer:

@@ -308,10 +308,10 @@ def kill_tree(pid: int) -> None:
     """Kill a process with all its descendants."""
     found = [pid]
     for parent in found:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it has ended, or sudo made it another user's
             os.kill(parent, signal.SIGSTOP)  # so that it starts no further child
             for task in Path(f"/proc/{parent}/task").iterdir():
                 found += map(int, (task / "children").read_text().split())
     for each in found:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError):
             os.kill(each, signal.SIGKILL)

@@ -63,6 +63,7 @@ class ServerProcess:
     def __init__(self, path: str, options: argparse.Namespace) -> None:
         """Start a server that will listen at a path."""
         here, there = socket.socketpair()
+        here.setblocking(False)
         package = Path(__file__).resolve().parent
         start = START.format(str(Path(sys.executable).parent), str(package.parent))
         words = [sys.executable, "-c", start, path, str(there.fileno())]
@@ -70,22 +71,25 @@ class ServerProcess:
         words += [f"--load={name}" for name in options.load]
         words += ["--runner"] if options.runner else []
         # Forks show their own arguments and environment in the room of the server's.
-        self.process = subprocess.Popen(
-            [*words, "x" * ARGUMENT_BYTES],
-            stdin=subprocess.DEVNULL,
-            stdout=2,
-            pass_fds=[there.fileno()],
-            env={**os.environ, ROOM: "x" * ROOM_BYTES},
-        )
-        there.close()
-        here.setblocking(False)
+        with there:
+            self.process = subprocess.Popen(
+                [*words, "x" * ARGUMENT_BYTES],
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                pass_fds=[there.fileno()],
+                env={**os.environ, ROOM: "x" * ROOM_BYTES},
+                # A key such as Ctrl-C is for the manager alone, which ends the server.
+                start_new_session=True,
+            )
         self.control = here
         self.began = time.monotonic()
         self._began_ns = time.time_ns() - CLOCK_NS
-        self.used = self.began
-        """When it was last used, or began."""
+        self.used = 0.0
+        """When it last got a run."""
         self.ready = False
         self.retired = False
+        self.settled = False
+        """Whether it has served for a while."""
         self.failure = ""
         """Why it could not get ready, if it could report that."""
         self._watched: list[str] = []
@@ -104,7 +108,8 @@ class ServerProcess:
         *lines, self._read = (self._read + data).split(b"\n")
         for line in lines:
             report = json.loads(line)
-            self.used = time.monotonic()
+            if report["event"] == "run":
+                self.used = time.monotonic()
             self.ready |= report["event"] == "ready"
             self._directory = report.get("directory", self._directory)
             self.failure = report.get("reason", "")
@@ -196,6 +201,8 @@ class Manager:
         self._row = 0
         """How many servers in a row have failed or become stale at once."""
         self._next_start = 0.0
+        self._used = time.monotonic()
+        """When a server last got a run, or this manager began."""
         self._said: list[str] = []
         self._ended = False
         self._wakes, wake = os.pipe()
@@ -212,6 +219,11 @@ class Manager:
         """Keep a server until this manager is to end; then end the servers."""
         while not self._ended and not self._is_idle():
             self._keep_one()
+            self._wait(LOOK_SECONDS)
+            self._bury()
+        for each in self._servers:
+            each.retire()  # a run may have begun since the last look
+        while not self._ended and self._servers:
             self._wait(LOOK_SECONDS)
             self._bury()
         for each in self._servers:
@@ -236,7 +248,8 @@ class Manager:
                 if now - each.began > WARM_SECONDS:
                     each.process.kill()
             return
-        if ready and now - ready[-1].began > SETTLED_SECONDS:
+        if ready and not ready[-1].settled and now - ready[-1].began > SETTLED_SECONDS:
+            ready[-1].settled = True
             self._row = 0
         if now < self._next_start:
             return
@@ -245,7 +258,11 @@ class Manager:
             self._say(f"the server is replaced: {reason}")
             self._pause(STALE_PAUSES)
         if reason or not ready:
-            self._servers.append(ServerProcess(self._path, self._options))
+            try:
+                self._servers.append(ServerProcess(self._path, self._options))
+            except OSError as error:  # Python was removed, or there is no memory
+                self._say(f"cannot start a server: {error}")
+                self._pause(PAUSES)
 
     def _pause(self, pauses: tuple[float, ...]) -> None:
         """Set when the next server may start, the later the more of them do not last."""
@@ -261,7 +278,9 @@ class Manager:
             if descriptor == self._wakes:
                 os.read(self._wakes, 512)
             elif descriptor in watched:
-                watched[descriptor].hear()
+                server = watched[descriptor]
+                server.hear()
+                self._used = max(self._used, server.used)
             elif not os.read(0, 512):
                 self._ended = True
 
@@ -291,9 +310,9 @@ class Manager:
 
     def _is_idle(self) -> bool:
         limit = self._options.idle
-        if limit is None or not self._servers or any(each.has_runs() for each in self._servers):
+        if limit is None or any(each.has_runs() for each in self._servers):
             return False
-        return all(time.monotonic() - each.used > limit for each in self._servers)
+        return bool(time.monotonic() - self._used > limit)
 
 
 def take_lock(path: str) -> int | None:
@@ -368,6 +387,8 @@ def main() -> None:
         "--runner", action="store_true", help="have the settings that ansible-runner sets"
     )
     options = parser.parse_args()
+    # What blocked them may have started this; the server inherits it.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if (lock := take_lock(options.socket)) is None:
         sys.exit(f"cannot manage {options.socket}: another manager does")
     try:

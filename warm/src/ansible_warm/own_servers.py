@@ -40,8 +40,43 @@ def settings(environment: Mapping[str, str], directory: str) -> list[object]:
     for name, value in found:
         if name.startswith("ANSIBLE_") and name.endswith(PATHS):
             paths += value.replace(",", ":").split(":")
-    absolute = all(path.startswith(("/", "~")) for path in paths)
-    return [found, "" if absolute else directory]
+        elif name == "PYTHONPATH":
+            paths += value.split(":")
+    text = _configuration(environment, directory)
+    absolute = all(path.startswith(("/", "~")) for path in paths) and "{{CWD}}" not in text
+    more = sorted((name, environment.get(name, "")) for name in referenced(environment, directory))
+    return [found, more, "" if absolute else directory]
+
+
+def referenced(environment: Mapping[str, str], directory: str) -> set[str]:
+    """Return the variables that settings refer to, as in `roles_path = $PROJECT/roles`."""
+    texts = [_configuration(environment, directory)]
+    texts += [value for name, value in environment.items() if name.startswith("ANSIBLE_")]
+    found = set()
+    for text in texts:
+        for after in text.split("$")[1:]:
+            name = after.removeprefix("{")
+            length = 0
+            while length < len(name) and (name[length].isalnum() or name[length] == "_"):
+                length += 1
+            found.add(name[:length])
+    return found - {""}
+
+
+def _configuration(environment: Mapping[str, str], directory: str) -> str:
+    """Return the text of the ansible.cfg of a run; "" if there is none."""
+    chosen = environment.get("ANSIBLE_CONFIG")
+    if chosen and os.path.isdir(chosen):
+        chosen = os.path.join(chosen, "ansible.cfg")
+    home = os.path.join(os.path.expanduser("~"), ".ansible.cfg")
+    places = [chosen] if chosen else ["ansible.cfg", home, "/etc/ansible/ansible.cfg"]
+    for place in places:
+        try:
+            with open(os.path.join(directory, place), errors="replace") as file:
+                return file.read()
+        except OSError:
+            continue
+    return ""
 
 
 def socket_path() -> str:
@@ -59,7 +94,8 @@ def socket_path() -> str:
         raise Unavailable(f"cannot use {directory}: {error.strerror}") from error
     if state.st_uid != os.geteuid() or state.st_mode & 0o077:
         raise Unavailable(f"cannot use {directory}: other users may enter it")
-    what = (settings(os.environ, os.getcwd()), identity(), sys.executable, sys.version)
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
+    what = (settings(os.environ, os.getcwd()), identity(), niceness, sys.executable, sys.version)
     return os.path.join(directory, _digest(repr(what)))
 
 
@@ -97,10 +133,11 @@ def start(path: str) -> None:
         return
     manager = os.path.join(os.path.dirname(os.path.abspath(__file__)), "manager.py")
     idle = os.environ.get("ANSIBLE_WARM_IDLE", IDLE_SECONDS)
+    names = {*SETTINGS, *FURTHER, *referenced(os.environ, os.getcwd())}
     environment = {
         name: value
         for name, value in os.environ.items()
-        if name.startswith(PREFIXES) or name in (*SETTINGS, *FURTHER)
+        if name.startswith(PREFIXES) or name in names
     }
     words = [sys.executable, "-I", "-S", manager, path, "--idle", idle]
     if child := os.fork():

@@ -40,6 +40,11 @@ def outlive_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)
 
 
+def _highest(request: Request) -> int:
+    """Return the highest descriptor that `take_descriptors` needs: it moves them above all."""
+    return max(request["descriptors"], default=0) + len(request["descriptors"]) + 1
+
+
 def take_on(request: Request) -> None:
     """Give this process the directory, environment and so on of a request, or raise Refused.
 
@@ -55,8 +60,8 @@ def take_on(request: Request) -> None:
         if resource.getrlimit(number) != limits:
             _or_refuse("limits", lambda n=number, both=limits: resource.setrlimit(n, both))
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most != resource.RLIM_INFINITY and max(request["descriptors"], default=0) >= most:
-        raise Refused("the run has a descriptor above its limit")
+    if most != resource.RLIM_INFINITY and _highest(request) >= most:
+        raise Refused("the run has too many descriptors for its limit")
     os.umask(request["umask"])
     _or_refuse("directory", lambda: os.chdir(request["directory"]))
     take_name(request["program"], request["environment"])

@@ -48,12 +48,14 @@ OWN_CODE = re.compile(r"/ansible/modules/|/ansible_collections/")
 """Directories whose modules have such names as well."""
 LOW = 255
 """The highest descriptor that is kept free; a shell gives the file of a `<(…)` number 63."""
+AGENT = "ANSIBLE_SSH_AGENT"
 HARMLESS = {
     # The callback of ansible-runner 2.4 keeps the directory of the run that imports it, and others
     # may write or send something.
     "DEFAULT_STDOUT_CALLBACK": "default",
     "CALLBACKS_ENABLED": [],
     "CACHE_PLUGIN": "memory",
+    "VARIABLE_PLUGINS_ENABLED": ["host_group_vars"],
     # Others may start processes or threads.
     "DEFAULT_STRATEGY": "linear",
     "DEFAULT_KEEP_REMOTE_FILES": False,
@@ -259,8 +261,13 @@ class WarmAnsible:
         directories = callback_loader.config, vars_loader.config
         callback_loader.config, vars_loader.config = [], []
         logger, display.logger = display.logger, None
+        # Ansible reads it by itself in each run; an agent would stay the server's child.
+        agent, os.environ[AGENT] = os.environ.get(AGENT), "none"
         with _quiet() as output:
             code = PlaybookCLI([PROGRAM, "-i", "localhost,", str(WARM_UP)]).run()
+        del os.environ[AGENT]
+        if agent is not None:
+            os.environ[AGENT] = agent
         self._reset()
         if code:
             raise RuntimeError(f"{WARM_UP} ended with {code}: {output}")
@@ -358,8 +365,7 @@ class WarmAnsible:
         self._take_directory()
         ansible_vars.random_int = secrets.token_hex(4)
         ansible_vars.cur_id = 0
-        if os.isatty(1):
-            importlib.reload(color)  # what it finds out about the terminal, it does so when loaded
+        importlib.reload(color)  # what it finds out about the terminal, it does so when loaded
         ansible_display.Display()._set_column_width()
         # What is wrong with the configuration was reported when the server loaded it.
         self._config.WARNINGS = copy.copy(self._warnings)
@@ -371,11 +377,13 @@ class WarmAnsible:
     def _take_directory(self) -> None:
         """Give this run a temporary directory of its own, with the payloads that are built."""
         name = f"ansible-local-{os.getpid()}-"
+        self.directory.parent.mkdir(0o700, parents=True, exist_ok=True)
         own = Path(tempfile.mkdtemp(self._mark(), name, self.directory.parent))
         self._constants.DEFAULT_LOCAL_TMP = str(own)
         built = own / PAYLOADS
         built.mkdir()
-        with contextlib.suppress(FileNotFoundError):
+        # Not all file systems have links: the run then builds its payloads itself.
+        with contextlib.suppress(OSError):
             for payload in (self.directory / PAYLOADS).iterdir():
                 os.link(payload, built / payload.name)
         self._own = own
