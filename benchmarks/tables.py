@@ -86,6 +86,7 @@ PAIRS = (
 )  # fmt: skip
 """Benchmark, what it measures, key, beside what, key; a key ends in the unit of its figure."""
 SINGLES = (
+    ("vm_start", "of a start, by either way, `virsh start` on the host", "libvirt_s", "s"),
     ("console_pump", "console bytes from host to client", "down_mib_s", "MiB/s"),
     ("console_pump", "console bytes from client to host", "up_mib_s", "MiB/s"),
     ("console_pump", "console bytes lost or changed, of 1 GiB each way", "bytes_wrong", ""),

@@ -32,6 +32,12 @@ UPKEEP_SECONDS = 600.0
 CLAIM_SECONDS = 5.0
 SWITCH_SECONDS = 0.001
 """How long a thread may hold the interpreter; Python's default of 5 ms delays the event loop."""
+COLLECTIONS = (5_000, 10, 1_000_000)
+"""Thresholds of Python's garbage collector: no full collections but those of the upkeep.
+
+Python would begin them while reports of hosts are parsed, when there are hundreds of thousands of
+objects and nothing to collect, and hold the event loop for up to 70 ms.
+"""
 
 
 class Background:
@@ -140,6 +146,7 @@ class Background:
             await forget_tickets()
             await compact_counts()
             await sweep_jobs(settings)
+            gc.collect()
             await asyncio.sleep(UPKEEP_SECONDS)
 
 
@@ -160,6 +167,7 @@ async def start_background(settings: Settings) -> Background:
         # What exists now stays. A full collection would visit all of it, for 100 ms of the loop.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*COLLECTIONS)
     except BaseException:
         # Nothing else closes it now, and an open database keeps the interpreter from exiting.
         await close_database()

@@ -293,7 +293,8 @@ create_app = app.create_app
 def create(settings):
     async def stop(*_):
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.sleep(0.2)
+        if seconds := float(os.environ["PAUSE"]):
+            await asyncio.sleep(seconds)
 
     made = create_app(settings)
     # As soon as Sanic has its own handlers of signals, and before ours are there.
@@ -307,10 +308,11 @@ serve()
 
 
 @only_sqlite
-def test_sigterm_in_the_middle_of_its_start_ends_it(server: Server) -> None:
+@pytest.mark.parametrize("pause", ["0.2", "0"], ids=["seen before", "seen after ours are there"])
+def test_sigterm_in_the_middle_of_its_start_ends_it(server: Server, pause: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", STOPPED_IN_ITS_START],
-        env=server.environment,
+        env=server.environment | {"PAUSE": pause},
         stderr=subprocess.PIPE,
         text=True,
         timeout=120,

@@ -7,10 +7,12 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+import running
 from ansible_warm import manager
 from running import (
     CLIENT,
@@ -105,6 +107,34 @@ def test_idle_manager_ends(tmp_path: Path) -> None:
         process.communicate()
         place.manager.wait(WAIT_SECONDS)
         place.assert_nothing_left()
+
+
+def test_idle_manager_ends_whose_servers_cannot_warm_up(tmp_path: Path) -> None:
+    with warm(tmp_path, "--idle=5") as place:
+        server = place.server()
+        place.configuration.write_text("[defaults\n")
+        os.kill(server, signal.SIGKILL)
+        place.manager.wait(WAIT_SECONDS)
+        place.assert_nothing_left()
+
+
+def test_python_that_is_gone_does_not_end_the_manager(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(PYTHON)
+    (tmp_path / "venv/lib").symlink_to(Path(sys.prefix, "lib"))
+    shutil.copy(Path(sys.prefix, "pyvenv.cfg"), tmp_path / "venv")
+    monkeypatch.setattr(running, "PYTHON", str(python))
+    with warm(tmp_path) as place:
+        server = place.server()
+        python.unlink()
+        wait_for(lambda: "cannot start a server" in place.log.read_text(), "message")
+        assert is_running(server)
+        assert place.manager.poll() is None
+        python.symlink_to(PYTHON)
+        place.renewed(server)
 
 
 @pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL", "end of input"])

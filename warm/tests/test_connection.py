@@ -100,12 +100,41 @@ def test_settings_are_the_same(changes: dict[str, str], directory: str, is_same:
         ({"ANSIBLE_INVENTORY": "hosts"}, True),
         ({"ANSIBLE_CONFIG": "one.cfg"}, True),
         ({"ANSIBLE_CONFIG": ""}, True),
+        ({"PYTHONPATH": "/lib"}, False),
+        ({"PYTHONPATH": "/lib:lib"}, True),
     ],
 )
 def test_relative_settings_depend_on_the_directory(changes: dict[str, str], depends: bool) -> None:
     environment = {**BASE, **changes}
     first, second = (own_servers.settings(environment, each) for each in ("/one", "/two"))
     assert (first != second) is depends
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "is_same"),
+    [
+        ("roles_path = $PROJECT/roles:${OTHER}/roles", {"PROJECT": "/two"}, False),
+        ("roles_path = $PROJECT/roles:${OTHER}/roles", {"OTHER": "/two"}, False),
+        ("roles_path = $PROJECT/roles", {"OTHER": "/two"}, True),
+        ("roles_path = /roles", {"PROJECT": "/two"}, True),
+    ],
+)
+def test_variables_of_the_configuration_are_settings(
+    text: str, changes: dict[str, str], is_same: bool, tmp_path: Path
+) -> None:
+    configuration = tmp_path / "ansible.cfg"
+    configuration.write_text(f"[defaults]\n{text}\n")
+    base = {**BASE, "ANSIBLE_CONFIG": str(configuration), "PROJECT": "/one"}
+    first = own_servers.settings(base, "/one")
+    assert (own_servers.settings({**base, **changes}, "/one") == first) is is_same
+
+
+def test_a_path_in_the_working_directory_depends_on_it(tmp_path: Path) -> None:
+    configuration = tmp_path / "ansible.cfg"
+    configuration.write_text("[defaults]\nlog_path = {{CWD}}/log\n")
+    environment = {**BASE, "ANSIBLE_CONFIG": str(configuration)}
+    first, second = (own_servers.settings(environment, each) for each in ("/one", "/two"))
+    assert first != second
 
 
 def test_changes_of_files_are_told_by_their_signature(tmp_path: Path) -> None:
