@@ -32,7 +32,7 @@ UPKEEP_SECONDS = 600.0
 CLAIM_SECONDS = 5.0
 SWITCH_SECONDS = 0.001
 """How long a thread may hold the interpreter; Python's default of 5 ms delays the event loop."""
-COLLECTIONS = (5_000, 10, 1_000_000)
+COLLECTIONS = (1_000, 5, 1_000_000)
 """Thresholds of Python's garbage collector: no full collections but those of the upkeep.
 
 Python would begin them while reports of hosts are parsed, when there are hundreds of thousands of
