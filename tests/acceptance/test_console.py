@@ -199,9 +199,13 @@ async def test_streams_end_with_the_ssh_connection(
 
 async def greeted(consoles: Consoles, ref: str) -> bool:
     """Whether a screen can be opened: not while the host is unreachable for its observer, too."""
+    answer = await asyncio.to_thread(consoles.api.ask, "GET", f"/vms/{ref}/console?type=vnc")
+    if answer.status_code == 503:
+        return False
+    assert answer.status_code == 200, answer.text
     try:
-        async with consoles.stream(ref) as screen:
-            return bool(await screen.read(12))
+        async with consoles.connect(answer.json()["data"]["url"]) as socket:
+            return bool(await Stream(socket).read(12))
     except InvalidStatus as error:
         if error.response.status_code != 503:
             raise
