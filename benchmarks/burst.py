@@ -95,6 +95,7 @@ def measure(
         **medians(**measured),
         **{f"{way}_at_once": number for way, number in best.items()},
         "runs": 2 * turns,
+        "playbook_runs": len(ACTIONS),
     }
 
 

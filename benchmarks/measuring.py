@@ -143,7 +143,7 @@ def memory(root: int) -> dict[str, float]:
 
     It is the proportional set size: pages that processes share count once. A process belongs to
     the observer if its command, or that of an ancestor or descendant, names the directory of
-    observations; every other descendant belongs to the jobs.
+    observations, as the launcher is that has forked it; every other descendant belongs to the jobs.
     """
     service = psutil.Process(root)
     found = {"service": _pss(root), "jobs": 0.0, "observer": 0.0}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from virtplay.api.http.envelope import ApiResponse, Json, json_list
+from virtplay.api.http.envelope import ApiResponse, json_list, json_object
 from virtplay.api.http.requests import ApiRequest
 from virtplay.api.schemas.hosts import (
     Amounts,
@@ -71,7 +71,7 @@ async def list_hosts(request: ApiRequest) -> ApiResponse:
         out = host_out(host, room(host, promised), promised.get(host.name, Promised()))
         return out.model_dump_json()
 
-    return ApiResponse(Json(f'{{"hosts":{await json_list(await store.list_hosts(), render)}}}'))
+    return ApiResponse(json_object(hosts=await json_list(await store.list_hosts(), render)))
 
 
 async def get_host(request: ApiRequest) -> ApiResponse:

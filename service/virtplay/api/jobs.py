@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from sanic import HTTPResponse, text
 
 from virtplay.actions import playbook
-from virtplay.api.http.envelope import ApiResponse, Json, json_list
+from virtplay.api.http.envelope import ApiResponse, json_list, json_object
 from virtplay.api.http.requests import ApiRequest
 from virtplay.api.schemas.fields import Pagination
 from virtplay.api.schemas.jobs import JobError, JobOut
@@ -75,7 +75,7 @@ async def list_jobs(request: ApiRequest) -> ApiResponse:
     runs = await runs_of(jobs)
     shown = await json_list(jobs, lambda job: job_out(job, runs.get(job.id)).model_dump_json())
     pagination = Pagination.of(query.page, query.limit, total).model_dump_json()
-    return ApiResponse(Json(f'{{"jobs":{shown},"pagination":{pagination}}}'))
+    return ApiResponse(json_object(jobs=shown, pagination=pagination))
 
 
 async def get_job(request: ApiRequest) -> ApiResponse:

@@ -4,7 +4,7 @@ import functools
 
 from virtplay import vm_fields
 from virtplay.actions import Action
-from virtplay.api.http.envelope import ApiResponse, Json, json_list
+from virtplay.api.http.envelope import ApiResponse, json_list, json_object
 from virtplay.api.http.requests import ApiRequest
 from virtplay.api.jobs import job_out
 from virtplay.api.schemas.fields import Pagination
@@ -82,7 +82,7 @@ async def list_vms(request: ApiRequest) -> ApiResponse:
     rows, total = await page_vms(**query.model_dump())
     vms = await json_list(rows, _row_json)
     pagination = Pagination.of(query.page, query.limit, total).model_dump_json()
-    return ApiResponse(Json(f'{{"vms":{vms},"pagination":{pagination}}}'))
+    return ApiResponse(json_object(vms=vms, pagination=pagination))
 
 
 @functools.lru_cache(ROWS_KEPT)

@@ -37,6 +37,11 @@ async def json_list(entries: Iterable[Entry], render: Callable[[Entry], str]) ->
     return Json(f"[{','.join(texts)}]")
 
 
+def json_object(**fields: str) -> Json:
+    """Return the JSON of an object, of whose fields the JSON is given."""
+    return Json("{" + ",".join(f'"{name}":{text}' for name, text in fields.items()) + "}")
+
+
 @dataclass(frozen=True)
 class ApiResponse:
     """What a handler returns: the data of the envelope, the status and further headers."""
@@ -53,7 +58,7 @@ def success(response: ApiResponse) -> HTTPResponse:
     if isinstance(data, BaseModel):
         data = Json(data.model_dump_json())
     if isinstance(data, Json):
-        text = f'{{"success": true, "data": {data}}}\n'
+        text = json_object(success="true", data=data) + "\n"
         return _response(text, response.status, response.headers)
     return _json({"success": True, "data": response.data}, response.status, response.headers)
 
