@@ -78,8 +78,10 @@ def start_service(
         "VIRTPLAY_BOOTSTRAP_TOKEN": token,
         "VIRTPLAY_PORT": port,
     }
-    # In a session of its own, so that Ctrl-C reaches only this process, which stops the service.
-    return subprocess.Popen([sys.executable, *program], env=environment, start_new_session=True)
+    # In a session of its own, so that Ctrl-C reaches only this process, which stops the service. It
+    # also ends with this process if that is killed.
+    command = ["setpriv", "--pdeathsig", "TERM", sys.executable, *program]
+    return subprocess.Popen(command, env=environment, start_new_session=True)
 
 
 def wait_ready(service: subprocess.Popen[bytes], port: str, seconds: float = READY_SECONDS) -> None:
