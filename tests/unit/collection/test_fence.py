@@ -103,9 +103,9 @@ def test_wait_is_told_when_it_was_worth_while(tmp_path: Path) -> None:
     fence = make(tmp_path)
     with holding(tmp_path) as holder:
         threading.Timer(0.4, lambda: print(file=holder.stdin, flush=True)).start()
-        with fence.hold(10):
+        with fence.hold(600):
             waited = fence.waited()
-    assert 0.3 <= waited["waited_seconds"] <= 5
+    assert waited["waited_seconds"] >= 0.3
     assert waited["waited_for"].startswith("job-000007 (start vm-001, process")
     alone = make(tmp_path)
     with alone.hold(1):
