@@ -26,7 +26,6 @@ from lab.prepare import image_catalogue
 from lab.slot import PREFIX
 from tests.acceptance import debian_image, guests
 from tests.acceptance.service import STOP_TIMEOUT, Api, Service
-from tests.warm.environment import REAL
 
 CACHE = Path("/var/cache/virtplay/tests")
 BRIDGE = "br-test"
@@ -212,19 +211,6 @@ def service(
         service.stop()
         left = service.pids()
         assert left == [], "processes of the service are still running"
-
-
-@pytest.fixture
-def cold_service(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    """The service without its launcher, whose jobs start the real ansible-playbook."""
-    service.stop()
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "executable", REAL)
-        patch.setitem(service.environment, "VIRTPLAY_LAUNCHER", "off")
-        service.start()
-        yield service
-        service.stop()
-    service.start()
 
 
 @pytest.fixture(scope="package")

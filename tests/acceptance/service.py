@@ -6,13 +6,14 @@ import functools
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+
+from tests.warm.environment import REAL
 
 TOKEN = "acceptance-token-with-enough-letters"
 INTERVAL = 5.0
@@ -70,8 +71,9 @@ class Service:
         """Start the service and wait until it has observed its hosts."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                # The service ends with the tests, however they end.
-                ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "virtplay.cli", "serve"],
+                # The service ends with the tests, however they end. Its jobs are forks of its own
+                # launcher; those of its first seconds are real programs, which a kill ends too.
+                ["setpriv", "--pdeathsig", "TERM", REAL, "-m", "virtplay.cli", "serve"],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -207,15 +207,13 @@ def test_stuck_qemu_hides_nobody_else(api: Api, one: Host, two: Host) -> None:
     api.shows(stuck["id"], status="stopped")
 
 
-def test_killed_service_in_the_middle_of_a_creation(
-    cold_service: Service, api: Api, one: Host
-) -> None:
+def test_killed_service_in_the_middle_of_a_creation(service: Service, api: Api, one: Host) -> None:
     made = api.send("POST", "/vms", {"name": "survivor", "host": one.name, **BLANK})
     start = api.send("POST", f"/vms/{made['id']}/start")
     wait_for("the play", lambda: api.job(made["jobId"])["progress"] > 0, 30)
-    cold_service.kill()
-    wait_for("the end of its job processes", lambda: not cold_service.pids(), 15)
-    cold_service.start()
+    service.kill()
+    wait_for("the end of its job processes", lambda: not service.pids(), 15)
+    service.start()
     job = api.ended(made["jobId"])
     assert job["status"] == "succeeded", job["error"]
     assert job["attempt"] == 2
@@ -228,16 +226,16 @@ def test_killed_service_in_the_middle_of_a_creation(
     assert domains(one) == set()
 
 
-def test_killed_service_in_the_middle_of_a_stop(cold_service: Service, api: Api, one: Host) -> None:
+def test_killed_service_in_the_middle_of_a_stop(service: Service, api: Api, one: Host) -> None:
     vm = api.create(host=one.name, autoStart=True)
     booted(one, vm["id"])
     # A guest that is held takes its time with the power button.
     one.freeze(vm["id"])
     stop = api.send("POST", f"/vms/{vm['id']}/stop")
     wait_for("the play", lambda: api.job(stop["jobId"])["progress"] > 0, 30)
-    cold_service.kill()
+    service.kill()
     one.thaw(vm["id"])
-    cold_service.start()
+    service.start()
     assert api.ended(stop["jobId"])["status"] == "succeeded"
     assert api.vm(vm["id"])["status"] == "stopped"
     assert power(one, vm["id"]) == "shut off"
@@ -250,9 +248,7 @@ def starts(host: Host, vm: str) -> int:
     return log.count(": starting up libvirt version")
 
 
-def test_killed_service_in_the_middle_of_a_restart(
-    cold_service: Service, api: Api, one: Host
-) -> None:
+def test_killed_service_in_the_middle_of_a_restart(service: Service, api: Api, one: Host) -> None:
     vm = api.create(host=one.name, autoStart=True)
     booted(one, vm["id"])
     before = starts(one, vm["id"])
@@ -260,12 +256,12 @@ def test_killed_service_in_the_middle_of_a_restart(
     one.freeze(vm["id"])
     restart = api.send("POST", f"/vms/{vm['id']}/restart")
     wait_for("the play", lambda: api.job(restart["jobId"])["progress"] > 0, 30)
-    cold_service.kill()
+    service.kill()
     one.thaw(vm["id"])
-    cold_service.start()
+    service.start()
     wait_for("the repetition", lambda: api.job(restart["jobId"])["progress"] > 0, 60)
-    cold_service.kill()
-    cold_service.start()
+    service.kill()
+    service.start()
     assert api.ended(restart["jobId"])["status"] == "succeeded"
     assert power(one, vm["id"]) == "running"
     assert starts(one, vm["id"]) == before + 1
@@ -279,10 +275,10 @@ def no_job_is_left(api: Api) -> bool:
     )
 
 
-def test_stopped_service_goes_on_where_it_was(cold_service: Service, api: Api, one: Host) -> None:
+def test_stopped_service_goes_on_where_it_was(service: Service, api: Api, one: Host) -> None:
     vm = api.create(host=one.name, autoStart=True, **BLANK)
-    assert cold_service.stop() == 0
-    assert cold_service.pids() == []
+    assert service.stop() == 0
+    assert service.pids() == []
     one.run("virsh", "suspend", vm["id"])
-    cold_service.start()
+    service.start()
     assert api.vms()[vm["id"]]["status"] == "paused"

@@ -87,22 +87,51 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres: Cluster) -> str:
-    """The name of a migrated, empty database that each test copies."""
+def postgres_url(postgres: Cluster) -> str:
+    """The URL of a migrated, empty database that each test leaves empty."""
+    url = postgres.new_database("of_a_test")
 
-    async def make() -> None:
-        await _execute(postgres, "CREATE DATABASE template_of_tests")
-        await open_database(postgres.url("template_of_tests"))
+    async def migrate() -> None:
+        await open_database(url)
         await close_database()
 
-    asyncio.run(make())
-    return "template_of_tests"
+    asyncio.run(migrate())
+    return url
 
 
 async def _execute(cluster: Cluster, statement: str) -> None:
     connection = await asyncpg.connect(cluster.url("postgres"))
     try:
         await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+USED_TABLES = """
+SELECT string_agg(quote_ident(table_name), ', ') FROM information_schema.tables
+WHERE table_schema = 'public' AND table_type = 'BASE TABLE' AND table_name <> 'tortoise_migrations'
+AND (xpath('//n/text()', query_to_xml(
+    format('SELECT count(*) AS n FROM (SELECT FROM %I LIMIT 1) AS row', table_name),
+    true, false, '')))[1]::text <> '0'
+"""
+DISCONNECT_OTHERS = """
+SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+RESTART_SEQUENCES = """
+SELECT setval(format('%I.%I', schemaname, sequencename), start_value, false) FROM pg_sequences
+WHERE last_value IS NOT NULL
+"""
+
+
+async def _empty(url: str) -> None:
+    """Empty a PostgreSQL database, at a tenth of the cost of a new one."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(DISCONNECT_OTHERS)
+        if tables := await connection.fetchval(USED_TABLES):
+            await connection.execute(f"TRUNCATE {tables} CASCADE")
+        await connection.execute(RESTART_SEQUENCES)
     finally:
         await connection.close()
 
@@ -118,11 +147,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         shutil.copy(request.getfixturevalue("sqlite_template"), path)
         yield f"sqlite://{path}"
         return
-    cluster: Cluster = request.getfixturevalue("postgres")
-    template = request.getfixturevalue("postgres_template")
-    asyncio.run(_execute(cluster, f"CREATE DATABASE of_this_test TEMPLATE {template}"))
-    yield cluster.url("of_this_test")
-    asyncio.run(_execute(cluster, "DROP DATABASE of_this_test WITH (FORCE)"))
+    url: str = request.getfixturevalue("postgres_url")
+    yield url
+    asyncio.run(_empty(url))
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ import pytest
 
 from lab import Host, Lab
 from tests.acceptance.guests import booted
+from tests.lab.modules import run_module
 from tests.lab.plays import IMAGES, Play, run_play
 
 Make = Callable[..., None]
-"""Makes the test's VM with the role's variables given, less their prefix."""
+"""Makes the test's VM with options of the module `domain`."""
 
 
 @pytest.fixture
@@ -45,14 +46,19 @@ def play(lab: Lab, host: Host, identity: str, tmp_path: Path) -> Play:
 
 
 @pytest.fixture
-def make(host: Host, identity: str, play: Play) -> Make:
+def make(host: Host, identity: str) -> Make:
     """Make the test's VM, the smallest there is; a running one has booted afterwards."""
 
-    def run(state: str = "running", **values: Any) -> None:
-        small = {"template": "micro", "vcpus": 1, "memory": 128, "disk": 1, "state": state}
-        made = play("vm_create", **{"name": f"vm-{identity[:8]}", **small, **values})
+    def run(state: str = "running", **options: Any) -> None:
+        small = {
+            **{"uuid": identity, "name": f"vm-{identity[:8]}", "vcpus": 1, "memory": 128},
+            **{"disks": [{"target": "vda", "size": 1, "template": "micro"}], "seed": {}},
+            **{"interfaces": [{"source": "default"}]},
+        }
+        made = run_module(host, "domain", **{**small, **options}, state="present")
         assert not made.get("failed"), made
         if state == "running":
+            host.run("virsh", "-q", "start", identity)
             booted(host, identity)
 
     return run

@@ -1,9 +1,10 @@
-"""Lab: a program for a host that runs a module of the collection several times, with crashes.
+"""Lab: a program for a host that runs modules of the collection, with crashes on request.
 
-Standard input is a JSON object: `paths` to import from, the `module`, and its `runs`, each a list
-of its arguments and the number of the step after which it crashes (0: none). Standard output is a
-list with the result of each run, null for a crashed one. Each run is a fork of this process, which
-has imported everything; that saves a second per run.
+Each argument is a directory to import from. Each line of standard input is a JSON object with the
+`module` and its `runs`, each a list of its arguments and the number of the step after which it
+crashes (0: none); the line of standard output that answers it is a list with the result of each
+run, null for a crashed one. Each run is a fork of this process, which has imported everything; that
+saves a second per run.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ CRASHED = 77
 
 
 def main() -> None:
-    """Run the module as standard input requests."""
-    asked = json.load(sys.stdin)
+    """Run modules as standard input requests, until its end."""
     # Last: libraries of the host's own Python come before those of this project's.
-    sys.path += asked["paths"]
-    sys.argv[1:] = []
-    name = "ansible_collections.virtplay.libvirt.plugins.modules." + asked["module"]
-    module = importlib.import_module(name)
-    json.dump([run(module, *each) for each in asked["runs"]], sys.stdout)
+    sys.path += sys.argv[1:]
+    del sys.argv[1:]
+    for line in sys.stdin:
+        asked = json.loads(line)
+        name = "ansible_collections.virtplay.libvirt.plugins.modules." + asked["module"]
+        module = importlib.import_module(name)
+        print(json.dumps([run(module, *each) for each in asked["runs"]]), flush=True)
 
 
 STEPS = ("fsFreeze", "fsThaw", "snapshotCreateXML", "revertToSnapshot", "setMetadata")

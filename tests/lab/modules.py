@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sysconfig
 from collections.abc import Sequence
 from typing import Any
 
 from lab.lab import Host
+from lab.processes import Process
+from lab.supervisor import HOST_ENVIRONMENT
 from tests.lab.plays import REPOSITORY
 
 Run = tuple[dict[str, Any], int]
@@ -35,8 +38,29 @@ def run_modules(host: Host, *runs: Run, module: str = "snapshot") -> list[dict[s
 
 
 def _run(host: Host, module: str, runs: Sequence[Run]) -> list[dict[str, Any] | None]:
-    paths = [str(REPOSITORY / "collections"), sysconfig.get_path("purelib")]
-    asked = json.dumps({"paths": paths, "module": module, "runs": runs})
-    done = host.run("python3", str(REPOSITORY / "tests/lab/crash.py"), stdin=asked)
-    results: list[dict[str, Any] | None] = json.loads(done.stdout)
+    server = _server(host)
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.write(json.dumps({"module": module, "runs": runs}) + "\n")
+    server.stdin.flush()
+    results: list[dict[str, Any] | None] = json.loads(server.stdout.readline())
     return results
+
+
+_servers: dict[Process, subprocess.Popen[str]] = {}
+"""The first process of a host → the program on it that runs modules."""
+
+
+def _server(host: Host) -> subprocess.Popen[str]:
+    """Return the host's program that runs modules, which ends with the host."""
+    if host.init not in _servers:
+        paths = (str(REPOSITORY / "collections"), sysconfig.get_path("purelib"))
+        _servers[host.init] = subprocess.Popen(
+            host.command("python3", str(REPOSITORY / "tests/lab/crash.py"), *paths),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=HOST_ENVIRONMENT,
+            cwd="/",
+        )
+    return _servers[host.init]

@@ -30,7 +30,7 @@ def current(result: dict[str, Any]) -> list[str]:
 def test_running_guest_gets_its_disk_and_memory_back(
     host: Host, identity: str, play: Play, make: Make
 ) -> None:
-    make(title="Then", labels={"tier": "web"})
+    make(title="Then", metadata={"labels": {"tier": "web"}})
     write_mark(host, identity, "first")
     made = play("snapshot_create", name="one", title="One", job="job-1", generation=1)
     entry = made["snapshot"]
@@ -102,10 +102,7 @@ def test_paused_guest_comes_back_paused_and_from_being_stopped(
 
 
 def test_disks_made_and_grown_since(host: Host, identity: str, play: Play, make: Make) -> None:
-    make(
-        disk=None,
-        disks=[{"target": "vda", "size": 1, "template": "micro"}, {"target": "vdb", "size": 1}],
-    )
+    make(disks=[{"target": "vda", "size": 1, "template": "micro"}, {"target": "vdb", "size": 1}])
     play("snapshot_create", name="one")
     assert held(host, identity, "vdb") == ["one"]
     play("vm_update", disks=[{"target": "vdb", "size": 2}])
