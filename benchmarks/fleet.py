@@ -6,6 +6,7 @@ report. Hosts are outside the service's process tree: their CPU and memory are n
 """
 
 import getpass
+import shlex
 import shutil
 import socket
 import subprocess
@@ -75,7 +76,8 @@ def _sshd(directory: Path) -> Iterator[int]:
 
 def _inventory(directory: Path, port: int, hosts: int, vms: int) -> object:
     python = directory / "python3"
-    python.write_text(f"#!/bin/sh\nexec {sys.executable} -S {observed.__file__} {vms}\n")
+    command = shlex.join([sys.executable, "-S", observed.__file__, str(vms)])
+    python.write_text(f"#!/bin/sh\nexec {command}\n")
     python.chmod(0o700)
     names = {
         f"kvm{number:03d}": {"ansible_host": f"127.1.{(number + 1) >> 8}.{(number + 1) & 255}"}
