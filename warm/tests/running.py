@@ -19,9 +19,14 @@ import yaml
 from ansible_warm import client, manager
 
 BIN = Path(sys.prefix, "bin")
-PLAIN = [str(BIN / "ansible-playbook")]
-PYTHON = Path(*PLAIN).read_text().split("\n", 1)[0].removeprefix("#!")
+PLAYBOOK = BIN / "ansible-playbook"
+BEGIN = PLAYBOOK.read_text().split("\n", 2)
+# Below a path with a blank a virtual environment's programs begin with a line for sh, which runs
+# Python: that line is left out, as sh is not what the tests compare with.
+SH = re.match("'''exec' \"(.+?)\"", BEGIN[1])
+PYTHON = SH[1] if SH else BEGIN[0].removeprefix("#!")
 """The interpreter under the name that it has for the plain ansible-playbook."""
+PLAIN = [PYTHON, str(PLAYBOOK)] if SH else [str(PLAYBOOK)]
 CLIENT = [PYTHON, "-I", "-S", client.__file__]
 MARK = "ANSIBLE_WARM_TESTED"
 """A variable in the environment of all that a test starts, by which it finds what is left."""
