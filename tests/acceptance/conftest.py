@@ -221,9 +221,12 @@ def api(service: Service) -> Api:
 
 @pytest.fixture(autouse=True)
 def tidy(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Delete the VMs that a test leaves, even if it failed."""
+    """Delete the VMs that a test leaves, even if it failed while the service was down."""
     yield
     if "api" in request.fixturenames:
+        service: Service = request.getfixturevalue("service")
+        if not service.runs():
+            service.start()
         api: Api = request.getfixturevalue("api")
         api.all_ready()
         api.remove(*api.vms())

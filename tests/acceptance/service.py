@@ -94,6 +94,10 @@ class Service:
         words = self.log.read_text(errors="replace")[-3000:]
         raise ServiceError(f"cannot start the service: {words}")
 
+    def runs(self) -> bool:
+        """Return whether the process of the service is running."""
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         """Kill the service, as a crash does."""
         assert self._process

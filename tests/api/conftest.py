@@ -108,11 +108,9 @@ async def _execute(cluster: Cluster, statement: str) -> None:
 
 
 USED_TABLES = """
-SELECT string_agg(quote_ident(table_name), ', ') FROM information_schema.tables
-WHERE table_schema = 'public' AND table_type = 'BASE TABLE' AND table_name <> 'tortoise_migrations'
-AND (xpath('//n/text()', query_to_xml(
-    format('SELECT count(*) AS n FROM (SELECT FROM %I LIMIT 1) AS row', table_name),
-    true, false, '')))[1]::text <> '0'
+SELECT string_agg(oid::regclass::text, ', ') FROM pg_class
+WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND pg_relation_size(oid) > 0
+AND relname <> 'tortoise_migrations'
 """
 DISCONNECT_OTHERS = """
 SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
