@@ -57,10 +57,11 @@ dashboards: setup-dev ## write grafana/dashboards from scripts/dashboards.py
 role-tables: setup-dev ## write the variable tables of the roles' READMEs from their argument_specs
 	@$(BIN)/python -m scripts.role_tables
 
-pins: setup-dev ## write constraints.txt: the newest version of each Python package, for every Python
+pins: PIN := UV_CUSTOM_COMPILE_COMMAND="make pins" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate
+pins: setup-dev ## write constraints.txt: the newest version of each Python package, for every Python; requirements.txt: those of the service
 	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
-	@UV_CUSTOM_COMPILE_COMMAND="make pins" $(BIN)/uv pip compile --quiet --upgrade --universal \
-		--python-version 3.11 --no-annotate --extra dev --no-emit-package ansible-warm --output-file constraints.txt pyproject.toml
+	@$(PIN) --upgrade --extra dev --output-file constraints.txt pyproject.toml
+	@$(PIN) --constraints constraints.txt --output-file requirements.txt pyproject.toml
 
 setup: ## install the dependencies of the service, without starting it
 	@scripts/setup base

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-PROJECT = Path(__file__).resolve().parents[2]
+from virtplay.files import PROJECT
+
 TOKEN_LENGTH_MIN = 8
 SECONDS_MAX = 86_400.0
 DAYS_MAX = 36_500.0

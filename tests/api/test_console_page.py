@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from virtplay.api.pages import NODE_MODULES, page_headers, read_console_page
-from virtplay.settings import PROJECT
+from virtplay.api.pages import page_headers, read_console_page
+from virtplay.files import NODE_MODULES, PROJECT
 
 from tests.api.conftest import Service, only_sqlite
 from tests.api.test_envelope import failure_of

@@ -77,13 +77,8 @@ def copy_project(target: Path) -> None:
 def make_version(source: Path, target: Path, version: str, operations: str) -> None:
     """A later version of a project, with a migration."""
     shutil.copytree(source, target)
-    for name, form in (
-        ("pyproject.toml", 'version = "{}"'),
-        ("service/virtplay/__init__.py", '__version__ = "{}"'),
-    ):
-        text = (target / name).read_text()
-        pattern = re.escape(form).replace(r"\{\}", ".*")
-        (target / name).write_text(re.sub(pattern, form.format(version), text, count=1))
+    about = target / "service/virtplay/__init__.py"
+    about.write_text(re.sub('__version__ = ".*"', f'__version__ = "{version}"', about.read_text()))
     migrations = target / "service/virtplay/store/migrations"
     last = max(path.stem for path in migrations.glob("0*.py"))
     (migrations / f"{int(last[:4]) + 1:04d}_test.py").write_text(

@@ -37,9 +37,9 @@ def checkout(tmp_path: Path) -> Path:
     """A project with what an installation needs, and with what it must not have."""
     root = tmp_path / "checkout"
     for name, text in {
-        "pyproject.toml": '[project]\nname = "virtplay"\nversion = "1.2.3"\n',
+        "pyproject.toml": '[project]\nname = "virtplay"\n',
         "ansible.cfg": "",
-        "service/virtplay/__init__.py": "",
+        "service/virtplay/__init__.py": '__version__ = "1.2.3"\n',
         "service/virtplay/__pycache__/app.cpython-311.pyc": "x",
         "service/web/node_modules/@novnc/novnc/core/rfb.js": "x",
         "playbooks/vm_start.yml": "---\n",

@@ -10,7 +10,7 @@ shift 2
 "$python" -m venv --clear .venv
 [ ! -f constraints.txt ] || set -- -c constraints.txt "$@"
 # Editable, so that the service finds the playbooks of the release.
-.venv/bin/python -m pip install --quiet --disable-pip-version-check "$@" -e ./warm -e .
+.venv/bin/python -m pip install --quiet --disable-pip-version-check "$@" -e .
 .venv/bin/python -m compileall -q service/virtplay warm/src/ansible_warm
 .venv/bin/virtplay version
 touch .complete

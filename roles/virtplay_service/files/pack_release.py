@@ -2,10 +2,11 @@
 
 Usage: pack_release.py SOURCE ARCHIVE
 
-SOURCE is a checkout, or a tar archive of one. ARCHIVE gets the files that an installation needs,
-without a top directory. Prints {"release": "VERSION-DIGEST", "page": whether it contains the
-console page's npm packages}; equal files give an equal digest. Ends with status 1 and one line on
-standard error if SOURCE is not the service.
+SOURCE is a checkout, a tar archive of one, a wheel, or the directory `share` of an installed wheel,
+whose files equal those of the checkout that it was built from. ARCHIVE gets the files that an
+installation needs, without a top directory. Prints {"release": "VERSION-DIGEST", "page": whether it
+contains the console page's npm packages}; equal files give an equal digest. Ends with status 1 and
+one line on standard error if SOURCE is not the service.
 """
 
 import gzip
@@ -16,6 +17,7 @@ import os
 import re
 import sys
 import tarfile
+import zipfile
 from pathlib import Path, PurePosixPath
 
 TAKEN = {
@@ -24,15 +26,30 @@ TAKEN = {
     "ansible.cfg",
     "collections",
     "constraints.txt",
+    "grafana",
+    "hatch_build.py",
+    "inventory",
     "playbooks",
+    "prometheus",
     "pyproject.toml",
+    "requirements.txt",
     "roles",
+    "scripts/packages.txt",
     "service",
-    "warm",
+    "warm/src",
 }
-LEFT = {"__pycache__", "molecule"}
+LEFT = {"__pycache__", "molecule", "tests"}
+LEFT_OF_NPM = {"docs", "src", "typings"}
+LEFT_SUFFIXES = (".egg-info", ".map", ".pyc")
+WHEEL = (
+    ("virtplay/share/", ""),
+    ("virtplay/", "service/virtplay/"),
+    ("ansible_warm/", "warm/src/ansible_warm/"),
+)
+"""The parts of a wheel, and where they are in a checkout."""
 PAGE = "service/web/node_modules/@novnc/novnc/core/rfb.js"
-VERSION = re.compile(r'^version = "([0-9A-Za-z.+]+)"$', re.MULTILINE)
+ABOUT = "service/virtplay/__init__.py"
+VERSION = re.compile(r'^__version__ = "([0-9A-Za-z.+]+)"$', re.MULTILINE)
 DIGEST_LENGTH = 12
 
 
@@ -42,14 +59,10 @@ class NotTheService(Exception):
 
 def is_taken(name):
     """Whether the file at this relative path belongs to an installation."""
-    parts = PurePosixPath(name).parts
-    return (
-        bool(parts)
-        and parts[0] in TAKEN
-        and not any(
-            part in LEFT or part.startswith(".") or part.endswith((".pyc", ".egg-info"))
-            for part in parts
-        )
+    path = PurePosixPath(name)
+    left = LEFT | LEFT_OF_NPM if "node_modules" in path.parts else LEFT
+    return any(str(each) in TAKEN for each in (path, *path.parents)) and not any(
+        part in left or part.startswith(".") or part.endswith(LEFT_SUFFIXES) for part in path.parts
     )
 
 
@@ -87,16 +100,51 @@ def read_archive(path):
         return found
 
 
+def read_wheel(path):
+    """Return the files of a wheel, by their names in a checkout, as read_directory does."""
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            inside = name_in_checkout(member.filename)
+            if is_taken(inside):
+                executable = bool(member.external_attr >> 16 & 0o100)
+                found[inside] = (archive.read(member), executable)
+    return found
+
+
+def read_installed(share):
+    """Return the files of an installed wheel, as read_wheel does."""
+    found = {}
+    site = share.parents[1]
+    for package in ("virtplay", "ansible_warm"):
+        for file in sorted((site / package).rglob("*")):
+            inside = name_in_checkout(file.relative_to(site).as_posix())
+            if is_taken(inside) and file.is_file():
+                found[inside] = (file.read_bytes(), os.access(file, os.X_OK))
+    return found
+
+
+def name_in_checkout(name):
+    """Return where a file of a wheel is in a checkout, "" if it is nowhere."""
+    for part, place in WHEEL:
+        if name.startswith(part):
+            return place + name[len(part) :]
+    return ""
+
+
 def read_source(source):
-    """Return the files of a checkout or an archive; raises NotTheService if it is neither."""
+    """Return the files of SOURCE; raises NotTheService if it is not what it may be."""
     if source.is_dir():
-        files = read_directory(source)
+        installed = source.name == "share" and (source.parent / "files.py").exists()
+        files = (read_installed if installed else read_directory)(source)
+    elif zipfile.is_zipfile(source):
+        files = read_wheel(source)
     else:
         try:
             files = read_archive(source)
         except (OSError, tarfile.TarError) as error:
             raise NotTheService(f"cannot read the archive {source}: {error}") from error
-    for needed in ("service/virtplay/__init__.py", "pyproject.toml", "ansible.cfg"):
+    for needed in (ABOUT, "pyproject.toml", "ansible.cfg"):
         if needed not in files:
             raise NotTheService(f"cannot install the service from {source}: it has no {needed}")
     return files
@@ -104,9 +152,9 @@ def read_source(source):
 
 def name_release(files):
     """Return VERSION-DIGEST of the files."""
-    version = VERSION.search(files["pyproject.toml"][0].decode())
+    version = VERSION.search(files[ABOUT][0].decode())
     if version is None:
-        raise NotTheService("cannot install the service: pyproject.toml has no version")
+        raise NotTheService(f"cannot install the service: {ABOUT} has no version")
     digest = hashlib.sha256()
     for name, (content, executable) in sorted(files.items()):
         digest.update(f"{name} {len(content)} {executable}\n".encode() + content)

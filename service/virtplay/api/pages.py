@@ -3,7 +3,6 @@
 import hashlib
 import re
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,11 @@ from sanic.exceptions import NotFound as PathNotFound
 
 from virtplay.api import openapi
 from virtplay.api.http.routing import add_route
-from virtplay.settings import PROJECT
+from virtplay.files import NODE_MODULES, PACKAGE
 
 VM_ID = re.compile(r"vm-[0-9]{1,18}")
 HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|\[[0-9a-fA-F:.]{2,45}\](:[0-9]{1,5})?")
 KINDS = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css"}
-NODE_MODULES = PROJECT / "service" / "web" / "node_modules"
-"""The directory into which scripts/setup installs the npm packages."""
 
 # Maps a directory of the URL to a directory of the packages and the files to serve.
 FROM_PACKAGES = {
@@ -67,7 +64,7 @@ def read_console_page(packages: Path = NODE_MODULES) -> ConsolePage:
         *assets
     }
     html = (
-        (files("virtplay") / "web" / "console.html")
+        (PACKAGE / "web/console.html")
         .read_text(encoding="utf-8")
         .replace("$assets", f"../../web/{address}")
         .replace("$packages", "installed" if installed else "missing")
@@ -102,7 +99,7 @@ def page_headers(host: str) -> dict[str, str]:
 
 def _own_assets() -> dict[str, Asset]:
     found = {}
-    for file in (files("virtplay") / "web").iterdir():
+    for file in (PACKAGE / "web").iterdir():
         kind = KINDS.get(Path(file.name).suffix)
         if kind is not None:
             found[file.name] = Asset(file.read_bytes(), kind)

@@ -6,7 +6,7 @@ import sys
 import typer
 
 from virtplay import __version__
-from virtplay.cli import hosts, jobs, server, snapshots, vms
+from virtplay.cli import hosts, jobs, playbook, server, snapshots, vms
 from virtplay.cli.screen import plain
 from virtplay.errors import VirtplayError
 
@@ -47,6 +47,8 @@ app.add_typer(hosts.template_app, name="template")
 app.command("serve")(server.serve)
 app.add_typer(server.token_app, name="token")
 app.add_typer(server.database_app, name="db")
+app.command("playbook", context_settings=playbook.OPTIONS)(playbook.run_playbook)
+app.command("files")(playbook.show_files)
 
 
 @app.command("version")

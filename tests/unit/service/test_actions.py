@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import yaml
 from virtplay.actions import RULES, VALIDATION, Action, command_line, mark_unsafe, playbook
+from virtplay.files import PROJECT
 from virtplay.jobs import runner
 from virtplay.jobs.launcher import Launcher
 from virtplay.jobs.specification import Specification
-from virtplay.settings import PROJECT, Settings
+from virtplay.settings import Settings
 
 HOSTILE = [
     "{{ lookup('pipe','touch /tmp/virtplay-pwned') }}",

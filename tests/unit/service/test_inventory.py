@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import yaml
 from virtplay.errors import CannotStart, TemplateNotFound
+from virtplay.files import PROJECT
 from virtplay.hosts.inventory import load_inventory, parse_inventory
 from virtplay.hosts.placement import Overcommit
-from virtplay.settings import PROJECT, Settings
+from virtplay.settings import Settings
 
 DEFAULTS = {
     "debian12": {"os": "debian12", "url": "https://x"},

@@ -1,0 +1,86 @@
+"""Command line: playbook and files, for the playbooks that the service brings."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from virtplay.cli.screen import print_table
+from virtplay.files import PROJECT
+
+OPTIONS = {
+    "allow_extra_args": True,
+    "allow_interspersed_args": False,
+    "ignore_unknown_options": True,
+}
+"""What follows the playbook's name belongs to ansible-playbook, --help too."""
+
+
+def run_playbook(
+    context: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(metavar="PLAYBOOK", help="Playbook, such as vm_create.")
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the playbooks.")] = False,
+) -> None:
+    """Run one of Virtplay's playbooks; without a name, list them.
+
+    All arguments after the name are those of ansible-playbook. Roles and collection are Virtplay's;
+    ANSIBLE_ROLES_PATH and ANSIBLE_COLLECTIONS_PATH add to them, and ANSIBLE_CONFIG replaces
+    Virtplay's ansible.cfg.
+
+    \b
+    Example:
+      virtplay playbook vm_start -i hosts.yml --limit kvm1 -e libvirt_domain_name=web-1
+    """
+    playbooks = find_playbooks()
+    if name is None or listed:
+        rows = [(each, purpose_of(path)) for each, path in playbooks.items()]
+        print_table(("PLAYBOOK", "PURPOSE"), rows)
+        return
+    found = playbooks.get(name.removesuffix(".yml"))
+    if found is None:
+        raise typer.BadParameter(f"cannot find {name}: there are {', '.join(playbooks)}")
+    exec_playbook(found, context.args)
+
+
+def show_files() -> None:
+    """Print the directory of Virtplay's playbooks, roles, collection, inventories and dashboards.
+
+    \b
+    Example:
+      cp "$(virtplay files)/inventory/example.yml" hosts.yml
+    """
+    typer.echo(PROJECT)
+
+
+def find_playbooks() -> dict[str, Path]:
+    """Return the playbooks by their names, without the suffix."""
+    return {path.stem: path for path in sorted((PROJECT / "playbooks").glob("*.yml"))}
+
+
+def purpose_of(playbook: Path) -> str:
+    """Return the first sentence of a playbook's first comment."""
+    comment = re.search(r"^# (.+?)(?:[.:] |[.:]?$)", playbook.read_text(encoding="utf-8"), re.M)
+    return comment[1] if comment else ""
+
+
+def exec_playbook(path: Path, arguments: list[str]) -> NoReturn:
+    """Become ansible-playbook."""
+    program = str(Path(sys.executable).with_name("ansible-playbook"))
+    os.execve(program, [program, str(path), *arguments], ansible_environment())  # noqa: S606
+
+
+def ansible_environment() -> dict[str, str]:
+    """Return the environment in which Ansible finds what the playbooks use, from any directory."""
+    environment = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), **os.environ}
+    for name, folder in (
+        ("ANSIBLE_ROLES_PATH", PROJECT / "roles"),
+        ("ANSIBLE_COLLECTIONS_PATH", PROJECT / "collections"),
+    ):
+        given = os.environ.get(name)
+        environment[name] = f"{folder}:{given}" if given else str(folder)
+    return environment
