@@ -11,6 +11,7 @@ from pathlib import Path
 from scripts.collection import build
 
 BIN = Path(sys.executable).parent
+PATH = [str(BIN), os.environ["PATH"]]
 
 
 @dataclass
@@ -19,14 +20,17 @@ class Elsewhere:
 
     home: Path
 
-    def run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run one of Ansible's programs there."""
+    def run(
+        self, program: str, *arguments: str, path: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run one of Ansible's programs there; programs of the directory path come first."""
+        paths = [str(path), *PATH] if path else PATH
         return subprocess.run(
             [str(BIN / program), *arguments],
             cwd=self.home,
             env={
                 "HOME": str(self.home),
-                "PATH": f"{BIN}:{os.environ['PATH']}",
+                "PATH": os.pathsep.join(paths),
                 "LC_ALL": "C.UTF-8",
                 "ANSIBLE_NOCOLOR": "true",
                 "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",

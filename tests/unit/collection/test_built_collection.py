@@ -80,7 +80,7 @@ def test_role_checks_its_variables_in_a_play_of_ones_own(elsewhere: Elsewhere) -
 def test_action_group_gives_modules_their_defaults(elsewhere: Elsewhere) -> None:
     groups = yaml.safe_load((SOURCE / "meta/runtime.yml").read_text())["action_groups"]
     # Those that are done on the controller know no libvirt.
-    on_hosts = set(names_of("modules")) - set(names_of("action"))
+    on_hosts = set(names_of("modules")) - {f"{NAME}.check_arguments"}
     assert {f"{NAME}.{name}" for name in groups["libvirt"]} == on_hosts
     play = {
         "hosts": "hypervisors",
@@ -92,6 +92,47 @@ def test_action_group_gives_modules_their_defaults(elsewhere: Elsewhere) -> None
     done = elsewhere.run("ansible-playbook", "-i", "hosts.yml", "play.yml")
     assert "Unsupported parameters" in done.stdout
     assert "nonsense" in done.stdout
+
+
+NOWHERE = "uri=qemu+unix:///system?socket=/nonexistent"
+
+
+@pytest.mark.needs("virsh")
+def test_modules_find_a_python_that_has_libvirt(elsewhere: Elsewhere) -> None:
+    # The Python of these tests, which hosts.yml sets, has none.
+    done = elsewhere.run(
+        "ansible", "-i", "hosts.yml", "kvm1", "-m", f"{NAME}.host_info", "-a", NOWHERE
+    )
+    assert "cannot connect to libvirt at qemu+unix" in done.stdout
+
+
+@pytest.mark.needs("virsh")
+def test_a_python_that_only_prints_an_error_is_not_discovered(elsewhere: Elsewhere) -> None:
+    shim = elsewhere.home / "shims" / "python3.13"
+    shim.parent.mkdir()
+    shim.write_text("#!/bin/sh\necho python3.13: command not found >&2\nexit 127\n")
+    shim.chmod(0o755)
+    done = elsewhere.run(
+        *("ansible", "-i", "kvm1,", "-c", "local", "kvm1", "-m", f"{NAME}.snapshot"),
+        *("-a", f"name=web-1 snapshot=s {NOWHERE}"),
+        path=shim.parent,
+    )
+    assert "cannot connect to libvirt at qemu+unix" in done.stdout
+
+
+def test_every_module_of_hosts_runs_by_the_action_that_finds_a_python() -> None:
+    runtime = yaml.safe_load((SOURCE / "meta/runtime.yml").read_text())
+    routed = runtime["plugin_routing"]["modules"].items()
+    assert {"domain"} | {
+        name for name, how in routed if how["action_plugin"] == f"{NAME}.domain"
+    } == (set(runtime["action_groups"]["libvirt"]))
+
+
+def test_unsupported_parameter_comes_with_what_was_meant(elsewhere: Elsewhere) -> None:
+    done = elsewhere.run(
+        *("ansible", "-i", "hosts.yml", "kvm1", "-m", f"{NAME}.domain", "-a", "name=web-1 vcpu=2")
+    )
+    assert "vcpu (did you mean vcpus?). Supported parameters include: " in done.stdout
 
 
 @pytest.mark.parametrize("directory", KINDS)

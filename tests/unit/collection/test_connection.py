@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host import connection
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection import (
     error_text,
-    open_connection,
     reason_from_code,
     state_from_code,
     version_text,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.python import (
+    require_libraries,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.states import DomainState
-from ansible_collections.virtplay.libvirt.plugins.module_utils.values import DEFAULT_URI
 
 HOST_PYTHON = Path("/usr/bin/python3")
 COLLECTIONS = Path(__file__).resolve().parents[3] / "collections"
@@ -87,12 +88,32 @@ def test_error_text_is_one_line() -> None:
     assert error_text(ValueError("one\n  two")) == "one two"
 
 
+class Failed(Exception):
+    """A module that has failed, with what it says."""
+
+
+class FakeModule:
+    def fail_json(self, **result: str) -> None:
+        raise Failed(f"{result['code']}: {result['msg']}")
+
+
 @pytest.mark.parametrize("library", ["libvirt", "lxml"])
-def test_missing_library_is_said(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+def test_missing_library_is_named_with_its_packages(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], library: str
+) -> None:
     monkeypatch.setattr(connection, "libvirt", object())
+    monkeypatch.setattr(connection, "etree", object())
+    require_libraries(FakeModule(), pythons=())
     monkeypatch.setattr(connection, "libvirt" if library == "libvirt" else "etree", None)
-    with pytest.raises(Failure, match=f"cannot import {library} on the host"):
-        open_connection(DEFAULT_URI)
+    # Neither that of this test nor one that is not there.
+    with pytest.raises(Failed) as caught:
+        require_libraries(FakeModule(), pythons=(sys.executable, "/nonexistent/python3"))
+    assert str(caught.value) == (
+        f"LIBVIRT_ERROR: cannot import {library} in {sys.executable}, nor in the host's own "
+        "Python: install python3-libvirt and python3-lxml on the host, or set "
+        "ansible_python_interpreter to a Python that has both"
+    )
+    assert "No module named" in capfd.readouterr().err  # which was really tried
 
 
 def on_host(code: str) -> subprocess.CompletedProcess[str]:
@@ -110,7 +131,7 @@ def on_host(code: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def libvirt_on_host() -> None:
     """Fail where the host's Python has no libvirt."""
-    if not HOST_PYTHON.exists() or on_host("require_libraries()").returncode != 0:
+    if not HOST_PYTHON.exists() or on_host("libvirt.open and etree.fromstring").returncode != 0:
         pytest.fail("the system's Python has no libvirt: run make setup-lab", pytrace=False)
 
 

@@ -325,6 +325,8 @@ LINES = text(
 )
 UUID = text("must be a UUID such as 0b9a217a-5d53-4d7e-9b0c-3c6f1c9d2e11", uuids.UUID)
 DEFAULT_URI = "qemu:///system"
+# Where distributions have the Python that their packages are for.
+HOST_PYTHONS = ("/usr/bin/python3", "/usr/libexec/platform-python")
 URI = text(f"must be a libvirt URI such as {DEFAULT_URI}", pattern=r"[a-z][a-z0-9+.-]*://[!-~]*")
 ABSOLUTE = text(
     "must be an absolute path, without ..",

@@ -148,6 +148,9 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection i
     open_connection,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.failures import failure_of
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.python import (
+    require_libraries,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.values import CONSOLE, DEFAULT_URI
 
 ARGUMENTS: dict[str, Any] = {
@@ -236,6 +239,7 @@ def main() -> None:
         supports_check_mode=True,
         required_one_of=[["uuid", "name"]],
     )
+    require_libraries(module)
     label = module.params["name"] or module.params["uuid"]
     run_module(
         module,

@@ -233,11 +233,15 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.module imp
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task import DomainTask
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import run_module
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.failures import failure_of
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.python import (
+    require_libraries,
+)
 
 
 def main() -> None:
     """Run the module."""
     module = SeedModule("seed", argument_spec=ARGUMENTS, required_one_of=[["uuid", "name"]])
+    require_libraries(module)
     label = module.params["name"] or module.params["uuid"]
     prefix = f"cannot bring {label} to state {module.params['state']}"
     run_module(module, lambda: run(module), partial(failure_of, prefix=prefix))

@@ -159,6 +159,9 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.definition i
     read_definition,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.failures import failure_of
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.python import (
+    require_libraries,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.storage import find_template
 
 # Number of domains processed concurrently, equal to the service's concurrent jobs per host.
@@ -293,6 +296,7 @@ def main() -> None:
             "lock_timeout": ARGUMENTS["lock_timeout"],
         },
     )
+    require_libraries(module)
     prefix = "cannot apply the declared VMs of this host"
     run_module(module, lambda: run(module), partial(failure_of, prefix=prefix))
 

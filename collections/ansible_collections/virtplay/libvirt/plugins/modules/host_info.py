@@ -340,6 +340,9 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import (
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.child_process import (
     run_in_child,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.python import (
+    require_libraries,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.observation import (
     Observation,
 )
@@ -362,6 +365,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    require_libraries(module)
     uri = module.params["uri"]
     limit = module.params["startup_timeout"] + module.params["timeout"]
 

@@ -225,6 +225,9 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection i
     open_connection,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.failures import failure_of
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.python import (
+    require_libraries,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.values import POWER
 
 STATES = [str(w) for w in Wanted if w not in (Wanted.PRESENT, Wanted.ABSENT)]
@@ -358,6 +361,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    require_libraries(module)
     prefix = "cannot change the power states of this host's domains"
     run_module(module, lambda: run(module), partial(failure_of, prefix=prefix))
 

@@ -254,6 +254,9 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.connection i
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.failures import failure_of
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.images import file_id
+from ansible_collections.virtplay.libvirt.plugins.module_utils.host.python import (
+    require_libraries,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.qemu_process import started_at
 from ansible_collections.virtplay.libvirt.plugins.module_utils.lock.fence import Fence
 from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.change import (
@@ -625,6 +628,7 @@ def main() -> None:
         supports_check_mode=True,
         required_one_of=[["uuid", "name"]],
     )
+    require_libraries(module)
     label = module.params["name"] or module.params["uuid"]
     verb = VERBS[module.params["state"]]
     prefix = f"cannot {verb} snapshot {module.params['snapshot']} of {label}"

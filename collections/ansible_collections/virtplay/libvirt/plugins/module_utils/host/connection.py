@@ -3,7 +3,7 @@
 """Imports libvirt and lxml for all other files, opens connections, and names libvirt's integers.
 
 Other files import the libraries from here (``from .connection import etree, libvirt``). A missing
-library is None, so that modules can still be imported and report what to install.
+library is None, so that modules can still be imported, and python.py can find another Python.
 """
 
 from __future__ import annotations
@@ -91,16 +91,8 @@ _DOMAIN_REASONS: dict[DomainState, tuple[DomainReason, ...]] = {
 _SINCE_SAVED = frozenset({_R.SHUTDOWN, _R.DESTROYED, _R.CRASHED, _R.MIGRATED, _R.FROM_SNAPSHOT})
 
 
-def require_libraries() -> None:
-    """Raise Failure if the host's Python lacks the libvirt binding or lxml."""
-    for name, library in (("libvirt", libvirt), ("lxml", etree)):
-        if library is None:
-            raise Failure(f"cannot import {name} on the host: install python3-{name}")
-
-
 def open_connection(uri: str) -> Any:
     """Return a read-write virConnect to uri; raises Failure if libvirt does not respond there."""
-    require_libraries()
     _silence()
     try:
         return libvirt.open(uri)

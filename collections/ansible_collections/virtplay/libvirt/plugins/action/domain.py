@@ -1,0 +1,56 @@
+# Copyright: Virtplay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Run a module of the collection on a host (action of all modules that need libvirt).
+
+meta/runtime.yml names it for each of them. It has the name of a module because Ansible's checks
+require one of the same name for each action.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible import constants
+from ansible.plugins.action.normal import ActionModule as NormalAction
+from ansible_collections.virtplay.libvirt.plugins.module_utils.values import HOST_PYTHONS
+from ansible_collections.virtplay.libvirt.plugins.plugin_utils.words import explain_parameters
+
+
+class ActionModule(NormalAction):
+    """Ansible's own action, which prefers the Python that distributions give libvirt to."""
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result; the message of a wrong argument names the right one."""
+        variables = task_vars if task_vars is not None else {}
+        delegated = variables.get("ansible_delegated_vars", {}).get(self._task.delegate_to)
+        _prefer_host_python(delegated or variables)
+        result: dict[str, Any] = super().run(tmp, variables)
+        message = str(result.get("msg", ""))
+        explained = explain_parameters(message)
+        if explained != message:
+            # The exception, if there is one, has the message too, and Ansible shows both.
+            result["msg"] = explained
+            result.pop("exception", None)
+        return result
+
+
+def _prefer_host_python(variables: dict[str, Any]) -> None:
+    """Let Ansible's discovery of a Python, if it is to discover one, begin with the host's own.
+
+    By default it begins with the newest version on PATH. That may be a Python without libvirt, or a
+    script of pyenv that only prints an error, of which Ansible would say "No start of json char
+    found".
+    """
+    wanted = constants.config.get_config_value("INTERPRETER_PYTHON", variables=variables)
+    if wanted and not str(wanted).startswith("auto"):
+        return
+    found, origin = constants.config.get_config_value_and_origin(
+        "INTERPRETER_PYTHON_FALLBACK", variables=variables
+    )
+    if origin != "default":
+        return
+    variables["ansible_interpreter_python_fallback"] = [*HOST_PYTHONS, *found]
+    facts = variables.get("ansible_facts") or {}
+    if not str(facts.get("discovered_interpreter_python", "/usr/")).startswith("/usr/"):
+        # Another task has discovered it.
+        del facts["discovered_interpreter_python"]
