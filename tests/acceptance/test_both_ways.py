@@ -93,11 +93,11 @@ def test_run_from_a_shell_is_a_job_and_meets_those_of_the_service(
     # Somebody is at it by hand: the service's job waits for that, and then does what it was to.
     by_hand = shell.start("vm_stop", name=vm, timeout=STOP_TIMEOUT)
     with halted(one, "a run by"):
-        wait_for("the run's step", lambda: reported(api, "vm_stop")["step"] == "Stop the VM", 60)
+        wait_for("the run's step", lambda: reported(api, "vm_stop")["step"] == "Stopping", 60)
         half = reported(api, "vm_stop")
         off = api.send("POST", f"/vms/{vm}/stop", {"force": True})["jobId"]
-        wait_for("the job", lambda: api.job(off)["step"] == "Stop the VM", 60)
-    assert (half["status"], half["step"]) == ("running", "Stop the VM")
+        wait_for("the job", lambda: api.job(off)["step"] == "Cutting the power", 60)
+    assert (half["status"], half["step"]) == ("running", "Stopping")
     assert 0 < half["progress"] < 100
     said, _ = by_hand.communicate(timeout=300)
     assert "did not shut down within" in said

@@ -141,7 +141,7 @@ async def test_a_host_ends_its_jobs_without_the_others(playing: Service, tmp_pat
         await playing.succeed(each["jobId"])
     for each in data["jobs"][2:]:
         job = await playing.get(f"/jobs/{each['jobId']}")
-        assert (job["status"], job["step"]) == ("running", "Change the power states of the VMs")
+        assert (job["status"], job["step"]) == ("running", "Pausing")
         assert job["progress"] < 100
     # They hold their host no longer.
     await playing.succeed((await playing.act(vms[0], "resume"))["jobId"])

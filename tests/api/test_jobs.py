@@ -60,7 +60,7 @@ async def test_a_vm_from_creation_to_removal(playing: Service) -> None:
     )
     start = await playing.act(data["id"], "start")
     path = f"/jobs/{data['jobId']}"
-    held = await playing.until(path, lambda job: job["step"] == "Create the VM")
+    held = await playing.until(path, lambda job: job["step"] == "Creating disk and VM")
     assert held["status"] == "running"
     assert 0 < held["progress"] < 100
     status = await playing.get("/vms/vm-001/status")
@@ -211,7 +211,7 @@ async def test_a_killed_job_process_is_a_failed_job(playing: Service) -> None:
     host = playing.hosts["kvm1"]
     host.hold("create")
     data = await playing.create()
-    await playing.until(f"/jobs/{data['jobId']}", lambda job: job["step"] == "Create the VM")
+    await playing.until(f"/jobs/{data['jobId']}", lambda job: job["step"] == "Creating disk and VM")
     directory = str(playing.settings.state_dir / "jobs" / data["jobId"])
     process = next(p for p in living(directory) if b"virtplay.jobs.play" in cmdline(p))
     os.kill(process, signal.SIGKILL)
@@ -230,7 +230,7 @@ async def test_a_killed_job_process_is_a_failed_job(playing: Service) -> None:
 async def test_a_killed_ansible_playbook_is_a_failed_job(playing: Service) -> None:
     playing.hosts["kvm1"].hold("create")
     data = await playing.create()
-    await playing.until(f"/jobs/{data['jobId']}", lambda job: job["step"] == "Create the VM")
+    await playing.until(f"/jobs/{data['jobId']}", lambda job: job["step"] == "Creating disk and VM")
     directory = str(playing.settings.state_dir / "jobs" / data["jobId"])
     for process in living(directory):
         if b"ansible-playbook" in cmdline(process):

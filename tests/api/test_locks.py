@@ -1,18 +1,19 @@
 """API tests: one unfinished job a VM, and room that is not given twice."""
 
 import asyncio
+import re
 import uuid
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from tortoise.exceptions import IntegrityError
 from virtplay.errors import Conflict
-from virtplay.jobs.execution import lease
+from virtplay.jobs.execution import columns_of, lease, progress_of
 from virtplay.jobs.outcome import conclude, finish
 from virtplay.jobs.progress import Progress
 from virtplay.states import JobStatus
-from virtplay.store.jobs import move
+from virtplay.store.jobs import move, save_progress
 from virtplay.store.models import AuditEntry, Job, Vm
 
 from tests.api.conftest import BODY, Service
@@ -45,6 +46,31 @@ async def test_every_mutation_of_a_busy_vm_names_the_holder(service: Service) ->
         answer = await service.client.request(method, f"/api/v1/vms/{vm.ref}{path}", json=body)
         assert answer.status_code == 409, (method, path)
         assert answer.json()["error"]["details"] == {"jobId": holder}
+
+
+async def test_a_busy_vm_says_what_its_job_waits_for_and_how_long(service: Service) -> None:
+    vm = await put_vm(RUNNING)
+    held = (await service.act(str(vm.ref), "stop"))["jobId"]
+    job = await lease((await Job.get(ref=held)).id)
+    assert job is not None
+    progress = progress_of(job)
+    progress.take({"event": "playbook_on_task_start", "task": "Stop the VM"})
+    await save_progress(job, 1, **columns_of(progress))
+    message = (await service.post(f"/vms/{vm.ref}/stop")).json()["error"]["message"]
+    limit = service.settings.stop_timeout
+    assert re.fullmatch(
+        rf"cannot change VM {vm.ref}: {held} \(vm_stop\) is running:"
+        rf" waiting for the guest to shut down, \d+ of {limit} s",
+        message,
+    )
+    shown = await service.get(f"/jobs/{held}")
+    assert shown["stepTimeoutSeconds"] == limit
+    assert shown["startedAt"] <= shown["stepStartedAt"]
+    # Of an earlier attempt nothing is shown.
+    later = datetime.now(UTC) + timedelta(minutes=1)
+    await Job.filter(ref=held).update(started_at=later)
+    shown = await service.get(f"/jobs/{held}")
+    assert (shown["stepStartedAt"], shown["stepTimeoutSeconds"]) == (None, None)
 
 
 async def test_only_a_start_is_accepted_behind_a_creation_and_only_once(service: Service) -> None:

@@ -105,7 +105,7 @@ async def test_only_attempts_that_get_no_further_are_counted(service: Service) -
 async def test_a_graceful_stop_queues_what_runs_and_counts_nothing(playing: Service) -> None:
     gate = playing.hosts["kvm1"].hold("create")
     data = await playing.create()
-    await playing.until(f"/jobs/{data['jobId']}", lambda job: job["step"] == "Create the VM")
+    await playing.until(f"/jobs/{data['jobId']}", lambda job: job["step"] == "Creating disk and VM")
     await Job.filter(ref=data["jobId"]).update(stalled=MOST_STALLED - 1)
     await playing.app.ctx.services.dispatcher.stop()
     job = await Job.get(ref=data["jobId"])

@@ -93,7 +93,7 @@ async def test_run_is_a_job_with_its_progress_and_log(service: Service) -> None:
     shown = ("progress", "step", "host", "hosts", "vmId", "status")
     assert [half[key] for key in shown] == [
         50,
-        "Start the VM",
+        "Starting",
         "kvm1",
         ["kvm1"],
         "vm-001",

@@ -33,6 +33,8 @@ def job_out(job: Job, run: ReportedRun | None) -> JobOut:
         status=job.status,
         progress=job.progress,
         step=job.step,
+        stepStartedAt=time_text(store.step_start(job)),
+        stepTimeoutSeconds=job.step_timeout if store.step_start(job) else None,
         etaSeconds=_eta(job),
         changed=job.changed,
         dryRun=job.dry_run,
@@ -54,11 +56,15 @@ def job_out(job: Job, run: ReportedRun | None) -> JobOut:
 
 
 def _eta(job: Job) -> float | None:
-    """Return the estimated seconds until the job ends, from earlier jobs; None if unknown."""
+    """Return the estimated seconds until the job ends, from earlier jobs; None if unknown.
+
+    It is unknown of a job that has taken longer than they did.
+    """
     if job.eta_seconds is None or job.finished_at is not None:
         return None
     elapsed = (datetime.now(UTC) - job.started_at).total_seconds() if job.started_at else 0.0
-    return round(max(0.0, job.eta_seconds - elapsed), 1)
+    left = round(job.eta_seconds - elapsed, 1)
+    return left if left > 0 else None
 
 
 async def list_jobs(request: ApiRequest) -> ApiResponse:

@@ -93,6 +93,8 @@ def follow_jobs(
                         ended.append(job)
                         break
                     step = f"{len(ended)} of {len(job_ids)} jobs have ended"
+                    if job["stepTimeoutSeconds"]:
+                        step += f"; {_step(job, True)}"
                     progress = 100 * len(ended) // len(job_ids)
                     show(
                         {
@@ -218,6 +220,7 @@ def _line_view() -> View:
 
     def show(job: JsonObject, responding: bool) -> None:
         nonlocal last
+        # Not the seconds of a wait, which would print a line each.
         news = (job["status"], job["step"], responding)
         if news != last and not _is_finished(job):
             typer.echo(f"{plain(job['id'])} {job['progress']:3d}% {_step(job, responding)}")
@@ -230,9 +233,13 @@ def _line_view() -> View:
 def _step(job: JsonObject, responding: bool) -> str:
     if not responding:
         return "waiting for the service"
-    if job["status"] == "running":
+    if job["status"] != "running":
+        return plain(job["status"])
+    limit = job["stepTimeoutSeconds"]
+    if not limit:
         return plain(job["step"]) or "starting"
-    return plain(job["status"])
+    waited = min(limit, int(_seconds_since(job["stepStartedAt"])))
+    return f"asked the guest to shut down, {waited} of {limit} s; then --force cuts the power"
 
 
 def _is_finished(job: JsonObject) -> bool:

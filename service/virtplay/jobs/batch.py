@@ -20,10 +20,12 @@ from virtplay.actions import (
 from virtplay.jobs import runner
 from virtplay.jobs.dispatcher import Ended
 from virtplay.jobs.execution import (
+    columns_of,
     end,
     end_when_asked,
     fail_without_vm,
     new_holder,
+    progress_of,
     repeat_while_away,
 )
 from virtplay.jobs.launcher import Launcher
@@ -124,9 +126,7 @@ class _Batch:
         ended: Ended,
     ) -> None:
         self._settings = settings
-        self._shares = {
-            str(job.ref): Share(job, Progress(RULES[Action(job.action)].tasks), 1) for job in jobs
-        }
+        self._shares = {str(job.ref): Share(job, progress_of(job), 1) for job in jobs}
         self._directory = directory
         self._give_up = give_up
         self._ended = ended
@@ -205,12 +205,13 @@ class _Batch:
                 if share.progress.take(own):
                     moved[ref] = share
         await self._patiently(partial(store.append_rows, rows))
-        alike: dict[tuple[int, str], list[Job]] = {}
+        alike: dict[tuple[tuple[str, Any], ...], list[Job]] = {}
         for share in moved.values():
             percent = max(share.job.progress, share.progress.percent)
-            alike.setdefault((percent, share.progress.step), []).append(share.job)
-        for (percent, step), jobs in alike.items():
-            await self._patiently(partial(store.save_progress_together, jobs, percent, step))
+            columns = {"progress": percent, **columns_of(share.progress)}
+            alike.setdefault(tuple(columns.items()), []).append(share.job)
+        for values, jobs in alike.items():
+            await self._patiently(partial(store.save_progress_together, jobs, **dict(values)))
         for share in list(self._shares.values()):
             if share.is_done:
                 share.progress.stats_seen = True

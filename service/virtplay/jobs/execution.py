@@ -55,7 +55,7 @@ async def execute(
         await runner.clear(directory)
         return []
     log.info("%s: %s on %s for VM %s", job.ref, job.action, job.host, job.vm_ref)
-    progress = Progress(tasks=RULES[Action(job.action)].tasks)
+    progress = progress_of(job)
     try:
         outcome = await _play(settings, launcher, job, progress, give_up)
     except Exception as error:
@@ -69,6 +69,20 @@ async def execute(
     if job.id not in followers:  # else it runs again, with the secrets that are there
         await runner.clear(directory)
     return followers
+
+
+def progress_of(job: Job) -> Progress:
+    """Return the progress of a job whose play has not begun."""
+    return Progress(RULES[Action(job.action)].tasks, job.action, job.variables)
+
+
+def columns_of(progress: Progress) -> dict[str, Any]:
+    """Return the columns of a job that hold its step."""
+    return {
+        "step": progress.step.words,
+        "step_started_at": progress.step_started_at,
+        "step_timeout": progress.step.timeout,
+    }
 
 
 async def end(
@@ -160,7 +174,7 @@ async def _play(
             sequence = await patiently(partial(store.append_events, job.id, sequence, batch))
             if moved:
                 percent = max(job.progress, progress.percent)
-                await patiently(partial(store.save_progress, job, percent, progress.step))
+                await patiently(partial(store.save_progress, job, percent, **columns_of(progress)))
             if outcome is not None:
                 return outcome
     finally:

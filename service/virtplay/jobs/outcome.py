@@ -40,7 +40,7 @@ def internal_error(job: Job, progress: Progress, error: Exception) -> dict[str, 
     return {
         "code": "INTERNAL_ERROR",
         "message": message,
-        "task": progress.step,
+        "task": progress.task,
         "host": job.host,
     }
 
@@ -204,7 +204,7 @@ def _failure(
     """
 
     def failure(code: str, message: str) -> dict[str, Any]:
-        return {"code": code, "message": message, "task": progress.step, "host": job.host}
+        return {"code": code, "message": message, "task": progress.task, "host": job.host}
 
     if progress.error is not None:
         return progress.error

@@ -1,8 +1,11 @@
 """Pure: reads a job's percent, step and outcome from the events of its play."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
+
+from virtplay.jobs.steps import NO_STEP, Step, step_of
 
 FAILURES = ("runner_on_failed", "runner_on_unreachable")
 RESULT_KEYS = {
@@ -19,6 +22,8 @@ EVENT_KEYS = (
     *RESULT_KEYS,
 )
 """Keys of a task's result that an event keeps."""
+MESSAGE_LENGTH = 1000
+"""Longer messages of a failure are cut: the whole is in the job's log."""
 RESULTS = ("runner_on_ok", "runner_on_failed", "runner_on_unreachable")
 
 
@@ -28,10 +33,16 @@ class Progress:
 
     tasks: int
     """Number of tasks that the play is expected to start."""
+    action: str = ""
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    """The job's action and variables, which decide about the words of a step."""
     started: int = 0
     percent: int = 0
     """0 to 99; only the success of the job sets 100. It never decreases."""
-    step: str = ""
+    task: str = ""
+    """The name of the task under way."""
+    step: Step = NO_STEP
+    step_started_at: datetime | None = None
     changed: bool = False
     result: dict[str, Any] | None = None
     """The last module result that has a domain, with its RESULT_KEYS only."""
@@ -54,7 +65,7 @@ class Progress:
             if done is None:
                 done = 100 * (self.started - 1) // max(self.tasks, self.started)
             self.percent = max(self.percent, min(99, max(1, done)))
-            self.step = step_of(str(event.get("task") or ""))
+            self._take_step(event)
             return True
         if kind == "playbook_on_stats":
             self.stats_seen = True
@@ -68,6 +79,14 @@ class Progress:
         """Return the part of the result that the job's row stores."""
         result = self.result or {}
         return {key: result[key] for key, kept in RESULT_KEYS.items() if kept and key in result}
+
+    def _take_step(self, event: Mapping[str, Any]) -> None:
+        self.task = str(event.get("task") or "")
+        step = step_of(self.task, self.action, self.variables)
+        if step != self.step or self.step_started_at is None:
+            at = event.get("at")
+            self.step_started_at = datetime.fromtimestamp(at, UTC) if at else datetime.now(UTC)
+        self.step = step
 
     def _take_result(self, kind: str, event: Mapping[str, Any]) -> None:
         res = event.get("res") or {}
@@ -83,15 +102,12 @@ class Progress:
                 self.seen_generation = res.get("seen_generation")
 
 
-def step_of(task: str) -> str:
-    """Return a task's name for users; Ansible's name for argument validation is replaced."""
-    return "Check the variables" if task.startswith("Validating arguments") else task[:255]
-
-
 def failure_of(event: Mapping[str, Any]) -> dict[str, Any]:
     """Return the job error {code, message, task, host} of a failure event."""
     res = event.get("res") or {}
-    message = str(res.get("msg") or res.get("module_stderr") or "the task failed without a message")
+    # The last line of a traceback has the error.
+    printed = str(res.get("module_stderr") or "").strip().rpartition("\n")[2]
+    message = str(res.get("msg") or printed or "the task failed without a message")
     if event["event"] == "runner_on_unreachable":
         code = "HOST_UNREACHABLE"
         message = f"cannot reach host {event.get('host')}: {message}"
@@ -99,7 +115,14 @@ def failure_of(event: Mapping[str, Any]) -> dict[str, Any]:
         code = str(res.get("code") or "PLAYBOOK_FAILED")
     return {
         "code": code,
-        "message": message[:4000],
+        "message": shorten(message),
         "task": event.get("task") or "",
         "host": event.get("host") or "",
     }
+
+
+def shorten(message: str) -> str:
+    """Return a message of a failure, cut if it is longer than MESSAGE_LENGTH."""
+    if len(message) <= MESSAGE_LENGTH:
+        return message
+    return f"{message[:MESSAGE_LENGTH]} …; read the job's log"

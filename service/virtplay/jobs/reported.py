@@ -15,6 +15,7 @@ from typing import Any
 
 from virtplay.errors import Conflict, Forbidden, JobFinished
 from virtplay.jobs.progress import Progress
+from virtplay.jobs.steps import Step
 from virtplay.jobs.submission import Caller
 from virtplay.metrics.service_series import count_reported_job
 from virtplay.states import FINISHED_JOB, JobStatus
@@ -125,15 +126,19 @@ async def _show(
     """Write what the run has reported into its rows."""
     progress = Progress(
         tasks=1,
+        action=job.action,
         percent=job.progress,
-        step=job.step,
+        task=job.step,
+        step=Step(job.step),
+        step_started_at=job.step_started_at,
         changed=bool(job.changed),
         error=job.error,
     )
     for event in events:
         progress.take(event)
-    job.progress, job.step, job.changed = progress.percent, progress.step, progress.changed
-    job.error = _error(job, batch.error) if batch.error else progress.error
+    job.progress, job.changed = progress.percent, progress.changed
+    job.step, job.step_started_at = progress.step.words, progress.step_started_at
+    job.error = _error(job, batch.error, progress.task) if batch.error else progress.error
     run.reported_at = datetime.now(UTC)
     if batch.hosts is not None:
         run.hosts = list(batch.hosts)
@@ -163,8 +168,8 @@ async def _add_vms(job: Job, run: ReportedRun) -> None:
     run.vm_refs = f" {' '.join(refs)} " if refs else ""
 
 
-def _error(job: Job, reported: Mapping[str, str]) -> dict[str, Any]:
-    return {**reported, "task": job.step, "host": job.host or ""}
+def _error(job: Job, reported: Mapping[str, str], task: str | None = None) -> dict[str, Any]:
+    return {**reported, "task": job.step if task is None else task, "host": job.host or ""}
 
 
 async def _finish(job: Job, outcome: JobStatus) -> None:

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,22 @@ def refuse_held(vm: Vm, holder: Job | None) -> None:
     """Raise OperationInProgress with the job's id if there is one that holds the VM."""
     if holder is not None:
         raise OperationInProgress(
-            f"cannot change VM {vm.ref}: {holder.ref} ({holder.action}) is {holder.status}",
+            f"cannot change VM {vm.ref}: {holder.ref} ({holder.action}) is {holder.status}"
+            + _wait_of(holder),
             jobId=holder.ref,
         )
+
+
+def _wait_of(job: Job) -> str:
+    """Return which step a job has reached, and how long it waits for a guest: ": …, 12 of 90 s"."""
+    began = store.step_start(job)
+    if began is None:
+        return ""
+    words = f": {job.step[:1].lower()}{job.step[1:]}"
+    if job.step_timeout is None:
+        return words
+    waited = max(0, int((datetime.now(UTC) - began).total_seconds()))
+    return f"{words}, {min(waited, job.step_timeout)} of {job.step_timeout} s"
 
 
 async def await_end(job: Job, seconds: float) -> Job:

@@ -4,6 +4,7 @@ import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from statistics import median
 from typing import Any, NamedTuple, cast
 
 from tortoise import Tortoise
@@ -19,6 +20,8 @@ from virtplay.store.models import AuditEntry, Job, JobEvent, ReportedRun, Vm
 REF = re.compile(r"job-\d{6,12}")
 GENERATION_MAX = 2**30
 """The highest generation taken over from a host; the database holds twice as much."""
+ALIKE_SECONDS = 2.0
+"""Durations that differ by no more are alike."""
 REMEMBERED = re.compile(r"job-(\d{6,9})")
 
 
@@ -159,20 +162,34 @@ async def raise_generation(vm: Vm, generation: int) -> None:
     await vm.save(update_fields=["generation"])
 
 
-async def save_progress(job: Job, percent: int, step: str) -> None:
-    """Write a job's progress, unless the job has ended or another worker has its lease."""
+async def save_progress(job: Job, percent: int, step: str, **columns: Any) -> None:
+    """Write a job's progress, unless the job has ended or another worker has its lease.
+
+    `columns` are the others that describe the step.
+    """
     await Job.filter(id=job.id, generation=job.generation, finished_at=None).update(
-        progress=percent, step=step
+        progress=percent, step=step, **columns
     )
     job.progress = percent
 
 
-async def save_progress_together(jobs: Sequence[Job], percent: int, step: str) -> None:
+async def save_progress_together(jobs: Sequence[Job], progress: int, **columns: Any) -> None:
     """Write the progress of jobs with one lease, of those that it still holds."""
     held = Job.filter(id__in=[job.id for job in jobs], leased_by=jobs[0].leased_by)
-    await held.filter(finished_at=None).update(progress=percent, step=step)
+    await held.filter(finished_at=None).update(progress=progress, **columns)
     for job in jobs:
-        job.progress = percent
+        job.progress = progress
+
+
+def step_start(job: Job) -> datetime | None:
+    """Return when the step of a running job began; None before its play has begun a step.
+
+    A step of an earlier attempt does not count.
+    """
+    began = job.step_started_at
+    if job.status != JobStatus.RUNNING or began is None:
+        return None
+    return None if job.started_at is not None and began < job.started_at else began
 
 
 async def release_job(waiting: Job) -> None:
@@ -298,7 +315,11 @@ async def queue_state() -> tuple[int, float]:
 
 
 async def usual_seconds(action: str) -> float | None:
-    """Return the mean duration of an action's last twenty successful jobs in seconds, if any."""
+    """Return how long an action's last twenty successful jobs took, in seconds.
+
+    None without such a job, and when they differ so much that no estimate would be right, such as
+    shutdowns that depend on the guest.
+    """
     jobs = (
         await Job.filter(action=action, status=JobStatus.SUCCEEDED, started_at__not_isnull=True)
         .exclude(origin=JobOrigin.SHELL)
@@ -310,7 +331,11 @@ async def usual_seconds(action: str) -> float | None:
         for job in jobs
         if job.finished_at and job.started_at
     ]
-    return sum(took) / len(took) if took else None
+    if not took:
+        return None
+    usual = median(took)
+    off = sum(abs(seconds - usual) > max(ALIKE_SECONDS, usual / 2) for seconds in took)
+    return usual if off <= len(took) // 5 else None
 
 
 async def append_events(job_id: int, first: int, events: Iterable[Mapping[str, Any]]) -> int:

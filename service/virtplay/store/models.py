@@ -130,6 +130,9 @@ class Job(Model):
     status: Any = fields.CharEnumField(JobStatus, max_length=16, db_index=True)
     progress = fields.IntField(default=0)
     step = fields.CharField(max_length=255, default="")
+    step_started_at = TimeField(null=True)
+    step_timeout = fields.IntField(null=True)
+    """Seconds that a guest has to shut down, if the step waits for that."""
     eta_seconds = fields.FloatField(null=True)
     changed = fields.BooleanField(null=True)
     dry_run = fields.BooleanField(default=False)

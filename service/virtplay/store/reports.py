@@ -54,9 +54,8 @@ async def lock_run(job_id: int) -> tuple[Job, ReportedRun]:
 
 async def save_run(job: Job, run: ReportedRun) -> None:
     """Write what a run has reported, except the job's status."""
-    await job.save(
-        update_fields=["progress", "step", "changed", "error", "host", "result", "vm_ref"]
-    )
+    columns = ("progress", "step", "step_started_at", "changed", "error", "host", "result")
+    await job.save(update_fields=[*columns, "vm_ref"])
     await run.save()
 
 

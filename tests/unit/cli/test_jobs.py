@@ -42,10 +42,22 @@ def test_followed_job_ends_in_one_line_of_outcome(service: FakeService, run: Run
     assert lines[:3] == [
         "job-000012: vm_start of vm-001 (name-1)",
         "job-000012   0% queued",
-        "job-000012  50% Start the VM",
+        "job-000012  50% Starting",
     ]
     assert re.fullmatch(r"vm_start of vm-001 succeeded after \d\.\d s", lines[3])
     assert len(lines) == 4
+
+
+def test_a_wait_for_the_guest_says_how_long_and_what_else_one_can_do(
+    service: FakeService, run: Run
+) -> None:
+    service.reply("POST", "/vms/vm-001/stop", make_accepted())
+    waiting = {"action": "vm_stop", "step": "Waiting for the guest", "stepTimeoutSeconds": 90}
+    service.reply_job(make_job(**waiting), make_job(**waiting), make_succeeded(action="vm_stop"))
+    result = run("vm", "stop", "vm-001")
+    # Since 2026, when the step began: a clock that is ahead of the service's ends at the limit.
+    words = "asked the guest to shut down, 90 of 90 s; then --force cuts the power"
+    assert result.out.splitlines()[1:-1] == [f"job-000012  50% {words}"]
 
 
 @pytest.mark.parametrize(

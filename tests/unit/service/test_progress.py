@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from virtplay.jobs.progress import Progress, failure_of
+from virtplay.jobs.steps import Step
 
 
 def task(name: str = "t") -> dict[str, Any]:
@@ -73,10 +74,21 @@ def test_percent_never_falls_and_never_reaches_100(
         before = progress.percent
 
 
-def test_the_step_is_the_task_cut_to_its_column() -> None:
+def test_the_step_of_an_unknown_task_is_its_name_cut_to_its_column() -> None:
     progress = Progress(2)
     progress.take(task("x" * 999))
-    assert progress.step == "x" * 255
+    assert progress.step == Step("x" * 255)
+
+
+def test_a_step_of_several_tasks_begins_with_the_first() -> None:
+    progress = Progress(4, "vm_create")
+    seen = []
+    for at, name in enumerate(("Check for the built guest", "Build the missing images", "x"), 1):
+        progress.take({**task(name), "at": float(at)})
+        assert progress.step_started_at is not None
+        seen.append((progress.step.words, progress.step_started_at.timestamp()))
+    assert seen == [("Preparing template", 1.0), ("Preparing template", 1.0), ("x", 3.0)]
+    assert progress.task == "x"
 
 
 def test_the_first_failure_counts_and_an_ignored_one_does_not() -> None:
@@ -106,7 +118,9 @@ def test_unreachable_is_an_error_of_its_own() -> None:
         ({}, "the task failed without a message"),
         (None, "the task failed without a message"),
         ({"module_stderr": "Traceback"}, "Traceback"),
-        ({"msg": "m" * 9999}, "m" * 4000),
+        ({"module_stderr": "Traceback:\n  File\nKeyError: 'x'\n"}, "KeyError: 'x'"),
+        ({"msg": "m" * 1000}, "m" * 1000),
+        ({"msg": "m" * 9999}, f"{'m' * 1000} …; read the job's log"),
     ],
 )
 def test_a_failure_without_a_code_is_the_playbooks(res: Any, message: str) -> None:

@@ -39,9 +39,19 @@ class JobOut(BaseModel):
     host: str | None = Field(description="null if it has none or several")
     hosts: list[str]
     status: JobStatus
-    progress: int
-    step: str
-    etaSeconds: float | None  # noqa: N815
+    progress: int = Field(
+        description="percent; 100 only when it has succeeded, of another ended job how far it got"
+    )
+    step: str = Field(description="what it does now, in words for users; its last step at the end")
+    stepStartedAt: str | None = Field(  # noqa: N815
+        description="when the step began; null unless the job runs"
+    )
+    stepTimeoutSeconds: int | None = Field(  # noqa: N815
+        description="seconds that the guest has to shut down; null unless the step waits for that"
+    )
+    etaSeconds: float | None = Field(  # noqa: N815
+        description="null if earlier jobs of this action differ, or all took less time"
+    )
     changed: bool | None
     dryRun: bool  # noqa: N815
     appliesAt: str | None = Field(description="now, next_boot, or null")  # noqa: N815
