@@ -179,7 +179,10 @@ def test_every_state_of_a_module_has_an_example(elsewhere: Elsewhere) -> None:
         ({}, "cannot list the VMs of every hypervisor: kvm1 (cannot "),
         ({"hypervisors": "nobody"}, "cannot observe any hypervisor"),
         ({"address_networks": ["here"], "strict_hosts": True}, "cannot "),
-        ({"inventory": ["nowhere.yml"]}, "cannot observe any hypervisor"),
+        (
+            {"inventory": ["nowhere.yml"]},
+            "nowhere.yml, the inventory of the hypervisors: option inventory",
+        ),
         ({"names": "uuid"}, "names"),
     ],
 )
@@ -189,7 +192,7 @@ def test_inventory_that_cannot_be_made_is_an_error(
     # Nothing answers there, whatever this machine runs.
     base = {"inventory": ["hosts.yml"], "uri": "qemu+unix:///system?socket=/nonexistent"}
     config = {"plugin": f"{NAME}.libvirt", **base, **settings}
-    (elsewhere.home / "libvirt.yml").write_text(yaml.safe_dump(config))
-    done = elsewhere.run("ansible-inventory", "-i", "libvirt.yml", "--graph")
+    (elsewhere.home / "guests.yaml").write_text(yaml.safe_dump(config))
+    done = elsewhere.run("ansible-inventory", "-i", "guests.yaml", "--graph")
     assert done.returncode != 0
     assert message in " ".join(done.stderr.split())

@@ -146,6 +146,27 @@ def test_callbacks_of_the_user_are_not_run_with_the_plugins_own_ansible(
     assert "report" not in environment["ANSIBLE_CALLBACKS_ENABLED"]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "taken"),
+    [
+        ("guests.yml", "plugin: virtplay.libvirt.libvirt\n", True),
+        ("guests.yaml", "# VMs\n---\ninventory: [h]\nplugin:  'virtplay.libvirt.libvirt'\n", True),
+        ("guests.yml", '"plugin": virtplay.libvirt.libvirt\n', True),
+        # Ansible's own error says what there is.
+        ("guests.yml", "plugin: virtplay.libvirt.libvrt\n", True),
+        ("libvirt.yml", "plugin: community.libvirt.libvirt\n", False),
+        ("libvirt.yml", "hypervisors:\n  hosts: {plugin: virtplay.libvirt.libvirt}\n", False),
+        ("libvirt.cfg", "plugin: virtplay.libvirt.libvirt\n", False),
+    ],
+)
+def test_any_yaml_file_with_the_plugins_name_is_taken(
+    tmp_path: Path, name: str, text: str, taken: bool
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert InventoryModule().verify_file(str(tmp_path / name)) is taken
+    assert not InventoryModule().verify_file(str(tmp_path / "missing.yml"))
+
+
 WRONG_OPTIONS: list[tuple[str, Any, str]] = [
     ("requre_address", True, "there is no such option, did you mean require_address?"),
     ("zzzzzz", True, "cannot use zzzzzz: there is no such option, there are address_family"),

@@ -17,7 +17,8 @@ description:
     command and with the inventory that contains them. The connection settings of your
     hypervisors, such as users, keys, jump hosts, become and vault, therefore apply here too. The
     controller requires only Ansible.
-  - The configuration is a file whose name ends in C(libvirt.yml) or C(libvirt.yaml).
+  - The configuration is any file whose name ends in C(.yml) or C(.yaml), with the O(plugin) of
+    this name.
   - An unknown option or an invalid value is an error before any host is contacted.
   - Store secrets of the guests, such as C(ansible_password), in the C(group_vars) of
     C(libvirt_vms), encrypted with C(ansible-vault) if you like. The only option that may contain
@@ -161,6 +162,7 @@ cache_timeout: 600
 import ipaddress
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -181,6 +183,9 @@ from ansible_collections.virtplay.libvirt.plugins.plugin_utils.vm_inventory impo
 ALL_VMS = "libvirt_vms"
 MODULE = "virtplay.libvirt.host_info"
 _VAULT_OPTIONS = (("vault_ids", "--vault-id"), ("vault_password_files", "--vault-password-file"))
+_PLUGIN = re.compile(
+    rf"^[\"']?plugin[\"']?\s*:\s*[\"']?{re.escape(MODULE.rpartition('.')[0])}\.", re.M
+)
 # The directory that contains the ansible_collections of this file.
 COLLECTIONS = Path(__file__).resolve().parents[5]
 
@@ -191,8 +196,10 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     NAME = "virtplay.libvirt.libvirt"
 
     def verify_file(self, path: str) -> bool:
-        """Return whether the file name is one of this plugin's configuration."""
-        return bool(super().verify_file(path)) and path.endswith(("libvirt.yml", "libvirt.yaml"))
+        """Return whether a file is a configuration of this plugin."""
+        if not super().verify_file(path) or not path.endswith((".yml", ".yaml")):
+            return False
+        return _PLUGIN.search(Path(path).read_text(errors="replace")) is not None
 
     def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
         """Add the VMs to the inventory; raise AnsibleParserError."""
@@ -209,6 +216,19 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         for vm in vms:
             if "ansible_host" in vm.variables or not self.get_option("require_address"):
                 self._add(vm.name, vm.variables, vm.groups)
+
+    def _sources(self, path: str) -> list[str]:
+        """Return the sources of the hypervisors' inventory, which must exist."""
+        sources = []
+        for source in self.get_option("inventory"):
+            found = source if "," in source else str(Path(path).parent / source)
+            if "," not in source and not Path(found).exists():
+                raise AnsibleParserError(
+                    f"cannot find {found}, the inventory of the hypervisors: option inventory of "
+                    f"{path} names {source}, relative to its own directory"
+                )
+            sources.append(found)
+        return sources
 
     def _check_options(self, given: Mapping[str, Any]) -> None:
         """Raise AnsibleParserError for unknown options and invalid values."""
@@ -283,8 +303,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             *("-f", str(self.get_option("forks"))),
             *("--task-timeout", str(self.get_option("timeout"))),
         ]
-        for source in self.get_option("inventory"):
-            command += ["-i", source if "," in source else str(Path(path).parent / source)]
+        for source in self._sources(path):
+            command += ["-i", source]
         # Pass on all sources of vault passwords except a prompt, which cannot be repeated.
         for option, flag in _VAULT_OPTIONS:
             for value in context.CLIARGS.get(option) or ():
