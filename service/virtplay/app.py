@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from sanic import HTTPResponse, Request, Sanic
@@ -26,11 +27,12 @@ from virtplay.api.pages import add_console_page, add_docs_page
 from virtplay.api.routes import ROUTES, Route
 from virtplay.api.schemas.fields import Strict
 from virtplay.background import Background, claim_directory, start_background
+from virtplay.errors import CannotStart
 from virtplay.jobs.processes import keep_descriptors
 from virtplay.jobs.submission import Caller
 from virtplay.logs import request_id
 from virtplay.metrics.service_series import count_request
-from virtplay.settings import Settings
+from virtplay.settings import TOKEN_LENGTH_MIN, Settings
 from virtplay.states import HostStatus
 from virtplay.store.tokens import count_tokens, create_token
 from virtplay.store.vms import list_hosts
@@ -192,22 +194,45 @@ async def _start(app: Sanic[Any, Any], *, settings: Settings) -> None:
     app.ctx.claim = await asyncio.to_thread(claim_directory, settings.state_dir)
     app.ctx.background = await start_background(settings)
     app.ctx.services = app.ctx.background.services
-    if settings.bootstrap_token is not None:
-        # A token that the user has set must work from the first request on.
-        await _first_token(app, settings)
+    # From the first request on; a start that fails later loses no token, as the file stays.
+    await _create_first_token(settings)
 
 
-async def _first_token(app: Sanic[Any, Any], settings: Settings) -> None:
-    """Create an admin token at the first start; it is printed once, unless the user has set it."""
-    app.ctx.first_token = None
+async def _create_first_token(settings: Settings) -> None:
+    """Create an admin token in a database without tokens.
+
+    If the settings have none, it is in the token file: the output of a service is kept in the
+    journal.
+    """
     if await count_tokens():
         return
-    given = settings.bootstrap_token
-    text = await create_token(
-        "bootstrap", "admin", text=given.get_secret_value() if given else None
-    )
-    if given is None:
-        app.ctx.first_token = text
+    if settings.bootstrap_token is not None:
+        text = settings.bootstrap_token.get_secret_value()
+    else:
+        text = await asyncio.to_thread(prepare_token_file, settings.token_file)
+        print(f"The first admin token is in {settings.token_file}", flush=True)
+    await create_token("bootstrap", "admin", text=text)
+
+
+def prepare_token_file(path: Path) -> str:
+    """Return the token in a file, whose mode becomes 0600; a random one if there is none yet.
+
+    Clients of an earlier database so have a valid token. Raise CannotStart if the file cannot be
+    written.
+    """
+    try:
+        text = path.read_text().strip() if path.exists() else ""
+        if len(text) < TOKEN_LENGTH_MIN:
+            text = secrets.token_urlsafe(32)
+        # A new file takes the place of the old one, which another process may have open.
+        new = path.with_name(f"{path.name}.new")
+        new.unlink(missing_ok=True)
+        new.touch(mode=0o600, exist_ok=False)
+        new.write_text(f"{text}\n")
+        new.replace(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CannotStart(f"cannot write the first admin token to {path}: {error}") from error
+    return text
 
 
 async def _handle_stop_signals(app: Sanic[Any, Any]) -> None:
@@ -241,11 +266,6 @@ async def _handle_stop_signals(app: Sanic[Any, Any]) -> None:
 
 
 async def _announce(app: Sanic[Any, Any]) -> None:
-    settings: Settings = app.ctx.services.settings
-    # Not earlier: if the start failed before this line, the token would never be shown.
-    await _first_token(app, settings)
-    if app.ctx.first_token:
-        print(f"First admin token, shown only once: {app.ctx.first_token}", flush=True)
     app.ctx.announcing = asyncio.create_task(_announce_ready(app))
 
 

@@ -57,7 +57,9 @@ class Settings(BaseSettings):
         " default: virtplay.sqlite3 in the state directory",
     )
     bootstrap_token: SecretStr | None = Field(
-        None, description="the first admin token, for scripted installations; default: a random one"
+        None,
+        description="the first admin token, for scripted installations; default: a random one"
+        " in the file token of the state directory",
     )
     observe_interval: float = Field(
         15.0, gt=0, le=SECONDS_MAX, allow_inf_nan=False, description="seconds between observations"
@@ -251,6 +253,11 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The URL of the database, including the default."""
         return self.database_url or f"sqlite://{self.state_dir / 'virtplay.sqlite3'}"
+
+    @property
+    def token_file(self) -> Path:
+        """The file, of mode 0600, with the first admin token if the settings have none."""
+        return self.state_dir / "token"
 
     @property
     def inventory_sources(self) -> list[str]:

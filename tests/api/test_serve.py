@@ -469,27 +469,41 @@ def test_a_port_in_use_is_one_line_and_costs_no_token(server: Server) -> None:
     assert f"virtplay: cannot listen on 127.0.0.1:{server.port}: " in tried.stderr
     assert "Traceback" not in tried.stderr
     server.start()
-    assert server.log().count("First admin token") == 1
+    assert server.log().count("first admin token") == 1
 
 
 @only_sqlite
 @pytest.mark.parametrize("empty", [False, True])
-def test_the_first_start_prints_an_admin_token_once(server: Server, empty: bool) -> None:
+def test_the_first_start_writes_an_admin_token_to_a_file(server: Server, empty: bool) -> None:
     if empty:
         server.environment["VIRTPLAY_BOOTSTRAP_TOKEN"] = ""
     else:
         del server.environment["VIRTPLAY_BOOTSTRAP_TOKEN"]
     server.start()
-    line = next(line for line in server.log().splitlines() if "First admin token" in line)
-    text = line.rsplit(" ", 1)[1]
+    file = server.folder / "state/token"
+    assert f"The first admin token is in {file}\n" in server.log()
+    assert file.stat().st_mode & 0o777 == 0o600
+    text = file.read_text().strip()
     headers = {"Authorization": f"Bearer {text}"}
     assert server.client.get("/vms", headers=headers).status_code == 200
     server.end(signal.SIGTERM)
     server.start()
-    assert server.log().count("First admin token") == 1
+    assert server.log().count("first admin token") == 1
     assert server.client.get("/vms", headers=headers).status_code == 200
+    assert text not in server.log()
     for path in (server.folder / "state").rglob("*"):
-        assert not path.is_file() or text.encode() not in path.read_bytes()
+        assert path == file or not path.is_file() or text.encode() not in path.read_bytes()
+
+
+@only_sqlite
+def test_a_new_database_keeps_the_first_admin_token(server: Server) -> None:
+    del server.environment["VIRTPLAY_BOOTSTRAP_TOKEN"]
+    file = server.folder / "state/token"
+    file.write_text(f"{ADMIN}\n")
+    file.chmod(0o644)
+    server.start()
+    assert server.get("/vms")["vms"] == []
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
 @only_sqlite

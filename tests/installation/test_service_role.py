@@ -159,7 +159,7 @@ class Site:
 
     def read_token(self) -> None:
         """Take the first admin token from where the role put it."""
-        self.token = self.machine.run("cat", "/etc/virtplay/admin.token").strip()
+        self.token = self.machine.run("cat", f"{STATE}/token").strip()
 
     def query(self, statement: str) -> str:
         """What the machine's SQLite file says."""
