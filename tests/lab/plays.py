@@ -39,7 +39,9 @@ def run_play(
         check=False,
     )
     assert "SECRET" not in done.stdout + done.stderr
-    task = json.loads(done.stdout)["plays"][0]["tasks"][-1]
+    # With -vv Ansible first says what it is.
+    output = done.stdout[done.stdout.index("{\n") :]
+    task = json.loads(output)["plays"][0]["tasks"][-1]
     result: dict[str, Any] = task["hosts"][host.name]
     assert bool(result.get("failed")) == bool(done.returncode)
     return result

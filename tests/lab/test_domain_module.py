@@ -130,16 +130,24 @@ def test_text_of_users_is_kept_and_runs_nothing(
 def test_dry_run_says_what_would_change_and_changes_nothing(
     host: Host, identity: str, play: Play
 ) -> None:
-    planned = play("vm_create", "--check", "--diff", **new(identity, state="running"))
+    values = new(identity, state="running", labels={"a": "b"}, user_data="#!SECRET")
+    planned = play("vm_create", "--check", "--diff", **values)
     assert planned["changed"] is True
     words, xml = told(planned)
     assert words == [
         "state: absent",
-        "disks.vda.size: none",
         "state: running  (at once)",
-        "disks.vda.size: 1  (at once)",
+        "vcpus: 1",
+        "memory: 192",
+        "virt_type: qemu",
+        "disks.vda.size: 1",
+        "disks.vda.template: micro",
+        "interfaces[0].network: default",
+        'metadata.labels: {"a": "b"}',
+        'seed: ["user_data"]',
     ]
-    assert "<domain" in xml
+    assert xml == ""
+    assert "<domain" in told(play("vm_create", "--check", "--diff", "-vv", **values))[1]
     assert volumes(host, identity) == set()
     play("vm_create", **new(identity))
     before = host.run("virsh", "dumpxml", identity).stdout
@@ -157,8 +165,8 @@ def test_dry_run_says_what_would_change_and_changes_nothing(
 def test_dry_run_says_in_words_when_each_change_acts_and_what_it_destroys(
     host: Host, identity: str, play: Play
 ) -> None:
-    def dry(action: str, **values: Any) -> tuple[list[str], str]:
-        return told(play(action, "--check", "--diff", **values))
+    def dry(action: str, *options: str, **values: Any) -> tuple[list[str], str]:
+        return told(play(action, "--check", "--diff", *options, **values))
 
     made = play("vm_create", **new(identity, state="running", user_data="#!SECRET"))["domain"]
     mac, disk = made["interfaces"][0]["mac"], made["disks"][0]["path"]
@@ -168,7 +176,7 @@ def test_dry_run_says_in_words_when_each_change_acts_and_what_it_destroys(
         [f"interfaces.{mac}.ip: none", f"interfaces.{mac}.ip: 203.0.113.252  (at next boot)"],
         "",
     )
-    words, xml = dry("vm_update", vcpus=2, memory=512, disk=5, labels={"a": "b: +c"})
+    words, xml = dry("vm_update", "-vv", vcpus=2, memory=512, disk=5, labels={"a": "b: +c"})
     assert words[-5:] == [
         'metadata.labels: {"a": "b: +c"}  (live)',
         "vcpus: 2  (live)",

@@ -90,19 +90,53 @@ def test_interface_that_cannot_be(wanted: dict[str, Any], words: str, bridges: N
     assert caught.value.code == "VALIDATION_ERROR"
 
 
-def test_creation_is_described_disk_by_disk() -> None:
+def test_creation_is_described_by_every_declared_field() -> None:
     disks = [
         NewDisk("vda", "default", "a", "/a", 0, None, "linked"),
-        NewDisk("vdb", "default", "b", "/b", 3 << 30, None, "linked"),
+        NewDisk("vdb", "fast", "b", "/b", 3 << 30, None, "full"),
     ]
-    nics = [("default", "52:54:00:00:00:01", "203.0.113.5")]
-    creation = Creation(None, "", disks, reservations=nics, flags={"autostart": True})
-    assert [(change.field, change.after) for change in create.describe(creation)] == [
-        ("disks.vda.size", "template"),
-        ("disks.vdb.size", 3),
-        ("interfaces.52:54:00:00:00:01.ip", "203.0.113.5"),
-        ("autostart", True),
-    ]
+    cards = (
+        xml.Interface("52:54:00:00:00:01"),
+        xml.Interface("52:54:00:00:00:02", "bridge", "br0", "e1000"),
+    )
+    spec = xml.DomainSpec(UUID, "web", 2, 8, 1024, 1024, virt_type="qemu", interfaces=cards)
+    desired = {
+        "name": "web",
+        "title": "Web server",
+        "description": None,
+        "vcpus": 2,
+        "memory": 1024,
+        "autostart": False,
+        "disks": [
+            {"template": "debian12", "clone": "linked", "pool": "default"},
+            {"size": 3, "clone": "full", "pool": "fast"},
+        ],
+        "interfaces": [
+            {"ip": "203.0.113.5"},
+            {"type": "bridge", "source": "br0", "model": "e1000", "mac": "52:54:00:00:00:02"},
+        ],
+        "metadata": {"template": "debian12", "labels": {"tier": "web"}, "os": None},
+        "seed": {"ssh_keys": ["ssh-ed25519 SECRET"], "user_data": "#!SECRET", "hostname": None},
+    }
+    assert create.describe(Creation(spec, "", disks), desired) == {
+        "title": "Web server",
+        "vcpus": 2,
+        "memory": 1024,
+        "autostart": False,
+        "virt_type": "qemu",
+        "disks.vda.size": "that of the template",
+        "disks.vda.template": "debian12",
+        "disks.vdb.size": 3,
+        "disks.vdb.clone": "full",
+        "disks.vdb.pool": "fast",
+        "interfaces[0].network": "default",
+        "interfaces[0].ip": "203.0.113.5",
+        "interfaces[1].bridge": "br0",
+        "interfaces[1].model": "e1000",
+        "interfaces[1].mac": "52:54:00:00:00:02",
+        "metadata.labels": {"tier": "web"},
+        "seed": ["ssh_keys", "user_data"],
+    }
 
 
 def current(*paths: str | None, snapshots: int = 0) -> Current:

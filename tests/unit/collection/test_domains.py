@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.diff import build_diff
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import Change
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import NAMESPACE
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.modules import domains as module
@@ -35,7 +37,8 @@ class FakeTask:
         changed = name.startswith("new")
         self.warn(f"about {name}")
         changes = [{"field": "state", "before": "absent"}] if changed else []
-        diff = {"diff": [{"before": "", "after": name}]} if changed else {}
+        created = [Change("state", "absent", "stopped")]
+        diff = {"diff": build_diff(name, created)} if changed else {}
         return {
             "changed": changed,
             "changes": changes,
@@ -84,6 +87,7 @@ def bring(monkeypatch: pytest.MonkeyPatch) -> Any:
             },
             check_mode=check,
             _diff=True,
+            _verbosity=0,
             warn=warned.append,
         )
         return {**module.DomainsTask(fake).run(), "warned": warned}
@@ -105,7 +109,7 @@ def test_one_that_fails_does_not_stop_the_others(bring: Any) -> None:
     assert "KeyError" in result["vms"][3]["msg"]
     assert "Traceback" in result["vms"][3]["exception"]
     assert result["changed"]
-    assert result["diff"] == [{"before": "", "after": "new-1"}, {"before": "", "after": "new-2"}]
+    assert [part["after_header"] for part in result["diff"]] == ["new-1, new-2: changes"]
     assert result["warned"] == ["about new-1", "about old-1", "about new-2"]
 
 

@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 from ansible.plugins.callback import CallbackBase
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.diff import WHEN, build_diff
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.diff import (
+    WHEN,
+    build_diff,
+    fold_diffs,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import Applies, Change
 
 OLD, NEW = "<domain>\n  <vcpu>1</vcpu>\n</domain>\n", "<domain>\n  <vcpu>2</vcpu>\n</domain>\n"
@@ -61,7 +65,7 @@ OLD, NEW = "<domain>\n  <vcpu>1</vcpu>\n</domain>\n", "<domain>\n  <vcpu>2</vcpu
 def test_change_is_one_line_of_words(change: Change, before: str, after: str) -> None:
     (words,) = build_diff("vm-001", [change], OLD, OLD)
     assert (words["before"], words["after"]) == (f"{before}\n", f"{after}\n")
-    assert words["before_header"] == words["after_header"] == "vm-001, changes"
+    assert words["before_header"] == words["after_header"] == "vm-001: changes"
 
 
 def test_every_time_of_effect_has_words() -> None:
@@ -92,7 +96,7 @@ def test_xml_follows_where_it_differs() -> None:
     words, xml = build_diff("vm-001", [Change("vcpus", 1, 2)], OLD, NEW)
     assert words["after"] == "vcpus: 2  (live)\n"
     assert (xml["before"], xml["after"]) == (OLD, NEW)
-    assert xml["before_header"] == "vm-001, domain XML"
+    assert xml["before_header"] == "vm-001: domain XML"
 
 
 def test_xml_is_shown_without_what_a_terminal_obeys() -> None:
@@ -109,14 +113,51 @@ def test_ansible_prints_it() -> None:
     callback: Any = CallbackBase()
     printed = callback._get_diff(build_diff("vm-001", changes, OLD, NEW))
     assert [line for line in printed.splitlines() if line[:1] in {"+", "-"}] == [
-        "--- before: vm-001, changes",
-        "+++ after: vm-001, changes",
+        "--- before: vm-001: changes",
+        "+++ after: vm-001: changes",
         "-vcpus: 1",
         "-memory: 256",
         "+vcpus: 2  (live)",
         "+memory: 512  (at next boot)",
-        "--- before: vm-001, domain XML",
-        "+++ after: vm-001, domain XML",
+        "--- before: vm-001: domain XML",
+        "+++ after: vm-001: domain XML",
         "-  <vcpu>1</vcpu>",
         "+  <vcpu>2</vcpu>",
     ]
+
+
+def test_new_domain_is_shown_with_its_fields() -> None:
+    created = [Change("state", "absent", "stopped", Applies.OFFLINE)]
+    contents = {"vcpus": 2, "disks.vda.template": "debian12", "metadata.labels": {"a": "b"}}
+    (words,) = build_diff("vm-001", created, contents=contents)
+    assert words["before"] == "state: absent\n"
+    assert words["after"].splitlines() == [
+        "state: stopped  (at once)",
+        "vcpus: 2",
+        "disks.vda.template: debian12",
+        'metadata.labels: {"a": "b"}',
+    ]
+
+
+def test_domains_that_change_alike_are_one_diff() -> None:
+    more, other = [Change("vcpus", 1, 2)], [Change("vcpus", 1, 3)]
+    parts = [*build_diff("a", more), *build_diff("b: c", other), *build_diff("d", more, OLD, NEW)]
+    folded = fold_diffs(parts)
+    assert [part["before_header"] for part in folded] == [
+        "a, d: changes",
+        "b: c: changes",
+        "d: domain XML",
+    ]
+    assert folded[0] == {
+        **parts[0],
+        "before_header": "a, d: changes",
+        "after_header": "a, d: changes",
+    }
+
+
+def test_many_that_change_alike_have_a_short_header() -> None:
+    parts = [part for n in range(14) for part in build_diff(f"vm-{n}", [Change("vcpus", 1, 2)])]
+    (folded,) = fold_diffs(parts)
+    assert (
+        folded["after_header"] == f"{', '.join(f'vm-{n}' for n in range(10))} and 4 more: changes"
+    )

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.diff import build_diff
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan import Change
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.modules import power as module
 
@@ -32,7 +34,8 @@ class FakeTask:
         self.warn(f"about {name}")
         return {
             "changed": name.startswith("new"), "changes": [], "applies_at": None,
-            "domain": {"name": name, "state": "paused"}, "diff": [{"after": name}],
+            "domain": {"name": name, "state": "paused"},
+            "diff": build_diff(name, [Change("state", "running", "paused")]),
             "waited_seconds": 0.0, "waited_for": None,
         }  # fmt: skip
 
@@ -57,7 +60,7 @@ def bring(monkeypatch: pytest.MonkeyPatch) -> Any:
                 "uri": "test:///default", "domains": domains, "at_once": 4, "time_limit": None,
                 "lock_timeout": 5, **params,
             },
-            check_mode=check, _diff=True, warn=warned.append,
+            check_mode=check, _diff=True, _verbosity=0, warn=warned.append,
         )  # fmt: skip
         return {**module.PowerTask(fake).run(), "warned": warned}
 
@@ -77,7 +80,7 @@ def test_one_that_fails_stops_no_other(bring: Any) -> None:
     assert outcomes[0]["domain"] == {"name": "new-1", "state": "paused"}
     assert outcomes[0]["warnings"] == ["about new-1"]
     assert "diff" not in outcomes[0]
-    assert result["diff"] == [{"after": name} for name in ("new-1", "old-1", "new-2")]
+    assert [part["after_header"] for part in result["diff"]] == ["new-1, old-1, new-2: changes"]
     assert result["warned"] == ["about new-1", "about old-1", "about new-2"]
     assert result["changed"]
 

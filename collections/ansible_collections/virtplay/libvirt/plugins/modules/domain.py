@@ -50,8 +50,9 @@ attributes:
   diff_mode:
     description:
       - The diff describes every change, when it takes effect (live, at the next boot, or
-        immediately for a stopped domain) and what data it destroys. If the domain XML for the next
-        boot differs, it follows. The contents of O(seed) are never shown.
+        immediately for a stopped domain) and what data it destroys. For a new domain it lists all
+        declared fields. The contents of O(seed) are never shown.
+      - With C(-vv), the domain XML for the next boot follows if it differs.
     support: full
 """
 
@@ -250,7 +251,11 @@ def main() -> None:
 def run(module: SeedModule) -> dict[str, Any]:
     """Return the module's result."""
     task = DomainTask(
-        module.params, check_mode=module.check_mode, diff=module._diff, warn=module.warn
+        module.params,
+        check_mode=module.check_mode,
+        diff=module._diff,
+        warn=module.warn,
+        verbosity=module._verbosity,
     )
     return task.run()
 

@@ -44,7 +44,7 @@ options:
     default: false
 attributes:
   diff_mode:
-    description: Returns one diff per domain, like M(virtplay.libvirt.domain).
+    description: Like that of M(virtplay.libvirt.domain), once for all domains that change alike.
     support: full
 """
 
@@ -147,6 +147,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.arguments 
     ARGUMENTS,
     BOOKKEEPING,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.diff import fold_diffs
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.module import SeedModule
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task import DomainTask
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import parse_domain
@@ -210,7 +211,7 @@ class DomainsTask:
                 {name for vm in self.vms for name in vm.get("missing_templates", ())}
             ),
         }
-        return {**result, "diff": self.diffs} if self.diffs else result
+        return {**result, "diff": fold_diffs(self.diffs)} if self.diffs else result
 
     def _bring(self, domain: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return the outcome of one domain and, in diff mode, its diff; never raise."""
@@ -221,6 +222,7 @@ class DomainsTask:
                 {**domain, **{key: self.params.get(key) for key in BOOKKEEPING}},
                 check_mode=self.module.check_mode,
                 diff=self.module._diff,
+                verbosity=self.module._verbosity,
                 warn=warnings.append,
                 conn=self.conn,
             )

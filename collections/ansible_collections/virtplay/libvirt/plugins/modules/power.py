@@ -76,7 +76,7 @@ attributes:
     description: Changes nothing and takes no lock in check mode.
     support: full
   diff_mode:
-    description: Returns one diff per domain, like M(virtplay.libvirt.domain).
+    description: Like that of M(virtplay.libvirt.domain), once for all domains that change alike.
     support: full
 """
 
@@ -215,6 +215,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.arguments 
     ARGUMENTS,
     Wanted,
 )
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.diff import fold_diffs
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task import VERBS, DomainTask
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import (
     Failure,
@@ -277,7 +278,11 @@ class PowerTask:
             for warning in outcome["warnings"]:
                 self.module.warn(warning)
         changed = any(outcome["changed"] for outcome in outcomes)
-        return {"changed": changed, "domains": outcomes, **({"diff": diffs} if diffs else {})}
+        return {
+            "changed": changed,
+            "domains": outcomes,
+            **({"diff": fold_diffs(diffs)} if diffs else {}),
+        }
 
     def _work(self) -> None:
         while True:
@@ -299,6 +304,7 @@ class PowerTask:
                 {**UNSET, **domain, **shared},
                 check_mode=self.module.check_mode,
                 diff=self.module._diff,
+                verbosity=self.module._verbosity,
                 warn=warnings.append,
                 conn=self.conn,
             ).run()

@@ -617,7 +617,7 @@ class Task:
         if guard is not None:
             result["guard"] = guard
         if changes and (self.module._diff or self.module.check_mode):
-            result["diff"] = build_diff(self.label, changes, "", "")
+            result["diff"] = build_diff(self.label, changes)
         return result
 
 

@@ -31,14 +31,18 @@ from ..host.storage import (
 from ..lock.fence import Fence
 from ..units import GIB
 from ..values import NEW_NAME
+from .arguments import DEFINITION
 from .console_xml import lock_graphics
 from .devices import FIRST_TARGET, NewDisk, make_disk, prepare_disk, prepare_interface
 from .flags import FLAGS, set_flags
-from .plan import Applies, Change, merge_metadata
+from .plan import merge_metadata
 from .remove import undefine
 from .seed import build_files, build_iso
 from .users import FileUsers, find_users
 from .xml import Disk, DomainSpec, Interface, build_domain, parse_domain
+
+# The fields of a domain that are shown as they are declared.
+_PLAIN = tuple(key for key in DEFINITION if key not in ("disks", "interfaces", "metadata"))
 
 
 @dataclass
@@ -200,21 +204,33 @@ def _seed_files(
     )
 
 
-def describe(creation: Creation) -> list[Change]:
-    """Return what a creation changes outside the domain's XML, for its diff; sizes in GiB.
+def describe(creation: Creation, desired: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the declared fields of a new domain and the defaults of others; sizes are in GiB.
 
-    A disk without a size of its own has "template": its template may not be on the host yet.
+    desired holds the module's arguments. Of a seed only the names of its options are shown.
     """
-    changes = [
-        Change(f"disks.{disk.target}.size", None, disk.size / GIB or "template", Applies.OFFLINE)
-        for disk in creation.disks
-    ]
-    for _network, mac, address in creation.reservations:
-        changes.append(Change(f"interfaces.{mac}.ip", None, address, Applies.OFFLINE))
-    changes += [
-        Change(key, False, True, Applies.OFFLINE) for key, value in creation.flags.items() if value
-    ]
-    return changes
+    spec, metadata = creation.spec, desired.get("metadata") or {}
+    fields: dict[str, Any] = {key: desired[key] for key in _PLAIN if desired.get(key) is not None}
+    fields["virt_type"] = spec.virt_type
+    for disk, wanted in zip(creation.disks, desired.get("disks") or []):
+        start = f"disks.{disk.target}"
+        # Its template may not be on the host yet.
+        fields[f"{start}.size"] = disk.size / GIB or "that of the template"
+        for key in ("template", "clone", "pool"):
+            default = DEFINITION["disks"]["options"][key].get("default")
+            if wanted.get(key) not in (None, default):
+                fields[f"{start}.{key}"] = wanted[key]
+    wanted_nics = desired.get("interfaces") or [{}] * len(spec.interfaces)
+    for number, (nic, wanted) in enumerate(zip(spec.interfaces, wanted_nics)):
+        start = f"interfaces[{number}]"
+        fields[f"{start}.{nic.type}"] = nic.source
+        for key in ("model", "mac", "ip", "gateway", "nameservers"):
+            if wanted.get(key):
+                fields[f"{start}.{key}"] = wanted[key]
+    fields |= {f"metadata.{key}": metadata[key] for key in ("os", "labels") if metadata.get(key)}
+    if seed := [key for key, value in (desired.get("seed") or {}).items() if value]:
+        fields["seed"] = seed
+    return fields
 
 
 def run(conn: Any, creation: Creation, fence: Fence, start: Callable[[Any], None]) -> Any:

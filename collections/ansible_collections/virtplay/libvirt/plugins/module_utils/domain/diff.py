@@ -3,14 +3,15 @@
 """Describes planned changes as the diff that Ansible prints; pure, no I/O.
 
 Many changes are not in the domain XML (disk sizes, address reservations, the power state), and XML
-does not show when a change takes effect. So a list of changes comes first, then the XML.
+does not show when a change takes effect. So a list of changes comes first, then, for those who want
+all of it, the XML.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .plan import Applies, Change
@@ -21,25 +22,56 @@ WHEN = {
     # The domain is stopped, so nothing has to wait for a boot.
     Applies.OFFLINE: "at once",
 }
+# What the parts of a diff show, after the name of the domain.
+_CHANGES, _XML = "changes", "domain XML"
+_MOST_NAMES = 10
 # Values that cannot be mistaken for our own words in a diff; all others are quoted.
 _PLAIN = re.compile(r"[\w./:@+-]+", re.ASCII)
 
 
 def build_diff(
-    label: str, changes: Sequence[Change], before_xml: str, after_xml: str
+    label: str,
+    changes: Sequence[Change],
+    before_xml: str = "",
+    after_xml: str = "",
+    contents: Mapping[str, Any] | None = None,
 ) -> list[dict[str, str]]:
     """Return changes as Ansible's diff: first a list, one change a line, then the domain XML.
 
-    Both XML documents have the same indentation; "" means that there is no domain. Without a
-    difference between them the XML part is left out. Without changes the diff is empty.
+    contents are the fields of a new domain, which follow the changes. Both XML documents have the
+    same indentation; "" means that there is no domain. Without a difference between them the XML
+    part is left out. Without changes the diff is empty.
     """
     if not changes:
         return []
-    words = ([_before(change) for change in changes], [_after(change) for change in changes])
-    parts = [_part(f"{label}, changes", *("".join(lines) for lines in words))]
+    after = [_after(change) for change in changes]
+    after += [f"{_escape(field)}: {_value(value)}\n" for field, value in (contents or {}).items()]
+    before = [_before(change) for change in changes]
+    parts = [_part(f"{label}: {_CHANGES}", "".join(before), "".join(after))]
     if before_xml != after_xml:
-        parts.append(_part(f"{label}, domain XML", _legible(before_xml), _legible(after_xml)))
+        parts.append(_part(f"{label}: {_XML}", _legible(before_xml), _legible(after_xml)))
     return parts
+
+
+def fold_diffs(parts: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Return the parts of several diffs, with one part for all domains that change in the same way.
+
+    Its header names them, or the first ones and their number.
+    """
+    labels: dict[tuple[str, str, str], list[str]] = {}
+    for part in parts:
+        label, _colon, kind = part["after_header"].rpartition(": ")
+        labels.setdefault((kind, part["before"], part["after"]), []).append(label)
+    return [
+        _part(f"{_list_names(names)}: {kind}", before, after)
+        for (kind, before, after), names in labels.items()
+    ]
+
+
+def _list_names(names: Sequence[str]) -> str:
+    if len(names) <= _MOST_NAMES:
+        return ", ".join(names)
+    return f"{', '.join(names[:_MOST_NAMES])} and {len(names) - _MOST_NAMES} more"
 
 
 def _part(header: str, before: str, after: str) -> dict[str, str]:

@@ -80,15 +80,18 @@ class DomainTask:
         check_mode: bool,
         diff: bool,
         warn: Callable[[str], None],
+        verbosity: int = 0,
         conn: Any | None = None,
     ) -> None:
         """Check params, the module's arguments, and find the domain; raises Failure.
 
-        conn is the caller's connection; without one params["uri"] is opened.
+        From verbosity 2 on (-vv) a diff contains the domain XML. conn is the caller's connection;
+        without one params["uri"] is opened.
         """
         self.params = dict(params)
         self.check_mode = check_mode
         self.shows_diff = diff or check_mode
+        self.shows_xml = verbosity > 1
         self.warn = warn
         self.wanted = Wanted(self.params["state"])
         self.bookkeeping = {key: self.params[key] for key in ("job", "generation")}
@@ -195,7 +198,7 @@ class DomainTask:
         starts = self.wanted == Wanted.RUNNING
         state = DomainState.RUNNING if starts else DomainState.STOPPED
         changes = [Change("state", "absent", str(state), Applies.OFFLINE)]
-        contents = create.describe(creation)
+        contents = create.describe(creation, self.params)
         planned = {
             **parse_domain(creation.xml),
             "state": str(state),
@@ -342,7 +345,7 @@ class DomainTask:
         changes: list[Change],
         before_xml: str = "",
         after_xml: str = "",
-        contents: Sequence[Change] = (),
+        contents: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         result: dict[str, Any] = {
             "changed": bool(changes),
@@ -351,9 +354,8 @@ class DomainTask:
             "applies_at": applies_at(changes),
         }
         if changes and self.shows_diff:
-            result["diff"] = build_diff(
-                self.label, [*changes, *contents], _indent(before_xml), _indent(after_xml)
-            )
+            xml = (_indent(before_xml), _indent(after_xml)) if self.shows_xml else ("", "")
+            result["diff"] = build_diff(self.label, changes, *xml, contents)
         return result
 
 
