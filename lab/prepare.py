@@ -16,7 +16,6 @@ from lab.releases import PROJECT, Root
 _CATALOGUE = PROJECT / "roles/libvirt_image/defaults/main.yml"
 _MICRO_BUILDER = PROJECT / "roles/libvirt_image/files/micro/build.py"
 _IN_ROOT = Path(__file__).resolve().with_name("in-root.sh")
-_PACKAGE_CACHE = Path("/var/cache/virtplay/micro")
 _PLAYBOOK_SECONDS = 600
 
 
@@ -41,20 +40,15 @@ def fill_package_cache(log: Path, root: Root | None = None) -> None:
     """Download the packages of the `micro` image to this machine's cache, unless it has them.
 
     With a root, to the cache of the hosts with that file system, by its own apt. Lab hosts have no
-    route to the internet; they share the cache. The builder has no mode that only downloads, so
-    the image that it builds here is deleted.
+    route to the internet; they share the cache.
     """
-    cache = root.cache / _PACKAGE_CACHE.name if root else _PACKAGE_CACHE
-    if (cache / "packages.json").exists():
-        return
-    with tempfile.TemporaryDirectory(dir=log.parent) as place:
-        command = ["/usr/bin/python3", str(_MICRO_BUILDER), "--output"]
-        if root:
+    command = ["/usr/bin/python3", str(_MICRO_BUILDER), "--fill"]
+    if root:
+        with tempfile.TemporaryDirectory(dir=log.parent) as place:
             words = [str(root.path), place, str(root.cache), str(PROJECT)]
             enter = [*("unshare", "--mount", "--pid", "--fork", "--kill-child=KILL"), str(_IN_ROOT)]
-            command = [*enter, *words, *command, "/root/micro.qcow2"]
-        else:
-            command += [str(Path(place, "micro.qcow2"))]
+            _run([*enter, *words, *command], log, "the builder")
+    else:
         _run(command, log, "the builder")
 
 

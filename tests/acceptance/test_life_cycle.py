@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from pathlib import Path
 
 from lab import Lab
 from lab.lab import Host
@@ -19,7 +21,6 @@ from tests.acceptance.guests import (
 from tests.acceptance.service import MICRO, TWO_INTERVALS, Api, Json, wait_for
 
 NAME = "Größe 服务器 No 1 🖥"
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDexampleexampleexampleexampleexampleexample me@home"
 USER_DATA = "#!/bin/sh\necho 'user-data ran' > /run/mark; hostname >> /run/mark\n"
 GIB = 1024**3
 
@@ -51,8 +52,17 @@ def one_task(api: Api, ref: str, action: str, body: Json | None = None) -> None:
     assert sum(map(int, re.findall(r"changed=(\d+)", log))) == 1
 
 
-def test_vm_from_template_to_nothing(lab: Lab, api: Api, one: Host) -> None:
+def key_pair(place: Path) -> tuple[str, str]:
+    """Return the file of a new private SSH key, and its public key."""
+    private = str(place / "key")
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "me@home", "-f", private]
+    subprocess.run(command, check=True)
+    return private, Path(f"{private}.pub").read_text().strip()
+
+
+def test_vm_from_template_to_nothing(lab: Lab, api: Api, one: Host, tmp_path: Path) -> None:
     before = traces(one)
+    private, public = key_pair(tmp_path)
 
     # Made: accepted at once, progress rises, stopped at the end.
     asked = {
@@ -61,7 +71,7 @@ def test_vm_from_template_to_nothing(lab: Lab, api: Api, one: Host) -> None:
         "host": one.name,
         "description": "a machine, for “tests”",
         "labels": {"team": "web", "note": "a b=c"},
-        "sshKeys": [KEY],
+        "sshKeys": [public],
         "userData": USER_DATA,
     }
     made = api.send("POST", "/vms", asked)
@@ -97,7 +107,10 @@ def test_vm_from_template_to_nothing(lab: Lab, api: Api, one: Host) -> None:
         "the user-data", lambda: "cat: " not in in_guest(one, ref, "/bin/cat", "/run/mark"), 20
     )
     assert in_guest(one, ref, "/bin/cat", "/run/mark") == "user-data ran\ngroe-no-1\n"
-    assert in_guest(one, ref, "/bin/cat", "/root/.ssh/authorized_keys").strip() == KEY
+    assert in_guest(one, ref, "/bin/cat", "/root/.ssh/authorized_keys").strip() == public
+    options = ("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null")
+    by_ssh = one.run("ssh", "-i", private, *options, f"root@{shown}", "hostname").stdout
+    assert by_ssh == "groe-no-1\n"
     same = identity(one, vm)
 
     # Changed while it runs: CPUs, memory within the balloon, and a larger disk, at once.

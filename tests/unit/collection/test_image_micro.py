@@ -67,6 +67,15 @@ def test_drivers_come_after_what_they_need(build: ModuleType, tmp_path: Path) ->
     assert order == ["virtio_ring", "virtio", "virtio_pci", "virtio_blk"]
 
 
+def test_programs_may_lack_the_ssh_server_only(build: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "usr/sbin").mkdir(parents=True)
+    with pytest.raises(build.LackingError, match="qemu-ga is not in the packages"):
+        list(build.programs(tmp_path))
+    for name in ("qemu-ga", "dropbear"):
+        (tmp_path / "usr/sbin" / name).write_bytes(b"")
+        assert list(build.programs(tmp_path))[-1] == (name, tmp_path / "usr/sbin" / name)
+
+
 def test_modules_lose_signature_and_types(build: ModuleType) -> None:
     module = b"\x7fELF .strtab\0.BTF\0.BTF_ids\0"
     bare = module.replace(b".BTF\0", b".btf\0")
@@ -223,7 +232,13 @@ class Mirror:
 
     def run(self, *options: str) -> subprocess.CompletedProcess[str]:
         self.output.unlink(missing_ok=True)
-        arguments = ["--cache", str(self.cache), "--output", str(self.output), *options]
+        return self.call("--output", str(self.output), *options)
+
+    def fill(self) -> subprocess.CompletedProcess[str]:
+        return self.call("--fill")
+
+    def call(self, *options: str) -> subprocess.CompletedProcess[str]:
+        arguments = ["--cache", str(self.cache), *options]
         path = f"{self.programs}:{os.environ['PATH']}"
         return subprocess.run(
             [sys.executable, FILES / "build.py", *arguments],
@@ -302,6 +317,24 @@ def test_whole_cache_of_another_builder_serves_without_a_network(mirror: Mirror)
     assert done.returncode == 1
     assert "apt-get" in done.stderr  # the remedy is a network, not another package
     assert "not in the packages" in mirror.run("--offline").stderr
+
+
+@builds_a_disk
+def test_cache_is_filled_once_for_each_builder(mirror: Mirror) -> None:
+    for downloads in (1, 0):
+        assert mirror.fill().returncode == 0
+        assert mirror.calls("download") == downloads
+    assert not mirror.output.exists()
+    mirror.leave_out("busybox-static", noted=False)
+    (mirror.path / "offline").touch()
+    done = mirror.fill()
+    assert (done.returncode, mirror.calls("download")) == (0, 1), done.stderr
+    assert done.stderr.startswith(f"keeping the packages in {mirror.cache} of another builder: ")
+    (mirror.path / "offline").unlink()
+    assert mirror.fill().returncode == 0
+    (mirror.path / "offline").touch()
+    done = mirror.run()
+    assert (done.returncode, mirror.output.exists()) == (0, True), done.stderr
 
 
 def test_empty_cache_without_network_is_told(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOTFS = Path(__file__).resolve().parent / "rootfs"
@@ -54,10 +55,12 @@ DIRECTORIES = (
     *("root", "run", "sbin", "sys", "tmp", "usr", "var"),
 )
 PROGRAMS = ("qemu-ga",)
+# Left out where no package has them. Ubuntu has dropbear in "universe", which may be off.
+OPTIONAL_PROGRAMS = ("dropbear",)
 # What is downloaded beside the kernel. Older releases have the UEFI loader in another package: the
-# disk then boots with BIOS only.
+# disk then boots with BIOS only. Without dropbear the guest has no SSH server.
 PACKAGES = ("busybox-static", "qemu-guest-agent")
-OPTIONAL_PACKAGES = ("systemd-boot-efi",)
+OPTIONAL_PACKAGES = ("systemd-boot-efi", "dropbear-bin")
 # From forky on linux-image-X is empty: linux-binary-X has the kernel, linux-modules-X its drivers.
 KERNEL_PARTS = ("linux-modules-", "linux-binary-")
 # Some distributions' busybox lacks these, or has them under other names.
@@ -77,7 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Build the disk of the command line; returns the exit status."""
     options = parse_arguments(arguments)
     try:
-        build(options)
+        if options.fill:
+            fill(options.cache)
+        else:
+            build(options)
     except (BuildError, OSError, subprocess.CalledProcessError) as error:
         detail = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip()
         print(f"cannot build the micro guest: {error} {detail}".rstrip(), file=sys.stderr)
@@ -91,7 +97,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Build a small bootable guest (qcow2) from this distribution's packages.",
         epilog="The guest logs root in on its consoles without a password: for laboratories only.",
     )
-    parser.add_argument("--output", type=Path, required=True, help="the qcow2 file to write")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--output", type=Path, help="the qcow2 file to write")
+    what.add_argument("--fill", action="store_true", help="only fill the cache of packages")
     parser.add_argument(
         "--cache",
         type=Path,
@@ -113,10 +121,7 @@ def build(options: argparse.Namespace) -> None:
         raise BuildError(f"these programs are not installed: {', '.join(absent)}")
     cache = options.cache.resolve()
     output = options.output.resolve()
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / ".lock").open("w") as lock:
-        # Hosts of a lab share the cache: one fills it and builds, the others wait.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(cache):
         if output.exists() and not options.refresh:
             print(f"{output}: exists")
             return
@@ -124,6 +129,32 @@ def build(options: argparse.Namespace) -> None:
             release = build_disk(Path(name), cache, options)
             (Path(name) / "micro.qcow2").replace(output)
     print(f"{output}: {output.stat().st_size >> 20} MiB, kernel {release}")
+
+
+def fill(cache: Path) -> None:
+    """Download what this program wants into the cache, unless it has it.
+
+    Without a network the packages of another version of this program may do.
+    """
+    with locked(cache):
+        packages, is_current = read_cache(cache)
+        if is_current:
+            return
+        try:
+            fill_cache(cache)
+        except BuildError as error:
+            if not packages:
+                raise
+            print(f"keeping the packages in {cache} of another builder: {error}", file=sys.stderr)
+
+
+@contextmanager
+def locked(cache: Path) -> Iterator[None]:
+    """Create the cache, and keep it from other builders: hosts of a lab share one."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def build_disk(work: Path, cache: Path, options: argparse.Namespace) -> str:
@@ -219,7 +250,9 @@ def read_cache(cache: Path) -> tuple[list[dict[str, str]] | None, bool]:
         sound = all(sha256(cache / package["file"]) == package["sha256"] for package in packages)
     except (OSError, ValueError, KeyError, TypeError):
         return None, False
-    return packages if sound and packages else None, noted == wanted_names()
+    if not sound or not packages:
+        return None, False
+    return packages, noted == wanted_names()
 
 
 def wanted_names() -> list[str]:
@@ -265,7 +298,8 @@ def package_names(family: str) -> list[str]:
     """Return the names of the packages to download."""
     kernel = kernel_packages(family)  # first: it gets apt's lists if they are not there
     optional = [name for name in OPTIONAL_PACKAGES if candidate(name)]
-    return [*kernel, *PACKAGES, *libraries("qemu-guest-agent"), *optional]
+    needed = {name: None for package in [*PACKAGES, *optional] for name in libraries(package)}
+    return [*kernel, *PACKAGES, *optional, *needed]
 
 
 def candidate(package: str) -> bool:
@@ -341,13 +375,22 @@ def build_initramfs(tree: Path, release: str) -> bytes:
         archive.file(f"lib/modules/{name}.ko", content)
         order.append(f"{name}.ko")
     archive.file("etc/modules", ("\n".join(order) + "\n").encode())
-    for program in PROGRAMS:
-        binary = find(tree, (f"usr/sbin/{program}", f"usr/bin/{program}"), program)
-        archive.file(f"bin/{program}", binary.read_bytes(), 0o755)
-        for library in shared_libraries(tree, binary):
-            folder = "lib64" if library.name.startswith("ld-linux") else "lib"
-            archive.file(f"{folder}/{library.name}", library.read_bytes(), 0o755)
+    libraries: dict[str, Path] = {}
+    for name, binary in programs(tree):
+        archive.file(f"bin/{name}", binary.read_bytes(), 0o755)
+        libraries |= {library.name: library for library in shared_libraries(tree, binary)}
+    for name, library in sorted(libraries.items()):
+        folder = "lib64" if name.startswith("ld-linux") else "lib"
+        archive.file(f"{folder}/{name}", library.read_bytes(), 0o755)
     return compressed(archive.finish())
+
+
+def programs(tree: Path) -> Iterator[tuple[str, Path]]:
+    """Yield (name, file) of the programs that are linked with shared libraries."""
+    for name in (*PROGRAMS, *OPTIONAL_PROGRAMS):
+        places = (f"usr/sbin/{name}", f"usr/bin/{name}")
+        if name in PROGRAMS or any((tree / place).exists() for place in places):
+            yield name, find(tree, places, name)
 
 
 def compressed(content: bytes) -> bytes:
