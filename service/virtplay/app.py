@@ -36,6 +36,7 @@ from virtplay.settings import TOKEN_LENGTH_MIN, Settings
 from virtplay.states import HostStatus
 from virtplay.store.tokens import count_tokens, create_token
 from virtplay.store.vms import list_hosts
+from virtplay.texts import storable
 
 log = logging.getLogger("virtplay.app")
 
@@ -94,7 +95,12 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         methods = ["GET", "HEAD"] if reads else [route.method]
         guarded = not (route.public_setting and getattr(settings, route.public_setting))
         add_route(
-            app, _handler(route, limit, guarded), path, methods=methods, name=f"route_{number}"
+            app,
+            _handler(route, limit, guarded),
+            path,
+            methods=methods,
+            name=f"route_{number}",
+            unquote=True,
         )
     add_docs_page(app)
     add_console_page(app)
@@ -122,6 +128,7 @@ def _handler(
         body = await _read_body(request, route.body) if route.body is not None else None
         caller = Caller(name, token_id, request_id.get(), request.ip)
         address = request.headers.get("host", "")
+        path = {name: storable(value) for name, value in path.items()}
         answer = await route.handler(
             ApiRequest(request.app.ctx.services, caller, path, query, body, address)
         )

@@ -50,10 +50,17 @@ class NotFound(VirtplayError):
 
 
 class VmNotFound(VirtplayError):
-    """No VM has this id."""
+    """No VM has this id, UUID, domain or name."""
 
     code = "VM_NOT_FOUND"
     status = 404
+
+
+class VmAmbiguous(VirtplayError):
+    """Several VMs have this name; `details.vms` lists them, `details.matches` is their number."""
+
+    code = "VM_AMBIGUOUS"
+    status = 409
 
 
 class SnapshotNotFound(VirtplayError):

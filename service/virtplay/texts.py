@@ -32,8 +32,3 @@ def storable(value: Any) -> Any:
     if isinstance(value, list):
         return [storable(item) for item in value]
     return value
-
-
-def same_text(one: str, other: str) -> bool:
-    """Return whether two texts differ at most in the way that their accents are written."""
-    return unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other)

@@ -16,6 +16,7 @@ from virtplay.jobs.submission import Caller, refuse_held, refuse_if_busy, submit
 from virtplay.settings import Settings
 from virtplay.states import ACTIVE_STATES, SAVED, DomainState, HostStatus, VmStatus
 from virtplay.store import jobs as job_store
+from virtplay.store import lookup
 from virtplay.store import vms as store
 from virtplay.store.database import transaction
 from virtplay.store.models import Host, Job, Vm
@@ -128,13 +129,13 @@ class Vms:
     async def update(self, caller: Caller, ref: str, requested: Mapping[str, Any]) -> Accepted:
         """Submit an update of a VM to the requested fields."""
         async with transaction(exclusive="placement"):
-            vm = await store.find_vm(ref, lock=True)
+            vm = await lookup.find_vm(ref, lock=True)
             await refuse_if_busy(vm)
             await refuse_unusable(vm)
             if "disk" in requested and requested["disk"] < vm.disk:
                 message = f"can only grow: it is {vm.disk} GiB"
                 raise errors.ValidationFailed(
-                    f"cannot shrink the disk of VM {ref}: it {message}",
+                    f"cannot shrink the disk of VM {vm.ref}: it {message}",
                     [{"field": "disk", "message": message}],
                 )
             if requested.get("disk") == vm.disk:
@@ -144,7 +145,7 @@ class Vms:
             _check_card(vm, requested.get("network") or {})
             if requested.get("disk", vm.disk) > vm.disk and vm.state_reason == SAVED:
                 raise errors.VmHasSavedState(
-                    f"cannot grow the disk of VM {ref}: its memory is saved, and the saved guest"
+                    f"cannot grow the disk of VM {vm.ref}: its memory is saved, and the saved guest"
                     " knows the disk's present size; start it first"
                 )
             await self._check_growth(vm, requested)
@@ -157,30 +158,30 @@ class Vms:
     async def delete(self, caller: Caller, ref: str, *, force: bool, keep_disks: bool) -> Accepted:
         """Submit the deletion of a VM; a running VM, or one with snapshots, requires `force`."""
         async with transaction():
-            vm = await store.find_vm(ref, lock=True)
+            vm = await lookup.find_vm(ref, lock=True)
             await refuse_if_busy(vm)
             await refuse_unreachable(vm)
             refuse_running_elsewhere(vm, "delete")
             if vm.elsewhere and not keep_disks:
                 others = ", ".join(sorted(vm.elsewhere))
                 raise errors.ValidationFailed(
-                    f"cannot delete VM {ref} with its disks: {others} defines it too, perhaps on"
+                    f"cannot delete VM {vm.ref} with its disks: {others} defines it too, perhaps on"
                     " the same disks; undefine it there first, or use keepDisks=true",
                     [{"field": "keepDisks", "message": f"must be true: {others} defines the VM"}],
                 )
             if vm.power in ACTIVE_STATES and not force:
                 raise errors.VmAlreadyRunning(
-                    f"cannot delete VM {ref}: it is {vm.power}; stop it first, or use force=true"
+                    f"cannot delete VM {vm.ref}: it is {vm.power}; stop it first, or use force=true"
                 )
             if vm.state_reason == SAVED and not force:
                 raise errors.VmHasSavedState(
-                    f"cannot delete VM {ref}: its memory is saved; start it first, or use"
+                    f"cannot delete VM {vm.ref}: its memory is saved; start it first, or use"
                     " force=true, which loses its memory"
                 )
             if vm.snapshots and not force:
                 raise errors.VmHasSnapshots(
-                    f"cannot delete VM {ref}: it has {vm.snapshots} snapshots; delete them first,"
-                    " or use force=true, which deletes them too",
+                    f"cannot delete VM {vm.ref}: it has {vm.snapshots} snapshots; delete them"
+                    " first, or use force=true, which deletes them too",
                     snapshots=vm.snapshots,
                 )
             job = await submit(
@@ -205,7 +206,7 @@ class Vms:
         A start of a VM that is being created waits for the creation.
         """
         async with transaction():
-            vm = await store.find_vm(ref, lock=True)
+            vm = await lookup.find_vm(ref, lock=True)
             holder = await job_store.unfinished_job(vm.id)
             after = await _check_action(vm, action, holder, force=force)
             job = await self._submit_action(caller, vm, action, force=force, after=after)
@@ -235,12 +236,14 @@ class Vms:
         async with transaction():
             vms = await self._choose(action, refs, label)
             # Read once: a request for many holds SQLite's only write lock.
-            holders = await job_store.holders(vm.id for vm in vms.values() if vm is not None)
+            holders = await job_store.holders(
+                vm.id for vm in vms.values() if not isinstance(vm, errors.VirtplayError)
+            )
             common["eta_seconds"] = await job_store.usual_seconds(action)
             for ref, vm in vms.items():
                 try:
-                    if vm is None:
-                        raise errors.VmNotFound(f"cannot find VM {ref[:64]}")
+                    if isinstance(vm, errors.VirtplayError):
+                        raise vm
                     after = await _check_action(vm, action, holders.get(vm.id), force=force)
                 except errors.DatabaseNotAvailable:
                     raise
@@ -259,21 +262,38 @@ class Vms:
 
     async def _choose(
         self, action: Action, refs: Sequence[str] | None, label: str | None
-    ) -> dict[str, Vm | None]:
-        """Return id → VM, with its row locked, of each chosen one; None if there is none."""
+    ) -> dict[str, Vm | errors.VirtplayError]:
+        """Return what names it → VM, with its row locked, of each chosen one, or why there is none.
+
+        Of several names of one VM the first counts.
+        """
         verb = action.value.removeprefix("vm_")
-        found = await store.lock_vms(refs=refs, label=label, most=MOST_TOGETHER + 1)
-        if not found:
-            what = "of these ids" if label is None else f"with the label {label}"
-            raise errors.VmNotFound(f"cannot {verb} VMs: there is none {what}")
-        if len(found) > MOST_TOGETHER:
-            message = f"matches more than {MOST_TOGETHER} VMs"
-            raise errors.ValidationFailed(
-                f"cannot {verb} the VMs with the label {label}: it {message}",
-                [{"field": "label", "message": message}],
-            )
-        known = {str(vm.ref): vm for vm in found}
-        return dict(known) if refs is None else {ref: known.get(ref) for ref in refs}
+        if label is not None:
+            vms = await lookup.lock_labelled(label, MOST_TOGETHER + 1)
+            if not vms:
+                raise errors.VmNotFound(f"cannot {verb} VMs: there is none with the label {label}")
+            if len(vms) > MOST_TOGETHER:
+                message = f"matches more than {MOST_TOGETHER} VMs"
+                raise errors.ValidationFailed(
+                    f"cannot {verb} the VMs with the label {label}: it {message}",
+                    [{"field": "label", "message": message}],
+                )
+            return {str(vm.ref): vm for vm in vms}
+        chosen: dict[str, Vm | errors.VirtplayError] = {}
+        first: dict[int, str] = {}
+        for ref, numbers in (await lookup.numbers_of(refs or ())).items():
+            try:
+                number = await lookup.only_one(ref, numbers)
+            except (errors.VmNotFound, errors.VmAmbiguous) as reason:
+                chosen[ref] = reason
+            else:
+                if first.setdefault(number, ref) == ref:
+                    chosen[ref] = lookup.not_found(ref)  # unless its row is still there
+        for number, vm in (await lookup.lock_numbers(first)).items():
+            chosen[first[number]] = vm
+        if all(isinstance(one, errors.VmNotFound) for one in chosen.values()):
+            raise errors.VmNotFound(f"cannot {verb} VMs: there is none of these names")
+        return chosen
 
     async def _submit_action(
         self, caller: Caller, vm: Vm, action: Action, *, force: bool, **common: Any

@@ -94,7 +94,7 @@ INDEXES = {
     *("jobs_of_origin", "audit_by_time"),
     *("idx_job_vm_id_2b1849", "idx_job_status_2e13c7", "idx_job_finishe_6ddac6"),
     *("vms_by_name", "vms_by_status", "vms_by_host", "vms_by_cpu", "vms_by_memory"),
-    *("vms_by_disk", "vms_by_creation", "vms_by_update", "labels_of_vm"),
+    *("vms_by_disk", "vms_by_creation", "vms_by_update", "vms_by_domain", "labels_of_vm"),
     *("idx_snapshot_vm_id_e45825", "idx_snapshot_sc_next_at_40b314"),
     "idx_reported_ru_reporte_7c1cd6",
 }

@@ -115,7 +115,8 @@ async def test_the_index_follows_every_write_of_a_vm(service: Service) -> None:
     assert await names(service, search="203.0.113") == []
     await service.see("kvm1", domains=[domain])
     assert await names(service, search="203.0.113") == ["first"]
-    await save_vm(vm, name="second", labels={"k": "v", "k2": "w"})
+    await save_vm(vm, name="second", domain="renamed", labels={"k": "v", "k2": "w"})
+    assert await names(service, search="renamed") == ["second"]
     assert await names(service, search="first") == []
     assert await names(service, search="second") == await names(service, label="k=v") == ["second"]
     await save_vm(vm, labels={"k": "x"})

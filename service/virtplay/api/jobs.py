@@ -9,9 +9,12 @@ from virtplay.api.http.envelope import ApiResponse, json_list, json_object
 from virtplay.api.http.requests import ApiRequest
 from virtplay.api.schemas.fields import Pagination
 from virtplay.api.schemas.jobs import JobError, JobOut
+from virtplay.errors import VmNotFound
 from virtplay.store import jobs as store
+from virtplay.store.lookup import find_vm
 from virtplay.store.models import Job, ReportedRun
 from virtplay.store.reports import runs_of
+from virtplay.store.vms import REF
 from virtplay.times import time_text
 
 PUBLIC_PLACE = {"live": "now", "offline": "now", "now": "now", "next_boot": "next_boot"}
@@ -73,7 +76,7 @@ async def list_jobs(request: ApiRequest) -> ApiResponse:
     jobs, total = await store.page_jobs(
         page=query.page,
         limit=query.limit,
-        vm=query.vm,
+        vm=query.vm and await _ref_of(query.vm),
         status=query.status,
         action=query.action,
         origin=query.origin,
@@ -82,6 +85,16 @@ async def list_jobs(request: ApiRequest) -> ApiResponse:
     shown = await json_list(jobs, lambda job: job_out(job, runs.get(job.id)).model_dump_json())
     pagination = Pagination.of(query.page, query.limit, total).model_dump_json()
     return ApiResponse(json_object(jobs=shown, pagination=pagination))
+
+
+async def _ref_of(vm: str) -> str:
+    """Return the id of the VM that `vm` names; the jobs of a deleted one are found by its id."""
+    try:
+        return str((await find_vm(vm)).ref)
+    except VmNotFound:
+        if REF.fullmatch(vm):
+            return vm
+        raise
 
 
 async def get_job(request: ApiRequest) -> ApiResponse:

@@ -141,6 +141,8 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"\{(\w+)\}", route.path)
     ]
+    if "/vms/{id}" in route.path:
+        found[0]["description"] = "id, UUID, domain or name of the VM"
     schema = route.query.model_json_schema()
     for name, entry in schema.get("properties", {}).items():
         described = dict(entry)

@@ -82,7 +82,7 @@ class Route:
 
 READ = Role.VIEWER
 CHANGE = Role.OPERATOR
-ONE_VM = ("VM_NOT_FOUND",)
+ONE_VM = ("VM_NOT_FOUND", "VM_AMBIGUOUS")
 ONE_SNAPSHOT = (*ONE_VM, "SNAPSHOT_NOT_FOUND")
 MUTATION = (*ONE_VM, "OPERATION_IN_PROGRESS", "HOST_UNREACHABLE")
 NONE = EmptyBody
@@ -96,7 +96,7 @@ ROUTES = (
     ),
     Route(
         "POST", f"{PREFIX}/vms/actions", CHANGE, vms.act_together, "Start, stop, restart, pause or resume many VMs",
-        ActionsOut, body=ActionsBody, status=202, errors=(*ONE_VM, "ALL_REFUSED"),
+        ActionsOut, body=ActionsBody, status=202, errors=("VM_NOT_FOUND", "ALL_REFUSED"),
     ),
     Route("GET", f"{PREFIX}/vms/{{id}}", READ, vms.get_vm, "Show a VM", VmOut, errors=ONE_VM),
     Route(
@@ -182,7 +182,7 @@ ROUTES = (
         "GET", f"{PREFIX}/vms/{{id}}/metrics", READ, vm_metrics.get_metrics, "Show a VM's resource usage",
         VmMetrics, VmMetricsQuery, errors=(*ONE_VM, "HISTORY_NOT_AVAILABLE"),
     ),
-    Route("GET", f"{PREFIX}/jobs", READ, jobs.list_jobs, "List jobs", JobPage, JobQuery),
+    Route("GET", f"{PREFIX}/jobs", READ, jobs.list_jobs, "List jobs", JobPage, JobQuery, errors=ONE_VM),
     Route(
         "POST", f"{PREFIX}/jobs", CHANGE, reports.report_run,
         "Report an ansible-playbook run, which is shown as a job", JobOut, body=ReportBody,

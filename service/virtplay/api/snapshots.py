@@ -20,8 +20,8 @@ from virtplay.snapshots.requests import AcceptedSnapshot, NewSnapshot, expiry_of
 from virtplay.snapshots.schedules import remove_schedule, set_schedule
 from virtplay.store import schedules as schedule_store
 from virtplay.store import snapshots as store
+from virtplay.store.lookup import find_vm
 from virtplay.store.models import Snapshot, SnapshotSchedule, Vm
-from virtplay.store.vms import find_vm
 from virtplay.times import time_text
 
 

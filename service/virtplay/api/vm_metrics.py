@@ -21,9 +21,9 @@ from virtplay.api.schemas.metrics import (
     VmMetricsQuery,
 )
 from virtplay.metrics.rates import Counters, Usage
+from virtplay.store.lookup import find_vm
 from virtplay.store.models import Vm
 from virtplay.store.samples import Sample
-from virtplay.store.vms import find_vm
 from virtplay.times import time_text
 from virtplay.units import MIB
 

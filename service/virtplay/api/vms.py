@@ -21,7 +21,7 @@ from virtplay.api.schemas.vms import (
 from virtplay.errors import AllRefused, VirtplayError
 from virtplay.states import VmStatus
 from virtplay.store import jobs as job_store
-from virtplay.store import vms as store
+from virtplay.store.lookup import find_vm
 from virtplay.store.models import Vm
 from virtplay.store.vm_list import ListedVm, VmRow, listed, page_vms
 from virtplay.times import time_text
@@ -45,6 +45,7 @@ def vm_out(vm: Vm | ListedVm) -> VmOut:
         createdAt=time_text(vm.created_at) or "",
         updatedAt=time_text(vm.updated_at) or "",
         host=vm.host,
+        domain=str(vm.domain),
         uuid=str(vm.uuid),
         addresses=vm.addresses,
         pending=vm.pending,
@@ -100,7 +101,7 @@ async def create_vm(request: ApiRequest) -> ApiResponse:
 
 async def get_vm(request: ApiRequest) -> ApiResponse:
     """GET /vms/{id}."""
-    return ApiResponse(vm_out(await store.find_vm(request.path["id"])).model_dump(mode="json"))
+    return ApiResponse(vm_out(await find_vm(request.path["id"])).model_dump(mode="json"))
 
 
 async def update_vm(request: ApiRequest) -> ApiResponse:
@@ -178,7 +179,7 @@ def _error(error: VirtplayError) -> ErrorOut:
 
 async def get_status(request: ApiRequest) -> ApiResponse:
     """GET /vms/{id}/status."""
-    vm = await store.find_vm(request.path["id"])
+    vm = await find_vm(request.path["id"])
     job = await job_store.unfinished_job(vm.id)
     status = StatusOut(
         id=str(vm.ref),

@@ -11,7 +11,6 @@ from urllib.parse import quote, urlsplit
 from virtplay import __version__
 from virtplay.cli.connection import Connection
 from virtplay.errors import VirtplayError
-from virtplay.texts import same_text
 
 if TYPE_CHECKING:
     import httpx
@@ -24,7 +23,6 @@ LIST_LIMIT = 1000
 """The most entries of a list that is requested without a page."""
 TIMEOUT_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
-VM_ID = re.compile(r"vm-[0-9]+")
 JOB_ID = re.compile(r"job-[0-9]+")
 
 
@@ -121,21 +119,6 @@ class Client:
         pagination = {"page": 1, "limit": LIST_LIMIT, "total": total}
         pagination["pages"] = -(-total // LIST_LIMIT)
         return {name: list(entries.values()), "pagination": pagination}
-
-    def find_vm(self, text: str) -> str:
-        """Return the id of the VM with this id or unique name; CannotChoose."""
-        if VM_ID.fullmatch(text):
-            return text
-        found = []
-        if 0 < len(text) <= 64:
-            vms = self.get_list("vms", {"search": text})["vms"]
-            found = [vm for vm in vms if same_text(vm["name"], text)]
-        if not found:
-            raise CannotChoose(f"cannot find VM {text}: no VM has this id or name")
-        if len(found) > 1:
-            ids = ", ".join(f"{vm['id']} (on {vm['host'] or 'no host'})" for vm in found)
-            raise CannotChoose(f"cannot choose a VM: several are named {text}; use an id: {ids}")
-        return str(found[0]["id"])
 
     def _send(
         self,

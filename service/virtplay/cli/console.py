@@ -33,7 +33,7 @@ GOOD_CODES = (1000, 1001)
 """Close codes of a console stream that ended without an error."""
 
 
-def attach(client: Client, vm_id: str) -> None:
+def attach(client: Client, vm: str) -> None:
     """Connect this terminal to the serial console until Ctrl-], or until the stream ends.
 
     CannotChoose without a terminal; Refused and CannotReach when the service rejects it.
@@ -43,13 +43,14 @@ def attach(client: Client, vm_id: str) -> None:
             "cannot open the console: standard input and output must be a terminal;"
             " --page prints the URL of the console page"
         )
-    name = client.get(path_of("vms", vm_id))["name"]
+    shown = client.get(path_of("vms", vm))
+    vm_id = shown["id"]
     ticket = client.get(path_of("vms", vm_id, "console"), {"type": "serial"})
     query = urlsplit(ticket["url"]).query
     with _connect(client, f"{path_of('console', vm_id)}?{query}") as stream:
-        shown = f"{vm_id} ({plain(name)})"
+        label = f"{vm_id} ({plain(shown['name'])})"
         print(
-            f"Connected to the serial console of {shown}; press Ctrl-] to disconnect.",
+            f"Connected to the serial console of {label}; press Ctrl-] to disconnect.",
             file=sys.stderr,
         )
         with _raw_terminal():

@@ -66,11 +66,8 @@ def list_jobs(
     Example:
       virtplay job list --vm web-server --status failed
     """
-    query = {
-        "vm": client.find_vm(vm) if vm is not None else None,
-        **{"status": status, "action": action, "origin": origin, "page": page, "limit": limit},
-    }
-    return client.get("/jobs", query)
+    filters = {"vm": vm, "status": status, "action": action, "origin": origin}
+    return client.get("/jobs", {**filters, "page": page, "limit": limit})
 
 
 def _show_record(data: JsonObject) -> None:

@@ -48,7 +48,7 @@ def list_snapshots(client: Client, vm: VmArgument) -> JsonObject:
     Example:
       virtplay snapshot list web-server
     """
-    return client.get(path_of("vms", client.find_vm(vm), "snapshots"))
+    return client.get(path_of("vms", vm, "snapshots"))
 
 
 def _show_record(data: JsonObject) -> None:
@@ -126,7 +126,7 @@ def create_snapshot(
         body["expiresAt"] = _days_from_now(expires_days)
     if not freeze:
         body["freeze"] = False
-    return Change("POST", path_of("vms", client.find_vm(vm), "snapshots"), body)
+    return Change("POST", path_of("vms", vm, "snapshots"), body)
 
 
 @change_command(snapshot_app, "snapshot_restore")
@@ -225,7 +225,7 @@ def schedule_snapshots(
         raise typer.BadParameter("--off cannot be used with the options of a schedule")
     if given and not (cron and keep):
         raise typer.BadParameter("a schedule requires --cron and at least one --keep-… option")
-    path = path_of("vms", client.find_vm(vm), "snapshot-schedule")
+    path = path_of("vms", vm, "snapshot-schedule")
     if off:
         return client.change("DELETE", path)
     return client.change("PUT", path, given) if given else client.get(path)
@@ -275,7 +275,7 @@ def _size(one: JsonObject) -> str | None:
 
 def _path(client: Client, vm: str, snapshot: str) -> str:
     """Return the path of the snapshot with this id or unique name; CannotChoose."""
-    path = path_of("vms", client.find_vm(vm), "snapshots")
+    path = path_of("vms", vm, "snapshots")
     snapshots = client.get(path)["snapshots"]
     found = [one["id"] for one in snapshots if one["id"] == snapshot]
     found = found or [one["id"] for one in snapshots if one["name"] == snapshot]

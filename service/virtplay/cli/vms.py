@@ -74,7 +74,7 @@ Labels = Annotated[
     list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Label; repeatable.")
 ]
 Vms = Annotated[
-    list[str] | None, typer.Argument(metavar="VM…", help="VM ids, or names that are unique.")
+    list[str] | None, typer.Argument(metavar="VM…", help="VMs: id, name, domain or UUID.")
 ]
 Label = Annotated[
     str | None,
@@ -105,7 +105,9 @@ def list_vms(
     status: Annotated[VmStatus | None, typer.Option(help="Only VMs with this status.")] = None,
     search: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="Only VMs with this text in id, name, OS or address."),
+        typer.Option(
+            metavar="TEXT", help="Only VMs with this text in id, name, domain, OS or address."
+        ),
     ] = None,
     host: Annotated[str | None, typer.Option(metavar="NAME", help="Only VMs on this host.")] = None,
     label: Annotated[
@@ -139,6 +141,7 @@ def _show_record(data: JsonObject) -> None:
             "status": _status(data, ordinary=True),
             "error": _error_text(data["error"]),
             "host": data["host"],
+            "domain": data["domain"],
             "cpu": data["cpu"],
             "memory": f"{data['memory']} MiB",
             "disk": f"{data['disk']} GiB",
@@ -170,7 +173,7 @@ def show_vm(client: Client, vm: VmArgument) -> JsonObject:
     Example:
       virtplay vm show web-server
     """
-    return client.get(path_of("vms", client.find_vm(vm)))
+    return client.get(path_of("vms", vm))
 
 
 def _show_status(data: JsonObject) -> None:
@@ -189,7 +192,7 @@ def show_status(client: Client, vm: VmArgument) -> JsonObject:
     Example:
       virtplay vm status vm-003
     """
-    return client.get(path_of("vms", client.find_vm(vm), "status"))
+    return client.get(path_of("vms", vm, "status"))
 
 
 @change_command(vm_app, "vm_create")
@@ -303,7 +306,7 @@ def update_vm(
     )
     if not body:
         raise typer.BadParameter("nothing to update: use at least one of the options")
-    return Change("PUT", path_of("vms", client.find_vm(vm)), body)
+    return Change("PUT", path_of("vms", vm), body)
 
 
 @change_command(vm_app, "vm_delete")
@@ -325,11 +328,10 @@ def delete_vm(
     Example:
       virtplay vm delete web-server --force
     """
-    vm_id = client.find_vm(vm)
     if not yes and is_dialogue():
-        _confirm_delete(client, vm_id, keep_disks)
+        vm = _confirm_delete(client, vm, keep_disks)
     query = {"force": "true" if force else None, "keepDisks": "true" if keep_disks else None}
-    return Change("DELETE", path_of("vms", vm_id), query=query)
+    return Change("DELETE", path_of("vms", vm), query=query)
 
 
 def _power(
@@ -344,9 +346,8 @@ def _power(
     if bool(vms) == bool(label):
         raise typer.BadParameter("name VMs, or use --label")
     if vms and len(vms) == 1 and at_once is None:
-        return Change("POST", path_of("vms", client.find_vm(vms[0]), word), body or None)
-    ids = [client.find_vm(vm) for vm in vms] if vms else None
-    many = {"action": word, "vms": ids, "label": label, "atOnce": at_once, **body}
+        return Change("POST", path_of("vms", vms[0], word), body or None)
+    many = {"action": word, "vms": vms or None, "label": label, "atOnce": at_once, **body}
     return Change("POST", "/vms/actions", _without_none(many))
 
 
@@ -408,14 +409,13 @@ def open_console(
       virtplay vm console web-server
     """
     with open_client(url, token_file) as client:
-        vm_id = client.find_vm(vm)
         if page:
-            shown = client.get(path_of("vms", vm_id))["id"]
+            shown = client.get(path_of("vms", vm))["id"]
             typer.echo(f"{client.url}{path_of('vms', shown, 'console')}")
             return
         from virtplay.cli.console import attach  # noqa: PLC0415 - other commands need no terminal
 
-        attach(client, vm_id)
+        attach(client, vm)
 
 
 def _row(vm: JsonObject) -> Sequence[object]:
@@ -445,11 +445,12 @@ def _error_text(error: JsonObject | None) -> str | None:
     return f"{error.get('message', 'unknown')} ({error.get('code', 'UNKNOWN')})"
 
 
-def _confirm_delete(client: Client, vm_id: str, keep_disks: bool) -> None:
-    """Ask for a confirmation; typer.Abort without it."""
-    data = client.get(path_of("vms", vm_id))
+def _confirm_delete(client: Client, vm: str, keep_disks: bool) -> str:
+    """Ask for a confirmation, and return the id of the VM that it names; typer.Abort without it."""
+    data = client.get(path_of("vms", vm))
     disks = ", but keep its disks" if keep_disks else " and its disks"
-    typer.confirm(f"Delete {vm_id} ({plain(data['name'])}){disks}?", abort=True)
+    typer.confirm(f"Delete {data['id']} ({plain(data['name'])}){disks}?", abort=True)
+    return str(data["id"])
 
 
 def _network(

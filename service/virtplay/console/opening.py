@@ -22,6 +22,7 @@ from virtplay.states import ACTIVE_STATES, HostStatus, JobStatus, VmStatus
 from virtplay.store import vms as store
 from virtplay.store.database import transaction
 from virtplay.store.jobs import move
+from virtplay.store.lookup import find_vm
 from virtplay.store.models import ConsoleTicket, Job, Vm
 from virtplay.store.tickets import create_ticket, find_ticket, use_ticket
 from virtplay.store.tokens import valid_tokens
@@ -72,7 +73,7 @@ class Consoles:
         # The first time, this takes a second, in which the job already runs.
         _ = self._connections.prepare(self.inventory)
         async with transaction():
-            vm = await store.find_vm(ref, lock=True)
+            vm = await find_vm(ref, lock=True)
             await self._refuse_unusable(vm)
             variables = {
                 "libvirt_console_uuid": str(vm.uuid),
@@ -116,8 +117,8 @@ class Consoles:
             " connection within 40 seconds"
         )
         try:
-            vm = await store.find_vm(ref)
-        except errors.VmNotFound:
+            vm = await find_vm(ref)
+        except (errors.VmNotFound, errors.VmAmbiguous):
             # The caller has no token, and must not learn which VMs exist.
             raise refused from None
         ticket = await find_ticket(text, vm.id)

@@ -12,8 +12,8 @@ from virtplay.settings import Settings
 from virtplay.states import ACTIVE_STATES, SAVED, SnapshotOrigin, SnapshotStatus
 from virtplay.store import snapshots as store
 from virtplay.store.database import transaction
+from virtplay.store.lookup import find_vm
 from virtplay.store.models import Job, Snapshot, Vm
-from virtplay.store.vms import find_vm
 from virtplay.times import time_text
 from virtplay.vms import refuse_running_elsewhere, refuse_unusable
 

@@ -19,8 +19,8 @@ from virtplay.states import JobOrigin, SnapshotOrigin
 from virtplay.store import schedules as store
 from virtplay.store.database import transaction
 from virtplay.store.jobs import count_unfinished, unfinished_job, write_audit
+from virtplay.store.lookup import find_vm
 from virtplay.store.models import SnapshotSchedule, Vm
-from virtplay.store.vms import find_vm
 from virtplay.times import time_text
 
 log = logging.getLogger("virtplay.snapshots.schedules")

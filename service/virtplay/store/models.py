@@ -63,7 +63,7 @@ class Vm(Model):
     description = fields.TextField(default="")
     host = fields.CharField(max_length=255, null=True, db_index=True)
     domain = fields.CharField(max_length=255, null=True)
-    """libvirt's <name>: the VM's id, or an own name for a domain that was found on a host."""
+    """libvirt's <name>."""
     status: Any = fields.CharEnumField(VmStatus, max_length=16, db_index=True)
     power = fields.CharField(max_length=16, default="")
     """The domain's state in the last observation; empty before the first one."""
@@ -95,7 +95,7 @@ class Vm(Model):
     pending: Any = fields.JSONField(default=dict)
     """Field whose new value applies at the next boot → its current value."""
     search_text = fields.TextField(default="")
-    """Folded id, name, OS and addresses, which the index of searches follows."""
+    """Folded id, name, domain, OS and addresses, which the index of searches follows."""
     label_text = fields.TextField(default="")
     """JSON array of `key` and `key=value` of each label, which the table vm_label follows."""
     generation = fields.IntField(default=0)

@@ -19,7 +19,7 @@ from virtplay.texts import fold
 
 log = logging.getLogger("virtplay.store.vm_index")
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 """Raise it with every change of the texts: the next start writes those of all VMs anew."""
 BATCH = 500
 LABEL_MAX = 640
@@ -32,11 +32,12 @@ SHORTEST = 3
 
 
 def search_text_of(vm: Mapping[str, Any]) -> str:
-    """Return the folded id, name, OS and addresses of a VM, given by its columns.
+    """Return the folded id, name, domain, OS and addresses of a VM, given by its columns.
 
     The line feeds at the end let each of its characters be followed by two more.
     """
-    parts = (vm["ref"], vm["name"], vm["os"], vm["ip"], *(a["ip"] for a in vm["addresses"]))
+    columns = ("ref", "name", "domain", "os", "ip")
+    parts = dict.fromkeys((*(vm[key] for key in columns), *(a["ip"] for a in vm["addresses"])))
     return "\n".join(fold(part) for part in parts if part) + "\n" * (SHORTEST - 1)
 
 

@@ -1,10 +1,12 @@
 """Store: pages of VMs, with filters, search and order, each served by an index at any size."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from virtplay.states import VmStatus
 from virtplay.store.database import is_sqlite, moment_of, select
@@ -23,6 +25,8 @@ SORTS = {
     "updatedAt": "updated_at",
 }
 LAST_CHARACTER = "\U0010ffff"
+UUID_BEGINNING = re.compile(r"[0-9a-f]{4,32}")
+"""Shorter texts are found in names and addresses only."""
 
 
 @dataclass(slots=True)
@@ -34,6 +38,7 @@ class ListedVm:
     name: str
     description: str
     host: str | None
+    domain: str | None
     status: VmStatus
     state_reason: str | None
     error: Any
@@ -182,10 +187,10 @@ async def _search(matches: _Matches, text: str) -> bool:
     """
     if not is_sqlite():
         like = "".join(f"\\{char}" if char in "%_\\" else char for char in text)
+        found = f"SELECT id FROM vm WHERE search_text LIKE {matches.mark(f'%{like}%')}"  # noqa: S608
         # A subquery with an OFFSET is planned by itself: else PostgreSQL may read all VMs in their
         # order, in the hope that the page is full soon.
-        found = f"SELECT id FROM vm WHERE search_text LIKE {matches.mark(f'%{like}%')} OFFSET 0"  # noqa: S608
-        matches.source, matches.number = f"({found}) s", "s.id"
+        matches.source, matches.number = f"({found}{_of_uuid(matches, text)} OFFSET 0) s", "s.id"
         return True
     parts = [text]
     if len(text) < SHORTEST:
@@ -194,7 +199,25 @@ async def _search(matches: _Matches, text: str) -> bool:
     quoted = ['"' + part.replace('"', '""') + '"' for part in parts]
     matches.source, matches.number = "vm_search s", "s.rowid"
     matches.conditions.append(f"s.vm_search MATCH {matches.mark(' OR '.join(quoted))}")
+    if more := _of_uuid(matches, text):
+        matches.source, matches.number = f"({matches.select('rowid AS id')}{more}) s", "s.id"
+        matches.conditions.clear()
     return bool(parts)
+
+
+def _of_uuid(matches: _Matches, text: str) -> str:
+    """Return a UNION with the VMs whose UUID begins with a folded text; empty if none can.
+
+    UUIDs are not in the texts: words such as "db" would be found in many of them.
+    """
+    digits = text.replace("-", "")
+    if not UUID_BEGINNING.fullmatch(digits):
+        return ""
+    first, last = (str(UUID(digits.ljust(32, digit))) for digit in "0f")
+    if not first.startswith(text) and digits != text:
+        return ""
+    between = f"{matches.mark(first)} AND {matches.mark(last)}"
+    return f" UNION SELECT id FROM vm WHERE uuid BETWEEN {between}"  # noqa: S608
 
 
 def _filter_label(matches: _Matches, label: str) -> None:

@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -12,14 +12,13 @@ from tortoise.expressions import Q, RawSQL
 from tortoise.functions import Count, Sum
 from tortoise.queryset import QuerySet
 
-from virtplay.errors import HostNotFound, VmNotFound
+from virtplay.errors import HostNotFound
 from virtplay.states import HostStatus, VmStatus
 from virtplay.store.database import fit, is_sqlite, select
 from virtplay.store.jobs import busy_vms
 from virtplay.store.models import ConsoleTicket, Host, Job, Snapshot, SnapshotSchedule, Vm
 from virtplay.store.samples import forget_vm_samples
 from virtplay.store.vm_index import index_texts
-from virtplay.store.vm_list import numbers_with_label
 from virtplay.units import GIB
 from virtplay.vm_fields import DEFAULT_POOL, from_variables, promised
 
@@ -129,18 +128,6 @@ async def delete_vm(vm: Vm) -> None:
     await vm.delete()
 
 
-async def find_vm(ref: str, *, lock: bool = False) -> Vm:
-    """Return the VM with public id `ref`, with its row locked if `lock`; raise VmNotFound."""
-    rows: QuerySet[Vm] = Vm.filter(ref=ref)
-    if lock:
-        rows = rows.select_for_update()
-    # Tortoise 1.1 raises when a text is longer than its column, even in a filter.
-    vm = await rows.first() if REF.fullmatch(ref) else None
-    if vm is None:
-        raise VmNotFound(f"cannot find VM {ref[:64]}")
-    return vm
-
-
 async def lock_vm(vm_id: int | None) -> Vm | None:
     """Return the VM with that number, if any, with its row locked until the transaction ends."""
     return await Vm.filter(id=vm_id).select_for_update().first()
@@ -179,15 +166,6 @@ async def generations(host: str, *, in_job: int) -> dict[uuid.UUID, int]:
 
 def _placed_on(host: str) -> QuerySet[Vm]:
     return Vm.filter(Q(host=host) | Q(elsewhere__isnull=False))
-
-
-async def lock_vms(*, refs: Sequence[str] | None, label: str | None, most: int) -> list[Vm]:
-    """Return the VMs of these public ids, or with the label, at most `most`, with rows locked."""
-    if label is not None:
-        rows = Vm.filter(id__in=await numbers_with_label(label, most))
-    else:
-        rows = Vm.filter(ref__in=[ref for ref in refs or () if REF.fullmatch(ref)])
-    return await rows.order_by("id").limit(most).select_for_update()
 
 
 async def vms_reported_or_expected(host: str, domains: Iterable[Mapping[str, Any]]) -> list[Vm]:

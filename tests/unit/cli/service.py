@@ -31,6 +31,7 @@ class FakeService:
         self.requests: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = []
         """Method, path below /api/v1, query and body of every request that was read."""
         self._replies: dict[tuple[str, str], list[Reply]] = {}
+        self._ids: dict[str, str] = {}
         self.url = ""
 
     def reply(self, method: str, path: str, *replies: Reply) -> None:
@@ -38,12 +39,13 @@ class FakeService:
         self._replies[method, path] = list(replies)
 
     def reply_vms(self, *vms: VmOut) -> None:
-        """ApiResponse GET /vms and GET /vms/{id} of these VMs."""
+        """ApiResponse GET /vms and GET /vms/{id} of these VMs, which all paths may name."""
         page = {
             "vms": [vm.model_dump(mode="json") for vm in vms],
             "pagination": Pagination.of(1, 100, len(vms)).model_dump(),
         }
         self.reply("GET", "/vms", page)
+        self._ids = {name: vm.id for vm in vms for name in (vm.name, vm.domain, vm.uuid)}
         for vm in vms:
             self.reply("GET", f"/vms/{vm.id}", vm.model_dump(mode="json"))
 
@@ -71,7 +73,7 @@ class FakeService:
                 kind = request.headers.get("Content-Type", "")
                 parsed = parse_body(raw, kind, route.body)
                 body = parsed.model_dump(mode="json", exclude_unset=True)
-            path = unquote(address.path.removeprefix("/api/v1"))
+            path = self._with_id(address.path.removeprefix("/api/v1"))
             self.requests.append((request.command, path, query, body))
             replies = self._replies.get((request.command, path))
             if not replies:
@@ -82,6 +84,13 @@ class FakeService:
         except VirtplayError as error:
             return failure(error)
         return reply if isinstance(reply, str) else success(ApiResponse(reply, route.status))
+
+    def _with_id(self, path: str) -> str:
+        """The path with the id of the VM that it names."""
+        parts = [unquote(part) for part in path.split("/")]
+        if parts[1] == "vms" and len(parts) > 2:
+            parts[2] = self._ids.get(parts[2], parts[2])
+        return "/".join(parts)
 
 
 def _route(method: str, path: str) -> Route:
@@ -145,6 +154,7 @@ def make_vm(number: int = 1, **given: Any) -> VmOut:
         "createdAt": "2026-01-01T12:00:00Z",
         "updatedAt": "2026-01-01T12:30:00Z",
         "host": "kvm1",
+        "domain": f"name-{number}",
         "uuid": f"00000000-0000-4000-8000-{number:012d}",
         "template": "debian12",
         "description": "",

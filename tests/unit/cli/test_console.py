@@ -193,4 +193,4 @@ def test_page_is_an_address_without_a_ticket(service: FakeService, run: Run) -> 
     service.reply_vms(make_vm(name="web"))
     result = run("vm", "console", "web", "--page")
     assert (result.status, result.out) == (0, f"{service.url}/vms/vm-001/console\n")
-    assert [path for path, _, _ in service.asked("GET")] == ["/vms", "/vms/vm-001"]
+    assert [path for path, _, _ in service.asked("GET")] == ["/vms/vm-001"]

@@ -7,6 +7,7 @@ from virtplay.api.routes import ROUTES
 
 STATUSES = {
     "VM_NOT_FOUND": 404,
+    "VM_AMBIGUOUS": 409,
     "VM_ALREADY_RUNNING": 400,
     "VM_ALREADY_STOPPED": 400,
     "INSUFFICIENT_RESOURCES": 400,

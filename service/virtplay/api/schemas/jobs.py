@@ -11,7 +11,9 @@ from virtplay.states import JobOrigin, JobStatus
 class JobQuery(PageQuery):
     """The query of GET /jobs."""
 
-    vm: str | None = Field(None, max_length=32, description="VM id")
+    vm: str | None = Field(
+        None, min_length=1, max_length=255, description="id, UUID, domain or name of a VM"
+    )
     status: JobStatus | None = None
     action: str | None = Field(None, max_length=32)
     origin: JobOrigin | None = Field(None, description="what submitted it, and where it runs")

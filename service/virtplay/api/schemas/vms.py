@@ -218,8 +218,11 @@ class ActionsBody(Strict):
     """The body of POST /vms/actions: one power action for many VMs."""
 
     action: Literal["start", "stop", "restart", "pause", "resume"]
-    vms: list[Annotated[str, Field(min_length=1, max_length=64)]] | None = Field(
-        None, min_length=1, max_length=MOST_TOGETHER, description="ids of VMs, or use label"
+    vms: list[Annotated[str, Field(min_length=1, max_length=255)]] | None = Field(
+        None,
+        min_length=1,
+        max_length=MOST_TOGETHER,
+        description="ids, UUIDs, domains or names of VMs; or use label",
     )
     label: str | None = Field(
         None, min_length=1, max_length=320, description="VMs with this label: key, or key=value"
@@ -254,7 +257,11 @@ class VmQuery(PageQuery):
     """The query of GET /vms."""
 
     status: VmStatus | None = None
-    search: str | None = Field(None, max_length=128, description="in id, name, os and addresses")
+    search: str | None = Field(
+        None,
+        max_length=128,
+        description="in id, name, domain, os and addresses; or the UUID's beginning",
+    )
     host: str | None = Field(None, max_length=255)
     label: str | None = Field(None, max_length=320, description="key, or key=value")
     sort: str = Field("id", description="field, with - for descending: " + ", ".join(SORTS))
@@ -294,6 +301,7 @@ class VmOut(BaseModel):
     createdAt: str  # noqa: N815
     updatedAt: str  # noqa: N815
     host: str | None
+    domain: str = Field(description="libvirt's name of the VM on its host")
     uuid: str
     template: str
     description: str
