@@ -113,15 +113,88 @@ async def test_domains_with_an_id_keep_it_whoever_comes_before_them(service: Ser
     assert shown == {"vm-001": "vm-001", "vm-002": "vm-002", "a": "vm-003", "b": "vm-004"}
 
 
+async def test_an_id_that_is_the_name_of_a_domain_is_that_domains(service: Service) -> None:
+    strangers = [foreign_domain(name) for name in ("a", "vm-003", "b", "vm-001")]
+    await service.see("kvm2", domains=strangers)
+    shown = {vm["name"]: vm["id"] for vm in (await service.get("/vms"))["vms"]}
+    assert shown == {"vm-001": "vm-001", "vm-003": "vm-003", "a": "vm-004", "b": "vm-005"}
+
+
 async def test_a_name_that_a_domain_has_is_given_to_no_new_vm(service: Service) -> None:
-    taken = foreign_domain("vm-002"), foreign_domain("vm-003")
-    await service.see("kvm2", domains=[*taken])
+    renamed = [foreign_domain(name) for name in ("a", "b")]
+    await service.see("kvm2", domains=renamed)
+    for domain, name in zip(renamed, ("vm-003", "vm-004"), strict=True):
+        domain["name"] = name
+    await service.see("kvm2", domains=renamed)
     created = await service.create(name="web")
-    assert created["id"] == "vm-004"
-    vm = await Vm.get(ref="vm-004")
-    assert vm.domain == "vm-004"
-    assert (await Job.get()).variables["libvirt_domain_uuid"] == str(vm.uuid)
-    assert [vm["id"] for vm in (await service.get("/vms"))["vms"]] == ["vm-001", "vm-002", "vm-004"]
+    assert created["id"] == "vm-005"
+    job = await Job.get()
+    vm = await Vm.get(ref="vm-005")
+    assert job.variables["libvirt_domain_uuid"] == str(vm.uuid)
+    assert [vm["id"] for vm in (await service.get("/vms"))["vms"]] == ["vm-001", "vm-002", "vm-005"]
+
+
+async def test_a_declared_vm_has_no_id_in_its_metadata_and_waits(service: Service) -> None:
+    # The playbooks write the name of the domain there.
+    declared = foreign_domain("web-1", metadata={"id": "web-1"})
+    ours = foreign_domain("vm-001", metadata={"id": "vm-001"})
+    odd = [foreign_domain(name, metadata={"id": name}) for name in ("vm-0001", "vm-000", "vm-1")]
+    seen = host_info(domains=[declared, *odd, ours])
+    await save_observation("kvm1", seen, await generations("kvm1"), strangers=False)
+    assert [vm["id"] for vm in (await service.get("/vms"))["vms"]] == ["vm-001"]
+    await save_observation("kvm1", seen, await generations("kvm1"))
+    shown = {vm["name"]: (vm["id"], vm["error"]) for vm in (await service.get("/vms"))["vms"]}
+    assert shown["web-1"] == ("vm-002", None)
+    assert len(shown) == 5
+
+
+async def test_a_claim_beyond_all_ids_leaves_ids_for_new_vms(service: Service) -> None:
+    absurd = foreign_domain("vm-999999999", metadata={"id": "vm-999999999"})
+    high = foreign_domain("high", metadata={"id": "vm-99999999"})
+    await service.see("kvm1", domains=[absurd, high])
+    shown = {vm["name"]: vm["id"] for vm in (await service.get("/vms"))["vms"]}
+    assert shown == {"high": "vm-99999999", "vm-999999999": "vm-100000000"}
+    assert (await service.create(name="web"))["id"] == "vm-100000001"
+
+
+async def test_an_id_that_comes_back_gives_none_out_again(service: Service) -> None:
+    first, last = (foreign_domain(f"vm-00{n}", metadata={"id": f"vm-00{n}"}) for n in (1, 9))
+    await service.see("kvm1", domains=[first, last])
+    await service.see("kvm1")
+    await service.see("kvm1")
+    assert not await Vm.exists()
+    await service.see("kvm1", domains=[first])
+    assert (await service.create())["id"] == "vm-010"
+
+
+async def test_a_host_that_comes_late_does_not_get_an_id_that_was_given(service: Service) -> None:
+    created = await service.create(name="new")
+    late = foreign_domain("vm-001", title="late", metadata={"id": "vm-001"})
+    other = foreign_domain("vm-005", title="other", metadata={"id": "vm-005"})
+    for _ in range(2):
+        await service.see("kvm2", domains=[late, other])
+        shown = {vm["name"]: vm for vm in (await service.get("/vms"))["vms"]}
+        assert {name: vm["id"] for name, vm in shown.items()} == {
+            "new": created["id"], "other": "vm-005", "late": "vm-006",
+        }  # fmt: skip
+        assert shown["late"]["error"] == {
+            "code": "ID_IN_USE",
+            "message": "VM vm-006 has the id vm-001 in its metadata, which another VM had when it"
+            " was found: it is a copy of vm-001, or vm-001 was created while its host was not"
+            " observed; it is VM vm-006 here",
+            "jobId": None,
+        }
+        assert shown["other"]["error"] is None
+    assert sum("has the id vm-001" in line for line in service.logs) == 1
+
+
+async def test_of_a_vm_and_its_copy_the_one_with_more_jobs_has_the_id(service: Service) -> None:
+    metadata = {"id": "vm-007", "generation": 3}
+    copy = foreign_domain("copy", metadata=metadata, generation=3)
+    original = foreign_domain("original", metadata=metadata, generation=4)
+    await service.see("kvm1", domains=[copy, original])
+    shown = {vm["name"]: vm["id"] for vm in (await service.get("/vms"))["vms"]}
+    assert shown == {"original": "vm-007", "copy": "vm-008"}
 
 
 async def test_a_host_that_has_seen_a_later_generation_is_followed(service: Service) -> None:

@@ -20,6 +20,7 @@ from virtplay.store.domains import (
     error_of,
     follow_domain,
     leave_elsewhere,
+    other_id,
 )
 from virtplay.store.models import Host, Vm
 from virtplay.texts import storable
@@ -116,7 +117,8 @@ async def save_observation(
         arrived = {vm.id for vm in known.values() if vm.host != name and vm.uuid not in before}
         held = await job_store.held_since(before.at, arrived) if arrived else set()
         reported: list[int] = []
-        for number, domain in enumerate(sorted(info["domains"], key=is_stranger)):
+        new: list[Mapping[str, Any]] = []
+        for number, domain in enumerate(info["domains"]):
             if number % DOMAINS_AT_ONCE == 0:
                 await asyncio.sleep(0)
             identity = uuid.UUID(domain["uuid"])
@@ -130,7 +132,7 @@ async def save_observation(
                 if identity not in before and identity not in await job_store.deleted_since(
                     before.at
                 ):
-                    await adopt(host, identity, domain, now)
+                    new.append(domain)
             elif vm.id not in busy and (
                 vm.created_at < before.at and vm.id not in held
                 if vm.id in arrived
@@ -151,6 +153,7 @@ async def save_observation(
                 reported.append(vm.id)
         if reported:
             await store.mark_observed(reported, now)
+        await _adopt_all(host, new, now)
         return await _miss(name, known.values(), busy, before)
 
 
@@ -197,30 +200,61 @@ def _elsewhere(vm: Vm, host: str, inventory: set[str]) -> dict[str, str] | None:
     return {name: state for name, state in others.items() if name in inventory - {host}} or None
 
 
-async def adopt(host: Host, identity: uuid.UUID, domain: Mapping[str, Any], now: datetime) -> None:
+async def _adopt_all(host: Host, domains: Iterable[Mapping[str, Any]], now: datetime) -> None:
+    """Create the VMs of new domains; those that get the id that they claim come first."""
+    others = []
+    for domain in sorted(domains, key=_precedence):
+        claimed = _claimed(domain) or store.number_of(domain["name"])
+        if claimed is None or await store.has_number(claimed):
+            others.append(domain)
+        else:
+            await adopt(host, domain, now, claimed)
+    for domain in others:
+        await adopt(host, domain, now)
+
+
+def _precedence(domain: Mapping[str, Any]) -> tuple[bool, int]:
+    """Return the order in which domains may claim an id.
+
+    One in the metadata comes before one that is only the domain's name. Two domains have the same
+    one if one is a copy: jobs have raised the original's generation.
+    """
+    return is_stranger(domain), -_generation(domain)
+
+
+def _claimed(domain: Mapping[str, Any]) -> int | None:
+    """Return the number of the id in a domain's metadata, if it is one."""
+    return store.number_of((domain.get("metadata") or {}).get("id"))
+
+
+def is_stranger(domain: Mapping[str, Any]) -> bool:
+    """Whether a domain's metadata has no id of a VM: no service has created it."""
+    return _claimed(domain) is None
+
+
+async def adopt(
+    host: Host, domain: Mapping[str, Any], now: datetime, number: int | None = None
+) -> None:
     """Create the VM of a domain that was created elsewhere, or that an earlier database knew."""
-    metadata = domain.get("metadata") or {}
     vm = await store.create_vm(
-        await store.free_number(metadata),
-        uuid=identity,
+        number,
+        uuid=uuid.UUID(domain["uuid"]),
         host=host.name,
         provisioned=True,
         observed_at=now,
         generation=_generation(domain),
         **{"disk": 0, **columns_of(domain)},
     )
-    await store.save_vm(vm, error=error_of(vm.ref, domain))
+    conflict = other_id(vm.ref, domain)
+    await store.save_vm(vm, error=error_of(vm.ref, domain) or conflict)
     snapshots = domain.get("snapshots") or ()
     await snapshot_store.follow_snapshots(vm, snapshots, ())
-    remembered = [metadata.get("job"), domain.get("restart_job")]
+    remembered = [(domain.get("metadata") or {}).get("job"), domain.get("restart_job")]
     await job_store.pass_over_jobs([*remembered, *(one.get("job") for one in snapshots)])
     log.info("found domain %s on %s: it is VM %s", domain["name"], host.name, vm.ref)
     await job_store.write_audit(actor="observation", action="vm_found", vm_ref=vm.ref)
-
-
-def is_stranger(domain: Mapping[str, Any]) -> bool:
-    """Whether a domain's metadata has no id: this service, or an earlier one, did not create it."""
-    return not (domain.get("metadata") or {}).get("id")
+    if conflict:
+        log.warning("%s", conflict["message"])
 
 
 def _generation(domain: Mapping[str, Any]) -> int:

@@ -28,6 +28,7 @@ __all__ = [
     "moment_of",
     "open_database",
     "select",
+    "skip_numbers",
     "transaction",
 ]
 
@@ -155,6 +156,26 @@ async def select(query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]
 def moment_of(value: str | datetime | None) -> datetime | None:
     """Return a time that `select` has read; SQLite has the text that Tortoise writes, in UTC."""
     return datetime.fromisoformat(value) if isinstance(value, str) else value
+
+
+async def skip_numbers(table: str, number: int) -> None:
+    """Give the numbers up to `number` to no new row of the table, and none twice."""
+    client = Tortoise.get_connection("default")
+    if client.capabilities.dialect != "sqlite":
+        await client.execute_query(
+            f"SELECT setval('{table}_id_seq', greatest($1, last_value)) FROM {table}_id_seq",  # noqa: S608
+            [number],
+        )
+        return
+    # SQLite creates this row with the first row of the table.
+    await client.execute_query(
+        "INSERT INTO sqlite_sequence (name, seq) SELECT ?1, 0"
+        " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = ?1)",
+        [table],
+    )
+    await client.execute_query(
+        "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?", [number, table]
+    )
 
 
 @asynccontextmanager

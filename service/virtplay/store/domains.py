@@ -11,7 +11,7 @@ from typing import Any
 from virtplay.states import fault_of, power_status
 from virtplay.store.models import Snapshot, Vm
 from virtplay.store.snapshots import follow_snapshots, list_snapshots
-from virtplay.store.vms import save_vm
+from virtplay.store.vms import number_of, save_vm
 from virtplay.vm_fields import DEFAULT_POOL, from_domain
 
 UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
@@ -90,6 +90,20 @@ def twice_defined(vm: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
+def other_id(ref: str | None, domain: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the error of a VM whose metadata on the host has the id of another VM, or None."""
+    claimed = (domain.get("metadata") or {}).get("id")
+    if claimed == ref or number_of(claimed) is None:
+        return None
+    return {
+        "code": "ID_IN_USE",
+        "message": f"VM {ref} has the id {claimed} in its metadata, which another VM had when it"
+        f" was found: it is a copy of {claimed}, or {claimed} was created while its host was not"
+        f" observed; it is VM {ref} here",
+        "jobId": None,
+    }
+
+
 async def leave_elsewhere(vm: Vm, host: str, state: str | None) -> bool:
     """Note the state of a VM on a host that is not its own, None if it is not defined there.
 
@@ -123,7 +137,11 @@ async def follow_domain(
     requested = network or vm.network
     if requested.get("ip") and requested.get("mac") == observed.get("network", {}).get("mac"):
         observed["network"]["ip"] = requested["ip"]
-    error = error_of(vm.ref, domain) or twice_defined({**vars(vm), **observed, **values})
+    error = (
+        error_of(vm.ref, domain)
+        or twice_defined({**vars(vm), **observed, **values})
+        or other_id(vm.ref, domain)
+    )
     if "pool_size" not in observed and observed.get("disk", vm.disk) != vm.disk:
         # Until the next observation the whole disk counts.
         observed["pool_size"] = None

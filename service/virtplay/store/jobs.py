@@ -7,14 +7,13 @@ from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any, NamedTuple, cast
 
-from tortoise import Tortoise
 from tortoise.exceptions import IntegrityError
 from tortoise.expressions import Q, Subquery
 from tortoise.functions import Max
 
 from virtplay.errors import Conflict, JobNotFound, OperationInProgress
 from virtplay.states import FINISHED_JOB, JOB_MOVES, UNFINISHED_JOB, JobOrigin, JobStatus
-from virtplay.store.database import is_sqlite
+from virtplay.store.database import skip_numbers
 from virtplay.store.models import AuditEntry, Job, JobEvent, ReportedRun, Vm
 
 REF = re.compile(r"job-\d{6,12}")
@@ -72,24 +71,8 @@ async def pass_over_jobs(refs: Iterable[object]) -> None:
     """
     found = [match for ref in refs if (match := REMEMBERED.fullmatch(str(ref or "")))]
     number = max((int(match[1]) for match in found), default=0)
-    if not number:
-        return
-    connection = Tortoise.get_connection("default")
-    if not is_sqlite():
-        await connection.execute_query(
-            "SELECT setval(sequence, greatest($1, nextval(sequence)))"
-            " FROM (SELECT pg_get_serial_sequence('job', 'id') AS sequence) AS sequences",
-            [number],
-        )
-        return
-    # SQLite creates this row with the first row of the table.
-    await connection.execute_query(
-        "INSERT INTO sqlite_sequence (name, seq) SELECT 'job', 0"
-        " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'job')"
-    )
-    await connection.execute_query(
-        "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'job'", [number]
-    )
+    if number:
+        await skip_numbers("job", number)
 
 
 async def keep_observation(*, host: str, error: Mapping[str, Any], command: str) -> None:

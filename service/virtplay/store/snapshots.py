@@ -6,11 +6,9 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from tortoise import Tortoise
-
 from virtplay.errors import SnapshotNotFound
 from virtplay.states import SnapshotOrigin, SnapshotStatus
-from virtplay.store.database import fit, is_sqlite
+from virtplay.store.database import fit, skip_numbers
 from virtplay.store.models import Snapshot, Vm
 
 REF = re.compile(r"snap-(\d{3,9})")
@@ -39,11 +37,8 @@ async def create_snapshot(
         if name or not await Snapshot.exists(vm_id=vm.id, name=snapshot_ref(snapshot.id)):
             break
         await snapshot.delete()  # virsh has created one of this name: use the next number
-    if number is not None and not is_sqlite():
-        await Tortoise.get_connection("default").execute_query(
-            "SELECT setval(pg_get_serial_sequence('snapshot', 'id'),"
-            " (SELECT max(id) FROM snapshot))"
-        )
+    if number is not None:
+        await skip_numbers("snapshot", number)
     snapshot.ref = snapshot_ref(snapshot.id)
     snapshot.name = name or snapshot.ref
     await snapshot.save(update_fields=["ref", "name"])

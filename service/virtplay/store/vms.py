@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from tortoise import Tortoise
 from tortoise.expressions import Q, RawSQL
 from tortoise.functions import Count, Sum
 from tortoise.queryset import QuerySet
 
 from virtplay.errors import HostNotFound
 from virtplay.states import HostStatus, VmStatus
-from virtplay.store.database import fit, is_sqlite, select
+from virtplay.store.database import fit, select, skip_numbers
 from virtplay.store.jobs import busy_vms
 from virtplay.store.models import ConsoleTicket, Host, Job, Snapshot, SnapshotSchedule, Vm
 from virtplay.store.samples import forget_vm_samples
@@ -23,6 +22,8 @@ from virtplay.units import GIB
 from virtplay.vm_fields import DEFAULT_POOL, from_variables, promised
 
 REF = re.compile(r"vm-(\d{3,9})")
+MOST_CLAIMED = 99_999_999
+"""The highest number that a host may claim; new VMs get higher ones, which must fit REF too."""
 HOSTS_AT_ONCE = 50
 """Hosts that are read in one step: the facts of more would hold the event loop while they are
 parsed."""
@@ -47,28 +48,30 @@ def vm_ref(number: int) -> str:
     return f"vm-{number:03d}"
 
 
-async def create_vm(number: int | None = None, **values: Any) -> Vm:
-    """Insert a VM with the next public id, or with `number` from its metadata on the host.
+def number_of(text: object) -> int | None:
+    """Return the number of a VM's public id (vm-007 → 7), or None for anything else."""
+    match = REF.fullmatch(str(text))
+    number = int(match[1]) if match else 0
+    return number if 0 < number <= MOST_CLAIMED and vm_ref(number) == text else None
 
-    A VM without a `domain` gets its id as the name of its domain; an id that a domain somewhere has
-    as its name is skipped.
+
+async def create_vm(number: int | None = None, **values: Any) -> Vm:
+    """Insert a VM with the next public id, or with `number`, which its host claims for it.
+
+    An id that another VM's domain has as its name is skipped. A VM without a `domain` gets its id
+    as the name of its domain.
     """
     if number is not None:
         values["id"] = number
     values = fit(Vm, values)
     vm = Vm(**values)
     await vm.save(force_create=True)
-    if number is not None and not is_sqlite():
-        await Tortoise.get_connection("default").execute_query(
-            "SELECT setval(pg_get_serial_sequence('vm', 'id'), (SELECT max(id) FROM vm))"
-        )
-    while vm.domain is None and await Vm.exists(domain=vm_ref(vm.id)):
-        # A domain that was created elsewhere has the name. Its number must not be given again, so
-        # both rows exist for a moment.
-        await Vm.filter(id=vm.id).update(uuid=uuid.uuid4())
-        skipped, vm = vm, Vm(**values)
+    if number is not None:
+        await skip_numbers("vm", number)
+    while number is None and await Vm.filter(domain=vm_ref(vm.id)).exclude(id=vm.id).exists():
+        await vm.delete()  # neither database gives its number again
+        vm = Vm(**values)
         await vm.save(force_create=True)
-        await skipped.delete()
     vm.ref = vm_ref(vm.id)
     vm.domain = vm.domain or vm.ref
     index_texts(vm)
@@ -317,9 +320,6 @@ async def save_host(host: Host, status: HostStatus, message: str, **values: Any)
     await host.save(update_fields=["status", "message", *values])
 
 
-async def free_number(metadata: Mapping[str, Any]) -> int | None:
-    """Return the number in a domain's metadata id (vm-007 → 7), if it is ours and unused."""
-    match = REF.fullmatch(str(metadata.get("id") or ""))
-    if match is None or await Vm.exists(id=int(match[1])):
-        return None
-    return int(match[1])
+async def has_number(number: int) -> bool:
+    """Return whether a VM has the number."""
+    return await Vm.exists(id=number)

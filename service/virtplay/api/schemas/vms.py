@@ -314,7 +314,7 @@ class VmOut(BaseModel):
     )
     error: dict[str, Any] | None = Field(
         description="why its creation failed, or what is wrong with it: GUEST_NOT_RUNNING,"
-        " DEFINED_TWICE"
+        " DEFINED_TWICE, ID_IN_USE"
     )
     startedAt: str | None  # noqa: N815
     observedAt: str | None = Field(description="when an observation last showed it")  # noqa: N815
