@@ -17,7 +17,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
 FOR_MANY_HOSTS = {"host_observe", "host_prepare", "image_prepare", "service", "vm_power", "vms"}
-NOWHERE = {
+NOWHERE: dict[str, dict[str, Any]] = {
     "hypervisors": {
         "vars": {"ansible_host": "192.0.2.1", "ansible_timeout": 1},
         "hosts": {"kvm1": None, "kvm2": None},
@@ -32,10 +32,12 @@ def by_name(value: Any) -> str:
     return value.stem if isinstance(value, Path) else str(value)
 
 
-def run(tmp_path: Path, action: str, *options: str) -> str:
-    """What a playbook that has to fail says."""
+def run(tmp_path: Path, action: str, *options: str, **variables: dict[str, str]) -> str:
+    """What a playbook that has to fail says; hosts may have variables."""
     inventory = tmp_path / "hosts.yml"
-    inventory.write_text(yaml.safe_dump(NOWHERE))
+    group = NOWHERE["hypervisors"]
+    hosts = {**group["hosts"], **variables}
+    inventory.write_text(yaml.safe_dump({"hypervisors": {**group, "hosts": hosts}}))
     program = str(Path(sys.executable).with_name("ansible-playbook"))
     done = subprocess.run(
         [program, f"playbooks/{action}.yml", "-i", str(inventory), *options],
@@ -117,6 +119,32 @@ def test_serial_that_is_none_is_named_before_ansible_reads_it(tmp_path: Path) ->
     said = run(tmp_path, "vms", "-e", "libvirt_domain_vms_serial=abc")
     assert "cannot use libvirt_domain_vms_serial 'abc': it must be a number of hosts" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_fault_of_all_hosts_is_told_once(tmp_path: Path) -> None:
+    vms = [{"name": f"web-{number}"} for number in range(5)]
+    defaults = {"template": "mircro", "vcpus": 1, "memory": 256, "state": "{{ power }}"}
+    hosts = {
+        "kvm1": {"power": "running"},
+        "kvm2": {"power": "off"},
+    }
+    said = run(
+        tmp_path,
+        "vms",
+        "-e",
+        json.dumps({"libvirt_domain_vms": vms, "libvirt_domain_vms_defaults": defaults}),
+        **hosts,
+    )
+    fault = (
+        "cannot find template mircro for VMs web-0, web-1, web-2, web-3, web-4, did you mean micro?"
+    )
+    (failed,) = [line for line in said.splitlines() if line.startswith("fatal: ")]
+    assert failed.count(fault) == 1
+    # What holds for one host alone is said with its name.
+    assert "kvm2: libvirt_domain_vms_defaults: value of state must be one of" in failed
+    assert "kvm1: " not in failed
+    assert len(failed) < 1500
 
 
 @pytest.mark.slow

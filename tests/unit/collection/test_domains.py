@@ -16,6 +16,10 @@ from ansible_collections.virtplay.libvirt.plugins.modules import domains as modu
 OURS = f"<metadata><vm xmlns='{NAMESPACE}' id='x'/></metadata>"
 
 
+class Failed(Exception):
+    """The module has failed with a result."""
+
+
 class FakeTask:
     """Stands for DomainTask: the name of a domain says what becomes of it."""
 
@@ -69,12 +73,21 @@ def bring(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(module, "DomainTask", FakeTask)
 
     def run(
-        *names: str, here: tuple[Any, ...] = (), check: bool = False, **params: Any
+        *names: str,
+        here: tuple[Any, ...] = (),
+        check: bool = False,
+        printed: bool = False,
+        **params: Any,
     ) -> dict[str, Any]:
         conn = SimpleNamespace(listAllDomains=lambda: list(here))
         monkeypatch.setattr(module, "open_connection", lambda uri: conn)
         warned: list[str] = []
+
+        def fail(**result: Any) -> None:
+            raise Failed(result)
+
         fake: Any = SimpleNamespace(
+            fail_json=fail,
             params={
                 "uri": "test:///default",
                 "domains": [{**module._unset(), "name": name} for name in names],
@@ -90,7 +103,8 @@ def bring(monkeypatch: pytest.MonkeyPatch) -> Any:
             _verbosity=0,
             warn=warned.append,
         )
-        return {**module.DomainsTask(fake).run(), "warned": warned}
+        work = module.run if printed else lambda fake: module.DomainsTask(fake).run()
+        return {**work(fake), "warned": warned}
 
     return run
 
@@ -111,6 +125,22 @@ def test_one_that_fails_does_not_stop_the_others(bring: Any) -> None:
     assert result["changed"]
     assert [part["after_header"] for part in result["diff"]] == ["new-1, new-2: changes"]
     assert result["warned"] == ["about new-1", "about old-1", "about new-2"]
+
+
+def test_failed_result_is_short(bring: Any) -> None:
+    with pytest.raises(Failed) as caught:
+        bring("new-1", "bad-1", printed=True)
+    result = caught.value.args[0]
+    assert result["msg"] == "1 of 2 VMs: bad-1: cannot change bad-1: it will not"
+    assert result["vms"] == [
+        {"name": "new-1", "outcome": "created"},
+        {
+            "name": "bad-1",
+            "outcome": "failed",
+            "msg": "cannot change bad-1: it will not",
+            "code": "VALIDATION_ERROR",
+        },
+    ]
 
 
 def test_failures_alone_are_no_change(bring: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.plugin_utils.role_variables import (
+    join_hosts,
     missing_vm,
     refuse_extra_variables,
     refuse_several_hosts,
@@ -121,7 +122,29 @@ def test_template_of_the_catalogue_or_the_inventory_is_found(names: Any) -> None
 
 
 def test_template_in_no_catalogue_is_reported_with_the_vm() -> None:
-    values = {"libvirt_image_name": ["win95", "debian12"]}
-    assert unknown_templates(IMAGES, values, " for VM web-1") == [
+    values = {"libvirt_image_name": ["win95", "debian12"], "libvirt_domain_name": "web-1"}
+    assert unknown_templates(IMAGES, values) == [
         "cannot find template win95 for VM web-1: the catalogue has debian12"
     ]
+
+
+def test_templates_of_declared_vms_are_reported_once() -> None:
+    vms = [
+        *({"name": f"web-{n}"} for n in range(12)),
+        {"name": "db", "template": "debian12", "disks": [{"template": "debian12"}, {}, 3]},
+        {"name": "data", "template": None, "disks": [{"template": "win95"}]},
+        {"name": "gone", "template": "win95", "state": "absent"},
+        "no mapping",
+    ]
+    values = {"libvirt_domain_vms": vms, "libvirt_domain_vms_defaults": {"template": "debain12"}}
+    assert unknown_templates(IMAGES, values) == [
+        f"cannot find template debain12 for VMs {', '.join(f'web-{n}' for n in range(10))} and 3 "
+        "more, did you mean debian12? the catalogue has debian12",
+        "cannot find template win95 for VM data: the catalogue has debian12",
+    ]
+
+
+def test_fault_of_several_hosts_is_one() -> None:
+    faults = {"kvm1": ["one", "two"], "kvm2": ["one"], "kvm3": ["one", "two", "three"]}
+    assert join_hosts(faults) == ["one", "kvm1, kvm3: two", "kvm3: three"]
+    assert join_hosts({"kvm1": ["one"]}) == ["one"]

@@ -15,6 +15,7 @@ from ansible.utils.vars import load_extra_vars
 from ansible_collections.virtplay.libvirt.plugins.module_utils.values import name_owner
 from ansible_collections.virtplay.libvirt.plugins.plugin_utils.role_variables import (
     check_variables,
+    join_hosts,
     missing_vm,
     refuse_extra_variables,
     refuse_several_hosts,
@@ -22,12 +23,15 @@ from ansible_collections.virtplay.libvirt.plugins.plugin_utils.role_variables im
     unknown_variables,
 )
 
+DOMAIN_ROLE, IMAGE_ROLE = "libvirt_domain", "libvirt_image"
+
 
 class ActionModule(ActionBase):
     """Validates the variables of the roles that a play is about to run."""
 
     TRANSFERS_FILES = False
     _requires_connection = False
+    _templar: Any
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return a failed result with all errors, or an unchanged result if there are none."""
@@ -37,19 +41,46 @@ class ActionModule(ActionBase):
             argument_spec={
                 "roles": {"type": "dict", "required": True},
                 "single_host": {"type": "bool", "default": False},
+                "all_hosts": {"type": "bool", "default": False},
             }
         )
+        hosts = variables["ansible_play_hosts_all"]
         faults = []
         if arguments["single_host"]:
-            faults += refuse_several_hosts(
-                str(variables["ansible_play_name"]), variables["ansible_play_hosts_all"]
-            )
-        for role, entry in arguments["roles"].items():
-            faults += self._faults(role, entry, variables)
+            faults += refuse_several_hosts(str(variables["ansible_play_name"]), hosts)
+        if arguments["all_hosts"]:
+            found = {host: self._check(arguments["roles"], self._get_vars(host)) for host in hosts}
+            faults += join_hosts(found)
+        else:
+            faults += self._check(arguments["roles"], variables)
         if faults:
-            result |= {"failed": True, "code": "VALIDATION_ERROR", "argument_errors": faults}
-            return {**result, "msg": "; ".join(faults)}
-        return {**result, "changed": False}
+            result |= {"failed": True, "code": "VALIDATION_ERROR", "msg": "; ".join(faults)}
+        return {"changed": False, **result}
+
+    def _get_vars(self, host: str) -> dict[str, Any]:
+        """Return the variables that this task would have on a host of the play."""
+        block = self._task._parent
+        manager = block._play.get_variable_manager()
+        found: dict[str, Any] = manager.get_vars(
+            play=block._play, host=manager._inventory.get_host(host), task=self._task
+        )
+        return found
+
+    def _check(self, roles: Mapping[str, str], variables: Mapping[str, Any]) -> list[str]:
+        """Return a message for each fault of one host's variables."""
+        self._templar = self._templar.copy_with_new_env(available_variables=variables)
+        faults = []
+        for role, entry in roles.items():
+            faults += self._faults(role, entry, variables)
+        entries = {role.rpartition(".")[2]: (role, entry) for role, entry in roles.items()}
+        if IMAGE_ROLE in entries:
+            role, entry = entries[IMAGE_ROLE]
+            options = self._read_specs(role)[entry]["options"]
+            declared = entries.get(DOMAIN_ROLE, ("", ""))[1] == "vms"
+            users = ["vms", "vms_defaults"] if declared else ["name"]
+            names = [*options, *(f"{DOMAIN_ROLE}_{key}" for key in users)]
+            faults += unknown_templates(options, self._evaluate(names, variables)[0])
+        return faults
 
     def _faults(self, role: str, entry: str, variables: Mapping[str, Any]) -> list[str]:
         specs = self._read_specs(role)
@@ -58,14 +89,12 @@ class ActionModule(ActionBase):
         options = specs[entry].get("options", {})
         values, faults = self._evaluate(options, variables)
         options = {name: option for name, option in options.items() if name not in faults}
-        vm = self._evaluate(["libvirt_domain_name"], variables)[0].get("libvirt_domain_name")
         return [
             *unknown_variables(role, specs, variables),
             *refuse_extra_variables(role, entry, options, load_extra_vars(self._loader)),
             *missing_vm(role, options, values),
             *faults.values(),
             *check_variables(role, entry, options, values),
-            *unknown_templates(options, values, f" for VM {vm}" if vm else ""),
         ]
 
     def _evaluate(

@@ -38,8 +38,7 @@ def domain_list(
     A VM has the options of the role libvirt_domain without its prefix. defaults apply to every VM
     that does not set the option itself.
     """
-    # null counts as not set.
-    merged = [{**defaults, **_given(vm, vm)} for vm in vms]
+    merged = [{**defaults, **given_values(vm)} for vm in vms]
     for vm in merged:
         if not vm.get("name"):
             raise InvalidVms(f"cannot use a VM without a name: {sorted(vm)}")
@@ -72,11 +71,11 @@ def _refuse_shared_cards(vms: Sequence[Mapping[str, Any]]) -> None:
 
 def _arguments(vm: Mapping[str, Any]) -> dict[str, Any]:
     if vm.get("state") == ABSENT:
-        return _given(vm, _ABSENT_TOO)
+        return given_values(vm, _ABSENT_TOO)
     arguments = {
-        **_given(vm, (key for key in ARGUMENTS if key not in _NOT_SAME)),
-        "seed": _given(vm, _SEED),
-        "metadata": _given(vm, _METADATA),
+        **given_values(vm, (key for key in ARGUMENTS if key not in _NOT_SAME)),
+        "seed": given_values(vm, _SEED),
+        "metadata": given_values(vm, _METADATA),
     }
     return {**simple_devices(vm), **arguments}
 
@@ -89,19 +88,20 @@ def simple_devices(vm: Mapping[str, Any]) -> dict[str, Any]:
     are left out.
     """
     devices: dict[str, Any] = {}
-    disk = {"size": vm.get("disk"), **_given(vm, ("template", "clone"))}
+    disk = {"size": vm.get("disk"), **given_values(vm, ("template", "clone"))}
     if disk["size"] is not None or "template" in disk:
-        devices["disks"] = [_given(disk, disk)]
+        devices["disks"] = [given_values(disk)]
     network = vm.get("network")
     if network:
-        card = _given(network, ARGUMENTS["interfaces"]["options"])
+        card = given_values(network, ARGUMENTS["interfaces"]["options"])
         source = network.get("network") or network.get("bridge")
         devices["interfaces"] = [{**card, **({"source": source} if source else {})}]
     return devices
 
 
-def _given(values: Mapping[str, Any], keys: Any) -> dict[str, Any]:
-    return {key: values[key] for key in keys if values.get(key) is not None}
+def given_values(values: Mapping[str, Any], keys: Any = None) -> dict[str, Any]:
+    """Return the values, or those of some keys, that are set; null counts as not set."""
+    return {key: values[key] for key in keys or values if values.get(key) is not None}
 
 
 def outcome_of(result: Mapping[str, Any]) -> str:

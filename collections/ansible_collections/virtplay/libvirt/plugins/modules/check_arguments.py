@@ -37,6 +37,12 @@ options:
     description: Fail if the play has more than one host.
     type: bool
     default: false
+  all_hosts:
+    description:
+      - Check the variables of all hosts of the play in one task with C(run_once), and report a
+        fault that several of them have once.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Makes no changes, with or without check mode.
@@ -59,13 +65,9 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-argument_errors:
-  description: One message per error. C(msg) contains all of them.
+code:
+  description: Error code. C(msg) contains all errors.
   returned: failure
-  type: list
-  elements: str
-  sample:
-    - >-
-      cannot use libvirt_domain_memroy: role libvirt_domain has no such variable, did you mean
-      libvirt_domain_memory?
+  type: str
+  sample: VALIDATION_ERROR
 """

@@ -83,6 +83,7 @@ vms:
   description:
     - The outcome for each domain, or in check mode the predicted outcome. C(missing_templates) is
       present if a new disk requires templates that the host does not have.
+    - One that has failed has C(msg) and C(code); the others then have C(name) and C(outcome) only.
   returned: always
   type: list
   elements: dict
@@ -98,9 +99,10 @@ vms:
       applies_at: now
       warnings: []
     - name: web-2
-      outcome: failed
-      msg: "cannot shrink disk vda of web-2 from 20 GiB to 10 GiB: that would cut off data"
-      code: VALIDATION_ERROR
+      outcome: unchanged
+      changes: []
+      applies_at: null
+      warnings: []
 summary:
   description: Names of the domains, grouped by outcome.
   returned: always
@@ -109,8 +111,8 @@ summary:
     created: []
     changed: [web-1]
     removed: []
-    unchanged: []
-    failed: [web-2]
+    unchanged: [web-2]
+    failed: []
 undeclared:
   description: Names of the domains that O(purge) deleted or would delete.
   returned: always
@@ -308,6 +310,9 @@ def run(module: SeedModule) -> dict[str, Any]:
     result = DomainsTask(module).run()
     failed = [f"{vm['name']}: {vm['msg']}" for vm in result["vms"] if vm["outcome"] == FAILED]
     if failed:
+        # Ansible prints all of a failed result.
+        shown = ("name", "outcome", "missing_templates", "msg", "code", "exception")
+        result["vms"] = [{key: vm[key] for key in shown if key in vm} for vm in result["vms"]]
         module.fail_json(
             msg=f"{len(failed)} of {len(result['vms'])} VMs: {'; '.join(failed)}", **result
         )

@@ -11,7 +11,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.parameters import DEFAULT_TYPE_VALIDATORS
 from ansible.module_utils.common.validation import check_type_dict
 
-from ..module_utils.declared import InvalidVms, domain_list
+from ..module_utils.declared import ABSENT, InvalidVms, domain_list, given_values
 from ..module_utils.values import (
     DOMAIN,
     TEMPLATE,
@@ -50,6 +50,7 @@ _REFUSED = {
         "force": "a snapshot of a running VM does not need it",
     },
 }
+_MOST_NAMES = 10
 _CLOSE = 0.9  # how similar a name must be to one of the role's, 0 to 1
 
 
@@ -202,23 +203,65 @@ def missing_vm(
     return [f"cannot find the VM: {name} or {uuid} is required"]
 
 
-def unknown_templates(options: Options, values: Mapping[str, Any], user: str = "") -> list[str]:
-    """Return a message for each template of the role libvirt_image that is in no catalogue.
+def unknown_templates(options: Options, values: Mapping[str, Any]) -> list[str]:
+    """Return a message for each template that is in no catalogue.
 
-    user is what requires it, such as " for VM web-1". check_variables reports wrong types.
+    options are those of the role libvirt_image; values are its variables, and of the role
+    libvirt_domain either the name of the VM that is to have the template, or the declared VMs.
+    check_variables reports wrong types.
     """
     entries: set[str] = set()
     for name in ("libvirt_image_catalogue", "libvirt_image_catalogue_extra"):
         found = values.get(name, options.get(name, {}).get("default"))
         entries |= set(found) if isinstance(found, Mapping) else set()
-    wanted = values.get("libvirt_image_name") or []
-    names = [wanted] if isinstance(wanted, str) else wanted
     known = ", ".join(sorted(map(str, entries)))
+    faults = []
+    for name, vms in _template_users(values).items():
+        if isinstance(name, str) and TEMPLATE.allows(name) and name not in entries:
+            user = f" for VM{'s' * (len(vms) > 1)} {shorten_list(vms)}" if vms else ""
+            hint = suggest(name, map(str, entries)) or ":"
+            faults.append(f"cannot find template {name}{user}{hint} the catalogue has {known}")
+    return faults
+
+
+def _template_users(values: Mapping[str, Any]) -> dict[Any, list[str]]:
+    """Return template → the names of the VMs that require it."""
+    wanted = values.get("libvirt_image_name") or []
+    vm = values.get("libvirt_domain_name")
+    names = wanted if isinstance(wanted, list) else [wanted]
+    users: dict[Any, list[str]] = {name: [str(vm)] if vm else [] for name in names}
+    defaults = values.get("libvirt_domain_vms_defaults")
+    for vm in _mappings(values.get("libvirt_domain_vms")):
+        merged = {**(defaults if isinstance(defaults, Mapping) else {}), **given_values(vm)}
+        if merged.get("state") != ABSENT:
+            disks = _mappings(merged.get("disks"))
+            # Each once, in their order.
+            for template in {disk.get("template"): None for disk in [merged, *disks]}:
+                if template:
+                    users.setdefault(template, []).append(str(merged.get("name")))
+    return users
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
+
+
+def join_hosts(faults: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the faults of several hosts, each once, with its hosts if it is not one of all."""
+    hosts: dict[str, list[str]] = {}
+    for host, messages in faults.items():
+        for message in messages:
+            hosts.setdefault(message, []).append(host)
     return [
-        f"cannot find template {name}{user}: the catalogue has {known}"
-        for name in (names if isinstance(names, list) else [])
-        if isinstance(name, str) and TEMPLATE.allows(name) and name not in entries
+        message if len(found) == len(faults) else f"{shorten_list(found)}: {message}"
+        for message, found in hosts.items()
     ]
+
+
+def shorten_list(names: Sequence[str]) -> str:
+    """Return the first of some names, and the number of the others."""
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def refuse_several_hosts(play: str, hosts: Sequence[str]) -> list[str]:
