@@ -101,8 +101,10 @@ def run_prometheus(
         text = text.replace(ours, here)
     directory.mkdir()
     (directory / "prometheus.yml").write_text(text)
-    (directory / "rules").symlink_to(REPOSITORY / "prometheus/rules")
-    (directory / "token").write_text(make_token(service, f"prometheus-{secrets.token_hex(4)}"))
+    (directory / "virtplay").mkdir()
+    (directory / "virtplay/rules").symlink_to(REPOSITORY / "prometheus/rules")
+    token = make_token(service, f"prometheus-{secrets.token_hex(4)}")
+    (directory / "virtplay/token").write_text(token)
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     log = directory / "log"

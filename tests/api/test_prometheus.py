@@ -13,8 +13,9 @@ from virtplay.api.http import streaming
 from virtplay.metrics.exposition import Exposition
 from virtplay.metrics.host_series import VmLabels
 from virtplay.settings import Settings
-from virtplay.states import JobStatus
-from virtplay.store.models import Job
+from virtplay.states import FINISHED_JOB, JobOrigin, JobStatus, VmStatus
+from virtplay.store.models import Job, SnapshotSchedule, Vm
+from virtplay.store.tokens import create_token, revoke_token
 
 from tests.api.conftest import Service, only_sqlite
 from tests.api.fake_hosts import foreign_domain, host_info
@@ -195,6 +196,86 @@ async def test_the_queue_is_counted_when_it_is_asked_for(service: Service) -> No
     found = await scrape(service, part="service")
     assert found["virtplay_job_queue_length"] == [({}, 1)]
     assert 600 <= found["virtplay_job_queue_oldest_seconds"][0][1] < 700
+
+
+async def test_a_lost_job_leaves_its_time(service: Service) -> None:
+    assert "virtplay_job_last_lost_timestamp_seconds" not in await scrape(service)
+    await service.create()
+    job = await Job.get()
+    ended = datetime(2026, 1, 2, tzinfo=UTC)
+    await Job.filter(id=job.id).update(status=JobStatus.LOST, finished_at=ended)
+    shell = Job(
+        action="vm_start", status=JobStatus.LOST, finished_at=ended + timedelta(days=1),
+        requested_by="x", request_id="x", ref="job-000999", locks=False, origin=JobOrigin.SHELL,
+    )  # fmt: skip
+    await shell.save()
+    found = await scrape(service, part="service")
+    assert found["virtplay_job_last_lost_timestamp_seconds"] == [({}, ended.timestamp())]
+
+
+async def test_vms_in_error_are_named(service: Service) -> None:
+    vm = await Vm.get(ref=(await service.create(name='a"b'))["id"])
+    error = {"code": "LIBVIRT_ERROR", "message": "no", "task": "", "host": "kvm1"}
+    await Vm.filter(id=vm.id).update(status=VmStatus.ERROR, error=error)
+    found = await scrape(service, part="service")
+    labels = {"host": "kvm1", "uuid": str(vm.uuid), "vm": "vm-001", "name": 'a"b'}
+    assert found["virtplay_vm_error"] == [({**labels, "code": "LIBVIRT_ERROR"}, 1)]
+    counts = {labels["status"]: value for labels, value in found["virtplay_vms"]}
+    assert counts == {status: float(status == VmStatus.ERROR) for status in VmStatus}
+
+
+async def test_a_schedule_tells_whether_its_last_turn_failed(service: Service) -> None:
+    vm = await Vm.get(ref=(await service.create())["id"])
+    path = f"/api/v1/vms/{vm.ref}/snapshot-schedule"
+    assert (
+        await service.client.put(path, json={"cron": ["0 0 * * *"], "keep": {"daily": 7}})
+    ).status_code == 200
+    labels = {"host": "kvm1", "uuid": str(vm.uuid), "vm": vm.ref}
+
+    async def failed() -> float:
+        [(found, value)] = (await scrape(service))["virtplay_snapshot_schedule_failed"]
+        assert found == labels
+        return value
+
+    last = "virtplay_snapshot_schedule_last_turn_timestamp_seconds"
+    assert await failed() == 0
+    assert last not in await scrape(service)
+    moment = datetime(2026, 1, 2, tzinfo=UTC)
+    await SnapshotSchedule.all().update(skipped_at=moment)
+    assert await failed() == 1
+    job = await Job.get()
+    await SnapshotSchedule.all().update(last_at=moment + timedelta(hours=1), last_job=job.ref)
+    assert await failed() == 0
+    assert (await scrape(service))[last] == [(labels, moment.timestamp() + 3600)]
+    for status in FINISHED_JOB:
+        await Job.filter(id=job.id).update(status=status)
+        assert await failed() == (status != JobStatus.SUCCEEDED), status
+    await SnapshotSchedule.all().update(enabled=False)
+    assert "virtplay_snapshot_schedule_failed" not in await scrape(service)
+
+
+async def test_tokens_that_expire_are_named_until_a_week_later(service: Service) -> None:
+    now = datetime.now(UTC)
+    for name, days in (("for-ever", None), ("soon", 3), ("gone", -3), ("long-gone", -8)):
+        expires = None if days is None else now + timedelta(days=days)
+        await create_token(name, "viewer", expires)
+    await create_token("revoked", "viewer", now + timedelta(days=3))
+    await revoke_token("revoked")
+    found = await scrape(service, part="service")
+    ends = {
+        labels["token"]: value
+        for labels, value in found["virtplay_token_expires_timestamp_seconds"]
+    }
+    assert ends == {
+        "soon": pytest.approx((now + timedelta(days=3)).timestamp()),
+        "gone": pytest.approx((now - timedelta(days=3)).timestamp()),
+    }
+    begins = found["virtplay_token_created_timestamp_seconds"]
+    assert {(labels["token"], labels["role"]) for labels, _ in begins} == {
+        ("soon", "viewer"),
+        ("gone", "viewer"),
+    }
+    assert all(abs(value - now.timestamp()) < 600 for _, value in begins)
 
 
 async def test_requests_are_counted_by_route(service: Service) -> None:

@@ -29,7 +29,7 @@ def published() -> dict[str, Labels]:
             found[match[1]] = labels
     # Prometheus's own.
     found["up"] = TARGET
-    found["ALERTS"] = TARGET | {"alertname", "alertstate", "severity"}
+    found["ALERTS"] = TARGET | {"alertname", "alertstate", "severity", "host", "uuid"}
     return found
 
 
@@ -67,6 +67,10 @@ def _read(node: promql.Expr, metrics: dict[str, Labels]) -> Labels:
 
 
 def _is_scalar(node: promql.Expr) -> bool:
+    if isinstance(node, promql.ParenExpr):
+        return _is_scalar(node.expr)
+    if isinstance(node, promql.BinaryExpr):
+        return _is_scalar(node.lhs) and _is_scalar(node.rhs)
     return isinstance(node, promql.NumberLiteral) or (
         isinstance(node, promql.Call) and node.func.return_type == promql.ValueType.Scalar
     )

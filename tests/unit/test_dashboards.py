@@ -145,7 +145,9 @@ def test_queries_are_promql(tmp_path: Path) -> None:
 
 def test_provisioning_reads_these_dashboards_from_this_source() -> None:
     provider = yaml.safe_load((GRAFANA / "provisioning/dashboards/virtplay.yml").read_text())
-    source = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())
+    source = yaml.safe_load((GRAFANA / "provisioning/datasources/virtplay.yml").read_text())
     path = provider["providers"][0]["options"]["path"]
-    assert path in (GRAFANA.parent / "README.md").read_text()
-    assert source["datasources"][0]["type"] == "prometheus"
+    assert path in (GRAFANA.parent / "docs/monitoring.md").read_text()
+    [ours] = source["datasources"]
+    assert (ours["type"], ours["isDefault"]) == ("prometheus", False)
+    assert ours["name"] != "Prometheus", "that may be the name of somebody's own"

@@ -16,6 +16,7 @@ from virtplay.api.routes import ROUTES
 from virtplay.settings import Settings
 
 from benchmarks.tables import readme_with_figures, results, tables, with_figures
+from tests.unit.pages import anchors
 
 ROOT = Path(__file__).parents[2]
 READMES = ["README.md", "README.zh-CN.md"]
@@ -143,13 +144,6 @@ def test_every_link_leads_somewhere() -> None:
                 path = page.parent / target if target else page
                 assert path.exists(), f"{page.name}: {target}"
                 assert not anchor or anchor in anchors(path), f"{page.name}: {target}#{anchor}"
-
-
-def anchors(page: Path) -> set[str]:
-    """The anchors of a Markdown page's headings, as GitHub makes them."""
-    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
-    headings = re.findall(r"^#+ (.+)$", text, re.M)
-    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}
 
 
 def test_every_page_is_linked() -> None:

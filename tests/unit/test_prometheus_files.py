@@ -14,13 +14,15 @@ from virtplay.actions import Action
 from virtplay.api.routes import ROUTES
 from virtplay.states import FINISHED_JOB, DomainState
 
+from tests.unit.pages import anchors
 from tests.unit.published import Labels, labels_of, published
 
 DIRECTORY = Path(__file__).parents[2] / "prometheus"
-CONFIGURATIONS = sorted(DIRECTORY.glob("*.yml"))
+CONFIGURATIONS = sorted(DIRECTORY.glob("prometheus*.yml"))
+RUNBOOKS = "https://github.com/virtplay/virtplay/blob/main/"
 RULE_FILES = sorted((DIRECTORY / "rules").glob("*.yml"), reverse=True)
 RULE_TESTS = sorted((DIRECTORY / "tests").glob("*.yml"))
-DOWN = "virtplay:vm_down_unexpectedly:bool"
+DOWN = "virtplay:vm_down_unexpectedly:timestamp_seconds"
 
 needs_promtool = pytest.mark.needs("promtool")
 
@@ -47,7 +49,7 @@ def recorded() -> dict[str, Labels]:
     """What the service publishes, and what the rules record of it → labels."""
     found = published()
     # It asks for its own former value.
-    found[DOWN] = frozenset({"host", "domain", "uuid"})
+    found[DOWN] = frozenset({"host", "domain", "uuid", "reason"})
     for rule in rules():
         if "record" in rule:
             labels = labels_of(rule["expr"], found)
@@ -58,10 +60,10 @@ def recorded() -> dict[str, Labels]:
 @needs_promtool
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.name)
 def test_configuration_is_one(path: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "prometheus"
-    shutil.copytree(DIRECTORY, copy)
-    (copy / "token").write_text("a-token\n")
-    said = promtool("check", "config", copy / path.name)
+    shutil.copytree(DIRECTORY, tmp_path / "virtplay")
+    shutil.copy(path, tmp_path)
+    (tmp_path / "virtplay/token").write_text("a-token\n")
+    said = promtool("check", "config", tmp_path / path.name)
     assert f"{len(RULE_FILES)} rule files found" in said
 
 
@@ -69,11 +71,30 @@ def test_configuration_is_one(path: Path, tmp_path: Path) -> None:
 def test_configuration_shows_its_token_wherever_it_asks(path: Path) -> None:
     paths = {route.path for route in ROUTES}
     for job in yaml.safe_load(path.read_text())["scrape_configs"]:
-        assert job["authorization"] == {"credentials_file": "token"}
+        assert job["authorization"] == {"credentials_file": "virtplay/token"}
         assert job["job_name"].startswith("virtplay"), "the alert VirtplayDown goes by it"
         for discovery in job.get("http_sd_configs", ()):
-            assert discovery["authorization"] == {"type": "Bearer", "credentials_file": "token"}
+            assert discovery["authorization"] == {
+                "type": "Bearer",
+                "credentials_file": "virtplay/token",
+            }
             assert "/" + discovery["url"].split("/", 3)[3] in paths
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.name)
+def test_what_is_included_is_the_jobs_of_the_whole(path: Path) -> None:
+    included = path.with_name(path.name.replace("prometheus", "scrape")).read_text()
+    jobs = yaml.safe_load(path.read_text().replace("virtplay/token", "token"))["scrape_configs"]
+    assert yaml.safe_load(included) == {"scrape_configs": jobs}
+
+
+def test_every_alert_has_its_section_of_the_documentation() -> None:
+    for rule in rules():
+        if "alert" in rule:
+            url = rule["annotations"]["runbook_url"]
+            path, _, anchor = url.removeprefix(RUNBOOKS).partition("#")
+            assert anchor == rule["alert"].lower()
+            assert anchor in anchors(DIRECTORY.parent / path), anchor
 
 
 @needs_promtool

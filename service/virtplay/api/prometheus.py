@@ -13,9 +13,9 @@ from virtplay.api.console import HOST
 from virtplay.api.http.requests import ApiRequest
 from virtplay.api.http.streaming import Stream
 from virtplay.api.schemas.metrics import MetricsPart, TargetGroup, TargetList
+from virtplay.metrics.database_series import database_text
 from virtplay.metrics.exposition import in_chunks
-from virtplay.metrics.service_series import CONTENT_TYPE, Queue, service_text
-from virtplay.store import jobs as job_store
+from virtplay.metrics.service_series import CONTENT_TYPE, service_text
 from virtplay.store.database import DatabaseError
 from virtplay.store.vms import find_host, list_hosts
 
@@ -29,7 +29,7 @@ async def get_exposition(request: ApiRequest) -> Stream:
         host = (await find_host(host)).name
     own = b""
     if host is None and part != MetricsPart.HOSTS:
-        own = await asyncio.to_thread(service_text, await _queue())
+        own = await asyncio.to_thread(service_text) + await _of_database()
     seen: Iterator[bytes] = iter(())
     if part != MetricsPart.SERVICE:
         seen = request.services.exposition.text(host)
@@ -38,14 +38,13 @@ async def get_exposition(request: ApiRequest) -> Stream:
     return Stream(pieces, CONTENT_TYPE)
 
 
-async def _queue() -> Queue | None:
-    """Return the current queue; None when the database does not respond."""
+async def _of_database() -> bytes:
+    """Return what the database knows now; nothing when it does not respond."""
     try:
-        length, oldest = await job_store.queue_state()
+        return await database_text()
     except (DatabaseError, OSError) as error:
-        log.warning("cannot count the queued jobs: %s", error)
-        return None
-    return Queue(length, oldest)
+        log.warning("cannot read the queue, VMs, schedules and tokens: %s", error)
+        return b""
 
 
 async def list_targets(request: ApiRequest) -> HTTPResponse:

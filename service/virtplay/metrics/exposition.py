@@ -9,7 +9,7 @@ from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from virtplay.metrics.families import FAMILIES, Family, Kind
+from virtplay.metrics.families import DATABASE_FAMILIES, FAMILIES, Family, Kind
 from virtplay.metrics.host_series import Values, VmLabels, read_host
 
 CHUNK = 64 * 1024
@@ -155,10 +155,22 @@ def in_chunks(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _render(values: Values) -> Part:
-    """Return the lines of all series; prometheus_client would need eight times the CPU."""
+    """Return the lines of a host's series."""
+    lines = _render_lines(FAMILIES, values)
+    return {name: zlib.compress(text, LEVEL) for name, text in lines.items()}
+
+
+def render_text(families: Iterable[Family], values: Values) -> bytes:
+    """Return the text of all series of these metrics, with their HELP and TYPE lines."""
+    lines = _render_lines(families, values)
+    return b"".join(HEADERS[name] + text for name, text in lines.items())
+
+
+def _render_lines(families: Iterable[Family], values: Values) -> dict[str, bytes]:
+    """Return metric → its lines; prometheus_client would need eight times the CPU."""
     known: dict[tuple[tuple[str, ...], tuple[str, ...]], str] = {}
     part = {}
-    for family in FAMILIES:
+    for family in families:
         lines = []
         for labels, value in values.get(family.name, {}).items():
             # Most metrics of a VM have the same labels.
@@ -168,12 +180,14 @@ def _render(values: Values) -> Part:
             # A whole number needs no fraction.
             lines.append(f"{family.name}{text} {repr(value).removesuffix('.0')}\n")
         if lines:
-            part[family.name] = zlib.compress("".join(lines).encode(), LEVEL)
+            part[family.name] = "".join(lines).encode()
     return part
 
 
 def _label_text(names: tuple[str, ...], values: tuple[str, ...]) -> str:
     """Return labels as the format writes them, such as {host="kvm1",pool="default"}."""
+    if not names:
+        return ""
     pairs = zip(names, (value.translate(ESCAPES) for value in values), strict=True)
     return "{" + ",".join([f'{name}="{value}"' for name, value in pairs]) + "}"
 
@@ -201,5 +215,5 @@ class _Single:
 
 ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 """What the format escapes in the values of labels."""
-HEADERS = {family.name: _header(family) for family in FAMILIES}
+HEADERS = {family.name: _header(family) for family in (*FAMILIES, *DATABASE_FAMILIES)}
 """Maps each metric to its HELP and TYPE lines."""

@@ -27,6 +27,8 @@ VM = ("host", "domain", "uuid")
 """Nothing that a user can rename, because a new label value would end the series."""
 VCPU = (*VM, "vcpu")
 DEVICE = (*VM, "target_device")
+KNOWN_VM = ("host", "uuid", "vm")
+"""A VM as the database knows it; host is empty until it has one."""
 
 
 def _gauge(name: str, labels: tuple[str, ...], text: str) -> Family:
@@ -75,8 +77,9 @@ FAMILIES = (
     _gauge("libvirt_storage_pool_available_bytes", POOL, "Free space of the storage pool."),
     _gauge(
         "libvirt_domain_info",
-        (*VM, "vm", "name", "template", "os"),
-        "Always 1; the labels describe the VM: join on (host, uuid).",
+        (*VM, "vm", "name", "template", "os", "managed"),
+        "Always 1; the labels describe the VM: join on (host, uuid). managed is false for a domain"
+        " that Virtplay has neither created nor changed.",
     ),
     _gauge("libvirt_domain_state", (*VM, "state"), "1 for the state that the VM is in, else 0."),
     _gauge(
@@ -225,3 +228,44 @@ FAMILIES = (
         "Dropped packets from the guest.",
     ),
 )
+
+DATABASE_FAMILIES = (
+    _gauge("virtplay_job_queue_length", (), "Jobs that wait for a worker."),
+    _gauge(
+        "virtplay_job_queue_oldest_seconds",
+        (),
+        "How long the oldest job that waits for a worker has waited; 0 when there is none.",
+    ),
+    _gauge(
+        "virtplay_job_last_lost_timestamp_seconds",
+        (),
+        "Unix time at which a job of the service was last lost; absent when none was.",
+    ),
+    _gauge("virtplay_vms", ("status",), "VMs by the status that the API shows."),
+    _gauge(
+        "virtplay_vm_error",
+        (*KNOWN_VM, "name", "code"),
+        "Always 1, for each VM whose status is error; code is that of its error.",
+    ),
+    _gauge(
+        "virtplay_snapshot_schedule_failed",
+        KNOWN_VM,
+        "1 when the last turn of the VM's snapshot schedule was skipped or its job failed, else 0.",
+    ),
+    _gauge(
+        "virtplay_snapshot_schedule_last_turn_timestamp_seconds",
+        KNOWN_VM,
+        "Unix time of the last turn of the VM's snapshot schedule that was not skipped.",
+    ),
+    _gauge(
+        "virtplay_token_created_timestamp_seconds",
+        ("token", "role"),
+        "Unix time at which the token was created; only of tokens that expire.",
+    ),
+    _gauge(
+        "virtplay_token_expires_timestamp_seconds",
+        ("token", "role"),
+        "Unix time at which the token expires; absent a week later, or when it is revoked.",
+    ),
+)
+"""What the service publishes of its database, with its own metrics."""

@@ -100,7 +100,7 @@ def read_host(
         _put(values, metric, (host,), given, per)
     for pool in info.get("pools") or ():
         for key, metric in _POOL.items():
-            _put(values, metric, (host, _text(pool["name"])), pool.get(key))
+            _put(values, metric, (host, label_value(pool["name"])), pool.get(key))
     for domain in domains:
         _read_domain(values, host, domain, refs.get(domain["uuid"]), at)
     return values
@@ -109,15 +109,18 @@ def read_host(
 def _read_domain(
     values: Values, host: str, domain: Mapping[str, Any], named: VmLabels | None, at: float
 ) -> None:
-    vm = (host, _text(domain["name"]), _text(domain["uuid"]))
+    vm = (host, label_value(domain["name"]), label_value(domain["uuid"]))
     called = named or VmLabels("", str(domain.get("title") or domain["name"]), "", "")
-    texts = (called.vm, called.name, called.template, called.os)
-    _put(values, "libvirt_domain_info", (*vm, *map(_text, texts)), 1)
+    managed = "true" if domain.get("metadata") else "false"
+    texts = (called.vm, called.name, called.template, called.os, managed)
+    _put(values, "libvirt_domain_info", (*vm, *map(label_value, texts)), 1)
     state = domain.get("state") or DomainState.UNKNOWN
     for each in DomainState:
         _put(values, "libvirt_domain_state", (*vm, each), 1 if each == state else 0)
     if reason := domain.get("state_reason"):
-        _put(values, "libvirt_domain_state_reason", (*vm, _text(state), _text(reason)), 1)
+        _put(
+            values, "libvirt_domain_state_reason", (*vm, label_value(state), label_value(reason)), 1
+        )
     _put(values, "virtplay_vm_last_observed_timestamp_seconds", vm, at)
     _put(values, "virtplay_vm_generation", vm, domain.get("generation"))
     _put(values, "libvirt_domain_info_virtual_cpus", vm, domain.get("vcpus"))
@@ -140,7 +143,7 @@ def _read_domain(
     for block in stats.get("block") or ():
         if target := block.get("target"):
             for key, (metric, per) in _BLOCK.items():
-                _put(values, metric, (*vm, _text(target)), block.get(key), per)
+                _put(values, metric, (*vm, label_value(target)), block.get(key), per)
     for device, interface in _named_interfaces(stats.get("interface") or ()):
         for key, (metric, per) in _INTERFACE.items():
             _put(values, metric, (*vm, device), interface.get(key), per)
@@ -159,7 +162,7 @@ def _named_interfaces(interfaces: Any) -> Iterator[tuple[str, Mapping[str, Any]]
             device = interface.get("target")
         if device and device not in taken:
             taken.add(device)
-            yield _text(device), interface
+            yield label_value(device), interface
 
 
 def _put(
@@ -170,7 +173,7 @@ def _put(
         values.setdefault(metric, {})[labels] = number / per
 
 
-def _text(value: object) -> str:
+def label_value(value: object) -> str:
     """Return the value as text without lone surrogates, which cannot be encoded as UTF-8."""
     return str(value).encode("utf-8", "replace").decode()
 

@@ -1,10 +1,8 @@
-"""The service's own metrics: requests, jobs, the queue, the event loop and the process."""
+"""The service's own metrics: requests, jobs, the event loop and the process."""
 
 import asyncio
 import platform
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 from prometheus_client import (
     CollectorRegistry,
@@ -15,9 +13,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.metrics_core import Metric
 
 from virtplay import __version__
 from virtplay.actions import Action
@@ -91,15 +87,6 @@ for _action in Action:
         _JOBS.labels(_action, _status)
 
 
-@dataclass(frozen=True)
-class Queue:
-    """The jobs that are waiting for a worker."""
-
-    length: int
-    oldest_seconds: float
-    """How long the oldest job has waited, in seconds; 0 when there is none."""
-
-
 def count_job(action: str, status: str, seconds: float | None) -> None:
     """Count a job that ended with `status`; `seconds` since its start, None if it had none."""
     _JOBS.labels(action, status).inc()
@@ -136,27 +123,6 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 """What the text is called in HTTP."""
 
 
-def service_text(queue: Queue | None) -> bytes:
-    """The service's own series; without those of the queue when it is None."""
-    return generate_latest(_Own(queue))
-
-
-class _Own:
-    """The registry and the queue as one collector, for prometheus_client."""
-
-    def __init__(self, queue: Queue | None) -> None:
-        self._queue = queue
-
-    def collect(self) -> Iterator[Metric]:
-        """Every metric of the service."""
-        yield from REGISTRY.collect()
-        length = GaugeMetricFamily("virtplay_job_queue_length", "Jobs that wait for a worker.")
-        oldest = GaugeMetricFamily(
-            "virtplay_job_queue_oldest_seconds",
-            "How long the oldest job that waits for a worker has waited; 0 when there is none.",
-        )
-        if self._queue is not None:
-            length.add_metric([], self._queue.length)
-            oldest.add_metric([], self._queue.oldest_seconds)
-            yield length
-            yield oldest
+def service_text() -> bytes:
+    """Return the series that the process counts itself."""
+    return generate_latest(REGISTRY)

@@ -13,7 +13,7 @@ from tortoise.functions import Max
 
 from virtplay.errors import Conflict, JobNotFound, OperationInProgress
 from virtplay.states import FINISHED_JOB, JOB_MOVES, UNFINISHED_JOB, JobOrigin, JobStatus
-from virtplay.store.database import skip_numbers
+from virtplay.store.database import moment_of, select, skip_numbers
 from virtplay.store.models import AuditEntry, Job, JobEvent, ReportedRun, Vm
 
 REF = re.compile(r"job-\d{6,12}")
@@ -295,6 +295,15 @@ async def queue_state() -> tuple[int, float]:
         return 0, 0.0
     age = (datetime.now(UTC) - oldest.created_at).total_seconds()
     return await waiting.count(), max(0.0, age)
+
+
+async def last_lost() -> datetime | None:
+    """Return when a job of this service, not a run from a shell, was last lost."""
+    [(moment,)] = await select(
+        "SELECT MAX(finished_at) FROM job WHERE status = ?1 AND origin <> ?2",
+        [JobStatus.LOST, JobOrigin.SHELL],
+    )
+    return moment_of(moment)
 
 
 async def usual_seconds(action: str) -> float | None:

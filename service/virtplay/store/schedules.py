@@ -8,6 +8,7 @@ from tortoise.queryset import QuerySet
 
 from virtplay.errors import ScheduleNotFound
 from virtplay.states import SnapshotOrigin, SnapshotStatus
+from virtplay.store.database import moment_of, select
 from virtplay.store.models import Snapshot, SnapshotSchedule, Vm
 
 
@@ -18,6 +19,20 @@ class Prunable(NamedTuple):
     vm_id: int
     created_at: datetime
     prune_after: datetime | None
+
+
+class ScheduleState(NamedTuple):
+    """How the last turns of an enabled schedule ended."""
+
+    host: str
+    """Empty until the VM has one."""
+    uuid: str
+    vm: str
+    """The VM's public id."""
+    last_at: datetime | None
+    skipped_at: datetime | None
+    job_status: str
+    """Of the last turn's job; empty when there is none any more."""
 
 
 async def find_schedule(vm: Vm) -> SnapshotSchedule:
@@ -64,6 +79,21 @@ async def note_turn(schedule: SnapshotSchedule, **values: Any) -> None:
 async def list_schedules() -> list[SnapshotSchedule]:
     """Return every enabled schedule."""
     return await SnapshotSchedule.filter(enabled=True).order_by("id")
+
+
+async def schedule_states() -> list[ScheduleState]:
+    """Return the state of each enabled schedule."""
+    rows = await select(
+        "SELECT v.host, v.uuid, v.ref, s.last_at, s.skipped_at, j.status"
+        " FROM snapshot_schedule s JOIN vm v ON v.id = s.vm_id"
+        " LEFT JOIN job j ON j.ref = s.last_job WHERE s.enabled ORDER BY s.id"
+    )
+    return [
+        ScheduleState(
+            host or "", str(identity), vm, moment_of(last), moment_of(skipped), status or ""
+        )
+        for host, identity, vm, last, skipped, status in rows
+    ]
 
 
 async def scheduled_snapshots() -> list[Prunable]:

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from tortoise.exceptions import IntegrityError
 
@@ -44,6 +45,15 @@ class ValidToken:
     role: str
 
 
+class ExpiringToken(NamedTuple):
+    """A token that does not last for ever."""
+
+    name: str
+    role: str
+    created_at: datetime
+    expires_at: datetime
+
+
 async def check_token(text: str) -> ValidToken | None:
     """Return the valid token with that text, or None; write its last use once a minute."""
     digest = digest_of(text)
@@ -76,6 +86,12 @@ async def valid_tokens(ids: Collection[int]) -> set[int]:
 async def list_tokens() -> list[Token]:
     """Return every token, the oldest first."""
     return await Token.all().order_by("id")
+
+
+async def expiring_tokens() -> list[ExpiringToken]:
+    """Return the tokens that expire or have expired, without revoked ones."""
+    rows = Token.filter(revoked_at=None, expires_at__not_isnull=True).order_by("id")
+    return [ExpiringToken(*row) for row in await rows.values_list(*ExpiringToken._fields)]
 
 
 async def count_tokens() -> int:

@@ -239,6 +239,12 @@ async def _count_vms(filters: Mapping[str, Any]) -> int:
     return await _number(counts, "COALESCE(SUM(vms), 0)")
 
 
+async def count_by_status() -> dict[str, int]:
+    """Return status → number of VMs."""
+    rows = await select("SELECT status, SUM(vms) FROM vm_count GROUP BY status")
+    return {status: int(number) for status, number in rows}
+
+
 async def _number(matches: _Matches, what: str) -> int:
     [(number,)] = await select(matches.select(what), matches.values)
     return int(number)

@@ -1,5 +1,6 @@
 """Store: VMs and hosts as rows."""
 
+import json
 import re
 import uuid
 from collections.abc import Collection, Iterable, Mapping
@@ -143,6 +144,18 @@ async def vms_on_host(host: str) -> list[tuple[int, uuid.UUID, str, str, str, st
         "list[tuple[int, uuid.UUID, str, str, str, str]]",
         await Vm.filter(host=host).values_list(*columns),
     )
+
+
+async def vms_in_error(limit: int) -> list[tuple[str, str, str, str, str]]:
+    """Return host, uuid, ref, name and error code of the VMs with status error, the first ones."""
+    rows = await select(
+        "SELECT host, uuid, ref, name, error FROM vm WHERE status = ?1 ORDER BY id LIMIT ?2",
+        [VmStatus.ERROR, limit],
+    )
+    return [
+        (host or "", str(identity), ref, name, json.loads(error or "{}").get("code") or "")
+        for host, identity, ref, name, error in rows
+    ]
 
 
 async def vm_with_mac(host: str, mac: str) -> Vm | None:

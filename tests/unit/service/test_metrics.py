@@ -20,12 +20,11 @@ import pytest
 import virtplay.metrics.exposition as exposition_module
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from virtplay.metrics.exposition import CHUNK, PARTS, Exposition, in_chunks
-from virtplay.metrics.families import FAMILIES, Kind
+from virtplay.metrics.exposition import CHUNK, PARTS, Exposition, in_chunks, render_text
+from virtplay.metrics.families import DATABASE_FAMILIES, FAMILIES, Kind
 from virtplay.metrics.host_series import VmLabels, read_host
 from virtplay.metrics.service_series import (
     LAG_SECONDS,
-    Queue,
     count_job,
     count_request,
     service_text,
@@ -101,16 +100,25 @@ def test_published_metrics_are_the_golden_file() -> None:
     exposition = Exposition()
     exposition.take("kvm1", sample_info(), refs(), 1000.5, 0.25)
     count_request("GET", "/metrics", 200, 0.1)
-    text = b"".join(exposition.text()) + service_text(Queue(0, 0))
+    text = b"".join(exposition.text()) + service_text() + of_database()
     lines = [f"{name} {rest}\n" for name, rest in sorted(types_and_labels(text).items())]
     if os.environ.get("WRITE_GOLDEN"):
         GOLDEN.write_text("".join(lines))
     assert "".join(lines) == GOLDEN.read_text()
     # The sample has every metric that there is.
-    assert {family.name for family in FAMILIES} <= types_and_labels(text).keys()
+    families = (*FAMILIES, *DATABASE_FAMILIES)
+    assert {family.name for family in families} <= types_and_labels(text).keys()
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: str(family.name))
+def of_database() -> bytes:
+    """Every metric of the database, with one series."""
+    values = {family.name: {family.labels: 1.0} for family in DATABASE_FAMILIES}
+    return render_text(DATABASE_FAMILIES, values)
+
+
+@pytest.mark.parametrize(
+    "family", [*FAMILIES, *DATABASE_FAMILIES], ids=lambda family: str(family.name)
+)
 def test_names_end_with_total_when_they_count_and_never_else(family: Any) -> None:
     assert family.name.endswith("_total") == (family.kind is Kind.COUNTER)
     assert family.help.endswith(".")
@@ -132,7 +140,14 @@ VALUES: list[tuple[str, dict[str, str], float]] = [
     ("libvirt_storage_pool_available_bytes", {"host": "kvm1", "pool": "default"}, 245479202816),
     (
         "libvirt_domain_info",
-        {**VM, "vm": "vm-001", "name": "web server", "template": "debian12", "os": "debian12"},
+        {
+            **VM,
+            "vm": "vm-001",
+            "name": "web server",
+            "template": "debian12",
+            "os": "debian12",
+            "managed": "true",
+        },
         1,
     ),
     ("libvirt_domain_state", {**VM, "state": "running"}, 1),
@@ -231,6 +246,16 @@ def test_states_are_those_of_the_collection() -> None:
     assert set(re.findall(r'= "(\w+)"', body)) == set(DomainState)
 
 
+@pytest.mark.parametrize(
+    ("metadata", "managed"), [(None, "false"), ({}, "false"), ({"template": "debian12"}, "true")]
+)
+def test_a_domain_of_strangers_is_told_apart(metadata: object, managed: str) -> None:
+    series = taken(with_domain(metadata=metadata))
+    assert [
+        dict(labels)["managed"] for name, labels in series if name == "libvirt_domain_info"
+    ] == [managed]
+
+
 def test_a_rename_touches_one_series() -> None:
     before, after = taken(sample_info()), taken(with_domain(title="other"), "other")
     assert {name for name, _ in before.keys() ^ after.keys()} == {"libvirt_domain_info"}
@@ -317,7 +342,7 @@ def test_promtool_has_nothing_to_say() -> None:
         exposition.take(f"kvm{number}", with_domain(title=name), refs(name), 1000.5, 0.25)
     count_job("vm_create", "succeeded", 2.5)
     count_request("GET", "/api/v1/vms/{id}", 200, 0.1)
-    text = b"".join(exposition.text()) + service_text(Queue(3, 17.5))
+    text = b"".join(exposition.text()) + service_text() + of_database()
     told = subprocess.run(
         ["promtool", "check", "metrics"], check=False, input=text, capture_output=True
     )
@@ -418,7 +443,7 @@ def test_a_chunk_has_few_parts_however_short_they_are() -> None:
 
 
 def of_service(name: str, **labels: str) -> float | None:
-    return parsed(service_text(None)).get((name, frozenset(labels.items())))
+    return parsed(service_text()).get((name, frozenset(labels.items())))
 
 
 def test_jobs_are_counted_from_nought() -> None:
@@ -436,20 +461,13 @@ def test_jobs_are_counted_from_nought() -> None:
 def test_requests_of_strangers_make_one_series() -> None:
     for number in range(50):
         count_request(f"BREW{number}", None, 404, 0.1)
-    text = service_text(None).decode()
+    text = service_text().decode()
     assert 'method="other",route="other",status="404"' in text
     assert "BREW" not in text
 
 
-def test_queue_is_absent_when_nobody_knows_it() -> None:
-    assert of_service("virtplay_job_queue_length") is None
-    known = parsed(service_text(Queue(2, 8.5)))
-    assert known["virtplay_job_queue_length", frozenset()] == 2
-    assert known["virtplay_job_queue_oldest_seconds", frozenset()] == 8.5
-
-
 def test_the_service_says_what_it_is() -> None:
-    text = service_text(None).decode()
+    text = service_text().decode()
     assert re.search(r'^virtplay_build_info\{python="3[.\d]+",version="[\d.]+"\} 1', text, re.M)
     assert re.search(r"^process_cpu_seconds_total \d", text, re.M)
     assert "_created" not in text
@@ -457,7 +475,7 @@ def test_the_service_says_what_it_is() -> None:
 
 async def test_what_holds_the_event_loop_is_measured() -> None:
     def late() -> float:
-        series = parsed(service_text(None))
+        series = parsed(service_text())
         name = "virtplay_event_loop_lag_seconds_bucket"
         return series[name, frozenset({("le", "+Inf")})] - series[name, frozenset({("le", "0.1")})]
 

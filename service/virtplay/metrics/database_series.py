@@ -1,0 +1,61 @@
+"""What the database knows as Prometheus text: queue, lost jobs, VMs in error, schedules, tokens."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+from virtplay.metrics.exposition import render_text
+from virtplay.metrics.families import DATABASE_FAMILIES
+from virtplay.metrics.host_series import Values, label_value
+from virtplay.states import JobStatus, VmStatus
+from virtplay.store import jobs, schedules, tokens, vm_list, vms
+
+ERRORS_MAX = 1000
+"""Most VMs in error that have a series each; their number has one of its own."""
+EXPIRED = timedelta(days=7)
+"""How long the series of an expired token stay."""
+FAILED = (JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.LOST)
+
+
+async def database_text() -> bytes:
+    """Return the series of the database now; raise DatabaseError or OSError if it is away."""
+    values: Values = {}
+    length, oldest = await jobs.queue_state()
+    values["virtplay_job_queue_length"] = {(): length}
+    values["virtplay_job_queue_oldest_seconds"] = {(): oldest}
+    if (lost := await jobs.last_lost()) is not None:
+        values["virtplay_job_last_lost_timestamp_seconds"] = {(): lost.timestamp()}
+    counts = await vm_list.count_by_status()
+    values["virtplay_vms"] = {(status,): counts.get(status, 0) for status in VmStatus}
+    values["virtplay_vm_error"] = {
+        (host, uuid, ref, label_value(name), label_value(code)): 1
+        for host, uuid, ref, name, code in await vms.vms_in_error(ERRORS_MAX)
+    }
+    states = await schedules.schedule_states()
+    values["virtplay_snapshot_schedule_failed"] = {
+        (state.host, state.uuid, state.vm): float(_has_failed(state)) for state in states
+    }
+    values["virtplay_snapshot_schedule_last_turn_timestamp_seconds"] = {
+        (state.host, state.uuid, state.vm): state.last_at.timestamp()
+        for state in states
+        if state.last_at is not None
+    }
+    now = datetime.now(UTC)
+    expiring = [
+        token for token in await tokens.expiring_tokens() if now - token.expires_at < EXPIRED
+    ]
+    for metric, moment in (
+        ("virtplay_token_created_timestamp_seconds", "created_at"),
+        ("virtplay_token_expires_timestamp_seconds", "expires_at"),
+    ):
+        values[metric] = {
+            (label_value(token.name), token.role): getattr(token, moment).timestamp()
+            for token in expiring
+        }
+    return await asyncio.to_thread(render_text, DATABASE_FAMILIES, values)
+
+
+def _has_failed(state: schedules.ScheduleState) -> bool:
+    """Whether the last turn of a schedule was skipped, or its job failed."""
+    if state.skipped_at is not None and (state.last_at is None or state.skipped_at > state.last_at):
+        return True
+    return state.job_status in FAILED
