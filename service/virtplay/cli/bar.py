@@ -12,6 +12,10 @@ from rich.text import Text
 Move = Callable[[str, int, str, float | None], None]
 """Takes the job's action, percent, the step, and the remaining seconds if known."""
 
+WIDE, NARROW = 100, 70
+"""Widths of a terminal from which the bar is long, and below which there is none."""
+MOST_OF_NAME = 32
+
 
 class _Field(ProgressColumn):
     """One of the task's fields as text: never markup, cut to the width of the terminal."""
@@ -43,17 +47,20 @@ class _Times(ProgressColumn):
         text = Text(clock(now - task.fields["begun"]), "cyan", no_wrap=True)
         eta = task.fields["eta"]
         if eta is not None:
-            left = max(0.0, eta - (now - task.fields["moved"]))
-            text.append(f" eta {clock(left)}", "dim")
+            left = eta - (now - task.fields["moved"])
+            if left >= 1:  # an estimate that has run out would say 0:00 for as long as it was wrong
+                text.append(f" eta {clock(left)}", "dim")
         return text
 
 
 @contextmanager
 def open_bar(console: Console, begun: float) -> Iterator[Move]:
     """Draw a bar on the terminal's last line until it is closed; `begun`: monotonic time."""
+    # The step needs the room more than the bar.
+    bar = BarColumn(bar_width=20 if console.width >= WIDE else 10)
     progress = Progress(
-        _Field("what", "bold"),
-        BarColumn(bar_width=20),
+        _Field("what", "bold", Column(no_wrap=True, max_width=MOST_OF_NAME)),
+        *([bar] if console.width >= NARROW else []),
         _Percent(Column(no_wrap=True)),
         _Field("step", column=Column(no_wrap=True, ratio=1)),
         _Times(Column(no_wrap=True, justify="right")),

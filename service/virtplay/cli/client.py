@@ -1,19 +1,19 @@
 """Command line: sends requests to the service, and turns failures into one-line errors."""
 
-import ipaddress
+import json
 import re
-import sys
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode
 
 from virtplay import __version__
 from virtplay.cli.connection import Connection
-from virtplay.errors import VirtplayError
+from virtplay.cli.faults import CannotChoose, CannotReach, NotSent, Refused
+from virtplay.errors import VmAmbiguous, VmNotFound
 
 if TYPE_CHECKING:
-    import httpx
+    from virtplay.cli.transport import Response
 
 JsonObject = dict[str, Any]
 
@@ -21,47 +21,25 @@ PAGE_LIMIT = 100
 """The largest page that the API returns."""
 LIST_LIMIT = 1000
 """The most entries of a list that is requested without a page."""
-TIMEOUT_SECONDS = 30.0
-CONNECT_SECONDS = 10.0
+NAME_LIMIT = 64
+UNUSABLE = ("", ".", "..")
+"""Names that no path can have."""
 JOB_ID = re.compile(r"job-[0-9]+")
-
-
-class CannotReach(VirtplayError):
-    """The service sent no response, or none of this API."""
-
-
-class CannotChoose(VirtplayError):
-    """An object named on the command line does not exist, or is ambiguous."""
-
-
-class Refused(VirtplayError):
-    """The API returned an error; `refusal` is its code."""
-
-    def __init__(self, refusal: str, message: str) -> None:
-        super().__init__(f"{message} ({refusal})")
-        self.refusal = refusal
 
 
 class Client:
     """One connection to the service; paths are relative to /api/v1."""
 
     def __init__(self, connection: Connection) -> None:
-        # httpx 0.28 imports its own command line, with click and rich, if they are installed,
-        # which takes 0.07 s: https://github.com/encode/httpx/pull/3547
-        sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
-        import httpx  # noqa: PLC0415 - help needs none
+        from virtplay.cli.transport import Transport  # noqa: PLC0415 - help needs none
 
         self.url = connection.url
-        self._errors = httpx
-        self._http = httpx.Client(
-            headers={
+        self._transport = Transport(
+            connection.url,
+            {
                 "Authorization": f"Bearer {connection.token}",
                 "User-Agent": f"virtplay/{__version__}",
             },
-            timeout=httpx.Timeout(TIMEOUT_SECONDS, connect=CONNECT_SECONDS),
-            # Certificates take time to load, and a loopback address needs no proxy.
-            verify=connection.url.startswith("https:"),
-            trust_env=not is_loopback(connection.url),
         )
 
     def __enter__(self) -> Self:
@@ -73,7 +51,7 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._http.close()
+        self._transport.close()
 
     def get(self, path: str, query: Mapping[str, Any] | None = None) -> JsonObject:
         """Return the data of a GET; entries of the query that are None are left out."""
@@ -89,9 +67,9 @@ class Client:
         """Return the data of a 202: id, name, status and jobId of the accepted change."""
         try:
             return self._data(self._send(method, path, query, body))
+        except NotSent:
+            raise
         except CannotReach as error:
-            if isinstance(error.__cause__, self._errors.ConnectError | self._errors.ConnectTimeout):
-                raise
             raise CannotReach(
                 f"{error.message}; the request may have been accepted: check virtplay job list"
             ) from None
@@ -99,8 +77,8 @@ class Client:
     def get_text(self, path: str) -> str:
         """Return the text of a GET."""
         response = self._send("GET", path, None, None)
-        if response.headers.get("content-type", "").startswith("text/plain"):
-            return response.text
+        if response.content_type.startswith("text/plain"):
+            return response.content.decode(errors="replace")
         self._data(response)
         raise self._invalid(response)
 
@@ -120,72 +98,65 @@ class Client:
         pagination["pages"] = -(-total // LIST_LIMIT)
         return {name: list(entries.values()), "pagination": pagination}
 
+    def vms_named(self, name: str) -> list[JsonObject]:
+        """Return the VMs that a request by this name would mean: id, host, status, createdAt."""
+        if name in UNUSABLE or len(name) > NAME_LIMIT:
+            return []
+        try:
+            return [self.get(path_of("vms", name))]
+        except Refused as error:
+            if error.refusal == VmNotFound.code:
+                return []
+            if error.refusal == VmAmbiguous.code:
+                return list(error.details["vms"])
+            raise
+
     def _send(
         self,
         method: str,
         path: str,
         query: Mapping[str, Any] | None,
         body: Mapping[str, Any] | None,
-    ) -> "httpx.Response":
-        errors = self._errors
-        params = {key: value for key, value in (query or {}).items() if value is not None}
+    ) -> "Response":
+        given = {key: value for key, value in (query or {}).items() if value is not None}
+        params = {
+            key: str(value).lower() if isinstance(value, bool) else value
+            for key, value in given.items()
+        }
         try:
-            return self._http.request(method, f"{self.url}/api/v1{path}", params=params, json=body)
-        except errors.ConnectError as error:
-            reason = re.sub(r"^\[Errno [-0-9]+\] ", "", str(error))
-            raise CannotReach(
-                f"cannot reach {self.url}: {reason}; is the service running?"
-            ) from error
-        except errors.ConnectTimeout as error:
-            raise CannotReach(
-                f"cannot reach {self.url}: timed out after {CONNECT_SECONDS:.0f} s;"
-                " is the service running?"
-            ) from error
-        except errors.TimeoutException:
-            raise CannotReach(
-                f"no response from {self.url}: timed out after {TIMEOUT_SECONDS:.0f} s"
-            ) from None
-        except (errors.RequestError, errors.InvalidURL) as error:
-            raise CannotReach(f"no response from {self.url}: {error}") from None
+            target = f"/api/v1{path}?{urlencode(params)}" if params else f"/api/v1{path}"
+            content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise CannotChoose("cannot send the request: an argument is not valid UTF-8") from None
+        return self._transport.request(method, target, content)
 
-    def _data(self, response: "httpx.Response") -> JsonObject:
+    def _data(self, response: "Response") -> JsonObject:
         try:
-            document = response.json()
+            document = json.loads(response.content)
         except ValueError:
             raise self._invalid(response) from None
         match document:
             case {"success": True, "data": dict(data)}:
                 return data
-            case {"success": False, "error": {"code": str(code), "message": str(message)}}:
-                raise Refused(code, message)
+            case {"success": False, "error": {"code": str(code), "message": str(message), **rest}}:
+                details = rest.get("details")
+                raise Refused(code, message, details if isinstance(details, dict) else {})
             case _:
                 raise self._invalid(response)
 
-    def _invalid(self, response: "httpx.Response") -> CannotReach:
-        kind = response.headers.get("content-type", "nothing")
+    def _invalid(self, response: "Response") -> CannotReach:
         return CannotReach(
-            f"cannot use the response of {self.url}: HTTP {response.status_code} with {kind} is not"
-            " from Virtplay; check the URL"
+            f"cannot use the response of {self.url}: HTTP {response.status} with"
+            f" {response.content_type} is not from Virtplay; check the URL"
         )
 
 
 def path_of(*parts: str) -> str:
     """Return the path of these parts, each one quoted; CannotChoose for an invalid name."""
     for part in parts:
-        if part in ("", ".", ".."):
+        if part in UNUSABLE:
             raise CannotChoose(f"cannot find {part!r}: not a valid name")
     try:
         return "".join(f"/{quote(part, safe='')}" for part in parts)
     except UnicodeEncodeError:
         raise CannotChoose("cannot send the request: an argument is not valid UTF-8") from None
-
-
-def is_loopback(url: str) -> bool:
-    """Whether a URL points to this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

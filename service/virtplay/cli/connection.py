@@ -1,5 +1,6 @@
 """Command line: finds URL and token of the service in options, environment or configuration."""
 
+import ipaddress
 import os
 import stat
 import sys
@@ -8,15 +9,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from virtplay.errors import VirtplayError
+from virtplay.cli.faults import WRONG_USAGE, ClientError
 
 DEFAULT_URL = "http://localhost:3000"
 KEYS = ("url", "token")
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-class CannotConnect(VirtplayError):
+class CannotConnect(ClientError):
     """URL or token are missing or unusable; no request was sent."""
+
+    code = "CANNOT_CONNECT"
+
+
+class WrongUrl(CannotConnect):
+    """The URL is none that a service can have."""
+
+    exit_status = WRONG_USAGE
 
 
 @dataclass(frozen=True)
@@ -32,13 +41,19 @@ def find_connection(url: str | None, token_file: Path | None) -> Connection:
 
     CannotConnect when one is unusable, or no token is set.
     """
+    option = url
     url = url or os.environ.get("VIRTPLAY_URL")
     token = _read_token(token_file) if token_file else os.environ.get("VIRTPLAY_TOKEN")
     if not url or not token:
         configuration = read_configuration(configuration_path())
         url = url or configuration.get("url") or DEFAULT_URL
         token = token or configuration.get("token")
-    url = check_url(url)
+    try:
+        url = check_url(url)
+    except WrongUrl as error:
+        if option:
+            raise
+        raise CannotConnect(error.message) from None
     if not token:
         raise CannotConnect(
             f"cannot connect to {url}: no token; set VIRTPLAY_TOKEN, use --token-file,"
@@ -87,8 +102,8 @@ def read_configuration(path: Path) -> dict[str, str]:
 
 
 def check_url(url: str) -> str:
-    """Return the URL without a slash or /api/v1 at its end; CannotConnect unless http or https."""
-    refusal = CannotConnect(f"cannot use the URL {url}: expected a URL such as {DEFAULT_URL}")
+    """Return the URL without a slash or /api/v1 at its end; WrongUrl unless http or https."""
+    refusal = WrongUrl(f"cannot use the URL {url}: expected a URL such as {DEFAULT_URL}")
     try:
         parts = urlsplit(url.strip())
         named = bool(parts.hostname) and parts.port != 0
@@ -99,8 +114,17 @@ def check_url(url: str) -> str:
     if parts.query or parts.fragment:
         raise refusal
     if parts.username is not None or parts.password is not None:
-        raise CannotConnect("cannot use a URL with a user name or password: use a token")
+        raise WrongUrl("cannot use a URL with a user name or password: use a token")
     return url.strip().rstrip("/").removesuffix("/api/v1").rstrip("/")
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL points to this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _read_token(path: Path) -> str:

@@ -13,16 +13,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from virtplay.cli.client import (
-    CONNECT_SECONDS,
-    CannotChoose,
-    CannotReach,
-    Client,
-    Refused,
-    is_loopback,
-    path_of,
-)
+from virtplay.cli.client import Client, path_of
+from virtplay.cli.connection import is_loopback
+from virtplay.cli.faults import CannotChoose, CannotReach, Refused
 from virtplay.cli.screen import is_dialogue, plain
+from virtplay.cli.transport import CONNECT_SECONDS
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection

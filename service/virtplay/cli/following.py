@@ -8,39 +8,123 @@ from datetime import datetime, timedelta
 
 import typer
 
-from virtplay.cli.client import CannotReach, Client, JsonObject, Refused, path_of
+from virtplay.actions import Action
+from virtplay.cli.ages import seconds_taken
+from virtplay.cli.client import Client, JsonObject, path_of
+from virtplay.cli.completion import PLAIN
+from virtplay.cli.faults import (
+    FAILED,
+    JOB_FAILED,
+    CannotReach,
+    ClientError,
+    Refused,
+    print_json_fault,
+)
+from virtplay.cli.options import Change
 from virtplay.cli.screen import is_terminal, open_console, plain, print_json
 from virtplay.errors import DatabaseNotAvailable
-from virtplay.states import FINISHED_JOB
+from virtplay.states import FINISHED_JOB, VmStatus
 
 POLL_SECONDS = 0.3
 PATIENCE_SECONDS = 60.0
 """How long a restart of the service may take; its jobs keep running or end meanwhile."""
-REFUSED = 1
-JOB_FAILED = 3
+ADDRESS_SECONDS = 300.0
+"""How long a guest may take until the service knows its address."""
 INTERRUPTED = 130
-
+WORDS = {
+    Action.VM_CREATE: ("Creating", "Created"),
+    Action.VM_UPDATE: ("Updating", "Updated"),
+    Action.VM_DELETE: ("Deleting", "Deleted"),
+    Action.VM_START: ("Starting", "Started"),
+    Action.VM_STOP: ("Stopping", "Stopped"),
+    Action.VM_RESTART: ("Restarting", "Restarted"),
+    Action.VM_PAUSE: ("Pausing", "Paused"),
+    Action.VM_RESUME: ("Resuming", "Resumed"),
+    Action.SNAPSHOT_CREATE: ("Creating snapshot", "Created snapshot"),
+    Action.SNAPSHOT_RESTORE: ("Restoring snapshot", "Restored snapshot"),
+    Action.SNAPSHOT_DELETE: ("Deleting snapshot", "Deleted snapshot"),
+}
+"""Action → what its job is doing, and what it has done."""
+STARTING = (Action.VM_START, Action.VM_RESTART)
 
 View = Callable[[JsonObject, bool], None]
 """Shows the progress of a job as of the last response; False: the service does not respond."""
 
 
+class NoAddress(ClientError):
+    """A VM was started, and the service does not know an address of its guest."""
+
+    code = "NO_ADDRESS"
+
+
 def report_accepted(
-    client: Client, accepted: JsonObject, action: str, *, wait: bool, as_json: bool
+    client: Client,
+    accepted: JsonObject,
+    action: str,
+    change: Change,
+    *,
+    wait: bool | None,
+    as_json: bool,
 ) -> None:
-    """Print the job of an accepted change and follow it if `wait`; typer.Exit."""
-    job_id = str(accepted["jobId"])
-    if not wait:
-        if as_json:
-            print_json(accepted)
-        else:
-            _print_job(accepted, action)
-        return
-    if not as_json:
-        _print_job(accepted, action)
+    """Print the jobs of an accepted change, and follow them unless `wait` is False; typer.Exit.
+
+    A `wait` that is True also waits for the address of a VM that was started.
+    """
     begun = time.monotonic()
-    job = follow_job(client, job_id, quiet=as_json, begun=begun)
-    report_end(job, time.monotonic() - begun, as_json=as_json)
+    requested = _request(client, accepted, action, change, quiet=as_json)
+    if wait is False:
+        if as_json:
+            print_json({"jobs": requested} if change.start else accepted)
+        return
+    vm_id, name = accepted["id"], accepted["name"]
+    jobs: list[JsonObject] = []
+    for each in requested:
+        job_id = str(each["jobId"])
+        jobs.append(follow_job(client, job_id, quiet=as_json, begun=begun, subject=name))
+        if jobs[-1]["status"] != "succeeded":
+            report_end(jobs[-1], time.monotonic() - begun, as_json=as_json)
+    runs = change.start or change.runs or action in STARTING
+    vm = None
+    if runs and wait:
+        vm = wait_for_address(client, vm_id, name, quiet=as_json, begun=begun)
+    if not as_json:
+        done = "Created and started" if change.start else None
+        outcome = _outcome(jobs[-1], _subject(accepted), time.monotonic() - begun, done)
+        address = f"; its address is {plain(vm['ip'])}" if vm else ""
+        next_step = _next_step(accepted, action, change, runs=runs, known=vm is not None)
+        typer.echo(f"{outcome}{address}{next_step}")
+    elif change.start:
+        print_json({"jobs": jobs, "vm": vm or client.get(path_of("vms", vm_id))})
+    else:
+        print_json(jobs[-1])
+
+
+def _request(
+    client: Client, accepted: JsonObject, action: str, change: Change, *, quiet: bool
+) -> list[JsonObject]:
+    """Return what was accepted, with the start behind it if the change asks for one."""
+    requested = [accepted]
+    if not quiet:
+        _print_job(accepted, action)
+    if change.start:
+        requested.append(client.change("POST", path_of("vms", accepted["id"], "start")))
+        if not quiet:
+            _print_job(requested[-1], Action.VM_START)
+    return requested
+
+
+def _next_step(
+    accepted: JsonObject, action: str, change: Change, *, runs: bool, known: bool
+) -> str:
+    """Return the command that most people need next, as a sentence."""
+    name = accepted["name"]
+    reference = name if PLAIN.fullmatch(name) and not change.by_id else accepted["id"]
+    if action == Action.VM_CREATE and not runs:
+        return f". Start it: virtplay vm start {reference}"
+    if runs:
+        wait = "" if known else "--wait "
+        return f". Log in: virtplay vm ssh {wait}{reference}"
+    return ""
 
 
 def report_accepted_together(
@@ -55,8 +139,8 @@ def report_accepted_together(
         for each in jobs if not wait else ():
             _print_job(each, action)
         for each in refused:
-            error = each["error"]
-            print(f"virtplay: {plain(error['message'])} ({plain(error['code'])})", file=sys.stderr)
+            error = Refused(each["error"]["code"], each["error"]["message"])
+            print(f"virtplay: {plain(error.message)}", file=sys.stderr)
     ended: list[JsonObject] = []
     begun = time.monotonic()
     if wait:
@@ -68,14 +152,14 @@ def report_accepted_together(
         print_json({"jobs": jobs, "refused": refused})
     elif wait:
         for job in failed:
-            print(_failure(job, None), file=sys.stderr)
+            print(f"virtplay: {_failure(job, None)}", file=sys.stderr)
         done = len(ended) - len(failed)
         after = f" after {time.monotonic() - begun:.1f} s"
         typer.echo(f"{action} of {done} of {len(ended) + len(refused)} VMs succeeded{after}")
     if failed:
         raise typer.Exit(JOB_FAILED)
     if refused:
-        raise typer.Exit(REFUSED)
+        raise typer.Exit(FAILED)
 
 
 def follow_jobs(
@@ -93,7 +177,7 @@ def follow_jobs(
                         ended.append(job)
                         break
                     step = f"{len(ended)} of {len(job_ids)} jobs have ended"
-                    if job["stepTimeoutSeconds"]:
+                    if job.get("stepTimeoutSeconds"):
                         step += f"; {_step(job, True)}"
                     progress = 100 * len(ended) // len(job_ids)
                     show(
@@ -118,16 +202,18 @@ def watch_job(client: Client, job: JsonObject, *, as_json: bool) -> None:
     report_end(job, seconds_taken(job), as_json=as_json)
 
 
-def follow_job(client: Client, job_id: str, *, quiet: bool, begun: float) -> JsonObject:
+def follow_job(
+    client: Client, job_id: str, *, quiet: bool, begun: float, subject: str | None = None
+) -> JsonObject:
     """Show the progress of a job until it has ended; return the finished job.
 
-    `begun`: the monotonic time from which elapsed time counts. Ctrl-C stops following, not the
-    job: a message says so, and typer.Exit is raised.
+    `begun`: the monotonic time from which elapsed time counts; `subject`: the name of what it
+    changes. Ctrl-C stops following, not the job: a message says so, and typer.Exit is raised.
     """
     try:
         with _view(quiet, begun) as show:
             for job, responding in _responses(client, job_id):
-                show(job, responding)
+                show({**job, "subject": subject}, responding)
                 if _is_finished(job):
                     return job
                 time.sleep(POLL_SECONDS)
@@ -140,20 +226,82 @@ def follow_job(client: Client, job_id: str, *, quiet: bool, begun: float) -> Jso
     raise AssertionError("responses come until the job has ended or an error is raised")
 
 
+def wait_for_address(
+    client: Client, vm_id: str, name: str, *, quiet: bool, begun: float
+) -> JsonObject:
+    """Return the VM as soon as the service knows an address of its guest; NoAddress."""
+    deadline = time.monotonic() + ADDRESS_SECONDS
+    shown = f"VM {name} ({vm_id})"
+    try:
+        with _view(quiet, begun) as show:
+            while True:
+                try:
+                    vm = client.get(path_of("vms", vm_id))
+                except CannotReach:
+                    vm = {"ip": None, "status": VmStatus.RUNNING}
+                if vm["ip"]:
+                    return vm
+                if vm["status"] not in (VmStatus.RUNNING, VmStatus.STARTING, VmStatus.UPDATING):
+                    raise NoAddress(f"cannot wait for an address of {shown}: it is {vm['status']}")
+                if time.monotonic() > deadline:
+                    raise NoAddress(
+                        f"cannot find an address of {shown} after {ADDRESS_SECONDS:.0f} s; it is"
+                        f" running: see virtplay vm console {vm_id}"
+                    )
+                waiting = {"id": vm_id, "action": Action.VM_START, "vmId": vm_id, "subject": name}
+                step = {"status": "running", "progress": 100, "step": "waiting for its address"}
+                show({**waiting, **step, "etaSeconds": None}, True)
+                time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        print(f"virtplay: {shown} is running, without an address so far", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+
+
 def report_end(job: JsonObject, seconds: float | None, *, as_json: bool) -> None:
     """Print the outcome in one line, or the job as JSON; typer.Exit(3) unless it succeeded."""
     if as_json:
         print_json(job)
-    what = _what(job)
-    after = "" if seconds is None else f" after {seconds:.1f} s"
     if job["status"] == "succeeded":
         if not as_json:
-            note = "; takes effect at the next boot" if job["appliesAt"] == "next_boot" else ""
-            note = "; no changes" if job["changed"] is False else note
-            typer.echo(f"{what} succeeded{after}{note}")
+            typer.echo(_outcome(job, None, seconds))
         return
-    print(_failure(job, seconds), file=sys.stderr)
+    if as_json:
+        error = job["error"] or {}
+        print_json_fault(
+            error.get("code", "JOB_FAILED"), _failure(job, seconds), {"jobId": job["id"]}
+        )
+    else:
+        print(f"virtplay: {_failure(job, seconds)}", file=sys.stderr)
     raise typer.Exit(JOB_FAILED)
+
+
+def _outcome(
+    job: JsonObject, subject: str | None, seconds: float | None, done: str | None = None
+) -> str:
+    """Return the sentence about a job that succeeded."""
+    note = "; takes effect at the next boot" if job["appliesAt"] == "next_boot" else ""
+    note = "; no changes" if job["changed"] is False else note
+    place = f" on {plain(job['host'])}" if job["host"] else ""
+    words = done or WORDS.get(job["action"], (None, None))[1]
+    about = subject or plain(_reference(job))
+    if words is None:
+        after = "" if seconds is None else f" after {seconds:.1f} s"
+        return f"{_what(job)} succeeded{after}{note}"
+    after = "" if seconds is None else f" in {seconds:.1f} s"
+    return f"{words} {about}{place}{after}{note}"
+
+
+def _subject(accepted: JsonObject) -> str:
+    """Return name and id of what a change was accepted for; of a snapshot, also its VM."""
+    text = f"{plain(accepted['name'])} ({plain(accepted['id'])})"
+    return f"{text} of {plain(accepted['vmId'])}" if "vmId" in accepted else text
+
+
+def _reference(job: JsonObject) -> str:
+    """Return the id of what a job is about."""
+    if job.get("snapshotId"):
+        return f"{job['snapshotId']} of {job['vmId']}"
+    return str(job["vmId"] or f"{len(job['vmIds'])} VMs")
 
 
 def _failure(job: JsonObject, seconds: float | None) -> str:
@@ -161,17 +309,9 @@ def _failure(job: JsonObject, seconds: float | None) -> str:
     after = "" if seconds is None else f" after {seconds:.1f} s"
     error = job["error"] or {"code": "UNKNOWN", "message": "no reason reported"}
     return (
-        f"virtplay: {_what(job)} {plain(job['status'])}{after}: {plain(error['message'])}"
+        f"{_what(job)} {plain(job['status'])}{after}: {plain(error['message'])}"
         f" ({plain(error['code'])}); for details: virtplay job log {plain(job['id'])}"
     )
-
-
-def seconds_taken(job: JsonObject) -> float | None:
-    """Return the seconds from a job's creation to its end, by the service's clock; None before."""
-    if not job["finishedAt"]:
-        return None
-    taken = datetime.fromisoformat(job["finishedAt"]) - datetime.fromisoformat(job["createdAt"])
-    return taken.total_seconds()
 
 
 def _responses(client: Client, job_id: str) -> Iterator[tuple[JsonObject, bool]]:
@@ -208,7 +348,7 @@ def _view(quiet: bool, begun: float) -> Iterator[View]:
 
         with open_bar(open_console(), begun) as move:
             yield lambda job, responding: move(
-                _what(job), job["progress"], _step(job, responding), job["etaSeconds"]
+                _doing(job), job["progress"], _step(job, responding), job["etaSeconds"]
             )
     else:
         yield _line_view()
@@ -235,7 +375,7 @@ def _step(job: JsonObject, responding: bool) -> str:
         return "waiting for the service"
     if job["status"] != "running":
         return plain(job["status"])
-    limit = job["stepTimeoutSeconds"]
+    limit = job.get("stepTimeoutSeconds")
     if not limit:
         return plain(job["step"]) or "starting"
     waited = min(limit, int(_seconds_since(job["stepStartedAt"])))
@@ -244,6 +384,12 @@ def _step(job: JsonObject, responding: bool) -> str:
 
 def _is_finished(job: JsonObject) -> bool:
     return job["status"] in FINISHED_JOB
+
+
+def _doing(job: JsonObject) -> str:
+    """Return the action as a person would say it, such as "Creating web"."""
+    doing = WORDS.get(job["action"], (None,))[0]
+    return f"{doing} {plain(job.get('subject') or job['vmId'])}" if doing else _what(job)
 
 
 def _what(job: JsonObject) -> str:

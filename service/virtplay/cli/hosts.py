@@ -1,34 +1,84 @@
 """Command line: virtplay host and virtplay template."""
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
 
+from virtplay.cli import completion
+from virtplay.cli.ages import age_text, moment_text
 from virtplay.cli.client import Client, JsonObject, path_of
-from virtplay.cli.options import query_command
-from virtplay.cli.screen import plain, print_record, print_table
+from virtplay.cli.faults import CannotChoose, did_you_mean
+from virtplay.cli.options import list_command, query_command
+from virtplay.cli.screen import print_record
+from virtplay.cli.tables import Column, Table
 from virtplay.units import GIB
 
-host_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List and show hosts.")
-template_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List templates.")
-
-HOST_HEADER = ("NAME", "STATUS", "VIRT", "VMS", "CPU FREE", "MEMORY FREE", "DISK FREE", "OBSERVED")
-TEMPLATE_HEADER = ("ID", "OS", "MIN DISK", "READY ON", "SOURCE")
-
-
-def _show_hosts(data: JsonObject) -> None:
-    if data["hosts"]:
-        print_table(HOST_HEADER, [_host_row(host) for host in data["hosts"]])
-        for host in data["hosts"]:
-            if host["message"]:
-                print(plain(f"{host['name']}: {host['message']}"), file=sys.stderr)
-    else:
-        print("no hosts: the service's inventory is empty", file=sys.stderr)
+host_app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="List and show hosts.",
+)
+template_app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="List and show templates.",
+)
 
 
-@query_command(host_app, "list", _show_hosts)
+def _free(field: str, unit: str) -> Callable[[JsonObject], str | None]:
+    """Return a function for a host's free and whole amount, None while it is not known."""
+
+    def text(host: JsonObject) -> str | None:
+        whole = host["capacity"][field]
+        return f"{host['available'][field]} of {whole}{unit}" if host["cpus"] else None
+
+    return text
+
+
+def _disk(template: JsonObject) -> str | None:
+    return f"{template['minDisk']} GiB" if template["minDisk"] else None
+
+
+def _ready_on(template: JsonObject) -> Sequence[str]:
+    return [host["host"] for host in template["hosts"] if host["ready"]]
+
+
+HOSTS = Table(
+    Column("NAME", lambda host: host["name"], cut=True),
+    Column("STATUS", lambda host: host["status"], 1),
+    Column("VIRT", lambda host: host["virtType"], 6),
+    Column("VMS", lambda host: host["vms"], 4),
+    Column("CPU FREE", _free("cpu", ""), 3),
+    Column("MEMORY FREE", _free("memory", " MiB"), 2),
+    Column("DISK FREE", _free("disk", " GiB"), 5),
+    Column("OBSERVED", lambda host: age_text(host["observedAt"]), 7),
+    Column("CPUS", lambda host: host["cpus"], 8, extra=True),
+    Column("CPU MODEL", lambda host: host["cpuModel"], 9, cut=True, extra=True),
+    Column("MEMORY", lambda host: host["memory"] and f"{host['memory']} MiB", 8, extra=True),
+    Column("LIBVIRT", lambda host: host["versions"].get("libvirt"), 8, extra=True),
+    Column("QEMU", lambda host: host["versions"].get("qemu"), 8, extra=True),
+    Column("KERNEL", lambda host: host["versions"].get("kernel"), 8, extra=True),
+    Column("OS", lambda host: host["versions"].get("os"), 8, extra=True),
+)
+TEMPLATES = Table(
+    Column("ID", lambda template: template["id"]),
+    Column("OS", lambda template: template["os"], 2, cut=True),
+    Column("MIN DISK", _disk, 3),
+    Column("READY ON", lambda template: ", ".join(_ready_on(template)), 1, cut=True),
+    Column("SOURCE", lambda template: template["source"], 4, cut=True),
+)
+
+
+def _host_notes(data: JsonObject) -> list[str]:
+    if not data["hosts"]:
+        return ["no hosts: the service's inventory is empty"]
+    return [f"{host['name']}: {host['message']}" for host in data["hosts"] if host["message"]]
+
+
+@list_command(host_app, HOSTS, lambda data: data["hosts"], _host_notes)
 def list_hosts(client: Client) -> JsonObject:
     """List hosts with their free capacity.
 
@@ -39,7 +89,7 @@ def list_hosts(client: Client) -> JsonObject:
     return client.get("/hosts")
 
 
-def _show_record(data: JsonObject) -> None:
+def _show_record(_client: Client, data: JsonObject) -> None:
     memory = data["memory"]
     print_record(
         {
@@ -59,7 +109,7 @@ def _show_record(data: JsonObject) -> None:
             "networks": [_network(network) for network in data["networks"]],
             "bridges": list(data["bridges"]),
             "versions": [f"{name} {version}" for name, version in data["versions"].items()],
-            "observed": data["observedAt"],
+            "observed": moment_text(data["observedAt"]),
         }
     )
 
@@ -67,7 +117,14 @@ def _show_record(data: JsonObject) -> None:
 @query_command(host_app, "show", _show_record)
 def show_host(
     client: Client,
-    host: Annotated[str, typer.Argument(metavar="HOST", help="Host name in the inventory.")],
+    host: Annotated[
+        str,
+        typer.Argument(
+            metavar="HOST",
+            help="Host name in the inventory.",
+            autocompletion=completion.complete_hosts,
+        ),
+    ],
 ) -> JsonObject:
     """Show all details of a host.
 
@@ -78,14 +135,11 @@ def show_host(
     return client.get(path_of("hosts", host))
 
 
-def _show_templates(data: JsonObject) -> None:
-    if data["templates"]:
-        print_table(TEMPLATE_HEADER, [_template_row(each) for each in data["templates"]])
-    else:
-        print("no templates: the image catalogue is empty", file=sys.stderr)
+def _template_notes(data: JsonObject) -> list[str]:
+    return [] if data["templates"] else ["no templates: the image catalogue is empty"]
 
 
-@query_command(template_app, "list", _show_templates)
+@list_command(template_app, TEMPLATES, lambda data: data["templates"], _template_notes)
 def list_templates(client: Client) -> JsonObject:
     """List templates, and the hosts on which each is ready.
 
@@ -98,28 +152,47 @@ def list_templates(client: Client) -> JsonObject:
     return client.get("/templates")
 
 
-def _host_row(host: JsonObject) -> Sequence[object]:
-    free, whole = host["available"], host["capacity"]
-    return (
-        host["name"],
-        host["status"],
-        host["virtType"],
-        host["vms"],
-        f"{free['cpu']} of {whole['cpu']}",
-        f"{free['memory']} of {whole['memory']} MiB",
-        f"{free['disk']} of {whole['disk']} GiB",
-        host["observedAt"],
+def _show_template(_client: Client, data: JsonObject) -> None:
+    hosts = [
+        f"{each['host']}: "
+        + (f"ready since {moment_text(each['createdAt']) or 'unknown'}" if each["ready"] else "-")
+        for each in data["hosts"]
+    ]
+    print_record(
+        {
+            "id": data["id"],
+            "os": data["os"],
+            "source": data["source"],
+            "min disk": _disk(data) or "-",
+            "hosts": hosts or "-",
+        }
     )
 
 
-def _template_row(template: JsonObject) -> Sequence[object]:
-    return (
-        template["id"],
-        template["os"],
-        f"{template['minDisk']} GiB" if template["minDisk"] else None,
-        ", ".join(host["host"] for host in template["hosts"] if host["ready"]) or None,
-        template["source"],
-    )
+@query_command(template_app, "show", _show_template)
+def show_template(
+    client: Client,
+    template: Annotated[
+        str,
+        typer.Argument(
+            metavar="TEMPLATE",
+            help="Template id; see virtplay template list.",
+            autocompletion=completion.complete_templates,
+        ),
+    ],
+) -> JsonObject:
+    """Show a template, and on which hosts it is ready.
+
+    \b
+    Example:
+      virtplay template show debian12
+    """
+    templates = client.get("/templates")["templates"]
+    ids = [each["id"] for each in templates]
+    if template not in ids:
+        close = did_you_mean(template, ids) or ";"
+        raise CannotChoose(f"cannot find template {template}{close} templates: {', '.join(ids)}")
+    return dict(templates[ids.index(template)])
 
 
 def _amounts(amounts: JsonObject) -> str:

@@ -1,55 +1,79 @@
 """Command line: virtplay job."""
 
-import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from virtplay.cli import following
-from virtplay.cli.client import JOB_ID, CannotChoose, Client, JsonObject, path_of
-from virtplay.cli.options import AsJson, JobArgument, TokenFile, Url, open_client, query_command
-from virtplay.cli.screen import plain, plain_lines, print_record, print_table
+from virtplay.cli import completion
+from virtplay.cli.ages import age_text, moment_text, seconds_taken
+from virtplay.cli.client import JOB_ID, Client, JsonObject, path_of
+from virtplay.cli.faults import WrongValue
+from virtplay.cli.options import (
+    AsJson,
+    JobArgument,
+    TokenFile,
+    Url,
+    list_command,
+    open_client,
+    query_command,
+)
+from virtplay.cli.screen import plain_lines, print_record
+from virtplay.cli.tables import Column, Table
 from virtplay.states import JobOrigin, JobStatus
 
 job_app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     help="List, show and follow jobs; every change is a job.",
 )
 
-HEADER = ("ID", "ORIGIN", "ACTION", "VM", "HOST", "STATUS", "PROGRESS", "CREATED", "SECONDS", "BY")
+
+def _seconds(job: JsonObject) -> str | None:
+    seconds = seconds_taken(job)
+    return None if seconds is None else f"{seconds:.0f}"
 
 
-def _show_list(data: JsonObject) -> None:
-    jobs, total = data["jobs"], data["pagination"]["total"]
-    rows = []
-    for job in jobs:
-        seconds = following.seconds_taken(job)
-        rows.append(
-            (
-                job["id"],
-                job["origin"],
-                job["action"],
-                _one_or_count(job["vmIds"], "VMs"),
-                _one_or_count(job["hosts"], "hosts"),
-                job["status"],
-                f"{job['progress']}%",
-                job["createdAt"],
-                None if seconds is None else f"{seconds:.0f}",
-                job["user"] or job["requestedBy"],
-            )
-        )
-    if rows:
-        print_table(HEADER, rows)
-    if len(jobs) < total or not jobs:
-        print(f"{len(jobs)} of {total} jobs", file=sys.stderr)
+def _progress(job: JsonObject) -> str | None:
+    """Return a job's progress, which says nothing of a job that ended without success."""
+    known = job["status"] in (JobStatus.RUNNING, JobStatus.CANCELLING, JobStatus.SUCCEEDED)
+    return f"{job['progress']}%" if known else None
 
 
-@query_command(job_app, "list", _show_list)
+JOBS = Table(
+    Column("ID", lambda job: job["id"]),
+    Column("ORIGIN", lambda job: job["origin"], 8),
+    Column("ACTION", lambda job: job["action"], 1),
+    Column("VM", lambda job: _one_or_count(job["vmIds"], "VMs")),
+    Column("HOST", lambda job: _one_or_count(job["hosts"], "hosts"), 5, cut=True),
+    Column("STATUS", lambda job: job["status"]),
+    Column("PROGRESS", _progress, 6),
+    Column("CREATED", lambda job: age_text(job["createdAt"]), 2),
+    Column("SECONDS", _seconds, 4),
+    Column("BY", lambda job: job["user"] or job["requestedBy"], 7, cut=True),
+    Column("STEP", lambda job: job["step"], 8, cut=True, extra=True),
+    Column("FINISHED", lambda job: age_text(job["finishedAt"]), 8, extra=True),
+    Column("REQUEST", lambda job: job["requestId"], 8, extra=True),
+    Column("ERROR", lambda job: job["error"] and job["error"]["message"], 8, cut=True, extra=True),
+)
+
+
+def _notes(data: JsonObject) -> Sequence[str]:
+    shown, total = len(data["jobs"]), data["pagination"]["total"]
+    return [f"{shown} of {total} jobs"] if shown < total or not shown else []
+
+
+@list_command(job_app, JOBS, lambda data: data["jobs"], _notes)
 def list_jobs(
     client: Client,
     *,
-    vm: Annotated[str | None, typer.Option(metavar="VM", help="Only jobs of this VM.")] = None,
+    vm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VM", help="Only jobs of this VM.", autocompletion=completion.complete_vms
+        ),
+    ] = None,
     status: Annotated[JobStatus | None, typer.Option(help="Only jobs with this status.")] = None,
     action: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only this action, such as vm_start.")
@@ -70,7 +94,7 @@ def list_jobs(
     return client.get("/jobs", {**filters, "page": page, "limit": limit})
 
 
-def _show_record(data: JsonObject) -> None:
+def _show_record(_client: Client, data: JsonObject) -> None:
     error = data["error"]
     changes = [
         f"{change.get('field')}: {change.get('before')} → {change.get('after')}"
@@ -86,7 +110,7 @@ def _show_record(data: JsonObject) -> None:
             "vm": ", ".join(data["vmIds"]),
             "host": ", ".join(data["hosts"]),
             "status": data["status"],
-            "progress": f"{data['progress']}%",
+            "progress": _progress(data),
             "step": data["step"],
             "error": f"{error['message']} ({error['code']})" if error else None,
             "failed task": error["task"] if error else None,
@@ -96,9 +120,9 @@ def _show_record(data: JsonObject) -> None:
             "user": data["user"],
             "request": data["requestId"],
             "command": data["command"],
-            "created": data["createdAt"],
-            "started": data["startedAt"],
-            "finished": data["finishedAt"],
+            "created": moment_text(data["createdAt"]),
+            "started": moment_text(data["startedAt"]),
+            "finished": moment_text(data["finishedAt"]),
         }
     )
 
@@ -124,6 +148,8 @@ def watch_job(
     Example:
       virtplay job watch job-000012
     """
+    from virtplay.cli import following  # noqa: PLC0415 - lists need none
+
     path = _job_path(job)
     with open_client(url, token_file) as client:
         following.watch_job(client, client.get(path), as_json=as_json)
@@ -149,5 +175,5 @@ def _one_or_count(names: list[str], word: str) -> str | None:
 
 def _job_path(job: str) -> str:
     if not JOB_ID.fullmatch(job):
-        raise CannotChoose(f"cannot find job {plain(job)}: not a job id, such as job-000012")
+        raise WrongValue(f"cannot find job {job}: not a job id, such as job-000012")
     return path_of("jobs", job)

@@ -1,18 +1,22 @@
 """Command line: shared options, and decorators that turn a function into a client command."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from virtplay.cli import following
+from virtplay.cli import completion
 from virtplay.cli.client import Client, JsonObject
 from virtplay.cli.connection import find_connection
-from virtplay.cli.screen import print_json
+from virtplay.cli.faults import NoConfirmation
+from virtplay.cli.screen import is_dialogue, print_json, print_notes
+from virtplay.cli.tables import Table
 
 Function = Callable[..., Any]
+Ask = Callable[[], Any]
+"""Sends the request of a command, and returns what its function returns."""
 
 Url = Annotated[
     str | None,
@@ -22,24 +26,72 @@ TokenFile = Annotated[
     Path | None,
     typer.Option("--token-file", metavar="FILE", help="File that contains the API token."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the API's data as JSON.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the API's data as JSON, and errors too.")
+]
 Wait = Annotated[
-    bool, typer.Option("--wait/--no-wait", help="Follow the job to its end, or return at once.")
+    bool | None,
+    typer.Option(
+        "--wait/--no-wait",
+        help="Follow the job to its end (default), or return at once. A --wait that is given also"
+        " waits until a VM that was started has an address.",
+    ),
 ]
 Yes = Annotated[
     bool,
-    typer.Option("--yes", "-y", help="Skip the confirmation prompt (shown only on a terminal)."),
+    typer.Option("--yes", "-y", help="Skip the confirmation prompt; required without a terminal."),
+]
+AllowDuplicate = Annotated[
+    bool, typer.Option("--allow-duplicate", help="Use the name even if another one has it.")
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        "-o",
+        metavar="NAMES",
+        help="Columns to show, separated by commas; a wrong name lists all.",
+    ),
+]
+Watch = Annotated[
+    bool, typer.Option("--watch", "-w", help="Show the list again and again, until Ctrl-C.")
+]
+Interval = Annotated[
+    float, typer.Option(min=0.2, metavar="SECONDS", help="Time between two lists of --watch.")
 ]
 Page = Annotated[
     int | None, typer.Option(min=1, max=1_000_000, help="Show only this page of the list.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, max=100, help="Entries per page.")]
-VmArgument = Annotated[str, typer.Argument(metavar="VM", help="VM id, or a name if it is unique.")]
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Job id, such as job-000012.")]
+VmArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="VM",
+        help="VM id, or a name if it is unique.",
+        autocompletion=completion.complete_vms,
+    ),
+]
+JobArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="JOB",
+        help="Job id, such as job-000012.",
+        autocompletion=completion.complete_jobs,
+    ),
+]
+HostOption = typer.Option(
+    metavar="NAME", help="Only VMs on this host.", autocompletion=completion.complete_hosts
+)
 
-QUERY = {"as_json": (AsJson, False)}
+JSON = {"as_json": (AsJson, False)}
 """Parameter → its annotation and default."""
-CHANGE = {"wait": (Wait, True), **QUERY}
+CHANGE = {"wait": (Wait, None), **JSON}
+LIST = {
+    "columns": (Columns, None),
+    "watch": (Watch, False),
+    "interval": (Interval, 2.0),
+    **JSON,
+}
 CONNECTION = {"url": (Url, None), "token_file": (TokenFile, None)}
 
 
@@ -50,17 +102,71 @@ class Change(NamedTuple):
     path: str
     body: Mapping[str, Any] | None = None
     query: Mapping[str, Any] | None = None
+    start: bool = False
+    """Whether the VM that it creates is to be started by a job of its own."""
+    runs: bool = False
+    """Whether the change itself starts the VM."""
+    by_id: bool = False
+    """Whether its name may be one that another VM has."""
 
 
 def query_command(
-    app: typer.Typer, name: str, show: Callable[[JsonObject], None]
+    app: typer.Typer, name: str, show: Callable[[Client, Any], None]
 ) -> Callable[[Function], Function]:
     """Turn a function of a Client into a command, which prints its data by `show` or as JSON."""
 
-    def finish(_client: Client, data: JsonObject, *, as_json: bool) -> None:
-        (print_json if as_json else show)(data)
+    def finish(client: Client, ask: Ask, *, as_json: bool) -> None:
+        data = ask()
+        if as_json:
+            print_json(data)
+        else:
+            show(client, data)
 
-    return _command(app, name, finish, QUERY)
+    return _command(app, name, finish, JSON)
+
+
+def list_command(
+    app: typer.Typer,
+    table: Table,
+    entries: Callable[[JsonObject], Sequence[Any]],
+    notes: Callable[[JsonObject], Sequence[str]],
+) -> Callable[[Function], Function]:
+    """Turn a function of a Client into the command `list`, with a table of its entries.
+
+    `notes` are lines beside the table: that it is empty or not complete, for example.
+    """
+
+    def finish(
+        _client: Client,
+        ask: Ask,
+        *,
+        columns: str | None,
+        watch: bool,
+        interval: float,
+        as_json: bool,
+    ) -> None:
+        if as_json and (watch or columns):
+            raise typer.BadParameter("--json cannot be used with --columns or --watch")
+        table.choose(columns)  # refuses a wrong name before a request is sent
+
+        def lines() -> tuple[list[str], Sequence[str]]:
+            data = ask()
+            shown = entries(data)
+            return table.lines(shown, columns) if shown else [], notes(data)
+
+        if as_json:
+            print_json(ask())
+        elif watch:
+            from virtplay.cli.watching import watch_lines  # noqa: PLC0415
+
+            watch_lines(lines, interval)
+        else:
+            rows, beside = lines()
+            for row in rows:
+                typer.echo(row)
+            print_notes(beside)
+
+    return _command(app, "list", finish, LIST)
 
 
 def change_command(app: typer.Typer, action: str) -> Callable[[Function], Function]:
@@ -69,11 +175,17 @@ def change_command(app: typer.Typer, action: str) -> Callable[[Function], Functi
     The command sends the change and follows its job.
     """
 
-    def finish(client: Client, change: Change, *, wait: bool, as_json: bool) -> None:
-        accepted = client.change(*change)
-        many = "jobs" in accepted
-        report = following.report_accepted_together if many else following.report_accepted
-        report(client, accepted, action, wait=wait, as_json=as_json)
+    def finish(client: Client, ask: Ask, *, wait: bool | None, as_json: bool) -> None:
+        from virtplay.cli import following  # noqa: PLC0415 - lists need none
+
+        change = ask()
+        accepted = client.change(change.method, change.path, change.body, change.query)
+        if "jobs" in accepted:
+            following.report_accepted_together(
+                client, accepted, action, wait=wait is not False, as_json=as_json
+            )
+        else:
+            following.report_accepted(client, accepted, action, change, wait=wait, as_json=as_json)
 
     return _command(app, action.partition("_")[2], finish, CHANGE)
 
@@ -83,14 +195,14 @@ def _command(
 ) -> Callable[[Function], Function]:
     """Turn a function of a Client into a command with its parameters, `options` and CONNECTION.
 
-    The command calls `finish` with the client, the function's result, and the options.
+    The command calls `finish` with the client, the call of the function, and the options.
     """
 
     def register(function: Function) -> Function:
         def command(url: str | None, token_file: Path | None, **given: Any) -> None:
             own = {key: given.pop(key) for key in options}
             with open_client(url, token_file) as client:
-                finish(client, function(client, **given), **own)
+                finish(client, lambda: function(client, **given), **own)
 
         parameters = list(inspect.signature(function).parameters.values())[1:]
         parameters += [
@@ -109,3 +221,26 @@ def _command(
 def open_client(url: str | None, token_file: Path | None) -> Client:
     """Return a client of the service in options, environment or configuration; CannotConnect."""
     return Client(find_connection(url, token_file))
+
+
+def require_dialogue(what: str) -> None:
+    """Raise NoConfirmation unless a question can be answered; `what`: such as "delete VM web"."""
+    if not is_dialogue():
+        raise NoConfirmation(f"cannot {what} without a confirmation: no terminal; use --yes")
+
+
+def refuse_duplicate(what: str, name: str, others: Sequence[str]) -> None:
+    """Ask on the terminal whether to use a name that others have; NoConfirmation without one.
+
+    `what`: such as "VM"; `others`: a line about each that has the name.
+    """
+    if not others:
+        return
+    if not is_dialogue():
+        raise NoConfirmation(
+            f"cannot use the name {name}: another {what} has it: {'; '.join(others)};"
+            " choose another name or use --allow-duplicate"
+        )
+    typer.confirm(
+        f"{what} {name} exists already: {'; '.join(others)}. Use the name twice?", abort=True
+    )

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from virtplay.cli.screen import print_table
+from virtplay.cli.tables import Column, Table
 from virtplay.files import PROJECT
 
 OPTIONS = {
@@ -18,7 +18,15 @@ OPTIONS = {
 }
 """What follows the playbook's name belongs to ansible-playbook, --help too."""
 
+playbook_app = typer.Typer(add_completion=False, rich_markup_mode=None)
+files_app = typer.Typer(add_completion=False, rich_markup_mode=None)
+PLAYBOOKS = Table(
+    Column("PLAYBOOK", lambda entry: entry[0]),
+    Column("PURPOSE", lambda entry: purpose_of(entry[1]), cut=True),
+)
 
+
+@playbook_app.command("playbook", context_settings=OPTIONS)
 def run_playbook(
     context: typer.Context,
     name: Annotated[
@@ -38,8 +46,8 @@ def run_playbook(
     """
     playbooks = find_playbooks()
     if name is None or listed:
-        rows = [(each, purpose_of(path)) for each, path in playbooks.items()]
-        print_table(("PLAYBOOK", "PURPOSE"), rows)
+        for line in PLAYBOOKS.lines(list(playbooks.items())):
+            typer.echo(line)
         return
     found = playbooks.get(name.removesuffix(".yml"))
     if found is None:
@@ -47,6 +55,7 @@ def run_playbook(
     exec_playbook(found, context.args)
 
 
+@files_app.command("files")
 def show_files() -> None:
     """Print the directory of Virtplay's playbooks, roles, collection, inventories and dashboards.
 

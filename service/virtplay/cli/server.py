@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from virtplay.cli.screen import print_table
+from virtplay.cli.ages import age_text
+from virtplay.cli.tables import Column, Table
 from virtplay.errors import CannotStart, ValidationFailed
 from virtplay.times import time_text
 
@@ -18,16 +19,38 @@ from virtplay.times import time_text
 # imports what it needs.
 if TYPE_CHECKING:
     from virtplay.settings import Settings
+    from virtplay.store.models import Token
 
 T = TypeVar("T")
 
+serve_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 token_app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Create, list and revoke API tokens.",
 )
 database_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Manage the database of the service."
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Manage the database of the service.",
+)
+
+
+def _state(token: "Token") -> str:
+    if token.revoked_at:
+        return "revoked"
+    return "expired" if token.expires_at and token.expires_at <= datetime.now(UTC) else "valid"
+
+
+TOKENS = Table(
+    Column("NAME", lambda token: token.name, cut=True),
+    Column("ROLE", lambda token: token.role),
+    Column("STATE", _state),
+    Column("CREATED", lambda token: age_text(time_text(token.created_at)), 3),
+    Column("EXPIRES", lambda token: age_text(time_text(token.expires_at)) or "never", 1),
+    Column("LAST USED", lambda token: age_text(time_text(token.last_used_at)) or "never", 2),
 )
 
 
@@ -57,6 +80,7 @@ def load_settings(**given: object) -> "Settings":
         raise CannotStart(f"cannot use the settings: {faults}") from None
 
 
+@serve_app.command("serve")
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
@@ -156,25 +180,8 @@ def list_tokens() -> None:
     """
     from virtplay.store import tokens  # noqa: PLC0415
 
-    rows = []
-    now = datetime.now(UTC)
-    for token in _with_database(tokens.list_tokens):
-        state = "valid"
-        if token.revoked_at:
-            state = "revoked"
-        elif token.expires_at and token.expires_at <= now:
-            state = "expired"
-        rows.append(
-            (
-                token.name,
-                token.role,
-                state,
-                time_text(token.created_at),
-                time_text(token.expires_at) or "never",
-                time_text(token.last_used_at) or "never",
-            )
-        )
-    print_table(("NAME", "ROLE", "STATE", "CREATED", "EXPIRES", "LAST USED"), rows)
+    for line in TOKENS.lines(_with_database(tokens.list_tokens)):
+        typer.echo(line)
 
 
 @token_app.command("revoke")

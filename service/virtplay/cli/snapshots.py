@@ -1,28 +1,62 @@
 """Command line: virtplay snapshot."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
 
-from virtplay.cli.client import CannotChoose, Client, JsonObject, path_of
-from virtplay.cli.options import Change, VmArgument, Yes, change_command, query_command
-from virtplay.cli.screen import is_dialogue, plain, print_record, print_table, split_lines
+from virtplay.cli import completion
+from virtplay.cli.ages import age_text, moment_text
+from virtplay.cli.client import Client, JsonObject, path_of
+from virtplay.cli.faults import CannotChoose, Refused
+from virtplay.cli.options import (
+    AllowDuplicate,
+    Change,
+    VmArgument,
+    Yes,
+    change_command,
+    list_command,
+    query_command,
+    refuse_duplicate,
+    require_dialogue,
+)
+from virtplay.cli.screen import plain, print_record, split_lines
+from virtplay.cli.tables import Column, Table
+from virtplay.errors import ScheduleNotFound
 from virtplay.units import MIB
 
 snapshot_app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Create, list, restore, delete and schedule snapshots.",
 )
 
-HEADER = ("ID", "NAME", "STATUS", "CURRENT", "RESTORES TO", "SIZE", "CREATED", "EXPIRES", "ORIGIN")
 PERIODS = ("hourly", "daily", "weekly", "monthly")
+BRANCH = "branch"
+"""Key under which the list keeps a snapshot's branch of the tree."""
+SNAPSHOTS = Table(
+    Column("ID", lambda one: one["id"]),
+    Column("NAME", lambda one: f"{one[BRANCH]}{one['name']}", cut=True),
+    Column("STATUS", lambda one: one["status"], 3),
+    Column("CURRENT", lambda one: "*" if one["current"] else None, 2),
+    Column("RESTORES TO", lambda one: one["restoresTo"], 5),
+    Column("SIZE", lambda one: _size(one) if one["hasMemory"] else None, 6),
+    Column("CREATED", lambda one: age_text(one["createdAt"]), 1),
+    Column("EXPIRES", lambda one: age_text(one["expiresAt"]), 4),
+    Column("ORIGIN", lambda one: one["origin"], 7),
+    Column("PARENT", lambda one: one["parent"], 8, extra=True),
+    Column("DESCRIPTION", lambda one: one["description"], 9, cut=True, extra=True),
+)
 
 SnapshotArgument = Annotated[
-    str, typer.Argument(metavar="SNAPSHOT", help="Snapshot id, or a name if it is unique.")
+    str,
+    typer.Argument(
+        metavar="SNAPSHOT",
+        help="Snapshot id, or a name if it is unique.",
+        autocompletion=completion.complete_snapshots,
+    ),
 ]
 
 
@@ -33,14 +67,16 @@ def _keep(period: str) -> Any:
     )
 
 
-def _show_list(data: JsonObject) -> None:
-    if not data["snapshots"]:
-        print("no snapshots", file=sys.stderr)
-        return
-    print_table(HEADER, [_row(one, branch) for branch, one in grow(data["snapshots"])])
+def _entries(data: JsonObject) -> list[JsonObject]:
+    return [{**one, BRANCH: branch} for branch, one in grow(data["snapshots"])]
 
 
-@query_command(snapshot_app, "list", _show_list)
+@list_command(
+    snapshot_app,
+    SNAPSHOTS,
+    _entries,
+    lambda data: [] if data["snapshots"] else ["no snapshots"],
+)
 def list_snapshots(client: Client, vm: VmArgument) -> JsonObject:
     """List a VM's snapshots as a tree; * marks the parent of the VM's current state.
 
@@ -51,7 +87,7 @@ def list_snapshots(client: Client, vm: VmArgument) -> JsonObject:
     return client.get(path_of("vms", vm, "snapshots"))
 
 
-def _show_record(data: JsonObject) -> None:
+def _show_record(_client: Client, data: JsonObject) -> None:
     error = data["error"]
     print_record(
         {
@@ -66,8 +102,8 @@ def _show_record(data: JsonObject) -> None:
             "memory": _size(data) if data["hasMemory"] else "no",
             "frozen": {True: "yes", False: "no", None: None}[data["frozen"]],
             "origin": data["origin"],
-            "created": data["createdAt"],
-            "expires": data["expiresAt"],
+            "created": moment_text(data["createdAt"]),
+            "expires": moment_text(data["expiresAt"]),
         }
     )
 
@@ -108,8 +144,11 @@ def create_snapshot(
             help="Freeze the guest's file systems, if its guest agent responds.",
         ),
     ] = True,
+    allow_duplicate: AllowDuplicate = False,
 ) -> Change:
     """Create a snapshot of a VM; of a running VM, it includes the memory.
+
+    A name that a snapshot of the VM already has is used after a confirmation only.
 
     \b
     Example:
@@ -126,7 +165,11 @@ def create_snapshot(
         body["expiresAt"] = _days_from_now(expires_days)
     if not freeze:
         body["freeze"] = False
-    return Change("POST", path_of("vms", vm, "snapshots"), body)
+    path = path_of("vms", vm, "snapshots")
+    if not allow_duplicate:
+        same = [one for one in client.get(path)["snapshots"] if one["name"] == name]
+        refuse_duplicate("snapshot", name, [_describe(one) for one in same])
+    return Change("POST", path, body)
 
 
 @change_command(snapshot_app, "snapshot_restore")
@@ -160,16 +203,23 @@ def delete_snapshot(
 
     \b
     Example:
-      virtplay snapshot delete web-server before-upgrade
+      virtplay snapshot delete web-server before-upgrade --yes
     """
     path = _path(client, vm, snapshot)
-    if not yes and is_dialogue():
+    if not yes:
+        require_dialogue(f"delete snapshot {snapshot} of VM {vm}")
         data = client.get(path)
-        typer.confirm(f"Delete {data['id']} ({plain(data['name'])})?", abort=True)
+        memory = f" and its memory of {_size(data)}" if data["hasMemory"] and _size(data) else ""
+        typer.confirm(
+            plain(f"Delete snapshot {data['id']} ({data['name']}){memory} of VM {vm}?"), abort=True
+        )
     return Change("DELETE", path)
 
 
-def _show_schedule(data: JsonObject) -> None:
+def _show_schedule(_client: Client, data: JsonObject | None) -> None:
+    if data is None:
+        typer.echo("no snapshot schedule")
+        return
     if "cron" not in data:
         typer.echo(f"{plain(data['vmId'])}: snapshot schedule deleted")
         return
@@ -181,9 +231,9 @@ def _show_schedule(data: JsonObject) -> None:
             "timezone": data["timezone"],
             "keeps": ", ".join(f"{n} {period}" for period, n in data["keep"].items() if n),
             "enabled": "yes" if data["enabled"] else "no",
-            "next": data["nextAt"],
-            "last": data["lastAt"] and f"{data['lastAt']} ({data['lastJobId']})",
-            "skipped": skipped and f"{skipped['at']}: {skipped['reason']}",
+            "next": moment_text(data["nextAt"]),
+            "last": data["lastAt"] and f"{moment_text(data['lastAt'])} ({data['lastJobId']})",
+            "skipped": skipped and f"{moment_text(skipped['at'])}: {skipped['reason']}",
         }
     )
 
@@ -208,7 +258,7 @@ def schedule_snapshots(
     off: Annotated[
         bool, typer.Option("--off", help="Delete the schedule; its snapshots are kept.")
     ] = False,
-) -> JsonObject:
+) -> JsonObject | None:
     """Show, set or delete a VM's snapshot schedule.
 
     \b
@@ -228,7 +278,14 @@ def schedule_snapshots(
     path = path_of("vms", vm, "snapshot-schedule")
     if off:
         return client.change("DELETE", path)
-    return client.change("PUT", path, given) if given else client.get(path)
+    if given:
+        return client.change("PUT", path, given)
+    try:
+        return client.get(path)
+    except Refused as error:
+        if error.refusal != ScheduleNotFound.code:
+            raise
+        return None
 
 
 def grow(snapshots: Sequence[JsonObject]) -> Iterator[tuple[str, JsonObject]]:
@@ -255,20 +312,6 @@ def grow(snapshots: Sequence[JsonObject]) -> Iterator[tuple[str, JsonObject]]:
             waiting.append((inner + marks[0], inner + marks[1], child))
 
 
-def _row(one: JsonObject, branch: str) -> Sequence[object]:
-    return (
-        one["id"],
-        f"{branch}{one['name']}",
-        one["status"],
-        "*" if one["current"] else None,
-        one["restoresTo"],
-        _size(one) if one["hasMemory"] else None,
-        one["createdAt"],
-        one["expiresAt"],
-        one["origin"],
-    )
-
-
 def _size(one: JsonObject) -> str | None:
     return None if one["size"] is None else f"{one['size'] / MIB:.0f} MiB"
 
@@ -277,17 +320,23 @@ def _path(client: Client, vm: str, snapshot: str) -> str:
     """Return the path of the snapshot with this id or unique name; CannotChoose."""
     path = path_of("vms", vm, "snapshots")
     snapshots = client.get(path)["snapshots"]
-    found = [one["id"] for one in snapshots if one["id"] == snapshot]
-    found = found or [one["id"] for one in snapshots if one["name"] == snapshot]
+    found = [one for one in snapshots if one["id"] == snapshot]
+    found = found or [one for one in snapshots if one["name"] == snapshot]
     if not found:
         raise CannotChoose(
             f"cannot find snapshot {snapshot}: VM {vm} has no snapshot with this id or name"
         )
     if len(found) > 1:
         raise CannotChoose(
-            f"cannot choose a snapshot: several are named {snapshot}; use an id: {', '.join(found)}"
+            f"cannot choose a snapshot: {len(found)} of VM {vm} are named {snapshot}; use an id:",
+            [_describe(one) for one in found],
         )
-    return path + path_of(found[0])
+    return path + path_of(found[0]["id"])
+
+
+def _describe(one: JsonObject) -> str:
+    """Return what tells a snapshot from others of its name: id, status and age."""
+    return f"{one['id']}, {one['status']}, created {age_text(one['createdAt'])}"
 
 
 def _days_from_now(days: float) -> str:

@@ -1,6 +1,5 @@
 """Command line: virtplay vm."""
 
-import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -8,8 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from virtplay.cli import completion
+from virtplay.cli.ages import age_text, moment_text
 from virtplay.cli.client import Client, JsonObject, path_of
+from virtplay.cli.faults import describe_vm
 from virtplay.cli.options import (
+    AllowDuplicate,
     Change,
     Limit,
     Page,
@@ -18,21 +21,28 @@ from virtplay.cli.options import (
     VmArgument,
     Yes,
     change_command,
+    list_command,
     open_client,
     query_command,
+    refuse_duplicate,
+    require_dialogue,
 )
-from virtplay.cli.screen import is_dialogue, plain, print_record, print_table, split_lines
+from virtplay.cli.screen import plain, print_record, split_lines
+from virtplay.cli.sizes import parse_gib, parse_mib
+from virtplay.cli.tables import Column, Table
 from virtplay.states import VmStatus
 
 vm_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Create, list, update, start and stop VMs."
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Create, list, update, start, stop and reach VMs.",
 )
 
 ORDINARY = frozenset(
     {"booted", "unpaused", "restored", "from_snapshot", "migrated", "user", "shutdown", "destroyed"}
 )
 """Reasons of statuses that somebody has asked for."""
-HEADER = ("ID", "NAME", "STATUS", "HOST", "CPU", "MEMORY", "DISK", "OS", "IP")
 FILE_LIMIT = 1024 * 1024
 
 
@@ -53,7 +63,10 @@ class CardModel(StrEnum):
 
 
 Cpu = Annotated[int | None, typer.Option(help="Number of vCPUs.")]
-Memory = Annotated[int | None, typer.Option(metavar="MIB", help="Memory in MiB.")]
+Memory = Annotated[
+    int | None,
+    typer.Option(metavar="SIZE", parser=parse_mib, help="Memory: 512M, 2G, or a number of MiB."),
+]
 Network = Annotated[
     str | None, typer.Option(metavar="NAME", help="Connect the VM to this libvirt network.")
 ]
@@ -74,7 +87,12 @@ Labels = Annotated[
     list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Label; repeatable.")
 ]
 Vms = Annotated[
-    list[str] | None, typer.Argument(metavar="VM…", help="VMs: id, name, domain or UUID.")
+    list[str] | None,
+    typer.Argument(
+        metavar="VM…",
+        help="VMs: id, name, domain or UUID.",
+        autocompletion=completion.complete_vms,
+    ),
 ]
 Label = Annotated[
     str | None,
@@ -90,15 +108,39 @@ AutoStart = Annotated[
 ]
 
 
-def _show_list(data: JsonObject) -> None:
-    vms, total = data["vms"], data["pagination"]["total"]
-    if vms:
-        print_table(HEADER, [_row(vm) for vm in vms])
-    if len(vms) < total or not vms:
-        print(f"{len(vms)} of {total} VMs", file=sys.stderr)
+def _amount(vm: JsonObject, field: str, unit: str) -> str | None:
+    """Return an amount with its unit; None while no host has reported it."""
+    return f"{vm[field]} {unit}" if vm[field] else None
 
 
-@query_command(vm_app, "list", _show_list)
+VMS = Table(
+    Column("ID", lambda vm: vm["id"]),
+    Column("NAME", lambda vm: vm["name"], cut=True),
+    Column("STATUS", lambda vm: _status(vm, ordinary=False), 1),
+    Column("HOST", lambda vm: vm["host"], 3, cut=True),
+    Column("CPU", lambda vm: vm["cpu"] or None, 5),
+    Column("MEMORY", lambda vm: _amount(vm, "memory", "MiB"), 4),
+    Column("DISK", lambda vm: _amount(vm, "disk", "GiB"), 6),
+    Column("OS", lambda vm: vm["os"], 7, cut=True),
+    Column("IP", lambda vm: vm["ip"], 2),
+    Column("DOMAIN", lambda vm: vm["domain"], 8, extra=True),
+    Column("UUID", lambda vm: vm["uuid"], 8, extra=True),
+    Column("TEMPLATE", lambda vm: vm["template"], 8, extra=True),
+    Column("LABELS", lambda vm: ",".join(_pairs(vm["labels"])), 8, cut=True, extra=True),
+    Column("DESCRIPTION", lambda vm: vm["description"], 9, cut=True, extra=True),
+    Column("AUTO START", lambda vm: "yes" if vm["autoStart"] else "no", 8, extra=True),
+    Column("CREATED", lambda vm: age_text(vm["createdAt"]), 8, extra=True),
+    Column("STARTED", lambda vm: age_text(vm["startedAt"]), 8, extra=True),
+    Column("OBSERVED", lambda vm: age_text(vm["observedAt"]), 8, extra=True),
+)
+
+
+def _notes(data: JsonObject) -> Sequence[str]:
+    shown, total = len(data["vms"]), data["pagination"]["total"]
+    return [f"{shown} of {total} VMs"] if shown < total or not shown else []
+
+
+@list_command(vm_app, VMS, lambda data: data["vms"], _notes)
 def list_vms(
     client: Client,
     *,
@@ -109,7 +151,14 @@ def list_vms(
             metavar="TEXT", help="Only VMs with this text in id, name, domain, OS or address."
         ),
     ] = None,
-    host: Annotated[str | None, typer.Option(metavar="NAME", help="Only VMs on this host.")] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Only VMs on this host.",
+            autocompletion=completion.complete_hosts,
+        ),
+    ] = None,
     label: Annotated[
         str | None, typer.Option(metavar="KEY[=VALUE]", help="Only VMs with this label.")
     ] = None,
@@ -132,37 +181,51 @@ def list_vms(
     return client.get("/vms", {**query, "page": page, "limit": limit})
 
 
-def _show_record(data: JsonObject) -> None:
+def _show_record(client: Client, data: JsonObject) -> None:
     pending = [f"{field} at the next boot, now {now}" for field, now in data["pending"].items()]
+    path = path_of("vms", data["id"])
+    snapshots = client.get(f"{path}/snapshots")["snapshots"]
+    jobs = client.get("/jobs", {"vm": data["id"], "limit": 1})["jobs"]
     print_record(
         {
             "id": data["id"],
             "name": data["name"],
+            "domain": data["domain"],
             "status": _status(data, ordinary=True),
             "error": _error_text(data["error"]),
-            "host": data["host"],
-            "domain": data["domain"],
-            "cpu": data["cpu"],
-            "memory": f"{data['memory']} MiB",
-            "disk": f"{data['disk']} GiB",
-            "os": data["os"],
-            "template": data["template"],
-            "ip": data["ip"],
+            "host": data["host"] or "-",
+            "cpu": data["cpu"] or "-",
+            "memory": _amount(data, "memory", "MiB") or "-",
+            "disk": _amount(data, "disk", "GiB") or "-",
+            "os": data["os"] or "-",
+            "template": data["template"] or "-",
+            "ip": data["ip"] or "-",
             "network": ", ".join(f"{key} {value}" for key, value in data["network"].items()),
             "addresses": [
                 " ".join(str(part) for part in address.values()) for address in data["addresses"]
             ],
             "auto start": "yes" if data["autoStart"] else "no",
-            "labels": [f"{key}={value}" for key, value in data["labels"].items()],
+            "labels": _pairs(data["labels"]),
             "description": split_lines(data["description"]),
             "pending": pending,
+            "snapshots": len(snapshots),
+            "last job": [_job_text(job) for job in jobs],
+            "console": f"{client.url}{path}/console",
             "uuid": data["uuid"],
-            "created": data["createdAt"],
-            "updated": data["updatedAt"],
-            "started": data["startedAt"],
-            "observed": data["observedAt"],
+            "created": moment_text(data["createdAt"]),
+            "updated": moment_text(data["updatedAt"]),
+            "started": moment_text(data["startedAt"]),
+            "observed": moment_text(data["observedAt"]) or "-",
         }
     )
+
+
+def _job_text(job: JsonObject) -> str:
+    return f"{job['id']} {job['action']} {job['status']}, {age_text(job['createdAt'])}"
+
+
+def _pairs(labels: JsonObject) -> list[str]:
+    return [f"{key}={value}" for key, value in labels.items()]
 
 
 @query_command(vm_app, "show", _show_record)
@@ -176,11 +239,12 @@ def show_vm(client: Client, vm: VmArgument) -> JsonObject:
     return client.get(path_of("vms", vm))
 
 
-def _show_status(data: JsonObject) -> None:
+def _show_status(_client: Client, data: JsonObject) -> None:
     words = [f"{data['id']} {data['status']}"]
     if job := data["job"]:
         words.append(f"{job['id']} {job['action']} {job['status']} {job['progress']}%")
-    words.append(f"observed {data['observedAt']}" if data["observedAt"] else "not observed yet")
+    observed = age_text(data["observedAt"])
+    words.append(f"observed {observed}" if observed else "not observed yet")
     typer.echo(plain(", ".join(words)))
 
 
@@ -197,21 +261,37 @@ def show_status(client: Client, vm: VmArgument) -> JsonObject:
 
 @change_command(vm_app, "vm_create")
 def create_vm(
-    _client: Client,
+    client: Client,
     name: Annotated[str, typer.Argument(metavar="NAME", help="VM name, 1 to 64 characters.")],
     template: Annotated[
-        str, typer.Option(metavar="ID", help="Template of the VM; see virtplay template list.")
+        str,
+        typer.Option(
+            metavar="ID",
+            help="Template of the VM; see virtplay template list.",
+            autocompletion=completion.complete_templates,
+        ),
     ],
     *,
     cpu: Cpu = 1,
     memory: Memory = 1024,
-    disk: Annotated[int, typer.Option(metavar="GIB", help="Disk size in GiB.")] = 10,
+    disk: Annotated[
+        int,
+        typer.Option(metavar="SIZE", parser=parse_gib, help="Disk size: 20G, or a number of GiB."),
+    ] = 10,
+    start: Annotated[
+        bool, typer.Option("--start", help="Start the VM as soon as it is created.")
+    ] = False,
     auto_start: Annotated[
         bool,
         typer.Option("--auto-start", help="Start the VM now and whenever its host starts."),
     ] = False,
     host: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Host; default: one with enough capacity.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Host; default: one with enough capacity.",
+            autocompletion=completion.complete_hosts,
+        ),
     ] = None,
     network: Network = None,
     bridge: Bridge = None,
@@ -235,13 +315,17 @@ def create_vm(
         Clone | None,
         typer.Option(help="linked: overlay on the template; full: independent copy."),
     ] = None,
+    allow_duplicate: AllowDuplicate = False,
 ) -> Change:
     """Create a VM from a template.
 
+    With --start --wait the command ends when the VM can be reached: it prints its address.
+    A name that a VM already has is used after a confirmation only.
+
     \b
     Example:
-      virtplay vm create web-server --template debian12 --cpu 2 --memory 2048 --disk 20 \\
-          --ssh-key ~/.ssh/id_ed25519.pub --auto-start
+      virtplay vm create web-server --template debian12 --cpu 2 --memory 2G --disk 20G \\
+          --ssh-key ~/.ssh/id_ed25519.pub --start --wait
     """
     body = {
         "name": name,
@@ -258,7 +342,17 @@ def create_vm(
         "userData": _text_of(user_data, "--user-data") if user_data else None,
         "clone": clone,
     }
-    return Change("POST", "/vms", _without_none(body))
+    same = client.vms_named(name)
+    if not allow_duplicate:
+        refuse_duplicate("VM", name, [describe_vm(vm) for vm in same])
+    return Change(
+        "POST",
+        "/vms",
+        _without_none(body),
+        start=start and not auto_start,
+        runs=auto_start,
+        by_id=bool(same),
+    )
 
 
 @change_command(vm_app, "vm_update")
@@ -270,7 +364,12 @@ def update_vm(
     cpu: Cpu = None,
     memory: Memory = None,
     disk: Annotated[
-        int | None, typer.Option(metavar="GIB", help="Disk size in GiB; it cannot shrink.")
+        int | None,
+        typer.Option(
+            metavar="SIZE",
+            parser=parse_gib,
+            help="Disk size: 20G, or a number of GiB; it cannot shrink.",
+        ),
     ] = None,
     auto_start: AutoStart = None,
     network: Network = None,
@@ -281,6 +380,7 @@ def update_vm(
     labels: Labels = None,
     no_labels: Annotated[bool, typer.Option("--no-labels", help="Delete all labels.")] = False,
     description: Description = None,
+    allow_duplicate: AllowDuplicate = False,
 ) -> Change:
     """Update a VM: live where possible, otherwise at its next boot.
 
@@ -288,7 +388,7 @@ def update_vm(
 
     \b
     Example:
-      virtplay vm update web-server --cpu 4 --memory 4096
+      virtplay vm update web-server --cpu 4 --memory 4G
     """
     if labels and no_labels:
         raise typer.BadParameter("use either --label or --no-labels")
@@ -306,7 +406,11 @@ def update_vm(
     )
     if not body:
         raise typer.BadParameter("nothing to update: use at least one of the options")
-    return Change("PUT", path_of("vms", vm), body)
+    path = path_of("vms", vm)
+    if name is not None and not allow_duplicate and (others := client.vms_named(name)):
+        own = client.get(path)["id"]
+        refuse_duplicate("VM", name, [describe_vm(one) for one in others if one["id"] != own])
+    return Change("PUT", path, body)
 
 
 @change_command(vm_app, "vm_delete")
@@ -322,13 +426,13 @@ def delete_vm(
     ] = False,
     yes: Yes = False,
 ) -> Change:
-    """Delete a VM and its disks.
+    """Delete a VM and its disks, after a confirmation on the terminal or with --yes.
 
     \b
     Example:
-      virtplay vm delete web-server --force
+      virtplay vm delete web-server --force --yes
     """
-    if not yes and is_dialogue():
+    if not yes:
         vm = _confirm_delete(client, vm, keep_disks)
     query = {"force": "true" if force else None, "keepDisks": "true" if keep_disks else None}
     return Change("DELETE", path_of("vms", vm), query=query)
@@ -418,20 +522,6 @@ def open_console(
         attach(client, vm)
 
 
-def _row(vm: JsonObject) -> Sequence[object]:
-    return (
-        vm["id"],
-        vm["name"],
-        _status(vm, ordinary=False),
-        vm["host"],
-        vm["cpu"],
-        f"{vm['memory']} MiB",
-        f"{vm['disk']} GiB",
-        vm["os"],
-        vm["ip"],
-    )
-
-
 def _status(vm: JsonObject, *, ordinary: bool) -> str:
     """Return a VM's status with its reason, of which `ordinary` ones can be left out."""
     reason = vm.get("statusReason")
@@ -446,10 +536,23 @@ def _error_text(error: JsonObject | None) -> str | None:
 
 
 def _confirm_delete(client: Client, vm: str, keep_disks: bool) -> str:
-    """Ask for a confirmation, and return the id of the VM that it names; typer.Abort without it."""
+    """Ask on the terminal whether to delete a VM and what goes with it; return the VM's id.
+
+    NoConfirmation without a terminal, typer.Abort without a yes.
+    """
+    require_dialogue(f"delete VM {vm}")
     data = client.get(path_of("vms", vm))
-    disks = ", but keep its disks" if keep_disks else " and its disks"
-    typer.confirm(f"Delete {data['id']} ({plain(data['name'])}){disks}?", abort=True)
+    count = len(client.get(path_of("vms", data["id"], "snapshots"))["snapshots"])
+    size = _amount(data, "disk", "GiB")
+    goes = [
+        None if keep_disks else f"its disk of {size}" if size else "its disks",
+        f"{count} snapshot{'s' * (count > 1)}" if count else None,
+    ]
+    goes_too = "".join(f", {each}" for each in goes if each)
+    kept = "; its disks are kept" if keep_disks else ""
+    where = f" on {data['host']}, {data['status']}" if data["host"] else ""
+    question = f"Delete {data['id']} ({data['name']}){where}{goes_too}{kept}?"
+    typer.confirm(plain(question), abort=True)
     return str(data["id"])
 
 

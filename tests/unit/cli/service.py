@@ -4,11 +4,15 @@ It reads queries and bodies with the service's own route table and parsers and f
 with the service's own shapes, so that neither can drift away from the API.
 """
 
+import contextlib
 import re
+import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -18,7 +22,7 @@ from virtplay.api.routes import ROUTES, Route
 from virtplay.api.schemas.fields import Pagination
 from virtplay.api.schemas.jobs import JobError, JobOut
 from virtplay.api.schemas.vms import AcceptedOut, VmOut
-from virtplay.errors import NotFound, Unauthorized, VirtplayError
+from virtplay.errors import NotFound, Unauthorized, VirtplayError, VmNotFound
 
 TOKEN = "token-of-the-tests"
 Reply = dict[str, Any] | VirtplayError | str
@@ -33,21 +37,43 @@ class FakeService:
         self._replies: dict[tuple[str, str], list[Reply]] = {}
         self._ids: dict[str, str] = {}
         self.url = ""
+        self.connections = 0
+        """How many connections were accepted."""
+        self.headers: Any = {}
+        """Those of the last request."""
+        self._open: list[socket.socket] = []
+
+    def opened(self, connection: socket.socket) -> None:
+        """Count a connection, and remember it."""
+        self.connections += 1
+        self._open.append(connection)
+
+    def close_connections(self) -> None:
+        """Close the connections that clients keep, as a service does after a while."""
+        for connection in self._open:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def reply(self, method: str, path: str, *replies: Reply) -> None:
         """ApiResponse `path` (below /api/v1) with data, an error, or text."""
         self._replies[method, path] = list(replies)
 
     def reply_vms(self, *vms: VmOut) -> None:
-        """ApiResponse GET /vms and GET /vms/{id} of these VMs, which all paths may name."""
+        """ApiResponse GET /vms and GET /vms/{id} of these VMs, which all paths may name.
+
+        They have no snapshots and no jobs.
+        """
         page = {
             "vms": [vm.model_dump(mode="json") for vm in vms],
             "pagination": Pagination.of(1, 100, len(vms)).model_dump(),
         }
         self.reply("GET", "/vms", page)
+        no_jobs = {"jobs": [], "pagination": Pagination.of(1, 1, 0).model_dump()}
+        self.reply("GET", "/jobs", no_jobs)
         self._ids = {name: vm.id for vm in vms for name in (vm.name, vm.domain, vm.uuid)}
         for vm in vms:
             self.reply("GET", f"/vms/{vm.id}", vm.model_dump(mode="json"))
+            self.reply("GET", f"/vms/{vm.id}/snapshots", {"snapshots": []})
 
     def reply_job(self, *stages: JobOut) -> None:
         """ApiResponse GET /jobs/{id} with these stages of one job."""
@@ -60,6 +86,7 @@ class FakeService:
 
     def answer(self, request: BaseHTTPRequestHandler) -> Any:
         """The response to a request: what the route table and the script say."""
+        self.headers = request.headers
         try:
             if request.headers.get("Authorization") != f"Bearer {TOKEN}":
                 raise Unauthorized("cannot authenticate: the token is wrong, expired or revoked")
@@ -76,6 +103,8 @@ class FakeService:
             path = self._with_id(address.path.removeprefix("/api/v1"))
             self.requests.append((request.command, path, query, body))
             replies = self._replies.get((request.command, path))
+            if not replies and re.fullmatch("/vms/[^/]+", path):
+                raise VmNotFound(f"cannot find VM {path.removeprefix('/vms/')}")
             if not replies:
                 raise NotFound(f"cannot find {request.command} {path}")
             reply = replies.pop(0) if len(replies) > 1 else replies[0]
@@ -102,12 +131,16 @@ def _route(method: str, path: str) -> Route:
 
 
 @contextmanager
-def serve_fake() -> Iterator[FakeService]:
-    """A FakeService that listens on a free port of loopback."""
+def serve_fake(certificate: Path | None = None) -> Iterator[FakeService]:
+    """A FakeService that listens on a free port of loopback, with TLS if there is a certificate."""
     service = FakeService()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            service.opened(self.request)
+            super().setup()
 
         def _respond(self) -> None:
             response = service.answer(self)
@@ -127,8 +160,17 @@ def serve_fake() -> Iterator[FakeService]:
         def log_message(self, format: str, *args: object) -> None:
             """Nothing: the tests look at `requests`."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    service.url = f"http://127.0.0.1:{server.server_address[1]}"
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """Nothing: a client may close its connection at any time."""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    if certificate is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    scheme = "https" if certificate else "http"
+    service.url = f"{scheme}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

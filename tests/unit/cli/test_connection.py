@@ -1,16 +1,23 @@
 """Unit tests: where URL and token come from, and what is said when there is no service."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
-from virtplay.cli.connection import CannotConnect, check_url, find_connection
+from virtplay import __version__
+from virtplay.cli import transport
+from virtplay.cli.client import Client
+from virtplay.cli.connection import CannotConnect, Connection, check_url, find_connection
+from virtplay.errors import VmAlreadyRunning
 
 from tests.unit.cli.conftest import Run
-from tests.unit.cli.service import TOKEN, FakeService, make_vm
+from tests.unit.cli.service import TOKEN, FakeService, make_vm, serve_fake
+from tests.unit.cli.test_hosts import make_host
 
 
 @pytest.fixture
@@ -191,10 +198,11 @@ def test_help_loads_no_large_library() -> None:
 @pytest.mark.parametrize(
     ("group", "commands"),
     [
-        ("vm", "list show create update delete start stop restart pause resume status"),
+        ("vm", "list show create update delete start stop restart pause resume status console"),
         ("job", "list show watch log"),
         ("host", "list show"),
-        ("template", "list"),
+        ("template", "list show"),
+        ("snapshot", "list show create restore delete schedule"),
     ],
 )
 def test_every_command_helps_with_an_example(run: Run, group: str, commands: str) -> None:
@@ -203,3 +211,152 @@ def test_every_command_helps_with_an_example(run: Run, group: str, commands: str
         assert result.status == 0
         assert f"  Example:\n    virtplay {group} {command}" in result.out
         assert "--token " not in result.out
+
+
+LIST_NEEDS_NONE_OF = (
+    "httpx", "rich", "tortoise", "sanic", "asyncio", "urllib.request", "websockets",
+    "virtplay.cli.server", "virtplay.cli.snapshots", "virtplay.cli.following", "virtplay.settings",
+)  # fmt: skip
+"""What a list must not load; each of them takes a good part of the time in which it can answer."""
+
+
+@pytest.mark.parametrize("command", ["vm list", "host list", "job list", "template list"])
+def test_a_list_loads_little(service: FakeService, command: str) -> None:
+    service.reply_vms(make_vm())
+    service.reply("GET", "/hosts", {"hosts": [make_host()]})
+    service.reply("GET", "/templates", {"templates": []})
+    code = (
+        f"import sys\nsys.argv = ['virtplay', *{command.split()!r}]\n"
+        "from virtplay.cli import main\nmain()\n"
+        f"print([m for m in {LIST_NEEDS_NONE_OF!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert len(service.requests) == 1
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate of localhost and 127.0.0.1, issued by itself, with its key."""
+    file = tmp_path / "service.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
+         "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", file, "-out", tmp_path / "cert"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    with file.open("a") as opened:
+        opened.write((tmp_path / "cert").read_text())
+    return file
+
+
+def test_https_is_used_with_a_certificate_that_is_trusted(
+    run: Run, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve_fake(certificate) as service:
+        monkeypatch.setenv("VIRTPLAY_TOKEN", TOKEN)
+        service.reply_vms(make_vm())
+        result = run("vm", "list", "--url", service.url)
+        assert (result.status, service.requests) == (1, [])
+        assert f"cannot trust the certificate of {service.url}: self-signed" in result.err
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert run("vm", "list", "--url", service.url).status == 0
+
+
+def test_the_wrong_one_of_http_and_https_is_named(
+    service: FakeService, run: Run, certificate: Path
+) -> None:
+    https = service.url.replace("http:", "https:")
+    result = run("vm", "list", "--url", https)
+    assert (result.status, service.requests) == (1, [])
+    assert result.err == (
+        f"virtplay: cannot use {https}: the service speaks http there, without TLS; use"
+        f" {service.url}\n"
+    )
+    with serve_fake(certificate) as secure:
+        http = secure.url.replace("https:", "http:")
+        result = run("vm", "start", "vm-001", "--url", http)
+        assert result.err == (
+            f"virtplay: cannot use {http}: the service requires https there; use {secure.url}\n"
+        )
+
+
+def test_a_silent_http_service_is_recognized_behind_https(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service may wait for the end of what it takes for a request, as Sanic 25.12 does."""
+    monkeypatch.setattr(transport, "PROBE_SECONDS", 0.2)
+    monkeypatch.setenv("VIRTPLAY_TOKEN", "t")
+
+    def answer(listener: socket.socket) -> None:
+        hello, _ = listener.accept()
+        probe, _ = listener.accept()
+        with hello, probe:
+            assert hello.recv(4096).startswith(b"\x16\x03")
+            assert probe.recv(4096).startswith(b"GET /healthz ")
+            probe.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, args=(listener,))
+        thread.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        result = run("vm", "list", "--url", url)
+        thread.join()
+    assert "the service speaks http there, without TLS" in result.err
+
+
+def test_a_closed_connection_is_opened_again(service: FakeService) -> None:
+    service.reply_vms(make_vm())
+    with Client(Connection(service.url, TOKEN)) as client:
+        for _ in range(3):
+            assert client.get("/vms/vm-001")["id"] == "vm-001"
+        service.close_connections()
+        assert client.get("/vms/vm-001")["id"] == "vm-001"
+    assert service.connections == 2
+
+
+def test_a_proxy_of_the_environment_is_used(
+    service: FakeService, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.reply_vms(make_vm())
+    monkeypatch.setenv("HTTP_PROXY", service.url.replace("http://", "http://me:p%40ss@"))
+    assert run("vm", "list", "--url", "http://virt.example:3000").status == 0
+    assert service.headers["Host"] == "virt.example:3000"
+    assert service.headers["Proxy-Authorization"] == "Basic bWU6cEBzcw=="
+    monkeypatch.setenv("NO_PROXY", "virt.example")
+    assert run("vm", "list", "--url", "http://virt.example:3000").status == 1
+    monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:1")
+    result = run("vm", "list", "--url", "http://other.example")
+    assert "cannot use the proxy socks5://127.0.0.1:1" in result.err
+
+
+def test_errors_are_json_on_request(service: FakeService, run: Run) -> None:
+    service.reply("POST", "/vms/vm-001/start", VmAlreadyRunning("cannot start it", hint=1))
+    for arguments, status, code in (
+        (["vm", "start", "vm-001"], 1, "VM_ALREADY_RUNNING"),
+        (["vm", "show", ""], 1, "CANNOT_CHOOSE"),
+        (["vm", "list", "--status", "runing"], 2, "WRONG_USAGE"),
+        (["vm", "list", "--url", "nothing"], 2, "CANNOT_CONNECT"),
+        (["vm", "delete", "vm-001"], 2, "NO_CONFIRMATION"),
+    ):
+        result = run(*arguments, "--json")
+        assert (result.status, result.out) == (status, "")
+        document = json.loads(result.err)
+        assert document["success"] is False
+        assert document["error"]["code"] == code
+        assert document["error"]["message"].startswith(("cannot", "Invalid value"))
+    assert run("vm", "start", "vm-001").err == "virtplay: cannot start it (VM_ALREADY_RUNNING)\n"
+
+
+def test_choices_are_suggested(run: Run) -> None:
+    result = run("vm", "list", "--status", "runing")
+    assert result.status == 2
+    assert "'runing' is not one of creating, stopped, " in result.err
+    assert result.err.rstrip().endswith("; did you mean running?")
+    result = run("vm", "create", "x", "--template", "micro", "--cpu", "two")
+    assert "Invalid value for '--cpu': must be a valid integer\n" in result.err
+    assert "Did you mean 'snapshot'?" in run("snapsot", "list").err
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").out == run("version").out == f"virtplay {__version__}\n"

@@ -44,7 +44,10 @@ def test_followed_job_ends_in_one_line_of_outcome(service: FakeService, run: Run
         "job-000012   0% queued",
         "job-000012  50% Starting",
     ]
-    assert re.fullmatch(r"vm_start of vm-001 succeeded after \d\.\d s", lines[3])
+    assert re.fullmatch(
+        r"Started name-1 \(vm-001\) on kvm1 in \d\.\d s\. Log in: virtplay vm ssh --wait name-1",
+        lines[3],
+    )
     assert len(lines) == 4
 
 
@@ -71,7 +74,7 @@ def test_outcome_says_what_a_person_should_know(
     service: FakeService, run: Run, job: JobOut, words: str
 ) -> None:
     service.reply_job(job)
-    assert run("job", "watch", job.id).out == f"vm_start of vm-001 succeeded after 14.0 s{words}"
+    assert run("job", "watch", job.id).out == f"Started vm-001 on kvm1 in 14.0 s{words}"
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", "lost"])
@@ -94,6 +97,9 @@ def test_json_of_a_followed_job_is_the_job_alone(service: FakeService, run: Run)
         result = run("vm", "start", "vm-001", "--json")
         assert result.status == status
         assert json.loads(result.out) == last.model_dump(mode="json")
+        assert bool(result.err) is (status == 3)
+        if result.err:
+            assert json.loads(result.err)["error"]["code"] == "HOST_UNREACHABLE"
 
 
 def test_json_without_waiting_is_what_was_accepted(service: FakeService, run: Run) -> None:
@@ -161,7 +167,7 @@ def test_watch_of_unknown_jobs(service: FakeService, run: Run) -> None:
     )
     asked = len(service.requests)
     for odd in ("12", "../vms", "job-1/log", ""):
-        assert run("job", "show", odd).status == 1
+        assert run("job", "show", odd).status == 2
     assert len(service.requests) == asked
 
 
@@ -192,7 +198,7 @@ def test_list_filters_by_the_name_of_a_vm(service: FakeService, run: Run) -> Non
     }
     first, second, third = (line.split() for line in result.out.splitlines()[1:])
     assert first[3] == "-"
-    assert second[1:7] == ["api", "vm_start", "vm-001", "kvm1", "failed", "50%"]
+    assert second[1:7] == ["api", "vm_start", "vm-001", "kvm1", "failed", "-"]
     assert third[1:6] == ["shell", "vm_start", "3", "VMs", "2"]
     assert third[-1] == "alice@admin"
     assert result.err == "3 of 9 jobs\n"
@@ -233,10 +239,12 @@ def test_clock(seconds: float, text: str) -> None:
 
 
 @contextmanager
-def in_terminal(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """`virtplay` in a process of its own on a terminal of 120 columns, and the terminal's end."""
+def in_terminal(
+    *arguments: str, columns: int = 120
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """`virtplay` in a process of its own on a terminal, and the terminal's end."""
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "24"}
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "24"}
     process = subprocess.Popen(
         [*PROGRAM, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
     )
@@ -281,7 +289,7 @@ def test_terminal_gets_a_bar_and_afterwards_the_outcome(service: FakeService) ->
     assert "━" in seen
     assert "50%" in seen
     assert "eta 0:0" in seen
-    assert "succeeded after" in seen.splitlines()[-1]
+    assert "Started [red]x[/] (vm-001) on kvm1 in " in seen.splitlines()[-1]
 
 
 def test_ctrl_c_leaves_the_job_running_and_says_so(service: FakeService) -> None:
@@ -305,7 +313,7 @@ def test_delete_asks_on_a_terminal(service: FakeService) -> None:
     for answer, status, deleted in ((b"n\n", 1, 0), (b"y\n", 0, 1)):
         with in_terminal("vm", "delete", "vm-001", "--no-wait") as (process, terminal):
             seen = read_until(terminal, b"[y/N]")
-            assert b"Delete vm-001 (web) and its disks?" in seen
+            assert b"Delete vm-001 (web) on kvm1, running, its disk of 20 GiB?" in seen
             os.write(terminal, answer)
             read_until(terminal, None)
             assert process.wait(120) == status

@@ -162,6 +162,7 @@ def test_create_sends_the_whole_body(service: FakeService, run: Run, tmp_path: P
     key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA me@here"
     (tmp_path / "key.pub").write_text(f"# mine\n{key}\n\n")
     (tmp_path / "user-data").write_bytes(b"#cloud-config\r\nruncmd: []\n")
+    service.reply_vms()
     service.reply("POST", "/vms", make_accepted())
     service.reply_job(make_succeeded(action="vm_create"))
     options = (
@@ -197,6 +198,7 @@ def test_create_sends_the_whole_body(service: FakeService, run: Run, tmp_path: P
 
 
 def test_create_leaves_the_rest_to_the_service(service: FakeService, run: Run) -> None:
+    service.reply_vms()
     service.reply("POST", "/vms", make_accepted())
     assert run("vm", "create", "web", "--template", "micro", "--no-wait").status == 0
     [(_, _, body)] = service.asked("POST")
@@ -289,10 +291,15 @@ def test_an_action_on_no_vm_or_two_choices_asks_nothing(
     assert service.requests == []
 
 
-def test_delete_passes_its_flags_and_asks_nobody_in_a_pipe(service: FakeService, run: Run) -> None:
+def test_delete_passes_its_flags_and_requires_yes_in_a_pipe(service: FakeService, run: Run) -> None:
     service.reply("DELETE", "/vms/vm-001", make_accepted())
-    run("vm", "delete", "vm-001", "--no-wait")
-    run("vm", "delete", "vm-001", "--no-wait", "--force", "--keep-disks")
+    result = run("vm", "delete", "vm-001", "--no-wait", "--force")
+    assert (result.status, service.requests) == (2, [])
+    assert result.err == (
+        "virtplay: cannot delete VM vm-001 without a confirmation: no terminal; use --yes\n"
+    )
+    run("vm", "delete", "vm-001", "--no-wait", "--yes")
+    run("vm", "delete", "vm-001", "--no-wait", "--force", "--keep-disks", "-y")
     assert [query for _, query, _ in service.asked("DELETE")] == [
         {},
         {"force": True, "keepDisks": True},
@@ -304,15 +311,52 @@ def test_a_vm_is_named_to_the_service_as_it_was_typed(service: FakeService, run:
     service.reply("POST", "/vms/vm-001/start", make_accepted())
     assert run("vm", "start", "web 1/é?#", "--no-wait").status == 0
     assert "id:          vm-001" in run("vm", "show", "web 1/é?#").out
-    assert [path for path, _, _ in service.asked("GET")] == ["/vms/vm-001"]
+    assert service.asked("GET")[0][0] == "/vms/vm-001"
 
 
-def test_name_that_several_have_names_them(service: FakeService, run: Run) -> None:
-    error = errors.VmAmbiguous("cannot choose a VM: 2 are named web: vm-001, vm-004; use an id")
+def test_name_that_several_have_lists_them(service: FakeService, run: Run) -> None:
+    vms = [
+        {"id": "vm-001", "name": "web", "domain": "web", "host": "kvm1", "status": "running",
+         "createdAt": "2026-01-01T12:00:00Z"},
+        {"id": "vm-004", "name": "web", "domain": "web-2", "host": None, "status": "error",
+         "createdAt": "2026-01-02T12:00:00Z"},
+    ]  # fmt: skip
+    error = errors.VmAmbiguous(
+        "cannot choose a VM: 2 are named web: vm-001 (running on kvm1), vm-004 (error on no host);"
+        " use an id",
+        vms=vms,
+        matches=2,
+    )
     service.reply("DELETE", "/vms/web", error)
-    result = run("vm", "delete", "web", "--force")
+    result = run("vm", "delete", "web", "--force", "--yes")
     assert result.status == 1
-    assert result.err == f"virtplay: {error.message} (VM_AMBIGUOUS)\n"
+    assert result.err.splitlines() == [
+        "virtplay: cannot choose a VM: 2 are named web; use an id:",
+        "  vm-001 on kvm1, running, created 2026-01-01",
+        "  vm-004 on no host, error, created 2026-01-02",
+    ]
+    document = json.loads(run("vm", "delete", "web", "--yes", "--json").err)
+    assert document["error"]["code"] == "VM_AMBIGUOUS"
+    assert document["error"]["details"]["vms"] == vms
+
+
+def test_a_name_that_another_vm_has_is_refused(service: FakeService, run: Run) -> None:
+    service.reply_vms(make_vm(1, name="web"), make_vm(2, name="db"))
+    service.reply("POST", "/vms", make_accepted())
+    service.reply("PUT", "/vms/vm-001", make_accepted())
+    create = ("vm", "create", "web", "--template", "micro", "--no-wait")
+    result = run(*create)
+    assert (result.status, service.asked("POST")) == (2, [])
+    assert result.err == (
+        "virtplay: cannot use the name web: another VM has it: vm-001 on kvm1, running, created"
+        " 2026-01-01; choose another name or use --allow-duplicate\n"
+    )
+    assert run(*create, "--allow-duplicate").status == 0
+    rename = ("vm", "update", "vm-001", "--no-wait", "--name")
+    assert run(*rename, "db").status == 2
+    assert run(*rename, "web").status == 0, "its own name"
+    assert run(*rename, "db", "--allow-duplicate").status == 0
+    assert [body for _, _, body in service.asked("PUT")] == [{"name": "web"}, {"name": "db"}]
 
 
 def test_refusal_is_one_line_and_exit_1(service: FakeService, run: Run) -> None:
@@ -324,10 +368,13 @@ def test_refusal_is_one_line_and_exit_1(service: FakeService, run: Run) -> None:
 
 
 def test_service_names_every_wrong_field(service: FakeService, run: Run) -> None:
+    service.reply_vms()
     result = run("vm", "create", "x", "--template", "micro", "--cpu", "0", "--disk", "0")
-    assert result.status == 1
-    assert "cpu must be" in result.err
-    assert "disk must be" in result.err
+    assert result.status == 2
+    assert result.err == (
+        "virtplay: --cpu must be greater than or equal to 1;"
+        " --disk must be greater than or equal to 1\n"
+    )
 
 
 @pytest.mark.parametrize(
