@@ -65,6 +65,7 @@ def room_of(host: Host, overcommit: Overcommit, promised: Promised) -> HostRoom:
         disk_free=int(pools.get(vm_fields.DEFAULT_POOL, {}).get("available_bytes", 0)),
         promised_cpu=promised.cpu,
         promised_memory=promised.memory,
+        stopped_memory=promised.stopped_memory,
         promised_disk=promised.disk,
         used_disk=promised.disk_size - promised.disk,
         overcommit=overcommit,
@@ -113,7 +114,12 @@ class Vms:
             columns = vm_fields.columns_of(requested)
             columns["network"] = {**network, "mac": network.get("mac") or derive_mac(identity)}
             vm = await store.create_vm(
-                uuid=identity, host=name, status=VmStatus.CREATING, os=os, **columns
+                uuid=identity,
+                host=name,
+                status=VmStatus.CREATING,
+                managed=True,
+                os=os,
+                **columns,
             )
             job = await submit(
                 self._settings,
@@ -359,7 +365,7 @@ class Vms:
             room_networks = frozenset({need.network_name})
             room = room_of(host, room.overcommit, promised.get(host.name, Promised()))
             room = HostRoom(**{**vars(room), "networks": room_networks, "bridges": room_networks})
-        place([room], need)
+        place([room], need, vm=vm.ref)
 
 
 def _check_card(vm: Vm, requested: Mapping[str, Any]) -> None:

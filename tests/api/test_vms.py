@@ -209,6 +209,49 @@ async def test_creations_spread_over_the_hosts(service: Service) -> None:
     assert hosts["kvm1"]["capacity"] == {"cpu": 16, "memory": 7680, "disk": 100}
 
 
+async def test_stopped_vms_hold_memory_but_no_cpus(service: Service) -> None:
+    states = ("running", "paused", "stopped", "stopped")
+    found = [
+        foreign_domain(f"vm{n}", state=state, vcpus=4, metadata={"id": f"vm{n}"} if n % 2 else None)
+        for n, state in enumerate(states)
+    ]
+    await service.see("kvm1", domains=found)
+    host = await service.get("/hosts/kvm1")
+    assert host["vms"] == 4
+    assert host["allocated"] == {"cpu": 8, "memory": 4096, "disk": 40}
+    assert host["available"]["cpu"] == 8
+    assert host["overcommit"] == {"cpu": 4.0, "memory": 1.0, "disk": 1.0, "reservedMemory": 512}
+    assert host["stopped"] == {"vms": 2, "cpu": 8, "memory": 2048}
+    assert host["unmanaged"] == {"vms": 2, "cpu": 4, "memory": 2048, "disk": 20}
+    await service.create(host="kvm1", cpu=8)
+    answer = await service.post("/vms", {**BODY, "host": "kvm1", "cpu": 1})
+    assert answer.json()["error"]["message"] == (
+        "cannot place the VM: kvm1 has 4 CPUs × virtplay_overcommit_cpu 4 = 16 vCPUs, 16 promised"
+        " to running VMs, 1 more needed; stop a VM, raise virtplay_overcommit_cpu, or choose"
+        " another host"
+    )
+    # A start is not refused, and counts at once.
+    ids = {vm["name"]: vm["id"] for vm in (await service.get("/vms"))["vms"]}
+    await service.act(ids["vm2"], "start")
+    host = await service.get("/hosts/kvm1")
+    assert (host["allocated"]["cpu"], host["available"]["cpu"]) == (20, 0)
+    assert host["stopped"]["vms"] == 1
+
+
+async def test_a_vm_that_is_updated_counts_as_one_that_is_not(service: Service) -> None:
+    states = ("running", "paused", "stopped", "crashed")
+    domains = [
+        foreign_domain(f"vm{n}", state=state, metadata={"id": "x"} if n % 2 else None)
+        for n, state in enumerate(states)
+    ]
+    await service.see("kvm1", domains=domains)
+    before = await service.get("/hosts/kvm1")
+    for vm in (await service.get("/vms"))["vms"]:
+        answer = await service.client.put(f"/api/v1/vms/{vm['id']}", json={"description": "new"})
+        assert answer.status_code == 202, answer.text
+    assert await service.get("/hosts/kvm1") == before
+
+
 async def test_disks_outside_the_pool_cost_it_nothing(service: Service) -> None:
     def disk(target: str, pool: str | None, size: int, used: int) -> dict[str, Any]:
         sizes = {"capacity_bytes": size * GIB, "allocation_bytes": used * GIB}

@@ -7,9 +7,12 @@ from virtplay.api.http.requests import ApiRequest
 from virtplay.api.schemas.hosts import (
     Amounts,
     HostOut,
+    Overcommit,
+    StoppedVms,
     TemplateHost,
     TemplateList,
     TemplateOut,
+    UnmanagedVms,
 )
 from virtplay.hosts.placement import HostRoom
 from virtplay.store import vms as store
@@ -55,6 +58,23 @@ def host_out(host: Host, room: HostRoom, promised: Promised) -> HostOut:
             disk=-(-promised.disk_size // GIB),
         ),
         available=Amounts(**room.available),
+        overcommit=Overcommit(
+            cpu=room.overcommit.cpu,
+            memory=room.overcommit.memory,
+            disk=room.overcommit.disk,
+            reservedMemory=room.overcommit.reserved_memory,
+        ),
+        stopped=StoppedVms(
+            vms=promised.stopped_vms,
+            cpu=promised.stopped_cpu,
+            memory=promised.stopped_memory,
+        ),
+        unmanaged=UnmanagedVms(
+            vms=promised.unmanaged_vms,
+            cpu=promised.unmanaged_cpu,
+            memory=promised.unmanaged_memory,
+            disk=-(-promised.unmanaged_disk_size // GIB),
+        ),
         versions=versions,
         pools=host.facts.get("pools", []),
         networks=host.facts.get("networks", []),

@@ -32,8 +32,13 @@ def _free(field: str, unit: str) -> Callable[[JsonObject], str | None]:
     """Return a function for a host's free and whole amount, None while it is not known."""
 
     def text(host: JsonObject) -> str | None:
-        whole = host["capacity"][field]
-        return f"{host['available'][field]} of {whole}{unit}" if host["cpus"] else None
+        if host["cpus"] is None:
+            return None
+        ratio = host["overcommit"][field]
+        times = f" (× {ratio:g})" if ratio != 1 else ""
+        if field == "cpu":  # without it, vCPUs would be taken for CPUs
+            times = f" ({host['cpus']} × {ratio:g})"
+        return f"{host['available'][field]} of {host['capacity'][field]}{unit}{times}"
 
     return text
 
@@ -51,10 +56,12 @@ HOSTS = Table(
     Column("STATUS", lambda host: host["status"], 1),
     Column("VIRT", lambda host: host["virtType"], 6),
     Column("VMS", lambda host: host["vms"], 4),
+    Column("STOPPED", lambda host: host["stopped"]["vms"], 6),
     Column("CPU FREE", _free("cpu", ""), 3),
     Column("MEMORY FREE", _free("memory", " MiB"), 2),
     Column("DISK FREE", _free("disk", " GiB"), 5),
     Column("OBSERVED", lambda host: age_text(host["observedAt"]), 7),
+    Column("UNMANAGED", lambda host: host["unmanaged"]["vms"], 8, extra=True),
     Column("CPUS", lambda host: host["cpus"], 8, extra=True),
     Column("CPU MODEL", lambda host: host["cpuModel"], 9, cut=True, extra=True),
     Column("MEMORY", lambda host: host["memory"] and f"{host['memory']} MiB", 8, extra=True),
@@ -102,9 +109,7 @@ def _show_record(_client: Client, data: JsonObject) -> None:
             "cpu model": data["cpuModel"],
             "memory": f"{memory} MiB" if memory else None,
             "vms": data["vms"],
-            "capacity": _amounts(data["capacity"]),
-            "allocated": _amounts(data["allocated"]),
-            "available": _amounts(data["available"]),
+            **_room(data),
             "pools": [_pool(pool) for pool in data["pools"]],
             "networks": [_network(network) for network in data["networks"]],
             "bridges": list(data["bridges"]),
@@ -193,6 +198,28 @@ def show_template(
         close = did_you_mean(template, ids) or ";"
         raise CannotChoose(f"cannot find template {template}{close} templates: {', '.join(ids)}")
     return dict(templates[ids.index(template)])
+
+
+def _room(host: JsonObject) -> JsonObject:
+    """Return what a host may allocate, and to what it has, if the host was ever observed."""
+    if host["cpus"] is None:
+        return dict.fromkeys(("capacity", "allocated", "available"))
+    stopped, ratio = host["stopped"], host["overcommit"]
+    room = {
+        "capacity": f"{_amounts(host['capacity'])} ({host['cpus']} CPUs × {ratio['cpu']:g},"
+        f" ({host['memory']} - {ratio['reservedMemory']}) MiB × {ratio['memory']:g},"
+        f" free disk × {ratio['disk']:g})",
+        "allocated": _amounts(host["allocated"]),
+        "available": _amounts(host["available"]),
+    }
+    if stopped["vms"]:
+        room["stopped vms"] = (
+            f"{stopped['vms']} with {stopped['cpu']} vCPUs, which are not allocated, and"
+            f" {stopped['memory']} MiB, which are"
+        )
+    if host["unmanaged"]["vms"]:
+        room["unmanaged vms"] = f"{host['unmanaged']['vms']}: {_amounts(host['unmanaged'])}"
+    return room
 
 
 def _amounts(amounts: JsonObject) -> str:

@@ -40,7 +40,10 @@ class HostRoom:
     disk_free: int
     """Free bytes in the pool for VM disks."""
     promised_cpu: int = 0
+    """To running VMs: a start is never refused for want of CPUs."""
     promised_memory: int = 0
+    stopped_memory: int = 0
+    """MiB of it that are promised to stopped VMs."""
     promised_disk: int = 0
     """Bytes by which VM disks may still grow."""
     used_disk: int = 0
@@ -84,6 +87,22 @@ class HostRoom:
             if amount > available[resource]
         }
 
+    def reasons(self, need: Need) -> list[str]:
+        """Return, for each resource that is short, what is allowed, promised and needed."""
+        ratio, left = self.overcommit, self.overcommit.reserved_memory
+        free, growth = self.disk_free // GIB, -(-self.promised_disk // GIB)
+        stopped = f" ({self.stopped_memory} of it to stopped ones)" * (self.stopped_memory > 0)
+        sentences = {
+            "cpu": f"{self.cpus} CPUs × {OVERCOMMIT}cpu {ratio.cpu:g} = {self.cpu_total} vCPUs,"
+            f" {self.promised_cpu} promised to running VMs, {need.cpu} more needed",
+            "memory": f"({self.memory} - {left} reserved) MiB × {OVERCOMMIT}memory"
+            f" {ratio.memory:g} = {self.memory_total} MiB of memory, {self.promised_memory}"
+            f" promised to VMs{stopped}, {need.memory} more needed",
+            "disk": f"{free} GiB free in its pool default × {OVERCOMMIT}disk {ratio.disk:g},"
+            f" {growth} promised to disks that may grow, {need.disk} more needed",
+        }
+        return [sentences[resource] for resource in self.lacks(need)]
+
     def has_network(self, need: Need) -> bool:
         """Return whether the host has the network or bridge."""
         names = self.bridges if need.network_type == "bridge" else self.networks
@@ -96,18 +115,29 @@ class HostRoom:
         return max(memory, cpu), self.name
 
 
-def place(rooms: Sequence[HostRoom], need: Need) -> str:
+OVERCOMMIT = "virtplay_overcommit_"
+REMEDIES = {
+    "cpu": "stop a VM",
+    "memory": "delete a VM or reduce its memory",
+    "disk": "delete a VM or enlarge the pool",
+}
+MOST_NAMED = 5
+"""Hosts whose figures the message of a refusal has; its details have those of all."""
+
+
+def place(rooms: Sequence[HostRoom], need: Need, *, vm: str | None = None) -> str:
     """Return the name of the host that has the smallest promised share with the VM.
 
     Raise ValidationFailed if no host has the network, and InsufficientResources with the figures
-    of every host if none has room.
+    of every host if none has room. `vm` is the id of a VM that stays on its host and grows.
     """
+    cannot = "cannot place the VM" if vm is None else f"cannot change VM {vm}"
     connected = [room for room in rooms if room.has_network(need)]
     if not connected:
         kind = need.network_type
         message = f"no usable host has {kind} {need.network_name}"
         raise ValidationFailed(
-            f"cannot place the VM: {message}", [{"field": f"network.{kind}", "message": message}]
+            f"{cannot}: {message}", [{"field": f"network.{kind}", "message": message}]
         )
     fitting = [room for room in connected if not room.lacks(need)]
     if fitting:
@@ -116,20 +146,18 @@ def place(rooms: Sequence[HostRoom], need: Need) -> str:
         {"host": room.name, "short": room.lacks(need), "available": room.available}
         for room in connected
     ]
-    words = "; ".join(
-        f"{entry['host']}: "
-        + ", ".join(
-            f"{resource} needs {figures['needed']}{UNITS[resource]}"
-            f" of {figures['available']}{UNITS[resource]} available"
-            for resource, figures in entry["short"].items()
-        )
-        for entry in tried
-    )
+    reasons = [
+        f"{room.name} has {' and '.join(room.reasons(need))}" for room in connected[:MOST_NAMED]
+    ]
+    if len(connected) > MOST_NAMED:
+        reasons.append(f"{len(connected) - MOST_NAMED} more hosts have no room either")
+    short = {resource: None for room in connected for resource in room.lacks(need)}
+    remedies = [REMEDIES[resource] for resource in short]
+    remedies.append(f"raise {' or '.join(OVERCOMMIT + resource for resource in short)}")
+    if vm is None:
+        remedies.append("choose another host" if len(connected) == 1 else "add a host")
     raise InsufficientResources(
-        f"cannot place the VM: {words}",
+        f"{cannot}: {'; '.join(reasons)}; {', '.join(remedies[:-1])}, or {remedies[-1]}",
         needed={"cpu": need.cpu, "memory": need.memory, "disk": need.disk},
         hosts=tried,
     )
-
-
-UNITS = {"cpu": "", "memory": " MiB", "disk": " GiB"}

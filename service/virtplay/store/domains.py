@@ -23,6 +23,7 @@ STATE: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("started_at", "started_at", lambda text: datetime.fromisoformat(text) if text else None),
     ("addresses", "addresses", lambda addresses: addresses or []),
     ("ip", "addresses", lambda addresses: addresses[0]["ip"] if addresses else None),
+    ("managed", "metadata", lambda metadata: metadata is not None),
     ("snapshots", "snapshots", lambda snapshots: len(snapshots or ())),
 )
 """The columns that no request sets: column, key of the domain, function to read it."""

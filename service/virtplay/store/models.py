@@ -71,6 +71,8 @@ class Vm(Model):
     """Why the domain is in that state, in libvirt's words; None before it was observed."""
     elsewhere: Any = fields.JSONField(null=True)
     """Other host that defines a domain of this UUID → its state there; None without one."""
+    managed = fields.BooleanField(null=True)
+    """Whether its domain has our metadata; None before it was observed."""
     provisioned = fields.BooleanField(default=False)
     """Whether the domain exists; a creation that failed holds no capacity."""
     error: Any = fields.JSONField(null=True)

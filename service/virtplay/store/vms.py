@@ -9,11 +9,10 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from tortoise.expressions import Q, RawSQL
-from tortoise.functions import Count, Sum
 from tortoise.queryset import QuerySet
 
 from virtplay.errors import HostNotFound
-from virtplay.states import HostStatus, VmStatus
+from virtplay.states import ACTIVE_STATES, HostStatus, VmStatus
 from virtplay.store.database import fit, select, skip_numbers
 from virtplay.store.jobs import busy_vms
 from virtplay.store.models import ConsoleTicket, Host, Job, Snapshot, SnapshotSchedule, Vm
@@ -34,14 +33,26 @@ CHUNK = 50
 
 @dataclass(frozen=True)
 class Promised:
-    """What the VMs of a host were promised: vCPUs, MiB, and the bytes that disks may still grow."""
+    """What the VMs of a host were promised, in vCPUs, MiB and bytes."""
 
+    vms: int = 0
     cpu: int = 0
+    """vCPUs of the VMs that are running, being created or being started."""
     memory: int = 0
     disk: int = 0
+    """Bytes by which disks in the default pool may still grow."""
     disk_size: int = 0
     """Bytes of all disks in the default pool at full size."""
-    vms: int = 0
+    stopped_vms: int = 0
+    stopped_cpu: int = 0
+    """vCPUs of the other VMs, which are not in `cpu`."""
+    stopped_memory: int = 0
+    """Their memory, which is a part of `memory`."""
+    unmanaged_vms: int = 0
+    """VMs that neither the service nor a playbook has created; the next three are theirs alone."""
+    unmanaged_cpu: int = 0
+    unmanaged_memory: int = 0
+    unmanaged_disk_size: int = 0
 
 
 def vm_ref(number: int) -> str:
@@ -219,40 +230,68 @@ async def promised_by_host(
     # The database adds up the many VMs, and only the few that grow are read.
     found = await _promised(rows.exclude(id__in=[*growing, without or 0]))
     for row in await rows.filter(id__in=list(growing.keys() - {without})).values(
-        "id", "host", "cpu", "memory", "disk", "disk_pool", "pool_size", "disk_allocation"
+        *("id", "host", "status", "power", "managed"),
+        *("cpu", "memory", "disk", "disk_pool", "pool_size", "disk_allocation"),
     ):
-        so_far = found.get(row["host"], Promised())
-        amounts = promised(row, growing[row["id"]])
-        size = _size_in_pool(row, amounts["disk"])
-        found[row["host"]] = Promised(
-            so_far.cpu + amounts["cpu"],
-            so_far.memory + amounts["memory"],
-            so_far.disk + max(0, size - row["disk_allocation"]),
-            so_far.disk_size + size,
-            so_far.vms + 1,
-        )
+        so_far = vars(found.get(row["host"], Promised()))
+        more = _promised_to(row, promised(row, growing[row["id"]]))
+        found[row["host"]] = Promised(**{key: so_far[key] + more.get(key, 0) for key in so_far})
     return found
 
 
+def _promised_to(row: Mapping[str, Any], amounts: Mapping[str, int]) -> dict[str, int]:
+    """Return the fields of Promised for one VM that is promised these amounts."""
+    runs = row["power"] in ACTIVE_STATES or row["status"] in ABOUT_TO_RUN
+    size = _size_in_pool(row, amounts["disk"])
+    running_cpu = amounts["cpu"] * runs
+    values = {
+        "vms": 1,
+        "cpu": running_cpu,
+        "memory": amounts["memory"],
+        "disk": max(0, size - row["disk_allocation"]),
+        "disk_size": size,
+    }
+    if not runs:
+        values |= {"stopped_vms": 1, "stopped_cpu": amounts["cpu"]}
+        values["stopped_memory"] = amounts["memory"]
+    if row["managed"] is False:
+        values |= {"unmanaged_vms": 1, "unmanaged_cpu": running_cpu}
+        values |= {"unmanaged_memory": amounts["memory"], "unmanaged_disk_size": size}
+    return values
+
+
+def _in_sql(words: Iterable[str]) -> str:
+    return ", ".join(f"'{word}'" for word in sorted(words))
+
+
+ABOUT_TO_RUN = frozenset({VmStatus.CREATING, VmStatus.STARTING})
+"""The statuses of VMs that may not run yet."""
+_SIZE = f"COALESCE(pool_size, CAST(disk AS BIGINT) * {GIB})"
+_RUNS = f"(power IN ({_in_sql(ACTIVE_STATES)}) OR status IN ({_in_sql(ABOUT_TO_RUN)}))"
+_IS_UNMANAGED = "managed IS NOT NULL AND NOT managed"
+_SUMS = {
+    "vms": "1",
+    "cpu": f"CASE WHEN {_RUNS} THEN cpu ELSE 0 END",
+    "memory": "memory",
+    "disk": f"CASE WHEN {_SIZE} > disk_allocation THEN {_SIZE} - disk_allocation ELSE 0 END",
+    "disk_size": _SIZE,
+    "stopped_vms": f"CASE WHEN {_RUNS} THEN 0 ELSE 1 END",
+    "stopped_cpu": f"CASE WHEN {_RUNS} THEN 0 ELSE cpu END",
+    "stopped_memory": f"CASE WHEN {_RUNS} THEN 0 ELSE memory END",
+    "unmanaged_vms": f"CASE WHEN {_IS_UNMANAGED} THEN 1 ELSE 0 END",
+    "unmanaged_cpu": f"CASE WHEN {_IS_UNMANAGED} AND {_RUNS} THEN cpu ELSE 0 END",
+    "unmanaged_memory": f"CASE WHEN {_IS_UNMANAGED} THEN memory ELSE 0 END",
+    "unmanaged_disk_size": f"CASE WHEN {_IS_UNMANAGED} THEN {_SIZE} ELSE 0 END",
+}
+"""Field of Promised → what the database adds up for it, as _promised_to does for one VM."""
+
+
 async def _promised(rows: QuerySet[Vm]) -> dict[str, Promised]:
-    size = f"COALESCE(pool_size, CAST(disk AS BIGINT) * {GIB})"
-    growth = f"CASE WHEN {size} > disk_allocation THEN {size} - disk_allocation ELSE 0 END"
-    sums = await (
-        rows.annotate(
-            of_cpu=Sum("cpu"),
-            of_memory=Sum("memory"),
-            growth=RawSQL(f"SUM({growth})"),
-            size=RawSQL(f"SUM({size})"),
-            count=Count("id"),
-        )
-        .group_by("host")
-        .values("host", "of_cpu", "of_memory", "growth", "size", "count")
-    )
+    # No name is that of a column, of which PostgreSQL would take the value.
+    sums = {f"of_{name}": RawSQL(f"SUM({value})") for name, value in _SUMS.items()}
+    found = await rows.annotate(**sums).group_by("host").values("host", *sums)
     return {
-        row["host"]: Promised(
-            *(int(row[name]) for name in ("of_cpu", "of_memory", "growth", "size", "count"))
-        )
-        for row in sums
+        row["host"]: Promised(**{name: int(row[f"of_{name}"]) for name in _SUMS}) for row in found
     }
 
 

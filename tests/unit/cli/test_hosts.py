@@ -27,6 +27,9 @@ def make_host(**given: Any) -> dict[str, Any]:
         "capacity": AMOUNTS,
         "allocated": {"cpu": 2, "memory": 96, "disk": 10},
         "available": {"cpu": 6, "memory": 4000, "disk": 90},
+        "overcommit": {"cpu": 2, "memory": 1, "disk": 1.5, "reservedMemory": 512},
+        "stopped": {"vms": 2, "cpu": 6, "memory": 64},
+        "unmanaged": {"vms": 1, "cpu": 1, "memory": 32, "disk": 5},
         "versions": {"libvirt": "9.0.0"},
         "pools": [
             {
@@ -45,12 +48,18 @@ def make_host(**given: Any) -> dict[str, Any]:
 
 
 def test_list_tells_free_and_whole(service: FakeService, run: Run) -> None:
-    never = make_host(name="kvm2", status="unknown", virtType=None, observedAt=None)
+    nothing = {"cpu": 0, "memory": 0, "disk": 0}
+    never = make_host(
+        name="kvm2", status="unknown", virtType=None, observedAt=None, cpus=None, memory=None,
+        vms=0, capacity=nothing, available=nothing, stopped={"vms": 0, "cpu": 0, "memory": 0},
+        unmanaged={"vms": 0, **nothing},
+    )  # fmt: skip
     service.reply("GET", "/hosts", {"hosts": [make_host(), never]})
     lines = run("host", "list").out.splitlines()
-    assert "6 of 8    4000 of 4096 MiB  90 of 100 GiB" in lines[1]
-    assert lines[2].split()[:3] == ["kvm2", "unknown", "-"]
-    assert lines[2].endswith("-")
+    assert " 6 of 8 (4 × 2)  4000 of 4096 MiB  90 of 100 GiB (× 1.5)  " in lines[1]
+    assert lines[1].split()[:5] == ["kvm1", "ready", "qemu", "3", "2"]
+    assert lines[2].split() == ["kvm2", "unknown", "-", "0", "0", "-", "-", "-", "-"]
+    assert run("host", "list", "-o", "unmanaged").out.split() == ["UNMANAGED", "1", "0"]
 
 
 def test_list_ends_with_what_is_wrong_with_hosts(service: FakeService, run: Run) -> None:
@@ -63,6 +72,9 @@ def test_show_of_a_host(service: FakeService, run: Run) -> None:
     service.reply("GET", "/hosts/kvm1", make_host())
     out = run("host", "show", "kvm1").out
     assert "reason:         /dev/kvm does not exist\n" in out
+    assert "capacity:       8 vCPUs, 4096 MiB, 100 GiB (4 CPUs × 2, (4096 - 512) MiB × 1," in out
+    assert "stopped vms:    2 with 6 vCPUs, which are not allocated, and 64 MiB, which are\n" in out
+    assert "unmanaged vms:  1: 1 vCPUs, 32 MiB, 5 GiB\n" in out
     assert "default (/pool, 90 of 100 GiB free)\n" in out
     assert "off (/off, inactive)\n" in out
     assert "default (bridge virbr0, inactive)\n" in out

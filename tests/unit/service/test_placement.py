@@ -93,9 +93,61 @@ def test_insufficient_resources_names_the_figures_of_every_host_tried() -> None:
         ],
     }
     assert caught.value.message == (
-        "cannot place the VM: kvm1: cpu needs 2 of 1 available;"
-        " kvm2: memory needs 512 MiB of 80 MiB available"
+        "cannot place the VM: kvm1 has 4 CPUs × virtplay_overcommit_cpu 4 = 16 vCPUs, 15 promised"
+        " to running VMs, 2 more needed; kvm2 has (8192 - 512 reserved) MiB ×"
+        " virtplay_overcommit_memory 1 = 7680 MiB of memory, 7600 promised to VMs, 512 more needed;"
+        " stop a VM, delete a VM or reduce its memory, raise virtplay_overcommit_cpu or"
+        " virtplay_overcommit_memory, or add a host"
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "need", "vm", "message"),
+    [
+        (
+            {"cpus": 2, "promised_cpu": 8},
+            Need(1, 512, 1),
+            None,
+            "cannot place the VM: kvm1 has 2 CPUs × virtplay_overcommit_cpu 4 = 8 vCPUs, 8 promised"
+            " to running VMs, 1 more needed; stop a VM, raise virtplay_overcommit_cpu, or choose"
+            " another host",
+        ),
+        (
+            {"promised_memory": 7000, "stopped_memory": 6000},
+            Need(0, 1024, 0),
+            "vm-007",
+            "cannot change VM vm-007: kvm1 has (8192 - 512 reserved) MiB ×"
+            " virtplay_overcommit_memory 1 = 7680 MiB of memory, 7000 promised to VMs (6000 of it"
+            " to stopped ones), 1024 more needed; delete a VM or reduce its memory, or raise"
+            " virtplay_overcommit_memory",
+        ),
+        (
+            {"promised_disk": 90 * GIB, "overcommit": Overcommit(disk=1.5)},
+            Need(0, 0, 61),
+            None,
+            "cannot place the VM: kvm1 has 100 GiB free in its pool default ×"
+            " virtplay_overcommit_disk 1.5, 90 promised to disks that may grow, 61 more needed;"
+            " delete a VM or enlarge the pool, raise virtplay_overcommit_disk, or choose another"
+            " host",
+        ),
+    ],
+)
+def test_a_refusal_names_ratio_promises_and_remedy(
+    values: dict[str, Any], need: Need, vm: str | None, message: str
+) -> None:
+    with pytest.raises(InsufficientResources) as caught:
+        place([room(**values)], need, vm=vm)
+    assert caught.value.message == message
+
+
+def test_a_refusal_by_many_hosts_names_some_and_counts_the_rest() -> None:
+    rooms = [room(f"kvm{n}", promised_cpu=16) for n in range(9)]
+    with pytest.raises(
+        InsufficientResources, match="; 4 more hosts have no room either;"
+    ) as caught:
+        place(rooms, Need(1, 1, 1))
+    assert len(caught.value.details["hosts"]) == 9
+    assert "kvm5" not in caught.value.message
 
 
 def test_hosts_without_the_network_are_not_tried() -> None:

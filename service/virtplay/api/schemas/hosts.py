@@ -15,6 +15,29 @@ class Amounts(BaseModel):
     disk: int
 
 
+class Overcommit(BaseModel):
+    """How many times each resource of the host may be allocated."""
+
+    cpu: float
+    memory: float
+    disk: float
+    reservedMemory: int = Field(description="MiB that are never allocated")  # noqa: N815
+
+
+class StoppedVms(BaseModel):
+    """The VMs of a host that are not running."""
+
+    vms: int
+    cpu: int = Field(description="vCPUs, which are not allocated until the VMs run")
+    memory: int = Field(description="MiB, which are a part of the allocated memory")
+
+
+class UnmanagedVms(Amounts):
+    """What is allocated to VMs that neither the service nor a playbook has created."""
+
+    vms: int
+
+
 class HostOut(BaseModel):
     """A hypervisor."""
 
@@ -32,8 +55,14 @@ class HostOut(BaseModel):
     cpuModel: str | None  # noqa: N815
     memory: int | None = Field(description="MiB")
     capacity: Amounts = Field(description="what may be allocated, including overcommit")
-    allocated: Amounts = Field(description="what is allocated to VMs")
-    available: Amounts
+    allocated: Amounts = Field(
+        description="what is allocated to VMs: the vCPUs of those that are running, being created"
+        " or being started; memory and disk of all"
+    )
+    available: Amounts = Field(description="what is left for new VMs")
+    overcommit: Overcommit
+    stopped: StoppedVms
+    unmanaged: UnmanagedVms = Field(description="the part of allocated of unmanaged VMs")
     versions: dict[str, str]
     pools: list[dict[str, Any]]
     networks: list[dict[str, Any]]
