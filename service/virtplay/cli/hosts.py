@@ -29,15 +29,18 @@ template_app = typer.Typer(
 
 
 def _free(field: str, unit: str) -> Callable[[JsonObject], str | None]:
-    """Return a function for a host's free and whole amount, None while it is not known."""
+    """Return a function for a host's free and whole amount, None while it is not known.
+
+    It is ASCII: the width of any other text costs the loading of rich.
+    """
 
     def text(host: JsonObject) -> str | None:
         if host["cpus"] is None:
             return None
         ratio = host["overcommit"][field]
-        times = f" (× {ratio:g})" if ratio != 1 else ""
-        if field == "cpu":  # without it, vCPUs would be taken for CPUs
-            times = f" ({host['cpus']} × {ratio:g})"
+        times = f" (x {ratio:g})" if ratio != 1 else ""
+        if field == "cpu":  # without the ratio, vCPUs would be taken for CPUs
+            times = f" ({host['cpus']} x {ratio:g})"
         return f"{host['available'][field]} of {host['capacity'][field]}{unit}{times}"
 
     return text
@@ -206,9 +209,9 @@ def _room(host: JsonObject) -> JsonObject:
         return dict.fromkeys(("capacity", "allocated", "available"))
     stopped, ratio = host["stopped"], host["overcommit"]
     room = {
-        "capacity": f"{_amounts(host['capacity'])} ({host['cpus']} CPUs × {ratio['cpu']:g},"
-        f" ({host['memory']} - {ratio['reservedMemory']}) MiB × {ratio['memory']:g},"
-        f" free disk × {ratio['disk']:g})",
+        "capacity": f"{_amounts(host['capacity'])} ({host['cpus']} CPUs x {ratio['cpu']:g},"
+        f" ({host['memory']} - {ratio['reservedMemory']}) MiB x {ratio['memory']:g},"
+        f" free disk x {ratio['disk']:g})",
         "allocated": _amounts(host["allocated"]),
         "available": _amounts(host["available"]),
     }

@@ -56,7 +56,7 @@ def test_list_tells_free_and_whole(service: FakeService, run: Run) -> None:
     )  # fmt: skip
     service.reply("GET", "/hosts", {"hosts": [make_host(), never]})
     lines = run("host", "list").out.splitlines()
-    assert " 6 of 8 (4 × 2)  4000 of 4096 MiB  90 of 100 GiB (× 1.5)  " in lines[1]
+    assert " 6 of 8 (4 x 2)  4000 of 4096 MiB  90 of 100 GiB (x 1.5)  " in lines[1]
     assert lines[1].split()[:5] == ["kvm1", "ready", "qemu", "3", "2"]
     assert lines[2].split() == ["kvm2", "unknown", "-", "0", "0", "-", "-", "-", "-"]
     assert run("host", "list", "-o", "unmanaged").out.split() == ["UNMANAGED", "1", "0"]
@@ -72,7 +72,7 @@ def test_show_of_a_host(service: FakeService, run: Run) -> None:
     service.reply("GET", "/hosts/kvm1", make_host())
     out = run("host", "show", "kvm1").out
     assert "reason:         /dev/kvm does not exist\n" in out
-    assert "capacity:       8 vCPUs, 4096 MiB, 100 GiB (4 CPUs × 2, (4096 - 512) MiB × 1," in out
+    assert "capacity:       8 vCPUs, 4096 MiB, 100 GiB (4 CPUs x 2, (4096 - 512) MiB x 1," in out
     assert "stopped vms:    2 with 6 vCPUs, which are not allocated, and 64 MiB, which are\n" in out
     assert "unmanaged vms:  1: 1 vCPUs, 32 MiB, 5 GiB\n" in out
     assert "default (/pool, 90 of 100 GiB free)\n" in out
