@@ -11,13 +11,14 @@ from grafana_foundation_sdk.builders import dashboard, statetimeline, table, tim
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common as kinds
 from grafana_foundation_sdk.models import dashboard as models
-from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from scripts.panels import SOURCE, WIDTH, Line, Place, at, figure, graph, grid, query, rows
+from scripts.panels import SOURCE, WIDTH, Line, Marks, Place, at, figure, graph, grid, query, rows
 
 DIRECTORY = Path(__file__).parents[1] / "grafana/dashboards"
 NAMED = "* on (host, uuid) group_left (name) max by (host, uuid, name) (libvirt_domain_info{scope})"
 """Adds a VM's name to a series that has only its UUID."""
+NAME = "{{name}} ({{host}})"
+"""The legend of a VM among those of several hosts, of which two may have one name."""
 STATES = {
     "running": ("Running", "green"),
     "paused": ("Paused", "yellow"),
@@ -76,13 +77,48 @@ def fleet() -> dashboard.Dashboard:
                 steps=((None, "green"), (1, "yellow")),
                 decimals=0,
             ),
+            figure("Total VMs", "sum(max by (status) (virtplay_vms))"),
+            figure("Paused VMs", 'max(virtplay_vms{status="paused"})'),
+            figure(
+                "VMs in error",
+                'max(virtplay_vms{status="error"})',
+                steps=((None, "green"), (1, "red")),
+            ),
+            figure(
+                "Failed snapshot schedules",
+                "sum(max by (uuid) (virtplay_snapshot_schedule_failed)) or vector(0)",
+                steps=((None, "green"), (1, "yellow")),
+                text="VMs whose last scheduled snapshot was skipped or failed.",
+            ),
+            figure(
+                "Last lost job",
+                "time() - max(virtplay_job_last_lost_timestamp_seconds) or vector(-1)",
+                unit="s",
+                decimals=0,
+                names={"-1": "none"},
+                text="Time since the service last gave up a job whose process had vanished.",
+            ),
+            figure(
+                "Next token that expires",
+                "min(virtplay_token_expires_timestamp_seconds) - time() or vector(9e9)",
+                unit="s",
+                decimals=0,
+                names={"9000000000": "none"},
+                steps=((None, "red"), (0, "yellow"), (7 * 86400, "green")),
+                text="Time until the next token expires; negative after it has expired.",
+            ),
         )
     ):
-        made.with_panel(at(panel, Place(number * small, 0, small, 4)))
-    made.with_panel(at(host_table(), Place(0, 4, WIDTH, 8)))
+        row, column = divmod(number, WIDTH // small)
+        made.with_panel(at(panel, Place(column * small, row * 4, small, 4)))
+    made.with_panel(at(host_table(), Place(0, 8, WIDTH, 8)))
+    made.with_panel(at(error_table(), Place(0, 16, WIDTH // 2, 8)))
+    made.with_panel(at(schedule_table(), Place(WIDTH // 2, 16, WIDTH // 2, 8)))
+    annotate(made, "Failed and lost jobs", JOBS_FAILED, "{{action}} {{status}}")
+    annotate(made, "Alerts", ALERTS.format(of=""), "{{alertname}} {{host}}")
     grid(
         made,
-        12,
+        24,
         graph(
             "CPU usage of VMs by host",
             Line(
@@ -239,6 +275,8 @@ def one_host() -> dashboard.Dashboard:
     ):
         made.with_panel(at(panel, Place(number * small, 0, small, 4)))
     made.with_panel(at(vm_table(of), Place(0, 4, WIDTH, 8)))
+    annotate(made, "Jobs", JOBS.format(of=of), "Job on {{domain}}")
+    annotate(made, "Alerts", ALERTS.format(of=', host="$host"'), "{{alertname}} {{name}}")
     grid(
         made,
         12,
@@ -320,36 +358,65 @@ def one_vm() -> dashboard.Dashboard:
     """Return the dashboard of one VM: its state and its usage."""
     made = start("virtplay-vm", "Virtplay / VM", "State and usage of one VM.")
     made.with_variable(host_variable(every=True))
+    made.with_variable(vm_variable())
+    of = '{host=~"$host", uuid="$vm"}'
+    annotate(made, "Jobs", JOBS.format(of=of), "Job on this VM")
+    annotate(made, "Alerts", ALERTS.format(of=', uuid="$vm"'), "{{alertname}}")
     made.with_variable(
-        dashboard.QueryVariable("domain")
-        .label("VM")
-        .description("Name of the domain on its host, which is the id of the VM.")
-        .query('label_values(libvirt_domain_info{host=~"$host"}, domain)')
-        .datasource(SOURCE)
-        .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
-        .sort(models.VariableSort.ALPHABETICAL_ASC)
+        dashboard.TextBoxVariable("virtplay")
+        .label("Virtplay")
+        .description("Address of the service, for the link to the VM's console.")
+        .default_value("http://localhost:3000")
     )
-    of = '{host=~"$host", domain="$domain"}'
+    made.link(
+        dashboard.DashboardLink("Console")
+        .type(models.DashboardLinkType.LINK)
+        .icon("external link")
+        .tooltip("Screen and serial console of this VM")
+        .url("${virtplay}/vms/${vm}/console")
+        .target_blank(True)
+    )
     rate = f"{of}[$__rate_interval]"
-    made.with_panel(
-        at(
-            figure("Name", f"max by (name) (libvirt_domain_info{of})", legend="{{name}}"),
+    for panel, place in (
+        (
+            figure(
+                "Name",
+                f"max by (name, host) (libvirt_domain_info{of})",
+                legend="{{name}} on {{host}}",
+            ),
             Place(0, 0, 6, 4),
-        )
-    )
-    made.with_panel(
-        at(
+        ),
+        (
             figure(
                 "Template",
-                f"max by (template, os, host) (libvirt_domain_info{of})",
-                legend="{{template}} on {{host}}",
+                f"max by (template, os) (libvirt_domain_info{of})",
+                legend="{{template}}",
             ),
-            Place(6, 0, 6, 4),
-        )
-    )
-    made.with_panel(at(state_line(of), Place(12, 0, 8, 4)))
-    made.with_panel(
-        at(
+            Place(6, 0, 3, 4),
+        ),
+        (
+            figure(
+                "Reason of the state",
+                f"max by (state, reason) (libvirt_domain_state_reason{of})",
+                legend="{{state}} ({{reason}})",
+                text="Why the VM is in its state, in libvirt's words.",
+            ),
+            Place(9, 0, 4, 4),
+        ),
+        (state_line(of), Place(13, 0, 5, 4)),
+        (
+            figure(
+                "Last scheduled snapshot",
+                "time() - max(virtplay_snapshot_schedule_last_turn_timestamp_seconds"
+                f"{of}) or vector(-1)",
+                unit="s",
+                names={"-1": "none"},
+                decimals=0,
+                text="Time since the last turn of the snapshot schedule that was not skipped.",
+            ),
+            Place(18, 0, 3, 4),
+        ),
+        (
             figure(
                 "Age of the observation",
                 f"time() - max(virtplay_vm_last_observed_timestamp_seconds{of})",
@@ -357,9 +424,10 @@ def one_vm() -> dashboard.Dashboard:
                 decimals=0,
                 steps=((None, "green"), (60, "yellow"), (120, "red")),
             ),
-            Place(20, 0, 4, 4),
-        )
-    )
+            Place(21, 0, 3, 4),
+        ),
+    ):
+        made.with_panel(at(panel, place))
     grid(
         made,
         4,
@@ -486,8 +554,30 @@ def network_lines(rate: str) -> Iterator[tuple[str, str, list[Line]]]:
         )
 
 
+OPEN_HOST = "/d/virtplay-host?var-host=${__data.fields.Host:percentencode}&${__url_time_range}"
+OPEN_VM = (
+    "/d/virtplay-vm?var-host=${__data.fields.Host:percentencode}"
+    "&var-vm=${__data.fields.UUID}&${__url_time_range}"
+)
+"""Links of a table's row: the fields are called as the table shows them."""
 BLOCK_BYTES = "libvirt_domain_block_stats_{read,write}_bytes_total"
 INTERFACE_BYTES = "libvirt_domain_interface_stats_{receive,transmit}_bytes_total"
+
+
+JOBS = "max by (host, domain, uuid) (changes(virtplay_vm_generation{of}[$__rate_interval])) > 0"
+"""The moments at which a job began to act on a VM."""
+JOBS_FAILED = (
+    "sum by (action, status)"
+    ' (increase(virtplay_jobs_total{status=~"failed|lost"}[$__rate_interval])) > 0'
+)
+ALERTS = 'ALERTS{{alertname=~"Virtplay.*", alertstate="firing"{of}}}'
+HELP = "https://github.com/virtplay/virtplay/blob/main/docs/troubleshooting.md"
+
+
+def annotate(made: dashboard.Dashboard, name: str, expr: str, title: str) -> None:
+    """Add marks to all graphs of a dashboard where the query has a value."""
+    colour = "red" if name == "Alerts" else "blue"
+    made.annotation(Marks(title, name=name, datasource=SOURCE, icon_color=colour, expr=expr))
 
 
 def start(uid: str, title: str, text: str) -> dashboard.Dashboard:
@@ -510,6 +600,13 @@ def start(uid: str, title: str, text: str) -> dashboard.Dashboard:
             .tags(["virtplay"])
             .keep_time(True)
         )
+        .link(
+            dashboard.DashboardLink("Troubleshooting")
+            .type(models.DashboardLinkType.LINK)
+            .icon("question")
+            .url(HELP)
+            .target_blank(True)
+        )
     )
 
 
@@ -529,6 +626,27 @@ def host_variable(*, every: bool) -> dashboard.QueryVariable:
     return made
 
 
+def vm_variable() -> dashboard.QueryVariable:
+    """Return the variable that selects a VM: it shows name and host, its value is the UUID.
+
+    Grafana 11 gives the answer of query_result as text, {host="kvm1",name="web",text="web on kvm1",
+    uuid="…"}: the label `text` is made for the regular expression.
+    """
+    return (
+        dashboard.QueryVariable("vm")
+        .label("VM")
+        .description("Name and host of the VM; its value is the VM's UUID.")
+        .query(
+            "query_result(label_join(max by (host, name, uuid)"
+            ' (libvirt_domain_info{host=~"$host"}), "text", " on ", "name", "host"))'
+        )
+        .regex('/text="(?<text>.*)",uuid="(?<value>[^"]*)"/')
+        .datasource(SOURCE)
+        .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(models.VariableSort.ALPHABETICAL_ASC)
+    )
+
+
 def top(what: str, metric: str, of: str, *, unit: str) -> timeseries.Panel:
     """Return a graph of the ten VMs with the highest rate of a metric.
 
@@ -542,30 +660,37 @@ def top(what: str, metric: str, of: str, *, unit: str) -> timeseries.Panel:
         used = f"({used})"
     return graph(
         f"Top 10: {what}",
-        Line(f"topk(10, {used} {NAMED.replace('{scope}', of)})", "{{name}}"),
+        Line(f"topk(10, {used} {NAMED.replace('{scope}', of)})", NAME),
         unit=unit,
     )
 
 
-def state_line(of: str) -> statetimeline.Panel:
-    """Return a panel of a VM's state over time, each state in its colour."""
-    # Combine the seven state series, of which exactly one is 1, into one series.
-    expr = " + ".join(
-        f'{number} * max(libvirt_domain_state{of[:-1]}, state="{state}"}})'
+def state_number(of: str, by: str) -> str:
+    """Return a query that makes one series of the seven of a VM's state, of which one is 1."""
+    return " + ".join(
+        f'{number} * {by} (libvirt_domain_state{of[:-1]}, state="{state}"}})'
         for number, state in enumerate(STATES)
     )
-    results = {
+
+
+def state_texts() -> dict[str, models.ValueMappingResult]:
+    """Return the name and colour of each number of `state_number`."""
+    return {
         str(number): models.ValueMappingResult(text=called, color=colour, index=number)
         for number, (called, colour) in enumerate(STATES.values())
     }
+
+
+def state_line(of: str) -> statetimeline.Panel:
+    """Return a panel of a VM's state over time, each state in its colour."""
     return (
         statetimeline.Panel()
         .title("State")
         .datasource(SOURCE)
         .show_value(kinds.VisibilityMode.NEVER)
         .row_height(0.9)
-        .mappings([models.ValueMap(options=results)])
-        .with_target(query(Line(expr, "state"), "A"))
+        .mappings([models.ValueMap(options=state_texts())])
+        .with_target(query(Line(state_number(of, "max"), "state"), "A"))
     )
 
 
@@ -602,35 +727,89 @@ def host_table() -> table.Panel:
             "percentunit",
         ),
     }
-    link = "/d/virtplay-host?var-host=${__value.text:percentencode}&${__url_time_range}"
-    return rows("Hosts", "host", columns, {"host": ("Host", link)})
+    return rows("Hosts", columns, {"host": ("Host", OPEN_HOST)})
 
 
 def vm_table(of: str) -> table.Panel:
     """Return a table with one row per VM of a host, linked to its dashboard."""
-    by = "max by (domain, uuid)"
+    by = "max by (host, uuid)"
     columns = {
-        "Running": (f'{by} (libvirt_domain_state{of[:-1]}, state="running"}})', "none"),
+        "State": (state_number(of, by), "none"),
         "CPU usage": (
-            "sum by (domain, uuid) (rate(libvirt_domain_info_cpu_time_seconds_total"
+            "sum by (host, uuid) (rate(libvirt_domain_info_cpu_time_seconds_total"
             f"{of}[$__rate_interval])) / {by} (libvirt_domain_info_virtual_cpus{of})",
             "percentunit",
         ),
         "Guest memory used": (f"{by} (libvirt_domain_memory_used_bytes{of})", "bytes"),
         "Resident memory": (f"{by} (libvirt_domain_memory_stats_rss_bytes{of})", "bytes"),
         "Disk space": (
-            f"sum by (domain, uuid) (libvirt_domain_block_stats_physical_bytes{of})",
+            f"sum by (host, uuid) (libvirt_domain_block_stats_physical_bytes{of})",
             "bytes",
         ),
+        "Last scheduled snapshot": (
+            f"time() - {by} (virtplay_snapshot_schedule_last_turn_timestamp_seconds{of})",
+            "s",
+        ),
     }
-    link = (
-        "/d/virtplay-vm?var-host=${host:percentencode}"
-        "&var-domain=${__value.text:percentencode}&${__url_time_range}"
+    shown = {
+        "name": ("VM", OPEN_VM),
+        "vm": ("Id", ""),
+        "domain": ("Domain", ""),
+        "managed": ("Managed", ""),
+        "host": ("Host", ""),
+        "uuid": ("UUID", ""),
+    }
+    return rows(
+        "VMs",
+        columns,
+        shown,
+        labels=f"max by (host, uuid, name, vm, domain, managed) (libvirt_domain_info{of})",
+        names={"State": state_texts()},
     )
-    made = rows("VMs", "domain", columns, {"domain": ("VM", link), "name": ("Name", "")})
-    last = chr(ord("A") + len(columns))
-    names = Line(f"max by (domain, uuid, name) (libvirt_domain_info{of})")
-    return made.with_target(query(names, last, now=True).format(PromQueryFormat.TABLE))
+
+
+def error_table() -> table.Panel:
+    """Return a table of the VMs in error."""
+    shown = {
+        "name": ("VM", OPEN_VM),
+        "vm": ("Id", ""),
+        "host": ("Host", OPEN_HOST),
+        "code": ("Error", ""),
+        "uuid": ("UUID", ""),
+    }
+    labels = "max by (name, vm, host, code, uuid) (virtplay_vm_error)"
+    text = "Their last job failed, QEMU paused them, or their guest crashed."
+    return rows("VMs that need attention", {}, shown, labels=labels, text=text)
+
+
+def schedule_table() -> table.Panel:
+    """Return a table of the VMs with a snapshot schedule."""
+    by = "max by (host, uuid, vm)"
+    columns = {
+        "Last turn": (f"{by} (virtplay_snapshot_schedule_failed)", "none"),
+        "Last snapshot": (
+            f"time() - {by} (virtplay_snapshot_schedule_last_turn_timestamp_seconds)",
+            "s",
+        ),
+    }
+    shown = {
+        "name": ("VM", OPEN_VM),
+        "vm": ("Id", ""),
+        "host": ("Host", OPEN_HOST),
+        "uuid": ("UUID", ""),
+    }
+    names = {
+        "0": models.ValueMappingResult(text="succeeded", color="green", index=0),
+        "1": models.ValueMappingResult(text="failed or skipped", color="red", index=1),
+    }
+    return rows(
+        "Snapshot schedules",
+        columns,
+        shown,
+        labels=f"{by[:-1]}, name) (libvirt_domain_info)"
+        " and on (host, uuid) virtplay_snapshot_schedule_failed",
+        names={"Last turn": names},
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Build panels of the Grafana dashboards: figures, graphs and tables of Prometheus queries."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from grafana_foundation_sdk.builders import (
     common,
@@ -11,6 +12,7 @@ from grafana_foundation_sdk.builders import (
     table,
     timeseries,
 )
+from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import common as kinds
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
@@ -40,6 +42,22 @@ class Place:
     y: int
     w: int
     h: int
+
+
+class Marks(models.AnnotationQuery, Builder[models.AnnotationQuery]):
+    """An annotation of a Prometheus query with a title, which the model does not have."""
+
+    def __init__(self, title: str, **values: Any) -> None:
+        super().__init__(**values)
+        self.title = title
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as Grafana reads it."""
+        return {**super().to_json(), "titleFormat": self.title}
+
+    def build(self) -> models.AnnotationQuery:
+        """Return it: a dashboard takes builders."""
+        return self
 
 
 def at(panel: Panel, place: Place) -> Panel:
@@ -152,36 +170,55 @@ def graph(
 
 
 def rows(
-    title: str, key: str, columns: dict[str, tuple[str, str]], shown: dict[str, tuple[str, str]]
+    title: str,
+    columns: dict[str, tuple[str, str]],
+    shown: dict[str, tuple[str, str]],
+    *,
+    labels: str = "",
+    names: dict[str, dict[str, models.ValueMappingResult]] | None = None,
+    text: str = "",
 ) -> table.Panel:
-    """Return a table that joins several queries on the label `key`, one column per query.
+    """Return a table that joins several queries on their labels, one column per query.
 
-    `columns` maps a column to its query and unit, `shown` a label to its title and link.
+    `columns` maps a column to its query and unit, `shown` a label to its title and link. `labels`
+    is a query of which only the labels are shown. `names` maps a column to texts for its values.
     """
-    made = table.Panel().title(title).datasource(SOURCE).filterable(True)
-    for number, (expr, _) in enumerate(columns.values()):
+    made = table.Panel().title(title).description(text).datasource(SOURCE).filterable(True)
+    for number, expr in enumerate([*(expr for expr, _ in columns.values()), labels]):
         ref = chr(ord("A") + number)
+        if not expr:
+            break
         made.with_target(query(Line(expr), ref, now=True).format(PromQueryFormat.TABLE))
-    names = {f"Value #{chr(ord('A') + n)}": name for n, name in enumerate(columns)}
+    values = {f"Value #{chr(ord('A') + n)}": name for n, name in enumerate(columns)}
+    # The UUID, which links need, comes last.
+    order = sorted((*shown, *values), key=lambda name: name == "uuid")
     last = f"Value #{chr(ord('A') + len(columns))}"
     made.with_transformation(models.DataTransformerConfig(id_val="merge", options={}))
     made.with_transformation(
         models.DataTransformerConfig(
             id_val="organize",
             options={
-                "excludeByName": {"Time": True, "uuid": True, last: True},
-                "indexByName": {name: number for number, name in enumerate((*shown, *names))},
+                # A single query has a plain Value.
+                "excludeByName": {"Time": True, "Value": True, last: True},
+                "indexByName": {name: number for number, name in enumerate(order)},
                 "renameByName": {
-                    **names,
+                    **values,
                     **{label: called for label, (called, _) in shown.items()},
                 },
             },
         )
     )
     for name, (_, unit) in columns.items():
-        made.override_by_name(name, [models.DynamicConfigValue(id_val="unit", value=unit)])
-    title_of_key, url = shown[key]
-    links = [{"title": "Open ${__value.text}", "url": url}]
-    return made.override_by_name(
-        title_of_key, [models.DynamicConfigValue(id_val="links", value=links)]
-    )
+        options = [models.DynamicConfigValue(id_val="unit", value=unit)]
+        if texts := (names or {}).get(name):
+            mapping = models.ValueMap(options=texts)
+            options += [
+                models.DynamicConfigValue(id_val="mappings", value=[mapping]),
+                models.DynamicConfigValue("custom.cellOptions", {"type": "color-text"}),
+            ]
+        made.override_by_name(name, options)
+    for called, url in shown.values():
+        if url:
+            links = [{"title": "Open ${__value.text}", "url": url}]
+            made.override_by_name(called, [models.DynamicConfigValue("links", links)])
+    return made

@@ -29,7 +29,7 @@ def published() -> dict[str, Labels]:
             found[match[1]] = labels
     # Prometheus's own.
     found["up"] = TARGET
-    found["ALERTS"] = TARGET | {"alertname", "alertstate", "severity", "host", "uuid"}
+    found["ALERTS"] = TARGET | {"alertname", "alertstate", "severity", "host", "uuid", "name"}
     return found
 
 
@@ -57,6 +57,8 @@ def _read(node: promql.Expr, metrics: dict[str, Labels]) -> Labels:
             return _aggregate(node, metrics)
         case promql.Call():
             given: Labels = frozenset().union(*(_read(arg, metrics) for arg in node.args))
+            if node.func.name == "label_join":
+                return given | {node.args[1].val}
             return given - {"le"} if node.func.name == "histogram_quantile" else given
         case promql.BinaryExpr():
             return _combine(node, metrics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,14 @@ from tests.unit.published import labels_of, published
 from tests.unit.test_prometheus_files import promtool
 
 GRAFANA = DIRECTORY.parent
+ROOT = GRAFANA.parent
 NAMES = ["fleet.json", "host.json", "vm.json"]
 VALUES = {
     "$__rate_interval": "5m",
     "$__range": "1h",
     "$host": "kvm1",
-    "$domain": "vm-001",
+    "$vm": "00001234-5000-0000-0000-000000000001",
 }
-UNITS = {"none", "percentunit", "bytes", "Bps", "s", "pps", "iops", "ops", "opm", "reqps"}
-"""Of Grafana's units, those in use here; one that it does not know is shown as text."""
 
 
 @pytest.fixture(params=NAMES)
@@ -35,15 +35,21 @@ def shipped(request: pytest.FixtureRequest) -> dict[str, Any]:
     return found
 
 
+def with_values(expr: str) -> str:
+    """A query with values in its variables' places."""
+    for variable, value in VALUES.items():
+        expr = expr.replace(variable, value)
+    assert "$" not in expr, f"unknown variable in {expr}"
+    return expr
+
+
 def expressions(dashboard: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Every query of a dashboard with values in its variables' places, and its legend."""
     for panel in dashboard["panels"]:
         for target in panel["targets"]:
-            expr = target["expr"]
-            for variable, value in VALUES.items():
-                expr = expr.replace(variable, value)
-            assert "$" not in expr, f"unknown variable in {expr}"
-            yield expr, target.get("legendFormat", "")
+            yield with_values(target["expr"]), target.get("legendFormat", "")
+    for marks in dashboard["annotations"]["list"]:
+        yield with_values(marks["expr"]), marks["titleFormat"]
 
 
 def test_files_are_what_the_code_makes() -> None:
@@ -70,7 +76,6 @@ def test_dashboard_loads_anywhere(shipped: dict[str, Any]) -> None:
             assert asking["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
         refs = [target["refId"] for target in panel["targets"]]
         assert len(set(refs)) == len(refs)
-        assert panel["fieldConfig"]["defaults"].get("unit", "none") in UNITS
         spot = panel["gridPos"]
         cells = {
             (x, y)
@@ -84,6 +89,8 @@ def test_dashboard_loads_anywhere(shipped: dict[str, Any]) -> None:
 
 def test_dashboard_has_the_shape_that_grafana_reads(shipped: dict[str, Any]) -> None:
     """Grafana is no package of Debian: what its own types read back must be all there is."""
+    for marks in shipped["annotations"]["list"]:
+        assert marks.pop("titleFormat"), "the one key that their types do not have"
     read = Dashboard.from_json(json.loads(json.dumps(shipped)))
     assert json.loads(JSONEncoder(sort_keys=True).encode(read)) == shipped
 
@@ -113,18 +120,69 @@ def test_queries_ask_for_what_there_is(shipped: dict[str, Any]) -> None:
 def test_variables_ask_for_what_there_is(shipped: dict[str, Any]) -> None:
     metrics = published()
     for variable in shipped["templating"]["list"][1:]:
-        match = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"])
-        assert match
-        assert match[2] in labels_of(match[1].replace("$host", "kvm1"), metrics)
+        if variable["type"] == "textbox":
+            continue
+        if match := re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]):
+            assert match[2] in labels_of(with_values(match[1]), metrics)
+        else:
+            match = re.fullmatch(r"query_result\((.*)\)", variable["query"])
+            assert match
+            wanted = set(re.findall(r'(\w+)="\(\?<', variable["regex"]))
+            assert wanted == {"text", "uuid"}
+            assert wanted <= labels_of(with_values(match[1]), metrics)
+
+
+@pytest.mark.parametrize("name", ["web", 'a "b", uuid="c"', "web on kvm2", "名前"])
+def test_a_vm_is_picked_by_name_and_host(name: str) -> None:
+    """Two hosts may have a VM of one name."""
+    shown = json.loads((DIRECTORY / "vm.json").read_text())
+    [variable] = [one for one in shown["templating"]["list"] if one["name"] == "vm"]
+    regex = variable["regex"].strip("/").replace("(?<", "(?P<")
+    # As Grafana writes the answer of query_result: labels by name, nothing escaped.
+    answer = f'{{host="kvm1",name="{name}",text="{name} on kvm1",uuid="1-2-3"}} 1 1700000000000'
+    found = re.search(regex, answer)
+    assert found
+    assert (found["text"], found["value"]) == (f"{name} on kvm1", "1-2-3")
 
 
 def test_links_lead_to_dashboards_and_their_variables() -> None:
     made = {shown["uid"]: shown for shown in (json.loads(text) for _, text in dashboards())}
-    links = re.findall(r"/d/([\w-]+)\?([^\"]*)", "".join(text for _, text in dashboards()))
+    written = "".join(text for _, text in dashboards())
+    links = re.findall(r"/d/([\w-]+)\?([^\"]*)", written)
     assert {uid for uid, _ in links} == {"virtplay-host", "virtplay-vm"}
     for uid, query in links:
         variables = {variable["name"] for variable in made[uid]["templating"]["list"]}
         assert set(re.findall(r"var-(\w+)=", query)) <= variables
+
+
+def test_tables_and_units_are_what_grafana_makes_of_them() -> None:
+    """By Grafana's own code, which `scripts/setup dev` takes from npm."""
+    code = ROOT / "tests/grafana"
+    if not (code / "node_modules/.complete").exists():
+        pytest.skip("Grafana's npm packages are missing: run make setup-dev")
+    done = subprocess.run(
+        ["node", code / "read.cjs", *(DIRECTORY / name for name in NAMES)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    read = json.loads(done.stdout)
+    assert read["units"] == []
+    # A row for each VM or host, and no column that nobody has named.
+    assert read["tables"].keys() == {
+        "Hosts",
+        "VMs that need attention",
+        "Snapshot schedules",
+        "VMs",
+    }
+    for title, (columns, count) in read["tables"].items():
+        assert count == 2, title
+        assert all(re.fullmatch(r"(v?CPU|[A-Z]).*", column) for column in columns), title
+        assert not any(column.startswith("Value") for column in columns), title
+        # Links of rows have the fields by these names.
+        wanted = {"Host"} if title == "Hosts" else {"VM", "Host", "UUID"}
+        assert wanted <= set(columns), title
 
 
 @pytest.mark.needs("promtool")
