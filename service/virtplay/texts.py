@@ -1,7 +1,8 @@
 """Pure: checks which characters a text may contain, and how texts are compared."""
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 JOINERS = "\u200c\u200d"
@@ -32,3 +33,9 @@ def storable(value: Any) -> Any:
     if isinstance(value, list):
         return [storable(item) for item in value]
     return value
+
+
+def did_you_mean(given: str, known: Collection[str]) -> str:
+    """Return "; did you mean X?" for the known word that `given` resembles, or nothing."""
+    close = get_close_matches(given, known, 1, 0.6)
+    return f"; did you mean {close[0]}?" if close else ""

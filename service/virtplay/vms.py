@@ -185,9 +185,10 @@ class Vms:
                     " force=true, which loses its memory"
                 )
             if vm.snapshots and not force:
+                count = f"{vm.snapshots} snapshot{'s' * (vm.snapshots > 1)}"
                 raise errors.VmHasSnapshots(
-                    f"cannot delete VM {vm.ref}: it has {vm.snapshots} snapshots; delete them"
-                    " first, or use force=true, which deletes them too",
+                    f"cannot delete VM {vm.ref}: it has {count}; delete them first, or use"
+                    " force=true, which deletes them too",
                     snapshots=vm.snapshots,
                 )
             job = await submit(

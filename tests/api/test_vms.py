@@ -658,6 +658,7 @@ async def test_hosts_and_templates(service: Service) -> None:
     expected = {"name": "kvm1", "status": "ready", "vms": 0, "virtType": "qemu", "cpus": 4,
                 "memory": 8192, "bridges": ["br0"]}  # fmt: skip
     assert {key: host[key] for key in expected} == expected
+    assert host["connection"] == {"type": "ssh", "address": "kvm1", "port": None, "user": None}
     assert host["versions"]["libvirt"] == "9.0.0"
     assert host["observedAt"].endswith("Z")
     templates = {t["id"]: t for t in (await service.get("/templates"))["templates"]}
@@ -665,6 +666,16 @@ async def test_hosts_and_templates(service: Service) -> None:
     assert templates["micro"]["minDisk"] == 1
     assert [h["ready"] for h in templates["micro"]["hosts"]] == [True, True]
     assert [h["ready"] for h in templates["debian12"]["hosts"]] == [False, False]
+
+
+async def test_a_name_that_is_nearly_right_is_suggested(service: Service) -> None:
+    for values, words in (
+        ({"template": "debain12"}, "; did you mean debian12? it has debian12, micro"),
+        ({"host": "kvm11"}, "; did you mean kvm1?"),
+    ):
+        answer = await service.post("/vms", {**BODY, **values})
+        assert answer.status_code == 404
+        assert answer.json()["error"]["message"].endswith(words)
 
 
 async def test_ids_are_not_given_twice(service: Service) -> None:

@@ -1,11 +1,13 @@
 """API: /hosts and /templates."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from virtplay.api.http.envelope import ApiResponse, json_list, json_object
 from virtplay.api.http.requests import ApiRequest
 from virtplay.api.schemas.hosts import (
     Amounts,
+    ConnectionOut,
     HostOut,
     Overcommit,
     StoppedVms,
@@ -22,7 +24,9 @@ from virtplay.times import time_text
 from virtplay.units import GIB, MIB
 
 
-def host_out(host: Host, room: HostRoom, promised: Promised) -> HostOut:
+def host_out(
+    host: Host, room: HostRoom, promised: Promised, connection: Mapping[str, Any]
+) -> HostOut:
     """Return a hypervisor in the format of the API."""
     facts = host.facts.get("host", {})
     memory = facts.get("memory_bytes")
@@ -38,6 +42,7 @@ def host_out(host: Host, room: HostRoom, promised: Promised) -> HostOut:
     }
     return HostOut(
         name=host.name,
+        connection=ConnectionOut(**connection),
         status=host.status,
         message=host.message,
         observedAt=time_text(host.observed_at),
@@ -88,7 +93,8 @@ async def list_hosts(request: ApiRequest) -> ApiResponse:
     room = request.services.vms.room
 
     def render(host: Host) -> str:
-        out = host_out(host, room(host, promised), promised.get(host.name, Promised()))
+        login = request.services.vms.inventory.login(host.name)
+        out = host_out(host, room(host, promised), promised.get(host.name, Promised()), login)
         return out.model_dump_json()
 
     return ApiResponse(json_object(hosts=await json_list(await store.list_hosts(), render)))
@@ -99,7 +105,8 @@ async def get_host(request: ApiRequest) -> ApiResponse:
     host = await store.find_host(request.path["name"])
     promised = await store.promised_by_host(host.name)
     room = request.services.vms.room(host, promised)
-    out = host_out(host, room, promised.get(host.name, Promised()))
+    login = request.services.vms.inventory.login(host.name)
+    out = host_out(host, room, promised.get(host.name, Promised()), login)
     return ApiResponse(out.model_dump(mode="json"))
 
 

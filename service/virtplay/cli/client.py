@@ -51,6 +51,10 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; the next request opens it again."""
         self._transport.close()
 
     def get(self, path: str, query: Mapping[str, Any] | None = None) -> JsonObject:

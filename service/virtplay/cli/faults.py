@@ -4,7 +4,6 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, ClassVar
 
 import typer
@@ -12,6 +11,7 @@ import typer
 from virtplay.cli.ages import age_text
 from virtplay.cli.screen import plain
 from virtplay.errors import VirtplayError, VmAmbiguous
+from virtplay.texts import did_you_mean
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -143,12 +143,6 @@ def describe_vm(vm: Mapping[str, Any]) -> str:
     """Return what tells a VM from others of its name: id, host, status and age."""
     age = age_text(vm["createdAt"])
     return f"{vm['id']} on {vm['host'] or 'no host'}, {vm['status']}, created {age}"
-
-
-def did_you_mean(given: str, known: Sequence[str]) -> str:
-    """Return "; did you mean X?" for the known word that `given` resembles, or nothing."""
-    close = get_close_matches(given, known, 1, 0.6)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _print_usage(error: typer.TyperException) -> int:

@@ -8,10 +8,11 @@ import typer
 from virtplay.cli import completion
 from virtplay.cli.ages import age_text, moment_text
 from virtplay.cli.client import Client, JsonObject, path_of
-from virtplay.cli.faults import CannotChoose, did_you_mean
+from virtplay.cli.faults import CannotChoose
 from virtplay.cli.options import list_command, query_command
 from virtplay.cli.screen import print_record
 from virtplay.cli.tables import Column, Table
+from virtplay.texts import did_you_mean
 from virtplay.units import GIB
 
 host_app = typer.Typer(

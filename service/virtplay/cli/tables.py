@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from virtplay.cli.faults import WrongValue, did_you_mean
+from virtplay.cli.faults import WrongValue
 from virtplay.cli.screen import has_colours, is_terminal, plain
+from virtplay.texts import did_you_mean
 
 GAP = "  "
 SHORT, SHORTEST = 20, 8

@@ -305,9 +305,13 @@ def create_vm(
         typer.Option(
             "--ssh-key",
             metavar="FILE",
-            help="Public SSH keys for the guest's first user; repeatable.",
+            help="Public SSH keys for the guest's first user; repeatable. Default: your own in"
+            " ~/.ssh.",
         ),
     ] = None,
+    no_ssh_key: Annotated[
+        bool, typer.Option("--no-ssh-key", help="Give the guest no SSH key.")
+    ] = False,
     user_data: Annotated[
         Path | None, typer.Option(metavar="FILE", help="cloud-init user data.")
     ] = None,
@@ -327,6 +331,9 @@ def create_vm(
       virtplay vm create web-server --template debian12 --cpu 2 --memory 2G --disk 20G \\
           --ssh-key ~/.ssh/id_ed25519.pub --start --wait
     """
+    if ssh_keys and no_ssh_key:
+        raise typer.BadParameter("use either --ssh-key or --no-ssh-key")
+    keys = [] if no_ssh_key else _public_keys(ssh_keys or find_own_keys())
     body = {
         "name": name,
         "template": template,
@@ -338,7 +345,7 @@ def create_vm(
         "network": _network(network, bridge, model, mac, ip),
         "labels": _labels(labels) if labels else None,
         "description": description,
-        "sshKeys": _public_keys(ssh_keys) if ssh_keys else None,
+        "sshKeys": keys or None,
         "userData": _text_of(user_data, "--user-data") if user_data else None,
         "clone": clone,
     }
@@ -495,6 +502,62 @@ _add_action("pause", "Pause a VM: its CPUs stop, its memory is kept.")
 _add_action("resume", "Resume a paused VM.")
 
 
+@vm_app.command("ssh")
+def open_shell(
+    vm: VmArgument,
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- COMMAND…]", help="Command instead of a shell, behind --."),
+    ] = None,
+    *,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            "--user", "-l", metavar="NAME", help="User; default: the first of the cloud image."
+        ),
+    ] = None,
+    identity: Annotated[
+        Path | None, typer.Option("--identity", "-i", metavar="FILE", help="Private key.")
+    ] = None,
+    jump: Annotated[
+        str | None,
+        typer.Option(
+            "--jump",
+            "-J",
+            metavar="[USER@]HOST[:PORT]",
+            help="Machine to go through, or none; default: the VM's host, if the VM is on a"
+            " libvirt network of another machine.",
+        ),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until the address of the guest is known.")
+    ] = False,
+    url: Url = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Open a shell in a guest by SSH, or run a command there.
+
+    The exit status is that of ssh: of the command, or 255.
+
+    \b
+    Example:
+      virtplay vm ssh web-server
+      virtplay vm ssh web-server -- systemctl status nginx
+    """
+    from virtplay.cli.ssh import exec_ssh  # noqa: PLC0415 - other commands need none
+
+    with open_client(url, token_file) as client:
+        exec_ssh(
+            client,
+            vm,
+            user=user,
+            identity=identity,
+            jump=jump,
+            wait=wait,
+            command=command or [],
+        )
+
+
 @vm_app.command("console")
 def open_console(
     vm: VmArgument,
@@ -581,6 +644,13 @@ def _labels(given: Sequence[str]) -> dict[str, str]:
             raise typer.BadParameter(f"--label {plain(key)} is used twice")
         found[key] = value
     return found
+
+
+def find_own_keys() -> list[Path]:
+    """Return the public keys that ssh offers by default, of those that exist."""
+    names = ("id_ed25519", "id_ecdsa", "id_rsa")
+    files = [Path(f"~/.ssh/{name}.pub").expanduser() for name in names]
+    return [file for file in files if file.is_file()]
 
 
 def _public_keys(files: Sequence[Path]) -> list[str]:

@@ -16,6 +16,7 @@ import yaml
 from virtplay.errors import CannotStart, TemplateNotFound
 from virtplay.hosts.placement import Overcommit
 from virtplay.settings import Settings
+from virtplay.texts import did_you_mean
 
 GROUP = "hypervisors"
 CATALOGUE = "libvirt_image_catalogue"
@@ -58,6 +59,30 @@ class HostConfig:
             if key.startswith(CONNECTION) or key == URI
         }
 
+    @property
+    def login(self) -> dict[str, Any]:
+        """What people need for SSH to the host: type, address, port and user.
+
+        A value that is a template, or not set, is None; the address is then the host's name.
+        """
+
+        def plain(*keys: str) -> Any:
+            found = next((self.variables[key] for key in keys if key in self.variables), None)
+            return None if found in (None, "") or "{{" in str(found) else found
+
+        port = str(plain("ansible_port", "ansible_ssh_port") or "")
+        kind = str(plain("ansible_connection") or "ssh").removeprefix("ansible.builtin.")
+        local = kind == "local"
+        named = "ansible_host" in self.variables or "ansible_ssh_host" in self.variables
+        address = plain("ansible_host", "ansible_ssh_host") if named else self.name
+        user = plain("ansible_user", "ansible_ssh_user")
+        return {
+            "type": kind,
+            "address": None if local or address is None else str(address),
+            "port": int(port) if port.isdecimal() else None,
+            "user": str(user) if user and not local else None,
+        }
+
 
 @dataclass(frozen=True)
 class Inventory:
@@ -65,13 +90,20 @@ class Inventory:
 
     hosts: dict[str, HostConfig]
 
+    def login(self, host: str) -> dict[str, Any]:
+        """Return `login` of a host, also of one that has left the inventory since."""
+        config = self.hosts.get(host) or HostConfig(host, Overcommit(), {})
+        return config.login
+
     def template_os(self, name: str) -> str:
         """The `os` of a template in the catalogue; TemplateNotFound if no host knows it."""
         for host in self.hosts.values():
             if name in host.catalogue:
                 return str(host.catalogue[name].get("os", name))
+        known = self.templates()
         raise TemplateNotFound(
             f"cannot find template {name}: the image catalogue has no such entry"
+            f"{did_you_mean(name, known) or ';'} it has {', '.join(sorted(known))}"
         )
 
     def templates(self) -> dict[str, dict[str, Any]]:

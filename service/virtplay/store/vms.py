@@ -18,6 +18,7 @@ from virtplay.store.jobs import busy_vms
 from virtplay.store.models import ConsoleTicket, Host, Job, Snapshot, SnapshotSchedule, Vm
 from virtplay.store.samples import forget_vm_samples
 from virtplay.store.vm_index import index_texts
+from virtplay.texts import did_you_mean
 from virtplay.units import GIB
 from virtplay.vm_fields import DEFAULT_POOL, from_variables, promised
 
@@ -351,7 +352,11 @@ async def find_host(name: str) -> Host:
     """Return the host of the inventory with that name; raise HostNotFound."""
     host = await Host.get_or_none(name=name, in_inventory=True) if len(name) <= 255 else None
     if host is None:
-        raise HostNotFound(f"cannot find host {name[:255]}: the inventory has no such hypervisor")
+        known = [host.name for host in await list_hosts()]
+        raise HostNotFound(
+            f"cannot find host {name[:255]}: the inventory has no such hypervisor"
+            f"{did_you_mean(name[:255], known)}"
+        )
     return host
 
 

@@ -15,6 +15,7 @@ def make_host(**given: Any) -> dict[str, Any]:
     """A hypervisor as the API shows one."""
     values: dict[str, Any] = {
         "name": "kvm1",
+        "connection": {"type": "ssh", "address": "kvm1", "port": None, "user": None},
         "status": "ready",
         "message": "",
         "observedAt": "2026-01-01T12:00:00Z",

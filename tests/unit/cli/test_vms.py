@@ -1,12 +1,14 @@
 """Unit tests: virtplay vm."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from virtplay import errors
 from virtplay.api.schemas.fields import Pagination
+from virtplay.cli import following
 
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.service import (
@@ -203,6 +205,141 @@ def test_create_leaves_the_rest_to_the_service(service: FakeService, run: Run) -
     assert run("vm", "create", "web", "--template", "micro", "--no-wait").status == 0
     [(_, _, body)] = service.asked("POST")
     assert set(body) == {"name", "template", "cpu", "memory", "disk", "autoStart"}
+
+
+def test_create_gives_the_guest_the_keys_of_its_user(
+    service: FakeService, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA me@here"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "id_ed25519.pub").write_text(f"{key}\n")
+    (tmp_path / ".ssh" / "other.pub").write_text(f"{key} other\n")
+    service.reply_vms()
+    service.reply("POST", "/vms", make_accepted())
+    create = ("vm", "create", "web", "--template", "micro", "--no-wait")
+    run(*create)
+    run(*create, "--no-ssh-key")
+    run(*create, "--ssh-key", str(tmp_path / ".ssh" / "other.pub"))
+    assert [body.get("sshKeys") for _, _, body in service.asked("POST")] == [
+        [key], None, [f"{key} other"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("memory", "disk", "body"),
+    [
+        ("512M", "20G", (512, 20)), ("2G", "1T", (2048, 1024)), ("2GiB", "20gib", (2048, 20)),
+        ("1.5g", "7", (1536, 7)), ("768", "7 G", (768, 7)),
+    ],
+)  # fmt: skip
+def test_sizes_have_units(
+    service: FakeService, run: Run, memory: str, disk: str, body: tuple[int, int]
+) -> None:
+    service.reply_vms()
+    service.reply("POST", "/vms", make_accepted())
+    size = ("--memory", memory, "--disk", disk)
+    assert run("vm", "create", "x", "--template", "micro", "--no-wait", *size).status == 0
+    [(_, _, sent)] = service.asked("POST")
+    assert (sent["memory"], sent["disk"]) == body
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "words"),
+    [
+        ("--memory", "2X", "'2X' is not a size such as 512M or 2G, or a number of MiB"),
+        ("--memory", "2GB", "'2GB' is not a size such as"),
+        ("--memory", "-1", "'-1' is not a size such as"),
+        ("--memory", "100K", "'100K' is not a whole number of MiB"),
+        ("--disk", "512M", "'512M' is not a whole number of GiB"),
+    ],
+)
+def test_wrong_sizes_are_named(
+    service: FakeService, run: Run, option: str, text: str, words: str
+) -> None:
+    result = run("vm", "create", "x", "--template", "micro", f"{option}={text}")
+    assert (result.status, service.requests) == (2, [])
+    assert f"Invalid value for '{option}': {words}" in result.err
+
+
+def reply_create_and_start(service: FakeService, *ips: str | None) -> None:
+    """Accept a creation and the start behind it; the VM then has these addresses in turn."""
+    service.reply_vms()
+    service.reply("POST", "/vms", make_accepted("web", jobId="job-000001"))
+    service.reply("POST", "/vms/vm-001/start", make_accepted("web", jobId="job-000002"))
+    service.reply_job(
+        make_job(id="job-000001", action="vm_create"),
+        make_succeeded(id="job-000001", action="vm_create"),
+    )
+    service.reply_job(make_job(id="job-000002"), make_succeeded(id="job-000002"))
+    vms = [make_vm(name="web", ip=ip).model_dump(mode="json") for ip in ips]
+    service.reply("GET", "/vms/vm-001", *vms)
+
+
+CREATE = ("vm", "create", "web", "--template", "micro")
+
+
+def test_create_start_and_wait_end_with_the_address(service: FakeService, run: Run) -> None:
+    reply_create_and_start(service, None, None, "198.51.100.7")
+    result = run(*CREATE, "--start", "--wait")
+    assert result.status == 0, result.err
+    lines = result.out.splitlines()
+    assert lines[:2] == [
+        "job-000001: vm_create of vm-001 (web)",
+        "job-000002: vm_start of vm-001 (web)",
+    ]
+    assert "vm-001 100% waiting for its address" in lines
+    assert re.fullmatch(
+        r"Created and started web \(vm-001\) on kvm1 in \d+\.\d s; its address is 198\.51\.100\.7\."
+        r" Log in: virtplay vm ssh web",
+        lines[-1],
+    )
+    assert service.asked("POST")[0][2]["autoStart"] is False
+
+
+def test_create_says_what_comes_next(service: FakeService, run: Run) -> None:
+    reply_create_and_start(service, None)
+    assert run(*CREATE).out.endswith(" s. Start it: virtplay vm start web\n")
+    assert run(*CREATE, "--start").out.endswith(" s. Log in: virtplay vm ssh --wait web\n")
+    assert len(service.asked("POST")) == 3
+    assert run(*CREATE, "--start", "--auto-start", "--no-wait").status == 0
+    assert len(service.asked("POST")) == 4, "the creation itself starts it"
+    jobs = json.loads(run(*CREATE, "--start", "--no-wait", "--json").out)["jobs"]
+    assert [job["jobId"] for job in jobs] == ["job-000001", "job-000002"]
+
+
+def test_create_start_as_json_has_both_jobs_and_the_vm(service: FakeService, run: Run) -> None:
+    reply_create_and_start(service, None, "198.51.100.7")
+    result = run(*CREATE, "--start", "--wait", "--json")
+    data = json.loads(result.out)
+    assert [job["id"] for job in data["jobs"]] == ["job-000001", "job-000002"]
+    assert data["vm"]["ip"] == "198.51.100.7"
+
+
+def test_a_failed_creation_is_the_outcome_and_no_address_is_waited_for(
+    service: FakeService, run: Run
+) -> None:
+    reply_create_and_start(service, None)
+    service.reply_job(make_failed(id="job-000001", action="vm_create"))
+    result = run(*CREATE, "--start", "--wait")
+    assert result.status == 3
+    assert "vm_create of vm-001 failed" in result.err
+
+
+def test_a_guest_that_stops_or_never_has_an_address_is_no_success(
+    service: FakeService, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.reply("POST", "/vms/vm-001/start", make_accepted("web"))
+    service.reply_job(make_succeeded())
+    off = make_vm(ip=None, status="stopped").model_dump(mode="json")
+    service.reply("GET", "/vms/vm-001", off)
+    result = run("vm", "start", "vm-001", "--wait")
+    assert result.status == 1
+    assert result.err == "virtplay: cannot wait for an address of VM web (vm-001): it is stopped\n"
+    monkeypatch.setattr(following, "ADDRESS_SECONDS", -1)
+    service.reply_vms(make_vm(ip=None))
+    result = run("vm", "start", "vm-001", "--wait", "--json")
+    assert json.loads(result.err)["error"]["code"] == "NO_ADDRESS"
 
 
 def test_update_sends_only_what_was_given(service: FakeService, run: Run) -> None:

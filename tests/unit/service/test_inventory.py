@@ -152,3 +152,25 @@ async def test_a_broken_inventory_is_named_with_its_fault(beside: bool, tmp_path
     assert f"Origin: {broken}:2:1" in message
     assert "did not find expected node content" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("variables", "login"),
+    [
+        ({}, ("ssh", "kvm1", None, None)),
+        ({"ansible_connection": "local", "ansible_user": "root"}, ("local", None, None, None)),
+        (
+            {"ansible_host": "192.0.2.10", "ansible_port": 2222, "ansible_user": "ops"},
+            ("ssh", "192.0.2.10", 2222, "ops"),
+        ),
+        (
+            {"ansible_host": "{{ address }}", "ansible_port": "{{ port }}", "ansible_user": ""},
+            ("ssh", None, None, None),
+        ),
+    ],
+)
+def test_login_has_what_the_inventory_says_plainly(
+    variables: dict[str, Any], login: tuple[Any, ...]
+) -> None:
+    found = parse_inventory(listing({"kvm1": variables}, hypervisors={"hosts": ["kvm1"]}), {})
+    assert tuple(found.login("kvm1").values()) == login

@@ -38,10 +38,20 @@ class UnmanagedVms(Amounts):
     vms: int
 
 
+class ConnectionOut(BaseModel):
+    """How the service reaches a hypervisor: what the inventory says plainly, null otherwise."""
+
+    type: str = Field(description="Ansible's connection plugin; local: the service's own machine")
+    address: str | None
+    port: int | None
+    user: str | None
+
+
 class HostOut(BaseModel):
     """A hypervisor."""
 
     name: str
+    connection: ConnectionOut = Field(description="how the service reaches it")
     status: HostStatus
     message: str = Field(
         description="why it is not ready; of a ready host, what could not be read of it, and that"
