@@ -11,22 +11,23 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from virtplay.api.http import websocket
 from virtplay.console import opening, watch
-from virtplay.hosts.inventory import HostConfig, Inventory
+from virtplay.hosts.inventory import HostConfig, Inventory, load_inventory
 from virtplay.hosts.placement import Overcommit
 from virtplay.states import VmStatus
-from virtplay.store.models import ConsoleTicket, Job, Token, Vm
+from virtplay.store.models import AuditEntry, ConsoleTicket, Job, Token, Vm
 from virtplay.store.tickets import create_ticket, forget_tickets
 from virtplay.store.tokens import create_token, revoke_token, valid_tokens
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
-from tests.api.conftest import CATALOGUE, Service, only_sqlite
+from tests.api.conftest import CATALOGUE, Service, only_sqlite, write_inventory
 from tests.api.fake_hosts import foreign_domain
 from tests.api.test_vms import put_vm
 
@@ -525,6 +526,8 @@ async def test_console_is_opened_by_a_job_that_keeps_the_password(playing: Servi
         assert opened["url"].startswith(f"ws://127.0.0.1:{playing.port}/console/{vm}?ticket=")
         job = await playing.get(f"/jobs/{opened['jobId']}")
         assert (job["action"], job["status"]) == ("console_open", "succeeded")
+        listed = [(await playing.get("/jobs", **q))["jobs"] for q in ({}, {"consoles": "false"})]
+        assert listed[0] == [job, *listed[1]]
         async with connect(opened["url"], origin=Origin(playing.address)) as socket:
             await socket.send(b"RFB")
             assert await socket.recv() == b"RFB"
@@ -559,6 +562,56 @@ async def test_console_is_opened_by_a_job_that_keeps_the_password(playing: Servi
             None,
             None,
         ]
+
+
+@pytest.fixture
+async def direct(playing: Service, tmp_path: Path) -> Service:
+    """The service, with consoles that open without a job."""
+    own = {"libvirt_console_uri": str(playing.hosts["kvm1"].path)}
+    write_inventory(tmp_path / "hosts.yml", playing.hosts, kvm1={**LOCAL, **own})
+    playing.app.ctx.services.consoles.inventory = await load_inventory(playing.settings)
+    return playing
+
+
+@pytest.mark.slow
+async def test_console_opens_without_a_job_over_its_own_connection(direct: Service) -> None:
+    async with vnc_server(repeat) as (port, _), playing_vm(direct, port=port) as vm:
+        before = await Job.all().count()
+        opened = await direct.get(f"/vms/{vm}/console")
+        assert (opened["port"], opened["jobId"]) == (port, None)
+        assert len(opened["password"]) == 8
+        async with connect(opened["url"], origin=Origin(direct.address)) as socket:
+            await socket.send(b"RFB")
+            assert await socket.recv() == b"RFB"
+        serial = await direct.get(f"/vms/{vm}/console", type="serial")
+        assert [serial[key] for key in ("port", "password", "jobId")] == [None] * 3
+        # Nothing in the list of changes, but who has opened what is in the audit.
+        assert await Job.all().count() == before
+        entries = await AuditEntry.filter(action="console_open").order_by("id")
+        assert [(e.actor, e.vm_ref, e.job_ref, e.address) for e in entries] == [
+            ("bootstrap", vm, None, "127.0.0.1")
+        ] * 2
+        assert entries[0].request_id != entries[1].request_id
+        assert opened["password"] not in "\n".join(direct.logs)
+
+
+@pytest.mark.slow
+@only_sqlite
+async def test_what_the_host_refuses_is_refused_without_a_job(direct: Service) -> None:
+    async with playing_vm(direct, port=5900) as vm:
+        before = await Job.all().count()
+        for code, status, words in (
+            ("CONSOLE_NOT_AVAILABLE", 409, "it has no screen"),
+            ("VM_ALREADY_STOPPED", 400, "it is stopped"),
+            ("VM_NOT_FOUND", 404, "it is not defined on its host"),
+        ):
+            direct.hosts["kvm1"].order("console", fail={"code": code, "msg": words})
+            answer = await direct.client.get(f"/api/v1/vms/{vm}/console")
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (status, code)
+            assert error["message"] == f"cannot open a console of VM {vm}: {words}"
+        assert await Job.all().count() == before
+        assert await AuditEntry.filter(action="console_open").count() == 0
 
 
 @pytest.mark.slow

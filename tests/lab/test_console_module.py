@@ -142,6 +142,18 @@ async def lets_in(lab: Lab, host: Host, port: int) -> bool:
     return True
 
 
+async def open_directly(lab: Lab, host: Host, identity: str, kind: str = "vnc") -> dict[str, Any]:
+    """What the program says that the service sends over SSH in the module's place."""
+    source = (MODULE_UTILS / "console_open.py").read_text()
+    command = shlex.join(["/usr/bin/python3", "-c", source, "qemu:///system", identity, kind])
+    async with ssh(lab, host.name, command) as process:
+        given = json.dumps({"password": OTHER, "seconds": 60}).encode()
+        said, errors = await asyncio.wait_for(process.communicate(given), 120)
+        assert process.returncode == 0, errors
+        result: dict[str, Any] = json.loads(said)
+        return result
+
+
 async def test_password_lets_in_while_it_is_valid(lab: Lab, host: Host, play: Play, vm: Vm) -> None:
     port = vm["graphics"]["port"]
     assert vm["graphics"]["host"] == "127.0.0.1"
@@ -181,6 +193,17 @@ async def test_password_lets_in_while_it_is_valid(lab: Lab, host: Host, play: Pl
     assert await log_in(lab, host, port, PASSWORD)
     play("snapshot_delete", libvirt_snapshot_uuid=vm["uuid"], libvirt_snapshot_name="meanwhile")
 
+    # The program without Ansible does the same.
+    assert await open_directly(lab, host, vm["uuid"]) == {
+        "type": "vnc",
+        "host": "127.0.0.1",
+        "port": port,
+        "password_set": True,
+    }
+    assert (await log_in(lab, host, port, OTHER)).securities == [VNC_AUTHENTICATION]
+    await refused(lab, host, port, PASSWORD)
+    assert OTHER not in graphics(host, vm, "--inactive", "--security-info")
+
     open_console(play, vm, seconds=1)
     async with asyncio.timeout(120):
         while await lets_in(lab, host, port):  # noqa: ASYNC110 - QEMU wakes nobody
@@ -219,17 +242,27 @@ async def test_vm_that_was_not_made_here(lab: Lab, host: Host, play: Play, vm: V
     redefine("<graphics type='vnc' port='-1' autoport='yes' listen='127.0.0.1'/>")
     opened = open_console(play, vm)
     assert (opened["changed"], opened["console"]["password_set"]) == (False, False)
+    directly = await open_directly(lab, host, vm["uuid"])
+    assert directly == {key: opened["console"][key] for key in directly}
     assert (await log_in(lab, host, opened["console"]["port"], "")).securities == [NONE]
 
     redefine("<graphics type='vnc' port='-1' autoport='yes' listen='0.0.0.0'/>")
     assert open_console(play, vm)["code"] == "CONSOLE_NOT_AVAILABLE"
+    assert (await open_directly(lab, host, vm["uuid"]))["code"] == "CONSOLE_NOT_AVAILABLE"
     redefine("")
-    assert open_console(play, vm)["code"] == "CONSOLE_NOT_AVAILABLE"
+    refusal = open_console(play, vm)
+    assert refusal["code"] == "CONSOLE_NOT_AVAILABLE"
+    directly = await open_directly(lab, host, vm["uuid"])
+    assert directly["code"] == "CONSOLE_NOT_AVAILABLE"
+    assert refusal["msg"].endswith(f": {directly['msg']}")
 
     host.run("virsh", "destroy", vm["uuid"])
-    assert open_console(play, vm)["code"] == "VM_ALREADY_STOPPED"
-    assert open_console(play, vm, type="serial")["code"] == "VM_ALREADY_STOPPED"
-    assert open_console(play, vm, uuid=str(uuid.uuid4()))["code"] == "VM_NOT_FOUND"
+    for kind in ("vnc", "serial"):
+        assert open_console(play, vm, type=kind)["code"] == "VM_ALREADY_STOPPED"
+        assert (await open_directly(lab, host, vm["uuid"], kind))["code"] == "VM_ALREADY_STOPPED"
+    absent = str(uuid.uuid4())
+    assert open_console(play, vm, uuid=absent)["code"] == "VM_NOT_FOUND"
+    assert (await open_directly(lab, host, absent))["code"] == "VM_NOT_FOUND"
 
 
 def stream_command(vm: Vm) -> str:

@@ -33,7 +33,7 @@ async def get_console(request: ApiRequest) -> ApiResponse:
         password=opened.password,
         url=f"{base}/console/{opened.vm.ref}?ticket={opened.ticket}",
         expiresAt=time_text(opened.expires_at) or "",
-        jobId=str(opened.job.ref),
+        jobId=opened.job.ref if opened.job else None,
     )
     return ApiResponse(out.model_dump(mode="json"))
 

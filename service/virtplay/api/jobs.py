@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from sanic import HTTPResponse, text
 
-from virtplay.actions import playbook
+from virtplay.actions import Action, playbook
 from virtplay.api.http.envelope import ApiResponse, json_list, json_object
 from virtplay.api.http.requests import ApiRequest
 from virtplay.api.schemas.fields import Pagination
@@ -80,6 +80,7 @@ async def list_jobs(request: ApiRequest) -> ApiResponse:
         status=query.status,
         action=query.action,
         origin=query.origin,
+        without=None if query.consoles else Action.CONSOLE_OPEN,
     )
     runs = await runs_of(jobs)
     shown = await json_list(jobs, lambda job: job_out(job, runs.get(job.id)).model_dump_json())

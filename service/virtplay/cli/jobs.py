@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from virtplay.actions import Action
 from virtplay.cli import completion
 from virtplay.cli.ages import age_text, moment_text, seconds_taken
 from virtplay.cli.client import JOB_ID, Client, JsonObject, path_of
@@ -81,6 +82,9 @@ def list_jobs(
     origin: Annotated[
         JobOrigin | None, typer.Option(help="Only this origin; shell: runs reported from a shell.")
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also the jobs that opened a console and changed nothing.")
+    ] = False,
     page: Annotated[int, typer.Option(min=1, max=1_000_000, help="Page of the list.")] = 1,
     limit: Annotated[int, typer.Option(min=1, max=100, help="Entries per page.")] = 20,
 ) -> JsonObject:
@@ -91,6 +95,8 @@ def list_jobs(
       virtplay job list --vm web-server --status failed
     """
     filters = {"vm": vm, "status": status, "action": action, "origin": origin}
+    if not everything and action != Action.CONSOLE_OPEN:
+        filters["consoles"] = "false"
     return client.get("/jobs", {**filters, "page": page, "limit": limit})
 
 

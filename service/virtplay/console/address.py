@@ -168,13 +168,13 @@ def is_true(value: object) -> bool:
     return str(value).lower() in ("true", "yes", "on", "1", "y", "t")
 
 
-def stream_command(address: Address, source: str, uuid: str) -> Sequence[str]:
-    """Return the command of the program that carries a domain's serial console."""
+def program_command(address: Address, source: str, *arguments: str) -> Sequence[str]:
+    """Return the command of a program of consoles; its first argument is libvirt's URI."""
     user = address.become
     if address.local and user == getpass.getuser():
         user = None
     prefix = ["sudo", "-n", f"--user={user}", "--"] if user else []
-    return [*prefix, address.python, "-c", source, address.uri, uuid]
+    return [*prefix, address.python, "-c", source, address.uri, *arguments]
 
 
 def _unusable(name: str, reason: str) -> HostUnreachable:

@@ -7,12 +7,13 @@ at once costs 130 ms of CPU instead of 9, and a lost connection looks like the e
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import shlex
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 
 import asyncssh
 
-from virtplay.console.address import Address, jump_address, read_address, stream_command
+from virtplay.console.address import Address, jump_address, program_command, read_address
 from virtplay.errors import HostUnreachable
 from virtplay.hosts.inventory import Inventory, load_connection_defaults
 
@@ -35,7 +36,10 @@ PACKET = 32 * 1024
 CONNECT_SECONDS = 10.0
 OPEN_SECONDS = 10.0
 KEEPALIVE_SECONDS = 15.0
-IDLE_SECONDS = 60.0
+IDLE_SECONDS = 300.0
+"""How long a connection stays after its last stream, so that the next console opens at once."""
+PREPARE_SECONDS = 8.0
+"""How long opening a console may take without a job, the connection to its host included."""
 USUAL_CONFIG = ("~/.ssh/config", "/etc/ssh/ssh_config")
 USUAL_KNOWN_HOSTS = (
     "~/.ssh/known_hosts",
@@ -43,7 +47,8 @@ USUAL_KNOWN_HOSTS = (
     "/etc/ssh/ssh_known_hosts",
     "/etc/ssh/ssh_known_hosts2",
 )
-STREAM = "collections/ansible_collections/virtplay/libvirt/plugins/module_utils/console_stream.py"
+PROGRAMS = "collections/ansible_collections/virtplay/libvirt/plugins/module_utils"
+STREAM, OPEN = f"{PROGRAMS}/console_stream.py", f"{PROGRAMS}/console_open.py"
 OUTPUT_LIMIT = 4096
 REASON_SECONDS = 3.0
 SETTLE_SECONDS = 0.3
@@ -191,10 +196,44 @@ class HostConnections:
         except (*STREAM_ERRORS, TimeoutError):
             return False
 
+    async def open_console(
+        self, address: Address, uuid: str, kind: str, given: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Run console_open.py for a domain, with the values `given`, and return what it prints.
+
+        HostUnreachable if that does not work, whatever the reason.
+        """
+        try:
+            source = await asyncio.to_thread((self._project / OPEN).read_text)
+            command = program_command(address, source, uuid, kind)
+            async with asyncio.timeout(PREPARE_SECONDS):
+                output = await self._run(address, command, json.dumps(given).encode())
+            result: dict[str, Any] = json.loads(output)
+            return result
+        except (OSError, ValueError, asyncssh.Error, TimeoutError) as error:
+            raise _unreachable(address, "libvirt", error) from error
+
+    async def _run(self, address: Address, command: Sequence[str], given: bytes) -> bytes:
+        """Run a program on the host; return what it prints. OSError if it fails."""
+        stream = await (
+            self._start_here(command) if address.local else self._start(address, command)
+        )
+        try:
+            stream.writer.write(given)
+            stream.writer.write_eof()
+            output, errors = await asyncio.gather(stream.reader.read(), stream.errors.read())
+            await stream.process.wait()
+        finally:
+            await stream.close()
+        if stream.process.returncode != 0:
+            words = errors.decode(errors="replace").strip().rpartition("\n")[2]
+            raise OSError(words or f"exit status {stream.process.returncode}")
+        return bytes(output)
+
     async def open_serial(self, address: Address, uuid: str) -> ConsoleStream:
         """Start the stream program for a domain's serial console; HostUnreachable if it fails."""
         source = await asyncio.to_thread((self._project / STREAM).read_text)
-        command = stream_command(address, source, uuid)
+        command = program_command(address, source, uuid)
         try:
             async with asyncio.timeout(CONNECT_SECONDS + OPEN_SECONDS):
                 stream = await (

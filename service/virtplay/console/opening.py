@@ -1,6 +1,7 @@
-"""Opens consoles: the job that prepares one, the ticket for one connection, and its stream."""
+"""Opens consoles: prepares one on its host, creates a ticket for it, and connects its stream."""
 
 import asyncio
+import logging
 import secrets
 import string
 import time
@@ -8,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from virtplay import errors
 from virtplay.actions import Action
@@ -21,18 +23,22 @@ from virtplay.settings import Settings
 from virtplay.states import ACTIVE_STATES, HostStatus, JobStatus, VmStatus
 from virtplay.store import vms as store
 from virtplay.store.database import transaction
-from virtplay.store.jobs import move
+from virtplay.store.jobs import move, write_audit
 from virtplay.store.lookup import find_vm
 from virtplay.store.models import ConsoleTicket, Job, Vm
 from virtplay.store.tickets import create_ticket, find_ticket, use_ticket
 from virtplay.store.tokens import valid_tokens
 
+log = logging.getLogger("virtplay.console.opening")
+
 PASSWORD_LENGTH = 8
 """VNC truncates longer passwords."""
 PASSWORD_SECONDS = 60
-"""Longer than a ticket is valid, since the job that sets the password takes part of it."""
+"""Longer than a ticket is valid, as it counts from before the ticket is created."""
 JOB_SECONDS = 30.0
-JOB_ERRORS: dict[str, type[errors.VirtplayError]] = {
+PREPARE_AFTER = 20.0
+"""Seconds until Ansible's settings of connections are read, unless a console needs them before."""
+CONSOLE_ERRORS: dict[str, type[errors.VirtplayError]] = {
     "VM_NOT_FOUND": errors.VmNotFound,
     "VM_ALREADY_STOPPED": errors.VmAlreadyStopped,
     "HOST_UNREACHABLE": errors.HostUnreachable,
@@ -44,7 +50,8 @@ class Opened:
     """A console to which one client may connect."""
 
     vm: Vm
-    job: Job
+    job: Job | None
+    """The job that opened it; None if none was needed."""
     type: ConsoleType
     host: str | None
     """The address and port on the hypervisor; None for a serial console."""
@@ -67,11 +74,57 @@ class Consoles:
         # VM id → password and its end. Shared, so that two clients that open one VM at once do not
         # invalidate each other's password.
         self._passwords: dict[int, tuple[str, float]] = {}
+        self._began = time.monotonic()
+        self._prepared: Inventory | None = None
+        """The inventory for which Ansible's settings have been read beforehand."""
 
     async def open(self, caller: Caller, ref: str, kind: ConsoleType) -> Opened:
-        """Run console_open for a running VM and create a ticket for its console."""
-        # The first time, this takes a second, in which the job already runs.
-        _ = self._connections.prepare(self.inventory)
+        """Open the console of a running VM, and create a ticket for it.
+
+        If that cannot be done over the connection that will carry the console, because the host
+        cannot be reached so or libvirt reports an error, the job console_open does it, or says
+        why it cannot.
+        """
+        vm = await find_vm(ref)
+        await self._refuse_unusable(vm)
+        password = self._password(vm.id) if kind is ConsoleType.VNC else None
+        job: Job | None = None
+        try:
+            console = await self._open_directly(vm, kind, password)
+        except errors.HostUnreachable as error:
+            log.info("opening the console of VM %s by a job: %s", vm.ref, error.message)
+            job = await self._run_job(caller, str(vm.ref), kind, password)
+            console = (job.result or {})["console"]
+        host, port = console.get("host"), console.get("port")
+        async with transaction():
+            if job is None:
+                await write_audit(
+                    actor=caller.name,
+                    action=Action.CONSOLE_OPEN.value,
+                    vm_ref=vm.ref,
+                    address=caller.address,
+                    request_id=caller.request_id,
+                )
+            text, expires_at = await create_ticket(vm.id, caller.token_id, kind.value, port)
+        needed = password if console.get("password_set") else None
+        return Opened(vm, job, kind, host, port, needed, text, expires_at)
+
+    async def _open_directly(
+        self, vm: Vm, kind: ConsoleType, password: str | None
+    ) -> dict[str, Any]:
+        """Open a console without a job; raise HostUnreachable if a job must do it."""
+        address = await self._connections.address(self.inventory, str(vm.host))
+        given = {"password": password, "seconds": PASSWORD_SECONDS}
+        console = await self._connections.open_console(address, str(vm.uuid), kind.value, given)
+        if code := console.get("code"):
+            error = CONSOLE_ERRORS.get(str(code), errors.ConsoleNotAvailable)
+            raise error(f"cannot open a console of VM {vm.ref}: {console['msg']}")
+        return console
+
+    async def _run_job(
+        self, caller: Caller, ref: str, kind: ConsoleType, password: str | None
+    ) -> Job:
+        """Run console_open for a running VM; return the job, which has succeeded."""
         async with transaction():
             vm = await find_vm(ref, lock=True)
             await self._refuse_unusable(vm)
@@ -81,7 +134,6 @@ class Consoles:
                 "libvirt_console_type": kind.value,
                 "libvirt_console_seconds": PASSWORD_SECONDS,
             }
-            password = self._password(vm.id) if kind is ConsoleType.VNC else None
             hidden = {"libvirt_console_password": password} if password else {}
             job = await submit(
                 self._settings, caller, vm, Action.CONSOLE_OPEN, variables, secrets=hidden
@@ -90,11 +142,7 @@ class Consoles:
         job = await await_end(job, JOB_SECONDS)
         await self._give_up_waiting(vm, job)
         _refuse_failure(vm, job)
-        console = (job.result or {})["console"]
-        host, port = console.get("host"), console.get("port")
-        text, expires_at = await create_ticket(vm.id, caller.token_id, kind.value, port)
-        needed = password if console.get("password_set") else None
-        return Opened(vm, job, kind, host, port, needed, text, expires_at)
+        return job
 
     async def _give_up_waiting(self, vm: Vm, job: Job) -> None:
         """Cancel a job that no worker has started: its console would open too late."""
@@ -152,6 +200,10 @@ class Consoles:
     async def _sweep(self) -> None:
         await self._connections.sweep()
         now = time.monotonic()
+        if self._prepared is not self.inventory and now > self._began + PREPARE_AFTER:
+            # The first console need not wait for this, nor the start of the service.
+            self._prepared = self.inventory
+            _ = self._connections.prepare(self.inventory)
         self._passwords = {id: kept for id, kept in self._passwords.items() if kept[1] > now}
 
     def _password(self, vm_id: int) -> str:
@@ -194,5 +246,5 @@ def _refuse_failure(vm: Vm, job: Job) -> None:
             f" {JOB_SECONDS:.0f} s",
             jobId=job.ref,
         )
-    error = JOB_ERRORS.get(str(job.error["code"]), errors.ConsoleNotAvailable)
+    error = CONSOLE_ERRORS.get(str(job.error["code"]), errors.ConsoleNotAvailable)
     raise error(str(job.error["message"]), jobId=job.ref)

@@ -210,8 +210,12 @@ async def page_jobs(
     status: JobStatus | None,
     action: str | None,
     origin: JobOrigin | None,
+    without: str | None = None,
 ) -> tuple[list[Job], int]:
-    """Return one page of jobs, the newest first, and the number of all matching jobs."""
+    """Return one page of jobs, the newest first, and the number of all matching jobs.
+
+    `without` is an action whose jobs are left out.
+    """
     rows = Job.all()
     if vm is not None:
         runs = ReportedRun.filter(vm_refs__contains=f" {vm} ").values("job_id")
@@ -222,6 +226,8 @@ async def page_jobs(
         rows = rows.filter(action=action)
     if origin is not None:
         rows = rows.filter(origin=origin)
+    if without is not None:
+        rows = rows.exclude(action=without)
     total = await rows.count()
     return await rows.order_by("-id").offset((page - 1) * limit).limit(limit), total
 

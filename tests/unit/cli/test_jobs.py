@@ -193,6 +193,7 @@ def test_list_filters_by_the_name_of_a_vm(service: FakeService, run: Run) -> Non
         "vm": "vm-001",
         "status": "failed",
         "action": "vm_start",
+        "consoles": False,
         "page": 1,
         "limit": 20,
     }
@@ -208,8 +209,19 @@ def test_list_filters_by_origin(service: FakeService, run: Run) -> None:
     page = {"jobs": [], "pagination": Pagination.of(1, 20, 0).model_dump()}
     service.reply("GET", "/jobs", page)
     run("job", "list", "--origin", "shell")
-    assert service.asked("GET")[0][1] == {"origin": "shell", "page": 1, "limit": 20}
+    asked = {"origin": "shell", "consoles": False, "page": 1, "limit": 20}
+    assert service.asked("GET")[0][1] == asked
     assert run("job", "list", "--origin", "cli").status == 2
+
+
+@pytest.mark.parametrize("words", [("--all",), ("--action", "console_open")])
+def test_list_has_opened_consoles_only_on_request(
+    service: FakeService, run: Run, words: tuple[str, ...]
+) -> None:
+    page = {"jobs": [], "pagination": Pagination.of(1, 20, 0).model_dump()}
+    service.reply("GET", "/jobs", page)
+    assert run("job", "list", *words).status == 0
+    assert "consoles" not in service.asked("GET")[0][1]
 
 
 def test_show_tells_changes_and_error(service: FakeService, run: Run) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
-from virtplay.console.address import Address, jump_address, read_address, stream_command
+from virtplay.console.address import Address, jump_address, program_command, read_address
 from virtplay.errors import CannotStart, HostUnreachable
 from virtplay.hosts.inventory import load_connection_defaults
 
@@ -140,7 +140,7 @@ def test_a_password_is_not_shown() -> None:
 def test_the_stream_program_runs_as_the_user_that_ansible_becomes(
     variables: dict[str, Any], user: str | None
 ) -> None:
-    words = list(stream_command(read(**variables), "import x", "1-2"))
+    words = list(program_command(read(**variables), "import x", "1-2"))
     plain = ["/usr/bin/python3", "-c", "import x", "qemu:///system", "1-2"]
     assert words == ([*("sudo", "-n", f"--user={user}", "--"), *plain] if user else plain)
 
@@ -148,9 +148,13 @@ def test_the_stream_program_runs_as_the_user_that_ansible_becomes(
 def test_the_stream_program_of_a_local_host_becomes_nobody_that_the_service_is() -> None:
     variables: dict[str, Any] = {"ansible_connection": "local", "ansible_become": True}
     own = {**variables, "ansible_become_user": getpass.getuser()}
-    assert stream_command(read(**own), "import x", "1-2")[0] == "/usr/bin/python3"
+    assert program_command(read(**own), "import x", "1-2")[0] == "/usr/bin/python3"
     other = {**variables, "ansible_become_user": "somebody-else"}
-    assert list(stream_command(read(**other), "", ""))[:3] == ["sudo", "-n", "--user=somebody-else"]
+    assert list(program_command(read(**other), "", ""))[:3] == [
+        "sudo",
+        "-n",
+        "--user=somebody-else",
+    ]
 
 
 @pytest.mark.slow

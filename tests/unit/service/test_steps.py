@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 from virtplay.actions import RULES, Action, playbook
+from virtplay.files import PROJECT
 from virtplay.jobs.steps import ALONE, STEPS, TOGETHER, Step, step_of
-from virtplay.settings import PROJECT
 
 STRUCTURE = ("ansible.builtin.import_role", "ansible.builtin.import_tasks")
 """What Ansible replaces by other tasks before the play begins, so that it never starts."""

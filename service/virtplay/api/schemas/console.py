@@ -30,4 +30,6 @@ class ConsoleOut(BaseModel):
         examples=["ws://localhost:3000/console/vm-001?ticket=…"],
     )
     expiresAt: str  # noqa: N815
-    jobId: str  # noqa: N815
+    jobId: str | None = Field(  # noqa: N815
+        description="the job that opened it; null if the connection to the host was enough"
+    )

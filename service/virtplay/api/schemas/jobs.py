@@ -17,6 +17,9 @@ class JobQuery(PageQuery):
     status: JobStatus | None = None
     action: str | None = Field(None, max_length=32)
     origin: JobOrigin | None = Field(None, description="what submitted it, and where it runs")
+    consoles: bool = Field(
+        True, description="false: without the jobs that opened a console, which change nothing"
+    )
 
 
 class JobError(BaseModel):

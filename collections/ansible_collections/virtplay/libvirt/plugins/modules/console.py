@@ -122,12 +122,12 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.bytecode import u
 
 use_bytecode()
 
+from ansible_collections.virtplay.libvirt.plugins.module_utils.console_open import utc_text
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.console_xml import (
     check_serial,
     find_vnc,
     has_password,
     set_password,
-    utc_text,
     vnc_address,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.power import call_within

@@ -10,18 +10,16 @@ is planned, compared and printed has none, and passwords are added just before a
 from __future__ import annotations
 
 import copy
-import time
 from typing import Any
 
+from ..console_open import Refusal, port_of, utc_text
+from ..console_open import check_serial as check_serial_of
+from ..console_open import find_vnc as find_vnc_of
 from ..failure import Failure
 from .xml import parse_xml, render_xml
 
 # Always in the past; libvirt reads it as UTC.
 LONG_AGO = "1970-01-01T00:00:01"
-# Not ::1: consoles connect to 127.0.0.1, where another VM may have the same port.
-LOOPBACK = ("127.0.0.1", "localhost")
-# What virDomainOpenConsole can open.
-_STREAMS = ("pty", "unix")
 
 
 def lock_graphics(xml: str, password: str) -> str:
@@ -56,27 +54,15 @@ def find_vnc(live_xml: str, label: str) -> Any:
 
     Raises Failure (CONSOLE_NOT_AVAILABLE).
     """
-    every = list(parse_xml(live_xml).iterfind("devices/graphics"))
-    found = [graphics for graphics in every if graphics.get("type") == "vnc"]
-    if not found:
-        others = ", ".join(sorted({str(graphics.get("type")) for graphics in every}))
-        has = f"only {others}" if others else "no screen"
-        raise _not_available(label, f"it has {has}, and consoles require VNC")
-    reasons = []
-    for graphics in found:
-        host = _listens_on(graphics)
-        if host in LOOPBACK and _port(graphics):
-            return graphics
-        if host in LOOPBACK:
-            reasons.append("its VNC has no TCP port")
-        else:
-            reasons.append(f"its VNC listens on {host or 'no address'}, not on 127.0.0.1")
-    raise _not_available(label, "; ".join(reasons))
+    try:
+        return find_vnc_of(parse_xml(live_xml))
+    except Refusal as refusal:
+        raise _not_available(label, str(refusal)) from refusal
 
 
 def vnc_address(graphics: Any) -> tuple[str, int]:
     """Return the address and port of a VNC element that find_vnc has found."""
-    return "127.0.0.1", _port(graphics)
+    return "127.0.0.1", port_of(graphics)
 
 
 def has_password(graphics: Any) -> bool:
@@ -110,39 +96,12 @@ def is_valid(graphics: Any, now: float) -> bool:
     return str(graphics.get("passwdValidTo")) > utc_text(now)
 
 
-def utc_text(moment: float) -> str:
-    """Return a UNIX time in the format of libvirt's passwdValidTo: UTC without a zone."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
-
-
 def check_serial(live_xml: str, label: str) -> None:
     """Raise Failure (CONSOLE_NOT_AVAILABLE) unless libvirt can open the serial console."""
-    root = parse_xml(live_xml)
-    # libvirt opens the first device in this order.
-    devices = [*root.iterfind("devices/console"), *root.iterfind("devices/serial")]
-    if not devices:
-        raise _not_available(label, "it has no serial console")
-    kind = devices[0].get("type")
-    if kind not in _STREAMS:
-        raise _not_available(label, f"its serial console is of type {kind}, not pty")
-
-
-def _listens_on(graphics: Any) -> str | None:
-    """Return the address that a VNC element listens on; None for a socket or no address."""
-    if graphics.get("socket"):
-        return None
-    listen = graphics.find("listen")
-    if listen is not None and listen.get("type") not in {"address", "network"}:
-        return None
-    address = graphics.get("listen")
-    if address is None and listen is not None:
-        address = listen.get("address")
-    return str(address) if address else None
-
-
-def _port(graphics: Any) -> int:
-    text = graphics.get("port") or ""
-    return int(text) if text.isdigit() else 0
+    try:
+        check_serial_of(parse_xml(live_xml))
+    except Refusal as refusal:
+        raise _not_available(label, str(refusal)) from refusal
 
 
 def _not_available(label: str, reason: str) -> Failure:
