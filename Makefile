@@ -7,7 +7,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 run: setup ## make this machine a hypervisor and serve the API at http://localhost:3000
-	@scripts/run
+	@$(BIN)/virtplay up
 
 test: setup-lab ## run all tests (needs root: the lab is made of network namespaces)
 	@scripts/test

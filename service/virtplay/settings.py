@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from virtplay.files import PROJECT
+from virtplay.files import IS_WHEEL, PROJECT
 
 TOKEN_LENGTH_MIN = 8
 SECONDS_MAX = 86_400.0
@@ -34,6 +34,16 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{host}{port}"
 
 
+def default_state_dir() -> Path:
+    """Return var for a checkout, else the place for root's or a user's data."""
+    if not IS_WHEEL:
+        return Path("var")
+    if os.geteuid() == 0:
+        # As with the role virtplay_service: the directory above is that of libvirt_host.
+        return Path("/var/lib/virtplay/service")
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "virtplay"
+
+
 class Settings(BaseSettings):
     """The service's settings; each is VIRTPLAY_<NAME> in the environment."""
 
@@ -49,7 +59,8 @@ class Settings(BaseSettings):
         description="inventory sources, comma-separated, relative to the project directory",
     )
     state_dir: Path = Field(
-        Path("var"), description="directory of the SQLite file and of running jobs (mode 0700)"
+        default_factory=default_state_dir,
+        description="directory of the SQLite file and of running jobs (mode 0700)",
     )
     database_url: str = Field(
         "",

@@ -18,6 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from virtplay.machine.uninstall import plan
+from virtplay.settings import Settings
 
 from tests.api.conftest import ADMIN, BODY, FINISHED, PROJECT, only_sqlite, write_inventory
 from tests.api.fake_hosts import FakeHost
@@ -491,6 +493,8 @@ def test_the_first_start_writes_an_admin_token_to_a_file(server: Server, empty: 
     assert server.log().count("first admin token") == 1
     assert server.client.get("/vms", headers=headers).status_code == 200
     assert text not in server.log()
+    made = Settings(state_dir=server.folder / "state")
+    assert {*made.state_dir.iterdir()} <= {*plan(made, purge=True).paths}
     for path in (server.folder / "state").rglob("*"):
         assert path == file or not path.is_file() or text.encode() not in path.read_bytes()
 

@@ -1,4 +1,4 @@
-"""Lab tests: the VM with which `make run` makes sure that VMs boot on a host."""
+"""Lab tests: the VM with which `virtplay up` makes sure that VMs boot on a host."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def start(lab: Lab, log: Path, *options: str) -> subprocess.Popen[str]:
     """Start the program on the first host."""
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "scripts.first_vm", "--inventory", str(lab.inventory)),
+            *(sys.executable, "-m", "virtplay.machine.first_vm", "--inventory", str(lab.inventory)),
             *("--limit", lab.hosts[0].name, "--log", str(log), *options),
         ],
         cwd=REPOSITORY,

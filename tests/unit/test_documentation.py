@@ -13,7 +13,7 @@ from virtplay import errors
 from virtplay.actions import Action, playbook
 from virtplay.api.openapi import error_classes
 from virtplay.api.routes import ROUTES
-from virtplay.settings import Settings
+from virtplay.settings import Settings, default_state_dir
 
 from benchmarks.tables import readme_with_figures, results, tables, with_figures
 from tests.unit.pages import anchors
@@ -68,7 +68,9 @@ def test_settings_page_gives_type_and_default(name: str, field: FieldInfo) -> No
         case "" | None:
             assert not default
         case Path() if name == "project_dir":
-            assert default == "the checkout"
+            assert default == "the checkout, or the wheel's"
+        case _ if name == "state_dir":
+            assert default == str(default_state_dir())
         case _:
             assert default == str(field.default)
     assert meaning

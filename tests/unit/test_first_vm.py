@@ -1,12 +1,12 @@
-"""Tests of what `make run` says of a VM that does not boot."""
+"""Tests of what `virtplay up` says of a VM that does not boot."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-
-from scripts.first_vm import NAME, explain
+from virtplay.files import PROJECT
+from virtplay.machine.first_vm import NAME, explain
 
 
 def said(**result: Any) -> dict[str, Any]:
@@ -40,6 +40,6 @@ def test_reason_of_a_vm_that_does_not_boot(output: dict[str, Any], reason: str) 
 def test_remedy_for_a_vm_with_kvm() -> None:
     text = explain(seen(state="paused", state_reason="unknown", virt_type="kvm"))
     assert text == (
-        "it is paused (unknown); if KVM is at fault, set libvirt_host_virt_type: qemu in"
-        " inventory/local.yml, and run make again"
+        "it is paused (unknown); if KVM is at fault, set libvirt_host_virt_type: qemu in a copy of"
+        f" {PROJECT / 'inventory/local.yml'}, and run virtplay up -i COPY"
     )

@@ -75,7 +75,8 @@ def test_the_wheel_has_what_a_checkout_installs(wheel: Path, site: Path) -> None
     for role in (ROOT / "roles").iterdir():
         assert f"{SHARE}roles/{role.name}/meta/argument_specs.yml" in names
     assert f"{SHARE}collections/ansible_collections/virtplay/libvirt/galaxy.yml" in names
-    assert {"ansible_warm/manager.py", "virtplay/web/console.html"} <= names
+    packages = {"ansible_warm/manager.py", "virtplay/machine/first_vm.yml"}
+    assert packages | {"virtplay/web/console.html"} <= names
     tests = ("/tests/", "/molecule/", "__pycache__", "/var/", "/.git")
     assert [name for name in names if any(part in f"/{name}" for part in tests)] == []
 

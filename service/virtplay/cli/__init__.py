@@ -14,8 +14,8 @@ from virtplay.errors import VirtplayError
 
 HELP = """Manage VMs on KVM hosts through a REST API; every change runs as an Ansible job.
 
-vm, snapshot, job, host and template send requests to a running service. serve, token and db run
-on the machine of the service.
+vm, snapshot, job, host and template send requests to a running service. up, serve, token, db and
+uninstall run on the machine of the service; playbook runs without one.
 
 \b
 The URL of the service and the API token are taken from, in this order:
@@ -39,11 +39,13 @@ COMMANDS = {
     "job": "jobs:job_app",
     "host": "hosts:host_app",
     "template": "hosts:template_app",
+    "up": "machine:up_app",
     "serve": "server:serve_app",
     "token": "server:token_app",
     "db": "server:database_app",
     "playbook": "playbook:playbook_app",
     "files": "playbook:files_app",
+    "uninstall": "machine:uninstall_app",
 }
 """Command → the file of this room and the application in it."""
 

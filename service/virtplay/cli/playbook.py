@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -10,6 +9,7 @@ import typer
 
 from virtplay.cli.tables import Column, Table
 from virtplay.files import PROJECT
+from virtplay.machine.plays import ANSIBLE_PLAYBOOK, ansible_environment
 
 OPTIONS = {
     "allow_extra_args": True,
@@ -79,17 +79,5 @@ def purpose_of(playbook: Path) -> str:
 
 def exec_playbook(path: Path, arguments: list[str]) -> NoReturn:
     """Become ansible-playbook."""
-    program = str(Path(sys.executable).with_name("ansible-playbook"))
-    os.execve(program, [program, str(path), *arguments], ansible_environment())  # noqa: S606
-
-
-def ansible_environment() -> dict[str, str]:
-    """Return the environment in which Ansible finds what the playbooks use, from any directory."""
-    environment = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), **os.environ}
-    for name, folder in (
-        ("ANSIBLE_ROLES_PATH", PROJECT / "roles"),
-        ("ANSIBLE_COLLECTIONS_PATH", PROJECT / "collections"),
-    ):
-        given = os.environ.get(name)
-        environment[name] = f"{folder}:{given}" if given else str(folder)
-    return environment
+    words = [ANSIBLE_PLAYBOOK, str(path), *arguments]
+    os.execve(words[0], words, ansible_environment())  # noqa: S606

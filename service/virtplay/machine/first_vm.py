@@ -1,4 +1,4 @@
-"""Makes sure for `make run` that a VM boots on a host: creates one, waits for it, deletes it.
+"""Machine: makes sure that a VM boots on a host: creates one, waits for it, deletes it.
 
 So the README's first commands cannot fail for the host's sake. The VM is deleted in any case, also
 after Ctrl-C; an interrupted run that could not do so is cleaned up by the next one.
@@ -6,7 +6,6 @@ after Ctrl-C; an interrupted run that could not do so is cleaned up by the next 
 
 import argparse
 import json
-import os
 import secrets
 import signal
 import subprocess
@@ -17,7 +16,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from virtplay.files import PROJECT
 from virtplay.jobs.processes import become_subreaper, end_descendants
+from virtplay.machine.plays import ANSIBLE_PLAYBOOK, ansible_environment
 
 PLAYBOOK = Path(__file__).with_name("first_vm.yml")
 NAME = "virtplay-first-vm"
@@ -27,15 +28,15 @@ Result = dict[str, Any]
 def main() -> int:
     """Boot a VM on the hosts of an inventory; return the exit status, with the reason printed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--inventory", required=True)
+    parser.add_argument("-i", "--inventory", action="append", required=True)
     parser.add_argument("--limit", help="the hosts, by default all of the inventory")
     parser.add_argument("--log", type=Path, required=True, help="file for what Ansible prints")
     given, options = parser.parse_known_args()
-    program = str(Path(sys.executable).with_name("ansible-playbook"))
     # A new MAC address each time: the lease of an earlier VM would be taken for this one's.
     mac = ":".join(["52", "54", "00", *(f"{byte:02x}" for byte in secrets.token_bytes(3))])
-    command = [program, str(PLAYBOOK), "-i", given.inventory, "-e", f"first_vm_mac={mac}"]
-    command += options
+    command = [ANSIBLE_PLAYBOOK, str(PLAYBOOK), "-e", f"first_vm_mac={mac}", *options]
+    for source in given.inventory:
+        command += ["-i", source]
     if given.limit:
         command += ["--limit", given.limit]
     become_subreaper()
@@ -70,7 +71,7 @@ def _end(number: int, _frame: FrameType | None) -> NoReturn:
 
 def run(command: Sequence[str], log: Path) -> Result:
     """Run Ansible and return what its JSON callback prints; end it when this process must end."""
-    environment = os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
+    environment = ansible_environment() | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
     # In a session of its own, so that Ctrl-C reaches only this process.
     process = subprocess.Popen(
         command,
@@ -135,8 +136,8 @@ def remedy(virt_type: str | None) -> str:
     if virt_type != "kvm":
         return ""
     return (
-        "; if KVM is at fault, set libvirt_host_virt_type: qemu in inventory/local.yml, and run"
-        " make again"
+        "; if KVM is at fault, set libvirt_host_virt_type: qemu in a copy of"
+        f" {PROJECT / 'inventory/local.yml'}, and run virtplay up -i COPY"
     )
 
 

@@ -1,0 +1,1 @@
+"""The machine that the service runs on: prepares it as a hypervisor, and removes what it made."""

@@ -1,0 +1,131 @@
+"""Machine: the systemd unit that `virtplay up --systemd` writes."""
+
+import os
+import pwd
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from virtplay.errors import CannotStart
+from virtplay.files import PROJECT
+from virtplay.machine.root import as_root
+from virtplay.settings import Settings
+
+NAME = "virtplay.service"
+FILE = Path("/etc/systemd/system") / NAME
+MARK = "# Written by `virtplay up --systemd`; `virtplay uninstall` removes it.\n"
+ENVIRONMENT = "virtplay.env"
+"""The file in the state directory with the settings of the unit."""
+READY_SECONDS = 180
+STOP_SECONDS = 30
+"""What the service needs to stop after the grace period of its jobs."""
+
+
+def is_ours() -> bool:
+    """Whether there is a unit that this file wrote."""
+    return FILE.exists() and FILE.read_text().startswith(MARK)
+
+
+def refuse_foreign_unit() -> None:
+    """Raise CannotStart without systemd, or if another program wrote the unit."""
+    if not Path("/run/systemd/system").exists():
+        raise CannotStart("cannot use systemd: it is not running on this machine")
+    if FILE.exists() and not is_ours():
+        raise CannotStart(
+            f"cannot write {FILE}: the role virtplay_service or another program wrote it; this"
+            " machine has a service already"
+        )
+
+
+def is_active() -> bool:
+    """Whether the service of our unit is running."""
+    return is_ours() and _systemctl("is-active", "--quiet", NAME, check=False)
+
+
+def start_unit(settings: Settings) -> None:
+    """Write the unit with the present settings, start it anew, and wait until it is ready.
+
+    CannotStart if that fails.
+    """
+    environment = settings.state_dir / ENVIRONMENT
+    environment.unlink(missing_ok=True)
+    environment.touch(mode=0o600)
+    environment.write_text(describe_environment(settings))
+    _write_as_root(FILE, describe_unit(settings, environment))
+    _systemctl("daemon-reload")
+    _systemctl("enable", "--quiet", NAME)
+    _systemctl("restart", NAME)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    address = f"{settings.scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    program = PROJECT / "roles/virtplay_service/files/wait_ready.py"
+    words = [sys.executable, str(program), address, str(READY_SECONDS), NAME]
+    if subprocess.run(words, check=False).returncode != 0:
+        raise CannotStart(f"cannot start the service: see journalctl -u {NAME}")
+
+
+def remove_unit() -> None:
+    """Stop the service and remove its unit."""
+    _systemctl("disable", "--quiet", "--now", NAME)
+    subprocess.run(as_root("rm", str(FILE)), check=True)
+    _systemctl("daemon-reload")
+
+
+def describe_unit(settings: Settings, environment: Path) -> str:
+    """Return the unit file; it runs the service as the present user."""
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    return f"""{MARK}[Unit]
+Description=Virtplay, a REST API for KVM hypervisors
+Wants=network-online.target
+After=network-online.target libvirtd.service
+
+[Service]
+Type=exec
+User={user}
+EnvironmentFile={environment}
+ExecStart="{sys.executable}" -m virtplay.cli serve
+ExecReload=/bin/kill -HUP $MAINPID
+# The service stops its own jobs. Processes that are left when it exits are killed.
+KillMode=mixed
+TimeoutStopSec={settings.shutdown_grace + STOP_SECONDS:.0f}
+Restart=on-failure
+RestartSec=2
+# A playbook run that uses too much memory becomes a failed job and does not stop the service.
+OOMPolicy=continue
+UMask=0077
+LimitNOFILE=65536
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def describe_environment(settings: Settings) -> str:
+    """Return the settings of this process as an environment file of systemd."""
+    values = {name: value for name, value in os.environ.items() if name.startswith("VIRTPLAY_")}
+    values |= {
+        "VIRTPLAY_HOST": settings.host,
+        "VIRTPLAY_PORT": str(settings.port),
+        "VIRTPLAY_INVENTORY": ",".join(settings.inventory_sources),
+        "VIRTPLAY_STATE_DIR": str(settings.state_dir),
+    }
+    for name in ("ANSIBLE_BECOME", "PYTHONDONTWRITEBYTECODE"):
+        if name in os.environ:
+            values[name] = os.environ[name]
+    lines = []
+    for name, value in sorted(values.items()):
+        quoted = re.sub(r'([\\"$`])', r"\\\1", value)
+        lines.append(f'{name}="{quoted}"\n')
+    return "".join(lines)
+
+
+def _write_as_root(path: Path, text: str) -> None:
+    command = as_root("tee", str(path))
+    subprocess.run(command, input=text, text=True, stdout=subprocess.DEVNULL, check=True)
+
+
+def _systemctl(*words: str, check: bool = True) -> bool:
+    done = subprocess.run(as_root("systemctl", *words), check=False)
+    if check and done.returncode != 0:
+        raise CannotStart(f"cannot run systemctl {' '.join(words)} (see above)")
+    return done.returncode == 0
