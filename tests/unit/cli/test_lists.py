@@ -2,8 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from virtplay.api.schemas.fields import Pagination
@@ -203,3 +206,30 @@ def test_tab_is_silent_after_errors(
     assert complete(run, "virtplay vm start ", monkeypatch) == []
     os.environ.pop("VIRTPLAY_TOKEN")
     assert complete(run, "virtplay job show ", monkeypatch) == []
+
+
+def test_completion_works_in_bash(service: FakeService) -> None:
+    service.reply_vms(make_vm(1, name="web-1"), make_vm(2, name="web-2"), make_vm(3, name="db"))
+    script = (
+        'eval "$(virtplay --show-completion)"\nCOMP_WORDS=(virtplay vm start web) COMP_CWORD=3\n'
+        '_virtplay_completion virtplay\necho "${COMPREPLY[@]}"\n'
+    )
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("web-1 web-2\n", "")
+
+
+def test_zsh_is_offered_words_that_mean_nothing_to_it(
+    service: FakeService, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.reply_vms(make_vm(1, name="web-1"), make_vm(2, name="$(reboot)"), make_vm(3, name="'"))
+    monkeypatch.setenv("_VIRTPLAY_COMPLETE", "complete_zsh")
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "virtplay vm start ")
+    out = run().out
+    assert out.strip() == """_arguments '*: :(("web-1"\n"vm-002"\n"vm-003"))\'"""
