@@ -60,7 +60,9 @@ class _Commands(TyperGroup):
         if cmd_name in COMMANDS and cmd_name not in self.commands:
             file, _, name = COMMANDS[cmd_name].partition(":")
             application = getattr(import_module(f"virtplay.cli.{file}"), name)
-            command: Any = typer.main.get_command(application)
+            single = [each.name for each in application.registered_commands] == [cmd_name]
+            make = typer.main.get_command if single else typer.main.get_group
+            command: Any = make(application)
             command.name = cmd_name
             self.commands[cmd_name] = command
         return super().get_command(ctx, cmd_name)

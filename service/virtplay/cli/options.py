@@ -67,7 +67,7 @@ VmArgument = Annotated[
     str,
     typer.Argument(
         metavar="VM",
-        help="VM id, or a name if it is unique.",
+        help="VM: id, name, domain or UUID.",
         autocompletion=completion.complete_vms,
     ),
 ]

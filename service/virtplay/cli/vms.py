@@ -507,7 +507,7 @@ def open_shell(
     vm: VmArgument,
     command: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- COMMAND…]", help="Command instead of a shell, behind --."),
+        typer.Argument(metavar="-- COMMAND", help="Command instead of a shell."),
     ] = None,
     *,
     user: Annotated[

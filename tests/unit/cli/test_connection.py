@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from virtplay import __version__
-from virtplay.cli import transport
+from virtplay.cli import COMMANDS, transport
 from virtplay.cli.client import Client
 from virtplay.cli.connection import CannotConnect, Connection, check_url, find_connection
 from virtplay.errors import VmAlreadyRunning
@@ -356,6 +356,12 @@ def test_choices_are_suggested(run: Run) -> None:
     result = run("vm", "create", "x", "--template", "micro", "--cpu", "two")
     assert "Invalid value for '--cpu': must be a valid integer\n" in result.err
     assert "Did you mean 'snapshot'?" in run("snapsot", "list").err
+
+
+def test_every_command_is_there(run: Run) -> None:
+    for name in COMMANDS:
+        assert f"Usage: virtplay {name} " in run(name, "--help").out
+    assert "Usage: virtplay db upgrade " in run("db", "upgrade", "--help").out
 
 
 def test_version(run: Run) -> None:
