@@ -21,6 +21,7 @@ from benchmarks import (
     observe,
     odd,
     scrape,
+    shell,
     vms,
 )
 from benchmarks.measuring import Figure
@@ -29,6 +30,7 @@ from benchmarks.tables import keep, write_fresh, write_page
 BENCHES = {
     "actions": actions.bench,
     "burst": burst.bench,
+    "shell": shell.bench,
     "console": console.bench,
     "vms": vms.bench,
     "scrape_10k": scrape.bench,

@@ -40,6 +40,7 @@ class Service:
     pid: int
     state: Path
     http: httpx.Client
+    token: str
 
     def get(self, path: str) -> Any:
         """The data of a GET below /api/v1."""
@@ -83,7 +84,7 @@ def serving(
             wait_ready(process, PORT, START_SECONDS)
             headers = {"Authorization": f"Bearer {token}"}
             with httpx.Client(base_url=ORIGIN, headers=headers, timeout=60) as client:
-                yield Service(process.pid, state, client)
+                yield Service(process.pid, state, client, token)
         finally:
             stop_service(process)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.measuring import ROOT, Figure
 from benchmarks.plots import PLOTS, file_of, title_of, write_plots
+from benchmarks.shell import TASKS, counted
 
 RESULTS = Path(__file__).with_name("results.json")
 FRESH = ROOT / "build/bench.json"
@@ -83,6 +84,13 @@ PAIRS = (
      "killed_s", "after a stop without jobs", "cold_s"),
     ("start after kill -9", "CPU of such a start", "killed_cpu_s", "after a stop without jobs",
      "cold_cpu_s"),
+    *(
+        (f"shell: {task.name}", f"{task.name}, by the command line, in {counted(task.ours)}",
+         "virtplay_s", f"kcli on the same libvirt, in {counted(task.kcli)}", "kcli_s")
+        for task in TASKS
+    ),
+    ("shell: prompt", "create a `micro` VM until `virtplay vm ssh` has a prompt", "virtplay_s",
+     "its guest's own boot until it serves SSH", "boot_s"),
 )  # fmt: skip
 """Benchmark, what it measures, key, beside what, key; a key ends in the unit of its figure."""
 SINGLES = (

@@ -1,0 +1,253 @@
+"""Benchmarks: what people do from a shell, by the command line beside kcli on the same libvirt.
+
+kcli runs on the host itself, over libvirt's local socket. The command line runs on this machine and
+talks to the service, which reaches the host by SSH. Both take turns; the first turn warms up.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from benchmarks.measuring import ORIGIN, Figure, medians, serving, timed, wait_for_launcher
+from lab.lab import Host, Lab
+
+KCLI = "kcli==99.0.202610251748"
+PYTHON = "/usr/bin/python3"
+"""The interpreter that has libvirt's bindings, which kcli requires."""
+OPTIONS = (
+    *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"),
+    *("-o", "ConnectTimeout=1"),
+)
+WAYS = ("virtplay", "kcli")
+RUNS = 5
+POLL_SECONDS = 0.1
+SIZES = "--template micro --cpu 1 --memory 256M --disk 1G"
+KCLI_CREATE = (
+    "kcli create vm -i {image} -P memory=256 -P numcpus=1 -P disks=[1] -P nets=[default] {new}"
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to do, as the commands of each way, and those that undo it, which do not count."""
+
+    name: str
+    ours: list[str]
+    kcli: list[str]
+    undo: list[str] = field(default_factory=list)
+    undo_kcli: list[str] = field(default_factory=list)
+
+
+TASKS = (
+    Task(
+        "create a VM and start it",
+        [f"virtplay vm create {{new}} --start {SIZES}"],
+        [KCLI_CREATE],
+        ["virtplay vm delete {new} --force --yes"],
+        ["kcli delete vm --yes {new}"],
+    ),
+    Task(
+        "create a VM, start it, and know its address",
+        [f"virtplay vm create {{new}} --start --wait {SIZES}"],
+        [KCLI_CREATE, "address {new}"],
+        ["virtplay vm delete {new} --force --yes"],
+        ["kcli delete vm --yes {new}"],
+    ),
+    Task("list all VMs", ["virtplay vm list"], ["kcli list vm"]),
+    Task("show a VM", ["virtplay vm show {vm}"], ["kcli info vm {vm}"]),
+    Task(
+        "stop a VM by force",
+        ["virtplay vm stop {vm} --force"],
+        ["kcli stop vm {vm}"],
+        ["virtplay vm start {vm}"],
+        ["kcli start vm {vm}"],
+    ),
+    Task(
+        "start a VM",
+        ["virtplay vm start {stopped}"],
+        ["kcli start vm {stopped}"],
+        ["virtplay vm stop {stopped} --force"],
+        ["kcli stop vm {stopped}"],
+    ),
+    Task(
+        "give a stopped VM more memory",
+        ["virtplay vm update {stopped} --memory 512M"],
+        ["kcli update vm -P memory=512 {stopped}"],
+        ["virtplay vm update {stopped} --memory 256M"],
+        ["kcli update vm -P memory=256 {stopped}"],
+    ),
+    Task(
+        "take a snapshot of a stopped VM, and restore it",
+        ["virtplay snapshot create {stopped} s1", "virtplay snapshot restore {stopped} s1"],
+        ["kcli create vm-snapshot -n {stopped} s1", "kcli revert vm-snapshot -n {stopped} s1"],
+        ["virtplay snapshot delete {stopped} s1 --yes"],
+        ["kcli delete vm-snapshot -n {stopped} s1"],
+    ),
+    Task(
+        "create five declared VMs",
+        ["virtplay playbook vms -i {inventory} -i {declared}"],
+        ["kcli create plan -f {plan} five"],
+        ["virtplay playbook vms -i {inventory} -i {absent}"],
+        ["kcli delete plan --yes five"],
+    ),
+)
+"""`{vm}` runs and `{stopped}` does not; each way has its own. `{new}` is a name not yet used."""
+
+
+class Shell:
+    """Runs the commands of both ways: `virtplay` on this machine, `kcli` on a host."""
+
+    def __init__(self, lab: Lab, place: Path, token: str) -> None:
+        self._host = lab.hosts[0]
+        self._home = place
+        self._token = token
+        self.key = place / ".ssh/id_ed25519"
+        self.key.parent.mkdir()
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key))
+        # `vm ssh` goes through the host, which is known to the lab's configuration alone.
+        ssh = place / "bin/ssh"
+        ssh.parent.mkdir()
+        config = lab.inventory.with_name("ssh_config")
+        ssh.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {config} "$@"\n')
+        ssh.chmod(0o755)
+        run(PYTHON, "-m", "venv", "--system-site-packages", str(place / "kcli"))
+        run(str(place / "kcli/bin/pip"), "install", "-q", KCLI)
+
+    def __call__(self, command: str, words: dict[str, str]) -> str:
+        """Run a command of a task, and return what it prints; RuntimeError if it fails."""
+        program, *arguments = shlex.split(command.format(**words))
+        if program == "address":
+            return self._address(*arguments)
+        return self._kcli(*arguments) if program == "kcli" else self._virtplay(*arguments)
+
+    def _virtplay(self, *arguments: str) -> str:
+        settings = {
+            "VIRTPLAY_URL": ORIGIN,
+            "VIRTPLAY_TOKEN": self._token,
+            "PATH": f"{self._home}/bin:{os.environ['PATH']}",
+        }
+        program = str(Path(sys.executable).with_name("virtplay"))
+        return run(program, *arguments, environment=settings)
+
+    def _kcli(self, *arguments: str) -> str:
+        program = str(self._home / "kcli/bin/kcli")
+        return run(*self._host.command("env", f"HOME={self._home}", program, *arguments))
+
+    def _address(self, vm: str) -> str:
+        """Ask kcli for the address of a VM until it knows one, as its users do."""
+        while not (address := self._kcli("info", "vm", "-f", "ip", "-v", vm).strip()):
+            time.sleep(POLL_SECONDS)
+        return address
+
+
+def counted(commands: Sequence[str]) -> str:
+    """Return how many commands these are, in words."""
+    return f"{len(commands)} command{'s' * (len(commands) > 1)}"
+
+
+def run(*command: str, environment: dict[str, str] | None = None) -> str:
+    """Run a command of this machine, and return what it prints; RuntimeError if it fails."""
+    done = subprocess.run(
+        command,
+        env=os.environ | (environment or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{shlex.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def bench(*, quick: bool) -> Iterator[Figure]:
+    """Each task both ways, and from nothing to a prompt beside the guest's own boot."""
+    turns = 2 if quick else RUNS + 1
+    with (
+        Lab(hosts=1) as lab,
+        serving(lab.inventory) as service,
+        tempfile.TemporaryDirectory(prefix="virtplay-shell-") as place,
+    ):
+        host = lab.hosts[0]
+        shell = Shell(lab, Path(place), service.token)
+        wait_for_launcher(service)
+        image = host.run("sh", "-c", "basename /var/lib/libvirt/templates/micro-*.qcow2")
+        words = {"inventory": str(lab.inventory), "image": image.stdout.strip()}
+        words |= declare(Path(place), host, words["image"])
+        ways = {way: {**words, "vm": f"{way}-on", "stopped": f"{way}-off"} for way in WAYS}
+        for name in ("on", "off"):
+            shell(f"virtplay vm create virtplay-{name} {SIZES}{' --start' * (name == 'on')}", {})
+            shell(KCLI_CREATE, {**words, "new": f"kcli-{name}"})
+        shell("kcli stop vm kcli-off", {})
+        for task in TASKS:
+            yield beside(shell, task, ways, turns)
+        yield prompt(shell, host, turns)
+
+
+def declare(place: Path, host: Host, image: str) -> dict[str, str]:
+    """Write five VMs as each way declares them; returns the files by their word in commands."""
+    vms = [{"name": f"declared-{number}"} for number in range(5)]
+    sizes = {"template": "micro", "vcpus": 1, "memory": 256, "disk": 1, "state": "stopped"}
+    files = {"declared": sizes, "absent": {"state": "absent"}}
+    for name, defaults in files.items():
+        variables = {"libvirt_domain_vms_defaults": defaults, "libvirt_domain_vms": vms}
+        inventory = {"hypervisors": {"hosts": {host.name: variables}}}
+        (place / f"{name}.yml").write_text(yaml.safe_dump(inventory))
+    profile = {"image": image, "memory": 256, "numcpus": 1, "disks": [1], "nets": ["default"]}
+    plan = {f"kcli-{vm['name']}": {**profile, "start": False} for vm in vms}
+    (place / "plan.yml").write_text(yaml.safe_dump(plan))
+    return {name: str(place / f"{name}.yml") for name in (*files, "plan")}
+
+
+def beside(shell: Shell, task: Task, ways: dict[str, dict[str, str]], turns: int) -> Figure:
+    """Seconds of a task each way, and how many commands it takes."""
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    commands = {"virtplay": (task.ours, task.undo), "kcli": (task.kcli, task.undo_kcli)}
+    for turn in range(turns):
+        for way, (work, undo) in commands.items():
+            words = {**ways[way], "new": f"{way}-new-{turn}"}
+            seconds[way].append(timed(lambda: [shell(each, words) for each in work]))  # noqa: B023
+            for each in undo:
+                shell(each, words)
+    return {
+        "bench": f"shell: {task.name}",
+        **medians(**{way: each[1:] for way, each in seconds.items()}),
+        "runs": turns - 1,
+    }
+
+
+def prompt(shell: Shell, host: Host, turns: int) -> Figure:
+    """From no VM to a prompt by SSH, beside what its guest takes to boot until it serves SSH."""
+    ours: list[float] = []
+    boot: list[float] = []
+    create = f"virtplay vm create {{new}} --start --wait --ssh-key {shell.key}.pub {SIZES}"
+    log_in = f"virtplay vm ssh {{new}} --identity {shell.key} -- true"
+    for turn in range(turns):
+        words = {"new": f"prompt-{turn}"}
+        began = time.perf_counter()
+        shell(create, words)
+        shell(log_in, words)
+        ours.append(time.perf_counter() - began)
+        vm = json.loads(shell("virtplay vm show {new} --json", words))
+        host.run("virsh", "destroy", vm["domain"])
+        began = time.perf_counter()
+        host.run("virsh", "start", vm["domain"])
+        ssh = ("ssh", *OPTIONS, "-i", str(shell.key), f"root@{vm['ip']}", "true")
+        while host.run(*ssh, check=False).returncode:
+            time.sleep(POLL_SECONDS)
+        boot.append(time.perf_counter() - began)
+        shell("virtplay vm delete {new} --force --yes", words)
+    return {
+        "bench": "shell: prompt",
+        **medians(virtplay=ours[1:], boot=boot[1:]),
+        "runs": turns - 1,
+    }
