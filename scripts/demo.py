@@ -122,7 +122,7 @@ From another terminal, in this directory:
   curl -H "Authorization: Bearer $VIRTPLAY_TOKEN" -H 'Content-Type: application/json' \\
     {address}/vms \\
     -d '{{"name": "my-vm", "template": "debian12", "cpu": 1, "memory": 256, "disk": 1}}'
-  curl -H "Authorization: Bearer $VIRTPLAY_TOKEN" -X POST {address}/vms/vm-001/start
+  curl -H "Authorization: Bearer $VIRTPLAY_TOKEN" -X POST {address}/vms/my-vm/start
   .venv/bin/virtplay vm list
   .venv/bin/virtplay host list
 

@@ -13,7 +13,8 @@ from virtplay.api import openapi
 from virtplay.api.http.routing import add_route
 from virtplay.files import NODE_MODULES, PACKAGE
 
-VM_ID = re.compile(r"vm-[0-9]{1,18}")
+VM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+"""An id, a UUID or a domain's name. The page asks the API which VM it is."""
 HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|\[[0-9a-fA-F:.]{2,45}\](:[0-9]{1,5})?")
 KINDS = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css"}
 
@@ -145,7 +146,7 @@ def add_console_page(app: Sanic[Any, Any]) -> None:
     page = read_console_page()
 
     async def show_page(request: Request, vm_id: str) -> HTTPResponse:
-        if not VM_ID.fullmatch(vm_id):
+        if not VM_NAME.fullmatch(vm_id):
             raise PathNotFound(vm_id)
         return html(page.html, headers=page_headers(request.headers.get("host", "")))
 

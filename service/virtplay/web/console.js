@@ -15,7 +15,8 @@ const at = (id) => document.getElementById(id);
 const pause = (milliseconds) => new Promise((done) => { setTimeout(done, milliseconds); });
 
 // Relative, so that the page also works below the path of a reverse proxy.
-const vmId = location.pathname.match(/\/vms\/(vm-[0-9]+)\/console$/)?.[1] ?? '';
+// An id, UUID or libvirt name: the API takes each of them.
+const vmId = location.pathname.match(/\/vms\/([A-Za-z0-9][\w.-]*)\/console$/)?.[1] ?? '';
 const api = new URL('../../api/v1/', location.href);
 
 let token = recall();
@@ -155,7 +156,7 @@ async function connect() {
   const mine = begin();
   cover('');
   if (!vmId) {
-    notice('Invalid address', 'The address must have the form /vms/vm-001/console.');
+    notice('Invalid address', 'The address must have the form /vms/VM/console.');
     return;
   }
   if (document.body.dataset.packages !== 'installed') {
@@ -267,7 +268,9 @@ async function follow(mine, vm) {
 
 /** Open the websocket of a ticket, and show its stream. */
 async function open(mine, ticket) {
-  const address = new URL(`../../console/${vmId}${new URL(ticket.url).search}`, location.href);
+  const given = new URL(ticket.url);
+  const id = given.pathname.split('/').pop();
+  const address = new URL(`../../console/${id}${given.search}`, location.href);
   address.protocol = location.protocol === 'https:' ? 'wss:' : 'ws:';
   // Before the websocket: its first bytes must find a reader.
   const module = await import(kind === 'serial' ? './serial.js' : './screen.js');
