@@ -141,33 +141,6 @@ SINGLES = (
 )  # fmt: skip
 """Benchmark, what it measures, key, unit."""
 
-
-README = (
-    ("vm_pause", "api_s", "playbook_s",
-     ("pause a VM", "the same playbook by hand"),
-     ("暂停一台虚拟机", "手动运行同一 playbook")),
-    ("vm_create", "api_s", "playbook_s",
-     ("create a VM until it runs", "the same playbook by hand"),
-     ("创建一台虚拟机直至运行", "手动运行同一 playbook")),
-    ("pause_latency", "api_s", "virsh_s",
-     ("request until the VM is paused", "`virsh suspend` over SSH"),
-     ("从请求到虚拟机暂停", "通过 SSH 执行 `virsh suspend`")),
-    ("burst", "together_s", "virsh_s",
-     ("pause or resume 100 VMs of 4 hosts", "`virsh` over SSH, the best `xargs -P`"),
-     ("暂停或恢复 4 台宿主机上的 100 台虚拟机", "通过 SSH 执行 `virsh`，取最佳的 `xargs -P`")),
-    ("burst", "together_s", "playbook_s",
-     ("the same", "playbooks by hand, the best `xargs -P`"),
-     ("同上", "手动运行 playbook，取最佳的 `xargs -P`")),
-    ("lists on sqlite", "many_p99_s", "few_p99_s",
-     ("20 of 100,000 VMs, p99", "20 of 100 VMs"),
-     ("从 100,000 台虚拟机中列出 20 台，p99", "从 100 台中列出 20 台")),
-)  # fmt: skip
-"""Benchmark, key, beside what key, and what both are in English and in Chinese."""
-READMES = {
-    "README.md": ("by the API", "beside", "ratio"),
-    "README.zh-CN.md": ("通过 API", "对比", "比值"),
-}
-"""File → the heads of its columns but the first."""
 UNITS = {"s": "s", "mb": "MiB"}
 
 
@@ -189,10 +162,8 @@ def write_fresh(figures: Iterable[Figure]) -> None:
 
 
 def write_page() -> None:
-    """Write tables and plots of the page, and the tables of the READMEs."""
+    """Write tables and plots of the page."""
     PAGE.write_text(with_figures(PAGE.read_text()))
-    for name in READMES:
-        (ROOT / name).write_text(readme_with_figures(name))
     write_plots(results())
 
 
@@ -200,19 +171,6 @@ def with_figures(page: str) -> str:
     """The page's text with the present tables and plots between the marks."""
     figures = tables(results()) + "".join(f"\n{image}\n" for image in images(results()))
     return between_marks(page, figures)
-
-
-def readme_with_figures(name: str) -> str:
-    """A README's text with its present table between the marks."""
-    heads = READMES[name]
-    language = [*READMES].index(name)
-    rows = [["", heads[0], heads[1], "", heads[2]]]
-    for bench, key, other, *texts in README:
-        if {key, other} <= (figure := results().get(bench, {})).keys():
-            what, beside = texts[language]
-            a, b = three_digits(figure[key]), three_digits(figure[other])
-            rows.append([what, f"{a} s", beside, f"{b} s", f"{float(a) / float(b):.2f}"])
-    return between_marks((ROOT / name).read_text(), markdown(rows))
 
 
 def between_marks(page: str, figures: str) -> str:

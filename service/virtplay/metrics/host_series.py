@@ -111,7 +111,7 @@ def _read_domain(
 ) -> None:
     vm = (host, label_value(domain["name"]), label_value(domain["uuid"]))
     called = named or VmLabels("", str(domain.get("title") or domain["name"]), "", "")
-    managed = "true" if domain.get("metadata") else "false"
+    managed = "false" if domain.get("metadata") is None else "true"
     texts = (called.vm, called.name, called.template, called.os, managed)
     _put(values, "libvirt_domain_info", (*vm, *map(label_value, texts)), 1)
     state = domain.get("state") or DomainState.UNKNOWN

@@ -247,7 +247,7 @@ def test_states_are_those_of_the_collection() -> None:
 
 
 @pytest.mark.parametrize(
-    ("metadata", "managed"), [(None, "false"), ({}, "false"), ({"template": "debian12"}, "true")]
+    ("metadata", "managed"), [(None, "false"), ({}, "true"), ({"template": "debian12"}, "true")]
 )
 def test_a_domain_of_strangers_is_told_apart(metadata: object, managed: str) -> None:
     series = taken(with_domain(metadata=metadata))
