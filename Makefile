@@ -1,6 +1,6 @@
 # The development tasks; `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast check molecule test-distributions test-installation collection sanity integration changelog lab demo bench bench-tables dashboards role-tables pins setup setup-dev setup-hosts setup-roles setup-lab clean
+.PHONY: help run test test-fast check molecule test-distributions test-installation collection release sanity integration changelog lab demo bench bench-tables dashboards role-tables pins setup setup-dev setup-hosts setup-roles setup-lab clean
 BIN := .venv/bin
 
 help: ## list the targets
@@ -29,6 +29,9 @@ test-installation: setup-lab ## install, upgrade and roll back the service on a 
 
 collection: setup-dev ## build the collection, with the roles and playbooks in it, into build/
 	@$(BIN)/python -m scripts.collection build
+
+release: setup-dev ## build the wheel, the collection and the changelog into dist/
+	@$(BIN)/python -m scripts.release
 
 sanity: setup-dev ## run ansible-test sanity on the collection
 	@$(BIN)/python -m scripts.collection sanity
@@ -79,4 +82,4 @@ setup-lab: ## install the dependencies of all tests
 	@scripts/setup base dev lab test
 
 clean: ## remove the virtual environment and build results; keep var/, the service's data
-	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache service/*.egg-info warm/src/*.egg-info service/web/node_modules
+	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache service/*.egg-info warm/src/*.egg-info service/web/node_modules

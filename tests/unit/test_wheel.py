@@ -12,30 +12,20 @@ from pathlib import Path
 
 import pytest
 import virtplay
+import yaml
 from packaging.requirements import Requirement
 
 from hatch_build import load_packer, read_pins
+from scripts.release import build_wheel
 
 ROOT = Path(__file__).parents[2]
 SHARE = "virtplay/share/"
 
 
-def build(target: Path) -> Path:
-    """Build the wheel into a directory, as `make release` does."""
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", target],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    (wheel,) = target.glob("*.whl")
-    return wheel
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout."""
-    return build(tmp_path_factory.mktemp("wheel"))
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +72,7 @@ def test_the_wheel_has_what_a_checkout_installs(wheel: Path, site: Path) -> None
 
 
 def test_the_same_files_are_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
-    assert build(tmp_path).read_bytes() == wheel.read_bytes()
+    assert build_wheel(tmp_path).read_bytes() == wheel.read_bytes()
 
 
 def test_the_wheel_requires_the_versions_that_were_tried(wheel: Path) -> None:
@@ -116,3 +106,8 @@ def test_without_a_checkout_a_playbook_finds_roles_and_collection(site: Path) ->
     shown = run(site, "playbook", "vm_create", "--list-tasks")
     assert str(site / SHARE / "playbooks/vm_create.yml") in shown
     assert "libvirt_domain : Create the VM" in shown
+
+
+def test_wheel_and_collection_have_one_version() -> None:
+    galaxy = ROOT / "collections/ansible_collections/virtplay/libvirt/galaxy.yml"
+    assert yaml.safe_load(galaxy.read_text())["version"] == virtplay.__version__
