@@ -288,7 +288,7 @@ def one_host() -> dashboard.Dashboard:
                 f"sum(rate(libvirt_domain_info_cpu_time_seconds_total{of}[$__rate_interval]))",
                 "used by VMs",
             ),
-            text="Allocated CPUs are the vCPUs of all VMs, running or not.",
+            text="Allocated CPUs are the vCPUs of all VMs that are not stopped.",
         ),
         graph(
             "Memory",

@@ -45,7 +45,7 @@ FAMILIES = (
     _gauge(
         "virtplay_host_cpus_allocated",
         HOST,
-        "vCPUs allocated to all VMs of the host, running or stopped.",
+        "vCPUs of the VMs of the host that are not stopped, which placement counts.",
     ),
     _gauge("virtplay_host_memory_bytes", HOST, "Memory of the host."),
     _gauge(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from virtplay.states import DomainState
+from virtplay.states import ACTIVE_STATES, DomainState
 from virtplay.units import MIB
 
 NANO = 10**9
@@ -91,12 +91,14 @@ def read_host(
         _put(values, metric, (host,), facts.get(key))
     domains = info.get("domains") or ()
     configured = [{**domain, **(domain.get("pending") or {})} for domain in domains]
-    for metric, key, per in (
-        ("virtplay_host_cpus_allocated", "vcpus", 1),
-        ("virtplay_host_memory_bytes_allocated", "memory", 1 / MIB),
+    # As placement counts them: a stopped VM keeps its memory, but needs no CPU.
+    active = [domain for domain in configured if domain.get("state") in ACTIVE_STATES]
+    for metric, key, counted, per in (
+        ("virtplay_host_cpus_allocated", "vcpus", active, 1),
+        ("virtplay_host_memory_bytes_allocated", "memory", configured, 1 / MIB),
     ):
         # An unreadable domain reports neither.
-        given = sum(_number(domain.get(key)) or 0.0 for domain in configured)
+        given = sum(_number(domain.get(key)) or 0.0 for domain in counted)
         _put(values, metric, (host,), given, per)
     for pool in info.get("pools") or ():
         for key, metric in _POOL.items():

@@ -201,6 +201,13 @@ def test_a_stopped_vm_has_what_it_is_and_its_disks() -> None:
     assert series["libvirt_domain_state", frozenset({**VM, "state": "stopped"}.items())] == 1
 
 
+def test_a_stopped_vm_has_memory_allocated_but_no_cpu() -> None:
+    series = taken(with_domain(state="stopped"))
+    of_host = frozenset({("host", "kvm1")})
+    assert series["virtplay_host_cpus_allocated", of_host] == 0
+    assert series["virtplay_host_memory_bytes_allocated", of_host] == 1024 * 2**20
+
+
 @pytest.mark.parametrize("given", [None, "n/a", "", math.nan, math.inf, [], {}])
 def test_a_value_that_is_no_number_is_absent(given: object) -> None:
     info = sample_info()
