@@ -155,6 +155,11 @@ def fleet() -> dashboard.Dashboard:
             ),
             stacked=True,
         ),
+        graph(
+            "Snapshots by origin",
+            Line("sum by (origin) (max by (origin, status) (virtplay_snapshots))", "{{origin}}"),
+            stacked=True,
+        ),
         top("CPU usage", "libvirt_domain_info_cpu_time_seconds_total", "", unit="none"),
         top("disk throughput", BLOCK_BYTES, "", unit="Bps"),
         top("network throughput", INTERFACE_BYTES, "", unit="Bps"),

@@ -13,8 +13,15 @@ from virtplay.api.http import streaming
 from virtplay.metrics.exposition import Exposition
 from virtplay.metrics.host_series import VmLabels
 from virtplay.settings import Settings
-from virtplay.states import FINISHED_JOB, JobOrigin, JobStatus, VmStatus
-from virtplay.store.models import Job, SnapshotSchedule, Vm
+from virtplay.states import (
+    FINISHED_JOB,
+    JobOrigin,
+    JobStatus,
+    SnapshotOrigin,
+    SnapshotStatus,
+    VmStatus,
+)
+from virtplay.store.models import Job, Snapshot, SnapshotSchedule, Vm
 from virtplay.store.tokens import create_token, revoke_token
 
 from tests.api.conftest import Service, only_sqlite
@@ -222,6 +229,19 @@ async def test_vms_in_error_are_named(service: Service) -> None:
     assert found["virtplay_vm_error"] == [({**labels, "code": "LIBVIRT_ERROR"}, 1)]
     counts = {labels["status"]: value for labels, value in found["virtplay_vms"]}
     assert counts == {status: float(status == VmStatus.ERROR) for status in VmStatus}
+
+
+async def test_snapshots_are_counted(service: Service) -> None:
+    vm = await Vm.get(ref=(await service.create())["id"])
+    assert "virtplay_snapshots" not in await scrape(service)
+    for number, status in enumerate((SnapshotStatus.READY, SnapshotStatus.READY, "error")):
+        await Snapshot(
+            vm_id=vm.id, name=f"s{number}", title="s", origin=SnapshotOrigin.MANUAL, status=status
+        ).save()
+    found = await scrape(service, part="service")
+    counts = {labels["status"]: value for labels, value in found["virtplay_snapshots"]}
+    assert counts == {"ready": 2, "error": 1}
+    assert {labels["origin"] for labels, _ in found["virtplay_snapshots"]} == {"manual"}
 
 
 async def test_a_schedule_tells_whether_its_last_turn_failed(service: Service) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import subprocess
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from lab.releases import Recipe, use_root
 from tests.acceptance.prometheus import run_prometheus
 from tests.acceptance.service import STOP_TIMEOUT, Api, Service, wait_for
 from tests.distributions.report import Row
-from tests.unit.test_prometheus_files import RULE_FILES, RULE_TESTS
+from tests.unit.test_prometheus_files import DIRECTORY, RULE_FILES, RULE_TESTS
 
 ALWAYS = {"libvirt_domain_info", "libvirt_domain_info_maximum_memory_bytes"}
 WORKING = {
@@ -80,6 +81,11 @@ def see_prometheus(release: str, service: Service, directory: Path, metrics: str
             assert len(refused) >= 3
             assert not any(refused.values()), refused
         run_promtool(promtool, "check", "config", str(directory / "prometheus/prometheus.yml"))
+        if release != "bookworm":  # before 2.43, no other file is included
+            config = directory / "prometheus/including.yml"
+            config.write_text("scrape_config_files: [virtplay/scrape.yml]\n")
+            shutil.copy(DIRECTORY / "scrape.yml", config.with_name("virtplay"))
+            run_promtool(promtool, "check", "config", str(config))
         run_promtool(promtool, "check", "rules", "--lint-fatal", *map(str, RULE_FILES))
         run_promtool(promtool, "test", "rules", *map(str, RULE_TESTS))
         run_promtool(promtool, "check", "metrics", stdin=metrics)

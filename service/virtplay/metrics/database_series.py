@@ -7,7 +7,7 @@ from virtplay.metrics.exposition import render_text
 from virtplay.metrics.families import DATABASE_FAMILIES
 from virtplay.metrics.host_series import Values, label_value
 from virtplay.states import JobStatus, VmStatus
-from virtplay.store import jobs, schedules, tokens, vm_list, vms
+from virtplay.store import jobs, schedules, snapshots, tokens, vm_list, vms
 
 ERRORS_MAX = 1000
 """Most VMs in error that have a series each; their number has one of its own."""
@@ -29,6 +29,10 @@ async def database_text() -> bytes:
     values["virtplay_vm_error"] = {
         (host, uuid, ref, label_value(name), label_value(code)): 1
         for host, uuid, ref, name, code in await vms.vms_in_error(ERRORS_MAX)
+    }
+    values["virtplay_snapshots"] = {
+        (origin, status): number
+        for (origin, status), number in (await snapshots.count_snapshots()).items()
     }
     states = await schedules.schedule_states()
     values["virtplay_snapshot_schedule_failed"] = {

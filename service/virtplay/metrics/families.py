@@ -248,6 +248,11 @@ DATABASE_FAMILIES = (
         "Always 1, for each VM whose status is error; code is that of its error.",
     ),
     _gauge(
+        "virtplay_snapshots",
+        ("origin", "status"),
+        "Snapshots of all VMs, by what created them and their status.",
+    ),
+    _gauge(
         "virtplay_snapshot_schedule_failed",
         KNOWN_VM,
         "1 when the last turn of the VM's snapshot schedule was skipped or its job failed, else 0.",

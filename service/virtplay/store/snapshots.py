@@ -8,7 +8,7 @@ from typing import Any
 
 from virtplay.errors import SnapshotNotFound
 from virtplay.states import SnapshotOrigin, SnapshotStatus
-from virtplay.store.database import fit, skip_numbers
+from virtplay.store.database import fit, select, skip_numbers
 from virtplay.store.models import Snapshot, Vm
 
 REF = re.compile(r"snap-(\d{3,9})")
@@ -91,6 +91,12 @@ async def snapshots_of(vm_ids: Iterable[int]) -> dict[int, list[Snapshot]]:
     for row in await Snapshot.filter(vm_id__in=list(vm_ids)):
         found.setdefault(row.vm_id, []).append(row)
     return found
+
+
+async def count_snapshots() -> dict[tuple[str, str], int]:
+    """Return (origin, status) → number of snapshots."""
+    rows = await select("SELECT origin, status, COUNT(*) FROM snapshot GROUP BY origin, status")
+    return {(origin, status): int(number) for origin, status, number in rows}
 
 
 async def follow_snapshots(
