@@ -5,6 +5,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from tortoise import Tortoise
@@ -269,18 +270,27 @@ async def go_back(url: str) -> None:
     """Undo the migration, and write a VM as the version before has written it."""
     await migrate(config=tortoise_config(url), target=BEFORE)
     await Tortoise.init(config=tortoise_config(url), _enable_global_fallback=True)
-    vm = await put_old_vm()
-    assert vm.id
+    await put_old_vm()
     await close_database()
 
 
-async def put_old_vm() -> Vm:
-    """A VM whose texts are those of the version before."""
-    vm = await put_vm(name="Größe", labels={"team": "caf\u00e9"})
-    vm.search_text = "vm-001\ngrösse"
-    vm.label_text = "\nteam=caf\u00e9\n"
-    await vm.save(update_fields=["search_text", "label_text"])
-    return vm
+async def put_old_vm() -> None:
+    """Insert a VM with the columns and the texts of the version before."""
+    identity = uuid4()
+    values = {
+        "ref": f"vm-{identity.hex[:8]}", "uuid": str(identity), "name": "Größe", "description": "",
+        "host": "kvm1", "status": "stopped", "power": "stopped", "provisioned": True,
+        "template": "", "os": "", "cpu": 1, "memory": 512, "disk": 1, "disk_allocation": 0,
+        "network": "{}", "addresses": "[]", "auto_start": False,
+        "labels": '{"team": "caf\u00e9"}', "pending": "{}", "search_text": "vm-001\ngrösse",
+        "label_text": "\nteam=caf\u00e9\n", "generation": 0, "snapshots": 0, "missed": 0,
+    }  # fmt: skip
+    texts = (f"'{value}'" if isinstance(value, str) else str(value) for value in values.values())
+    now = "'2026-01-01 00:00:00+00:00'"
+    await Tortoise.get_connection("default").execute_query(
+        f"INSERT INTO vm ({', '.join(values)}, created_at, updated_at)"
+        f" VALUES ({', '.join(texts)}, {now}, {now})"
+    )
 
 
 async def check_upgrade(url: str) -> None:

@@ -1,7 +1,8 @@
 """Store: adds whether a VM's domain has our metadata."""
 
 from tortoise import fields, migrations
-from tortoise.migrations import operations as ops
+
+from virtplay.store.migrations._drop_columns import AddColumn
 
 
 class Migration(migrations.Migration):
@@ -10,5 +11,5 @@ class Migration(migrations.Migration):
     dependencies = [("virtplay", "0015_domain_names")]
 
     operations = [
-        ops.AddField(model_name="Vm", name="managed", field=fields.BooleanField(null=True)),
+        AddColumn(model_name="Vm", name="managed", field=fields.BooleanField(null=True)),
     ]

@@ -68,3 +68,19 @@ class DropColumns(ops.TortoiseOperation):
             *indexes,
             "COMMIT",
         ]
+
+
+class AddColumn(ops.AddField):
+    """Adds a nullable column; its way back keeps everything else of the table too."""
+
+    async def database_backward(
+        self,
+        app_label: str,
+        old_state: State,
+        new_state: State,
+        state_editor: BaseSchemaEditor | None = None,
+    ) -> None:
+        """Drop the column, as DropColumns does."""
+        table = old_state.apps.get_model(f"{app_label}.{self.model_name}")._meta.db_table
+        drop = DropColumns(self.model_name, table, [self.name])
+        await drop.database_forward(app_label, old_state, new_state, state_editor)
