@@ -74,6 +74,7 @@ def create(service: Service, lab: Lab, host: Host, turns: range) -> Figure:
 def power(service: Service, lab: Lab, host: Host, turns: range) -> Iterator[Figure]:
     """Pause, resume and start: until the job has ended, until the VM is paused, and their CPU."""
     vm = service.run("POST", "/vms", {"name": "bench power", "autoStart": True, **MICRO})
+    vm = service.get(f"/vms/{vm}")["domain"]
     seconds: dict[str, dict[str, list[float]]] = {
         action: {"api": [], "playbook": []} for action in ("pause", "resume", "start")
     }
@@ -163,6 +164,7 @@ def own_cpu_seconds() -> float:
 def snapshot(service: Service, lab: Lab, host: Host, turns: range) -> Figure:
     """A snapshot of a running VM, with its memory."""
     vm = service.run("POST", "/vms", {"name": "bench snapshot", "autoStart": True, **MICRO})
+    vm = service.get(f"/vms/{vm}")["domain"]
     api, playbook, virsh = [], [], []
     for number in turns:
         began = time.perf_counter()

@@ -1,5 +1,6 @@
 """Pure: checks which characters a text may contain, and how texts are compared."""
 
+import re
 import unicodedata
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
@@ -7,6 +8,7 @@ from typing import Any
 
 JOINERS = "\u200c\u200d"
 """Invisible characters that emoji and the words of some scripts contain."""
+SLUG_LENGTH = 63
 
 
 def is_printable(text: str, also: str = "") -> bool:
@@ -39,3 +41,19 @@ def did_you_mean(given: str, known: Collection[str]) -> str:
     """Return "; did you mean X?" for the known word that `given` resembles, or nothing."""
     close = get_close_matches(given, known, 1, 0.6)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def slug(text: str) -> str:
+    """Return a text as a-z, 0-9 and inner hyphens, up to SLUG_LENGTH; empty if nothing is left.
+
+    The rule is the collection's for host names (domain/seed.py), and a test compares both: a guest
+    and its domain have one name.
+    """
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:SLUG_LENGTH].strip("-")
+
+
+def numbered(name: str, number: int) -> str:
+    """Return a slug with a number behind it, within SLUG_LENGTH; 1 leaves it as it is."""
+    ending = f"-{number}" if number > 1 else ""
+    return name[: SLUG_LENGTH - len(ending)].rstrip("-") + ending

@@ -155,9 +155,10 @@ class Vms:
                     " knows the disk's present size; start it first"
                 )
             await self._check_growth(vm, requested)
-            job = await submit(
-                self._settings, caller, vm, Action.VM_UPDATE, update_variables(vm, requested)
-            )
+            variables = update_variables(vm, requested)
+            if requested.get("name", vm.name) != vm.name:
+                variables |= await _rename_variables(vm, requested["name"])
+            job = await submit(self._settings, caller, vm, Action.VM_UPDATE, variables)
         self._dispatcher.enqueue(job.id)
         return Accepted(vm, job)
 
@@ -501,10 +502,17 @@ def identify(vm: Vm) -> dict[str, Any]:
     return {"libvirt_domain_uuid": str(vm.uuid), "libvirt_domain_name": str(vm.domain)}
 
 
+async def _rename_variables(vm: Vm, name: str) -> dict[str, Any]:
+    """Return the variable that renames the domain of a VM with it; its host decides if it can."""
+    domain = await store.free_domain(vm.host, name, str(vm.ref), without=vm.id)
+    return {} if domain == vm.domain else {"libvirt_domain_new_name": domain}
+
+
 def create_variables(vm: Vm, requested: Mapping[str, Any]) -> dict[str, Any]:
     """Return the variables of playbooks/vm_create.yml, without secrets."""
     return {
         **identify(vm),
+        "libvirt_domain_id": str(vm.ref),
         **vm_fields.to_variables({**requested, "os": vm.os, "network": vm.network}),
         "libvirt_domain_state": "running" if vm.auto_start else "stopped",
     }

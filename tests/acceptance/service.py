@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import httpx
 
@@ -221,7 +222,7 @@ class Api:
 
     def create_all(self, *wanted: Json, seconds: float = 90) -> list[Json]:
         """Create several VMs at once, wait for them, and return them."""
-        bodies = [{"name": "acceptance", **MICRO, **fields} for fields in wanted]
+        bodies = [{"name": f"test-{uuid4().hex[:8]}", **MICRO, **fields} for fields in wanted]
         made = [self.send("POST", "/vms", body) for body in bodies]
         for accepted in made:
             self.succeeded(accepted["jobId"], seconds)
@@ -261,7 +262,8 @@ class Api:
         last: Json = {}
 
         def look() -> Json | None:
-            last.update(self.vms().get(ref) or {})
+            vms = self.vms().values()
+            last.update(next((vm for vm in vms if ref in (vm["id"], vm["domain"])), {}))
             return last if all(last.get(k) == v for k, v in fields.items()) else None
 
         try:
@@ -271,7 +273,11 @@ class Api:
 
     def gone(self, ref: str, seconds: float = TWO_INTERVALS) -> None:
         """Wait until the VM list no longer contains a VM."""
-        wait_for(f"the end of {ref} in the list", lambda: ref not in self.vms(), seconds)
+
+        def look() -> bool:
+            return all(ref not in (vm["id"], vm["domain"]) for vm in self.vms().values())
+
+        wait_for(f"the end of {ref} in the list", look, seconds)
 
     def remove(self, *refs: str) -> None:
         """Delete VMs in any state, after waiting for their jobs."""

@@ -62,13 +62,14 @@ def test_run_from_a_shell_is_a_job_and_meets_those_of_the_service(
 ) -> None:
     shell = Shell(lab, one, service)
     # So little memory that it never gets as far as to hear that it shall go down.
-    vm = api.create(host=one.name, memory=32)["id"]
+    made = api.create(host=one.name, memory=32)
+    ref, vm = made["id"], made["domain"]
     code, said = shell.run("vm_start", name=vm)
     assert code == 0, said
     job = reported(api, "vm_start")
     wanted = {
         **{"origin": "shell", "status": "succeeded", "progress": 100, "changed": True},
-        **{"vmId": vm, "host": one.name, "hosts": [one.name], "requestedBy": "bootstrap"},
+        **{"vmId": ref, "host": one.name, "hosts": [one.name], "requestedBy": "bootstrap"},
         **{"playbook": "playbooks/vm_start.yml", "appliesAt": "now", "error": None},
     }
     assert {key: job[key] for key in wanted} == wanted
@@ -86,7 +87,7 @@ def test_run_from_a_shell_is_a_job_and_meets_those_of_the_service(
     assert code == 2, said
     assert f"cannot pause {vm}: {stop} (stop {vm}, process " in said
     job = reported(api, "vm_pause")
-    assert (job["status"], job["vmId"]) == ("failed", vm)
+    assert (job["status"], job["vmId"]) == ("failed", ref)
     assert job["error"]["code"] == "OPERATION_IN_PROGRESS"
     api.failed(stop, "GUEST_NOT_RESPONDING")
 

@@ -45,26 +45,30 @@ def test_debian_with_cloud_init(
         autoStart=True,
     )
     assert (vm["os"], vm["status"]) == ("debian12", "running")
-    booted(two, vm["id"], 400)
+    booted(two, vm["domain"], 400)
 
     def done() -> bool:
         # What `cloud-init status` reads; starting that takes the guest many seconds each time.
-        return '"errors": []' in in_guest(two, vm["id"], "/bin/cat", "/run/cloud-init/result.json")
+        return '"errors": []' in in_guest(
+            two, vm["domain"], "/bin/cat", "/run/cloud-init/result.json"
+        )
 
     wait_for("the end of cloud-init", done, 300)
-    assert agent(two, vm["id"], "guest-get-host-name")["host-name"] == "debian-vm"
-    assert "Debian" in agent(two, vm["id"], "guest-get-osinfo")["pretty-name"]
-    assert public_key in in_guest(two, vm["id"], "/bin/cat", "/home/debian/.ssh/authorized_keys")
-    text = in_guest(two, vm["id"], "/bin/cat", "/etc/virtplay-test")
+    assert agent(two, vm["domain"], "guest-get-host-name")["host-name"] == "debian-vm"
+    assert "Debian" in agent(two, vm["domain"], "guest-get-osinfo")["pretty-name"]
+    assert public_key in in_guest(
+        two, vm["domain"], "/bin/cat", "/home/debian/.ssh/authorized_keys"
+    )
+    text = in_guest(two, vm["domain"], "/bin/cat", "/etc/virtplay-test")
     assert text == "written by cloud-init: {{ no template }} $(no shell)\n"
-    assert in_guest(two, vm["id"], "/bin/cat", "/etc/virtplay-ran") == "ran\n"
+    assert in_guest(two, vm["domain"], "/bin/cat", "/etc/virtplay-ran") == "ran\n"
     wait_for("its address in the list", lambda: api.vm(vm["id"])["ip"], 30)
-    expect_ping(lab, two, vm["id"], key)
-    size = int(in_guest(two, vm["id"], "/bin/cat", "/sys/block/vda/size")) * 512
+    expect_ping(lab, two, vm["domain"], key)
+    size = int(in_guest(two, vm["domain"], "/bin/cat", "/sys/block/vda/size")) * 512
     assert size == 3 * 1024**3
     # With real file systems: how full they are, and a snapshot that freezes them.
     root = next(
-        each for each in agent(two, vm["id"], "guest-get-fsinfo") if each["mountpoint"] == "/"
+        each for each in agent(two, vm["domain"], "guest-get-fsinfo") if each["mountpoint"] == "/"
     )
     share = root["used-bytes"] / root["total-bytes"] * 100
 
@@ -76,10 +80,10 @@ def test_debian_with_cloud_init(
     api.run("POST", f"/vms/{vm['id']}/snapshots", {"name": "frozen"})
     (snapshot,) = api.get(f"/vms/{vm['id']}/snapshots")["snapshots"]
     assert (snapshot["frozen"], snapshot["hasMemory"]) == (True, True)
-    assert agent(two, vm["id"], "guest-fsfreeze-status") == "thawed"
+    assert agent(two, vm["domain"], "guest-fsfreeze-status") == "thawed"
     path = f"/vms/{vm['id']}/snapshots/{snapshot['id']}"
     api.run("POST", f"{path}/restore", {"force": True})
-    assert agent(two, vm["id"], "guest-fsfreeze-status") == "thawed"
+    assert agent(two, vm["domain"], "guest-fsfreeze-status") == "thawed"
     api.run("DELETE", path)
 
 

@@ -152,7 +152,7 @@ async def test_two_see_one_screen_at_once(consoles: Consoles, vm: Json) -> None:
 async def test_serial_console_is_a_shell_and_one_at_a_time(
     consoles: Consoles, vm: Json, one: Host
 ) -> None:
-    guests.booted(one, vm["id"])
+    guests.booted(one, vm["domain"])
     async with consoles.stream(vm["id"], "serial") as first:
         await first.write(b"\n")
         await first.until(b"# ")

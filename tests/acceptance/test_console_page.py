@@ -98,7 +98,7 @@ def until_in_guest(host: Host, ref: str, file: str, words: str) -> None:
 def test_vncdotool_and_the_command_line_see_the_guest(
     lab: Lab, service: Service, api: Api, one: Host, tmp_path: Path
 ) -> None:
-    ref = api.create(host=one.name, autoStart=True)["id"]
+    ref = api.create(host=one.name, autoStart=True)["domain"]
     booted(one, ref)
     file = tmp_path / "screen.png"
 
@@ -146,7 +146,8 @@ def test_page_shows_the_guest_and_types_into_it(
     lab: Lab, service: Service, api: Api, one: Host, browser: Browser, tmp_path: Path
 ) -> None:
     name = "<b>web</b> & $(id)"
-    ref = api.create(host=one.name, name=name, autoStart=True)["id"]
+    vm = api.create(host=one.name, name=name, autoStart=True)
+    ref = vm["domain"]
     booted(one, ref)
     browser.open(address(service, ref, "?type=serial"))
     give_token(browser)
@@ -160,7 +161,7 @@ def test_page_shows_the_guest_and_types_into_it(
     browser.click("screen")
     browser.shows("status", "Connected to the screen")
     assert browser.driver.current_url.endswith("/console")
-    assert browser.text("name") == f"{name} ({ref})"
+    assert browser.text("name") == f"{name} ({vm['id']})"
 
     def same_picture() -> bool:
         drawn = canvas(browser)
@@ -206,7 +207,7 @@ def test_page_shows_the_guest_and_types_into_it(
 def test_page_says_what_is_the_matter(
     service: Service, api: Api, one: Host, browser: Browser, tmp_path: Path
 ) -> None:
-    ref = api.create(host=one.name, template="blank")["id"]
+    ref = api.create(host=one.name, template="blank")["domain"]
     browser.open(address(service, "vm-999999"))
     browser.shows("login-why", "requires an API token")
     give_token(browser, "not-a-token")

@@ -21,7 +21,7 @@ def test_start_right_behind_create_runs_after_it(api: Api, one: Host) -> None:
     second = api.succeeded(start["jobId"])
     assert second["startedAt"] >= first["finishedAt"]
     assert api.vm(made["id"])["status"] == "running"
-    assert power(one, made["id"]) == "running"
+    assert power(one, api.vm(made["id"])["domain"]) == "running"
 
 
 def test_fixed_address_on_nat_network_is_what_the_guest_gets(api: Api, one: Host) -> None:
@@ -29,7 +29,7 @@ def test_fixed_address_on_nat_network_is_what_the_guest_gets(api: Api, one: Host
     address = "203.0.113.77"
     vm = api.create(host=one.name, autoStart=True, network={"ip": address})
     wait_for("the address", lambda: api.vm(vm["id"])["ip"] == address, 60)
-    networked(one, vm["id"], address)
+    networked(one, vm["domain"], address)
     # The same address once more is refused, and leaves nothing.
     again = api.send("POST", "/vms", {"name": "x", "host": one.name, "network": {"ip": address},
                                       **MICRO})  # fmt: skip
@@ -47,12 +47,12 @@ def test_full_clone_stands_alone_and_starts_by_itself(api: Api, one: Host) -> No
     )
     backing = {}
     for vm in (linked, full):
-        path = domain_xml(one, vm["id"]).find("devices/disk/source").get("file")
+        path = domain_xml(one, vm["domain"]).find("devices/disk/source").get("file")
         backing[vm["id"]] = "backing file:" in one.run("qemu-img", "info", "-U", path).stdout
     assert backing == {linked["id"]: True, full["id"]: False}
     assert [vm["status"] for vm in (linked, full)] == ["stopped", "running"]
     for vm, word in ((linked, "disable"), (full, "enable")):
-        assert f"Autostart:      {word}" in one.run("virsh", "dominfo", vm["id"]).stdout
+        assert f"Autostart:      {word}" in one.run("virsh", "dominfo", vm["domain"]).stdout
 
 
 def test_chosen_host_gets_the_vm(api: Api, one: Host, two: Host) -> None:
@@ -60,7 +60,7 @@ def test_chosen_host_gets_the_vm(api: Api, one: Host, two: Host) -> None:
     vms = api.create_all(*({"host": host.name} for host in hosts))
     for vm, host in zip(vms, hosts, strict=True):
         assert vm["host"] == host.name
-        assert power(host, vm["id"]) == "shut off"
+        assert power(host, vm["domain"]) == "shut off"
     body = {"name": "x", "host": "lab-9", **MICRO}
     error = api.refused(404, "HOST_NOT_FOUND", "POST", "/vms", body)
     assert "lab-9" in error["message"]
@@ -73,7 +73,7 @@ def test_bridge_is_found_by_placement_and_carries_the_fixed_address(
     network = {"type": "bridge", "bridge": BRIDGE, "ip": address}
     vm = api.create(network=network, autoStart=True)
     assert vm["host"] == two.name, "only this host has the bridge"
-    networked(two, vm["id"], address)
+    networked(two, vm["domain"], address)
     wait_for("the address", lambda: api.vm(vm["id"])["ip"] == str(bridge_network[9]), TWO_INTERVALS)
 
 
@@ -90,7 +90,7 @@ def test_unknown_bridge_or_network_is_refused_with_its_field(api: Api, one: Host
 
 def test_template_comes_by_url_and_checksum(api: Api, one: Host) -> None:
     vm = api.create(host=one.name, template="downloaded", autoStart=True, seconds=120)
-    booted(one, vm["id"])
+    booted(one, vm["domain"])
 
     def ready() -> bool:
         listed = {t["id"]: t for t in api.get("/templates")["templates"]}

@@ -24,7 +24,7 @@ FOREIGN = """<domain type='qemu'>
 
 def test_list_follows_virsh(api: Api, one: Host) -> None:
     vm = api.create(host=one.name, **BLANK)
-    ref = vm["id"]
+    ref = vm["domain"]
 
     one.run("virsh", "start", ref)
     shown = api.shows(ref, status="running")
@@ -50,7 +50,7 @@ def test_list_follows_virsh(api: Api, one: Host) -> None:
         return next((v for v in api.vms().values() if v["uuid"] == vm["uuid"]), None)
 
     again = wait_for("the VM's return", back, TWO_INTERVALS)
-    assert again["id"] == ref
+    assert again["id"] == vm["id"]
     assert again["template"] == "blank"
     api.run("POST", f"/vms/{ref}/start")
     assert power(one, ref) == "running"

@@ -47,20 +47,21 @@ def test_hostile_text_is_only_text(api: Api, one: Host, two: Host, tmp_path: Pat
         made = waiting[kind]
         api.succeeded(made["jobId"], 200)
         vm = api.vm(made["id"])
-        xml = domain_xml(hosts[vm["host"]], made["id"])
+        waiting[kind] = vm | made
+        xml = domain_xml(hosts[vm["host"]], vm["domain"])
         assert xml.findtext("title") == text, kind
         assert xml.findtext("description") == text, kind
         label = xml.find(f"metadata/{NAMESPACE}vm/{NAMESPACE}label")
         assert (label.get("name"), label.get("value")) == ("text", text)
         assert (vm["name"], vm["description"], vm["labels"]) == (text, text, {"text": text})
     # And as changes of one that is there.
-    ref = waiting["jinja"]["id"]
+    ref = waiting["jinja"]["domain"]
     changed: Json = {"name": texts(mark)["xml"], "labels": {"a": texts(mark)["jinja"]}}
     api.run("PUT", f"/vms/{ref}", changed)
     host = hosts[api.shows(ref, **changed)["host"]]
     assert domain_xml(host, ref).findtext("title") == changed["name"]
     # The user-data is the guest's to read, comments included.
-    ref = waiting["substitution"]["id"]
+    ref = waiting["substitution"]["domain"]
     api.run("POST", f"/vms/{ref}/start")
     host = hosts[api.vm(ref)["host"]]
     booted(host, ref)

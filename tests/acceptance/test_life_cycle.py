@@ -29,7 +29,7 @@ GIB = 1024**3
 
 def identity(host: Host, vm: Json) -> tuple[str, ...]:
     """What no change of a VM may change: UUID, MAC address, disk path and its inode."""
-    xml = domain_xml(host, vm["id"], "--inactive")
+    xml = domain_xml(host, vm["domain"], "--inactive")
     disk = xml.find("devices/disk/source").get("file")
     return (
         xml.findtext("uuid"),
@@ -108,7 +108,7 @@ def test_vm_from_template_to_nothing(lab: Lab, api: Api, one: Host, tmp_path: Pa
     assert vm["status"] == "stopped"
     for field in ("name", "cpu", "memory", "disk", "host", "description", "labels", "template"):
         assert vm[field] == asked[field], field
-    ref = vm["id"]
+    ref = vm["domain"]
     assert domain_xml(one, ref).findtext("title") == NAME
     assert power(one, ref) == "shut off"
 
@@ -165,8 +165,8 @@ def test_vm_from_template_to_nothing(lab: Lab, api: Api, one: Host, tmp_path: Pa
     job = api.run("PUT", f"/vms/{ref}", {"name": "renamed now", "labels": {"team": "db"}})
     assert job["appliesAt"] == "now"
     assert domain_xml(one, ref).findtext("title") == "renamed now"
-    assert [found["id"] for found in api.get("/vms?search=renamed")["vms"]] == [ref]
-    assert [found["id"] for found in api.get("/vms?label=team=db")["vms"]] == [ref]
+    assert [found["domain"] for found in api.get("/vms?search=renamed")["vms"]] == [ref]
+    assert [found["domain"] for found in api.get("/vms?label=team=db")["vms"]] == [ref]
     assert identity(one, vm) == same
 
     # Paused, gone on; each only where it makes sense.
@@ -216,7 +216,7 @@ def test_vm_from_template_to_nothing(lab: Lab, api: Api, one: Host, tmp_path: Pa
 
 def test_update_of_a_stopped_vm_holds_at_its_next_start(api: Api, one: Host) -> None:
     vm = api.create(host=one.name)
-    ref = vm["id"]
+    ref = vm["domain"]
     same = identity(one, vm)
     job = api.run("PUT", f"/vms/{ref}", {"cpu": 3, "memory": 192, "disk": 3, "autoStart": True})
     assert job["appliesAt"] == "now"

@@ -17,7 +17,7 @@ def test_command_of_a_job_runs_as_it_is_written_and_the_list_follows(
     vm = api.create(
         host=one.name, name="{{ 7 * 7 }} 'quoted' \"twice\" $(id)", labels={"k": "{{ 1 + 1 }}"}
     )
-    ref = vm["id"]
+    ref = vm["domain"]
     jobs = api.get(f"/jobs?vm={ref}")["jobs"]
     api.run("DELETE", f"/vms/{ref}")
     run_line(next(job["command"] for job in jobs if job["action"] == "vm_create"))
@@ -37,16 +37,16 @@ def test_command_of_a_job_runs_as_it_is_written_and_the_list_follows(
 
 def test_guest_that_ignores_the_power_button_is_not_killed(api: Api, one: Host) -> None:
     vm = api.create(host=one.name, autoStart=True)
-    booted(one, vm["id"])
+    booted(one, vm["domain"])
     # It still hears the button, but does nothing about it.
     deafen = 'for button in /etc/acpi/PWRF/*; do ln -sf /bin/true "$button"; done'
-    in_guest(one, vm["id"], "/bin/sh", "-c", deafen)
+    in_guest(one, vm["domain"], "/bin/sh", "-c", deafen)
     began = time.monotonic()
     stop = api.send("POST", f"/vms/{vm['id']}/stop")
     job = api.failed(stop["jobId"], "GUEST_NOT_RESPONDING")
     assert time.monotonic() - began >= STOP_TIMEOUT
     assert "still running" in job["error"]["message"]
-    assert power(one, vm["id"]) == "running"
+    assert power(one, vm["domain"]) == "running"
     assert api.vm(vm["id"])["status"] == "running"
     api.run("POST", f"/vms/{vm['id']}/stop", {"force": True})
-    assert power(one, vm["id"]) == "shut off"
+    assert power(one, vm["domain"]) == "shut off"

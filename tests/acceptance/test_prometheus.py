@@ -88,7 +88,7 @@ def site(lab: Lab, service: Service, tmp_path_factory: pytest.TempPathFactory) -
     began = time.time()
     directory = tmp_path_factory.mktemp("prometheus") / "all"
     with run_prometheus(directory, "prometheus.yml", service) as prometheus:
-        vm = api.create(name=NAME, host=host.name, autoStart=True)["id"]
+        vm = api.create(name=NAME, host=host.name, autoStart=True)["domain"]
         try:
             networked(host, vm, "default via ")
             yield Site(service, api, prometheus, host, vm, began)
@@ -311,7 +311,8 @@ def test_series_come_and_go_with_their_vm(site: Site) -> None:
     assert prometheus.query(f'libvirt_domain_info{{uuid="{site.uuid}"}}')[0][0]["name"] == NAME
     made = site.api.send("POST", "/vms", {"name": "comes", "host": site.host.name, **MICRO})
     site.api.succeeded(made["jobId"])
-    uuid = domain_xml(site.host, made["id"]).findtext("uuid")
+    vm = site.api.vm(made["id"])["domain"]
+    uuid = domain_xml(site.host, vm).findtext("uuid")
     info = f'libvirt_domain_info{{uuid="{uuid}", name="%s"}}'
     wait_for("its series", lambda: prometheus.has(info % "comes"), TWO_INTERVALS)
     # Stopped from its first observation on, with a size and without what only runs.
@@ -320,7 +321,7 @@ def test_series_come_and_go_with_their_vm(site: Site) -> None:
     state = f'libvirt_domain_state{{uuid="{uuid}", state="stopped"}}'
     label_sets = prometheus.query(state)[0][0]
 
-    site.host.run("virsh", "desc", made["id"], "--title", "--config", TITLE)
+    site.host.run("virsh", "desc", vm, "--title", "--config", TITLE)
     escaped = TITLE.replace("\\", "\\\\").replace('"', '\\"')
     wait_for("its title", lambda: prometheus.has(info % escaped), TWO_INTERVALS)
     assert prometheus.query(f'libvirt_domain_info{{uuid="{uuid}"}}')[0][0]["name"] == TITLE
@@ -386,7 +387,14 @@ def test_history_comes_from_prometheus(site: Site, lab: Lab, tmp_path: Path) -> 
     reader.start()
     try:
         other = Api(port)
-        wait_for("the VM", lambda: other.vms().get(site.vm, {}).get("status") == "running", 20)
+        wait_for(
+            "the VM",
+            lambda: (
+                site.vm
+                in {vm["domain"] for vm in other.vms().values() if vm["status"] == "running"}
+            ),
+            20,
+        )
         wait_for("the end of the minute", lambda: time.time() % 60 > 1, 5)
         since = datetime.fromtimestamp(site.began, UTC).isoformat().replace("+00:00", "Z")
         path = f"/vms/{site.vm}/metrics?from={since}&interval=1m&history=all"

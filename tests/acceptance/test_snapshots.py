@@ -28,8 +28,8 @@ def on_host(host: Host, vm: str) -> set[str]:
 def running_guest(api: Api, host: Host) -> str:
     """Make a VM that has booted; its id."""
     vm = api.create(host=host.name, autoStart=True)
-    booted(host, vm["id"])
-    return str(vm["id"])
+    booted(host, vm["domain"])
+    return str(vm["domain"])
 
 
 def test_a_guest_goes_back_to_what_it_was(api: Api, one: Host) -> None:
@@ -84,7 +84,7 @@ def test_a_guest_goes_back_to_what_it_was(api: Api, one: Host) -> None:
 
 
 def test_a_schedule_makes_and_prunes(service: Service, api: Api, one: Host) -> None:
-    vm = api.create(host=one.name)["id"]
+    vm = api.create(host=one.name)["domain"]
     api.run("POST", f"/vms/{vm}/snapshots", {"name": "by hand"})
     [kept] = snapshots(api, vm)
     body = {"cron": ["0 0 1 1 *"], "keep": {"monthly": 1}, "timezone": "Asia/Shanghai"}

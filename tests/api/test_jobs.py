@@ -79,7 +79,8 @@ async def test_a_vm_from_creation_to_removal(playing: Service) -> None:
     assert given["title"] == "{{ 7*7 }} $(id)"
     assert given["labels"] == {"team": "{{ web }}"}
     assert given["user_data"] == f"#cloud-config\npassword: {secret}\n"
-    assert (given["name"], given["job"], given["generation"]) == ("vm-001", data["jobId"], 1)
+    assert (given["id"], given["name"]) == ("vm-001", "7-7-id")
+    assert (given["job"], given["generation"]) == (data["jobId"], 1)
     assert host.calls("start")[0]["given"]["generation"] == 2
     log = (await playing.client.get(f"/api/v1{path}/log")).text
     assert "TASK [Create the VM]" in log

@@ -286,7 +286,7 @@ async def test_vm_is_found_by_uuid_or_by_name_and_host(service: Service) -> None
         ([{"name": "twin", "host": "kvm2"}], str(twins[1].ref)),
         ([{"uuid": str(uuid.uuid4()), "name": "db"}], None),  # another of that name
         ([{"uuid": str(web.uuid)}, {"name": "db"}], None),  # several
-        ([{"name": "vm-001"}], "vm-001"),
+        ([{"name": "web"}], "vm-001"),
     ):
         assert (await told(service, job, domains=domains))["vmId"] == ref, domains
     assert (await told(service, job))["vmId"] == "vm-001"  # as before
@@ -299,7 +299,7 @@ async def test_run_over_several_vms_is_a_job_of_each(service: Service) -> None:
     other = await put_vm(domain="other")
     job = (await begin(service))["id"]
     stranger = {"uuid": str(uuid.uuid4())}
-    named = [{"uuid": str(web.uuid)}, stranger, {"name": "db", "host": "kvm2"}, {"name": "vm-001"}]
+    named = [{"uuid": str(web.uuid)}, stranger, {"name": "db", "host": "kvm2"}, {"name": "web"}]
     change = {"field": "vcpus", "before": 1, "after": 2, "applies": "live"}
     done = {"event": "runner_on_ok", "res": {"domain": {}, "changes": [change]}}
     several = await told(service, job, events=[done], domains=named)

@@ -180,7 +180,7 @@ def test_killed_in_the_middle_of_a_job_and_started_again(server: Server) -> None
     server.start()
     job = server.finish(data["jobId"])
     assert (job["status"], job["attempt"]) == ("succeeded", 2)
-    calls = [c["given"] for c in server.host.calls("create") if c["given"]["name"] == data["id"]]
+    calls = [c["given"] for c in server.host.calls("create") if c["given"]["id"] == data["id"]]
     assert [call["user_data"] for call in calls] == [user_data] * 2
     assert calls[0]["generation"] < calls[1]["generation"]
     assert server.finish(start["jobId"])["status"] == "succeeded"
@@ -204,7 +204,7 @@ def test_a_batch_that_is_killed_in_the_middle_is_done_again_job_by_job(server: S
         assert server.finish(vm["jobId"])["status"] == "succeeded"
     # The first is done and its result is not there when the service dies; the second is under way.
     gate = server.host.hold("pause")
-    server.host.order(f"pause {made[0]['id']}", lie="")
+    server.host.order(f"pause {server.get('/vms/vm-001')['domain']}", lie="")
     refs = [vm["id"] for vm in made]
     data = server.post("/vms/actions", {"action": "pause", "vms": refs, "atOnce": 2})
     wait_for(lambda: server.host.calls("pause"))

@@ -356,7 +356,7 @@ async def test_a_restore_over_a_vm_that_runs_wants_force(
     job = await Job.get(ref=data["jobId"])
     assert job.variables == {
         "libvirt_snapshot_uuid": str(vm.uuid),
-        "libvirt_snapshot_domain": "vm-001",
+        "libvirt_snapshot_domain": "web",
         "libvirt_snapshot_name": "snap-001",
         "libvirt_snapshot_force": True,
         "libvirt_snapshot_guard": "snap-002",

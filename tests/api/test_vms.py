@@ -481,7 +481,7 @@ async def test_an_update_passes_only_what_was_asked_for(service: Service) -> Non
     job = await Job.get(ref=answer.json()["data"]["jobId"])
     assert job.variables == {
         "libvirt_domain_uuid": str(vm.uuid),
-        "libvirt_domain_name": "vm-001",
+        "libvirt_domain_name": "web",
         "libvirt_domain_vcpus": 2,
     }
 

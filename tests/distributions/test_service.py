@@ -42,7 +42,7 @@ def test_service_with_hosts_of_two_releases(
         with row("service with this host and one of Debian 12: create, start, pause, stop, delete"):
             two = [host.name for host in mixed.hosts[:2]]
             made = api.create_all(*({"host": name, "autoStart": True} for name in two))
-            vms = {vm["host"]: vm["id"] for vm in made}
+            vms = {vm["host"]: vm["domain"] for vm in made}
             assert vms.keys() == set(two)
             for status, action in STEPS:
                 for vm in vms.values():

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lab import Host
-from tests.lab.modules import run_modules
+from tests.lab.modules import run_module, run_modules
 from tests.lab.plays import IMAGES, Play
 
 pytestmark = pytest.mark.lab
@@ -293,7 +293,7 @@ def test_name_that_somebody_has_taken_is_no_failure_of_a_job(
         made = play("vm_create", **new(identity, job="job-1"))["domain"]
     finally:
         host.run("virsh", "-q", "undefine", name)
-    assert (made["name"], made["metadata"]["id"]) == (f"{name}-{identity[:8]}", name)
+    assert (made["name"], made["metadata"]["id"]) == (f"{name}-2", name)
 
 
 def test_fixed_address_is_reserved_and_given_back(host: Host, identity: str, play: Play) -> None:
@@ -329,6 +329,62 @@ def test_fixed_address_is_reserved_and_given_back(host: Host, identity: str, pla
     assert play("vm_delete")["changed"] is True
     assert shared not in host.run("virsh", "net-dumpxml", "default").stdout
     host.run(*(word.replace("VERB", "delete") for word in update))
+
+
+def test_renaming_takes_along_what_has_the_name(host: Host, identity: str, play: Play) -> None:
+    old, name = f"vm-{identity[:8]}", f"db-{identity[:8]}"
+    address = "203.0.113.247"
+    network = {"type": "network", "network": "default", "ip": address}
+    play("vm_create", **new(identity, network=network, autostart=True))
+    rename = {"new_name": name, "title": "DB"}
+
+    def traces() -> tuple[bool, ...]:
+        """Whether the old name, and then the new one, is where libvirt has it."""
+        links = host.run("ls", "/etc/libvirt/qemu/autostart").stdout.split()
+        reserved = host.run("virsh", "net-dumpxml", "default").stdout
+        return tuple(
+            found
+            for each in (old, name)
+            for found in (f"{each}.xml" in links, f"name='{each}' ip='{address}'" in reserved)
+        )
+
+    planned = play("vm_update", "--check", "--diff", **rename)
+    assert fields(planned) == {"title": "offline", "name": "offline"}
+    assert planned["domain"]["name"] == name
+    assert f"name: {name}  (at once)" in told(planned)[0]
+    assert traces() == (True, True, False, False)
+    renamed = play("vm_update", **rename)
+    assert (renamed["changes"], renamed["domain"]["name"]) == (planned["changes"], name)
+    assert traces() == (False, False, True, True)
+    assert play("vm_update", **rename)["changed"] is False
+    again = run_module(host, "domain", name=old, new_name=name, title="DB")
+    assert (again["changed"], again["domain"]["uuid"]) == (False, identity)
+
+    # Where libvirt cannot rename, everything else changes.
+    assert play("vm_start")["domain"]["name"] == name
+    stays = play("vm_update", new_name=old, title="DB 2")
+    assert (fields(stays), stays["domain"]["name"]) == ({"title": "live"}, name)
+    assert stays["warnings"] == [
+        f"cannot rename {name} to {old}: it is running; stop it first; it keeps its name"
+    ]
+    play("vm_stop", force=True)
+    host.run("virsh", "-q", "snapshot-create-as", identity, "one")
+    stays = play("vm_update", new_name=old)
+    assert (stays["changed"], "it has 1 snapshots" in stays["warnings"][0]) == (False, True)
+    host.run("virsh", "-q", "snapshot-delete", identity, "one")
+
+    # A name that somebody else has is an error by hand; a job takes the next one.
+    blank = f"<domain type='qemu'><name>{old}</name><memory>65536</memory><os><type>hvm</type></os>"
+    host.run("virsh", "-q", "define", "/dev/stdin", stdin=f"{blank}</domain>")
+    try:
+        assert play("vm_update", new_name=old)["msg"].endswith("has that name")
+        for changed in (True, False):
+            numbered = play("vm_update", new_name=old, job="job-1")
+            assert (numbered["changed"], numbered["domain"]["name"]) == (changed, f"{old}-2")
+    finally:
+        host.run("virsh", "-q", "undefine", old)
+    play("vm_delete", force=True)
+    assert address not in host.run("virsh", "net-dumpxml", "default").stdout
 
 
 def test_domain_of_somebody_else_is_managed_by_uuid_and_keeps_its_disk(

@@ -8,13 +8,17 @@ from typing import Any
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.declared import domain_list
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain import arguments, devices
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.seed import build_files
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.seed import (
+    build_files,
+    clean_hostname,
+)
 from virtplay import vm_fields
 from virtplay.api.schemas.vms import VmCreate, VmOut, VmUpdate
 from virtplay.jobs.play import trim
 from virtplay.jobs.progress import Progress
 from virtplay.store.domains import columns_of
 from virtplay.store.models import Vm
+from virtplay.texts import numbered, slug
 from virtplay.vm_fields import FIELDS, Asked, Cost, Field
 from virtplay.vms import create_variables, derive_mac, identify, update_variables
 
@@ -43,6 +47,31 @@ def test_the_role_has_a_variable_for_each_field_of_the_table() -> None:
     assert {field.role_variable for field in FIELDS} <= specs["create"].keys()
     changeable = {field.role_variable for field in FIELDS if field.asked is Asked.ALWAYS}
     assert changeable <= specs["update"].keys()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Zürich DB",
+        "web",
+        "数据库",
+        "--",
+        "a_b.c",
+        "Ⅷ ﬁ",
+        "-x-",
+        "é" * 70,
+        "x" * 62 + " y",
+        "İ",
+        "ß",
+    ],
+)
+def test_a_domain_is_called_as_its_guest(name: str) -> None:
+    assert (slug(name) or "id") == clean_hostname(name, fallback="id")
+    assert numbered(slug(name) or "id", 1) == (slug(name) or "id")
+    for number in (2, 10, 12345):
+        assert clean_hostname(numbered(slug(name), number)) == numbered(slug(name), number).strip(
+            "-"
+        )
 
 
 @pytest.mark.parametrize(

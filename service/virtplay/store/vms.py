@@ -1,5 +1,6 @@
 """Store: VMs and hosts as rows."""
 
+import itertools
 import json
 import re
 import uuid
@@ -18,13 +19,15 @@ from virtplay.store.jobs import busy_vms
 from virtplay.store.models import ConsoleTicket, Host, Job, Snapshot, SnapshotSchedule, Vm
 from virtplay.store.samples import forget_vm_samples
 from virtplay.store.vm_index import index_texts
-from virtplay.texts import did_you_mean
+from virtplay.texts import did_you_mean, numbered, slug
 from virtplay.units import GIB
 from virtplay.vm_fields import DEFAULT_POOL, from_variables, promised
 
 REF = re.compile(r"vm-(\d{3,9})")
 MOST_CLAIMED = 99_999_999
 """The highest number that a host may claim; new VMs get higher ones, which must fit REF too."""
+STEM_LENGTH = 50
+"""The characters that a slug and the same with a number have in common."""
 HOSTS_AT_ONCE = 50
 """Hosts that are read in one step: the facts of more would hold the event loop while they are
 parsed."""
@@ -71,8 +74,8 @@ def number_of(text: object) -> int | None:
 async def create_vm(number: int | None = None, **values: Any) -> Vm:
     """Insert a VM with the next public id, or with `number`, which its host claims for it.
 
-    An id that another VM's domain has as its name is skipped. A VM without a `domain` gets its id
-    as the name of its domain.
+    An id that another VM's domain has as its name is skipped. A VM without a `domain` gets one by
+    its name.
     """
     if number is not None:
         values["id"] = number
@@ -86,10 +89,25 @@ async def create_vm(number: int | None = None, **values: Any) -> Vm:
         vm = Vm(**values)
         await vm.save(force_create=True)
     vm.ref = vm_ref(vm.id)
-    vm.domain = vm.domain or vm.ref
+    vm.domain = vm.domain or await free_domain(vm.host, vm.name, vm.ref)
     index_texts(vm)
     await vm.save(update_fields=["ref", "domain", "search_text", "label_text"])
     return vm
+
+
+async def free_domain(host: str | None, name: str, ref: str, *, without: int | None = None) -> str:
+    """Return a name for the domain of VM `ref` on a host, by the VM's name.
+
+    It is the slug of the name, or the id if nothing is left of that, with a number behind it where
+    a domain there has it, other than that of VM number `without`. It is never another VM's id.
+    """
+    base = slug(name) or ref
+    rows = _placed_on(host).filter(domain__startswith=base[:STEM_LENGTH]).exclude(id=without or 0)
+    taken = set(cast("list[str]", await rows.values_list("domain", flat=True)))
+    names = (numbered(base, number) for number in itertools.count(1))
+    return next(
+        each for each in names if each not in taken and (each == ref or not REF.fullmatch(each))
+    )
 
 
 async def save_vm(vm: Vm, **values: Any) -> bool:
@@ -192,7 +210,7 @@ async def generations(host: str, *, in_job: int) -> dict[uuid.UUID, int]:
     }
 
 
-def _placed_on(host: str) -> QuerySet[Vm]:
+def _placed_on(host: str | None) -> QuerySet[Vm]:
     return Vm.filter(Q(host=host) | Q(elsewhere__isnull=False))
 
 

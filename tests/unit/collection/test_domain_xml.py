@@ -25,6 +25,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.xml import
     list_start_files,
     may_lose_variables,
     normalize,
+    nvram_has_name,
     nvram_path,
     parse_domain,
     parse_xml,
@@ -249,6 +250,7 @@ DEFAULT_NVRAM = "/var/lib/libvirt/qemu/nvram/vm-001_VARS.fd"
 def test_uefi_variables_are_files_too(nvram: str, path: str | None) -> None:
     xml = f"<domain><name>vm-001</name><os>{nvram}</os></domain>"
     assert nvram_path(xml) == path
+    assert nvram_has_name(xml) is (path == DEFAULT_NVRAM)
     assert list_files(xml) == ([path] if path else [])
 
 

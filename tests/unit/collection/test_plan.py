@@ -23,6 +23,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.plan impor
     after,
     applies_at,
     loses_memory,
+    plan_name,
     plan_power,
     plan_update,
     plan_variables,
@@ -143,6 +144,30 @@ def test_power_plan(
         assert refusal.value.code == expected
     else:
         assert plan_power(current, wanted, force=force) == expected
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"state": STOPPED}, None),
+        ({"state": RUNNING}, "it is running; stop it first"),
+        ({"state": PAUSED}, "it is paused; stop it first"),
+        ({"state": STOPPED, "snapshots": 2}, "it has 2 snapshots"),
+        ({"state": STOPPED, **SAVED}, "its memory is saved; start and stop it first"),
+        ({"state": STOPPED, "nvram_has_name": True}, "the file of its UEFI variables has its name"),
+    ],
+)
+def test_a_domain_that_cannot_be_renamed_keeps_its_name(
+    more: dict[str, Any], reason: str | None
+) -> None:
+    plan = UpdatePlan()
+    plan_name(plan, replace(domain(STOPPED), **more), "web-1")
+    if reason is None:
+        assert (plan.name, plan.warnings) == ("web-1", [])
+        assert plan.changes == [Change("name", "vm-001", "web-1", Applies.OFFLINE)]
+    else:
+        assert (plan.name, plan.changes) == (None, [])
+        assert plan.warnings == [f"cannot rename vm-001 to web-1: {reason}; it keeps its name"]
 
 
 @pytest.mark.parametrize("wanted", [Wanted.RUNNING, Wanted.RESTARTED, Wanted.RESUMED])

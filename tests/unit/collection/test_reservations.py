@@ -10,6 +10,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.reservations
     check_reservation,
     list_reservations,
     remove_reservation,
+    rename_reservation,
 )
 
 from tests.unit.collection.fake_libvirt import (
@@ -22,7 +23,7 @@ from tests.unit.collection.fake_libvirt import (
 )
 
 MAC, OTHER_MAC = "52:54:00:00:00:01", "52:54:00:00:00:02"
-ADD, DELETE = 3, 2
+ADD, DELETE, MODIFY = 3, 2, 1
 
 
 class Network:
@@ -218,3 +219,27 @@ def test_removal_of_what_is_gone_is_no_failure(error: libvirtError, raised: bool
         return
     with pytest.raises(libvirtError):
         remove_reservation(Connection(network), MAC, ("default", "203.0.113.5"))
+
+
+@pytest.mark.parametrize(
+    ("hosts", "renamed"),
+    [
+        ([host(MAC, "203.0.113.5", name="web")], True),
+        ([host(MAC.upper(), "203.0.113.5", name="web")], True),
+        ([host(MAC, "203.0.113.5")], False),
+        ([host(MAC, "203.0.113.5", name="mine")], False),
+        ([host(OTHER_MAC, "203.0.113.6", name="web"), host(MAC, "203.0.113.5")], False),
+        (
+            [
+                host(MAC, "203.0.113.5", name="web"),
+                host(OTHER_MAC, "203.0.113.6", name="db"),
+            ],
+            False,
+        ),
+    ],
+)
+def test_a_reservation_gets_the_new_name_of_its_domain(hosts: list[str], renamed: bool) -> None:
+    network = Network(hosts="".join(hosts))
+    rename_reservation(Connection(network), ("default", "203.0.113.5"), MAC, "web", "db")
+    entry = f'<host mac="{MAC}" ip="203.0.113.5" name="db"/>'
+    assert network.updates == ([(MODIFY, entry, 3)] if renamed else [])

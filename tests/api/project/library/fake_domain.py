@@ -101,7 +101,7 @@ def new_domain(given: dict[str, Any]) -> dict[str, Any]:
         "snapshots": [],
         "graphics": {"type": "vnc", "host": "127.0.0.1", "port": 5900},
         "metadata": {
-            "id": given["name"],
+            "id": given.get("id") or given["name"],
             "job": given.get("job"),
             "generation": given.get("generation"),
             "template": given.get("template"),
@@ -139,6 +139,10 @@ def update(domain: dict[str, Any], given: dict[str, Any]) -> list[dict[str, Any]
         if given.get(key) is not None and given[key] != (domain[key] or type(given[key])()):
             changes.append(change(key, domain[key], given[key], now))
             domain[key] = given[key]
+    new_name = given.get("new_name") or domain["name"]
+    if new_name != domain["name"] and not active and not domain["snapshots"]:
+        changes.append(change("name", domain["name"], new_name, now))
+        domain["name"] = new_name
     labels = domain["metadata"].get("labels") or {}
     if given.get("labels") is not None and given["labels"] != labels:
         changes.append(change("metadata.labels", labels, given["labels"], now))

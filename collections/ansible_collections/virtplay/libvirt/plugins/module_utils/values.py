@@ -352,6 +352,7 @@ KNOWN_NAME = text(
 # Shared by most modules and roles; a table may have rules for keys that are never set.
 COMMON: Mapping[str, Checked] = {
     "uri": URI,
+    "id": ONE_LINE,
     "uuid": UUID,
     "name": KNOWN_NAME,
     "title": ONE_LINE,
@@ -365,7 +366,8 @@ COMMON: Mapping[str, Checked] = {
 
 # --- domains ----------------------------------------------------------------------------------
 
-NEW_NAME = DEVICE_NAME = starting_alphanumeric(64)
+NAME_LENGTH = 64
+NEW_NAME = DEVICE_NAME = starting_alphanumeric(NAME_LENGTH)
 BRIDGE_NAME = starting_alphanumeric(15)
 TEMPLATE = enclosed_alphanumeric("._-")
 HOSTNAME = enclosed_alphanumeric("-", " and no domain")
@@ -507,6 +509,7 @@ _FIRMWARE_FITS = Relation(
 DOMAIN = Table(
     {
         **COMMON,
+        "new_name": NEW_NAME,
         "vcpus": VCPUS,
         "vcpus_max": between(1, 1024),
         "memory": MEMORY,

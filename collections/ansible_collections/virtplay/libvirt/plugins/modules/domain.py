@@ -30,6 +30,15 @@ options:
       - Name of the domain. It identifies the domain if O(uuid) is not set.
       - The name of a new domain consists of 1 to 64 letters, digits and C(._-).
     type: str
+  new_name:
+    description:
+      - The name that the domain is to have, 1 to 64 letters, digits and C(._-). A new domain is
+        created with it.
+      - libvirt renames stopped domains only, and none with snapshots, checkpoints, saved memory, or
+        UEFI variables in a file of the old name. Such a domain keeps its name, with a warning.
+      - The domain keeps its UUID, disks and seed. Its DHCP reservations get the new name.
+    type: str
+    version_added: "0.1.0"
   state:
     description:
       - V(present) creates or updates the domain. It does not start or stop it.
@@ -91,6 +100,12 @@ EXAMPLES = r"""
     state: present
     vcpus: 4
     memory: 4096
+
+- name: Rename a stopped domain
+  virtplay.libvirt.domain:
+    name: vm-001
+    new_name: web-1
+    title: Web server
 
 - name: Shut down a domain within two minutes
   virtplay.libvirt.domain:
@@ -241,7 +256,12 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.host.python impor
 
 def main() -> None:
     """Run the module."""
-    module = SeedModule("seed", argument_spec=ARGUMENTS, required_one_of=[["uuid", "name"]])
+    module = SeedModule(
+        "seed",
+        # Not of the module `domains`: its purge goes by the names of its list.
+        argument_spec={**ARGUMENTS, "new_name": {"type": "str"}},
+        required_one_of=[["uuid", "name"]],
+    )
     require_libraries(module)
     label = module.params["name"] or module.params["uuid"]
     prefix = f"cannot bring {label} to state {module.params['state']}"

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ from ..host.storage import (
 )
 from ..lock.fence import Fence
 from ..units import GIB
-from ..values import NEW_NAME
+from ..values import NAME_LENGTH, NEW_NAME
 from .arguments import DEFINITION
 from .console_xml import lock_graphics
 from .devices import FIRST_TARGET, NewDisk, make_disk, prepare_disk, prepare_interface
@@ -76,12 +77,11 @@ def prepare(
         raise Failure(f"cannot create {name!r}: the name {NEW_NAME.sentence}", "VALIDATION_ERROR")
     taken = lookup_domain(conn, name=name)
     if taken is not None and desired.get("job"):
-        # Nobody has chosen the name of a job's domain: it is the id of the VM, which stays in the
-        # metadata. Somebody took the name after the service had last observed the host.
+        # The service has derived the name of a job's domain, and somebody took it after the host
+        # was last observed. The id stays in the metadata.
         metadata = merge_metadata({"id": name}, desired.get("metadata") or {})
-        desired = {**desired, "name": f"{name}-{uuid[:8]}", "metadata": metadata}
-        name = desired["name"]
-        taken = lookup_domain(conn, name=name)
+        desired = {**desired, "name": free_name(conn, name), "metadata": metadata}
+        name, taken = desired["name"], None
     if taken is not None:
         raise Failure(
             f"cannot create {name}: domain {taken.UUIDString()} has that name", "VALIDATION_ERROR"
@@ -122,6 +122,22 @@ def prepare(
             creation.reservations.append((nic.source, nic.mac, address))
     creation.xml = build_domain(creation.spec)
     return creation
+
+
+def free_name(conn: Any, name: str) -> str:
+    """Return a name with the first number behind it that no domain has."""
+    for number in itertools.count(2):
+        ending = f"-{number}"
+        free = name[: NAME_LENGTH - len(ending)] + ending
+        if lookup_domain(conn, name=free) is None:
+            return free
+    raise AssertionError
+
+
+def is_numbered(name: str, other: str) -> bool:
+    """Whether a name is another one with a number behind it, as `free_name` gives it."""
+    stem, _, number = name.rpartition("-")
+    return number.isdecimal() and bool(stem) and other.startswith(stem)
 
 
 def _refuse_used(conn: Any, uuid: str, name: str, disks: list[NewDisk]) -> None:

@@ -94,6 +94,8 @@ class Current:
     # MAC address → (network, IP address) of DHCP reservations.
     reservations: dict[str, tuple[str, str]] = field(default_factory=dict)
     snapshots: int = 0
+    # Whether libvirt has named the file of its UEFI variables by the domain's name.
+    nvram_has_name: bool = False
 
     @property
     def active(self) -> bool:
@@ -146,6 +148,8 @@ class UpdatePlan:
     # MAC address → (network, IP address) to reserve; None deletes the reservation.
     reservations: dict[str, tuple[str, str] | None] = field(default_factory=dict)
     flags: dict[str, Any] = field(default_factory=dict)
+    # The new name of the domain.
+    name: str | None = None
     warnings: list[str] = field(default_factory=list)
 
 
@@ -385,6 +389,32 @@ def first_target(current: Current) -> str | None:
     """Return the target of the first disk, whose size is the domain's `disk`; None without one."""
     disks = current.live["disks"]
     return disks[0]["target"] if disks else None
+
+
+def plan_name(plan: UpdatePlan, current: Current, name: str) -> None:
+    """Add another name of the domain to a plan, or a warning with the reason why it keeps its own.
+
+    libvirt renames only a stopped domain, and none whose name is part of what it has stored.
+    """
+    reason = ""
+    if current.active:
+        reason = f"it is {current.state}; stop it first"
+    elif current.snapshots:
+        reason = f"it has {current.snapshots} snapshots"
+    elif current.has_managed_save:
+        reason = "its memory is saved; start and stop it first"
+    elif current.nvram_has_name:
+        reason = "the file of its UEFI variables has its name"
+    if reason:
+        plan.warnings.append(not_renamed(current, name, reason))
+        return
+    plan.name = name
+    plan.changes.append(Change("name", current.label, name, Applies.OFFLINE))
+
+
+def not_renamed(current: Current, name: str, reason: str) -> str:
+    """Return the warning of a domain that keeps its name."""
+    return f"cannot rename {current.label} to {name}: {reason}; it keeps its name"
 
 
 def _now(current: Current) -> Applies:

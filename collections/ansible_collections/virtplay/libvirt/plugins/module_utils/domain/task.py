@@ -31,6 +31,7 @@ from .plan import (
     after,
     applies_at,
     loses_memory,
+    plan_name,
     plan_power,
     plan_update,
     plan_variables,
@@ -126,7 +127,10 @@ class DomainTask:
     def _find_domain(self) -> tuple[str, str]:
         """Return the domain's UUID and name, even if it does not exist yet."""
         uuid, name = self.params["uuid"], self.params["name"]
+        new_name = self.params.get("new_name")
         dom = lookup_domain(self.conn, uuid=uuid, name=None if uuid else name)
+        if dom is None and uuid is None and new_name is not None:
+            dom = lookup_domain(self.conn, name=new_name)
         if uuid is None:
             uuid = dom.UUIDString() if dom else derive_uuid(socket.gethostname(), name)
         return str(uuid), name or (dom.name() if dom else str(uuid))
@@ -136,7 +140,8 @@ class DomainTask:
         dom = lookup_domain(self.conn, uuid=self.uuid)
         if dom is None:
             return self._act_without_domain()
-        if self.params["uuid"] is None and dom.name() != self.params["name"]:
+        names = (self.params["name"], self.params.get("new_name"))
+        if self.params["uuid"] is None and dom.name() not in names:
             return self._act_on_renamed(dom.name())
         current = view_domain(self.conn, dom, whole=self._needs_whole())
         self.label = current.label
@@ -146,7 +151,7 @@ class DomainTask:
         return self._update(dom, current)
 
     def _needs_whole(self) -> bool:
-        defines = any(self.params[key] is not None for key in DEFINITION)
+        defines = any(self.params.get(key) is not None for key in (*DEFINITION, "new_name"))
         return defines or self.wanted == Wanted.ABSENT
 
     # --- no such domain ---
@@ -193,7 +198,8 @@ class DomainTask:
     def _create(self) -> dict[str, Any]:
         from . import create  # noqa: PLC0415
 
-        creation = create.prepare(self.conn, self.uuid, self.params, dry_run=self.check_mode)
+        given = {**self.params, "name": self.params.get("new_name") or self.params["name"]}
+        creation = create.prepare(self.conn, self.uuid, given, dry_run=self.check_mode)
         self.label = creation.spec.name
         starts = self.wanted == Wanted.RUNNING
         state = DomainState.RUNNING if starts else DomainState.STOPPED
@@ -228,11 +234,10 @@ class DomainTask:
     # --- a domain that is there ---
 
     def _update(self, dom: Any, current: Current) -> dict[str, Any]:
-        defines = self._needs_whole()
-        plan = plan_update(current, self.params) if defines else UpdatePlan()
+        plan = self._plan_definition(current)
         steps, power = self._plan_power(current)
         boots = Step.START in steps
-        if defines or boots:
+        if self._needs_whole() or boots:
             plan_variables(plan, current, boots=boots)
         prepared = None
         if plan.changes:
@@ -244,20 +249,22 @@ class DomainTask:
         state, state_reason = after(current, steps)
         changes += power
         before_xml = current.config_xml
-        after_xml = prepared.xml if prepared else before_xml
+        after_xml = prepared.xml_after if prepared else before_xml
         if Step.START in steps and {Step.SHUT_DOWN, Step.DESTROY} & {*steps}:
             # A guest that is ended must not fail to start for what is known before.
             require_files(list_start_files(after_xml), f"restart {self.label}")
         if self.check_mode:
             shown = describe(current)
             if prepared:
-                shown.update(_planned(prepared.xml), **prepared.plan.flags)
+                shown.update(_planned(after_xml), **prepared.plan.flags)
+                shown["name"] = plan.name or current.label
             shown.update(state=str(state), state_reason=str(state_reason))
             shown["has_managed_save"] &= not {Step.DISCARD, Step.START} & {*steps}
             return self._result(shown, changes, before_xml, after_xml)
         if prepared:
             refused = update.run(self.conn, dom, current, prepared, self.bookkeeping)
             self._warn_each(refused)
+            dom = lookup_domain(self.conn, uuid=self.uuid) if prepared.plan.name else dom
             changes[: len(prepared.plan.changes)] = prepared.plan.changes
         if steps:
             if self.wanted == Wanted.RESTARTED and not begun_restart(self.fence):
@@ -272,6 +279,35 @@ class DomainTask:
         if changes:
             current = self._view_again(dom, current)
         return self._result(describe(current), changes, before_xml, after_xml)
+
+    def _plan_definition(self, current: Current) -> UpdatePlan:
+        if not self._needs_whole():
+            return UpdatePlan()
+        plan = plan_update(current, self.params)
+        if (name := self._new_name(current)) is not None:
+            plan_name(plan, current, name)
+        return plan
+
+    def _new_name(self, current: Current) -> str | None:
+        """Return the name that the domain is to get, None if it keeps its own."""
+        name: str | None = self.params.get("new_name")
+        if name is None or name == current.label:
+            return None
+        taken = lookup_domain(self.conn, name=name)
+        if taken is None:
+            return name
+        if self.params["job"] is None:
+            raise Failure(
+                f"cannot rename {current.label} to {name}: domain {taken.UUIDString()} has that"
+                " name",
+                "VALIDATION_ERROR",
+            )
+        # The service has derived the name, and somebody took it after the host was last observed.
+        from . import create  # noqa: PLC0415
+
+        return (
+            None if create.is_numbered(current.label, name) else create.free_name(self.conn, name)
+        )
 
     def _warn_each(self, warnings: Sequence[str]) -> None:
         for warning in warnings:

@@ -14,13 +14,19 @@ from typing import Any
 
 from ..failure import Failure
 from ..host.connection import error_text, libvirt
-from ..host.reservations import add_reservation, check_reservation, find_network, remove_reservation
+from ..host.reservations import (
+    add_reservation,
+    check_reservation,
+    find_network,
+    remove_reservation,
+    rename_reservation,
+)
 from ..host.storage import TEMPLATES_DIRECTORY, require_volume
 from .console_xml import keep_passwords
 from .devices import NewDisk, check_source, derive_mac, make_disk, prepare_disk, prepare_interface
 from .flags import set_flags
 from .metadata import write_metadata
-from .plan import Applies, Change, Current, UpdatePlan, merge_metadata
+from .plan import Applies, Change, Current, UpdatePlan, merge_metadata, not_renamed
 from .power import MONITOR_SECONDS, call_within
 from .xml import (
     Disk,
@@ -44,6 +50,11 @@ class Update:
     disks: list[NewDisk]
     nics: list[tuple[Interface, Applies]]
     xml: str
+
+    @property
+    def xml_after(self) -> str:
+        """The definition with the domain's new name, which libvirt refuses in `xml`."""
+        return edit_domain(self.xml, {"name": self.plan.name}) if self.plan.name else self.xml
 
 
 def prepare(
@@ -113,13 +124,37 @@ def run(
         if old is not None:
             remove_reservation(conn, mac, old)
         if place is not None:
-            add_reservation(conn, place[0], mac=mac, address=place[1], host=current.label)
+            name = plan.name or current.label
+            add_reservation(conn, place[0], mac=mac, address=place[1], host=name)
     if not current.active:
         for target, size in plan.grow_disks.items():
             # libvirt resizes by the pool's record of the image, which may be older than the file.
             require_volume(conn, _disk_of(current, target)).resize(size, 0)
+        if plan.name is not None:
+            return _rename(conn, dom, current, plan)
         return _define_saved(dom, current, update, metadata) if current.saved else []
     return _run_live(dom, current, update, metadata)
+
+
+def _rename(conn: Any, dom: Any, current: Current, plan: UpdatePlan) -> list[str]:
+    """Rename a stopped domain; if libvirt refuses, it keeps its name, and a warning says why.
+
+    Its reservations come first: a run that dies in between is then done by the next one.
+    """
+    name = str(plan.name)
+    reserved = current.reservations.items()
+    kept = {mac: place for mac, place in reserved if mac not in plan.reservations}
+    for mac, place in kept.items():
+        rename_reservation(conn, place, mac, current.label, name)
+    try:
+        dom.rename(name, 0)
+    except libvirt.libvirtError as error:
+        for mac, place in kept.items():
+            rename_reservation(conn, place, mac, name, current.label)
+        plan.changes[:] = [change for change in plan.changes if change.field != "name"]
+        plan.name = None
+        return [not_renamed(current, name, error_text(error))]
+    return []
 
 
 def _define_saved(

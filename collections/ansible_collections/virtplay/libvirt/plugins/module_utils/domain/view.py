@@ -25,6 +25,7 @@ from .xml import (
     has_numa_cells,
     hotpluggable_vcpus,
     may_lose_variables,
+    nvram_has_name,
     parse_domain,
     pending_values,
 )
@@ -87,6 +88,7 @@ def view_domain(conn: Any, dom: Any, *, whole: bool = False) -> Current:
             conn, (nic["mac"] for nic in config["interfaces"] if nic["mac"])
         )
         current.snapshots = dom.snapshotNum(0)
+        current.nvram_has_name = nvram_has_name(config_xml)
     return current
 
 

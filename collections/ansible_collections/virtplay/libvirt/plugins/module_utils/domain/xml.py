@@ -9,6 +9,7 @@ so that no title or label can become markup.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -197,6 +198,15 @@ def nvram_path(xml: str) -> str | None:
 def default_nvram_path(name: str) -> str:
     """Return where libvirt stores the UEFI variables of a domain, if nothing else is asked for."""
     return f"{_NVRAM_DIRECTORY}/{name}_VARS.fd"
+
+
+def nvram_has_name(xml: str) -> bool:
+    """Whether the file with the UEFI variables of a definition is named by its domain.
+
+    With another name of the domain, the file would be that of the next one with the old name.
+    """
+    name = str(parse_xml(xml).findtext("name"))
+    return os.path.basename(nvram_path(xml) or "").startswith(f"{name}_VARS")
 
 
 def tpm_path(xml: str) -> str | None:
@@ -555,11 +565,13 @@ def render_xml(root: Any) -> str:
 def edit_domain(xml: str, changes: Mapping[str, Any]) -> str:
     """Return a definition with changes applied and everything else unchanged.
 
-    Keys: title, description, vcpus, vcpus_max, memory, memory_max (MiB), metadata (whole),
+    Keys: name, title, description, vcpus, vcpus_max, memory, memory_max (MiB), metadata (whole),
     keeps_variables (True: UEFI firmware that stores its variables), interfaces (mac → mapping of
     type, source, model and new mac), add_disks (Disk), add_interfaces (Interface).
     """
     root = parse_xml(xml)
+    if "name" in changes:
+        _set_text(root.find("name"), changes["name"])
     for key in ("title", "description"):
         if key in changes:
             _edit_text(root, key, changes[key])

@@ -115,6 +115,22 @@ def add_reservation(conn: Any, name: str, *, mac: str, address: str, host: str) 
     _update(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, entry)
 
 
+def rename_reservation(
+    conn: Any, place: tuple[str, str], mac: str, before: str, after: str
+) -> None:
+    """Give a reservation (network, address) of a MAC another name in the network's DNS.
+
+    It stays as it is if it does not have the name `before`, or if an entry has the name `after`.
+    """
+    name, address = place
+    network = find_network(conn, name)
+    hosts = [*etree.fromstring(network.XMLDesc(0)).iterfind("ip/dhcp/host")]
+    names = {host.get("name"): (host.get("mac") or "").lower() for host in hosts}
+    if names.get(before) == mac.lower() and after not in names:
+        entry = etree.Element("host", mac=mac, ip=address, name=after)
+        _update(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_MODIFY, entry)
+
+
 def remove_reservation(conn: Any, mac: str, place: tuple[str, str]) -> None:
     """Delete a reservation (network, address), if it exists."""
     name, address = place
