@@ -39,7 +39,8 @@ sanity: setup-dev ## run ansible-test sanity on the collection
 integration: setup-lab ## run the collection's integration targets on a hypervisor in a namespace
 	@$(BIN)/python -m scripts.collection integration
 
-changelog: setup-dev ## write the collection's CHANGELOG.md from changelogs/fragments, for a release
+changelog: setup-dev ## move the fragments into CHANGELOG.md and the collection's, for a release
+	@$(BIN)/python -m scripts.changelog
 	@$(BIN)/python -m scripts.collection changelog release
 
 lab: setup-hosts ## bring up real hypervisors in namespaces, until Ctrl-C; RELEASE=trixie,forky: of those releases

@@ -10,9 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import virtplay
-
-from scripts import collection
+from scripts import changelog, collection
 
 ROOT = Path(__file__).resolve().parents[1]
 DIST = ROOT / "dist"
@@ -24,18 +22,21 @@ def build(output: Path = DIST) -> list[Path]:
     output.mkdir(parents=True)
     wheel = build_wheel(output)
     tarball = shutil.copy(collection.build(), output)
-    return [wheel, Path(tarball)]
+    notes = output / "CHANGELOG.md"
+    notes.write_text(changelog.write_notes(collection=True))
+    return [wheel, Path(tarball), notes]
 
 
-def build_wheel(output: Path) -> Path:
-    """Build the wheel of this checkout into a directory and return its path."""
+def build_wheel(output: Path, root: Path = ROOT) -> Path:
+    """Build the wheel of a checkout into a directory, in which it is the only one; return it."""
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(output)],
-        cwd=ROOT,
+        cwd=root,
         stdout=subprocess.DEVNULL,
         check=True,
     )
-    return output / f"virtplay-{virtplay.__version__}-py3-none-any.whl"
+    (wheel,) = output.glob("*.whl")
+    return wheel
 
 
 def main() -> None:

@@ -50,6 +50,11 @@ KINDS = {
     ),
     # What a person has who begins with the README.
     "bare": Kind(installed=(*BASE, "iproute2", "procps", "git", "make")),
+    # What a person has who installs the wheel, as a user with sudo.
+    "single": Kind(
+        installed=(*BASE, "ifupdown", "iproute2", "procps", "python3-venv", "sudo"),
+        offered=wanted_by_role(),
+    ),
     # As bare as can be: even what Ansible's apt module needs is brought by Ansible.
     "hypervisor": Kind(
         installed=(*BASE, "ifupdown", "iproute2", "procps"), offered=wanted_by_role()
@@ -76,8 +81,8 @@ def find_cgroups() -> Path:
 
 
 def release_of(kind: str) -> str:
-    """The release for a kind if none is named: a service gets wheels for the Python of .venv."""
-    if kind != "service":
+    """The release for a kind if none is named: some kinds get wheels for the Python of .venv."""
+    if kind not in ("service", "single"):
         return "bookworm"
     (python,) = [path.name for path in (PROJECT / ".venv/lib").glob("python3.*")] or ["no Python"]
     if python not in PYTHONS:
