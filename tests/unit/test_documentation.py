@@ -152,6 +152,22 @@ def test_every_page_is_linked() -> None:
     assert {page.resolve() for page in ROOT.glob("docs/*.md")} <= linked
 
 
+@pytest.mark.parametrize(
+    "shown",
+    [*READMES, "docs/start.md", "docs/zh-CN/start.md", "scripts/demo.py",
+     "service/virtplay/machine/prepare.py", "service/virtplay/web/console.html"],
+)  # fmt: skip
+def test_the_start_names_no_id_of_a_vm(shown: str) -> None:
+    """On a machine that has VMs, vm-001 is somebody else's."""
+    assert not re.search(r"\bvm-\d{3}", (ROOT / shown).read_text())
+
+
+def test_requests_that_pages_show_name_no_id() -> None:
+    for page in PAGES:
+        for command in re.findall(r"^ *curl .*(?:\\\n.*)*", page.read_text(), re.M):
+            assert not re.search(r"/vms/vm-\d", command), command
+
+
 def test_index_lists_every_page() -> None:
     index = (ROOT / "docs/README.md").read_text()
     for page in ROOT.glob("docs/**/*.md"):
