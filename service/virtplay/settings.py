@@ -56,7 +56,8 @@ class Settings(BaseSettings):
     )
     inventory: str = Field(
         "inventory/local.yml",
-        description="inventory sources, comma-separated, relative to the project directory",
+        description="inventory sources, comma-separated; of a relative path, the one in the working"
+        " directory if it exists, else the one in the project directory",
     )
     state_dir: Path = Field(
         default_factory=default_state_dir,
@@ -273,5 +274,8 @@ class Settings(BaseSettings):
     @property
     def inventory_sources(self) -> list[str]:
         """The absolute paths for the -i option of Ansible."""
-        sources = [part.strip() for part in self.inventory.split(",") if part.strip()]
-        return [str((self.project_dir / source).resolve()) for source in sources]
+        sources = [Path(part.strip()) for part in self.inventory.split(",") if part.strip()]
+        return [
+            str((source if source.exists() else self.project_dir / source).resolve())
+            for source in sources
+        ]

@@ -1,9 +1,12 @@
 """Unit tests: which settings the service takes, and which it refuses."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import SecretStr
 from virtplay.cli.server import load_settings
 from virtplay.errors import CannotStart
+from virtplay.files import PROJECT
 from virtplay.settings import Settings
 
 
@@ -56,3 +59,14 @@ def test_the_longest_times_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIRTPLAY_OBSERVE_INTERVAL", "86400")
     settings = load_settings()
     assert (settings.job_retention_days, settings.observe_interval) == (36_500, 86_400)
+
+
+def test_an_inventory_is_looked_for_here_and_then_in_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = Settings(inventory="inventory/local.yml, hosts.yml, /etc/hosts")
+    in_project = [str(PROJECT / "inventory/local.yml"), str(PROJECT / "hosts.yml"), "/etc/hosts"]
+    assert settings.inventory_sources == in_project
+    (tmp_path / "hosts.yml").touch()
+    assert settings.inventory_sources[1] == str(tmp_path / "hosts.yml")
