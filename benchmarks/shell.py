@@ -1,7 +1,7 @@
 """Benchmarks: what people do from a shell, by the command line beside kcli on the same libvirt.
 
-kcli runs on the host itself, over libvirt's local socket. The command line runs on this machine and
-talks to the service, which reaches the host by SSH. Both take turns; the first turn warms up.
+Both run on this machine, as an administrator of several hosts runs them, and reach the host by SSH:
+kcli by itself, the command line by way of the service. They take turns; the first turn warms up.
 """
 
 import json
@@ -11,9 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import yaml
 
@@ -104,23 +105,38 @@ TASKS = (
 
 
 class Shell:
-    """Runs the commands of both ways: `virtplay` on this machine, `kcli` on a host."""
+    """Runs the commands of both ways, in a home directory of their own."""
 
     def __init__(self, lab: Lab, place: Path, token: str) -> None:
-        self._host = lab.hosts[0]
         self._home = place
-        self._token = token
         self.key = place / ".ssh/id_ed25519"
-        self.key.parent.mkdir()
+        for folder in (self.key.parent, place / ".kcli", place / "bin"):
+            folder.mkdir()
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key))
-        # `vm ssh` goes through the host, which is known to the lab's configuration alone.
-        ssh = place / "bin/ssh"
-        ssh.parent.mkdir()
         config = lab.inventory.with_name("ssh_config")
-        ssh.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {config} "$@"\n')
-        ssh.chmod(0o755)
+        for name in ("ssh", "scp"):
+            # The lab's configuration alone knows its host's keys.
+            program = place / "bin" / name
+            program.write_text(f'#!/bin/sh\nexec /usr/bin/{name} -F {config} "$@"\n')
+            program.chmod(0o755)
+        address = yaml.safe_load(lab.inventory.read_text())["hypervisors"]["hosts"]
+        client = {
+            "host": address[lab.hosts[0].name]["ansible_host"],
+            "user": "root",
+            "protocol": "ssh",
+            "pool": "default",
+            "type": "kvm",
+        }
+        clients = {"default": {"client": "lab"}, "lab": client}
+        (place / ".kcli/config.yml").write_text(yaml.safe_dump(clients))
         run(PYTHON, "-m", "venv", "--system-site-packages", str(place / "kcli"))
         run(str(place / "kcli/bin/pip"), "install", "-q", KCLI)
+        self._environment = {
+            "HOME": str(place),
+            "PATH": f"{place / 'bin'}:{os.environ['PATH']}",
+            "VIRTPLAY_URL": ORIGIN,
+            "VIRTPLAY_TOKEN": token,
+        }
 
     def __call__(self, command: str, words: dict[str, str]) -> str:
         """Run a command of a task, and return what it prints; RuntimeError if it fails."""
@@ -130,17 +146,12 @@ class Shell:
         return self._kcli(*arguments) if program == "kcli" else self._virtplay(*arguments)
 
     def _virtplay(self, *arguments: str) -> str:
-        settings = {
-            "VIRTPLAY_URL": ORIGIN,
-            "VIRTPLAY_TOKEN": self._token,
-            "PATH": f"{self._home}/bin:{os.environ['PATH']}",
-        }
         program = str(Path(sys.executable).with_name("virtplay"))
-        return run(program, *arguments, environment=settings)
+        return run(program, *arguments, environment=self._environment)
 
     def _kcli(self, *arguments: str) -> str:
         program = str(self._home / "kcli/bin/kcli")
-        return run(*self._host.command("env", f"HOME={self._home}", program, *arguments))
+        return run(program, *arguments, environment=self._environment)
 
     def _address(self, vm: str) -> str:
         """Ask kcli for the address of a VM until it knows one, as its users do."""
@@ -154,11 +165,11 @@ def counted(commands: Sequence[str]) -> str:
     return f"{len(commands)} command{'s' * (len(commands) > 1)}"
 
 
-def run(*command: str, environment: dict[str, str] | None = None) -> str:
+def run(*command: str, environment: Mapping[str, str] = MappingProxyType({})) -> str:
     """Run a command of this machine, and return what it prints; RuntimeError if it fails."""
     done = subprocess.run(
         command,
-        env=os.environ | (environment or {}),
+        env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
