@@ -607,14 +607,14 @@ def _confirm_delete(client: Client, vm: str, keep_disks: bool) -> str:
     data = client.get(path_of("vms", vm))
     count = len(client.get(path_of("vms", data["id"], "snapshots"))["snapshots"])
     size = _amount(data, "disk", "GiB")
-    goes = [
-        None if keep_disks else f"its disk of {size}" if size else "its disks",
-        f"{count} snapshot{'s' * (count > 1)}" if count else None,
-    ]
-    goes_too = "".join(f", {each}" for each in goes if each)
-    kept = "; its disks are kept" if keep_disks else ""
-    where = f" on {data['host']}, {data['status']}" if data["host"] else ""
-    question = f"Delete {data['id']} ({data['name']}){where}{goes_too}{kept}?"
+    disks = f"its disk of {size}" if size else "its disks"
+    goes = [] if keep_disks else [disks]
+    goes += [f"{count} snapshot{'s' * (count > 1)}"] if count else []
+    goes_too = f" with {' and '.join(goes)}" if goes else ""
+    kept = ", but keep its disks" if keep_disks else ""
+    place = f" on {data['host']}" if data["host"] else ""
+    shown = f"{data['id']} ({data['name']}, {data['status']}{place})"
+    question = f"Delete {shown}{goes_too}{kept}?"
     typer.confirm(plain(question), abort=True)
     return str(data["id"])
 

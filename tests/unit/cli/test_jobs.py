@@ -28,6 +28,7 @@ from tests.unit.cli.service import (
     make_succeeded,
     make_vm,
 )
+from tests.unit.cli.test_snapshots import make_snapshot
 
 QUEUED = make_job(status="queued", progress=0, step="")
 PROGRAM = [sys.executable, "-c", "from virtplay.cli import main; main()"]
@@ -321,11 +322,15 @@ def test_ctrl_c_leaves_the_job_running_and_says_so(service: FakeService) -> None
 
 def test_delete_asks_on_a_terminal(service: FakeService) -> None:
     service.reply_vms(make_vm(name="web"))
+    service.reply("GET", "/vms/vm-001/snapshots", {"snapshots": [make_snapshot()]})
     service.reply("DELETE", "/vms/vm-001", make_accepted())
     for answer, status, deleted in ((b"n\n", 1, 0), (b"y\n", 0, 1)):
         with in_terminal("vm", "delete", "vm-001", "--no-wait") as (process, terminal):
             seen = read_until(terminal, b"[y/N]")
-            assert b"Delete vm-001 (web) on kvm1, running, its disk of 20 GiB?" in seen
+            assert (
+                b"Delete vm-001 (web, running on kvm1) with its disk of 20 GiB and 1 snapshot?"
+                in seen
+            )
             os.write(terminal, answer)
             read_until(terminal, None)
             assert process.wait(120) == status
