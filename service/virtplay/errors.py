@@ -239,5 +239,9 @@ class Conflict(VirtplayError):
     """A status changed concurrently; never returned to a user as such."""
 
 
+class CannotCopy(VirtplayError):
+    """The database cannot be saved in a file, or restored from one."""
+
+
 class CannotStart(VirtplayError):
     """The service cannot start: its settings, inventory or database are unusable."""

@@ -210,6 +210,21 @@ async def test_a_host_that_has_seen_a_later_generation_is_followed(service: Serv
     assert (await Vm.get()).generation == 2**30
 
 
+async def test_jobs_that_a_host_remembers_of_a_later_generation_are_passed_over(
+    service: Service,
+) -> None:
+    vm = await put_vm(RUNNING, generation=2)
+    same = own_domain(vm, generation=2, restart_job="job-000050")
+    await service.see("kvm1", domains=[same])
+    first = await service.act("vm-001", "pause")
+    assert first["jobId"] == "job-000001"
+    await Job.all().delete()
+    await Vm.all().update(status=RUNNING)
+    later = own_domain(vm, generation=5, restart_job="job-000060")
+    await service.see("kvm1", domains=[later])
+    assert (await service.act("vm-001", "stop"))["jobId"] == "job-000061"
+
+
 @pytest.mark.parametrize(
     ("state", "status"),
     [("running", "running"), ("paused", "paused"), ("stopped", "stopped"), ("crashed", "error"),

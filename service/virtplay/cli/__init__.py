@@ -42,7 +42,7 @@ COMMANDS = {
     "up": "machine:up_app",
     "serve": "server:serve_app",
     "token": "server:token_app",
-    "db": "server:database_app",
+    "db": "database:database_app",
     "playbook": "playbook:playbook_app",
     "files": "playbook:files_app",
     "uninstall": "machine:uninstall_app",

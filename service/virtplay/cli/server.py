@@ -1,4 +1,4 @@
-"""Command line: serve, token and db, which use the service's own database."""
+"""Command line: serve and token, which use the service's own database."""
 
 import os
 import signal
@@ -29,12 +29,6 @@ token_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Create, list and revoke API tokens.",
-)
-database_app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Manage the database of the service.",
 )
 
 
@@ -167,7 +161,7 @@ def create_token(
                 f" {EXPIRES_DAYS_MAX}"
             )
         expires = datetime.now(UTC) + timedelta(days=expires_days)
-    typer.echo(_with_database(lambda: tokens.create_token(name, role.value, expires)))
+    typer.echo(with_database(lambda: tokens.create_token(name, role.value, expires)))
 
 
 @token_app.command("list")
@@ -180,7 +174,7 @@ def list_tokens() -> None:
     """
     from virtplay.store import tokens  # noqa: PLC0415
 
-    for line in TOKENS.lines(_with_database(tokens.list_tokens)):
+    for line in TOKENS.lines(with_database(tokens.list_tokens)):
         typer.echo(line)
 
 
@@ -196,27 +190,12 @@ def revoke_token(
     """
     from virtplay.store import tokens  # noqa: PLC0415
 
-    _with_database(lambda: tokens.revoke_token(name))
+    with_database(lambda: tokens.revoke_token(name))
     typer.echo(f"revoked token {name}")
 
 
-@database_app.command("upgrade")
-def upgrade_database() -> None:
-    """Create the database or upgrade its schema; virtplay serve does this at its start.
-
-    \b
-    Example:
-      virtplay db upgrade
-    """
-
-    async def nothing() -> None:
-        return None
-
-    _with_database(nothing)
-    typer.echo("the database is up to date")
-
-
-def _with_database(work: Callable[[], Awaitable[T]]) -> T:
+def with_database(work: Callable[[], Awaitable[T]]) -> T:
+    """Run `work` with the service's database open, and return its result."""
     import asyncio  # noqa: PLC0415
 
     from virtplay.store.database import close_database, open_database  # noqa: PLC0415

@@ -143,7 +143,10 @@ async def save_observation(
                     if await leave_elsewhere(vm, name, there) and vm.elsewhere:
                         log.warning("%s", (vm.error or {}).get("message"))
                     continue
-                # A database from a backup is behind: the host would refuse its jobs.
+                # A database from a backup is behind: the host would refuse its jobs, or take them
+                # for those that had their numbers.
+                if _generation(domain) > vm.generation:
+                    await job_store.pass_over_jobs(_remembered_jobs(domain))
                 values: dict[str, Any] = {
                     "generation": max(vm.generation, _generation(domain)),
                     "elsewhere": _elsewhere(vm, name, inventory),
@@ -249,12 +252,17 @@ async def adopt(
     await store.save_vm(vm, error=error_of(vm.ref, domain) or conflict)
     snapshots = domain.get("snapshots") or ()
     await snapshot_store.follow_snapshots(vm, snapshots, ())
-    remembered = [(domain.get("metadata") or {}).get("job"), domain.get("restart_job")]
-    await job_store.pass_over_jobs([*remembered, *(one.get("job") for one in snapshots)])
+    await job_store.pass_over_jobs(_remembered_jobs(domain))
     log.info("found domain %s on %s: it is VM %s", domain["name"], host.name, vm.ref)
     await job_store.write_audit(actor="observation", action="vm_found", vm_ref=vm.ref)
     if conflict:
         log.warning("%s", conflict["message"])
+
+
+def _remembered_jobs(domain: Mapping[str, Any]) -> list[object]:
+    """Return the ids of the jobs that a host remembers of a VM."""
+    remembered = [(domain.get("metadata") or {}).get("job"), domain.get("restart_job")]
+    return [*remembered, *(one.get("job") for one in domain.get("snapshots") or ())]
 
 
 def _generation(domain: Mapping[str, Any]) -> int:

@@ -181,14 +181,18 @@ async def release_waiting(
     return [waiting.id]
 
 
-async def lose(job: Job) -> None:
-    """End a running job as lost, as nobody knows how far it got; settle its VM and the rest."""
-    message = f"cannot determine how {job.ref} ended: the service ended before the job"
+async def lose(job: Job, why: str = "the service ended before the job") -> None:
+    """End an unfinished job as lost, as nobody knows how far it got; settle its VM and the rest.
+
+    One that was queued ends as cancelled.
+    """
+    message = f"cannot determine how {job.ref} ended: {why}"
+    outcome = JobStatus.CANCELLED if job.status == JobStatus.QUEUED else JobStatus.LOST
     error = {"code": "INTERNAL_ERROR", "message": message, "task": job.step, "host": job.host}
     async with transaction():
         vm = await lock_vm(job.vm_id)
         waiting = await store.waiting_job(vm.id) if vm and job.locks else None
-        await store.move(job, JobStatus.LOST, error=error)
+        await store.move(job, outcome, error=error)
         if vm is not None and job.locks:
             await _settle_failure(job, vm, error, {})
             _ = await release_waiting(vm, waiting, error, f"its creation {job.ref} was lost")

@@ -12,6 +12,7 @@ from typing import Any
 
 from tortoise import Model, Tortoise
 from tortoise.backends.base.config_generator import expand_db_url
+from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.exceptions import BaseORMException as DatabaseError
 from tortoise.migrations.api.migrate import migrate
 from tortoise.transactions import in_transaction
@@ -25,6 +26,7 @@ __all__ = [
     "close_database",
     "fit",
     "is_sqlite",
+    "make_private",
     "moment_of",
     "open_database",
     "select",
@@ -93,7 +95,7 @@ async def open_database(url: str) -> None:
     config = tortoise_config(url)
     try:
         if url.startswith("sqlite://"):
-            await asyncio.to_thread(_make_private, Path(url.removeprefix("sqlite://")))
+            await asyncio.to_thread(make_private, Path(url.removeprefix("sqlite://")))
         await migrate(config=config)
         if not url.startswith("sqlite://"):
             config["connections"]["default"]["credentials"].setdefault(
@@ -109,7 +111,7 @@ async def open_database(url: str) -> None:
         raise CannotStart(f"cannot open the database at {where}: {error}") from error
 
 
-def _make_private(path: Path) -> None:
+def make_private(path: Path) -> None:
     """Give the SQLite file mode 0600; SQLite gives the same mode to its -wal and -shm files.
 
     Plays on this machine would inherit a umask, so the mode is set instead.
@@ -130,6 +132,8 @@ async def close_database() -> None:
     https://github.com/omnilib/aiosqlite/issues/299
     """
     await Tortoise.close_connections()
+    # Tortoise 1.1 keeps INSERT statements by the name of the connection, whatever its database is.
+    EXECUTOR_CACHE.clear()
 
 
 def is_sqlite() -> bool:

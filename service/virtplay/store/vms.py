@@ -378,6 +378,11 @@ async def find_host(name: str) -> Host:
     return host
 
 
+async def forget_observations() -> None:
+    """Count every host as never observed: the database is older than what is known of them."""
+    await Host.all().update(status=HostStatus.UNKNOWN, message="", observed_at=None)
+
+
 async def knows_host(name: str) -> bool:
     """Return whether the inventory has a hypervisor of that name."""
     return await Host.exists(name=name, in_inventory=True)

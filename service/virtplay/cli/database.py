@@ -1,0 +1,81 @@
+"""Command line: db, which upgrades, saves and restores the service's own database."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from virtplay.cli.server import load_settings, with_database
+
+database_app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Upgrade, back up and restore the database of the service.",
+)
+
+
+@database_app.command("upgrade")
+def upgrade_database() -> None:
+    """Create the database or upgrade its schema; virtplay serve does this at its start.
+
+    \b
+    Example:
+      virtplay db upgrade
+    """
+
+    async def nothing() -> None:
+        return None
+
+    with_database(nothing)
+    typer.echo("the database is up to date")
+
+
+@database_app.command("backup")
+def back_up_database(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to save the database in.")],
+) -> None:
+    """Save the database in FILE, while the service runs or not.
+
+    FILE appears when it is complete, is readable by its owner alone, and replaces an earlier
+    backup of that name. It can be restored into SQLite and PostgreSQL, whichever it comes from.
+
+    \b
+    Example:
+      virtplay db backup /var/backups/virtplay.backup
+    """
+    from virtplay.store.backup import save_backup  # noqa: PLC0415
+
+    contents = asyncio.run(save_backup(load_settings().database, file))
+    typer.echo(f"saved the database in {file}: {contents}")
+
+
+@database_app.command("restore")
+def restore_database(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of virtplay db backup.")],
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Delete what the database contains; else it must be empty."),
+    ] = False,
+) -> None:
+    """Restore the database from FILE; the service must be stopped.
+
+    Jobs that were unfinished when the backup was made are not run again. A backup of an earlier
+    version is upgraded. If anything fails, the database stays as it is.
+
+    \b
+    Example:
+      virtplay db restore /var/backups/virtplay.backup --replace
+    """
+    from virtplay.jobs.restoration import restore  # noqa: PLC0415
+
+    restored = asyncio.run(restore(load_settings(), file, replace=replace))
+    made = f", made at {restored.contents.made_at}" if restored.contents.made_at else ""
+    typer.echo(f"restored the database from {file}{made}: {restored.contents}")
+    if restored.ended:
+        typer.echo(
+            f"{len(restored.ended)} jobs were unfinished, and are not run again:"
+            f" {', '.join(restored.ended)}"
+        )
+    typer.echo("start the service: it observes the hosts, and takes in VMs created since")

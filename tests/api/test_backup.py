@@ -1,0 +1,293 @@
+"""API tests: the database is saved in a file while it is used, and restored from it."""
+
+import signal
+import sqlite3
+import uuid
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tortoise import Tortoise
+from tortoise.migrations.api.migrate import migrate
+from virtplay.errors import CannotCopy
+from virtplay.jobs.restoration import restore
+from virtplay.settings import Settings
+from virtplay.states import JobStatus, VmStatus
+from virtplay.store import backup, claim
+from virtplay.store.backup import save_backup
+from virtplay.store.database import (
+    close_database,
+    open_database,
+    select,
+    tortoise_config,
+    transaction,
+)
+from virtplay.store.jobs import create_job
+from virtplay.store.models import Host, Job, Snapshot, Vm
+from virtplay.store.tokens import create_token
+from virtplay.store.vm_index import renew_index
+from virtplay.store.vms import create_vm, delete_vm, sync_hosts
+
+from tests.api.conftest import BODY, only_sqlite
+from tests.api.postgres import Cluster
+from tests.api.test_serve import Server, processes_of, server, wait_for
+from tests.api.test_vms import add_vm
+
+__all__ = ["server"]
+DIFFERENT = ("observed_at", "status", "message")
+"""Columns of hosts that a restore resets."""
+
+
+@pytest.mark.slow
+def test_a_backup_while_jobs_run_is_restored_beside_the_hosts(server: Server) -> None:
+    file = server.folder / "virtplay.backup"
+    server.start()
+    first = server.post("/vms", {**BODY, "name": "first", "autoStart": True})
+    assert server.finish(first["jobId"])["status"] == "succeeded"
+    gate = server.host.hold("create")
+    running = server.post("/vms", {**BODY, "name": "second"})
+    start = server.post(f"/vms/{running['id']}/start")
+    wait_for(lambda: server.get(f"/jobs/{running['jobId']}")["status"] == "running")
+    held = server.host.hold("stop")
+    stop = server.post(f"/vms/{first['id']}/stop", {"force": True})
+    wait_for(lambda: server.host.calls("stop"))
+    saved = server.command("db", "backup", str(file))
+    assert saved.returncode == 0, saved.stderr
+    assert saved.stdout == f"saved the database in {file}: 2 VMs, 4 jobs, 1 tokens, 0 snapshots\n"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in server.folder.glob("*virtplay.backup*")] == [file.name]
+    # All of it ends, and more happens, before the database is lost.
+    gate.unlink()
+    held.unlink()
+    for job in (running, start, stop):
+        assert server.finish(job["jobId"])["status"] == "succeeded"
+    later = server.post("/vms", {**BODY, "name": "later"})
+    assert server.finish(later["jobId"])["status"] == "succeeded"
+    again = server.post(f"/vms/{first['id']}/start")
+    assert server.finish(again["jobId"])["status"] == "succeeded"
+    assert server.end(signal.SIGTERM) == 0
+    wait_for(lambda: not processes_of(server.mark))
+    done = server.command("db", "restore", str(file), "--replace")
+    assert done.returncode == 0, done.stderr
+    ids = ", ".join(each["jobId"] for each in (running, start, stop))
+    assert f"3 jobs were unfinished, and are not run again: {ids}" in done.stdout
+    assert not list((server.folder / "state").glob("restore-*"))
+    calls = len(server.host.calls())
+    server.start()
+    assert [server.get(f"/jobs/{each['jobId']}")["status"] for each in (running, start, stop)] == [
+        "lost", "cancelled", "lost",
+    ]  # fmt: skip
+    assert "restored from a backup of" in server.get(f"/jobs/{stop['jobId']}")["error"]["message"]
+    vms = wait_for(lambda: len(found := server.get("/vms")["vms"]) == 3 and found)
+    shown = {vm["id"]: (vm["name"], vm["status"], vm["error"]) for vm in vms}
+    assert shown == {
+        first["id"]: ("first", "running", None),
+        running["id"]: ("second", "running", None),
+        later["id"]: ("later", "stopped", None),
+    }
+    assert {call["action"] for call in server.host.calls()[calls:]} <= {"observe"}
+    new = server.post("/vms", {**BODY, "name": "new"})
+    assert new["id"] > later["id"]
+    assert server.finish(new["jobId"])["status"] == "succeeded"
+    assert server.end(signal.SIGTERM) == 0
+
+
+@pytest.fixture
+def new_postgres(postgres: Cluster) -> str:
+    """The URL of a PostgreSQL database without tables."""
+    return postgres.new_database(f"restored_{uuid.uuid4().hex[:8]}")
+
+
+def settings_of(tmp_path: Path, url: str) -> Settings:
+    """Settings of a service on the database."""
+    return Settings(state_dir=tmp_path / "state", database_url=url)
+
+
+def hidden(folder: Path) -> list[Path]:
+    """The files whose names begin with a dot."""
+    return list(folder.glob(".*"))
+
+
+async def fill() -> None:
+    """Write a row of each kind, and rows that are gone."""
+    await sync_hosts({"kvm1", "kvm2"})
+    await renew_index()
+    labels = {"team": "wéb", "env": "prod"}
+    await add_vm(VmStatus.RUNNING, name="wéb\n", labels=labels, elsewhere={"kvm2": "stopped"})
+    await add_vm(VmStatus.STOPPED, name="it's", error={"code": "X", "message": 'a "b" \\'})
+    await create_token("ci", "operator")
+    job = await create_job(
+        action="vm_stop", vm_id=9, vm_ref="vm-009", requested_by="ci", request_id="r",
+        variables={"a": [1, None, "ü"]}, host="kvm1",
+    )  # fmt: skip
+    await Job.filter(id=job.id).update(status=JobStatus.RUNNING, generation=3)
+    await Snapshot(vm_id=1, ref="snap-001", name="snap-001", title="t", origin="manual",
+                   status="ready", size=2**40).save()  # fmt: skip
+    connection = Tortoise.get_connection("default")
+    for table in ("sample_raw", "sample_1h"):
+        await connection.execute_query(
+            f"INSERT INTO {table} (vm_id, at, cpu, disk_read) VALUES (1, 1700000000, 12, NULL)"
+        )
+    async with transaction():
+        gone = await create_vm(
+            9, uuid=uuid.uuid4(), name="gone", cpu=1, memory=1, disk=1, status="stopped"
+        )
+        await delete_vm(gone)
+
+
+async def rows_of_all_tables() -> dict[str, Any]:
+    """Every row, as Python's values."""
+    found: dict[str, Any] = {
+        model.__name__: await model.all().order_by(model._meta.pk_attr).values()
+        for model in Tortoise.apps["virtplay"].values()
+    }
+    for table in ("sample_raw", "sample_5m", "sample_1h", "sample_rollup", "vm_index_version"):
+        found[table] = await select(f"SELECT * FROM {table}")
+    found["vm_label"] = await select("SELECT label, vm_id FROM vm_label ORDER BY label, vm_id")
+    found["vm_count"] = await select(
+        "SELECT host, status, sum(vms) FROM vm_count GROUP BY host, status HAVING sum(vms) > 0"
+        " ORDER BY status"
+    )
+    return found
+
+
+def without_what_restores_settle(rows: dict[str, Any]) -> dict[str, Any]:
+    """The rows without those columns of hosts and without jobs."""
+    hosts = [{k: v for k, v in row.items() if k not in DIFFERENT} for row in rows["Host"]]
+    vms = [{k: v for k, v in row.items() if k != "updated_at"} for row in rows["Vm"]]
+    return {**rows, "Host": hosts, "Vm": vms, "Job": []}
+
+
+@pytest.mark.parametrize("target", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+async def test_either_kind_is_restored_into_either_kind(
+    request: pytest.FixtureRequest, tmp_path: Path, database_url: str, target: str
+) -> None:
+    file = tmp_path / "file"
+    await open_database(database_url)
+    await fill()
+    before = await rows_of_all_tables()
+    await close_database()
+    contents = await save_backup(database_url, file)
+    assert (contents.rows["vm"], contents.rows["job"], contents.rows["sample_raw"]) == (2, 1, 1)
+    url = f"sqlite://{tmp_path}/new/other.sqlite3"
+    if target == "postgres":
+        url = request.getfixturevalue("new_postgres")
+    restored = await restore(settings_of(tmp_path, url), file, replace=False)
+    assert restored.contents.made_at
+    assert restored.ended == ["job-000001"]
+    await open_database(url)
+    after = await rows_of_all_tables()
+    assert without_what_restores_settle(after) == without_what_restores_settle(before)
+    assert [(host.status, host.observed_at) for host in await Host.all()] == [("unknown", None)] * 2
+    assert [job["status"] for job in after["Job"]] == [JobStatus.LOST]
+    found = await create_vm(
+        uuid=uuid.uuid4(), name="new", cpu=1, memory=1, disk=1, status="stopped"
+    )
+    assert found.ref == "vm-010", "the number of a deleted VM is given again"
+    await close_database()
+
+
+async def test_a_backup_of_an_earlier_schema_keeps_it_and_is_upgraded_when_restored(
+    request: pytest.FixtureRequest, tmp_path: Path, database_url: str
+) -> None:
+    old = f"sqlite://{tmp_path}/old.sqlite3"
+    if not database_url.startswith("sqlite"):
+        old = request.getfixturevalue("new_postgres")
+    await migrate(config=tortoise_config(old), target="virtplay.0013_jobs_at_once")
+    connection = Tortoise.get_connection("default")
+    await connection.execute_query(
+        "INSERT INTO token (name, digest, role, created_at) VALUES ('ci', 'd', 'admin',"
+        " '2026-01-02 03:04:05+00:00')"
+    )
+    await close_database()
+    file = tmp_path / "file"
+    await save_backup(old, file)
+    with closing(sqlite3.connect(file)) as copy:
+        assert max(backup._applied(copy)) == "0013_jobs_at_once"
+    await restore(settings_of(tmp_path, database_url), file, replace=True)
+    await open_database(database_url)
+    assert await select("SELECT name, role FROM token") == [("ci", "admin")]
+    assert not await Vm.exists(managed=True)
+    await close_database()
+
+
+async def test_a_restore_that_fails_changes_nothing(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await open_database(database_url)
+    await fill()
+    before = await rows_of_all_tables()
+    await close_database()
+    file = tmp_path / "file"
+    await save_backup(database_url, file)
+    settings = settings_of(tmp_path, database_url)
+    with pytest.raises(CannotCopy, match=r"it is not empty \(2 VMs, 1 jobs, 1 tokens"):
+        await restore(settings, file, replace=False)
+    monkeypatch.setattr(claim, "PATIENCE_SECONDS", 0.1)
+    service = claim.claim_of(database_url)
+    await service.take()
+    with pytest.raises(CannotCopy, match=r"another virtplay serve uses the database .*; stop it"):
+        await restore(settings, file, replace=True)
+    await service.release()
+    if not database_url.startswith("sqlite"):
+        # In the middle of the rows; on SQLite there is only one step.
+        load = backup._load_rows
+
+        async def fail(source: Any, target: Any, table: str) -> None:
+            await load(source, target, table)
+            if table == "vm":
+                raise OSError("no more")
+
+        monkeypatch.setattr(backup, "_load_rows", fail)
+        with pytest.raises(CannotCopy, match="no more"):
+            await restore(settings, file, replace=True)
+    await open_database(database_url)
+    assert await rows_of_all_tables() == before
+    await close_database()
+
+
+@only_sqlite
+async def test_what_is_no_backup_is_refused(tmp_path: Path, database_url: str) -> None:
+    settings = settings_of(tmp_path, database_url)
+
+    async def refused(file: Path) -> str:
+        with pytest.raises(CannotCopy) as caught:
+            await restore(settings, file, replace=True)
+        return caught.value.message
+
+    good = tmp_path / "good"
+    await save_backup(database_url, good)
+    assert "No such file" in await refused(tmp_path / "absent")
+    text = tmp_path / "text"
+    text.write_text("a text, long enough to be no header of SQLite" * 100)
+    assert "is no backup of Virtplay" in await refused(text)
+    other = tmp_path / "other"
+    with closing(sqlite3.connect(other)) as opened:
+        opened.execute("CREATE TABLE mine (a)")
+    assert "is no backup of Virtplay" in await refused(other)
+    damaged = tmp_path / "damaged"
+    content = bytearray(good.read_bytes())
+    content[4096 * 3 : 4096 * 20] = b"\xff" * (4096 * 17)
+    damaged.write_bytes(content)
+    assert "cannot read" in await refused(damaged)
+    later = tmp_path / "later"
+    later.write_bytes(good.read_bytes())
+    with closing(sqlite3.connect(later)) as opened:
+        opened.execute("INSERT INTO tortoise_migrations (app, name, applied_at)"
+                       " VALUES ('virtplay', '9999_later', '2030-01-01')")  # fmt: skip
+        opened.commit()
+    assert "a later version of Virtplay has written it (9999_later)" in await refused(later)
+    place = Path(database_url.removeprefix("sqlite://"))
+    for existing in (text, place):
+        before = existing.read_bytes()
+        with pytest.raises(CannotCopy, match="it exists and is no backup"):
+            await save_backup(database_url, existing)
+        assert existing.read_bytes() == before
+    await save_backup(database_url, good)  # an earlier backup is replaced
+    with pytest.raises(CannotCopy, match="No such file or directory"):
+        await save_backup(database_url, tmp_path / "nowhere" / "file")
+    with pytest.raises(CannotCopy, match="there is no such file"):
+        await save_backup(f"sqlite://{tmp_path}/none.sqlite3", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    assert not hidden(tmp_path)
