@@ -1,6 +1,5 @@
 """Command line: db, which upgrades, saves and restores the service's own database."""
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +44,8 @@ def back_up_database(
     Example:
       virtplay db backup /var/backups/virtplay.backup
     """
+    import asyncio  # noqa: PLC0415 - like Tortoise, help needs none
+
     from virtplay.store.backup import save_backup  # noqa: PLC0415
 
     contents = asyncio.run(save_backup(load_settings().database, file))
@@ -68,6 +69,8 @@ def restore_database(
     Example:
       virtplay db restore /var/backups/virtplay.backup --replace
     """
+    import asyncio  # noqa: PLC0415 - like Tortoise, help needs none
+
     from virtplay.jobs.restoration import restore  # noqa: PLC0415
 
     restored = asyncio.run(restore(load_settings(), file, replace=replace))
