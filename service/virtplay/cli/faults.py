@@ -100,9 +100,8 @@ class Refused(VirtplayError):
             self.words = self.words.partition(f": {vms[0]['id']} (")[0] + "; use an id:"
             self.candidates = [describe_vm(vm) for vm in vms]
         wrong = refusal == "VALIDATION_ERROR"
-        super().__init__(
-            self.words if wrong or self.candidates else f"{self.words} ({refusal})", **given
-        )
+        super().__init__(self.words if wrong or self.candidates else f"{self.words} ({refusal})")
+        self.details = dict(given)
         self.refusal = refusal
         self.exit_status = WRONG_USAGE if wrong else FAILED
 

@@ -45,6 +45,8 @@ WORDS = {
     Action.SNAPSHOT_DELETE: ("Deleting snapshot", "Deleted snapshot"),
 }
 """Action → what its job is doing, and what it has done."""
+ENDED = (VmStatus.STOPPED, VmStatus.PAUSED, VmStatus.ERROR, VmStatus.DELETING)
+"""Statuses of a VM that gets no address by itself."""
 STARTING = (Action.VM_START, Action.VM_RESTART)
 
 View = Callable[[JsonObject, bool], None]
@@ -172,7 +174,7 @@ def follow_jobs(
         with _view(quiet, begun) as show:
             # One after the other: most of the others have ended meanwhile.
             for job_id in job_ids:
-                for job, responding in _responses(client, job_id):
+                for job, responding in _responses(client, path_of("jobs", job_id)):
                     if _is_finished(job):
                         ended.append(job)
                         break
@@ -212,7 +214,7 @@ def follow_job(
     """
     try:
         with _view(quiet, begun) as show:
-            for job, responding in _responses(client, job_id):
+            for job, responding in _responses(client, path_of("jobs", job_id)):
                 show({**job, "subject": subject}, responding)
                 if _is_finished(job):
                     return job
@@ -234,27 +236,24 @@ def wait_for_address(
     shown = f"VM {name} ({vm_id})"
     try:
         with _view(quiet, begun) as show:
-            while True:
-                try:
-                    vm = client.get(path_of("vms", vm_id))
-                except CannotReach:
-                    vm = {"ip": None, "status": VmStatus.RUNNING}
-                if vm["ip"]:
+            for vm, responding in _responses(client, path_of("vms", vm_id)):
+                if vm["ip"] and responding:
                     return vm
-                if vm["status"] not in (VmStatus.RUNNING, VmStatus.STARTING, VmStatus.UPDATING):
+                if vm["status"] in ENDED:
                     raise NoAddress(f"cannot wait for an address of {shown}: it is {vm['status']}")
                 if time.monotonic() > deadline:
                     raise NoAddress(
                         f"cannot find an address of {shown} after {ADDRESS_SECONDS:.0f} s; it is"
-                        f" running: see virtplay vm console {vm_id}"
+                        f" {vm['status']}: see virtplay vm console {vm_id}"
                     )
                 waiting = {"id": vm_id, "action": Action.VM_START, "vmId": vm_id, "subject": name}
                 step = {"status": "running", "progress": 100, "step": "waiting for its address"}
-                show({**waiting, **step, "etaSeconds": None}, True)
+                show({**waiting, **step, "etaSeconds": None}, responding)
                 time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         print(f"virtplay: {shown} is running, without an address so far", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
+    raise AssertionError("responses come until there is an address or an error is raised")
 
 
 def report_end(job: JsonObject, seconds: float | None, *, as_json: bool) -> None:
@@ -314,28 +313,28 @@ def _failure(job: JsonObject, seconds: float | None) -> str:
     )
 
 
-def _responses(client: Client, job_id: str) -> Iterator[tuple[JsonObject, bool]]:
-    """Yield the job again and again; while the service does not respond, the last one and False.
+def _responses(client: Client, path: str) -> Iterator[tuple[JsonObject, bool]]:
+    """Yield a job or VM again and again; while nothing responds, the last one and False.
 
     A service whose database is away is waited for as well.
     """
-    job: JsonObject | None = None
+    last: JsonObject | None = None
     responded = time.monotonic()
     while True:
         try:
-            job = client.get(path_of("jobs", job_id))
+            last = client.get(path)
         except (CannotReach, Refused) as error:
             if isinstance(error, Refused) and error.refusal != DatabaseNotAvailable.code:
                 raise
             if time.monotonic() - responded > PATIENCE_SECONDS:
                 raise
-            if job is None:
+            if last is None:
                 time.sleep(POLL_SECONDS)
             else:
-                yield job, False
+                yield last, False
         else:
             responded = time.monotonic()
-            yield job, True
+            yield last, True
 
 
 @contextmanager
