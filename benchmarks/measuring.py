@@ -23,7 +23,7 @@ PORT = "3197"
 ORIGIN = f"http://127.0.0.1:{PORT}"
 NOWHERE = "hypervisors: {hosts: {nowhere: {ansible_host: 127.0.0.1, ansible_port: 1}}}\n"
 """An inventory must have a host; this one cannot be reached."""
-NEVER = {"VIRTPLAY_OBSERVE_INTERVAL": "86400"}
+NEVER = {"VIRTPLAY_OBSERVE_INTERVAL": "86400", "VIRTPLAY_OBSERVE_ADDRESS_TIMEOUT": "0"}
 """Settings with which hosts are observed once."""
 
 START_SECONDS = 600.0

@@ -116,6 +116,17 @@ RULES: dict[Action, ActionRules] = {
 }
 
 
+STARTING = frozenset(
+    {
+        Action.VM_CREATE,
+        Action.VM_START,
+        Action.VM_RESTART,
+        Action.VM_RESUME,
+        Action.SNAPSHOT_RESTORE,
+    }
+)
+"""The actions after which a guest may run that did not run before, and get an address."""
+
 VALIDATION = "validation"
 """The tag of the task with which each playbook checks its variables."""
 

@@ -47,16 +47,17 @@ async def build_services(settings: Settings, claim: Claim) -> Services:
     inventory = await load_inventory(settings)
     await sync_hosts(set(inventory.hosts))
     launcher = Launcher(settings)
+    exposition = Exposition()
+    history = History(settings)
+    observer = Observer(settings, launcher, inventory, exposition, history)
     dispatcher = LocalDispatcher(
         settings,
         partial(execute, settings, launcher),
         partial(execute_batch, settings, launcher),
         claim.holds,
+        observer.follow_start,
     )
     snapshots = Snapshots(settings, dispatcher)
-    exposition = Exposition()
-    history = History(settings)
-    observer = Observer(settings, launcher, inventory, exposition, history)
     past = PrometheusHistory(settings.prometheus_url) if settings.prometheus_url else history
     return Services(
         settings=settings,

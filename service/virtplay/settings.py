@@ -83,6 +83,14 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="time limit of the observation of one host, seconds",
     )
+    observe_address_timeout: float = Field(
+        120.0,
+        ge=0,
+        le=SECONDS_MAX,
+        allow_inf_nan=False,
+        description="time after the start of a VM in which its host is observed as soon as the"
+        " guest has an address, seconds; 0: only at the next interval",
+    )
     observe_startup_timeout: float = Field(
         120.0,
         gt=0,

@@ -64,6 +64,8 @@ class Service:
             "VIRTPLAY_BOOTSTRAP_TOKEN": TOKEN,
             "VIRTPLAY_PORT": str(port),
             "VIRTPLAY_OBSERVE_INTERVAL": f"{INTERVAL:g}",
+            # Most tests need no address, and the others wait for the interval.
+            "VIRTPLAY_OBSERVE_ADDRESS_TIMEOUT": "0",
             **settings,
         }
         self._process: subprocess.Popen[bytes] | None = None

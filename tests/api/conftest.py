@@ -195,6 +195,9 @@ class QuietObserver:
     async def first_observation(self) -> None:
         """Return at once: the test saves the first observation."""
 
+    def follow_start(self, _job: object) -> None:
+        """Wait for no address: the test saves it."""
+
     def stop(self) -> None:
         """End `run`."""
         self._stopped.set()
@@ -353,6 +356,7 @@ def settings(tmp_path: Path, database_url: str) -> Settings:
         bootstrap_token=ADMIN,
         observe_interval=300,
         observe_timeout=120,
+        observe_address_timeout=0,
         shutdown_grace=0,
     )
 

@@ -16,10 +16,12 @@ from virtplay.jobs.outcome import conclude, finish
 from virtplay.jobs.progress import Progress
 from virtplay.jobs.specification import Specification
 from virtplay.states import HostStatus, VmStatus
+from virtplay.store.jobs import ReadyJob
 from virtplay.store.models import AuditEntry, Host, Job, Vm
+from virtplay.store.vms import without_address
 
-from tests.api.conftest import Service
-from tests.api.fake_hosts import GIB, foreign_domain, host_info
+from tests.api.conftest import Service, only_sqlite
+from tests.api.fake_hosts import GIB, FakeHost, foreign_domain, host_info
 from tests.api.observers import make_observer
 from tests.api.test_vms import RUNNING, STOPPED, add_vm, put_vm
 
@@ -750,3 +752,73 @@ async def test_strangers_do_not_wait_for_ever_or_for_a_host_that_was_seen_before
         event = {"event": "runner_on_ok", "res": {"host_info": info}, "at": at}
         assert await observer._save_event("kvm1", event, before)
         assert await Vm.filter(missed=0).count() >= number
+
+
+def give_address(host: FakeHost, identity: str, ip: str) -> None:
+    """Let a guest get an address."""
+    with host.change() as content:
+        address = {"mac": "52:54:00:00:00:01", "ip": ip, "source": "lease"}
+        content["domains"][identity]["addresses"] = [address]
+
+
+@pytest.mark.slow
+@only_sqlite
+async def test_a_started_guest_has_its_address_long_before_the_interval(playing: Service) -> None:
+    host, observer = playing.hosts["kvm1"], playing.app.ctx.services.observer
+    playing.settings.observe_address_timeout = 600
+    first, second = [await playing.create(autoStart=True) for _ in range(2)]
+    await playing.succeed(first["jobId"])
+    await playing.succeed(second["jobId"])
+    uuids = {domain["name"]: domain["uuid"] for domain in host.domains()}
+    assert observer._address_waits.keys() == {"kvm1"}
+    refs = {vm["id"]: uuids[vm["domain"]] for vm in (await playing.get("/vms"))["vms"]}
+    for number, (ref, identity) in enumerate(refs.items(), 1):
+        give_address(host, identity, f"192.0.2.{number}")
+        vm = await playing.until(f"/vms/{ref}", lambda vm: vm["ip"] is not None)
+        assert vm["ip"] == f"192.0.2.{number}"
+    # Then nothing is awaited any more.
+    async with asyncio.timeout(60):
+        while observer._address_waits:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    assert observer._started == {}
+
+
+@pytest.mark.slow
+@only_sqlite
+async def test_a_guest_that_stops_is_awaited_no_longer(playing: Service) -> None:
+    observer = playing.app.ctx.services.observer
+    playing.settings.observe_address_timeout = 600
+    made = await playing.create(autoStart=True)
+    await playing.succeed(made["jobId"])
+    assert observer._address_waits
+    await playing.succeed((await playing.act(made["id"], "stop", {"force": True}))["jobId"])
+    async with asyncio.timeout(60):
+        while observer._address_waits:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+async def test_only_a_start_is_followed_and_only_where_it_gains_something(
+    service: Service,
+) -> None:
+    observer = make_observer(service.settings, "kvm1")
+    vm = await put_vm(RUNNING)
+    start = ReadyJob(1, "vm_start", True, "kvm1", vm_id=vm.id)
+    for settings, job in (
+        ({"observe_address_timeout": 0}, start),
+        ({"observe_address_timeout": 60, "observe_interval": 2}, start),
+        ({"observe_address_timeout": 60, "observe_interval": 15}, start._replace(action="vm_stop")),
+    ):
+        for name, value in settings.items():
+            setattr(service.settings, name, value)
+        observer.follow_start(job)
+        assert observer._address_waits == {}
+    # Another host's VM, and one that has an address.
+    for values in ({"host": "kvm2"}, {"ip": "192.0.2.1"}):
+        await Vm.filter(id=vm.id).update(**values)
+        observer.follow_start(start)
+        await observer._address_waits["kvm1"]
+        assert (observer._address_waits, observer._started) == ({}, {})
+        await Vm.filter(id=vm.id).update(host="kvm1", ip=None)
+    assert await without_address("kvm1", [vm.id]) == {vm.id: str(vm.uuid)}
+    await Vm.filter(id=vm.id).update(network={})
+    assert await without_address("kvm1", [vm.id]) == {}

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from lab import Host, Lab
+from tests.lab.conftest import Make
+from tests.lab.modules import run_module
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("lab_machine")]
 
@@ -215,3 +217,24 @@ def test_libvirtd_that_is_down_is_said(small_lab: Lab) -> None:
         host.start_libvirtd()
     assert seen.result["code"] == "LIBVIRT_ERROR"
     assert seen.result["msg"].startswith("cannot connect to libvirt at qemu:///system: ")
+
+
+def test_an_observation_waits_for_the_address_of_a_guest_that_starts(
+    host: Host, identity: str, make: Make
+) -> None:
+    make("stopped")
+    patient = {"awaited": [identity], "wait": 600.0}
+
+    def addresses() -> list[dict[str, str]]:
+        """Return the guest's addresses as an observation reports them that waits for one."""
+        seen = run_module(host, "host_info", **patient)["host_info"]["domains"]
+        (found,) = (domain["addresses"] for domain in seen if domain["uuid"] == identity)
+        return list(found)
+
+    # Not for that of a VM that does not run.
+    assert addresses() == []
+    host.run("virsh", "-q", "start", identity)
+    # The host may have heard from the guest before its lease is written.
+    (address,) = addresses()
+    assert address["ip"].startswith("203.0.113.")
+    assert address["source"] in ("lease", "arp")

@@ -6,11 +6,11 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from virtplay.actions import command_line, playbook
+from virtplay.actions import STARTING, command_line, playbook
 from virtplay.errors import VirtplayError
 from virtplay.hosts.inventory import Inventory
 from virtplay.hosts.observed import (
@@ -32,6 +32,7 @@ from virtplay.states import HostStatus
 from virtplay.store import vms as store
 from virtplay.store.database import DatabaseAway, DatabaseError
 from virtplay.store.domains import UNREADABLE
+from virtplay.store.jobs import ReadyJob
 
 log = logging.getLogger("virtplay.hosts.observer")
 
@@ -49,6 +50,12 @@ MOST_PAUSE = 300.0
 """The longest wait, in seconds, before a host in error is observed once more beside the play."""
 EXTRA_PLAYS = 8
 """Plays of single hosts at once: after a power failure all hosts may need one."""
+ADDRESS_PLAYS = 8
+"""Hosts that are waited on for addresses at once; the others are observed at the interval."""
+ADDRESS_WAIT = 30.0
+"""The longest wait for an address in one play, in seconds: a stop leaves it on the host."""
+ADDRESS_INTERVAL = 3.0
+"""With an interval up to this, addresses appear as soon without waiting for them."""
 NOTE_EARLY = 1.0
 NOTE_MARGIN = 0.3
 """The VMs' generations are read so many seconds before an observation begins; later is too late."""
@@ -105,6 +112,11 @@ class Observer:
         self._pauses: dict[str, float] = {}
         """Host in error → the seconds of the wait after that one."""
         self._notes: set[asyncio.Task[None]] = set()
+        self._started: dict[str, dict[int, float]] = {}
+        """Host → number of a VM that was started → the monotonic time until it may need."""
+        self._address_waits: dict[str, asyncio.Task[None]] = {}
+        """Host → the wait for addresses of these VMs."""
+        self._address_plays = asyncio.Semaphore(ADDRESS_PLAYS)
 
     @property
     def inventory(self) -> Inventory:
@@ -131,7 +143,8 @@ class Observer:
             # The interval counts from start to start, but there is always a pause.
             took = time.monotonic() - began
             await self._pause(max(LEAST_PAUSE, self._settings.observe_interval - took))
-        tasks = (*self._extra.values(), *self._retries.values(), *self._notes)
+        waits = (*self._retries.values(), *self._address_waits.values())
+        tasks = (*self._extra.values(), *waits, *self._notes)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -158,16 +171,77 @@ class Observer:
         self._stopping.set()
         self._renew.set()
 
-    async def observe(self, host: str | None = None, *, startup: float = 0.0) -> None:
+    def follow_start(self, job: ReadyJob) -> None:
+        """Observe the host of a job's VM as soon as its guest has an address.
+
+        Only if the job may have started it, and for a while; the address is awaited on the host.
+        """
+        patience, interval = self._settings.observe_address_timeout, self._settings.observe_interval
+        if job.vm_id is None or job.action not in STARTING or self._stopping.is_set():
+            return
+        if not patience or interval <= ADDRESS_INTERVAL:
+            return
+        self._started.setdefault(job.host, {})[job.vm_id] = time.monotonic() + patience
+        if job.host not in self._address_waits:
+            task = asyncio.create_task(self._await_addresses(job.host))
+            self._address_waits[job.host] = task
+
+    async def _await_addresses(self, name: str) -> None:
+        """Observe a host whenever one of the VMs that were started there gets an address.
+
+        Many starts in a row cost few observations: the pause between two of them grows to the
+        interval.
+        """
+        pause, started = LEAST_PAUSE, self._started[name]
+        try:
+            with self._logged(name):
+                while started:
+                    awaited = await self._without_address(name, started)
+                    if not awaited:
+                        continue  # nothing is left, or another VM was started meanwhile
+                    async with self._address_plays:
+                        left = max(0.0, max(started.values()) - time.monotonic())
+                        await self.observe(name, awaited=awaited, wait=min(ADDRESS_WAIT, left))
+                    if await self._without_address(name, started):
+                        await asyncio.sleep(pause)
+                        pause = min(2 * pause, self._settings.observe_interval)
+        finally:
+            del self._started[name], self._address_waits[name]
+
+    async def _without_address(self, name: str, started: dict[int, float]) -> list[str]:
+        """Return the UUIDs of the VMs `started` on a host that run and have no address yet.
+
+        The others are removed, and those whose time is over.
+        """
+        now = time.monotonic()
+        asked = set(started)
+        known = name in self._inventory.hosts
+        numbers = [number for number in asked if started[number] > now and known]
+        awaited = await store.without_address(name, numbers) if numbers else {}
+        for number in asked - awaited.keys():
+            del started[number]
+        return list(awaited.values())
+
+    async def observe(
+        self,
+        host: str | None = None,
+        *,
+        startup: float = 0.0,
+        awaited: Sequence[str] = (),
+        wait: float = 0.0,
+    ) -> None:
         """Observe every host, or one of them, once, in a play of its own.
 
-        Wait up to `startup` seconds more for a libvirt that does not respond yet.
+        Wait up to `startup` seconds more for a libvirt that does not respond yet, and up to `wait`
+        seconds for an address of one of the `awaited` VMs (UUIDs).
         """
         directory = self._settings.state_dir / "observation" / f"once-{secrets.token_hex(4)}"
         waiting = {host} if host else set(self.inventory.hosts)
         before = {name: await generations(name) for name in waiting}
         fault = NO_RESPONSE
-        async for event in self._play(directory, rounds=1, limit=host, startup=startup):
+        async for event in self._play(
+            directory, rounds=1, limit=host, startup=startup, awaited=awaited, wait=wait
+        ):
             name = event.get("host", "")
             if name in waiting and await self._save_event(
                 name, event, before[name], last=startup > 0
@@ -212,11 +286,18 @@ class Observer:
         return began
 
     async def _play(
-        self, directory: Path, *, rounds: int, limit: str | None, startup: float = 0.0
+        self,
+        directory: Path,
+        *,
+        rounds: int,
+        limit: str | None,
+        startup: float = 0.0,
+        awaited: Sequence[str] = (),
+        wait: float = 0.0,
     ) -> AsyncIterator[dict[str, Any]]:
         """Yield the events of one play of host_observe; end the play when the observer stops."""
         interval = self._settings.observe_interval
-        patience = self._settings.observe_timeout + startup
+        patience = self._settings.observe_timeout + startup + wait
         alone = rounds == 1 and limit is None
         specification = Specification(
             project_dir=str(self._settings.project_dir),
@@ -228,6 +309,8 @@ class Observer:
                 "libvirt_observe_interval": interval,
                 "libvirt_observe_startup_timeout": startup,
                 "libvirt_observe_compressed": True,
+                "libvirt_observe_awaited": list(awaited),
+                "libvirt_observe_wait": wait,
                 # Here all hosts wait for the last one: a host that hangs must not delay it.
                 "libvirt_observe_limit": math.ceil(
                     min(patience, max(interval, LEAST_LIMIT)) if alone else patience

@@ -144,8 +144,11 @@ class LocalDispatcher:
         execute: Execute,
         execute_batch: ExecuteBatch,
         is_allowed: Callable[[], Awaitable[bool]],
+        on_end: Callable[[ReadyJob], None],
     ) -> None:
         self._settings = settings
+        self._on_end = on_end
+        """Called when a job has ended, or is queued again."""
         self._execute = execute
         self._execute_batch = execute_batch
         self._is_allowed = is_allowed
@@ -212,15 +215,17 @@ class LocalDispatcher:
             work.task.add_done_callback(partial(self._ended, work))
 
     async def _run_one(self, work: Work) -> None:
-        for job_id in work.jobs:
+        for job_id, job in work.jobs.items():
             for follower in await self._execute(job_id, self._give_up):
                 self.enqueue(follower)
+            self._on_end(job)
 
     async def _run_batch(self, work: Work) -> None:
         def ended(job_id: int, followers: Sequence[int]) -> None:
-            del work.jobs[job_id]
+            job = work.jobs.pop(job_id)
             for follower in followers:
                 self.enqueue(follower)
+            self._on_end(job)
             self._changed.set()
 
         await self._execute_batch(list(work.jobs), self._give_up, ended)

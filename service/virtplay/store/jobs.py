@@ -35,6 +35,7 @@ class ReadyJob(NamedTuple):
     variables: Mapping[str, Any] = {}
     bulk_id: int | None = None
     at_once: int | None = None
+    vm_id: int | None = None
 
     @property
     def lane(self) -> tuple[bool, str]:

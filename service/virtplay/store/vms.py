@@ -13,7 +13,7 @@ from tortoise.expressions import Q, RawSQL
 from tortoise.queryset import QuerySet
 
 from virtplay.errors import HostNotFound
-from virtplay.states import ACTIVE_STATES, HostStatus, VmStatus
+from virtplay.states import ACTIVE_STATES, DomainState, HostStatus, VmStatus
 from virtplay.store.database import fit, select, skip_numbers
 from virtplay.store.jobs import busy_vms
 from virtplay.store.models import ConsoleTicket, Host, Job, Snapshot, SnapshotSchedule, Vm
@@ -174,6 +174,17 @@ async def vms_on_host(host: str) -> list[tuple[int, uuid.UUID, str, str, str, st
         "list[tuple[int, uuid.UUID, str, str, str, str]]",
         await Vm.filter(host=host).values_list(*columns),
     )
+
+
+async def without_address(host: str, numbers: Collection[int]) -> dict[int, str]:
+    """Return number → UUID, for those of these VMs that run on `host` and have no address.
+
+    A VM without a network card is left out.
+    """
+    rows = await Vm.filter(
+        id__in=list(numbers), host=host, power=DomainState.RUNNING, ip=None
+    ).values_list("id", "uuid", "network")
+    return {number: str(identity) for number, identity, network in rows if network.get("type")}
 
 
 async def vms_in_error(limit: int) -> list[tuple[str, str, str, str, str]]:

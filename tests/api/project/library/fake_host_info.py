@@ -20,10 +20,21 @@ def main() -> None:
             "hypervisor": {"type": "path", "required": True},
             "startup_timeout": {"type": "float", "default": 0},
             "compressed": {"type": "bool", "default": False},
+            "awaited": {"type": "list", "elements": "str", "default": []},
+            "wait": {"type": "float", "default": 0},
         },
         supports_check_mode=True,
     )
-    content = json.loads(Path(module.params["hypervisor"]).read_text())
+    path = Path(module.params["hypervisor"])
+    content = json.loads(path.read_text())
+    until = time.monotonic() + module.params["wait"]
+    while time.monotonic() < until:
+        awaited = [content["domains"].get(uuid, {}) for uuid in module.params["awaited"]]
+        running = [domain for domain in awaited if domain.get("state") == "running"]
+        if not running or any(domain.get("addresses") for domain in running):
+            break
+        time.sleep(0.1)
+        content = json.loads(path.read_text())
     order = content["orders"].get("observe") or {}
     deadline = time.monotonic() + 600
     while order.get("hold") and Path(order["hold"]).exists() and time.monotonic() < deadline:

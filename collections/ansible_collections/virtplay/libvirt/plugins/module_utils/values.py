@@ -577,6 +577,8 @@ HOST_INFO = Table(
         **COMMON,
         "timeout": between(0.5, 600, "seconds"),
         "startup_timeout": between(0, 86_400, "seconds"),
+        "wait": between(0, 3600, "seconds"),
+        "awaited": UUID,
     }
 )
 HTTP_URL = text("must be an http or https URL", pattern="https?://[!-~]+")

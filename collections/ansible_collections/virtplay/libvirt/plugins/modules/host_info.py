@@ -29,7 +29,7 @@ options:
   timeout:
     description:
       - Time limit in seconds for queries of QEMU monitors and guest agents.
-      - The whole call ends at most two seconds later, plus O(startup_timeout).
+      - The whole call ends at most two seconds later, plus O(startup_timeout) and O(wait).
     type: float
     default: 5
   startup_timeout:
@@ -55,6 +55,19 @@ options:
         much less as one text.
     type: bool
     default: false
+  awaited:
+    description: UUIDs of domains that have been started, for O(wait).
+    type: list
+    elements: str
+    default: []
+  wait:
+    description:
+      - Time in seconds that the module waits, before it observes the host, until one of the
+        domains in O(awaited) has an IP address, or another running domain gets one.
+      - It waits no longer if none of these domains can get one, because they are stopped or have no
+        network card.
+    type: float
+    default: 0
 requirements:
   - python >= 3.9
   - python3-libvirt
@@ -80,6 +93,11 @@ EXAMPLES = r"""
 - name: Wait at most two seconds for guests that do not respond
   virtplay.libvirt.host_info:
     timeout: 2
+
+- name: Observe the host as soon as a guest that was started has an address
+  virtplay.libvirt.host_info:
+    awaited: [0157c680-d8f0-4d2a-855a-94a165065017]
+    wait: 60
 
 - name: Observe a host with hundreds of domains as one text, for a program that reads it
   virtplay.libvirt.host_info:
@@ -362,12 +380,14 @@ def main() -> None:
             "templates_path": {"type": "path", "default": "/var/lib/libvirt/templates"},
             "filesystems": {"type": "bool", "default": True},
             "compressed": {"type": "bool", "default": False},
+            "awaited": {"type": "list", "elements": "str", "default": []},
+            "wait": {"type": "float", "default": 0},
         },
         supports_check_mode=True,
     )
     require_libraries(module)
     uri = module.params["uri"]
-    limit = module.params["startup_timeout"] + module.params["timeout"]
+    limit = sum(module.params[name] for name in ("startup_timeout", "wait", "timeout"))
 
     def explain(error: Exception) -> Failure | None:
         if isinstance(error, TimeoutError):
@@ -388,12 +408,19 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     templates_path = Path(module.params["templates_path"])
     startup = module.params["startup_timeout"]
     filesystems = module.params["filesystems"]
+    wait = module.params["wait"]
     observation = Observation(
-        uri, timeout, templates_path, startup=startup, filesystems=filesystems
+        uri,
+        timeout,
+        templates_path,
+        startup=startup,
+        filesystems=filesystems,
+        awaited=module.params["awaited"],
+        wait=wait,
     )
     host_info = run_in_child(
         observation.run,
-        startup + timeout + GRACE,
+        startup + wait + timeout + GRACE,
         is_done=observation.is_done,
         finish=observation.finish,
     )

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ from .monitor import (
 )
 from .statistics import balloon_period, has_monitor_values, read_statistics
 from .storage import StorageQueries
+from .waiting import AddressWait
 
 
 @dataclass
@@ -104,11 +105,15 @@ class Observation:
         *,
         startup: float = 0.0,
         filesystems: bool = True,
+        awaited: Iterable[str] = (),
+        wait: float = 0.0,
     ) -> None:
         """Observe the host at uri within timeout seconds after libvirt has responded.
 
         libvirt itself has startup seconds more. filesystems is whether agents are queried for them.
+        Before, wait up to wait seconds for an address of one of the awaited domains (UUIDs).
         """
+        self._awaited, self._wait = awaited, wait
         self._uri, self._timeout, self._startup = uri, timeout, startup
         self._templates_path, self._filesystems = templates_path, filesystems
         self._silence = Silence()
@@ -122,6 +127,11 @@ class Observation:
             # A libvirt that has just started probes QEMU for this first; it keeps the result.
             connection.getCapabilities()
             deadline = min(time.monotonic(), began + self._startup) + self._timeout
+            if self._wait:
+                responded = time.monotonic()
+                AddressWait(connection, self._awaited).run(self._wait)
+                waited = time.monotonic() - responded
+                began, deadline = began + waited, deadline + waited
             observed = self._observe(connection, deadline)
         except libvirt.libvirtError as error:
             text = f"cannot observe the host at {self._uri}: {error_text(error)}"
