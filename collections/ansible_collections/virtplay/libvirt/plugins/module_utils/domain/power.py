@@ -192,7 +192,7 @@ def _shut_down(dom: Any, label: str, timeout: float) -> None:
         if now >= deadline:
             raise Failure(
                 f"cannot stop {label}: the guest did not shut down within {timeout:g} s "
-                "and is still running",
+                "and is still running; a stop with force cuts its power",
                 "GUEST_NOT_RESPONDING",
             )
         # Each press has its own thread, one at a time: with a stuck QEMU the call never returns.
