@@ -141,7 +141,7 @@ class Vms:
             if "disk" in requested and requested["disk"] < vm.disk:
                 message = f"can only grow: it is {vm.disk} GiB"
                 raise errors.ValidationFailed(
-                    f"cannot shrink the disk of VM {vm.ref}: it {message}",
+                    f"cannot shrink the disk of VM {vm.label}: it {message}",
                     [{"field": "disk", "message": message}],
                 )
             if requested.get("disk") == vm.disk:
@@ -151,8 +151,8 @@ class Vms:
             _check_card(vm, requested.get("network") or {})
             if requested.get("disk", vm.disk) > vm.disk and vm.state_reason == SAVED:
                 raise errors.VmHasSavedState(
-                    f"cannot grow the disk of VM {vm.ref}: its memory is saved, and the saved guest"
-                    " knows the disk's present size; start it first"
+                    f"cannot grow the disk of VM {vm.label}: its memory is saved, and the saved"
+                    " guest knows the disk's present size; start it first"
                 )
             await self._check_growth(vm, requested)
             variables = update_variables(vm, requested)
@@ -172,23 +172,24 @@ class Vms:
             if vm.elsewhere and not keep_disks:
                 others = ", ".join(sorted(vm.elsewhere))
                 raise errors.ValidationFailed(
-                    f"cannot delete VM {vm.ref} with its disks: {others} defines it too, perhaps on"
-                    " the same disks; undefine it there first, or use keepDisks=true",
+                    f"cannot delete VM {vm.label} with its disks: {others} defines it too,"
+                    " perhaps on the same disks; undefine it there first, or use keepDisks=true",
                     [{"field": "keepDisks", "message": f"must be true: {others} defines the VM"}],
                 )
             if vm.power in ACTIVE_STATES and not force:
                 raise errors.VmAlreadyRunning(
-                    f"cannot delete VM {vm.ref}: it is {vm.power}; stop it first, or use force=true"
+                    f"cannot delete VM {vm.label}: it is {vm.power}; stop it first, or use"
+                    " force=true"
                 )
             if vm.state_reason == SAVED and not force:
                 raise errors.VmHasSavedState(
-                    f"cannot delete VM {vm.ref}: its memory is saved; start it first, or use"
+                    f"cannot delete VM {vm.label}: its memory is saved; start it first, or use"
                     " force=true, which loses its memory"
                 )
             if vm.snapshots and not force:
                 count = f"{vm.snapshots} snapshot{'s' * (vm.snapshots > 1)}"
                 raise errors.VmHasSnapshots(
-                    f"cannot delete VM {vm.ref}: it has {count}; delete them first, or use"
+                    f"cannot delete VM {vm.label}: it has {count}; delete them first, or use"
                     " force=true, which deletes them too",
                     snapshots=vm.snapshots,
                 )
@@ -380,7 +381,7 @@ def _check_card(vm: Vm, requested: Mapping[str, Any]) -> None:
         wrong["model"] = f"must be one of {', '.join(get_args(CardModel))}"
     for key, message in wrong.items():
         raise errors.ValidationFailed(
-            f"cannot change the network card of VM {vm.ref}: {key} {message}",
+            f"cannot change the network card of VM {vm.label}: {key} {message}",
             [{"field": f"network.{key}", "message": message}],
         )
 
@@ -407,7 +408,8 @@ async def _check_action(vm: Vm, action: Action, holder: Job | None, *, force: bo
         waiting = await job_store.waiting_job(vm.id)
         if waiting is not None:
             raise errors.OperationInProgress(
-                f"cannot start VM {vm.ref}: {waiting.ref} will already start it once it is created",
+                f"cannot start VM {vm.label}: {waiting.ref} will already start it once it is"
+                " created",
                 jobId=waiting.ref,
             )
         return holder
@@ -419,7 +421,7 @@ async def _check_action(vm: Vm, action: Action, holder: Job | None, *, force: bo
         refuse_wrong_state(vm, action, force=force)
     elif vm.power in ACTIVE_STATES:
         reason = (vm.error or {}).get("message") or f"it is {vm.power}"
-        raise errors.VmAlreadyRunning(f"cannot start VM {vm.ref}: {reason}")
+        raise errors.VmAlreadyRunning(f"cannot start VM {vm.label}: {reason}")
     return None
 
 
@@ -429,11 +431,11 @@ async def refuse_unreachable(vm: Vm) -> None:
         host = await store.find_host(str(vm.host))
     except errors.HostNotFound:
         raise errors.HostUnreachable(
-            f"cannot change VM {vm.ref}: its host {vm.host} is no longer in the inventory"
+            f"cannot change VM {vm.label}: its host {vm.host} is no longer in the inventory"
         ) from None
     if vm.status == VmStatus.UNREACHABLE or host.status == HostStatus.UNREACHABLE:
         raise errors.HostUnreachable(
-            f"cannot change VM {vm.ref}: its host {vm.host} is unreachable"
+            f"cannot change VM {vm.label}: its host {vm.host} is unreachable"
         )
 
 
@@ -443,7 +445,7 @@ async def refuse_unusable(vm: Vm) -> None:
     if not vm.provisioned:
         reason = (vm.error or {}).get("message", "the reason is unknown")
         raise errors.ValidationFailed(
-            f"cannot change VM {vm.ref}: its creation failed ({reason}); delete it"
+            f"cannot change VM {vm.label}: its creation failed ({reason}); delete it"
         )
 
 
@@ -452,7 +454,7 @@ def refuse_running_elsewhere(vm: Vm, verb: str) -> None:
     for host, state in (vm.elsewhere or {}).items():
         if state in ACTIVE_STATES:
             raise errors.VmAlreadyRunning(
-                f"cannot {verb} VM {vm.ref}: it is defined on {vm.host} and on {host}, and is"
+                f"cannot {verb} VM {vm.label}: it is defined on {vm.host} and on {host}, and is"
                 f" {state} on {host}; stop it there first (virsh)"
             )
 
@@ -464,14 +466,14 @@ async def _refuse_used_mac(host: str, mac: str | None) -> None:
     vm = await store.vm_with_mac(host, mac)
     if vm is not None:
         raise errors.ValidationFailed(
-            f"cannot create a VM with MAC address {mac}: VM {vm.ref} uses it",
-            [{"field": "network.mac", "message": f"is in use by VM {vm.ref}"}],
+            f"cannot create a VM with MAC address {mac}: VM {vm.label} uses it",
+            [{"field": "network.mac", "message": f"is in use by VM {vm.label}"}],
         )
 
 
 def refuse_wrong_state(vm: Vm, action: Action, *, force: bool = False) -> None:
     """Raise the API's error if the VM's status does not allow `action`."""
-    cannot = f"cannot {action.value.removeprefix('vm_')} VM {vm.ref}"
+    cannot = f"cannot {action.value.removeprefix('vm_')} VM {vm.label}"
     saved = vm.state_reason == SAVED
     if vm.power not in ACTIVE_STATES:
         forced = force and action == Action.VM_STOP

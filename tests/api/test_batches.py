@@ -267,7 +267,7 @@ async def test_requests_for_many_are_checked_vm_by_vm(service: Service) -> None:
     assert answer.status_code == 409
     error = answer.json()["error"]
     assert error["code"] == "ALL_REFUSED"
-    assert error["message"].startswith("cannot stop any of 2 VMs: cannot change VM vm-00")
+    assert error["message"].startswith("cannot stop any of 2 VMs: cannot change VM web-")
     assert [each["id"] for each in error["details"]["refused"]] == [refs["web-0"], refs["web-1"]]
     for body in ({"label": "team=db"}, {"vms": ["vm-999"]}):
         answer = await service.post("/vms/actions", {"action": "start", **body})

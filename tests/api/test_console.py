@@ -609,7 +609,7 @@ async def test_what_the_host_refuses_is_refused_without_a_job(direct: Service) -
             answer = await direct.client.get(f"/api/v1/vms/{vm}/console")
             error = answer.json()["error"]
             assert (answer.status_code, error["code"]) == (status, code)
-            assert error["message"] == f"cannot open a console of VM {vm}: {words}"
+            assert error["message"] == f"cannot open a console of VM web ({vm}): {words}"
         assert await Job.all().count() == before
         assert await AuditEntry.filter(action="console_open").count() == 0
 

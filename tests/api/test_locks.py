@@ -59,7 +59,7 @@ async def test_a_busy_vm_says_what_its_job_waits_for_and_how_long(service: Servi
     message = (await service.post(f"/vms/{vm.ref}/stop")).json()["error"]["message"]
     limit = service.settings.stop_timeout
     assert re.fullmatch(
-        rf"cannot change VM {vm.ref}: {held} \(vm_stop\) is running:"
+        rf"cannot change VM web \({vm.ref}\): {held} \(vm_stop\) is running:"
         rf" waiting for the guest to shut down, \d+ of {limit} s",
         message,
     )

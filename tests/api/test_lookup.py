@@ -12,6 +12,8 @@ from virtplay.store.lookup import find_vm, numbers_of
 from virtplay.store.models import Job, Vm
 
 from tests.api.conftest import Service
+from tests.api.fake_hosts import foreign_domain
+from tests.api.test_reports import begin, told
 from tests.api.test_schedules import HOURLY
 from tests.api.test_vm_lists import fill
 from tests.api.test_vms import names, put_vm
@@ -124,6 +126,18 @@ async def test_jobs_are_listed_by_any_name_of_their_vm(service: Service) -> None
     assert (await service.get("/jobs", vm="vm-001"))["pagination"]["total"] == 1
     answer = await service.client.get("/api/v1/jobs?vm=web-1")
     assert answer.json()["error"]["code"] == "VM_NOT_FOUND"
+
+
+async def test_a_declared_vm_is_found_by_name_and_title(service: Service) -> None:
+    await service.see("kvm1", domains=[foreign_domain("web-1", title="Web server")])
+    job = (await begin(service))["id"]
+    await told(service, job, domains=[{"name": "web-1", "host": "kvm1"}])
+    for text in ("web-1", "Web server"):
+        vm = await service.get(f"/vms/{quote(text)}")
+        assert (vm["name"], vm["domain"]) == ("Web server", "web-1")
+        assert await names(service, search=text) == ["Web server"]
+        [found] = (await service.get("/jobs", vm=text))["jobs"]
+        assert (found["id"], found["vmId"]) == (job, vm["id"])
 
 
 async def test_search_finds_domains_and_the_beginning_of_uuids(service: Service) -> None:

@@ -196,6 +196,8 @@ USUAL: tuple[dict[str, Any], ...] = (
     {"label": "team=team-3"},
     {"search": "web-prod-0421"},
     {"search": "10.0.4.7"},
+    {"search": "0000002a"},
+    {"search": "0000002a", "label": "team=team-2", "sort": "name"},
     *({"sort": sign + sort} for sort in SORTS for sign in ("", "-")),
     {"status": VmStatus.RUNNING, "sort": "name"},
 )

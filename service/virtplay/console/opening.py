@@ -118,7 +118,7 @@ class Consoles:
         console = await self._connections.open_console(address, str(vm.uuid), kind.value, given)
         if code := console.get("code"):
             error = CONSOLE_ERRORS.get(str(code), errors.ConsoleNotAvailable)
-            raise error(f"cannot open a console of VM {vm.ref}: {console['msg']}")
+            raise error(f"cannot open a console of VM {vm.label}: {console['msg']}")
         return console
 
     async def _run_job(
@@ -148,7 +148,9 @@ class Consoles:
         """Cancel a job that no worker has started: its console would open too late."""
         if job.status != JobStatus.QUEUED:
             return
-        message = f"cannot open a console of VM {vm.ref}: no worker was free for {JOB_SECONDS:g} s"
+        message = (
+            f"cannot open a console of VM {vm.label}: no worker was free for {JOB_SECONDS:g} s"
+        )
         error = {"code": errors.ConsoleNotAvailable.code, "message": message, "task": ""}
         with suppress(errors.Conflict):  # it has just begun
             await move(job, JobStatus.CANCELLED, error={**error, "host": job.host})
@@ -224,16 +226,16 @@ class Consoles:
             host = await store.find_host(str(vm.host))
         except errors.HostNotFound:
             raise errors.HostUnreachable(
-                f"cannot open a console of VM {vm.ref}: its host {vm.host} is no longer in the"
+                f"cannot open a console of VM {vm.label}: its host {vm.host} is no longer in the"
                 " inventory"
             ) from None
         if vm.status == VmStatus.UNREACHABLE or host.status == HostStatus.UNREACHABLE:
             raise errors.HostUnreachable(
-                f"cannot open a console of VM {vm.ref}: its host {vm.host} is unreachable"
+                f"cannot open a console of VM {vm.label}: its host {vm.host} is unreachable"
             )
         if not vm.provisioned or vm.power not in ACTIVE_STATES:
             raise errors.VmAlreadyStopped(
-                f"cannot open a console of VM {vm.ref}: it is {vm.status}"
+                f"cannot open a console of VM {vm.label}: it is {vm.status}"
             )
 
 
@@ -242,7 +244,7 @@ def _refuse_failure(vm: Vm, job: Job) -> None:
         return
     if job.error is None:
         raise errors.HostUnreachable(
-            f"cannot open a console of VM {vm.ref}: {job.ref} is {job.status} after"
+            f"cannot open a console of VM {vm.label}: {job.ref} is {job.status} after"
             f" {JOB_SECONDS:.0f} s",
             jobId=job.ref,
         )

@@ -169,7 +169,7 @@ async def release_waiting(
             JobStatus.CANCELLED,
             error={
                 "code": error["code"],
-                "message": f"cannot start VM {vm.ref}: {why}",
+                "message": f"cannot start VM {vm.label}: {why}",
                 "task": "",
                 "host": waiting.host,
             },

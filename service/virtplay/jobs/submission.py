@@ -75,7 +75,7 @@ def refuse_held(vm: Vm, holder: Job | None) -> None:
     """Raise OperationInProgress with the job's id if there is one that holds the VM."""
     if holder is not None:
         raise OperationInProgress(
-            f"cannot change VM {vm.ref}: {holder.ref} ({holder.action}) is {holder.status}"
+            f"cannot change VM {vm.label}: {holder.ref} ({holder.action}) is {holder.status}"
             + _wait_of(holder),
             jobId=holder.ref,
         )

@@ -58,8 +58,8 @@ class Snapshots:
             vm = await self._idle(ref)
             if vm.state_reason == SAVED:
                 raise errors.VmHasSavedState(
-                    f"cannot create a snapshot of VM {ref}: its memory is saved, and no snapshot"
-                    " can include it; start it first"
+                    f"cannot create a snapshot of VM {vm.label}: its memory is saved, and no"
+                    " snapshot can include it; start it first"
                 )
             snapshot = await store.create_snapshot(
                 vm,
@@ -97,12 +97,13 @@ class Snapshots:
             refuse_running_elsewhere(vm, "restore")
             if vm.power in ACTIVE_STATES and not force:
                 raise errors.VmAlreadyRunning(
-                    f"cannot restore VM {ref} to {snapshot_ref}: it is {vm.power}; stop it first,"
-                    " or use force=true, which loses its current state unless guard=true saves it"
+                    f"cannot restore VM {vm.label} to {snapshot_ref}: it is {vm.power}; stop it"
+                    " first, or use force=true, which loses its current state unless guard=true"
+                    " saves it"
                 )
             if vm.state_reason == SAVED and not force:
                 raise errors.VmHasSavedState(
-                    f"cannot restore VM {ref} to {snapshot_ref}: its memory is saved; start it"
+                    f"cannot restore VM {vm.label} to {snapshot_ref}: its memory is saved; start it"
                     " first, or use force=true, which loses its memory even if guard=true"
                 )
             variables = {**identify(vm, snapshot), "libvirt_snapshot_force": force}

@@ -114,6 +114,11 @@ class Vm(Model):
     class Meta:
         table = "vm"
 
+    @property
+    def label(self) -> str:
+        """Its name and id, for messages."""
+        return f"{self.name} ({self.ref})"
+
 
 class Job(Model):
     """One action on one VM: its request, progress and outcome."""

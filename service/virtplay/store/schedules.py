@@ -39,7 +39,7 @@ async def find_schedule(vm: Vm) -> SnapshotSchedule:
     """Return the VM's schedule; raise ScheduleNotFound."""
     schedule = await SnapshotSchedule.get_or_none(vm_id=vm.id)
     if schedule is None:
-        raise ScheduleNotFound(f"cannot find a snapshot schedule of VM {vm.ref}")
+        raise ScheduleNotFound(f"cannot find a snapshot schedule of VM {vm.label}")
     return schedule
 
 

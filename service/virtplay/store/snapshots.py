@@ -59,7 +59,7 @@ async def find_snapshot(vm: Vm, ref: str) -> Snapshot:
     """Return the snapshot of `vm` with public id `ref`; raise SnapshotNotFound."""
     snapshot = await Snapshot.get_or_none(vm_id=vm.id, ref=ref) if REF.fullmatch(ref) else None
     if snapshot is None:
-        raise SnapshotNotFound(f"cannot find snapshot {ref[:64]} of VM {vm.ref}")
+        raise SnapshotNotFound(f"cannot find snapshot {ref[:64]} of VM {vm.label}")
     return snapshot
 
 

@@ -38,7 +38,6 @@ options:
         UEFI variables in a file of the old name. Such a domain keeps its name, with a warning.
       - The domain keeps its UUID, disks and seed. Its DHCP reservations get the new name.
     type: str
-    version_added: "0.1.0"
   state:
     description:
       - V(present) creates or updates the domain. It does not start or stop it.
