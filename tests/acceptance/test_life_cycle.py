@@ -14,6 +14,7 @@ from tests.acceptance.guests import (
     agent,
     booted,
     domain_xml,
+    domains,
     in_guest,
     own_file,
     power,
@@ -29,7 +30,7 @@ GIB = 1024**3
 
 def identity(host: Host, vm: Json) -> tuple[str, ...]:
     """What no change of a VM may change: UUID, MAC address, disk path and its inode."""
-    xml = domain_xml(host, vm["domain"], "--inactive")
+    xml = domain_xml(host, vm["uuid"], "--inactive")
     disk = xml.find("devices/disk/source").get("file")
     return (
         xml.findtext("uuid"),
@@ -216,10 +217,19 @@ def test_vm_from_template_to_nothing(lab: Lab, api: Api, one: Host, tmp_path: Pa
 
 def test_update_of_a_stopped_vm_holds_at_its_next_start(api: Api, one: Host) -> None:
     vm = api.create(host=one.name)
-    ref = vm["domain"]
     same = identity(one, vm)
-    job = api.run("PUT", f"/vms/{ref}", {"cpu": 3, "memory": 192, "disk": 3, "autoStart": True})
+    wanted = {
+        "name": f"Ümlaut {vm['domain']}",
+        "cpu": 3,
+        "memory": 192,
+        "disk": 3,
+        "autoStart": True,
+    }
+    job = api.run("PUT", f"/vms/{vm['domain']}", wanted)
     assert job["appliesAt"] == "now"
+    # Its domain has the new name too, and all that libvirt calls by it.
+    ref = f"umlaut-{vm['domain']}"
+    assert domains(one) == {ref}
     shown = api.shows(ref, cpu=3, memory=192, disk=3, autoStart=True, pending={})
     assert shown["status"] == "stopped"
     assert identity(one, vm) == same

@@ -134,7 +134,8 @@ async def test_a_lost_creation_cancels_its_start_and_its_vm_says_why(service: Se
     assert lost["status"] == "lost"
     shown = await service.get(f"/jobs/{start}")
     assert (shown["status"], shown["error"]["code"]) == ("cancelled", "INTERNAL_ERROR")
-    assert shown["error"]["message"] == f"cannot start VM web (vm-001): its creation {creation} was lost"
+    message = f"cannot start VM web (vm-001): its creation {creation} was lost"
+    assert shown["error"]["message"] == message
     vm = await service.get("/vms/vm-001")
     assert vm["status"] == "error"
     assert vm["error"] == {

@@ -61,6 +61,7 @@ def test_the_documented_domain_becomes_these_columns() -> None:
         },
         "auto_start": False,
         "labels": {},
+        "managed": True,
         "pending": {"memory": 2048},
         "started_at": datetime(2026, 11, 22, 13, 30, tzinfo=UTC),
     }

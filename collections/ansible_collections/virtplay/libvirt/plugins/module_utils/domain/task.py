@@ -129,7 +129,7 @@ class DomainTask:
         uuid, name = self.params["uuid"], self.params["name"]
         new_name = self.params.get("new_name")
         dom = lookup_domain(self.conn, uuid=uuid, name=None if uuid else name)
-        if dom is None and uuid is None and new_name is not None:
+        if dom is None and uuid is None and new_name is not None and self.wanted in CAN_CREATE:
             dom = lookup_domain(self.conn, name=new_name)
         if uuid is None:
             uuid = dom.UUIDString() if dom else derive_uuid(socket.gethostname(), name)
