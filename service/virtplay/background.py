@@ -23,6 +23,7 @@ from virtplay.store.claim import Claim, claim_of
 from virtplay.store.database import close_database, open_database
 from virtplay.store.jobs import forget_audit, forget_jobs
 from virtplay.store.tickets import forget_tickets
+from virtplay.store.upgrade import save_before_upgrade
 from virtplay.store.vm_index import compact_counts, renew_index
 from virtplay.store.vms import sync_hosts
 
@@ -157,6 +158,7 @@ async def start_background(settings: Settings) -> Background:
     # Before the database is migrated: another service may be using it.
     await claim.take()
     try:
+        await save_before_upgrade(settings.database, settings.backups)
         await open_database(settings.database)
         await renew_index()
         await compact_counts()

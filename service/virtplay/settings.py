@@ -280,6 +280,11 @@ class Settings(BaseSettings):
         return self.state_dir / "token"
 
     @property
+    def backups(self) -> Path:
+        """The directory of the copies that are made of the database before an upgrade."""
+        return self.state_dir / "backups"
+
+    @property
     def inventory_sources(self) -> list[str]:
         """The absolute paths for the -i option of Ansible."""
         sources = [Path(part.strip()) for part in self.inventory.split(",") if part.strip()]

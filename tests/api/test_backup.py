@@ -1,5 +1,6 @@
 """API tests: the database is saved in a file while it is used, and restored from it."""
 
+import asyncio
 import signal
 import sqlite3
 import uuid
@@ -10,12 +11,12 @@ from typing import Any
 import pytest
 from tortoise import Tortoise
 from tortoise.migrations.api.migrate import migrate
-from virtplay.errors import CannotCopy
+from virtplay.errors import CannotCopy, CannotStart
 from virtplay.jobs.restoration import restore
 from virtplay.settings import Settings
 from virtplay.states import JobStatus, VmStatus
 from virtplay.store import backup, claim
-from virtplay.store.backup import save_backup
+from virtplay.store.backup import applied_migrations, save_backup
 from virtplay.store.database import (
     close_database,
     open_database,
@@ -26,6 +27,7 @@ from virtplay.store.database import (
 from virtplay.store.jobs import create_job
 from virtplay.store.models import Host, Job, Snapshot, Vm
 from virtplay.store.tokens import create_token
+from virtplay.store.upgrade import save_before_upgrade
 from virtplay.store.vm_index import renew_index
 from virtplay.store.vms import create_vm, delete_vm, sync_hosts
 
@@ -291,3 +293,55 @@ async def test_what_is_no_backup_is_refused(tmp_path: Path, database_url: str) -
         await save_backup(f"sqlite://{tmp_path}/none.sqlite3", tmp_path / "new")
     assert not (tmp_path / "new").exists()
     assert not hidden(tmp_path)
+
+
+async def test_a_database_of_an_earlier_version_is_saved_before_its_upgrade(
+    request: pytest.FixtureRequest, tmp_path: Path, database_url: str
+) -> None:
+    old = f"sqlite://{tmp_path}/old.sqlite3"
+    if not database_url.startswith("sqlite"):
+        old = request.getfixturevalue("new_postgres")
+    folder = tmp_path / "backups"
+    await save_before_upgrade(f"sqlite://{tmp_path}/none.sqlite3", folder)
+    await save_before_upgrade(database_url, folder)
+    assert not folder.exists(), "a new database, and one with the present schema, need no backup"
+    await migrate(config=tortoise_config(old), target="virtplay.0013_jobs_at_once")
+    await close_database()
+    folder.touch()
+    with pytest.raises(CannotStart, match="cannot upgrade the database without a backup"):
+        await save_before_upgrade(old, folder)
+    assert max(await applied_migrations(old)) == "0013_jobs_at_once"
+    folder.unlink()
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"2025010{number + 1}T000000Z-0001_initial").touch()
+    await save_before_upgrade(old, folder)
+    names = sorted(path.name for path in folder.iterdir())
+    assert len(names) == 5
+    assert names[0].startswith("20250103T")
+    assert names[-1].endswith("Z-0013_jobs_at_once")
+    assert await applied_migrations(f"sqlite://{folder / names[-1]}") < await applied_migrations(
+        database_url
+    )
+    await open_database(old)
+    await close_database()
+    await save_before_upgrade(old, folder)
+    assert sorted(path.name for path in folder.iterdir()) == names
+
+
+@only_sqlite
+@pytest.mark.slow
+def test_a_newer_service_saves_the_database_when_it_starts(server: Server) -> None:
+    state = server.folder / "state"
+    url = server.environment["VIRTPLAY_DATABASE_URL"]
+    Path(url.removeprefix("sqlite://")).unlink()
+
+    async def begin_with_an_earlier_version() -> None:
+        await migrate(config=tortoise_config(url), target="virtplay.0013_jobs_at_once")
+        await close_database()
+
+    asyncio.run(begin_with_an_earlier_version())
+    server.start()
+    (saved,) = (state / "backups").iterdir()
+    assert saved.name.endswith("-0013_jobs_at_once")
+    assert f"saved the database in {saved} before its upgrade" in server.log()

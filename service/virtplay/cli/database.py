@@ -19,6 +19,8 @@ database_app = typer.Typer(
 def upgrade_database() -> None:
     """Create the database or upgrade its schema; virtplay serve does this at its start.
 
+    Unlike virtplay serve, the command does not back up the database before.
+
     \b
     Example:
       virtplay db upgrade
@@ -27,7 +29,7 @@ def upgrade_database() -> None:
     async def nothing() -> None:
         return None
 
-    with_database(nothing)
+    with_database(nothing, backup=False)
     typer.echo("the database is up to date")
 
 

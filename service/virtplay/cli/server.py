@@ -194,14 +194,21 @@ def revoke_token(
     typer.echo(f"revoked token {name}")
 
 
-def with_database(work: Callable[[], Awaitable[T]]) -> T:
-    """Run `work` with the service's database open, and return its result."""
+def with_database(work: Callable[[], Awaitable[T]], *, backup: bool = True) -> T:
+    """Run `work` with the service's database open, and return its result.
+
+    A database of an earlier version is upgraded, and saved before with `backup`.
+    """
     import asyncio  # noqa: PLC0415
 
     from virtplay.store.database import close_database, open_database  # noqa: PLC0415
+    from virtplay.store.upgrade import save_before_upgrade  # noqa: PLC0415
 
     async def run() -> T:
-        await open_database(load_settings().database)
+        settings = load_settings()
+        if backup:
+            await save_before_upgrade(settings.database, settings.backups)
+        await open_database(settings.database)
         try:
             return await work()
         finally:

@@ -19,6 +19,7 @@ MADE = (
     "launcher",
     "lock",
     "observation",
+    "restore-*",
 )
 """What the service and `virtplay up` make in the state directory, beside the database."""
 DATABASE = ("virtplay.sqlite3*", "backups")

@@ -91,6 +91,25 @@ async def save_backup(url: str, file: Path) -> Contents:
         raise CannotCopy(f"cannot save the database {_where(url)} in {file}: {error}") from error
 
 
+async def applied_migrations(url: str) -> set[str]:
+    """Return the migrations that the database at `url` has had; none if it is new.
+
+    A database that cannot be read has none either: its opening reports why.
+    """
+
+    def read(file: Path) -> set[str]:
+        with closing(_open(file, "rw")) as opened:
+            return set(_applied(opened))
+
+    place = _file_of(url)
+    with contextlib.suppress(*FAULTS):
+        if place is not None:
+            return await asyncio.to_thread(read, place)
+        async with _connected(url) as source:
+            return {row[0] for row in await source.fetch(f"SELECT name FROM {SCHEMA}")}  # noqa: S608
+    return set()
+
+
 async def unpack_backup(file: Path, copy: Path) -> Contents:
     """Copy a backup, or an SQLite database of the service, to `copy`, with the present schema.
 

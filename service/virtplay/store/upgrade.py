@@ -1,0 +1,44 @@
+"""Store: saves the database before the migrations of a newer version change it."""
+
+import asyncio
+import logging
+import pkgutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from virtplay.errors import CannotCopy, CannotStart
+from virtplay.store import migrations
+from virtplay.store.backup import applied_migrations, save_backup
+
+log = logging.getLogger("virtplay.store.upgrade")
+
+KEPT = 5
+
+
+async def save_before_upgrade(url: str, directory: Path) -> None:
+    """Save the database in a directory if this version has migrations that it has not had.
+
+    The newest files of the directory are kept. Raise CannotStart if the database cannot be saved:
+    there would be no way back.
+    """
+    applied = await applied_migrations(url)
+    known = {module.name for module in pkgutil.iter_modules(migrations.__path__)}
+    pending = {name for name in known if name[0].isdigit()} - applied
+    if not applied or not pending:
+        return
+    file = directory / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{max(applied)}"
+    try:
+        await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
+        await save_backup(url, file)
+        await asyncio.to_thread(_forget_old, directory)
+    except (CannotCopy, OSError) as error:
+        raise CannotStart(
+            f"cannot upgrade the database without a backup of it: {error}; make one, then run"
+            " virtplay db upgrade"
+        ) from error
+    log.info("saved the database in %s before its upgrade", file)
+
+
+def _forget_old(directory: Path) -> None:
+    for old in sorted(directory.iterdir(), reverse=True)[KEPT:]:
+        old.unlink()
