@@ -37,9 +37,15 @@ def storable(value: Any) -> Any:
     return value
 
 
-def did_you_mean(given: str, known: Collection[str]) -> str:
-    """Return "; did you mean X?" for the known word that `given` resembles, or nothing."""
-    close = get_close_matches(given, known, 1, 0.6)
+def did_you_mean(
+    given: str, known: Collection[str], synonyms: Collection[Collection[str]] = ()
+) -> str:
+    """Return "; did you mean X?" for the known word that `given` resembles, or nothing.
+
+    Each of the synonyms is a group of words for one thing, of which a known one is preferred.
+    """
+    close = [word for words in synonyms if given in words for word in words if word in known]
+    close = close or get_close_matches(given, known, 1, 0.6)
     return f"; did you mean {close[0]}?" if close else ""
 
 

@@ -130,6 +130,16 @@ FIELDS = (
     Field("user_data", "user_data", Asked.AT_CREATION, api="userData", stored=False, secret=True),
 )  # fmt: skip
 """Memory is in MiB, disk in GiB."""
+_COMMON = (
+    ("cpu", "cpus", "cores"),
+    ("memory", "ram", "mem"),
+    ("disk", "disks", "size"),
+    ("network", "interfaces", "nic"),
+    ("labels", "tags"),
+    ("name", "hostname", "domain"),
+)
+WORDS = (*((field.api_name, field.name, field.variable) for field in FIELDS), *_COMMON)
+"""The words that API, database, role and other tools have for one field."""
 
 
 def from_request(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ PLAYS: list[tuple[str, dict[str, Any]]] = [
     (
         "console_open",
         {
-            "libvirt_console_name": VM,
+            "libvirt_console_domain": VM,
             "libvirt_console_type": "vnc",
             "libvirt_console_password": "SECRET01",
             "libvirt_console_seconds": 60,

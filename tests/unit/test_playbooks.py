@@ -110,7 +110,7 @@ def test_what_would_be_ignored_or_fail_on_the_host_is_refused_before(tmp_path: P
     vm = ["--limit", "kvm1", "-e", "libvirt_domain_name=vm-1"]
     said = run(tmp_path, "vm_update", *vm, "-e", "libvirt_domain_firmware=efi")
     assert "cannot use libvirt_domain_firmware for update: it is fixed at creation" in said
-    said = run(tmp_path, "console_open", "--limit", "kvm1", "-e", "libvirt_console_name=vm-1")
+    said = run(tmp_path, "console_open", "--limit", "kvm1", "-e", "libvirt_console_domain=vm-1")
     assert "libvirt_console_password is required when libvirt_console_type is vnc" in said
 
 
@@ -191,7 +191,7 @@ def play(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         "libvirt_domain_power": {"kvm1": [{"name": "web-1", "state": "paused"}]},
         "libvirt_snapshot_domain": "web-1",
         "libvirt_snapshot_name": "one",
-        "libvirt_console_name": "web-1",
+        "libvirt_console_domain": "web-1",
         "libvirt_console_password": "k4rT9wqz",
         "libvirt_image_name": "micro",
     }

@@ -130,7 +130,7 @@ class Consoles:
             await self._refuse_unusable(vm)
             variables = {
                 "libvirt_console_uuid": str(vm.uuid),
-                "libvirt_console_name": str(vm.domain),
+                "libvirt_console_domain": str(vm.domain),
                 "libvirt_console_type": kind.value,
                 "libvirt_console_seconds": PASSWORD_SECONDS,
             }

@@ -6,12 +6,16 @@ from typing import Any
 
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.declared import (
+    ALIASES,
     InvalidVms,
     combine_runs,
     describe_hosts,
     domain_list,
     outcome_of,
     summarize,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.arguments import (
+    to_long_form,
 )
 from ansible_collections.virtplay.libvirt.plugins.modules.domains import domain_options
 
@@ -22,6 +26,10 @@ PLAIN = {"name": "web-1", "vcpus": 2, "memory": 512, "seed": {}, "metadata": {}}
 
 BECOMES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (WEB, PLAIN),
+    (
+        {"name": "web-1", "cpu": 2, "memory": 512, "autoStart": True, "sshKeys": ["k"]},
+        {**PLAIN, "autostart": True, "seed": {"ssh_keys": ["k"]}},
+    ),
     ({**WEB, "state": "running"}, {**PLAIN, "state": "running"}),
     (
         {**WEB, "template": "micro", "disk": 2, "clone": "full"},
@@ -60,6 +68,7 @@ REFUSED: list[tuple[list[dict[str, Any]], str]] = [
     ([{"vcpus": 1, "memory": 1}], "without a name"),
     ([{"name": "web-1", "vcpus": 1}], "VM web-1: it has no memory"),
     ([{"name": "web-1"}], "VM web-1: it has no vcpus and no memory"),
+    ([{**WEB, "cpu": 2}], "VM web-1: cpu means the same as vcpus"),
     ([WEB, WEB], "VM web-1: two VMs of the host have that name"),
     (
         [{**WEB, "uuid": "u"}, {**WEB, "name": "web-2", "uuid": "u"}],
@@ -110,7 +119,8 @@ def test_every_option_of_a_declared_vm_reaches_the_module() -> None:
     plain = domain_list([base], {})
     for name, option in described.items():
         value: Any = {"dict": {"type": "bridge"}, "list": [{"target": "vdb"}]}.get(option["type"])
-        changed = domain_list([{**base, name: option.get("choices", [value or 7])[-1]}], {})
+        others = {key: set_to for key, set_to in base.items() if key != ALIASES.get(name)}
+        changed = domain_list([{**others, name: option.get("choices", [value or 7])[-1]}], {})
         assert changed != plain, name
         assert changed[0].keys() <= taken.keys(), name
     defaults = options["libvirt_domain_vms_defaults"]["options"]
@@ -185,3 +195,22 @@ def test_each_host_has_a_line_and_unchanged_vms_are_counted_only() -> None:
         "not compared: kvm4",
         "all: 2 created, 1 unchanged, 1 failed",
     ]
+
+
+def test_short_form_of_a_domain_becomes_the_long_one() -> None:
+    given = {"name": "web-1", "disk": 3, "template": None, "clone": "full", "disks": None}
+    long = to_long_form(
+        {**given, "network": {"bridge": "br0", "type": "bridge"}, "labels": {"a": 1}}
+    )
+    unset = dict.fromkeys(("mac", "model", "ip", "gateway", "nameservers"))
+    assert long == {
+        "name": "web-1",
+        "disks": [
+            {"target": None, "size": 3, "template": None, "clone": "full", "pool": "default"}
+        ],
+        "interfaces": [{**unset, "type": "bridge", "source": "br0"}],
+        "metadata": {"id": None, "template": None, "os": None, "labels": {"a": 1}},
+    }
+    assert to_long_form(long) == long
+    both = to_long_form({"metadata": {"id": "vm-1", "labels": None}, "labels": {"a": "b"}})
+    assert both == {"metadata": {"id": "vm-1", "labels": {"a": "b"}}}

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.plugin_utils.role_variables import (
+    check_variables,
     join_hosts,
     missing_vm,
     refuse_extra_variables,
@@ -13,6 +14,8 @@ from ansible_collections.virtplay.libvirt.plugins.plugin_utils.role_variables im
     unknown_templates,
     unknown_variables,
 )
+
+from scripts.role_tables import ROLES, read_specs
 
 SPECS = {
     "start": {"options": {"vm_name": {"type": "str"}}},
@@ -66,7 +69,8 @@ def test_vm_without_name_and_uuid_is_refused(
 
 
 def test_vm_of_a_snapshot_is_its_domain() -> None:
-    options: dict[str, Any] = {f"libvirt_snapshot_{key}": {} for key in ("name", "domain", "uuid")}
+    options: dict[str, Any] = {f"libvirt_snapshot_{key}": {} for key in ("domain", "uuid")}
+    options["libvirt_snapshot_name"] = {"required": True}
     (message,) = missing_vm("libvirt_snapshot", options, {"libvirt_snapshot_name": "one"})
     assert message.endswith("libvirt_snapshot_domain or libvirt_snapshot_uuid is required")
 
@@ -148,3 +152,29 @@ def test_fault_of_several_hosts_is_one() -> None:
     faults = {"kvm1": ["one", "two"], "kvm2": ["one"], "kvm3": ["one", "two", "three"]}
     assert join_hosts(faults) == ["one", "kvm1, kvm3: two", "kvm3: three"]
     assert join_hosts({"kvm1": ["one"]}) == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "cannot find the VM: libvirt_console_domain or libvirt_console_uuid is required"),
+        ({"libvirt_console_name": "a"}, ""),
+        ({"libvirt_console_domain": "a"}, ""),
+    ],
+)
+def test_vm_of_a_console_has_an_earlier_word(values: dict[str, Any], words: str) -> None:
+    options: dict[str, Any] = {f"libvirt_console_{key}": {} for key in ("domain", "name", "uuid")}
+    assert missing_vm("libvirt_console", options, values) == ([words] if words else [])
+
+
+def test_both_words_for_the_vm_of_a_console_are_refused() -> None:
+    options = read_specs(ROLES / "libvirt_console")["main"]
+    values = {
+        "libvirt_console_domain": "a",
+        "libvirt_console_name": "b",
+        "libvirt_console_type": "serial",
+    }
+    assert check_variables("libvirt_console", "main", options, values) == [
+        "cannot use libvirt_console_name: it means the same as libvirt_console_domain, which is "
+        "set too"
+    ]

@@ -176,6 +176,15 @@ def test_every_fault_is_named_at_once() -> None:
 
 
 @pytest.mark.parametrize(
+    ("word", "meant"),
+    [("vcpus", "cpu"), ("nmae", "name"), ("ram", ""), ("zzzz", "")],
+)
+def test_unknown_field_comes_with_the_one_that_was_meant(word: str, meant: str) -> None:
+    (message,) = faults(f'{{"{word}": 1, "name": "a", "cpu": 1}}'.encode(), Wanting).values()
+    assert message == "is not a known field" + (f"; did you mean {meant}?" if meant else "")
+
+
+@pytest.mark.parametrize(
     "text",
     ["\u202eevil", "a\u2066b", "right-to-left \u200f mark", "emoji 👩‍💻", "café", "e\u0301",
      "{{ 7*7 }}", "</x>", "\u2028"],

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from virtplay.errors import ValidationFailed
+from virtplay.texts import did_you_mean
+from virtplay.vm_fields import WORDS
 
 Model = TypeVar("Model", bound=BaseModel)
 DEPTH_LIMIT = 32
@@ -81,14 +83,14 @@ def _validate(document: Mapping[str, Any], model: type[Model], what: str) -> Mod
         return model.model_validate(document)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
-        fields = [_fault(entry) for entry in found[:FAULTS_LIMIT]]
+        fields = [_fault(entry, model) for entry in found[:FAULTS_LIMIT]]
         words = "; ".join(f"{entry['field']} {entry['message']}" for entry in fields)
         if len(found) > FAULTS_LIMIT:
             words += f"; and {len(found) - FAULTS_LIMIT} more"
         raise ValidationFailed(f"cannot read the {what}: {words}", fields) from None
 
 
-def _fault(entry: Mapping[str, Any]) -> dict[str, str]:
+def _fault(entry: Mapping[str, Any], model: type[BaseModel]) -> dict[str, str]:
     location = [
         str(part)[:NAME_LIMIT] for part in entry["loc"] if part not in ("function-after", "str")
     ]
@@ -98,6 +100,8 @@ def _fault(entry: Mapping[str, Any]) -> dict[str, str]:
             message = "is required"
         case "extra_forbidden":
             message = "is not a known field"
+            if len(location) == 1:
+                message += did_you_mean(location[0], model.model_fields, WORDS)
         case _:
             message = message[:1].lower() + message[1:]
             message = message.replace("input should be", "must be")

@@ -21,6 +21,7 @@ description:
 vcpus:
   description: Number of virtual CPUs, 1 to 512.
   type: int
+  aliases: [cpu]
 vcpus_max:
   description:
     - Largest number of virtual CPUs that can be set without a reboot.
@@ -50,10 +51,26 @@ firmware:
       have snapshots.
   type: str
   choices: [bios, efi]
+template:
+  description:
+    - Template of the first disk of a new domain. Without a template the disk is empty.
+    - Mutually exclusive with O(disks), like O(disk) and O(clone).
+  type: str
+clone:
+  description:
+    - Whether the first disk of a new domain is an overlay on its template (V(linked), the default)
+      or a V(full) copy.
+  type: str
+  choices: [linked, full]
+disk:
+  description:
+    - Size of the first disk in GiB, 1 to 65536, by default that of the template. A disk cannot
+      shrink.
+  type: int
 disks:
   description:
-    - Disks, identified by target. A missing disk is created, a smaller disk is grown, and disks
-      that are not in the list are not changed.
+    - Several disks, identified by target. A missing disk is created, a smaller disk is grown, and
+      disks that are not in the list are not changed.
     - A disk without a target is the first disk of the domain, as libvirt lists them, without
       CD-ROMs and floppies. It is never created in an existing domain.
   type: list
@@ -80,10 +97,45 @@ disks:
       description: Storage pool of a new disk, of type dir, fs or netfs.
       type: str
       default: default
+network:
+  description:
+    - The first network interface. It is on the network V(default) by default.
+    - Mutually exclusive with O(interfaces).
+  type: dict
+  suboptions:
+    type:
+      description: A libvirt network or a bridge of the host, by default V(network).
+      type: str
+      choices: [network, bridge]
+    network:
+      description: Name of the libvirt network.
+      type: str
+    bridge:
+      description: Name of the bridge.
+      type: str
+    model:
+      description: Device model, by default V(virtio).
+      type: str
+      choices: [virtio, e1000e, e1000, rtl8139]
+    mac:
+      description: MAC address, by default derived from the domain's UUID.
+      type: str
+    ip:
+      description:
+        - Static IP address. On a libvirt network it is IPv4 and stored as a DHCP reservation.
+        - On a bridge it requires a prefix length, and a new guest receives it through its seed.
+      type: str
+    gateway:
+      description: Gateway of a static address on a bridge.
+      type: str
+    nameservers:
+      description: DNS servers of a static address on a bridge.
+      type: list
+      elements: str
 interfaces:
   description:
-    - Network interfaces, identified by MAC address, or by position if it is not set. A missing
-      interface is created, and interfaces that are not in the list are not changed.
+    - Several network interfaces, identified by MAC address, or by position if it is not set. A
+      missing interface is created, and interfaces that are not in the list are not changed.
     - If this option is not set, a new domain has one interface on the network V(default).
   type: list
   elements: dict
@@ -114,9 +166,13 @@ interfaces:
       description: DNS servers of a static address on a bridge.
       type: list
       elements: str
+labels:
+  description: All labels of the domain as a mapping of name to value, at most 64.
+  type: dict
 autostart:
   description: Start the domain when the host boots.
   type: bool
+  aliases: [auto_start, autoStart]
 seed:
   description: Configuration of a new guest for cloud-init, written as a NoCloud seed.
   type: dict
@@ -128,12 +184,14 @@ seed:
       description: Public keys without options, an entry each.
       type: list
       elements: str
+      aliases: [sshKeys]
     user_data:
       description:
         - User-data that begins with one of cloud-init's headers, passed on unchanged. These are
           C(#cloud-config), C(#cloud-config-archive), C(#cloud-config-jsonp), C(#cloud-boothook),
           C(#include), C(#include-once), C(#part-handler), C(## template), C(#!), and those of MIME.
       type: str
+      aliases: [userData]
     network_config:
       description: Network configuration that replaces the one derived from O(interfaces).
       type: dict
@@ -151,7 +209,7 @@ metadata:
       description: Operating system, by default that of the template.
       type: str
     labels:
-      description: All labels of the domain as a mapping of name to value, at most 64.
+      description: The same as O(labels).
       type: dict
 force:
   description:

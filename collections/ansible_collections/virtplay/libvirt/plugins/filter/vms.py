@@ -13,6 +13,8 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.declared import (
     combine_runs,
     describe_hosts,
     domain_list,
+)
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.arguments import (
     simple_devices,
 )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .domain.arguments import ARGUMENTS, BOOKKEEPING
+from .domain.arguments import ARGUMENTS, BOOKKEEPING, SIMPLE, given_values, simple_devices
 
 # The outcome of a run for a VM, in the order of a summary.
 CREATED, CHANGED, REMOVED, UNCHANGED, FAILED = OUTCOMES = (
@@ -19,10 +19,16 @@ CREATED, CHANGED, REMOVED, UNCHANGED, FAILED = OUTCOMES = (
 )
 NOT_DONE = "not done"
 ABSENT = "absent"
-_NOT_SAME = (*BOOKKEEPING, "seed", "metadata")
+_NOT_SAME = (*BOOKKEEPING, *SIMPLE, "seed", "metadata")
 _ABSENT_TOO = ("name", "uuid", "state", "force", "keep_disks")
 _SEED = tuple(ARGUMENTS["seed"]["options"])
 _METADATA = ("os", "labels")
+# Other names of an option, those of the API → its name.
+ALIASES = {
+    alias: name
+    for name, option in (*ARGUMENTS.items(), *ARGUMENTS["seed"]["options"].items())
+    for alias in option.get("aliases", ())
+}
 _NEEDED = ("vcpus", "memory")
 
 
@@ -38,7 +44,8 @@ def domain_list(
     A VM has the options of the role libvirt_domain without its prefix. defaults apply to every VM
     that does not set the option itself.
     """
-    merged = [{**defaults, **given_values(vm)} for vm in vms]
+    usual = _use_names(defaults, "the defaults of the VMs")
+    merged = [{**usual, **_use_names(vm, f"VM {vm.get('name')}")} for vm in vms]
     for vm in merged:
         if not vm.get("name"):
             raise InvalidVms(f"cannot use a VM without a name: {sorted(vm)}")
@@ -53,6 +60,16 @@ def domain_list(
     arguments = [_arguments(vm) for vm in merged]
     _refuse_shared_cards(arguments)
     return arguments
+
+
+def _use_names(vm: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """Return the options of a VM that are set, by their names."""
+    given = given_values(vm)
+    named = {ALIASES.get(key, key): value for key, value in given.items()}
+    if len(named) < len(given):
+        twice = next(key for key in given if key in ALIASES and ALIASES[key] in given)
+        raise InvalidVms(f"cannot use {label}: {twice} means the same as {ALIASES[twice]}")
+    return named
 
 
 def _refuse_shared_cards(vms: Sequence[Mapping[str, Any]]) -> None:
@@ -78,30 +95,6 @@ def _arguments(vm: Mapping[str, Any]) -> dict[str, Any]:
         "metadata": given_values(vm, _METADATA),
     }
     return {**simple_devices(vm), **arguments}
-
-
-def simple_devices(vm: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the module's disks and interfaces for a VM with one disk and one interface.
-
-    The disk has no target: it is the first one, whatever its target in an existing VM.
-    vm has disk (GiB), template, clone and network, as in the role libvirt_domain; unset options
-    are left out.
-    """
-    devices: dict[str, Any] = {}
-    disk = {"size": vm.get("disk"), **given_values(vm, ("template", "clone"))}
-    if disk["size"] is not None or "template" in disk:
-        devices["disks"] = [given_values(disk)]
-    network = vm.get("network")
-    if network:
-        card = given_values(network, ARGUMENTS["interfaces"]["options"])
-        source = network.get("network") or network.get("bridge")
-        devices["interfaces"] = [{**card, **({"source": source} if source else {})}]
-    return devices
-
-
-def given_values(values: Mapping[str, Any], keys: Any = None) -> dict[str, Any]:
-    """Return the values, or those of some keys, that are set; null counts as not set."""
-    return {key: values[key] for key in keys or values if values.get(key) is not None}
 
 
 def outcome_of(result: Mapping[str, Any]) -> str:

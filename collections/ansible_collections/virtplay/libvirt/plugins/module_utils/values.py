@@ -157,12 +157,35 @@ def name_owner(noun: str, element: Any) -> str:
     return f" of {noun} {name}" if noun and isinstance(name, str) and name.isprintable() else ""
 
 
-def suggest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """Return ", did you mean memory?" for a name like a known one, else ""."""
+# The words that API, roles, modules and other tools have for one thing.
+SYNONYMS = (
+    ("name", "domain", "vm", "vm_name"),
+    ("title", "display_name"),
+    ("vcpus", "cpu", "cpus", "cores"),
+    ("memory", "ram", "mem"),
+    ("disk", "disk_size", "size"),
+    ("network", "nic", "bridge"),
+    ("template", "image", "os_variant"),
+    ("labels", "tags"),
+    ("autostart", "autoStart", "auto_start", "start_on_boot"),
+    ("ssh_keys", "sshKeys", "ssh_key", "sshKey"),
+    ("user_data", "userData", "cloud_init"),
+)
+
+
+def suggest(name: str, known: Iterable[str], cutoff: float = 0.6, prefix: str = "") -> str:
+    """Return ", did you mean memory?" for a name like a known one or a word for the same, else "".
+
+    prefix is one that the known names have in common, as a role's variables do.
+    """
     # Imported only for a fault: it would slow down every power action.
     import difflib  # noqa: PLC0415
 
-    near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    found = list(known)
+    word = name[len(prefix) :] if name.startswith(prefix) else name
+    same = [prefix + other for words in SYNONYMS if word in words for other in words]
+    near = [other for other in same if other in found and other != name]
+    near += difflib.get_close_matches(name, found, n=1, cutoff=cutoff)
     return f", did you mean {near[0]}?" if near else ""
 
 
@@ -506,10 +529,23 @@ _FIRMWARE_FITS = Relation(
     _fits_firmware,
     f"must be at least {UEFI_MEMORY} MiB with {{0}}firmware efi, which does not boot with less",
 )
+NETWORK = Table(
+    {**CARD, "network": DEVICE_NAME, "bridge": BRIDGE_NAME},
+    (
+        required("bridge", "type", "bridge"),
+        allowed("bridge", "type", "bridge"),
+        allowed("network", "type", "network"),
+        FIXED_ADDRESS,
+    ),
+)
 DOMAIN = Table(
     {
         **COMMON,
         "new_name": NEW_NAME,
+        "template": TEMPLATE,
+        "disk": DISK_SIZE,
+        "network": NETWORK,
+        "labels": LABELS,
         "vcpus": VCPUS,
         "vcpus_max": between(1, 1024),
         "memory": MEMORY,

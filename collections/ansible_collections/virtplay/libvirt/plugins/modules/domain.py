@@ -72,18 +72,17 @@ EXAMPLES = r"""
     state: running
     vcpus: 2
     memory: 2048
-    disks:
-      - target: vda
-        size: 20
-        template: debian12
-    interfaces:
-      - type: network
-        source: default
+    template: debian12
+    disk: 20
+    network:
+      network: default
+    labels:
+      tier: web
     seed:
       ssh_keys:
         - ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0 admin@example.org
 
-- name: Create a domain without starting it
+- name: Create a domain with two disks and two interfaces, and do not start it
   virtplay.libvirt.domain:
     name: vm-002
     state: present
@@ -92,6 +91,12 @@ EXAMPLES = r"""
     disks:
       - target: vda
         template: micro
+      - target: vdb
+        size: 100
+    interfaces:
+      - source: default
+      - type: bridge
+        source: br0
 
 - name: Increase CPUs and memory of a domain, live if possible
   virtplay.libvirt.domain:
@@ -243,7 +248,10 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.bytecode import u
 
 use_bytecode()
 
-from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.arguments import ARGUMENTS
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.arguments import (
+    ARGUMENTS,
+    EITHER,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.module import SeedModule
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.task import DomainTask
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import run_module
@@ -260,6 +268,7 @@ def main() -> None:
         # Not of the module `domains`: its purge goes by the names of its list.
         argument_spec={**ARGUMENTS, "new_name": {"type": "str"}},
         required_one_of=[["uuid", "name"]],
+        mutually_exclusive=EITHER,
     )
     require_libraries(module)
     label = module.params["name"] or module.params["uuid"]

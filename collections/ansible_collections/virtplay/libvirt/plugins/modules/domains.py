@@ -56,18 +56,14 @@ EXAMPLES = r"""
         state: running
         vcpus: 2
         memory: 2048
-        disks:
-          - target: vda
-            template: debian12
-            size: 20
+        template: debian12
+        disk: 20
       - name: web-2
         state: running
         vcpus: 2
         memory: 2048
-        disks:
-          - target: vda
-            template: debian12
-            size: 20
+        template: debian12
+        disk: 20
       - name: web-0
         state: absent
 
@@ -148,6 +144,8 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.declared import (
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.arguments import (
     ARGUMENTS,
     BOOKKEEPING,
+    EITHER,
+    to_long_form,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.diff import fold_diffs
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.module import SeedModule
@@ -199,7 +197,7 @@ class DomainsTask:
         with ThreadPoolExecutor(1 if self.module.check_mode else AT_ONCE) as pool:
             domains = [*self.params["domains"], *others]
             for domain, (vm, diff) in zip(domains, pool.map(self._bring, domains)):
-                missing = _find_missing(domain, vm)
+                missing = _find_missing(to_long_form(domain), vm)
                 self.vms.append({**vm, "missing_templates": missing} if missing else vm)
                 self.diffs += diff
                 for warning in vm.get("warnings", ()):
@@ -292,6 +290,7 @@ def main() -> None:
                 "elements": "dict",
                 "required": True,
                 "options": domain_options(),
+                "mutually_exclusive": EITHER,
             },
             "purge": {"type": "bool", "default": False},
             "keep": {"type": "list", "elements": "str", "default": []},

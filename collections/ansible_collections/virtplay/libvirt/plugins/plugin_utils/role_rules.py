@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..module_utils import values
+from ..module_utils.declared import ALIASES
 from ..module_utils.values import (
     Entries,
     Relation,
     Rule,
     Table,
-    allowed,
     between,
     is_printable,
     required,
@@ -37,32 +37,22 @@ def _is_serial(value: Any) -> bool:
     return not isinstance(value, bool) and re.fullmatch(r"[1-9][0-9]{0,6}", str(value)) is not None
 
 
-_NETWORK = Table(
-    {**values.CARD, "network": values.DEVICE_NAME, "bridge": values.BRIDGE_NAME},
-    (
-        required("bridge", "type", "bridge"),
-        allowed("bridge", "type", "bridge"),
-        allowed("network", "type", "network"),
-        values.FIXED_ADDRESS,
-    ),
-)
 # The role has the keys of the module's mappings seed and metadata at the top.
 _VM = Table(
     {
         **values.DOMAIN.keys,
         **values.SEED,
         **values.METADATA,
-        "disk": values.DISK_SIZE,
-        "network": _NETWORK,
     },
     values.DOMAIN.relations,
 )
 _NEW_VM = Table({**_VM.keys, "name": values.NEW_NAME}, _VM.relations, noun="VM")
+_ALIASES = {alias: _VM.keys[name] for alias, name in ALIASES.items() if name in _VM.keys}
 _VMS = Table(
     {
         **values.COMMON,
-        "vms": _NEW_VM,
-        "vms_defaults": Table(_VM.keys),
+        "vms": Table({**_NEW_VM.keys, **_ALIASES}, _NEW_VM.relations, noun="VM"),
+        "vms_defaults": Table({**_VM.keys, **_ALIASES}),
         "vms_batch": between(1, 1000),
         "vms_serial": Rule(
             _is_serial,
@@ -98,6 +88,17 @@ _SNAPSHOT = Table(
     ),
 )
 _NEW_SNAPSHOT = Table({**_SNAPSHOT.keys, "name": values.NEW_SNAPSHOT_NAME})
+_CONSOLE = Table(
+    {**values.CONSOLE.keys, "domain": values.KNOWN_NAME},
+    (
+        *values.CONSOLE.relations,
+        Relation(
+            "name",
+            lambda console: not (console.get("name") and console.get("domain")),
+            "means the same as {0}domain, which is set too",
+        ),
+    ),
+)
 
 # --- observations and inventories -------------------------------------------------------------
 
@@ -285,7 +286,7 @@ _SERVICE = Table(
 ROLES: Mapping[str, Mapping[str, Table]] = {
     "libvirt_domain": {"main": _NEW_VM, "create": _NEW_VM, "vms": _VMS, "power": _POWER, "": _VM},
     "libvirt_snapshot": {"main": _NEW_SNAPSHOT, "create": _NEW_SNAPSHOT, "": _SNAPSHOT},
-    "libvirt_console": {"": values.CONSOLE},
+    "libvirt_console": {"": _CONSOLE},
     "libvirt_observe": {"": _OBSERVATION},
     "libvirt_image": {"": _IMAGE},
     "libvirt_host": {"": _HOST},

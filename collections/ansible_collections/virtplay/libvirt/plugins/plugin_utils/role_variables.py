@@ -11,7 +11,8 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.parameters import DEFAULT_TYPE_VALIDATORS
 from ansible.module_utils.common.validation import check_type_dict
 
-from ..module_utils.declared import ABSENT, InvalidVms, domain_list, given_values
+from ..module_utils.declared import ABSENT, InvalidVms, domain_list
+from ..module_utils.domain.arguments import given_values
 from ..module_utils.values import (
     DOMAIN,
     TEMPLATE,
@@ -80,7 +81,7 @@ def unknown_variables(
     prefix = _prefix(role)
     known = {name for spec in specs.values() for name in spec.get("options", {})}
     return [
-        f"cannot use {name}: role {role} has no such variable{suggest(name, known)}"
+        f"cannot use {name}: role {role} has no such variable{suggest(name, known, prefix=prefix)}"
         for name in sorted(names)
         if name.startswith(prefix) and name not in known and name != f"{prefix}result"
     ]
@@ -194,13 +195,15 @@ def missing_vm(
 ) -> list[str]:
     """Return a message if a role for one VM has neither its name nor its UUID."""
     prefix = _prefix(role)
-    name = next((prefix + key for key in ("domain", "name") if prefix + key in options), "")
+    named = [
+        name
+        for name in (f"{prefix}domain", f"{prefix}name")
+        if name in options and not options[name].get("required")
+    ]
     uuid = f"{prefix}uuid"
-    if not name or uuid not in options or options[name].get("required"):
+    if not named or uuid not in options or any(values.get(name) for name in (*named, uuid)):
         return []
-    if values.get(name) or values.get(uuid):
-        return []
-    return [f"cannot find the VM: {name} or {uuid} is required"]
+    return [f"cannot find the VM: {named[0]} or {uuid} is required"]
 
 
 def unknown_templates(options: Options, values: Mapping[str, Any]) -> list[str]:

@@ -207,11 +207,20 @@ def total_tasks(blocks: Iterable[Any]) -> int:
     return count
 
 
+# The variables that name the VM; that of a role goes before the one of all playbooks.
+_NAMES = (
+    "libvirt_snapshot_domain",
+    "libvirt_console_domain",
+    "libvirt_console_name",
+    "libvirt_domain_name",
+)
+
+
 def _named_domain(variables: Mapping[str, Any]) -> list[dict[str, str]]:
     named: dict[str, str] = {}
     for key, names in (
-        ("uuid", ("libvirt_domain_uuid", "libvirt_snapshot_uuid", "libvirt_console_uuid")),
-        ("name", ("libvirt_domain_name", "libvirt_snapshot_domain", "libvirt_console_name")),
+        ("uuid", ("libvirt_snapshot_uuid", "libvirt_console_uuid", "libvirt_domain_uuid")),
+        ("name", _NAMES),
     ):
         for name in names:
             value = variables.get(name)

@@ -18,7 +18,7 @@ from ..host.images import require_files
 from ..lock.fence import Fence
 from ..states import DomainReason, DomainState
 from ..values import DOMAIN
-from .arguments import DEFINITION, Wanted
+from .arguments import DEFINITION, Wanted, to_long_form
 from .diff import build_diff
 from .fenced import run_fenced
 from .metadata import note_job
@@ -120,6 +120,7 @@ class DomainTask:
 
     def _check_arguments(self) -> None:
         check_values(DOMAIN, self.params)
+        self.params = to_long_form(self.params)
         metadata = self.params["metadata"] or {}
         if metadata.get("labels"):
             metadata["labels"] = label_texts(metadata["labels"])
