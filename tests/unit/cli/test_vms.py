@@ -19,6 +19,7 @@ from tests.unit.cli.service import (
     make_succeeded,
     make_vm,
 )
+from tests.unit.cli.test_snapshots import make_snapshot
 
 
 def test_list_is_an_aligned_table(service: FakeService, run: Run) -> None:
@@ -134,7 +135,16 @@ def test_show_has_what_matters(service: FakeService, run: Run) -> None:
         error={"code": "LIBVIRT_ERROR", "message": "cannot define"},
     )
     service.reply_vms(vm)
+    job = make_succeeded().model_dump(mode="json")
+    page = {"jobs": [job], "pagination": Pagination.of(1, 1, 9).model_dump()}
+    service.reply("GET", "/jobs", page)
+    service.reply("GET", "/vms/vm-001/snapshots", {"snapshots": [make_snapshot(1)]})
     out = run("vm", "show", "vm-001").out
+    assert "snapshots:   1\n" in out
+    assert "last job:    job-000012 vm_start succeeded, 2026-01-01\n" in out
+    assert f"console:     {service.url}/vms/vm-001/console\n" in out
+    assert "created:     2026-01-01 13:00:00 CET\n" in out
+    assert service.asked("GET")[-1] == ("/jobs", {"vm": "vm-001", "limit": 1}, {})
     assert "status:      running (booted)\n" in out
     assert "error:       cannot define (LIBVIRT_ERROR)\n" in out
     assert "labels:      team=web\n             env=prod\n" in out
