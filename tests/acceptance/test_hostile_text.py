@@ -55,11 +55,13 @@ def test_hostile_text_is_only_text(api: Api, one: Host, two: Host, tmp_path: Pat
         assert (label.get("name"), label.get("value")) == ("text", text)
         assert (vm["name"], vm["description"], vm["labels"]) == (text, text, {"text": text})
     # And as changes of one that is there.
-    ref = waiting["jinja"]["domain"]
+    ref = waiting["jinja"]["id"]
     changed: Json = {"name": texts(mark)["xml"], "labels": {"a": texts(mark)["jinja"]}}
     api.run("PUT", f"/vms/{ref}", changed)
-    host = hosts[api.shows(ref, **changed)["host"]]
-    assert domain_xml(host, ref).findtext("title") == changed["name"]
+    shown = api.shows(ref, **changed)
+    assert shown["domain"] == "title-devices-lt-amp-x"
+    xml = domain_xml(hosts[shown["host"]], shown["domain"])
+    assert xml.findtext("title") == changed["name"]
     # The user-data is the guest's to read, comments included.
     ref = waiting["substitution"]["domain"]
     api.run("POST", f"/vms/{ref}/start")

@@ -78,11 +78,12 @@ async def test_of_several_none_is_guessed(service: Service) -> None:
     assert answer.status_code == 409
     error = answer.json()["error"]
     assert error["code"] == "VM_AMBIGUOUS"
-    assert error["message"] == (
-        "cannot choose a VM: 2 are named web-1: vm-001 (running on kvm1), vm-002 (stopped on kvm2);"
-        " use an id"
-    )
     first, second = error["details"]["vms"]
+    assert error["message"] == (
+        f"cannot choose a VM: 2 are named web-1: vm-001 (running on kvm1, created"
+        f" {first['createdAt']}), vm-002 (stopped on kvm2, created {second['createdAt']}); use an"
+        " id"
+    )
     assert error["details"]["matches"] == 2
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", first.pop("createdAt"))
     assert first == {

@@ -92,7 +92,10 @@ def not_found(text: str) -> VmNotFound:
 
 async def _ambiguous(text: str, numbers: Collection[int]) -> VmAmbiguous:
     vms = await Vm.filter(id__in=list(numbers)[:MOST_LISTED]).order_by("id")
-    named = [f"{vm.ref} ({vm.status} on {vm.host or 'no host'})" for vm in vms[:MOST_NAMED]]
+    named = [
+        f"{vm.ref} ({vm.status} on {vm.host or 'no host'}, created {time_text(vm.created_at)})"
+        for vm in vms[:MOST_NAMED]
+    ]
     more = len(numbers) - len(named)
     return VmAmbiguous(
         f"cannot choose a VM: {len(numbers)} are named {text[:64]}: {', '.join(named)}"
