@@ -127,6 +127,30 @@ def test_text_of_users_is_kept_and_runs_nothing(
     assert host.run("test", "!", "-e", f"{tmp_path}/title").returncode == 0
 
 
+def test_module_takes_the_short_form_and_the_words_of_the_api(host: Host, identity: str) -> None:
+    short = {
+        "uuid": identity,
+        "name": f"vm-{identity[:8]}",
+        "cpu": 2,
+        "memory": 128,
+        "template": "micro",
+        "disk": 1,
+        "network": {"network": "default"},
+        "labels": {"tier": "web"},
+        "autoStart": True,
+    }
+    made = run_module(host, "domain", **short)["domain"]
+    assert (made["vcpus"], made["autostart"], made["disks"][0]["size"]) == (2, True, 1)
+    assert made["interfaces"][0]["source"] == "default"
+    assert made["metadata"]["labels"] == {"tier": "web"}
+    assert made["metadata"]["template"] == "micro"
+    assert run_module(host, "domain", **short)["changed"] is False
+    both = run_module(host, "domain", **short, disks=[{"target": "vda"}])
+    assert "mutually exclusive" in both["msg"]
+    (listed,) = run_module(host, "domains", domains=[{**short, "disk": 2}])["vms"]
+    assert [change["field"] for change in listed["changes"]] == ["disks.vda.size"]
+
+
 def test_dry_run_says_what_would_change_and_changes_nothing(
     host: Host, identity: str, play: Play
 ) -> None:
