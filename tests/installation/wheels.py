@@ -22,7 +22,7 @@ def fill_wheels() -> None:
     if not complete.exists():
         subprocess.run(
             [sys.executable, "-m", "pip", "wheel", "--quiet", "-c", pins, "-w", WHEELS, PROJECT,
-             "hatchling>=1.27"],
+             "hatchling>=1.27", "editables"],
             check=True,
         )  # fmt: skip
         complete.touch()

@@ -151,8 +151,8 @@ def explain_use(settings: Settings) -> str:
     else:
         lines.append(f"  export VIRTPLAY_TOKEN=$({virtplay} token create ANY-NAME)")
     lines += [
-        f"  {virtplay} vm create my-vm --template micro --memory 256 --disk 1 --start --wait",
-        f"  {virtplay} vm list",
+        f"  {virtplay} vm create my-vm --template micro --memory 256M --disk 1G --start --wait",
+        f"  {virtplay} vm ssh my-vm",
         "",
     ]
     return "\n".join(lines)
