@@ -80,7 +80,7 @@ def expect_of_vms(run: int, said: str, host: Host) -> None:
     ]
     assert said.rstrip().endswith(f"{host.name}: {told[run]}")
     assert (changed == "0") == (run == 2)
-    assert ("+++ after: shop-1, changes" in said) == (run == 0)
+    assert ("+++ after: shop-1: changes" in said) == (run == 0)
     if run in (1, 2):
         assert {name: guests.power(host, name) for name in made} == made
         assert host.run("virsh", "domblkinfo", "shop-2", "vda").stdout.split()[1] == str(2 << 30)
@@ -129,7 +129,7 @@ class Observer:
     def after_vm_create(self, command: str, said: str, changed: int) -> None:
         if "--check" in command:
             assert changed == 1
-            assert f"+++ after: {VM}, changes" in said
+            assert f"+++ after: {VM}: changes" in said
             assert VM not in guests.domains(self.host)
             return
         assert guests.power(self.host, VM) == "shut off"
@@ -148,7 +148,7 @@ class Observer:
         self.process = guests.qemu_pid(self.host, VM)
 
     def after_vm_update(self, command: str, said: str, changed: int) -> None:
-        assert f"+++ after: {VM}, changes" in said
+        assert f"+++ after: {VM}: changes" in said
         # At once, in the guest that runs, and for its next boot.
         assert self.virsh("vcpucount", VM, "--live", "--active") == "2"
         assert self.virsh("vcpucount", VM, "--config", "--active") == "2"
