@@ -126,7 +126,43 @@ def demo(lab_machine: None, tmp_path: Path) -> Iterator[Demo]:
             running.end()
 
 
-def test_both_examples_run_one_after_the_other_on_the_demo(demo: Demo) -> None:
+def shown_commands_run(demo: Demo, lab: Path, place: Path) -> None:
+    """Run what the README's start and the first hour show, from creation to deletion."""
+    read = {name: (REPOSITORY / name).read_text() for name in ("README.md", "docs/start.md")}
+    blocks = {
+        name: re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) for name, text in read.items()
+    }
+    by_http = [block for block in blocks["README.md"] if "curl" in block]
+    by_hand = [block for block in blocks["docs/start.md"] if block.startswith("virtplay vm")
+               or block.startswith("virtplay snapshot")]  # fmt: skip
+    assert (len(by_http), len(by_hand)) == (1, 4)
+    keys = place / ".ssh"
+    keys.mkdir(mode=0o700)
+    key = keys / "id_ed25519"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    # What a user's own ~/.ssh/config would say: ssh takes that from the real home only.
+    program = place / "bin" / "ssh"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F "{lab / "ssh_config"}" -i "{key}" "$@"\n')
+    program.chmod(0o755)
+    settings = [
+        f"HOME={place}",
+        f"PATH={program.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        f"VIRTPLAY_TOKEN={TOKEN}",
+    ]  # fmt: skip
+    *steps, deletion = [*by_http, *by_hand]
+    for commands in steps:
+        said = demo.run("env", *settings, "bash", "-eo", "pipefail", "-c", commands, seconds=300)
+        if "vm ssh" in commands:
+            assert "Linux" in said
+    assert demo.get("/vms/my-vm")["memory"] == 512
+    assert len(demo.get("/vms/my-vm/snapshots")["snapshots"]) >= 2
+    wait_for("a start by name", lambda: demo.get("/vms/my-second")["status"] == "running", 90)
+    demo.run("env", *settings, "bash", "-e", "-c", deletion, seconds=300)
+    assert not [vm for vm in demo.get("/vms")["vms"] if vm["name"] == "my-vm"]
+
+
+def test_both_examples_run_one_after_the_other_on_the_demo(demo: Demo, tmp_path: Path) -> None:
     def ready() -> bool:
         assert demo.process.poll() is None, demo.said()
         return "Ctrl-C stops the demo" in demo.said()
@@ -152,6 +188,7 @@ def test_both_examples_run_one_after_the_other_on_the_demo(demo: Demo) -> None:
     assert {(vm["cpu"], vm["memory"], vm["disk"]) for vm in vms} == {(2, 2048, 20)}
     wait_for("their addresses", lambda: all(vm["ip"] for vm in demo.get("/vms")["vms"]), 90)
     assert left_of(lab)
+    shown_commands_run(demo, Path(lab), tmp_path)
 
     demo.process.send_signal(signal.SIGTERM)
     assert demo.process.wait(120) == 0
