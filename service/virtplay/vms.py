@@ -19,6 +19,7 @@ from virtplay.store import jobs as job_store
 from virtplay.store import lookup
 from virtplay.store import vms as store
 from virtplay.store.database import transaction
+from virtplay.store.domains import ID_IN_USE
 from virtplay.store.models import Host, Job, Vm
 from virtplay.store.vms import Promised
 from virtplay.units import GIB, MIB
@@ -531,4 +532,7 @@ def update_variables(vm: Vm, requested: Mapping[str, Any]) -> dict[str, Any]:
         if all(vm.network.get(key) == new.get(key) for key in ("type", "network", "bridge")):
             keys.append("ip")  # as on the host, a fixed address is kept on the same network
         values["network"] = {**{key: vm.network[key] for key in keys if vm.network.get(key)}, **new}
-    return {**identify(vm), **vm_fields.to_variables(values)}
+    variables = {**identify(vm), **vm_fields.to_variables(values)}
+    if (vm.error or {}).get("code") == ID_IN_USE:
+        variables["libvirt_domain_id"] = str(vm.ref)
+    return variables

@@ -183,11 +183,20 @@ async def test_a_host_that_comes_late_does_not_get_an_id_that_was_given(service:
             "code": "ID_IN_USE",
             "message": "VM vm-006 has the id vm-001 in its metadata, which another VM had when it"
             " was found: it is a copy of vm-001, or vm-001 was created while its host was not"
-            " observed; it is VM vm-006 here",
+            " observed; it is VM vm-006 here, and any update of it writes that into its metadata",
             "jobId": None,
         }
         assert shown["other"]["error"] is None
     assert sum("has the id vm-001" in line for line in service.logs) == 1
+    for ref, variable in (("vm-005", None), ("vm-006", "vm-006")):
+        answer = await service.client.put(f"/api/v1/vms/{ref}", json={"description": "mine"})
+        job = await Job.get(ref=answer.json()["data"]["jobId"])
+        assert job.variables.get("libvirt_domain_id") == variable
+        await job.delete()
+    await Vm.all().update(status=RUNNING)
+    late["metadata"]["id"] = "vm-006"
+    await service.see("kvm2", domains=[late, other])
+    assert (await service.get("/vms/vm-006"))["error"] is None
 
 
 async def test_of_a_vm_and_its_copy_the_one_with_more_jobs_has_the_id(service: Service) -> None:

@@ -61,9 +61,11 @@ def test_life_of_a_vm(host: Host, identity: str, play: Play) -> None:
     assert play("vm_resume")["domain"]["state"] == "running"
     assert play("vm_delete")["code"] == "VM_ALREADY_RUNNING"
 
-    grown = play("vm_update", vcpus=2, disk=2, title="Other", labels={"a": "b"})
+    grown = play("vm_update", vcpus=2, disk=2, title="Other", labels={"a": "b"}, id="vm-999")
+    assert grown["domain"]["metadata"]["id"] == "vm-999"
     assert fields(grown) == {
         "title": "live",
+        "metadata.id": "live",
         "metadata.labels": "live",
         "vcpus": "live",
         "disks.vda.size": "live",

@@ -16,6 +16,8 @@ from virtplay.vm_fields import DEFAULT_POOL, from_domain
 
 UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
 """Errors that a report of another shape raises."""
+ID_IN_USE = "ID_IN_USE"
+"""The code of the error of a VM whose metadata has another VM's id."""
 STATE: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("domain", "name", str),
     ("power", "state", lambda state: state or ""),
@@ -97,10 +99,10 @@ def other_id(ref: str | None, domain: Mapping[str, Any]) -> dict[str, Any] | Non
     if claimed == ref or number_of(claimed) is None:
         return None
     return {
-        "code": "ID_IN_USE",
+        "code": ID_IN_USE,
         "message": f"VM {ref} has the id {claimed} in its metadata, which another VM had when it"
         f" was found: it is a copy of {claimed}, or {claimed} was created while its host was not"
-        f" observed; it is VM {ref} here",
+        f" observed; it is VM {ref} here, and any update of it writes that into its metadata",
         "jobId": None,
     }
 

@@ -327,6 +327,7 @@ CHANGES: list[tuple[dict[str, Any], dict[str, tuple[Any, Any, str]]]] = [
     ({"disks": [{"target": "vdb", "size": 1}]}, {"disks.vdb.size": (None, 1, "live")}),
     ({"autostart": True}, {"autostart": (False, True, "live")}),
     ({"metadata": {"labels": {}}}, {"metadata.labels": ({"a": "b"}, {}, "live")}),
+    ({"metadata": {"id": "vm-009"}}, {"metadata.id": ("vm-001", "vm-009", "live")}),
     (
         {"interfaces": [{"type": "bridge", "source": "br0"}]},
         {f"interfaces.{MAC}.source": ("network default", "bridge br0", "live")},
