@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import pytest
 from tortoise import Tortoise
+from virtplay.cli.faults import Refused
 from virtplay.states import VmStatus
 from virtplay.store.database import is_sqlite
 from virtplay.store.lookup import find_vm, numbers_of
@@ -85,6 +86,9 @@ async def test_of_several_none_is_guessed(service: Service) -> None:
         " id"
     )
     assert error["details"]["matches"] == 2
+    shown = Refused(error["code"], error["message"], error["details"])
+    assert shown.message == "cannot choose a VM: 2 are named web-1; use an id:"
+    assert shown.candidates[1].startswith("vm-002 on kvm2, stopped, created ")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", first.pop("createdAt"))
     assert first == {
         "id": "vm-001", "name": "Web server", "domain": "web-1", "host": "kvm1",

@@ -119,11 +119,16 @@ def print_fault(error: Exception) -> int:
         else:
             print_json_fault(error.code, error.message, error.details)
     else:
-        lines = [f"virtplay: {plain(error.message)}"]
-        if isinstance(error, CannotChoose | Refused):
-            lines += [f"  {plain(line)}" for line in error.candidates]
-        print("\n".join(lines), file=sys.stderr)
+        print_error(error)
     return getattr(error, "exit_status", FAILED)
+
+
+def print_error(error: VirtplayError) -> None:
+    """Print an error on standard error: a line, and one for each object that could be meant."""
+    lines = [f"virtplay: {plain(error.message)}"]
+    if isinstance(error, CannotChoose | Refused):
+        lines += [f"  {plain(line)}" for line in error.candidates]
+    print("\n".join(lines), file=sys.stderr)
 
 
 def print_json_fault(code: str, message: str, details: Mapping[str, Any] | None = None) -> None:

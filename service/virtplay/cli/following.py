@@ -18,6 +18,7 @@ from virtplay.cli.faults import (
     CannotReach,
     ClientError,
     Refused,
+    print_error,
     print_json_fault,
 )
 from virtplay.cli.options import Change
@@ -141,8 +142,8 @@ def report_accepted_together(
         for each in jobs if not wait else ():
             _print_job(each, action)
         for each in refused:
-            error = Refused(each["error"]["code"], each["error"]["message"])
-            print(f"virtplay: {plain(error.message)}", file=sys.stderr)
+            error = each["error"]
+            print_error(Refused(error["code"], error["message"], error["details"]))
     ended: list[JsonObject] = []
     begun = time.monotonic()
     if wait:
