@@ -66,8 +66,6 @@ def test_a_backup_while_jobs_run_is_restored_beside_the_hosts(server: Server) ->
         assert server.finish(job["jobId"])["status"] == "succeeded"
     later = server.post("/vms", {**BODY, "name": "later"})
     assert server.finish(later["jobId"])["status"] == "succeeded"
-    again = server.post(f"/vms/{first['id']}/start")
-    assert server.finish(again["jobId"])["status"] == "succeeded"
     assert server.end(signal.SIGTERM) == 0
     wait_for(lambda: not processes_of(server.mark))
     done = server.command("db", "restore", str(file), "--replace")
@@ -84,15 +82,13 @@ def test_a_backup_while_jobs_run_is_restored_beside_the_hosts(server: Server) ->
     vms = wait_for(lambda: len(found := server.get("/vms")["vms"]) == 3 and found)
     shown = {vm["id"]: (vm["name"], vm["status"], vm["error"]) for vm in vms}
     assert shown == {
-        first["id"]: ("first", "running", None),
+        first["id"]: ("first", "stopped", None),
         running["id"]: ("second", "running", None),
         later["id"]: ("later", "stopped", None),
     }
     assert {call["action"] for call in server.host.calls()[calls:]} <= {"observe"}
     new = server.post("/vms", {**BODY, "name": "new"})
     assert new["id"] > later["id"]
-    assert server.finish(new["jobId"])["status"] == "succeeded"
-    assert server.end(signal.SIGTERM) == 0
 
 
 @pytest.fixture
