@@ -71,9 +71,15 @@ def create(service: Service, lab: Lab, host: Host, turns: range) -> Figure:
     return figure("vm_create", api=api, playbook=playbook)
 
 
+def started(service: Service, name: str) -> str:
+    """A running VM; returns its name, which is that of its domain too."""
+    vm = service.run("POST", "/vms", {"name": name, "autoStart": True, **MICRO})
+    return str(service.get(f"/vms/{vm}")["domain"])
+
+
 def power(service: Service, lab: Lab, host: Host, turns: range) -> Iterator[Figure]:
     """Pause, resume and start: until the job has ended, until the VM is paused, and their CPU."""
-    vm = service.run("POST", "/vms", {"name": "bench power", "autoStart": True, **MICRO})
+    vm = started(service, "bench-power")
     vm = service.get(f"/vms/{vm}")["domain"]
     seconds: dict[str, dict[str, list[float]]] = {
         action: {"api": [], "playbook": []} for action in ("pause", "resume", "start")
@@ -163,7 +169,7 @@ def own_cpu_seconds() -> float:
 
 def snapshot(service: Service, lab: Lab, host: Host, turns: range) -> Figure:
     """A snapshot of a running VM, with its memory."""
-    vm = service.run("POST", "/vms", {"name": "bench snapshot", "autoStart": True, **MICRO})
+    vm = started(service, "bench-snapshot")
     vm = service.get(f"/vms/{vm}")["domain"]
     api, playbook, virsh = [], [], []
     for number in turns:

@@ -116,7 +116,7 @@ async def test_screen_shows_itself_to_who_has_the_password(
         stream = Stream(socket)
         screen = await rfb.shake_hands(stream.read, stream.write, opened["password"])
         assert screen.securities == [rfb.VNC_AUTHENTICATION]
-        assert screen.name == f"QEMU ({vm['id']})"
+        assert screen.name == f"QEMU ({vm['domain']})"
         await rfb.ask_for_update(stream.write, screen.width, screen.height, incremental=False)
         async with asyncio.timeout(120):
             rectangles = await rfb.read_update(stream.read)
