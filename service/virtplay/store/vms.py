@@ -79,11 +79,10 @@ async def create_vm(number: int | None = None, **values: Any) -> Vm:
     """
     if number is not None:
         values["id"] = number
+        await skip_numbers("vm", number)  # first, or another transaction is given the number
     values = fit(Vm, values)
     vm = Vm(**values)
     await vm.save(force_create=True)
-    if number is not None:
-        await skip_numbers("vm", number)
     while number is None and await Vm.filter(domain=vm_ref(vm.id)).exclude(id=vm.id).exists():
         await vm.delete()  # neither database gives its number again
         vm = Vm(**values)
