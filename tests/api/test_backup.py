@@ -56,7 +56,7 @@ def test_a_backup_while_jobs_run_is_restored_beside_the_hosts(server: Server) ->
     wait_for(lambda: server.host.calls("stop"))
     saved = server.command("db", "backup", str(file))
     assert saved.returncode == 0, saved.stderr
-    assert saved.stdout == f"saved the database in {file}: 2 VMs, 4 jobs, 1 tokens, 0 snapshots\n"
+    assert saved.stdout == f"saved the database in {file}: 2 VMs, 4 jobs, 1 token, 0 snapshots\n"
     assert file.stat().st_mode & 0o777 == 0o600
     assert [each.name for each in server.folder.glob("*virtplay.backup*")] == [file.name]
     # All of it ends, and more happens, before the database is lost.
@@ -220,7 +220,7 @@ async def test_a_restore_that_fails_changes_nothing(
     file = tmp_path / "file"
     await save_backup(database_url, file)
     settings = settings_of(tmp_path, database_url)
-    with pytest.raises(CannotCopy, match=r"it is not empty \(2 VMs, 1 jobs, 1 tokens"):
+    with pytest.raises(CannotCopy, match=r"it is not empty \(2 VMs, 1 job, 1 token,"):
         await restore(settings, file, replace=False)
     monkeypatch.setattr(claim, "PATIENCE_SECONDS", 0.1)
     service = claim.claim_of(database_url)
@@ -277,9 +277,9 @@ async def test_what_is_no_backup_is_refused(tmp_path: Path, database_url: str) -
         opened.commit()
     assert "a later version of Virtplay has written it (9999_later)" in await refused(later)
     place = Path(database_url.removeprefix("sqlite://"))
-    for existing in (text, place):
+    for existing, why in ((text, "exists and is no backup"), (place, "is the database itself")):
         before = existing.read_bytes()
-        with pytest.raises(CannotCopy, match="it exists and is no backup"):
+        with pytest.raises(CannotCopy, match=f"it {why}; choose another name"):
             await save_backup(database_url, existing)
         assert existing.read_bytes() == before
     await save_backup(database_url, good)  # an earlier backup is replaced

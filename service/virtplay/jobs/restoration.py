@@ -33,7 +33,8 @@ async def restore(settings: Settings, file: Path, *, replace: bool) -> Restored:
         await claim.take()
     except CannotStart as error:
         reason = error.message.removeprefix("cannot start: ")
-        raise CannotCopy(f"cannot restore {file}: {reason}; stop it first") from error
+        remedy = "; stop it first" if reason != error.message else ""
+        raise CannotCopy(f"cannot restore {file}: {reason}{remedy}") from error
     try:
         settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="restore-", dir=settings.state_dir) as folder:

@@ -45,7 +45,7 @@ DERIVED = ("vm_count", "vm_label", "vm_search")
 """What triggers write, and the beginning of the names of what belongs to the search."""
 OWN_ACCORD = ("host", "vm_index_version", "sample_rollup", "audit")
 """Tables in which a service that has only been started has rows."""
-NAMES = {"vm": "VMs", "job": "jobs", "token": "tokens", "snapshot": "snapshots"}
+NAMES = {"vm": "VM", "job": "job", "token": "token", "snapshot": "snapshot"}
 FAULTS = (OSError, sqlite3.Error, asyncpg.PostgresError, asyncpg.InterfaceError, DatabaseAway)
 
 
@@ -64,7 +64,8 @@ class Contents:
         return not any(count for name, count in self.rows.items() if name not in OWN_ACCORD)
 
     def __str__(self) -> str:
-        return ", ".join(f"{self.rows.get(name, 0)} {words}" for name, words in NAMES.items())
+        counts = {name: self.rows.get(table, 0) for table, name in NAMES.items()}
+        return ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items())
 
 
 async def save_backup(url: str, file: Path) -> Contents:
@@ -88,7 +89,9 @@ async def save_backup(url: str, file: Path) -> Contents:
                 copy.commit()
                 return _contents(copy)
     except FAULTS as error:
-        raise CannotCopy(f"cannot save the database {_where(url)} in {file}: {error}") from error
+        raise CannotCopy(
+            f"cannot save the database {_where(url)} in {file}: {_reason(error)}"
+        ) from error
 
 
 async def applied_migrations(url: str) -> set[str]:
@@ -151,7 +154,7 @@ async def load_backup(copy: Path, url: str, *, replace: bool) -> None:
             await close_database()
             await _load_postgres(copy, url, replace)
     except FAULTS as error:
-        raise CannotCopy(f"cannot restore the database {_where(url)}: {error}") from error
+        raise CannotCopy(f"cannot restore the database {_where(url)}: {_reason(error)}") from error
 
 
 def _file_of(url: str) -> Path | None:
@@ -164,15 +167,25 @@ def _where(url: str) -> str:
     return url.removeprefix("sqlite://").rsplit("@", 1)[-1].partition("?")[0]
 
 
+def _reason(error: BaseException) -> str:
+    """Return why a copy failed, without the name of the temporary file."""
+    if isinstance(error, DatabaseAway):
+        return error.reason
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
 def _refuse_other_file(file: Path, database: Path | None) -> None:
     """Raise CannotCopy if the file exists and is no backup that this one may replace."""
     if not file.exists():
         return
     with contextlib.suppress(sqlite3.Error), closing(_open(file, "ro")) as opened:
         is_backup = opened.execute(f"SELECT count(*) FROM {MARK}").fetchone()[0]  # noqa: S608
-        if is_backup and not (database and database.exists() and file.samefile(database)):
+        if is_backup:
             return
-    raise CannotCopy(f"cannot save a backup in {file}: it exists and is no backup; delete it first")
+    what = "exists and is no backup"
+    if database is not None and database.exists() and file.samefile(database):
+        what = "is the database itself"
+    raise CannotCopy(f"cannot save a backup in {file}: it {what}; choose another name")
 
 
 @contextlib.contextmanager
