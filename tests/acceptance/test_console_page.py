@@ -25,6 +25,15 @@ from tests.acceptance.service import TOKEN, Api, Service, wait_for
 TEXT_SCREEN = (720, 400)
 """A VGA in text mode, which is what micro stays in."""
 BIN = Path(sys.executable).parent
+HOLD_TICKETS = """
+const real = window.fetch;
+window.fetch = (...words) => (String(words[0]).includes('/console?')
+  ? new Promise((done) => {
+    window.release = () => { window.release = null; done(real(...words)); };
+  })
+  : real(...words));
+"""
+"""Makes the page wait for each ticket until it calls `window.release`."""
 
 
 @pytest.fixture
@@ -47,6 +56,14 @@ def give_token(browser: Browser, token: str = TOKEN) -> None:
 def type_keys(browser: Browser, keys: str) -> None:
     """Type where the focus is, with Shift where a person would press it."""
     browser.driver.switch_to.active_element.send_keys(keys)
+
+
+def type_early(browser: Browser, keys: str) -> None:
+    """Type while the page waits for its ticket, and then let it have the ticket."""
+    browser.shows("connecting", "Keys that you press now are sent")
+    wait_for("the request", lambda: browser.run("return Boolean(window.release)"), 30)
+    type_keys(browser, keys)
+    browser.run("window.release()")
 
 
 def paste(browser: Browser, text: str) -> None:
@@ -150,8 +167,11 @@ def test_page_shows_the_guest_and_types_into_it(
     ref = vm["domain"]
     booted(one, ref)
     browser.open(address(service, ref, "?type=serial"))
+    browser.run(HOLD_TICKETS)
     give_token(browser)
+    type_early(browser, "\necho early > /tmp/early\n")
     browser.shows("status", "Connected to the serial console")
+    until_in_guest(one, ref, "/tmp/early", "early")
     type_keys(browser, "\nprintf 'sum-%d \\303\\251\\n' $((40 + 2))\n")
     browser.shows("stage", "sum-42 é")
     browser.picture(tmp_path / "serial.png")
@@ -159,7 +179,9 @@ def test_page_shows_the_guest_and_types_into_it(
     until_in_guest(one, ref, "/tmp/serial", "serial äöü 漢")
 
     browser.click("screen")
+    type_early(browser, "echo Early > /tmp/earlier\n")
     browser.shows("status", "Connected to the screen")
+    until_in_guest(one, ref, "/tmp/earlier", "Early")
     assert browser.driver.current_url.endswith("/console")
     assert browser.text("name") == f"{name} ({vm['id']})"
 
@@ -219,13 +241,15 @@ def test_page_says_what_is_the_matter(
     browser.shows("notice", "The VM is stopped")
     browser.picture(tmp_path / "stopped.png")
     # The page follows the VM by itself, there and back.
-    api.run("POST", f"/vms/{ref}/start")
+    browser.click("notice-start")
     browser.shows("status", "Connected to the screen")
     api.run("POST", f"/vms/{ref}/stop", {"force": True})
     browser.shows("notice", "The VM is stopped")
     browser.click("forget")
     give_token(browser, make_token(service, "viewer"))
     browser.shows("notice", "The VM is stopped")
+    browser.click("notice-start")
+    browser.shows("notice", "The role of this token is viewer. Starting")
     operator = make_token(service, "operator")
     api.run("POST", f"/vms/{ref}/start")
     browser.shows("login-why", "The role of this token is viewer")

@@ -9,8 +9,7 @@ import sys
 import termios
 import threading
 import tty
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import urlsplit
 
 from virtplay.cli.client import Client, path_of
@@ -38,17 +37,23 @@ def attach(client: Client, vm: str) -> None:
             "cannot open the console: standard input and output must be a terminal;"
             " --page prints the URL of the console page"
         )
-    shown = client.get(path_of("vms", vm))
-    vm_id = shown["id"]
-    ticket = client.get(path_of("vms", vm_id, "console"), {"type": "serial"})
-    query = urlsplit(ticket["url"]).query
-    with _connect(client, f"{path_of('console', vm_id)}?{query}") as stream:
-        label = f"{vm_id} ({plain(shown['name'])})"
+    with _Terminal() as terminal:
         print(
-            f"Connected to the serial console of {label}; press Ctrl-] to disconnect.",
+            f"Connecting to the serial console of {plain(vm)} …; what you type now is sent once"
+            " it is connected, Ctrl-C cancels.",
             file=sys.stderr,
         )
-        with _raw_terminal():
+        shown = client.get(path_of("vms", vm))
+        vm_id = shown["id"]
+        ticket = client.get(path_of("vms", vm_id, "console"), {"type": "serial"})
+        query = urlsplit(ticket["url"]).query
+        with _connect(client, f"{path_of('console', vm_id)}?{query}") as stream:
+            label = f"{vm_id} ({plain(shown['name'])})"
+            print(
+                f"Connected to the serial console of {label}; press Ctrl-] to disconnect.",
+                file=sys.stderr,
+            )
+            terminal.pass_keys()
             ended_here = _exchange(stream)
     _print_end(stream, ended_here)
 
@@ -89,21 +94,41 @@ def _refusal(client: Client, status: int, body: bytes | bytearray | None) -> Exc
         )
 
 
-@contextlib.contextmanager
-def _raw_terminal() -> Iterator[None]:
-    """Pass every key to the guest, and restore the terminal at the end."""
-    terminal = sys.stdin.fileno()
-    before = termios.tcgetattr(terminal)
-    ends = (signal.SIGTERM, signal.SIGHUP)
-    handlers = {number: signal.signal(number, _leave) for number in ends}
-    try:
-        tty.setraw(terminal)
-        yield
-    finally:
+class _Terminal:
+    """The terminal of the command, which is as it was afterwards.
+
+    Until pass_keys it keeps what is typed, without showing it, and Ctrl-C ends the command. What
+    no guest has got then is dropped: the shell must not run it.
+    """
+
+    def __init__(self) -> None:
+        self._number = sys.stdin.fileno()
+        self._passes = False
+
+    def __enter__(self) -> Self:
+        self._before = termios.tcgetattr(self._number)
+        ends = (signal.SIGTERM, signal.SIGHUP)
+        self._handlers = {number: signal.signal(number, _leave) for number in ends}
+        # Never with a flush, which would drop what has been typed.
+        tty.setraw(self._number, termios.TCSADRAIN)
+        mode = termios.tcgetattr(self._number)
+        mode[tty.OFLAG] |= termios.OPOST
+        mode[tty.LFLAG] |= termios.ISIG
+        termios.tcsetattr(self._number, termios.TCSADRAIN, mode)
+        return self
+
+    def pass_keys(self) -> None:
+        """From now on every key is for the guest."""
+        tty.setraw(self._number, termios.TCSADRAIN)
+        self._passes = True
+
+    def __exit__(self, *_: object) -> None:
         # A terminal that was closed needs no restoring.
         with contextlib.suppress(termios.error):
-            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
-        for number, handler in handlers.items():
+            if not self._passes:
+                termios.tcflush(self._number, termios.TCIFLUSH)
+            termios.tcsetattr(self._number, termios.TCSADRAIN, self._before)
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
 

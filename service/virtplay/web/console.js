@@ -52,12 +52,13 @@ function remember(text) {
   }
 }
 
-/** Return the data of a GET; throw Refusal with the API's code, NETWORK without a response. */
-async function get(path) {
+/** Return the data of a request; throw Refusal with the API's code, NETWORK without a response. */
+async function get(path, method = 'GET') {
   let response;
   let body;
   try {
     response = await fetch(new URL(path, api), {
+      method,
       headers: { Authorization: `Bearer ${token}` },
       cache: 'no-store',
     });
@@ -90,12 +91,19 @@ function showStatus(words) {
 }
 
 function cover(id) {
-  for (const card of ['login', 'notice']) at(card).hidden = card !== id;
+  for (const card of ['login', 'connecting', 'notice']) at(card).hidden = card !== id;
+}
+
+function showConnecting(title) {
+  at('connecting-title').textContent = title;
+  cover('connecting');
+  showStatus(title);
 }
 
 function notice(title, text) {
   at('notice-title').textContent = title;
   at('notice-text').textContent = text;
+  at('notice-start').hidden = true;
   cover('notice');
   showStatus(title);
 }
@@ -153,8 +161,7 @@ function begin() {
 }
 
 async function connect() {
-  const mine = begin();
-  cover('');
+  let mine = begin();
   if (!vmId) {
     notice('Invalid address', 'The address must have the form /vms/VM/console.');
     return;
@@ -168,16 +175,20 @@ async function connect() {
     requestToken('The console requires an API token.');
     return;
   }
-  showStatus(`Loading ${vmId} …`);
+  showConnecting(kind === 'serial' ? 'Opening the serial console …' : 'Opening the screen …');
   try {
+    const module = await import(kind === 'serial' ? './serial.js' : './screen.js');
+    if (mine !== attempt) return;
+    // From now on it keeps the keys that are pressed, until the guest can have them.
+    view = module.prepare(at('stage'));
     const vm = await get(`vms/${vmId}`);
     if (mine !== attempt) return;
     showVm(vm);
     if (!hasConsole(vm)) {
+      mine = begin();
       await wait(mine, vm, POLL_MS);
       return;
     }
-    showStatus(kind === 'serial' ? 'Opening the serial console …' : 'Opening the screen …');
     const type = kind === 'serial' ? 'serial' : 'vnc';
     const ticket = await get(`vms/${vmId}/console?type=${type}`);
     if (mine === attempt) await open(mine, ticket);
@@ -239,6 +250,7 @@ async function wait(mine, vm, milliseconds) {
           + ' This page connects as soon as the host is reachable again.',
         error: `${sentence(String(now.error?.message ?? 'unknown'))} ${waits}`,
       }[shown] ?? waits);
+      at('notice-start').hidden = shown !== 'stopped';
     }
     do await pause(milliseconds); while (document.hidden && mine === attempt);
     if (mine !== attempt) return;
@@ -272,9 +284,6 @@ async function open(mine, ticket) {
   const id = given.pathname.split('/').pop();
   const address = new URL(`../../console/${id}${given.search}`, location.href);
   address.protocol = location.protocol === 'https:' ? 'wss:' : 'ws:';
-  // Before the websocket: its first bytes must find a reader.
-  const module = await import(kind === 'serial' ? './serial.js' : './screen.js');
-  if (mine !== attempt) return;
   let opened = false;
   let connected = false;
   let failure = '';
@@ -290,6 +299,7 @@ async function open(mine, ticket) {
   const on = {
     connected(words) {
       connected = true;
+      cover('');
       setUsable(true);
       showStatus(`Connected to ${words}`);
     },
@@ -299,12 +309,8 @@ async function open(mine, ticket) {
     },
   };
   try {
-    if (kind === 'serial') {
-      view = module.openSerial(at('stage'), socket, on);
-    } else {
-      view = module.openScreen(at('stage'), socket, ticket.password, on);
-      view.scale(fits);
-    }
+    view = view.open(socket, ticket.password, on);
+    view.scale?.(fits);
   } catch (error) {
     if (socket.readyState === WebSocket.CONNECTING) throw error;
     end({ code: 1006, reason: '' });
@@ -384,6 +390,20 @@ at('screen').addEventListener('click', () => change('screen'));
 at('serial').addEventListener('click', () => change('serial'));
 at('again').addEventListener('click', connect);
 at('notice-again').addEventListener('click', connect);
+at('notice-start').addEventListener('click', async () => {
+  at('notice-start').disabled = true;
+  try {
+    await get(`vms/${vmId}/start`, 'POST');
+    at('notice-start').hidden = true;
+    showStatus('Starting the VM');
+  } catch (error) {
+    at('notice-text').textContent = error.code === 'FORBIDDEN'
+      ? 'The role of this token is viewer. Starting a VM requires operator or admin.'
+      : error.message;
+  } finally {
+    at('notice-start').disabled = false;
+  }
+});
 at('forget').addEventListener('click', () => {
   begin();
   requestToken('The token was deleted from this tab. The console requires an API token.');

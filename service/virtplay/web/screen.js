@@ -1,5 +1,6 @@
 // The guest's screen: noVNC over a websocket.
 
+import Keyboard from './novnc/core/input/keyboard.js';
 import RFB from './novnc/core/rfb.js';
 import { keyOf, strokesOf } from './keyboard.js';
 
@@ -8,8 +9,28 @@ const STROKE_MS = 12;
 
 const pause = (milliseconds) => new Promise((done) => { setTimeout(done, milliseconds); });
 
-/** Show the screen in `box`; call on.connected(words) and on.failed(words). */
-export function openScreen(box, socket, password, on) {
+/** Keep the keys that are pressed in `box`, until `open` shows the screen there. */
+export function prepare(box) {
+  const keyboard = new Keyboard(box);
+  const kept = [];
+  keyboard.onkeyevent = (keysym, code, down) => { kept.push([keysym, code, down]); };
+  keyboard.grab();
+  const focus = () => box.focus({ preventScroll: true });
+  focus();
+  return {
+    focus,
+    close: () => keyboard.ungrab(),
+    open: (socket, password, on) => openScreen(box, socket, password, on, { keyboard, kept }),
+  };
+}
+
+/**
+ * Show the screen in `box`; call on.connected(words) and on.failed(words).
+ *
+ * Then press the keys that were kept. The keyboard keeps further ones until that is done, so that
+ * they stay in order; when it is released, it releases the keys that are still down.
+ */
+function openScreen(box, socket, password, on, { keyboard, kept }) {
   const rfb = new RFB(box, socket, { credentials: password === null ? {} : { password } });
   let open = false;
   rfb.background = '#000';
@@ -18,10 +39,21 @@ export function openScreen(box, socket, password, on) {
     const canvas = box.querySelector('canvas');
     canvas.setAttribute('aria-label', 'Screen of the guest');
     canvas.setAttribute('role', 'img');
-    rfb.focus({ preventScroll: true });
     on.connected('the screen');
+    pressKept().then(() => rfb.focus({ preventScroll: true }));
   });
-  rfb.addEventListener('disconnect', () => { open = false; });
+  rfb.addEventListener('disconnect', () => {
+    open = false;
+    keyboard.ungrab();
+  });
+  async function pressKept() {
+    while (open && kept.length > 0) {
+      rfb.sendKey(...kept.shift());
+      await pause(STROKE_MS);
+    }
+    keyboard.ungrab();
+    for (const stroke of kept.splice(0)) rfb.sendKey(...stroke);
+  }
   rfb.addEventListener('securityfailure', (event) => {
     on.failed(`The VNC server rejected the console password (${event.detail.reason
       ?? 'no reason reported'}). Passwords expire quickly: reconnect for a new one.`);

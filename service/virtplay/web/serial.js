@@ -8,8 +8,8 @@ const PIECE_MS = 20;
 
 const pause = (milliseconds) => new Promise((done) => { setTimeout(done, milliseconds); });
 
-/** Show the terminal in `box`; call on.connected(words). */
-export function openSerial(box, socket, on) {
+/** Show a terminal in `box`, and keep what is typed until `open` connects it. */
+export function prepare(box) {
   const frame = document.createElement('div');
   frame.className = 'terminal-box';
   box.append(frame);
@@ -27,30 +27,40 @@ export function openSerial(box, socket, on) {
   observer.observe(frame);
 
   const encoder = new TextEncoder();
+  const kept = [];
+  let socket = null;
   const send = (bytes) => {
-    if (socket.readyState === WebSocket.OPEN) socket.send(bytes);
+    if (socket === null || socket.readyState === WebSocket.CONNECTING) kept.push(bytes);
+    else if (socket.readyState === WebSocket.OPEN) socket.send(bytes);
   };
   terminal.onData((text) => send(encoder.encode(text)));
   // Mouse reports in the old encoding are bytes, not text.
   terminal.onBinary((text) => send(Uint8Array.from(text, (character) => character.charCodeAt(0))));
-  // xterm decodes UTF-8 across writes, since a character may be split between two frames.
-  socket.addEventListener('message', (event) => terminal.write(new Uint8Array(event.data)));
-  const opened = () => {
-    terminal.focus();
-    on.connected('the serial console; press Enter if nothing appears');
-  };
-  if (socket.readyState === WebSocket.OPEN) opened();
-  else socket.addEventListener('open', opened);
+  terminal.focus();
 
-  return {
+  const view = {
     focus: () => terminal.focus(),
+
+    /** Connect the terminal to a websocket; call on.connected(words). */
+    open(opening, _password, on) {
+      socket = opening;
+      // xterm decodes UTF-8 across writes, since a character may be split between two frames.
+      socket.addEventListener('message', (event) => terminal.write(new Uint8Array(event.data)));
+      const opened = () => {
+        for (const bytes of kept.splice(0)) send(bytes);
+        on.connected('the serial console; press Enter if nothing appears');
+      };
+      if (socket.readyState === WebSocket.OPEN) opened();
+      else socket.addEventListener('open', opened);
+      return view;
+    },
 
     /** Close the terminal and its websocket. */
     close() {
       observer.disconnect();
       terminal.dispose();
       frame.remove();
-      socket.close();
+      socket?.close();
     },
 
     /** Send text as if it were typed; no character is left out. */
@@ -67,4 +77,5 @@ export function openSerial(box, socket, on) {
       return new Set();
     },
   };
+  return view;
 }

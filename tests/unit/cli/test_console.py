@@ -31,12 +31,17 @@ class Guest:
         self.origins: list[str | None] = []
         self.received = b""
         self.refusal: dict[str, Any] | None = None
+        self.connecting = threading.Event()
+        self.may_connect = threading.Event()
+        self.may_connect.set()
         self.url = ""
 
     def answer(self, _connection: ServerConnection, request: Request) -> Response | None:
         path, _, query = request.path.partition("?")
         if path == "/console/vm-001":
             assert query == f"ticket={TICKET}"
+            self.connecting.set()
+            assert self.may_connect.wait(120)
             self.origins.append(request.headers.get("Origin"))
             return None if self.refusal is None else _json(403, {"error": self.refusal})
         assert request.headers["Authorization"] == f"Bearer {TOKEN}"
@@ -113,6 +118,17 @@ class Terminal:
             except BlockingIOError:
                 time.sleep(0.01)
 
+    def left(self) -> bytes:
+        """What was typed and would now be read by whoever reads next."""
+        os.set_blocking(self._inside, False)
+        mode = termios.tcgetattr(self._inside)
+        mode[3] &= ~termios.ICANON
+        termios.tcsetattr(self._inside, termios.TCSANOW, mode)
+        try:
+            return os.read(self._inside, 4096)
+        except BlockingIOError:
+            return b""
+
     def is_raw(self) -> bool:
         return not termios.tcgetattr(self._inside)[3] & termios.ICANON
 
@@ -148,6 +164,43 @@ def test_bytes_go_both_ways_until_the_escape(guest: Guest, terminal: Terminal) -
     assert terminal.ends() == 0
     assert guest.received == b"a\x03bc"
     assert guest.origins == [guest.url]
+
+
+def test_what_is_typed_while_it_connects_is_sent(guest: Guest, terminal: Terminal) -> None:
+    guest.may_connect.clear()
+    terminal.shows(b"Connecting to the serial console of vm-001")
+    assert guest.connecting.wait(120)
+    terminal.type(b"early\r\x04")
+    assert terminal.is_raw()
+    guest.may_connect.set()
+    terminal.shows(b"EARLY\r\x04")
+    assert guest.received == b"early\r\x04"
+    # Not shown before it was the guest's to show.
+    assert b"early" not in terminal.said
+    terminal.type(b"\x1d")
+    assert terminal.ends() == 0
+
+
+def test_what_was_typed_for_a_guest_that_cannot_be_reached_is_no_command(guest: Guest) -> None:
+    guest.refusal = {"code": "FORBIDDEN", "message": "cannot take this ticket"}
+    guest.may_connect.clear()
+    terminal = Terminal(guest, "vm-001")
+    try:
+        assert guest.connecting.wait(120)
+        terminal.type(b"poweroff\r")
+        guest.may_connect.set()
+        assert terminal.ends() == 1
+        assert terminal.left() == b""
+    finally:
+        terminal.close()
+
+
+def test_an_attempt_to_connect_can_be_cancelled(guest: Guest, terminal: Terminal) -> None:
+    guest.may_connect.clear()
+    assert guest.connecting.wait(120)
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.ends() == 130
+    guest.may_connect.set()
 
 
 def test_end_of_the_stream_is_said(terminal: Terminal) -> None:
