@@ -136,7 +136,7 @@ def free_name(conn: Any, name: str) -> str:
 
 def is_numbered(name: str, other: str) -> bool:
     """Whether a name is another one with a number behind it, as `free_name` gives it."""
-    stem, _, number = name.rpartition("-")
+    stem, _dash, number = name.rpartition("-")
     return number.isdecimal() and bool(stem) and other.startswith(stem)
 
 
