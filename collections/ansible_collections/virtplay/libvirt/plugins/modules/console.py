@@ -56,14 +56,14 @@ attributes:
 EXAMPLES = r"""
 - name: Allow a VNC client to connect within the next minute
   virtplay.libvirt.console:
-    name: vm-001
+    name: web-1
     type: vnc
     password: "{{ console_password }}"
     seconds: 60
 
 - name: Check whether the domain has a serial console
   virtplay.libvirt.console:
-    name: vm-001
+    name: web-1
     type: serial
 """
 
@@ -78,7 +78,7 @@ domain:
   returned: success
   type: dict
   sample:
-    name: vm-001
+    name: web-1
     uuid: 0157c680-d8f0-4d2a-855a-94a165065017
     state: running
 console:

@@ -67,7 +67,7 @@ attributes:
 EXAMPLES = r"""
 - name: Create a domain from a template and start it
   virtplay.libvirt.domain:
-    name: vm-001
+    name: web-1
     title: Web server
     state: running
     vcpus: 2
@@ -84,7 +84,7 @@ EXAMPLES = r"""
 
 - name: Create a domain with two disks and two interfaces, and do not start it
   virtplay.libvirt.domain:
-    name: vm-002
+    name: web-2
     state: present
     vcpus: 1
     memory: 512
@@ -100,42 +100,42 @@ EXAMPLES = r"""
 
 - name: Increase CPUs and memory of a domain, live if possible
   virtplay.libvirt.domain:
-    name: vm-001
+    name: web-1
     state: present
     vcpus: 4
     memory: 4096
 
 - name: Rename a stopped domain
   virtplay.libvirt.domain:
-    name: vm-001
+    name: web-1
     new_name: web-1
     title: Web server
 
 - name: Shut down a domain within two minutes
   virtplay.libvirt.domain:
-    name: vm-001
+    name: web-1
     state: stopped
     timeout: 120
 
 - name: Restart a domain whose guest does not respond
   virtplay.libvirt.domain:
-    name: vm-001
+    name: web-1
     state: restarted
     force: true
 
 - name: Pause a domain
   virtplay.libvirt.domain:
-    name: vm-001
+    name: web-1
     state: paused
 
 - name: Resume a domain
   virtplay.libvirt.domain:
-    name: vm-001
+    name: web-1
     state: resumed
 
 - name: Delete a domain and keep its disks
   virtplay.libvirt.domain:
-    name: vm-001
+    name: web-1
     state: absent
     force: true
     keep_disks: true
@@ -159,7 +159,7 @@ domain:
   type: dict
   sample:
     uuid: 5f3c1a52-8d1e-8c3b-9c1a-0e6a9d2b7f10
-    name: vm-001
+    name: web-1
     title: Web server
     description: null
     state: running

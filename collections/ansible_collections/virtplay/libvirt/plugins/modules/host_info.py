@@ -215,7 +215,7 @@ host_info:
       elements: dict
       returned: always
       sample:
-        - name: vm-001
+        - name: web-1
           uuid: 00001234-5000-0000-0000-000000000001
           title: web server
           description: null

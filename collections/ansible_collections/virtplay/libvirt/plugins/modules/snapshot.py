@@ -108,13 +108,13 @@ requirements:
 EXAMPLES = r"""
 - name: Create a snapshot
   virtplay.libvirt.snapshot:
-    name: vm-001
+    name: web-1
     snapshot: before-upgrade
     title: Before the upgrade
 
 - name: Restore the snapshot, and keep the current state in a guard snapshot
   virtplay.libvirt.snapshot:
-    name: vm-001
+    name: web-1
     snapshot: before-upgrade
     state: restored
     guard: before-restore
@@ -122,7 +122,7 @@ EXAMPLES = r"""
 
 - name: Delete the snapshot
   virtplay.libvirt.snapshot:
-    name: vm-001
+    name: web-1
     snapshot: before-upgrade
     state: absent
 """
@@ -133,7 +133,7 @@ domain:
   returned: success
   type: dict
   sample:
-    name: vm-001
+    name: web-1
     state: running
 snapshot:
   description: The snapshot after the task, or in check mode as it would be. Null if it does not
