@@ -34,8 +34,9 @@ def up(
 ) -> None:
     """Make this machine a hypervisor, and run the service in this process until Ctrl-C or SIGTERM.
 
-    Installs Debian packages, libvirt with QEMU, a network and a storage pool; the first time it
-    also boots a VM and deletes it again. Requires root, or sudo without a password.
+    Installs Debian packages and libvirt with QEMU, and creates the network default and the storage
+    pools default and templates if there are none; the first time it also boots a VM and deletes it
+    again. Requires root, or sudo without a password.
 
     \b
     Example:

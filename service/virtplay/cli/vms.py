@@ -148,7 +148,9 @@ def list_vms(
     search: Annotated[
         str | None,
         typer.Option(
-            metavar="TEXT", help="Only VMs with this text in id, name, domain, OS or address."
+            metavar="TEXT",
+            help="Only VMs with this text in id, name, domain, OS or address, or at the beginning of"
+            " their UUID.",
         ),
     ] = None,
     host: Annotated[
@@ -254,7 +256,7 @@ def show_status(client: Client, vm: VmArgument) -> JsonObject:
 
     \b
     Example:
-      virtplay vm status vm-003
+      virtplay vm status web-server
     """
     return client.get(path_of("vms", vm, "status"))
 

@@ -5,6 +5,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from virtplay.files import IS_WHEEL, PROJECT
 from virtplay.machine import unit
 from virtplay.machine.root import as_root
 from virtplay.settings import Settings
@@ -26,8 +27,8 @@ DATABASE = ("virtplay.sqlite3*", "backups")
 
 
 HYPERVISOR = (
-    "libvirt, QEMU and the other Debian packages; network and storage pool default",
-    "templates in /var/lib/libvirt/templates",
+    "libvirt, QEMU and the other Debian packages",
+    "the network default and the storage pools default and templates, with their images",
     "what roles keep in /etc/virtplay, /etc/qemu/firmware, /var/lib/virtplay/fence and firmware",
 )
 """What `virtplay up` has made of the machine, and its VMs need."""
@@ -60,7 +61,11 @@ def plan(settings: Settings, *, purge: bool) -> Uninstallation:
         left.append("the database of VIRTPLAY_DATABASE_URL")
     if database and not purge:
         left.append(f"the database and its backups in {directory}; --purge removes them too")
-    left.append("the program itself: remove it with `pipx uninstall virtplay`")
+    left.append(
+        "the program itself: remove it with `pipx uninstall virtplay`"
+        if IS_WHEEL
+        else f"the program itself: delete the checkout {PROJECT}"
+    )
     return Uninstallation(unit.is_ours(), made + database if purge else made, left, directory)
 
 

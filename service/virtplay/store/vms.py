@@ -53,7 +53,7 @@ class Promised:
     stopped_memory: int = 0
     """Their memory, which is a part of `memory`."""
     unmanaged_vms: int = 0
-    """VMs that neither the service nor a playbook has created; the next three are theirs alone."""
+    """VMs that Virtplay has neither created nor changed; the next three are theirs alone."""
     unmanaged_cpu: int = 0
     unmanaged_memory: int = 0
     unmanaged_disk_size: int = 0

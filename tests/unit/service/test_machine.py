@@ -13,6 +13,7 @@ import pytest
 from pydantic import SecretStr
 from virtplay import settings as settings_file
 from virtplay.errors import CannotStart
+from virtplay.files import PROJECT
 from virtplay.machine import packages, prepare, unit
 from virtplay.machine.uninstall import plan, remove
 from virtplay.settings import Settings, default_state_dir
@@ -48,6 +49,7 @@ def uninstall(settings: Settings, *options: str) -> subprocess.CompletedProcess[
 def test_the_database_stays_unless_it_is_to_be_purged(settings: Settings) -> None:
     kept = plan(settings, purge=False)
     assert f"the database and its backups in {settings.state_dir}" in kept.describe()
+    assert f"delete the checkout {PROJECT}" in kept.describe()
     remove(kept)
     left = {path.name for path in settings.state_dir.iterdir()}
     assert left == {STRANGE, "backups", "virtplay.sqlite3", "virtplay.sqlite3-wal"}

@@ -33,7 +33,7 @@ class StoppedVms(BaseModel):
 
 
 class UnmanagedVms(Amounts):
-    """What is allocated to VMs that neither the service nor a playbook has created."""
+    """What is allocated to VMs that Virtplay has neither created nor changed."""
 
     vms: int
 
