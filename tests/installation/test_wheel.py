@@ -100,7 +100,7 @@ def test_up_makes_a_hypervisor_with_a_service(site: Site) -> None:
 
 def test_second_run_and_playbooks_work_from_any_directory(site: Site) -> None:
     assert "has booted" not in site.run("virtplay up --systemd")
-    variables = "-e ansible_become=true -e libvirt_domain_name=web"
+    variables = "--become -e libvirt_domain_name=web"
     assert "changed=0" in site.run(f"virtplay playbook vm_start --limit localhost {variables}")
 
 
