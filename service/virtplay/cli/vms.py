@@ -149,8 +149,8 @@ def list_vms(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="Only VMs with this text in id, name, domain, OS or address, or at the beginning of"
-            " their UUID.",
+            help="Only VMs with this text in id, name, domain, OS or address, or at the beginning"
+            " of their UUID.",
         ),
     ] = None,
     host: Annotated[
