@@ -3,7 +3,9 @@
 import json
 import posixpath
 import re
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from virtplay.api.pages import page_headers, read_console_page
@@ -49,7 +51,8 @@ async def test_page_needs_no_token_and_trusts_nothing(service: Service) -> None:
 
 @only_sqlite
 async def test_any_way_to_call_a_vm_has_its_page(service: Service) -> None:
-    for ref in ("vm-001", "web-1", "Web.1", "0157c680-d8f0-4d2a-855a-94a165065017"):
+    for ref in ("vm-001", "web-1", "Web.1", "0157c680-d8f0-4d2a-855a-94a165065017",
+                "Web%20Server", "B%C3%BCro", "%E7%BD%91", "a%3Cb%3E%22%3B"):  # fmt: skip
         answer = await service.client.get(f"/vms/{ref}/console")
         assert answer.status_code == 200, ref
         assert ref not in answer.text.replace("/vms/vm-001/console", "")
@@ -58,14 +61,55 @@ async def test_any_way_to_call_a_vm_has_its_page(service: Service) -> None:
 @only_sqlite
 async def test_what_calls_no_vm_has_no_page(service: Service) -> None:
     for ref in (
-        *("vm-001<script>", "vm-001%22", "vm-001%0a", "..%2fvm-001", "-", ".", "_", "a%20b"),
-        *("vm-%D9%A1", "x" * 256, "vm-001;x", "%00"),
+        *("vm-001%0a", "..%2fvm-001", "vm-001%2f", ".", "%2e%2e", "x" * 256, "%00", "a%1b"),
     ):
         answer = await service.client.get(f"/vms/{ref}/console")
         assert answer.status_code == 404, ref
         assert failure_of(answer)["code"] == "NOT_FOUND"
     # The page finds its files relative to its own address.
     assert (await service.client.get("/vms/vm-001/console/")).status_code == 404
+
+
+def in_node(folder: Path, expression: str) -> Any:
+    """Return the value of an expression with what texts.js exports."""
+    module = folder / "texts.mjs"
+    module.write_bytes(read_console_page(folder).assets["texts.js"].content)
+    script = f"import * as texts from {json.dumps(str(module))};"
+    script += f"console.log(JSON.stringify({expression}))"
+    command = ["node", "--input-type=module", "-e", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.usefixtures("packages")
+def test_the_page_finds_the_vm_in_its_path(tmp_path: Path) -> None:
+    names = {
+        "/vms/vm-001/console": "vm-001",
+        "/below/vms/Web%20Server/console": "Web Server",
+        "/vms/B%C3%BCro/console": "B\u00fcro",
+        "/vms/%E7%BD%91/console": "\u7f51",
+        "/vms/a%3Cb%3E/console": "a<b>",
+        "/vms/%E7/console": "",
+        "/vms/a/b/console": "",
+        "/vms//console": "",
+    }
+    assert in_node(tmp_path, f"{json.dumps([*names])}.map(texts.vmIn)") == [*names.values()]
+
+
+@pytest.mark.usefixtures("packages")
+def test_the_page_shows_the_step_of_the_unfinished_job(tmp_path: Path) -> None:
+    queued = {"action": "vm_stop", "status": "queued", "step": "", "stepTimeoutSeconds": None}
+    running = {**queued, "status": "running", "step": "Stopping the domain"}
+    waits = {**running, "stepTimeoutSeconds": 90, "stepStartedAt": "2030-01-31T12:00:00Z"}
+    for job, second, words in (
+        (None, 0, ""),
+        (queued, 0, "vm_stop: queued"),
+        (running, 0, "Stopping the domain"),
+        (waits, 12, "Stopping the domain \u2026 12 of 90 s"),
+        (waits, 99, "Stopping the domain \u2026 90 of 90 s"),
+    ):
+        now = f"Date.parse('2030-01-31T12:00:00Z') + {second * 1000}"
+        assert in_node(tmp_path, f"texts.stepOf({json.dumps(job)}, {now})") == words
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from sanic.exceptions import NotFound as PathNotFound
 from virtplay.api import openapi
 from virtplay.api.http.routing import add_route
 from virtplay.files import NODE_MODULES, PACKAGE
+from virtplay.texts import is_printable
 
-VM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
-"""An id, a UUID or a domain's name. The page asks the API which VM it is."""
+NAME_LENGTH = 255
 HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|\[[0-9a-fA-F:.]{2,45}\](:[0-9]{1,5})?")
 KINDS = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css"}
 
@@ -119,6 +119,12 @@ def _package_assets(packages: Path) -> dict[str, Asset]:
     return found
 
 
+def _may_be_a_name(text: str) -> bool:
+    """Return whether a text may be an id, UUID, domain or name; the page asks the API which VM."""
+    usual = 0 < len(text) <= NAME_LENGTH and text not in (".", "..") and "/" not in text
+    return usual and is_printable(text)
+
+
 def add_docs_page(app: Sanic[Any, Any]) -> None:
     """Serve /openapi.json, and /docs, which displays it."""
     document = openapi.build_openapi()
@@ -146,7 +152,7 @@ def add_console_page(app: Sanic[Any, Any]) -> None:
     page = read_console_page()
 
     async def show_page(request: Request, vm_id: str) -> HTTPResponse:
-        if not VM_NAME.fullmatch(vm_id):
+        if not _may_be_a_name(vm_id):
             raise PathNotFound(vm_id)
         return html(page.html, headers=page_headers(request.headers.get("host", "")))
 
@@ -164,6 +170,7 @@ def add_console_page(app: Sanic[Any, Any]) -> None:
         "/vms/<vm_id:str>/console",
         methods=methods,
         strict_slashes=True,
+        unquote=True,
         name="console_page",
     )
     add_route(

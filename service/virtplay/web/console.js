@@ -1,6 +1,8 @@
 // The console page: requests a token, opens the VM's screen or serial console, and explains why
 // when it cannot. Text from the API and from users is inserted as text only, never as HTML.
 
+import { stepOf, vmIn } from './texts.js';
+
 const TOKEN_KEY = 'virtplay-token';
 const POLL_MS = 2000;
 // The service observes hosts at intervals: a VM that has just stopped may still be "running".
@@ -15,8 +17,9 @@ const at = (id) => document.getElementById(id);
 const pause = (milliseconds) => new Promise((done) => { setTimeout(done, milliseconds); });
 
 // Relative, so that the page also works below the path of a reverse proxy.
-// An id, UUID or libvirt name: the API takes each of them.
-const vmId = location.pathname.match(/\/vms\/([A-Za-z0-9][\w.-]*)\/console$/)?.[1] ?? '';
+// An id, UUID, domain or name: the API takes each of them.
+const vmName = vmIn(location.pathname);
+const vmPath = `vms/${encodeURIComponent(vmName)}`;
 const api = new URL('../../api/v1/', location.href);
 
 let token = recall();
@@ -25,6 +28,7 @@ let view = null;
 let fits = true;
 // Each attempt has a number: results of an older attempt are dropped.
 let attempt = 0;
+let jobIsShown = false;
 
 class Refusal extends Error {
   constructor(code, message) {
@@ -119,6 +123,23 @@ function showVm(vm) {
   at('state').dataset.state = vm.status;
   at('state').hidden = false;
   document.title = `${vm.name} - Console`;
+  if (!jobIsShown) showJob();
+}
+
+/** Show what the VM's unfinished job does, until a request is rejected. */
+async function showJob() {
+  jobIsShown = true;
+  while (token) {
+    try {
+      const { job } = await get(`${vmPath}/status`);
+      at('job').textContent = stepOf(job, Date.now());
+    } catch (error) {
+      if (error.code !== 'NETWORK') break;
+    }
+    do await pause(POLL_MS); while (document.hidden);
+  }
+  at('job').textContent = '';
+  jobIsShown = false;
 }
 
 function showKind() {
@@ -162,7 +183,7 @@ function begin() {
 
 async function connect() {
   let mine = begin();
-  if (!vmId) {
+  if (!vmName) {
     notice('Invalid address', 'The address must have the form /vms/VM/console.');
     return;
   }
@@ -181,7 +202,7 @@ async function connect() {
     if (mine !== attempt) return;
     // From now on it keeps the keys that are pressed, until the guest can have them.
     view = module.prepare(at('stage'));
-    const vm = await get(`vms/${vmId}`);
+    const vm = await get(vmPath);
     if (mine !== attempt) return;
     showVm(vm);
     if (!hasConsole(vm)) {
@@ -190,7 +211,7 @@ async function connect() {
       return;
     }
     const type = kind === 'serial' ? 'serial' : 'vnc';
-    const ticket = await get(`vms/${vmId}/console?type=${type}`);
+    const ticket = await get(`${vmPath}/console?type=${type}`);
     if (mine === attempt) await open(mine, ticket);
   } catch (error) {
     if (mine === attempt) explain(error);
@@ -211,7 +232,7 @@ function explain(error) {
       notice('Too many failed logins', error.message);
       break;
     case 'VM_NOT_FOUND':
-      notice('VM not found', `VM ${vmId} does not exist; it may have been deleted.`);
+      notice('VM not found', `VM ${vmName} does not exist; it may have been deleted.`);
       break;
     case 'VM_ALREADY_STOPPED':
       wait(mine, { status: 'stopped' }, STALE_MS).catch((later) => {
@@ -234,7 +255,7 @@ function explain(error) {
 async function wait(mine, vm, milliseconds) {
   const waits = 'This page connects as soon as the VM is running.';
   let shown = '';
-  for (let now = vm; ; now = await get(`vms/${vmId}`)) {
+  for (let now = vm; ; now = await get(vmPath)) {
     if (mine !== attempt) return;
     if (now !== vm) {
       showVm(now);
@@ -262,7 +283,7 @@ async function follow(mine, vm) {
   for (let before = vm; ;) {
     do await pause(POLL_MS); while (document.hidden && mine === attempt);
     if (mine !== attempt) return;
-    const now = await get(`vms/${vmId}`);
+    const now = await get(vmPath);
     if (mine !== attempt) return;
     showVm(now);
     if (!hasConsole(now)) {
@@ -332,7 +353,7 @@ async function ended(opened, event, failure) {
     return;
   }
   try {
-    const vm = await get(`vms/${vmId}`);
+    const vm = await get(vmPath);
     if (mine !== attempt) return;
     showVm(vm);
     if (!opened) {
@@ -393,7 +414,7 @@ at('notice-again').addEventListener('click', connect);
 at('notice-start').addEventListener('click', async () => {
   at('notice-start').disabled = true;
   try {
-    await get(`vms/${vmId}/start`, 'POST');
+    await get(`${vmPath}/start`, 'POST');
     at('notice-start').hidden = true;
     showStatus('Starting the VM');
   } catch (error) {
@@ -463,7 +484,7 @@ at('stage').addEventListener('keydown', (event) => {
   at(kind).focus();
 }, { capture: true });
 
-if (vmId) at('name').textContent = vmId;
+if (vmName) at('name').textContent = vmName;
 at('forget').hidden = !token;
 showKind();
 connect();
