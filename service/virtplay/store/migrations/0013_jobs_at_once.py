@@ -1,7 +1,8 @@
 """Store: adds the limit of a request on how many of its jobs run at once."""
 
 from tortoise import fields, migrations
-from tortoise.migrations import operations as ops
+
+from virtplay.store.migrations._drop_columns import AddColumn
 
 
 class Migration(migrations.Migration):
@@ -10,6 +11,6 @@ class Migration(migrations.Migration):
     dependencies = [("virtplay", "0012_lists_at_any_size")]
 
     operations = [
-        ops.AddField(model_name="Job", name="bulk_id", field=fields.IntField(null=True)),
-        ops.AddField(model_name="Job", name="at_once", field=fields.IntField(null=True)),
+        AddColumn(model_name="Job", name="bulk_id", field=fields.IntField(null=True)),
+        AddColumn(model_name="Job", name="at_once", field=fields.IntField(null=True)),
     ]

@@ -1,7 +1,8 @@
 """Store: adds when a job's step began, and how long it waits for a guest."""
 
 from tortoise import fields, migrations
-from tortoise.migrations import operations as ops
+
+from virtplay.store.migrations._drop_columns import AddColumn
 
 
 class Migration(migrations.Migration):
@@ -10,8 +11,6 @@ class Migration(migrations.Migration):
     dependencies = [("virtplay", "0013_jobs_at_once")]
 
     operations = [
-        ops.AddField(
-            model_name="Job", name="step_started_at", field=fields.DatetimeField(null=True)
-        ),
-        ops.AddField(model_name="Job", name="step_timeout", field=fields.IntField(null=True)),
+        AddColumn(model_name="Job", name="step_started_at", field=fields.DatetimeField(null=True)),
+        AddColumn(model_name="Job", name="step_timeout", field=fields.IntField(null=True)),
     ]
