@@ -311,8 +311,13 @@ async def test_a_database_of_an_earlier_version_is_saved_before_its_upgrade(
     folder.mkdir()
     for number in range(6):
         (folder / f"2025010{number + 1}T000000Z-0001_initial").touch()
+    strange = ["20250101T000000Z-0002_folder", "20250101T000000Z-copy", "zz-mine"]
+    (folder / strange[0]).mkdir()
+    for name in strange[1:]:
+        (folder / name).touch()
     await save_before_upgrade(old, folder)
-    names = sorted(path.name for path in folder.iterdir())
+    assert {*strange} <= {path.name for path in folder.iterdir()}
+    names = sorted(path.name for path in folder.iterdir() if path.name not in strange)
     assert len(names) == 5
     assert names[0].startswith("20250103T")
     assert names[-1].endswith("Z-0013_jobs_at_once")
@@ -322,7 +327,52 @@ async def test_a_database_of_an_earlier_version_is_saved_before_its_upgrade(
     await open_database(old)
     await close_database()
     await save_before_upgrade(old, folder)
-    assert sorted(path.name for path in folder.iterdir()) == names
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*names, *strange])
+
+
+async def test_an_old_backup_that_cannot_be_deleted_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, folder = f"sqlite://{tmp_path}/old.sqlite3", tmp_path / "backups"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"2025010{number + 1}T000000Z-0001_initial").touch()
+    await migrate(config=tortoise_config(old), target="virtplay.0013_jobs_at_once")
+    await close_database()
+
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.name.startswith("2025"):
+            raise PermissionError(1, "Operation not permitted", str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    await save_before_upgrade(old, folder)
+    assert "cannot delete old backups" in caplog.text
+    assert len(list(folder.iterdir())) == 7
+
+
+async def test_the_way_back_keeps_the_indexes_of_the_jobs(tmp_path: Path) -> None:
+    file = tmp_path / "database.sqlite3"
+    config = tortoise_config(f"sqlite://{file}")
+
+    def jobs_table() -> tuple[list[str], set[str]]:
+        with sqlite3.connect(file) as database:
+            indexes = database.execute(
+                "SELECT sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'job'"
+            ).fetchall()
+            columns = database.execute("PRAGMA table_info(job)").fetchall()
+        return sorted(str(sql) for (sql,) in indexes), {str(row[1]) for row in columns}
+
+    await migrate(config=config, target="virtplay.0012_lists_at_any_size")
+    before = jobs_table()
+    await migrate(config=config)
+    assert jobs_table()[1] - before[1] == {"at_once", "bulk_id", "step_started_at", "step_timeout"}
+    await migrate(config=config, target="virtplay.0012_lists_at_any_size")
+    await close_database()
+    assert before[0]
+    assert jobs_table() == before
 
 
 @only_sqlite

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import pkgutil
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from virtplay.store.backup import applied_migrations, save_backup
 log = logging.getLogger("virtplay.store.upgrade")
 
 KEPT = 5
+OWN_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9]{4}_\w+")
+"""Time and newest migration; other files of the directory are the user's."""
 
 
 async def save_before_upgrade(url: str, directory: Path) -> None:
     """Save the database in a directory if this version has migrations that it has not had.
 
-    The newest files of the directory are kept. Raise CannotStart if the database cannot be saved:
+    The newest of such files are kept. Raise CannotStart if the database cannot be saved:
     there would be no way back.
     """
     applied = await applied_migrations(url)
@@ -30,15 +33,25 @@ async def save_before_upgrade(url: str, directory: Path) -> None:
     try:
         await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
         await save_backup(url, file)
-        await asyncio.to_thread(_forget_old, directory)
     except (CannotCopy, OSError) as error:
         raise CannotStart(
             f"cannot upgrade the database without a backup of it: {error}; make one, then run"
             " virtplay db upgrade"
         ) from error
     log.info("saved the database in %s before its upgrade", file)
+    await asyncio.to_thread(_forget_old, directory)
 
 
 def _forget_old(directory: Path) -> None:
-    for old in sorted(directory.iterdir(), reverse=True)[KEPT:]:
-        old.unlink()
+    try:
+        own = [
+            file for file in directory.iterdir() if OWN_NAME.fullmatch(file.name) and _is_file(file)
+        ]
+        for old in sorted(own, reverse=True)[KEPT:]:
+            old.unlink()
+    except OSError as error:
+        log.warning("cannot delete old backups of the database in %s: %s", directory, error)
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
