@@ -369,7 +369,7 @@ class Vms:
             room_networks = frozenset({need.network_name})
             room = room_of(host, room.overcommit, promised.get(host.name, Promised()))
             room = HostRoom(**{**vars(room), "networks": room_networks, "bridges": room_networks})
-        place([room], need, vm=vm.ref)
+        place([room], need, vm=vm.label)
 
 
 def _check_card(vm: Vm, requested: Mapping[str, Any]) -> None:

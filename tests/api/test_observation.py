@@ -181,9 +181,9 @@ async def test_a_host_that_comes_late_does_not_get_an_id_that_was_given(service:
         }  # fmt: skip
         assert shown["late"]["error"] == {
             "code": "ID_IN_USE",
-            "message": "VM vm-006 has the id vm-001 in its metadata, which another VM had when it"
-            " was found: it is a copy of vm-001, or vm-001 was created while its host was not"
-            " observed; it is VM vm-006 here, and any update of it writes that into its metadata",
+            "message": "VM late (vm-006) has the id vm-001 in its metadata, which another VM had"
+            " when it was found: it is a copy of vm-001, or vm-001 was created while its host"
+            " was not observed; it is VM vm-006 here, and any update of it writes that into its metadata",
             "jobId": None,
         }
         assert shown["other"]["error"] is None
@@ -257,8 +257,8 @@ async def test_guest_that_qemu_has_paused_is_an_error_until_it_runs(service: Ser
     assert (shown["status"], shown["statusReason"]) == ("error", "io_error")
     assert shown["error"] == {
         "code": "GUEST_NOT_RUNNING",
-        "message": "VM vm-001 does not run: QEMU has paused its guest after an I/O error of a disk"
-        " (vda: no space); make room on its storage or repair it, then resume the VM",
+        "message": "VM web (vm-001) does not run: QEMU has paused its guest after an I/O error of a"
+        " disk (vda: no space); make room on its storage or repair it, then resume the VM",
         "jobId": None,
     }
     by_a_person = own_domain(vm, state="paused", state_reason="user")

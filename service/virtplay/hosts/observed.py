@@ -248,8 +248,8 @@ async def adopt(
         generation=_generation(domain),
         **{"disk": 0, **columns_of(domain)},
     )
-    conflict = other_id(vm.ref, domain)
-    await store.save_vm(vm, error=error_of(vm.ref, domain) or conflict)
+    conflict = other_id(vm, domain)
+    await store.save_vm(vm, error=error_of(vm.label, domain) or conflict)
     snapshots = domain.get("snapshots") or ()
     await snapshot_store.follow_snapshots(vm, snapshots, ())
     await job_store.pass_over_jobs(_remembered_jobs(domain))

@@ -129,7 +129,7 @@ def place(rooms: Sequence[HostRoom], need: Need, *, vm: str | None = None) -> st
     """Return the name of the host that has the smallest promised share with the VM.
 
     Raise ValidationFailed if no host has the network, and InsufficientResources with the figures
-    of every host if none has room. `vm` is the id of a VM that stays on its host and grows.
+    of every host if none has room. `vm` is the label of a VM that stays on its host and grows.
     """
     cannot = "cannot place the VM" if vm is None else f"cannot change VM {vm}"
     connected = [room for room in rooms if room.has_network(need)]

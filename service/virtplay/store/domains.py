@@ -62,8 +62,11 @@ def _room_of(disks: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
     }
 
 
-def error_of(ref: str | None, domain: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the error of a VM whose guest has crashed or was paused by QEMU, or None."""
+def error_of(label: str, domain: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the error of a VM whose guest has crashed or was paused by QEMU, or None.
+
+    `label`: the VM's name and id.
+    """
     fault = fault_of(domain.get("state") or "", domain.get("state_reason"))
     if fault is None:
         return None
@@ -72,7 +75,7 @@ def error_of(ref: str | None, domain: Mapping[str, Any]) -> dict[str, Any] | Non
     named = ", ".join(f"{target}: {error}" for target, error in sorted(disks.items()))
     return {
         "code": "GUEST_NOT_RUNNING",
-        "message": f"VM {ref} does not run: {happened}{f' ({named})' if named else ''}; {remedy}",
+        "message": f"VM {label} does not run: {happened}{f' ({named})' if named else ''}; {remedy}",
         "jobId": None,
     }
 
@@ -87,22 +90,22 @@ def twice_defined(vm: Mapping[str, Any]) -> dict[str, Any] | None:
     )
     return {
         "code": "DEFINED_TWICE",
-        "message": f"VM {vm['ref']} is defined on several hosts: {states}; undefine it where it"
+        "message": f"VM {vm['name']} ({vm['ref']}) is defined on several hosts: {states}; undefine it where it"
         " does not belong (virsh undefine, without its disks)",
         "jobId": None,
     }
 
 
-def other_id(ref: str | None, domain: Mapping[str, Any]) -> dict[str, Any] | None:
+def other_id(vm: Vm, domain: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the error of a VM whose metadata on the host has the id of another VM, or None."""
     claimed = (domain.get("metadata") or {}).get("id")
-    if claimed == ref or number_of(claimed) is None:
+    if claimed == vm.ref or number_of(claimed) is None:
         return None
     return {
         "code": ID_IN_USE,
-        "message": f"VM {ref} has the id {claimed} in its metadata, which another VM had when it"
-        f" was found: it is a copy of {claimed}, or {claimed} was created while its host was not"
-        f" observed; it is VM {ref} here, and any update of it writes that into its metadata",
+        "message": f"VM {vm.label} has the id {claimed} in its metadata, which another VM had"
+        f" when it was found: it is a copy of {claimed}, or {claimed} was created while its host"
+        f" was not observed; it is VM {vm.ref} here, and any update of it writes that into its metadata",
         "jobId": None,
     }
 
@@ -141,9 +144,9 @@ async def follow_domain(
     if requested.get("ip") and requested.get("mac") == observed.get("network", {}).get("mac"):
         observed["network"]["ip"] = requested["ip"]
     error = (
-        error_of(vm.ref, domain)
+        error_of(vm.label, domain)
         or twice_defined({**vars(vm), **observed, **values})
-        or other_id(vm.ref, domain)
+        or other_id(vm, domain)
     )
     if "pool_size" not in observed and observed.get("disk", vm.disk) != vm.disk:
         # Until the next observation the whole disk counts.

@@ -115,8 +115,8 @@ def test_insufficient_resources_names_the_figures_of_every_host_tried() -> None:
         (
             {"promised_memory": 7000, "stopped_memory": 6000},
             Need(0, 1024, 0),
-            "vm-007",
-            "cannot change VM vm-007: kvm1 has (8192 - 512 reserved) MiB ×"
+            "web (vm-007)",
+            "cannot change VM web (vm-007): kvm1 has (8192 - 512 reserved) MiB ×"
             " virtplay_overcommit_memory 1 = 7680 MiB of memory, 7000 promised to VMs (6000 of it"
             " to stopped ones), 1024 more needed; delete a VM or reduce its memory, or raise"
             " virtplay_overcommit_memory",
