@@ -79,9 +79,6 @@ JobArgument = Annotated[
         autocompletion=completion.complete_jobs,
     ),
 ]
-HostOption = typer.Option(
-    metavar="NAME", help="Only VMs on this host.", autocompletion=completion.complete_hosts
-)
 
 JSON = {"as_json": (AsJson, False)}
 """Parameter → its annotation and default."""
