@@ -183,7 +183,8 @@ async def test_a_host_that_comes_late_does_not_get_an_id_that_was_given(service:
             "code": "ID_IN_USE",
             "message": "VM late (vm-006) has the id vm-001 in its metadata, which another VM had"
             " when it was found: it is a copy of vm-001, or vm-001 was created while its host"
-            " was not observed; it is VM vm-006 here, and any update of it writes that into its metadata",
+            " was not observed; it is VM vm-006 here, and any update of it writes that into its"
+            " metadata",
             "jobId": None,
         }
         assert shown["other"]["error"] is None

@@ -90,8 +90,8 @@ def twice_defined(vm: Mapping[str, Any]) -> dict[str, Any] | None:
     )
     return {
         "code": "DEFINED_TWICE",
-        "message": f"VM {vm['name']} ({vm['ref']}) is defined on several hosts: {states}; undefine it where it"
-        " does not belong (virsh undefine, without its disks)",
+        "message": f"VM {vm['name']} ({vm['ref']}) is defined on several hosts: {states}; undefine it"
+        " where it does not belong (virsh undefine, without its disks)",
         "jobId": None,
     }
 
@@ -105,7 +105,8 @@ def other_id(vm: Vm, domain: Mapping[str, Any]) -> dict[str, Any] | None:
         "code": ID_IN_USE,
         "message": f"VM {vm.label} has the id {claimed} in its metadata, which another VM had"
         f" when it was found: it is a copy of {claimed}, or {claimed} was created while its host"
-        f" was not observed; it is VM {vm.ref} here, and any update of it writes that into its metadata",
+        f" was not observed; it is VM {vm.ref} here, and any update of it writes that into its"
+        " metadata",
         "jobId": None,
     }
 
