@@ -171,8 +171,8 @@ def test_requests_that_pages_show_name_no_id() -> None:
 def test_a_vm_in_a_playbook_is_named_as_a_domain_not_by_an_id() -> None:
     modules = ROOT.glob("collections/ansible_collections/virtplay/libvirt/plugins/modules/*.py")
     for page in [*PAGES, *ROOT.glob("playbooks/*.yml"), *modules]:
-        found = re.search(r"(?:_name|_domain|\bname)\"?[=:] ?\"?vm-\d{3}", page.read_text())
-        assert not found, f"{page.name}: {found[0] if found else ''}"
+        found = re.findall(r"(?:_name|_domain|\bname)\"?[=:] ?\"?vm-\d{3}", page.read_text())
+        assert found == [], page.name
 
 
 def test_index_lists_every_page() -> None:
