@@ -11,14 +11,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 import yaml
 
-from benchmarks.measuring import ORIGIN, Figure, medians, serving, timed, wait_for_launcher
+from benchmarks.measuring import (
+    ORIGIN,
+    Figure,
+    Service,
+    medians,
+    serving,
+    timed,
+    wait_for_launcher,
+)
 from lab.lab import Host, Lab
 
 KCLI = "kcli==99.0.202610251748"
@@ -85,6 +93,13 @@ TASKS = (
         ["kcli update vm -P memory=512 {stopped}"],
         ["virtplay vm update {stopped} --memory 256M"],
         ["kcli update vm -P memory=256 {stopped}"],
+    ),
+    Task(
+        "give a running VM less memory, which kcli does at its next boot",
+        ["virtplay vm update {vm} --memory 192M"],
+        ["kcli update vm -P memory=192 {vm}"],
+        ["virtplay vm update {vm} --memory 256M"],
+        ["kcli update vm -P memory=256 {vm}"],
     ),
     Task(
         "take a snapshot of a stopped VM, and restore it",
@@ -201,6 +216,7 @@ def bench(*, quick: bool) -> Iterator[Figure]:
         shell("kcli stop vm kcli-off", {})
         for task in TASKS:
             yield beside(shell, task, ways, turns)
+        yield read(shell, service, turns)
         yield prompt(shell, host, turns)
 
 
@@ -233,6 +249,24 @@ def beside(shell: Shell, task: Task, ways: dict[str, dict[str, str]], turns: int
         "bench": f"shell: {task.name}",
         **medians(**{way: each[1:] for way, each in seconds.items()}),
         "runs": turns - 1,
+    }
+
+
+def read(shell: Shell, service: Service, turns: int) -> Figure:
+    """A list by the command line, beside curl, which prints the answer as it comes."""
+    header = f"Authorization: Bearer {service.token}"
+    ways: dict[str, Callable[[], str]] = {
+        "virtplay": lambda: shell("virtplay vm list", {}),
+        "curl": lambda: run("curl", "-sfH", header, f"{ORIGIN}/api/v1/vms"),
+    }
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(4 * turns):
+        for way, work in ways.items():
+            seconds[way].append(timed(work))
+    return {
+        "bench": "shell: read",
+        **medians(**{way: each[1:] for way, each in seconds.items()}),
+        "runs": 4 * turns - 1,
     }
 
 

@@ -89,6 +89,7 @@ PAIRS = (
          "virtplay_s", f"kcli on the same libvirt, in {counted(task.kcli)}", "kcli_s")
         for task in TASKS
     ),
+    ("shell: read", "`virtplay vm list`", "virtplay_s", "`curl` of the same list", "curl_s"),
     ("shell: prompt", "create a `micro` VM until `virtplay vm ssh` has a prompt", "virtplay_s",
      "its guest's own boot until it serves SSH", "boot_s"),
 )  # fmt: skip
