@@ -156,15 +156,19 @@ def test_callbacks_of_the_user_are_not_run_with_the_plugins_own_ansible(
         ("guests.yml", "plugin: virtplay.libvirt.libvrt\n", True),
         ("libvirt.yml", "plugin: community.libvirt.libvirt\n", False),
         ("libvirt.yml", "hypervisors:\n  hosts: {plugin: virtplay.libvirt.libvirt}\n", False),
-        ("libvirt.cfg", "plugin: virtplay.libvirt.libvirt\n", False),
+        ("libvirt.cfg", "plugin: virtplay.libvirt.libvirt\n", True),
+        ("guests", "plugin: virtplay.libvirt.libvirt\n", True),
+        ("hosts.ini", "[hypervisors]\nkvm1\n", False),
+        ("image.bin", "\x00\x01\udc80 plugin: virtplay.libvirt.libvirt\n", False),
     ],
 )
-def test_any_yaml_file_with_the_plugins_name_is_taken(
+def test_any_file_with_the_plugins_name_is_taken(
     tmp_path: Path, name: str, text: str, taken: bool
 ) -> None:
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, errors="surrogateescape")
     assert InventoryModule().verify_file(str(tmp_path / name)) is taken
     assert not InventoryModule().verify_file(str(tmp_path / "missing.yml"))
+    assert not InventoryModule().verify_file(str(tmp_path))
 
 
 WRONG_OPTIONS: list[tuple[str, Any, str]] = [

@@ -17,8 +17,10 @@ description:
     command and with the inventory that contains them. The connection settings of your
     hypervisors, such as users, keys, jump hosts, become and vault, therefore apply here too. The
     controller requires only Ansible.
-  - The configuration is any file whose name ends in C(.yml) or C(.yaml), with the O(plugin) of
-    this name.
+  - The configuration is any file with the O(plugin) of this name. Ansible's plugin
+    P(ansible.builtin.auto#inventory), which is enabled by default, accepts only names that end in
+    C(.yml) or C(.yaml); for others add C(virtplay.libvirt.libvirt) to C(enable_plugins) in
+    C(ansible.cfg).
   - An unknown option or an invalid value is an error before any host is contacted.
   - Store secrets of the guests, such as C(ansible_password), in the C(group_vars) of
     C(libvirt_vms), encrypted with C(ansible-vault) if you like. The only option that may contain
@@ -183,6 +185,7 @@ from ansible_collections.virtplay.libvirt.plugins.plugin_utils.vm_inventory impo
 ALL_VMS = "libvirt_vms"
 MODULE = "virtplay.libvirt.host_info"
 _VAULT_OPTIONS = (("vault_ids", "--vault-id"), ("vault_password_files", "--vault-password-file"))
+_LONGEST = 1024 * 1024  # no configuration is longer, but a source may be any file
 _PLUGIN = re.compile(
     rf"^[\"']?plugin[\"']?\s*:\s*[\"']?{re.escape(MODULE.rpartition('.')[0])}\.", re.M
 )
@@ -197,9 +200,10 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
     def verify_file(self, path: str) -> bool:
         """Return whether a file is a configuration of this plugin."""
-        if not super().verify_file(path) or not path.endswith((".yml", ".yaml")):
+        if not super().verify_file(path) or not Path(path).is_file():
             return False
-        return _PLUGIN.search(Path(path).read_text(errors="replace")) is not None
+        with Path(path).open(encoding="utf-8", errors="replace") as file:
+            return _PLUGIN.search(file.read(_LONGEST)) is not None
 
     def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
         """Add the VMs to the inventory; raise AnsibleParserError."""
