@@ -1,4 +1,4 @@
-"""Command line: completes the names of VMs, snapshots, jobs, hosts and templates on Tab."""
+"""Command line: completes the names of VMs, snapshots, jobs and others on Tab."""
 
 import contextlib
 import io
@@ -19,6 +19,20 @@ PLAIN = re.compile(r"[\w.+@-]+", re.ASCII)
 """Words that mean nothing else to a shell: zsh evaluates what it is offered. Others are left out,
 and so is help beside the words, for which Typer 0.29 loads all of rich.
 """
+
+
+def complete_actions(incomplete: str) -> list[str]:
+    """Return the actions of jobs."""
+    from virtplay.actions import Action  # noqa: PLC0415
+
+    return [action.value for action in Action if action.startswith(incomplete)]
+
+
+def complete_playbooks(incomplete: str) -> list[str]:
+    """Return the names of the playbooks."""
+    from virtplay.cli.playbook import find_playbooks  # noqa: PLC0415
+
+    return [name for name in find_playbooks() if name.startswith(incomplete)]
 
 
 def complete_vms(ctx: typer.Context, incomplete: str) -> list[str]:

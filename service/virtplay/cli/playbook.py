@@ -7,9 +7,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from virtplay.cli import completion
 from virtplay.cli.tables import Column, Table
 from virtplay.files import PROJECT
-from virtplay.machine.plays import ANSIBLE_PLAYBOOK, ansible_environment
+from virtplay.machine.plays import ANSIBLE_PLAYBOOK, ansible_environment, project_dir
 
 OPTIONS = {
     "allow_extra_args": True,
@@ -30,7 +31,12 @@ PLAYBOOKS = Table(
 def run_playbook(
     context: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="PLAYBOOK", help="Playbook, such as vm_create.")
+        str | None,
+        typer.Argument(
+            metavar="PLAYBOOK",
+            help="Playbook, such as vm_create.",
+            autocompletion=completion.complete_playbooks,
+        ),
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the playbooks.")] = False,
 ) -> None:
@@ -38,7 +44,7 @@ def run_playbook(
 
     All arguments after the name are those of ansible-playbook. Roles and collection are Virtplay's;
     ANSIBLE_ROLES_PATH and ANSIBLE_COLLECTIONS_PATH add to them, and ANSIBLE_CONFIG replaces
-    Virtplay's ansible.cfg.
+    Virtplay's ansible.cfg. With VIRTPLAY_PROJECT_DIR, all of these are from that directory.
 
     \b
     Example:
@@ -68,7 +74,7 @@ def show_files() -> None:
 
 def find_playbooks() -> dict[str, Path]:
     """Return the playbooks by their names, without the suffix."""
-    return {path.stem: path for path in sorted((PROJECT / "playbooks").glob("*.yml"))}
+    return {path.stem: path for path in sorted((project_dir() / "playbooks").glob("*.yml"))}
 
 
 def purpose_of(playbook: Path) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from virtplay.errors import CannotStart
 from virtplay.files import PACKAGE, PROJECT
 from virtplay.machine.packages import install_packages
-from virtplay.machine.plays import ANSIBLE_PLAYBOOK, ansible_environment
+from virtplay.machine.plays import ANSIBLE_PLAYBOOK, ansible_environment, project_dir
 from virtplay.machine.root import as_root, require_root
 from virtplay.settings import Settings
 
@@ -95,7 +95,7 @@ def play(name: str, sources: list[str], logs: Path, *options: str) -> None:
     """Run a playbook, and print its messages and how long it took; CannotStart if it fails."""
     started = time.monotonic()
     log = logs / f"{name}.log"
-    command = [ANSIBLE_PLAYBOOK, str(PROJECT / f"playbooks/{name}.yml"), *words_of(sources)]
+    command = [ANSIBLE_PLAYBOOK, str(project_dir() / f"playbooks/{name}.yml"), *words_of(sources)]
     with log.open("w") as output:
         done = subprocess.run(
             [*command, *options],

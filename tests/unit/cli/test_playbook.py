@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from virtplay.files import PROJECT
@@ -32,6 +33,20 @@ def test_what_follows_the_name_is_for_ansible() -> None:
     done = run("vm_start.yml", "--help")
     assert done.returncode == 0
     assert done.stdout.startswith("usage: ansible-playbook ")
+
+
+def test_the_playbooks_are_those_of_the_project_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "playbooks").mkdir()
+    (tmp_path / "playbooks/mine.yml").write_text("# Do my own thing.\n- hosts: all\n")
+    monkeypatch.setenv("VIRTPLAY_PROJECT_DIR", str(tmp_path))
+    monkeypatch.delenv("ANSIBLE_CONFIG", raising=False)
+    assert "mine      Do my own thing" in run("--list").stdout
+    assert "there are mine" in run("vm_start").stderr
+    environment = ansible_environment()
+    assert environment["ANSIBLE_ROLES_PATH"].startswith(f"{tmp_path / 'roles'}")
+    assert environment["ANSIBLE_CONFIG"] == str(tmp_path / "ansible.cfg")
 
 
 def test_own_roles_come_first_and_those_of_the_environment_stay(
