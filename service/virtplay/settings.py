@@ -255,7 +255,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _whole_tls(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key require each other")
+            raise ValueError("VIRTPLAY_TLS_CERTIFICATE and VIRTPLAY_TLS_KEY require each other")
         return self
 
     @property

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 from virtplay import __version__
 from virtplay.cli.connection import Connection
-from virtplay.cli.faults import CannotChoose, CannotReach, NotSent, Refused
+from virtplay.cli.faults import CannotReach, NotSent, Refused, WrongValue
 from virtplay.errors import VmAmbiguous, VmNotFound
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Client:
             target = f"/api/v1{path}?{urlencode(params)}" if params else f"/api/v1{path}"
             content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise CannotChoose("cannot send the request: an argument is not valid UTF-8") from None
+            raise WrongValue("cannot send the request: an argument is not valid UTF-8") from None
         return self._transport.request(method, target, content)
 
     def _data(self, response: "Response") -> JsonObject:
@@ -156,11 +156,11 @@ class Client:
 
 
 def path_of(*parts: str) -> str:
-    """Return the path of these parts, each one quoted; CannotChoose for an invalid name."""
+    """Return the path of these parts, each one quoted; WrongValue for an invalid name."""
     for part in parts:
         if part in UNUSABLE:
-            raise CannotChoose(f"cannot find {part!r}: not a valid name")
+            raise WrongValue(f"cannot find {part!r}: not a valid name")
     try:
         return "".join(f"/{quote(part, safe='')}" for part in parts)
     except UnicodeEncodeError:
-        raise CannotChoose("cannot send the request: an argument is not valid UTF-8") from None
+        raise WrongValue("cannot send the request: an argument is not valid UTF-8") from None

@@ -12,6 +12,7 @@ from virtplay.cli.ages import age_text
 from virtplay.cli.screen import plain
 from virtplay.errors import VirtplayError, VmAmbiguous
 from virtplay.texts import did_you_mean
+from virtplay.vm_fields import WORDS
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -151,9 +152,8 @@ def describe_vm(vm: Mapping[str, Any]) -> str:
 
 def _print_usage(error: typer.TyperException) -> int:
     """Print the error of a wrong command line, with its usage."""
-    # Typer 0.29 passes on the words of pydantic, which are about fields.
-    error.message = re.sub(r"^Value error, ", "", error.message)
-    error.message = re.sub(r"^Input should be ([^,]*)(, unable .*)?$", r"must be \1", error.message)
+    error.message = plain_words(error.message)
+    _suggest_option(error)
     found = re.fullmatch(r"'(.*)' is not one of (.*)\.", error.message, re.DOTALL)
     if found:
         choices = re.findall(r"'([^']*)'", found[2])
@@ -165,6 +165,32 @@ def _print_usage(error: typer.TyperException) -> int:
         show: Any = error
         show.show()
     return error.exit_code
+
+
+def plain_words(message: str) -> str:
+    """Return a message of pydantic, which Typer 0.29 passes on, without its words about fields."""
+    message = re.sub(r"^Value error, ", "", message)
+    return re.sub(r"^Input should be ([^,]*)(, unable .*)?$", r"must be \1", message)
+
+
+def _suggest_option(error: Any) -> None:
+    """Let the error of an unknown option name the one that has another word, as --ram for memory.
+
+    Typer suggests only what is spelled alike.
+    """
+    given, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    if given is None or context is None:
+        return
+    known = {option for each in context.command.params for option in each.opts}
+    for words in WORDS:
+        options = [OPTIONS.get(word) or _kebab(word) for word in words]
+        same = [option for option in options if option in known]
+        if same and given in {*options, *map(_kebab, words)}:
+            error.possibilities = same[:1]
+
+
+def _kebab(word: str) -> str:
+    return "--" + re.sub(r"([A-Z])", r"-\1", word).lower().replace("_", "-")
 
 
 def _in_options(refusal: str, message: str, details: Mapping[str, Any]) -> str:
@@ -181,6 +207,6 @@ def _option(field: str) -> str:
         return "the request"
     name = re.sub(r"\.[0-9]+$", "", field)
     name = name if name in OPTIONS else name.partition(".")[0]
-    option = OPTIONS.get(name) or "--" + re.sub(r"([A-Z])", r"-\1", name).lower()
+    option = OPTIONS.get(name) or _kebab(name)
     given = any(word.partition("=")[0] == option for word in sys.argv[1:])
     return ARGUMENTS[name] if name in ARGUMENTS and not given else option

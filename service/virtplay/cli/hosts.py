@@ -106,18 +106,18 @@ def _show_record(_client: Client, data: JsonObject) -> None:
         {
             "name": data["name"],
             "status": data["status"],
-            "message": data["message"],
+            "message": data["message"] or "",
             "virtualization": data["virtType"],
-            "reason": data["virtReason"],
+            "reason": data["virtReason"] or "",
             "cpus": data["cpus"],
             "cpu model": data["cpuModel"],
             "memory": f"{memory} MiB" if memory else None,
             "vms": data["vms"],
             **_room(data),
-            "pools": [_pool(pool) for pool in data["pools"]],
-            "networks": [_network(network) for network in data["networks"]],
-            "bridges": list(data["bridges"]),
-            "versions": [f"{name} {version}" for name, version in data["versions"].items()],
+            "pools": [_pool(pool) for pool in data["pools"]] or None,
+            "networks": [_network(network) for network in data["networks"]] or None,
+            "bridges": list(data["bridges"]) or None,
+            "versions": [f"{name} {version}" for name, version in data["versions"].items()] or None,
             "observed": moment_text(data["observedAt"]),
         }
     )
@@ -172,8 +172,8 @@ def _show_template(_client: Client, data: JsonObject) -> None:
             "id": data["id"],
             "os": data["os"],
             "source": data["source"],
-            "min disk": _disk(data) or "-",
-            "hosts": hosts or "-",
+            "min disk": _disk(data),
+            "hosts": hosts or None,
         }
     )
 

@@ -77,7 +77,12 @@ def list_jobs(
     ] = None,
     status: Annotated[JobStatus | None, typer.Option(help="Only jobs with this status.")] = None,
     action: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only this action, such as vm_start.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Only this action, such as vm_start.",
+            autocompletion=completion.complete_actions,
+        ),
     ] = None,
     origin: Annotated[
         JobOrigin | None, typer.Option(help="Only this origin; shell: runs reported from a shell.")
@@ -113,17 +118,17 @@ def _show_record(_client: Client, data: JsonObject) -> None:
             "origin": data["origin"],
             "action": data["action"],
             "playbook": data["playbook"],
-            "vm": ", ".join(data["vmIds"]),
-            "host": ", ".join(data["hosts"]),
+            "vm": ", ".join(data["vmIds"]) or None,
+            "host": ", ".join(data["hosts"]) or None,
             "status": data["status"],
             "progress": _progress(data),
-            "step": data["step"],
-            "error": f"{error['message']} ({error['code']})" if error else None,
-            "failed task": error["task"] if error else None,
+            "step": data["step"] or None,
+            "error": f"{error['message']} ({error['code']})" if error else "",
+            "failed task": (error and error["task"]) or "",
             "changes": changes,
-            "applies": data["appliesAt"],
+            "applies": data["appliesAt"] or "",
             "by": data["requestedBy"],
-            "user": data["user"],
+            "user": data["user"] or "",
             "request": data["requestId"],
             "command": data["command"],
             "created": moment_text(data["createdAt"]),

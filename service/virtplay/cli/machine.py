@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from virtplay.cli.options import Yes, require_dialogue
-from virtplay.cli.server import load_settings, serve
+from virtplay.cli.options import Yes, confirm
+from virtplay.cli.server import Port, load_settings, serve
 
 up_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 uninstall_app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -15,7 +15,7 @@ uninstall_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @up_app.command("up")
 def up(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    port: Port = None,
     inventory: Annotated[
         str | None,
         typer.Option(
@@ -85,8 +85,7 @@ def uninstall(
     planned = plan(settings, purge=purge)
     typer.echo(planned.describe())
     if not yes:
-        require_dialogue("remove what Virtplay made")
-        typer.confirm("Remove it?", abort=True)
+        confirm("remove what Virtplay made")
     if planned.unit:
         require_root("remove the systemd unit")
         unit.remove_unit()

@@ -11,7 +11,7 @@ from virtplay.cli import completion
 from virtplay.cli.client import Client, JsonObject
 from virtplay.cli.connection import find_connection
 from virtplay.cli.faults import NoConfirmation
-from virtplay.cli.screen import is_dialogue, print_json, print_notes
+from virtplay.cli.screen import is_dialogue, plain, print_json, print_notes
 from virtplay.cli.tables import Table
 
 Function = Callable[..., Any]
@@ -220,10 +220,14 @@ def open_client(url: str | None, token_file: Path | None) -> Client:
     return Client(find_connection(url, token_file))
 
 
-def require_dialogue(what: str) -> None:
-    """Raise NoConfirmation unless a question can be answered; `what`: such as "delete VM web"."""
+def confirm(what: str) -> None:
+    """Ask on the terminal whether to do something, such as "delete vm-001 with its disks".
+
+    NoConfirmation without a terminal, typer.Abort without a yes.
+    """
     if not is_dialogue():
-        raise NoConfirmation(f"cannot {what} without a confirmation: no terminal; use --yes")
+        raise NoConfirmation(f"cannot ask whether to {what}: no terminal; use --yes")
+    typer.confirm(plain(f"{what[0].upper()}{what[1:]}?"), abort=True)
 
 
 def refuse_duplicate(what: str, name: str, others: Sequence[str]) -> None:

@@ -71,10 +71,14 @@ def print_notes(notes: Sequence[str]) -> None:
 
 
 def print_record(fields: Mapping[str, object]) -> None:
-    """Print names and values, one per line; a list one item per line, None and empty not at all."""
+    """Print names and values, one per line, and a list one item per line.
+
+    None is "-", as in tables: not known, or none. A line that says something only in some records
+    is empty in the others, and is left out.
+    """
     width = max(len(name) for name in fields) + 2
     for name, value in fields.items():
-        lines = value if isinstance(value, list) else [value]
-        for number, line in enumerate(entry for entry in lines if entry not in (None, "")):
+        lines = value if isinstance(value, list) else ["-" if value is None else value]
+        for number, line in enumerate(entry for entry in lines if entry != ""):
             title = f"{name}:" if number == 0 else ""
             typer.echo(f"{title:{width}}{plain(line)}")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from virtplay.cli.ages import age_text
+from virtplay.cli.faults import WrongValue, plain_words
 from virtplay.cli.tables import Column, Table
-from virtplay.errors import CannotStart, ValidationFailed
+from virtplay.errors import CannotStart
 from virtplay.times import time_text
 
 # Pydantic, Tortoise and Sanic take longer to load than most commands take to run, so each command
@@ -51,6 +52,9 @@ TOKENS = Table(
 EXPIRES_DAYS_MAX = 36_500
 
 
+Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")]
+
+
 class TokenRole(StrEnum):
     """The role of a token."""
 
@@ -69,7 +73,10 @@ def load_settings(**given: object) -> "Settings":
         return Settings(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         faults = "; ".join(
-            f"VIRTPLAY_{str(entry['loc'][0]).upper()}: {entry['msg']}" for entry in error.errors()
+            # A rule about several settings names them itself.
+            "".join(f"VIRTPLAY_{str(name).upper()} " for name in entry["loc"][:1])
+            + plain_words(entry["msg"])
+            for entry in error.errors()
         )
         raise CannotStart(f"cannot use the settings: {faults}") from None
 
@@ -77,7 +84,7 @@ def load_settings(**given: object) -> "Settings":
 @serve_app.command("serve")
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    port: Port = None,
     inventory: Annotated[
         str | None,
         typer.Option("--inventory", "-i", help="Inventory sources, separated by commas."),
@@ -156,7 +163,7 @@ def create_token(
     expires = None
     if expires_days is not None:
         if not 0 < expires_days <= EXPIRES_DAYS_MAX:
-            raise ValidationFailed(
+            raise WrongValue(
                 f"cannot create token {name}: --expires-days must be above 0 and at most"
                 f" {EXPIRES_DAYS_MAX}"
             )

@@ -16,10 +16,10 @@ from virtplay.cli.options import (
     VmArgument,
     Yes,
     change_command,
+    confirm,
     list_command,
     query_command,
     refuse_duplicate,
-    require_dialogue,
 )
 from virtplay.cli.screen import plain, print_record, split_lines
 from virtplay.cli.tables import Column, Table
@@ -95,12 +95,12 @@ def _show_record(_client: Client, data: JsonObject) -> None:
             "name": data["name"],
             "description": split_lines(data["description"]),
             "status": data["status"],
-            "error": error and f"{error['message']} ({error['code']}, {error['jobId']})",
+            "error": f"{error['message']} ({error['code']}, {error['jobId']})" if error else "",
             "parent": data["parent"],
             "current": "yes" if data["current"] else "no",
             "restores to": data["restoresTo"],
             "memory": _size(data) if data["hasMemory"] else "no",
-            "frozen": {True: "yes", False: "no", None: None}[data["frozen"]],
+            "frozen": {True: "yes", False: "no", None: ""}[data["frozen"]],
             "origin": data["origin"],
             "created": moment_text(data["createdAt"]),
             "expires": moment_text(data["expiresAt"]),
@@ -207,12 +207,9 @@ def delete_snapshot(
     """
     path = _path(client, vm, snapshot)
     if not yes:
-        require_dialogue(f"delete snapshot {snapshot} of VM {vm}")
         data = client.get(path)
         memory = f" and its memory of {_size(data)}" if data["hasMemory"] and _size(data) else ""
-        typer.confirm(
-            plain(f"Delete snapshot {data['id']} ({data['name']}){memory} of VM {vm}?"), abort=True
-        )
+        confirm(f"delete snapshot {data['id']} ({data['name']}){memory} of VM {vm}")
     return Change("DELETE", path)
 
 
@@ -233,7 +230,7 @@ def _show_schedule(_client: Client, data: JsonObject | None) -> None:
             "enabled": "yes" if data["enabled"] else "no",
             "next": moment_text(data["nextAt"]),
             "last": data["lastAt"] and f"{moment_text(data['lastAt'])} ({data['lastJobId']})",
-            "skipped": skipped and f"{moment_text(skipped['at'])}: {skipped['reason']}",
+            "skipped": f"{moment_text(skipped['at'])}: {skipped['reason']}" if skipped else "",
         }
     )
 

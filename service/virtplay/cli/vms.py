@@ -21,11 +21,11 @@ from virtplay.cli.options import (
     VmArgument,
     Yes,
     change_command,
+    confirm,
     list_command,
     open_client,
     query_command,
     refuse_duplicate,
-    require_dialogue,
 )
 from virtplay.cli.screen import plain, print_record, split_lines
 from virtplay.cli.sizes import parse_gib, parse_mib
@@ -194,15 +194,16 @@ def _show_record(client: Client, data: JsonObject) -> None:
             "name": data["name"],
             "domain": data["domain"],
             "status": _status(data, ordinary=True),
-            "error": _error_text(data["error"]),
-            "host": data["host"] or "-",
-            "cpu": data["cpu"] or "-",
-            "memory": _amount(data, "memory", "MiB") or "-",
-            "disk": _amount(data, "disk", "GiB") or "-",
-            "os": data["os"] or "-",
-            "template": data["template"] or "-",
-            "ip": data["ip"] or "-",
-            "network": ", ".join(f"{key} {value}" for key, value in data["network"].items()),
+            "error": _error_text(data["error"]) or "",
+            "host": data["host"] or None,
+            "cpu": data["cpu"] or None,
+            "memory": _amount(data, "memory", "MiB"),
+            "disk": _amount(data, "disk", "GiB"),
+            "os": data["os"] or None,
+            "template": data["template"] or None,
+            "ip": data["ip"] or None,
+            "network": ", ".join(f"{key} {value}" for key, value in data["network"].items())
+            or None,
             "addresses": [
                 " ".join(str(part) for part in address.values()) for address in data["addresses"]
             ],
@@ -217,7 +218,7 @@ def _show_record(client: Client, data: JsonObject) -> None:
             "created": moment_text(data["createdAt"]),
             "updated": moment_text(data["updatedAt"]),
             "started": moment_text(data["startedAt"]),
-            "observed": moment_text(data["observedAt"]) or "-",
+            "observed": moment_text(data["observedAt"]),
         }
     )
 
@@ -605,7 +606,6 @@ def _confirm_delete(client: Client, vm: str, keep_disks: bool) -> str:
 
     NoConfirmation without a terminal, typer.Abort without a yes.
     """
-    require_dialogue(f"delete VM {vm}")
     data = client.get(path_of("vms", vm))
     count = len(client.get(path_of("vms", data["id"], "snapshots"))["snapshots"])
     size = _amount(data, "disk", "GiB")
@@ -616,8 +616,7 @@ def _confirm_delete(client: Client, vm: str, keep_disks: bool) -> str:
     kept = ", but keep its disks" if keep_disks else ""
     place = f" on {data['host']}" if data["host"] else ""
     shown = f"{data['id']} ({data['name']}, {data['status']}{place})"
-    question = f"Delete {shown}{goes_too}{kept}?"
-    typer.confirm(plain(question), abort=True)
+    confirm(f"delete {shown}{goes_too}{kept}")
     return str(data["id"])
 
 

@@ -90,8 +90,8 @@ def twice_defined(vm: Mapping[str, Any]) -> dict[str, Any] | None:
     )
     return {
         "code": "DEFINED_TWICE",
-        "message": f"VM {vm['name']} ({vm['ref']}) is defined on several hosts: {states}; undefine it"
-        " where it does not belong (virsh undefine, without its disks)",
+        "message": f"VM {vm['name']} ({vm['ref']}) is defined on several hosts: {states};"
+        " undefine it where it does not belong (virsh undefine, without its disks)",
         "jobId": None,
     }
 

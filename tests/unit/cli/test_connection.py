@@ -178,7 +178,7 @@ def test_proxy_of_the_environment_does_not_get_loopback_requests(
 def test_name_that_is_not_utf8_is_an_error_and_no_traceback(service: FakeService, run: Run) -> None:
     result = run("vm", "create", "a\udcff", "--template", "micro")
     assert (result.status, result.err) == (
-        1,
+        2,
         "virtplay: cannot send the request: an argument is not valid UTF-8\n",
     )
 
@@ -331,10 +331,14 @@ def test_a_proxy_of_the_environment_is_used(
 
 
 def test_errors_are_json_on_request(service: FakeService, run: Run) -> None:
+    service.reply_vms(make_vm(1))
     service.reply("POST", "/vms/vm-001/start", VmAlreadyRunning("cannot start it", hint=1))
     for arguments, status, code in (
         (["vm", "start", "vm-001"], 1, "VM_ALREADY_RUNNING"),
-        (["vm", "show", ""], 1, "CANNOT_CHOOSE"),
+        (["vm", "show", ""], 2, "WRONG_USAGE"),
+        (["vm", "show", "."], 2, "WRONG_USAGE"),
+        (["host", "show", ".."], 2, "WRONG_USAGE"),
+        (["job", "show", "foo"], 2, "WRONG_USAGE"),
         (["vm", "list", "--status", "runing"], 2, "WRONG_USAGE"),
         (["vm", "list", "--url", "nothing"], 2, "CANNOT_CONNECT"),
         (["vm", "delete", "vm-001"], 2, "NO_CONFIRMATION"),
@@ -355,6 +359,13 @@ def test_choices_are_suggested(run: Run) -> None:
     assert result.err.rstrip().endswith("; did you mean running?")
     result = run("vm", "create", "x", "--template", "micro", "--cpu", "two")
     assert "Invalid value for '--cpu': must be a valid integer\n" in result.err
+    for option, meant in (
+        ("--ram", "--memory"), ("--vcpus", "--cpu"), ("--size", "--disk"), ("--tags", "--label"),
+        ("--autostart", "--auto-start"),
+    ):  # fmt: skip
+        for command in (["create", "x", "--template", "micro"], ["update", "x"]):
+            error = run("vm", *command, option, "2").err
+            assert f"No such option: {option} (Possible options: {meant})" in error
     assert "Did you mean 'snapshot'?" in run("snapsot", "list").err
 
 
@@ -366,3 +377,33 @@ def test_every_command_is_there(run: Run) -> None:
 
 def test_version(run: Run) -> None:
     assert run("--version").out == run("version").out == f"virtplay {__version__}\n"
+
+
+def test_wrong_values_of_the_services_own_commands(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VIRTPLAY_STATE_DIR", str(tmp_path))
+    for days in ("0", "-1", "nan", "1e9"):
+        result = run("token", "create", "ci", "--expires-days", days)
+        assert result.status == 2
+        assert "--expires-days must be above 0 and at most" in result.err
+    for command in ("serve", "up"):
+        result = run(command, "--port", "99999")
+        assert result.status == 2
+        assert "Invalid value for '--port': must be less than or equal to 65535" in result.err
+    monkeypatch.setenv("VIRTPLAY_PORT", "99999")
+    monkeypatch.setenv("VIRTPLAY_JOB_WORKERS", "many")
+    result = run("token", "list")
+    assert (result.status, result.err) == (
+        1,
+        "virtplay: cannot use the settings: VIRTPLAY_PORT must be less than or equal to 65535;"
+        " VIRTPLAY_JOB_WORKERS must be a valid integer\n",
+    )
+    monkeypatch.delenv("VIRTPLAY_PORT")
+    monkeypatch.delenv("VIRTPLAY_JOB_WORKERS")
+    monkeypatch.setenv("VIRTPLAY_TLS_KEY", __file__)
+    result = run("token", "list")
+    assert result.err == (
+        "virtplay: cannot use the settings: VIRTPLAY_TLS_CERTIFICATE and VIRTPLAY_TLS_KEY require"
+        " each other\n"
+    )

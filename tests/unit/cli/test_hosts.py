@@ -82,12 +82,23 @@ def test_show_of_a_host(service: FakeService, run: Run) -> None:
     assert json.loads(run("host", "show", "kvm1", "--json").out) == make_host()
 
 
+def test_show_of_a_host_that_was_never_observed(service: FakeService, run: Run) -> None:
+    unknown = dict.fromkeys(("virtType", "virtReason", "cpus", "cpuModel", "memory", "observedAt"))
+    empty: dict[str, Any] = {"pools": [], "networks": [], "bridges": [], "versions": {}}
+    service.reply("GET", "/hosts/kvm1", make_host(**unknown, **empty))
+    lines = dict(line.split(maxsplit=1) for line in run("host", "show", "kvm1").out.splitlines()
+                 if not line.startswith("cpu model"))  # fmt: skip
+    for name in ("virtualization", "cpus", "memory", "capacity", "pools", "versions", "observed"):
+        assert lines[f"{name}:"] == "-"
+    assert "reason:" not in lines
+
+
 def test_odd_host_names_stay_one_part_of_the_path(service: FakeService, run: Run) -> None:
     service.reply("GET", "/hosts/a b#?é", make_host())
     assert run("host", "show", "a b#?é").status == 0
     asked = len(service.requests)
     for odd in ("..", ".", ""):
-        assert run("host", "show", odd).status == 1
+        assert run("host", "show", odd).status == 2
     assert len(service.requests) == asked
 
 

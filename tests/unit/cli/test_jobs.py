@@ -335,3 +335,11 @@ def test_delete_asks_on_a_terminal(service: FakeService) -> None:
             read_until(terminal, None)
             assert process.wait(120) == status
         assert len(service.asked("DELETE")) == deleted
+
+
+def test_show_of_a_job_that_has_not_begun(service: FakeService, run: Run) -> None:
+    service.reply_job(make_job(status="queued", step="", startedAt=None, finishedAt=None))
+    lines = run("job", "show", "job-000012").out.splitlines()
+    shown = {line.partition(":")[0]: line.partition(":")[2].strip() for line in lines}
+    assert {shown[name] for name in ("progress", "step", "started", "finished")} == {"-"}
+    assert not {"error", "failed task", "changes"} & {*shown}

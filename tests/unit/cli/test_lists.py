@@ -198,6 +198,12 @@ def test_tab_completes_names(
     assert offered("virtplay job show job-") == ["job-000012"]
 
 
+def test_tab_completes_actions_and_playbooks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    actions = complete(run, "virtplay job list --action vm_st", monkeypatch)
+    assert actions == ["vm_start", "vm_stop"]
+    assert complete(run, "virtplay playbook snapshot_r", monkeypatch) == ["snapshot_restore"]
+
+
 def test_tab_is_silent_after_errors(
     service: FakeService, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

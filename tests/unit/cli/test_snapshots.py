@@ -198,7 +198,10 @@ def test_delete(service: FakeService, run: Run) -> None:
     reply_snapshots(service, make_snapshot())
     result = run("snapshot", "delete", "vm-001", "name-1", "--no-wait")
     assert (result.status, service.asked("DELETE")) == (2, [])
-    assert "no terminal; use --yes" in result.err
+    assert result.err.startswith(
+        "virtplay: cannot ask whether to delete snapshot snap-001 (name-1)"
+    )
+    assert result.err.endswith(" of VM vm-001: no terminal; use --yes\n")
     result = run("snapshot", "delete", "vm-001", "name-1", "--no-wait", "--yes")
     assert (result.status, result.out) == (0, "job-000012: snapshot_delete of snap-001 (name-1)\n")
     assert [path for path, _, _ in service.asked("DELETE")] == [f"{VM}/snapshots/snap-001"]
@@ -238,7 +241,8 @@ def test_schedule_is_set_and_ended(service: FakeService, run: Run) -> None:
     )  # fmt: skip
     assert result.status == 0
     assert "next:     2026-01-01 14:00:00 CET" in result.out
-    assert "last" not in result.out
+    assert "last:     -\n" in result.out
+    assert "skipped" not in result.out
     assert service.asked("PUT") == [
         (
             path,

@@ -439,11 +439,14 @@ def test_an_action_on_no_vm_or_two_choices_asks_nothing(
 
 
 def test_delete_passes_its_flags_and_requires_yes_in_a_pipe(service: FakeService, run: Run) -> None:
+    service.reply_vms(make_vm(1, name="web"))
+    service.reply("GET", "/vms/vm-001/snapshots", {"snapshots": [{}, {}]})
     service.reply("DELETE", "/vms/vm-001", make_accepted())
-    result = run("vm", "delete", "vm-001", "--no-wait", "--force")
-    assert (result.status, service.requests) == (2, [])
+    result = run("vm", "delete", "web", "--no-wait", "--force")
+    assert (result.status, service.asked("DELETE")) == (2, [])
     assert result.err == (
-        "virtplay: cannot delete VM vm-001 without a confirmation: no terminal; use --yes\n"
+        "virtplay: cannot ask whether to delete vm-001 (web, running on kvm1) with its disk of"
+        " 20 GiB and 2 snapshots: no terminal; use --yes\n"
     )
     run("vm", "delete", "vm-001", "--no-wait", "--yes")
     run("vm", "delete", "vm-001", "--no-wait", "--force", "--keep-disks", "-y")
