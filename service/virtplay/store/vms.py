@@ -201,7 +201,7 @@ async def vms_in_error(limit: int) -> list[tuple[str, str, str, str, str]]:
 async def vm_with_mac(host: str, mac: str) -> Vm | None:
     """Return a VM of that host whose network card has that MAC address, if any."""
     # Filtered in Python, as JSON filters of Tortoise 1.1 raise on SQLite.
-    vms = await Vm.filter(host=host).only("ref", "network")
+    vms = await Vm.filter(host=host).only("ref", "name", "network")
     return next((vm for vm in vms if vm.network.get("mac") == mac), None)
 
 
