@@ -43,7 +43,7 @@ def test_a_job_gives_the_same_columns_but_for_what_only_an_observation_reports()
 def test_the_documented_domain_becomes_these_columns() -> None:
     assert columns_of(BY_JOB) == {
         "name": "Web server",
-        "domain": "vm-001",
+        "domain": "web-1",
         "description": "",
         "power": "running",
         "state_reason": "booted",
