@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import re
 import secrets
 import signal
@@ -305,6 +306,9 @@ async def _close(app: Sanic[Any, Any]) -> None:
     background: Background | None = getattr(app.ctx, "background", None)
     if background is not None:
         await background.close()
+    if (claim := getattr(app.ctx, "claim", None)) is not None:
+        app.ctx.claim = None
+        os.close(claim)
 
 
 def fault_of(app: Sanic[Any, Any]) -> str:

@@ -116,7 +116,8 @@ class Background:
         log.info("reloaded the inventory: %d hosts", len(inventory.hosts))
 
     async def close(self) -> None:
-        """Close the database, and let another service have it."""
+        """Close the launcher and the database, and let another service have it."""
+        self.services.launcher.close()
         await close_database()
         await self.claim.release()
 
@@ -179,7 +180,7 @@ async def start_background(settings: Settings) -> Background:
 
 
 def claim_directory(directory: Path) -> int:
-    """Lock the state directory until this process ends; return the descriptor of the lock file.
+    """Lock the state directory until the descriptor that is returned is closed.
 
     Two services on one directory would both run its jobs. Raise CannotStart when another service
     holds the lock, or when the directory cannot be created or written.

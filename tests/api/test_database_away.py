@@ -263,7 +263,9 @@ async def test_a_job_that_ends_without_a_database_gets_its_true_outcome_later(
     host = playing.hosts["kvm1"]
     gates = host.hold("create"), host.hold("stop")
     made = await playing.create(autoStart=True)
-    await playing.until(f"/jobs/{made['jobId']}", lambda job: job["step"] == "Creating disk and VM")
+    await playing.until(
+        f"/jobs/{made['jobId']}", lambda job: job["step"] == "Creating disk, starting VM"
+    )
     cluster.stop()
     gates[0].unlink()
     async with asyncio.timeout(300):

@@ -134,10 +134,15 @@ class _Pipe:
 
     def __init__(self) -> None:
         self.reader, self._writer = os.pipe2(os.O_CLOEXEC)
+        self._is_open = True
 
-    def __del__(self) -> None:
-        os.close(self.reader)
-        os.close(self._writer)
+    def close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            os.close(self.reader)
+            os.close(self._writer)
+
+    __del__ = close
 
 
 class Launcher:
@@ -178,6 +183,10 @@ class Launcher:
     def stop(self) -> None:
         """End the launcher."""
         self._stopping.set()
+
+    def close(self) -> None:
+        """Close what forks of job processes watch; none can be started from now on."""
+        self._alive.close()
 
     async def start(self, directory: Path, environment: Mapping[str, str]) -> Process:
         """Start the job process whose specification is in `directory`."""

@@ -466,6 +466,7 @@ at('paste-box').addEventListener('close', () => {
 });
 at('login').addEventListener('submit', (event) => {
   event.preventDefault();
+  if (at('login').hidden) return; // a second Enter, before the focus has left the form
   const text = at('token').value.trim();
   at('token').value = '';
   if (!/^[\x21-\x7e]+$/.test(text)) {
