@@ -75,6 +75,8 @@ def report_accepted(
     """
     begun = time.monotonic()
     requested = _request(client, accepted, action, change, quiet=as_json)
+    if change.note:
+        print(change.note, file=sys.stderr)
     if wait is False:
         if as_json:
             print_json({"jobs": requested} if change.start else accepted)

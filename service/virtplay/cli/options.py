@@ -105,6 +105,8 @@ class Change(NamedTuple):
     """Whether the change itself starts the VM."""
     by_id: bool = False
     """Whether its name may be one that another VM has."""
+    note: str = ""
+    """What the user should know when the request has been accepted."""
 
 
 def query_command(

@@ -362,6 +362,7 @@ def create_vm(
         start=start and not auto_start,
         runs=auto_start,
         by_id=bool(same),
+        note="" if keys or no_ssh_key or user_data else WITHOUT_KEY,
     )
 
 
@@ -645,6 +646,12 @@ def _labels(given: Sequence[str]) -> dict[str, str]:
             raise typer.BadParameter(f"--label {plain(key)} is used twice")
         found[key] = value
     return found
+
+
+WITHOUT_KEY = (
+    "The guest gets no SSH key, as there is no public key in ~/.ssh: virtplay vm ssh cannot log in."
+    " ssh-keygen creates one, and --ssh-key names another file."
+)
 
 
 def find_own_keys() -> list[Path]:

@@ -236,6 +236,18 @@ def test_create_gives_the_guest_the_keys_of_its_user(
     ]  # fmt: skip
 
 
+def test_create_without_a_key_warns_unless_it_is_meant(
+    service: FakeService, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    service.reply_vms()
+    service.reply("POST", "/vms", make_accepted())
+    create = ("vm", "create", "web", "--template", "micro", "--no-wait")
+    warning = "The guest gets no SSH key"
+    assert warning in run(*create).err
+    assert warning not in run(*create, "--no-ssh-key").err
+
+
 @pytest.mark.parametrize(
     ("memory", "disk", "body"),
     [
