@@ -29,11 +29,14 @@ HOLD_TICKETS = """
 const real = window.fetch;
 window.fetch = (...words) => (String(words[0]).includes('/console?')
   ? new Promise((done) => {
-    window.release = () => { window.release = null; done(real(...words)); };
+    window.letTicketGo = () => { window.letTicketGo = null; done(real(...words)); };
   })
   : real(...words));
 """
-"""Makes the page wait for each ticket until it calls `window.release`."""
+"""Makes the page wait for each ticket until it calls `window.letTicketGo`.
+
+Not `release`: the page has an element with that id, which `window.release` is until it is set.
+"""
 
 
 @pytest.fixture
@@ -61,9 +64,9 @@ def type_keys(browser: Browser, keys: str) -> None:
 def type_early(browser: Browser, keys: str) -> None:
     """Type while the page waits for its ticket, and then let it have the ticket."""
     browser.shows("connecting", "Keys that you press now are sent")
-    wait_for("the request", lambda: browser.run("return Boolean(window.release)"), 30)
+    wait_for("the request", lambda: browser.run("return Boolean(window.letTicketGo)"), 30)
     type_keys(browser, keys)
-    browser.run("window.release()")
+    browser.run("window.letTicketGo()")
 
 
 def paste(browser: Browser, text: str) -> None:
