@@ -1,5 +1,6 @@
 """Runs the service on a lab of two hypervisors until Ctrl-C or SIGTERM: `make demo`."""
 
+import argparse
 import json
 import os
 import secrets
@@ -27,6 +28,8 @@ class Ended(Exception):
 
 def main() -> int:
     """Start the lab and the service, print how to use them, and stop both at the end."""
+    epilog = "VIRTPLAY_PORT and VIRTPLAY_BOOTSTRAP_TOKEN set the port and the admin's token."
+    argparse.ArgumentParser(description=__doc__, epilog=epilog).parse_args()
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, _end)
     port = os.environ.get("VIRTPLAY_PORT", "3000")

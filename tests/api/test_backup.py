@@ -1,6 +1,7 @@
 """API tests: the database is saved in a file while it is used, and restored from it."""
 
 import asyncio
+import os
 import signal
 import sqlite3
 import uuid
@@ -269,6 +270,14 @@ async def test_what_is_no_backup_is_refused(tmp_path: Path, database_url: str) -
     content[4096 * 3 : 4096 * 20] = b"\xff" * (4096 * 17)
     damaged.write_bytes(content)
     assert "cannot read" in await refused(damaged)
+    short = tmp_path / "short"
+    short.write_bytes(good.read_bytes()[:-20])
+    assert "it is damaged (" in await refused(short)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert "is a named pipe" in await refused(pipe)
+    with pytest.raises(CannotCopy, match="it exists and is no backup; choose another name"):
+        await save_backup(database_url, pipe)
     later = tmp_path / "later"
     later.write_bytes(good.read_bytes())
     with closing(sqlite3.connect(later)) as opened:

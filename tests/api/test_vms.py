@@ -227,8 +227,8 @@ async def test_stopped_vms_hold_memory_but_no_cpus(service: Service) -> None:
     answer = await service.post("/vms", {**BODY, "host": "kvm1", "cpu": 1})
     assert answer.json()["error"]["message"] == (
         "cannot place the VM: kvm1 has 4 CPUs × virtplay_overcommit_cpu 4 = 16 vCPUs, 16 promised"
-        " to running VMs, 1 more needed; stop a VM, raise virtplay_overcommit_cpu, or choose"
-        " another host"
+        " to VMs that run or are being created, 1 more needed; stop a VM, raise"
+        " virtplay_overcommit_cpu, or choose another host"
     )
     # A start is not refused, and counts at once.
     ids = {vm["name"]: vm["id"] for vm in (await service.get("/vms"))["vms"]}

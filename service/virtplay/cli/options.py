@@ -232,6 +232,10 @@ def confirm(what: str) -> None:
     typer.confirm(plain(f"{what[0].upper()}{what[1:]}?"), abort=True)
 
 
+MOST_OTHERS = 5
+"""How many that have a name are listed."""
+
+
 def refuse_duplicate(what: str, name: str, others: Sequence[str]) -> None:
     """Ask on the terminal whether to use a name that others have; NoConfirmation without one.
 
@@ -239,11 +243,11 @@ def refuse_duplicate(what: str, name: str, others: Sequence[str]) -> None:
     """
     if not others:
         return
+    more = len(others) - MOST_OTHERS
+    listed = "; ".join([*others[:MOST_OTHERS], *([f"and {more} more"] if more > 0 else [])])
     if not is_dialogue():
         raise NoConfirmation(
-            f"cannot use the name {name}: another {what} has it: {'; '.join(others)};"
+            f"cannot use the name {name}: another {what} has it: {listed};"
             " choose another name or use --allow-duplicate"
         )
-    typer.confirm(
-        f"{what} {name} exists already: {'; '.join(others)}. Use the name twice?", abort=True
-    )
+    typer.confirm(f"{what} {name} exists already: {listed}. Use the name twice?", abort=True)

@@ -94,7 +94,8 @@ class HostRoom:
         stopped = f" ({self.stopped_memory} of it to stopped ones)" * (self.stopped_memory > 0)
         sentences = {
             "cpu": f"{self.cpus} CPUs × {OVERCOMMIT}cpu {ratio.cpu:g} = {self.cpu_total} vCPUs,"
-            f" {self.promised_cpu} promised to running VMs, {need.cpu} more needed",
+            f" {self.promised_cpu} promised to VMs that run or are being created, {need.cpu} more"
+            " needed",
             "memory": f"({self.memory} - {left} reserved) MiB × {OVERCOMMIT}memory"
             f" {ratio.memory:g} = {self.memory_total} MiB of memory, {self.promised_memory}"
             f" promised to VMs{stopped}, {need.memory} more needed",

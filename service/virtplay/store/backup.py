@@ -120,8 +120,10 @@ async def unpack_backup(file: Path, copy: Path) -> Contents:
     """
     try:
         await asyncio.to_thread(shutil.copyfile, file, copy)
-        with contextlib.suppress(FileNotFoundError):  # of a copied database that was not closed
+        try:
             await asyncio.to_thread(shutil.copyfile, f"{file}-wal", f"{copy}-wal")
+        except FileNotFoundError:  # only a database that was not closed has one
+            await asyncio.to_thread(_check_length, copy, file)
         with closing(sqlite3.connect(copy)) as opened:
             contents = _contents(opened)
             damage = opened.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -131,13 +133,30 @@ async def unpack_backup(file: Path, copy: Path) -> Contents:
     except sqlite3.DatabaseError as error:
         raise CannotCopy(f"cannot read {file}: it is no backup of Virtplay ({error})") from error
     except OSError as error:
-        raise CannotCopy(f"cannot read {file}: {error.strerror}") from error
+        raise CannotCopy(f"cannot read {file}: {_reason(error)}") from error
     if damage != "ok":
         raise CannotCopy(f"cannot read {file}: it is damaged ({damage}); use another backup")
     _check_schema(applied, f"cannot restore {file}")
     await open_database(f"sqlite://{copy}")
     await close_database()
     return contents
+
+
+def _check_length(copy: Path, file: Path) -> None:
+    """Raise CannotCopy if the copy of `file` is shorter than its header says.
+
+    SQLite reads what is missing of the last page as zeros, and its checks find nothing.
+    """
+    with copy.open("rb") as opened:
+        header = opened.read(32)
+        size = opened.seek(0, os.SEEK_END)
+    page = int.from_bytes(header[16:18], "big")
+    whole = (65536 if page == 1 else page) * int.from_bytes(header[28:32], "big")
+    if header.startswith(b"SQLite format 3\0") and size < whole:
+        raise CannotCopy(
+            f"cannot read {file}: it is damaged ({size} of {whole} bytes are there); use another"
+            " backup"
+        )
 
 
 async def load_backup(copy: Path, url: str, *, replace: bool) -> None:
@@ -178,13 +197,13 @@ def _refuse_other_file(file: Path, database: Path | None) -> None:
     """Raise CannotCopy if the file exists and is no backup that this one may replace."""
     if not file.exists():
         return
-    with contextlib.suppress(sqlite3.Error), closing(_open(file, "ro")) as opened:
-        is_backup = opened.execute(f"SELECT count(*) FROM {MARK}").fetchone()[0]  # noqa: S608
-        if is_backup:
-            return
     what = "exists and is no backup"
     if database is not None and database.exists() and file.samefile(database):
         what = "is the database itself"
+    elif file.is_file():  # not, say, a pipe, which SQLite would wait for
+        with contextlib.suppress(sqlite3.Error), closing(_open(file, "ro")) as opened:
+            if opened.execute(f"SELECT count(*) FROM {MARK}").fetchone()[0]:  # noqa: S608
+                return
     raise CannotCopy(f"cannot save a backup in {file}: it {what}; choose another name")
 
 

@@ -94,7 +94,7 @@ def test_insufficient_resources_names_the_figures_of_every_host_tried() -> None:
     }
     assert caught.value.message == (
         "cannot place the VM: kvm1 has 4 CPUs × virtplay_overcommit_cpu 4 = 16 vCPUs, 15 promised"
-        " to running VMs, 2 more needed; kvm2 has (8192 - 512 reserved) MiB ×"
+        " to VMs that run or are being created, 2 more needed; kvm2 has (8192 - 512 reserved) MiB ×"
         " virtplay_overcommit_memory 1 = 7680 MiB of memory, 7600 promised to VMs, 512 more needed;"
         " stop a VM, delete a VM or reduce its memory, raise virtplay_overcommit_cpu or"
         " virtplay_overcommit_memory, or add a host"
@@ -109,8 +109,8 @@ def test_insufficient_resources_names_the_figures_of_every_host_tried() -> None:
             Need(1, 512, 1),
             None,
             "cannot place the VM: kvm1 has 2 CPUs × virtplay_overcommit_cpu 4 = 8 vCPUs, 8 promised"
-            " to running VMs, 1 more needed; stop a VM, raise virtplay_overcommit_cpu, or choose"
-            " another host",
+            " to VMs that run or are being created, 1 more needed; stop a VM, raise"
+            " virtplay_overcommit_cpu, or choose another host",
         ),
         (
             {"promised_memory": 7000, "stopped_memory": 6000},

@@ -30,6 +30,8 @@ def check_not_blank(text: str) -> str:
     """Refuse text that is blank, or begins or ends with white space."""
     if text != text.strip() or not text:
         raise ValueError("must not be empty or begin or end with a space")
+    if text in {".", ".."}:
+        raise ValueError("must not be . or .., which no URL can name")
     return text
 
 
