@@ -47,7 +47,8 @@ def test_names_are_labels_and_kept_to_the_letter(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", " ", "x" * 65, " a", "a ", "a\nb", "a\rb", "a\tb", "a\x1bb", "a\x7f", "a\x85b", "\u202ea",
+    ["", ".", "..", " ", "x" * 65, " a", "a ", "a\nb", "a\rb", "a\tb", "a\x1bb", "a\x7f", "a\x85b",
+     "\u202ea",
      "a\u200fb", "a\u2028b", "a\u00a0", "\ufeffa", "\u3000",
      "a\ue000", "\U000e0001x", None, 1, True,
      ["a"], {"__ansible_unsafe": "a"}],
