@@ -109,11 +109,14 @@ class HostRoom:
         names = self.bridges if need.network_type == "bridge" else self.networks
         return need.network_name in names
 
-    def score(self, need: Need) -> tuple[float, str]:
-        """Return the promised share of memory or CPU with the VM; the smallest is the best."""
+    def score(self, need: Need) -> tuple[float, float, str]:
+        """Return the promised share of memory or CPU with the VM; the smallest is the best.
+
+        Of hosts with the same share, that of the other decides: stopped VMs hold memory, no CPU.
+        """
         memory = (self.promised_memory + need.memory) / max(1, self.memory_total)
         cpu = (self.promised_cpu + need.cpu) / max(1, self.cpu_total)
-        return max(memory, cpu), self.name
+        return max(memory, cpu), memory + cpu, self.name
 
 
 OVERCOMMIT = "virtplay_overcommit_"

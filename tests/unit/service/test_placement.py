@@ -50,6 +50,11 @@ def test_available_counts_overcommit_reserve_and_promises(
     assert room(**values).available == available
 
 
+def test_of_hosts_with_the_same_cpus_the_one_with_more_memory_is_taken() -> None:
+    # CPUs have the larger share on both, as the VMs of kvm1 are stopped.
+    assert place([room("kvm1", promised_memory=300), room("kvm2")], Need(2, 128, 1)) == "kvm2"
+
+
 @pytest.mark.parametrize(
     ("need", "short"),
     [
