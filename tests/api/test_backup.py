@@ -17,7 +17,7 @@ from virtplay.jobs.restoration import restore
 from virtplay.settings import Settings
 from virtplay.states import JobStatus, VmStatus
 from virtplay.store import backup, claim
-from virtplay.store.backup import applied_migrations, save_backup
+from virtplay.store.backup import applied_migrations, save_backup, unpack_backup
 from virtplay.store.database import (
     close_database,
     open_database,
@@ -298,6 +298,26 @@ async def test_what_is_no_backup_is_refused(tmp_path: Path, database_url: str) -
         await save_backup(f"sqlite://{tmp_path}/none.sqlite3", tmp_path / "new")
     assert not (tmp_path / "new").exists()
     assert not hidden(tmp_path)
+
+
+@only_sqlite
+async def test_a_database_that_another_process_has_open_is_read_as_a_whole(
+    tmp_path: Path, database_url: str
+) -> None:
+    await open_database(database_url)
+    await close_database()
+    place = Path(database_url.removeprefix("sqlite://"))
+    with closing(sqlite3.connect(place)) as writer:
+        assert writer.execute("PRAGMA journal_mode = WAL").fetchone() == ("wal",)
+        writer.execute(
+            "INSERT INTO token (name, role, digest, created_at)"
+            " VALUES ('a', 'admin', 'b', '2030-01-01')"
+        )
+        writer.commit()
+        before = place.read_bytes()
+        contents = await unpack_backup(place, tmp_path / "copy")
+        assert place.read_bytes() == before  # what was written is in its -wal file alone
+    assert contents.rows["token"] == 1
 
 
 async def test_a_database_of_an_earlier_version_is_saved_before_its_upgrade(

@@ -119,11 +119,7 @@ async def unpack_backup(file: Path, copy: Path) -> Contents:
     Raise CannotCopy if it is neither, damaged, or of a later version.
     """
     try:
-        await asyncio.to_thread(shutil.copyfile, file, copy)
-        try:
-            await asyncio.to_thread(shutil.copyfile, f"{file}-wal", f"{copy}-wal")
-        except FileNotFoundError:  # only a database that was not closed has one
-            await asyncio.to_thread(_check_length, copy, file)
+        await asyncio.to_thread(_copy, file, copy)
         with closing(sqlite3.connect(copy)) as opened:
             contents = _contents(opened)
             damage = opened.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -140,6 +136,15 @@ async def unpack_backup(file: Path, copy: Path) -> Contents:
     await open_database(f"sqlite://{copy}")
     await close_database()
     return contents
+
+
+def _copy(file: Path, copy: Path) -> None:
+    if Path(f"{file}-wal").exists():  # a database that is open, or was not closed
+        with closing(_open(file, "ro")) as source, closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+    else:
+        shutil.copyfile(file, copy)
+        _check_length(copy, file)
 
 
 def _check_length(copy: Path, file: Path) -> None:
