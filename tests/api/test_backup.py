@@ -314,9 +314,10 @@ async def test_a_database_that_another_process_has_open_is_read_as_a_whole(
             " VALUES ('a', 'admin', 'b', '2030-01-01')"
         )
         writer.commit()
-        before = place.read_bytes()
+        before = await asyncio.to_thread(place.read_bytes)
         contents = await unpack_backup(place, tmp_path / "copy")
-        assert place.read_bytes() == before  # what was written is in its -wal file alone
+        # What was written is in its -wal file alone.
+        assert await asyncio.to_thread(place.read_bytes) == before
     assert contents.rows["token"] == 1
 
 
