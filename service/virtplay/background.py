@@ -190,11 +190,17 @@ def claim_directory(directory: Path) -> int:
         # The mode of an existing directory stays; what we create in it is private.
         for name in ("jobs", "observation"):
             (directory / name).mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise _unusable(directory, error) from error
+    return lock_directory(directory)
+
+
+def lock_directory(directory: Path) -> int:
+    """Lock a state directory that exists, as `claim_directory` does."""
+    try:
         descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise errors.CannotStart(
-            f"cannot use the state directory {directory}: {error.strerror}"
-        ) from error
+        raise _unusable(directory, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -203,6 +209,10 @@ def claim_directory(directory: Path) -> int:
             f"cannot start: another virtplay serve uses the state directory {directory}"
         ) from None
     return descriptor
+
+
+def _unusable(directory: Path, error: OSError) -> errors.CannotStart:
+    return errors.CannotStart(f"cannot use the state directory {directory}: {error.strerror}")
 
 
 async def _restart_on_error(work: Callable[[], Awaitable[None]], name: str) -> None:

@@ -270,6 +270,14 @@ class Settings(BaseSettings):
         return "https" if self.tls_certificate else "http"
 
     @property
+    def local_url(self) -> str:
+        """The URL at which a client on this machine reaches the service."""
+        host = {"127.0.0.1": "localhost", "0.0.0.0": "localhost", "::": "::1"}.get(  # noqa: S104
+            self.host, self.host
+        )
+        return f"{self.scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
     def database(self) -> str:
         """The URL of the database, including the default."""
         return self.database_url or f"sqlite://{self.state_dir / 'virtplay.sqlite3'}"

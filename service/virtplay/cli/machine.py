@@ -28,7 +28,7 @@ def up(
     systemd: Annotated[
         bool,
         typer.Option(
-            "--systemd", help="Run the service as a systemd unit, also after the next boot."
+            "--systemd", help="Run the service as a systemd unit, and start it at every boot."
         ),
     ] = False,
 ) -> None:
@@ -76,7 +76,7 @@ def uninstall(
     Example:
       virtplay uninstall --purge
     """
-    from virtplay.background import claim_directory  # noqa: PLC0415
+    from virtplay.background import lock_directory  # noqa: PLC0415
     from virtplay.machine import unit  # noqa: PLC0415
     from virtplay.machine.root import require_root  # noqa: PLC0415
     from virtplay.machine.uninstall import plan, remove  # noqa: PLC0415
@@ -91,6 +91,7 @@ def uninstall(
         unit.remove_unit()
     if planned.paths:
         # A service that still runs would write on.
-        os.close(claim_directory(settings.state_dir))
-        remove(plan(settings, purge=purge))
+        lock = lock_directory(planned.directory)
+        remove(planned)
+        os.close(lock)
     typer.echo("removed")

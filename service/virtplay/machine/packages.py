@@ -16,7 +16,10 @@ def install_packages() -> None:
     """Install what is missing with apt; on other distributions, name it. CannotStart on failure."""
     names = read_group(GROUP)
     if shutil.which("dpkg-query") is None:
-        print(f"this is neither Debian nor Ubuntu: install {', '.join(names)} by hand")
+        print(
+            "cannot find dpkg-query: Virtplay installs packages on Debian and Ubuntu only; install"
+            f" {', '.join(names)} by hand"
+        )
         return
     missing = [name for name in names if not is_installed(name)]
     if not missing:

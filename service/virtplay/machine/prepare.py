@@ -22,6 +22,8 @@ LOCAL = PROJECT / "inventory/local.yml"
 """This machine as the only hypervisor."""
 HOST_FILE = "/etc/virtplay/host.json"
 TEMPLATE_FILE = "/var/lib/libvirt/templates/micro.json"
+CLIENT_URL = "http://localhost:3000"
+"""Where the command line expects a service unless VIRTPLAY_URL says otherwise."""
 UNTRIED = "/dev/kvm exists but was not tried"
 
 
@@ -142,8 +144,8 @@ def explain_use(settings: Settings) -> str:
     """Return how to make a first VM from another terminal."""
     virtplay = own_program()
     lines = ["", "Once Virtplay is ready, from another terminal:", ""]
-    if (settings.scheme, settings.port) != ("http", 3000):
-        lines.append(f"  export VIRTPLAY_URL={settings.scheme}://localhost:{settings.port}")
+    if settings.local_url != CLIENT_URL:
+        lines.append(f"  export VIRTPLAY_URL={settings.local_url}")
     if settings.bootstrap_token is not None:
         lines.append("  export VIRTPLAY_TOKEN=…   # the one in VIRTPLAY_BOOTSTRAP_TOKEN")
     elif settings.token_file.exists() or not has_database(settings):

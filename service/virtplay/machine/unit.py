@@ -17,6 +17,8 @@ FILE = Path("/etc/systemd/system") / NAME
 MARK = "# Written by `virtplay up --systemd`; `virtplay uninstall` removes it.\n"
 ENVIRONMENT = "virtplay.env"
 """The file in the state directory with the settings of the unit."""
+CLIENT_ONLY = ("VIRTPLAY_URL", "VIRTPLAY_TOKEN")
+"""Variables of the command line that the service has no use for."""
 READY_SECONDS = 180
 STOP_SECONDS = 30
 """What the service needs to stop after the grace period of its jobs."""
@@ -24,7 +26,13 @@ STOP_SECONDS = 30
 
 def is_ours() -> bool:
     """Whether there is a unit that this file wrote."""
-    return FILE.exists() and FILE.read_text().startswith(MARK)
+    return _read().startswith(MARK)
+
+
+def state_dir() -> Path | None:
+    """Return the state directory of our unit; None without one."""
+    found = re.search(rf"^EnvironmentFile=(.+)/{re.escape(ENVIRONMENT)}$", _read(), re.M)
+    return Path(found[1]) if found and is_ours() else None
 
 
 def refuse_foreign_unit() -> None:
@@ -40,7 +48,10 @@ def refuse_foreign_unit() -> None:
 
 def is_active() -> bool:
     """Whether the service of our unit is running."""
-    return is_ours() and _systemctl("is-active", "--quiet", NAME, check=False)
+    try:
+        return is_ours() and _run(["systemctl", "is-active", "--quiet", NAME]) == 0
+    except FileNotFoundError:
+        return False
 
 
 def start_unit(settings: Settings) -> None:
@@ -56,18 +67,17 @@ def start_unit(settings: Settings) -> None:
     _systemctl("daemon-reload")
     _systemctl("enable", "--quiet", NAME)
     _systemctl("restart", NAME)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
-    address = f"{settings.scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"
     program = PROJECT / "roles/virtplay_service/files/wait_ready.py"
-    words = [sys.executable, str(program), address, str(READY_SECONDS), NAME]
-    if subprocess.run(words, check=False).returncode != 0:
+    words = [sys.executable, str(program), settings.local_url, str(READY_SECONDS), NAME]
+    if _run(words) != 0:
         raise CannotStart(f"cannot start the service: see journalctl -u {NAME}")
 
 
 def remove_unit() -> None:
     """Stop the service and remove its unit."""
     _systemctl("disable", "--quiet", "--now", NAME)
-    subprocess.run(as_root("rm", str(FILE)), check=True)
+    if _run(as_root("rm", str(FILE))) != 0:
+        raise CannotStart(f"cannot remove {FILE} (see above)")
     _systemctl("daemon-reload")
 
 
@@ -101,8 +111,16 @@ WantedBy=multi-user.target
 
 
 def describe_environment(settings: Settings) -> str:
-    """Return the settings of this process as an environment file of systemd."""
+    """Return the settings of this process as an environment file of systemd.
+
+    Not those of its client; and the service has another working directory.
+    """
     values = {name: value for name, value in os.environ.items() if name.startswith("VIRTPLAY_")}
+    for name in CLIENT_ONLY:
+        values.pop(name, None)
+    for path in ("project_dir", "tls_certificate", "tls_key"):
+        if values.get(name := f"VIRTPLAY_{path.upper()}"):
+            values[name] = str(getattr(settings, path).absolute())
     values |= {
         "VIRTPLAY_HOST": settings.host,
         "VIRTPLAY_PORT": str(settings.port),
@@ -120,12 +138,27 @@ def describe_environment(settings: Settings) -> str:
 
 
 def _write_as_root(path: Path, text: str) -> None:
-    command = as_root("tee", str(path))
-    subprocess.run(command, input=text, text=True, stdout=subprocess.DEVNULL, check=True)
+    # Every user may read it, whatever the umask is.
+    command = as_root("install", "-m", "644", "/dev/stdin", str(path))
+    if subprocess.run(command, input=text, text=True, check=False).returncode != 0:
+        raise CannotStart(f"cannot write {path} (see above)")
 
 
-def _systemctl(*words: str, check: bool = True) -> bool:
-    done = subprocess.run(as_root("systemctl", *words), check=False)
-    if check and done.returncode != 0:
+def _read() -> str:
+    """Return the text of the unit file, "" without one."""
+    try:
+        return FILE.read_text()
+    except FileNotFoundError:
+        return ""
+    except PermissionError:
+        command = as_root("cat", str(FILE))
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def _systemctl(*words: str) -> None:
+    if _run(as_root("systemctl", *words)) != 0:
         raise CannotStart(f"cannot run systemctl {' '.join(words)} (see above)")
-    return done.returncode == 0
+
+
+def _run(command: list[str]) -> int:
+    return subprocess.run(command, check=False).returncode

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 from virtplay import settings as settings_file
+from virtplay.cli import machine
 from virtplay.errors import CannotStart
 from virtplay.files import PROJECT
 from virtplay.machine import packages, prepare, unit
@@ -55,9 +56,108 @@ def test_the_database_stays_unless_it_is_to_be_purged(settings: Settings) -> Non
     assert left == {STRANGE, "backups", "virtplay.sqlite3", "virtplay.sqlite3-wal"}
     remove(plan(settings, purge=True))
     assert [path.name for path in settings.state_dir.iterdir()] == [STRANGE]
-    (settings.state_dir / STRANGE).unlink()
+    (settings.state_dir / STRANGE).rename(settings.state_dir / "host_prepare.log")
     remove(plan(settings, purge=True))
     assert not settings.state_dir.exists()
+
+
+@pytest.mark.parametrize("proof", [None, "link", "lock"])
+def test_a_directory_of_somebody_else_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proof: str | None
+) -> None:
+    var = tmp_path / "var"
+    for name in ("a.log", "lock", "backups/one", "jobs/one", "token"):
+        (var / name).parent.mkdir(parents=True, exist_ok=True)
+        (var / name).write_text("")
+    if proof == "link":
+        (var / "virtplay.sqlite3").symlink_to(var / "a.log")
+    if proof == "lock":
+        (var / "observation").write_text("")
+    before = sorted(var.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    planned = plan(Settings(state_dir=Path("var")), purge=True)
+    assert f"{var}: it does not look like the state directory" in planned.describe()
+    remove(planned)
+    monkeypatch.setenv("VIRTPLAY_STATE_DIR", "var")
+    machine.uninstall(purge=True, yes=True)
+    assert sorted(var.rglob("*")) == before
+
+
+def test_only_the_logs_of_ours_are_removed(settings: Settings) -> None:
+    (settings.state_dir / "access.log").write_text("")
+    remove(plan(settings, purge=True))
+    left = {path.name for path in settings.state_dir.iterdir()}
+    assert left == {STRANGE, "access.log"}
+
+
+def test_a_service_with_postgres_has_left_a_state_directory(tmp_path: Path) -> None:
+    for name in ("jobs", "observation"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lock").touch()
+    remove(plan(Settings(state_dir=tmp_path), purge=False))
+    assert not tmp_path.exists()
+
+
+@pytest.fixture
+def unit_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The place of the unit file, which is not there yet; this process may act as root there."""
+    file = tmp_path / "virtplay.service"
+    monkeypatch.setattr(unit, "FILE", file)
+    monkeypatch.setattr(unit, "as_root", lambda *words: list(words))
+    return file
+
+
+def test_the_directory_of_the_unit_is_removed_and_not_that_of_the_caller(
+    settings: Settings, unit_file: Path, tmp_path: Path
+) -> None:
+    unit_file.write_text(unit.describe_unit(settings, settings.state_dir / unit.ENVIRONMENT))
+    other = Settings(state_dir=tmp_path / "other")
+    planned = plan(other, purge=False)
+    assert planned.unit
+    assert planned.directory == settings.state_dir
+    assert settings.state_dir / "token" in planned.paths
+    unit_file.write_text(unit_file.read_text().removeprefix(unit.MARK))
+    assert plan(other, purge=False).directory == other.state_dir
+
+
+def test_every_user_can_read_the_unit_whatever_the_umask_is(unit_file: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        unit._write_as_root(unit_file, f"{unit.MARK}ü\n")
+    finally:
+        os.umask(before)
+    assert unit_file.stat().st_mode & 0o777 == 0o644
+    assert unit_file.read_text() == f"{unit.MARK}ü\n"
+    with pytest.raises(CannotStart, match="cannot write /nowhere/unit"):
+        unit._write_as_root(Path("/nowhere/unit"), "")
+
+
+def test_whether_the_unit_runs_is_asked_without_root(
+    unit_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit_file.write_text(unit.MARK)
+    monkeypatch.setattr(unit, "as_root", lambda *words: ["sudo-is-not-needed", *words])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not unit.is_active(), "there is no systemctl"
+    program = tmp_path / "systemctl"
+    program.write_text('#!/bin/sh\n[ "$*" = "is-active --quiet virtplay.service" ]\n')
+    program.chmod(0o755)
+    assert unit.is_active()
+
+
+def test_the_unit_has_no_settings_of_the_client_and_no_relative_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pem").touch()
+    for name in ("TLS_CERTIFICATE", "TLS_KEY", "PROJECT_DIR"):
+        monkeypatch.setenv(f"VIRTPLAY_{name}", "pem")
+    monkeypatch.setenv("VIRTPLAY_TOKEN", "secret")
+    monkeypatch.setenv("VIRTPLAY_URL", "http://elsewhere")
+    lines = unit.describe_environment(Settings()).splitlines()
+    for name in ("TLS_CERTIFICATE", "TLS_KEY", "PROJECT_DIR"):
+        assert f'VIRTPLAY_{name}="{tmp_path / "pem"}"' in lines
+    assert not [line for line in lines if line.startswith(("VIRTPLAY_TOKEN=", "VIRTPLAY_URL="))]
 
 
 @pytest.mark.slow
@@ -96,6 +196,17 @@ def test_the_way_to_a_first_vm_names_the_token(tmp_path: Path) -> None:
     assert f"export VIRTPLAY_TOKEN=$(cat '{new.token_file}')" in text
     assert "export VIRTPLAY_URL=http://localhost:3160" in text
     assert "vm-0" not in text
+    for host, url in (
+        ("192.0.2.5", "http://192.0.2.5:3000"),
+        ("2001:db8::1", "http://[2001:db8::1]:3000"),
+        ("::", "http://[::1]:3000"),
+    ):
+        assert f"export VIRTPLAY_URL={url}\n" in prepare.explain_use(
+            Settings(state_dir=tmp_path, host=host)
+        )
+    for host in ("127.0.0.1", "0.0.0.0"):
+        usual = prepare.explain_use(Settings(state_dir=tmp_path, host=host))
+        assert "VIRTPLAY_URL" not in usual, "the command line looks there itself"
     given = new.model_copy(update={"bootstrap_token": SecretStr("a secret one")})
     assert "a secret one" not in prepare.explain_use(given)
     new.state_dir.mkdir()
