@@ -811,8 +811,7 @@ def schedule_table() -> table.Panel:
         "Snapshot schedules",
         columns,
         shown,
-        labels=f"{by[:-1]}, name) (libvirt_domain_info)"
-        " and on (host, uuid) virtplay_snapshot_schedule_failed",
+        labels=f"{by[:-1]}, name) (virtplay_snapshot_schedule_failed)",
         names={"Last turn": names},
     )
 

@@ -226,9 +226,22 @@ async def test_vms_in_error_are_named(service: Service) -> None:
     await Vm.filter(id=vm.id).update(status=VmStatus.ERROR, error=error)
     found = await scrape(service, part="service")
     labels = {"host": "kvm1", "uuid": str(vm.uuid), "vm": "vm-001", "name": 'a"b'}
-    assert found["virtplay_vm_error"] == [({**labels, "code": "LIBVIRT_ERROR"}, 1)]
+    labels |= {"managed": "true", "code": "LIBVIRT_ERROR"}
+    assert found["virtplay_vm_error"] == [(labels, 1)]
     counts = {labels["status"]: value for labels, value in found["virtplay_vms"]}
     assert counts == {status: float(status == VmStatus.ERROR) for status in VmStatus}
+
+
+@pytest.mark.parametrize(("managed", "label"), [(True, "true"), (False, "false"), (None, "true")])
+async def test_a_vm_is_foreign_where_its_domain_is_known_to_be(
+    service: Service, managed: bool | None, label: str
+) -> None:
+    vm = await Vm.get(ref=(await service.create())["id"])
+    await SnapshotSchedule(vm_id=vm.id, cron=["0 0 * * *"], keep={"daily": 7}).save()
+    await Vm.filter(id=vm.id).update(status=VmStatus.ERROR, error=None, managed=managed)
+    found = await scrape(service, part="service")
+    for metric in ("virtplay_vm_error", "virtplay_snapshot_schedule_failed"):
+        assert [labels["managed"] for labels, _ in found[metric]] == [label], metric
 
 
 async def test_snapshots_are_counted(service: Service) -> None:
@@ -251,10 +264,11 @@ async def test_a_schedule_tells_whether_its_last_turn_failed(service: Service) -
         await service.client.put(path, json={"cron": ["0 0 * * *"], "keep": {"daily": 7}})
     ).status_code == 200
     labels = {"host": "kvm1", "uuid": str(vm.uuid), "vm": vm.ref}
+    alerted = {**labels, "name": vm.name, "managed": "true"}
 
     async def failed() -> float:
         [(found, value)] = (await scrape(service))["virtplay_snapshot_schedule_failed"]
-        assert found == labels
+        assert found == alerted
         return value
 
     last = "virtplay_snapshot_schedule_last_turn_timestamp_seconds"

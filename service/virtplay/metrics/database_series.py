@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from virtplay.metrics.exposition import render_text
 from virtplay.metrics.families import DATABASE_FAMILIES
-from virtplay.metrics.host_series import Values, label_value
+from virtplay.metrics.host_series import Values, label_value, managed_label
 from virtplay.states import JobStatus, VmStatus
 from virtplay.store import jobs, schedules, snapshots, tokens, vm_list, vms
 
@@ -27,8 +27,7 @@ async def database_text() -> bytes:
     counts = await vm_list.count_by_status()
     values["virtplay_vms"] = {(status,): counts.get(status, 0) for status in VmStatus}
     values["virtplay_vm_error"] = {
-        (host, uuid, ref, label_value(name), label_value(code)): 1
-        for host, uuid, ref, name, code in await vms.vms_in_error(ERRORS_MAX)
+        (*_alerted_vm(vm), label_value(vm.code)): 1 for vm in await vms.vms_in_error(ERRORS_MAX)
     }
     values["virtplay_snapshots"] = {
         (origin, status): number
@@ -36,7 +35,7 @@ async def database_text() -> bytes:
     }
     states = await schedules.schedule_states()
     values["virtplay_snapshot_schedule_failed"] = {
-        (state.host, state.uuid, state.vm): float(_has_failed(state)) for state in states
+        _alerted_vm(state): float(_has_failed(state)) for state in states
     }
     values["virtplay_snapshot_schedule_last_turn_timestamp_seconds"] = {
         (state.host, state.uuid, state.vm): state.last_at.timestamp()
@@ -56,6 +55,12 @@ async def database_text() -> bytes:
             for token in expiring
         }
     return await asyncio.to_thread(render_text, DATABASE_FAMILIES, values)
+
+
+def _alerted_vm(row: vms.VmInError | schedules.ScheduleState) -> tuple[str, ...]:
+    """Return the labels of ALERTED_VM."""
+    managed = managed_label(managed=row.managed)
+    return row.host, row.uuid, row.vm, label_value(row.name), managed
 
 
 def _has_failed(state: schedules.ScheduleState) -> bool:

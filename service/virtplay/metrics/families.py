@@ -28,6 +28,8 @@ VM = ("host", "domain", "uuid")
 VCPU = (*VM, "vcpu")
 DEVICE = (*VM, "target_device")
 KNOWN_VM = ("host", "uuid", "vm")
+ALERTED_VM = (*KNOWN_VM, "name", "managed")
+"""All labels that an alert needs: a domain that is gone has no libvirt_domain_info to join with."""
 """A VM as the database knows it; host is empty until it has one."""
 
 
@@ -244,8 +246,9 @@ DATABASE_FAMILIES = (
     _gauge("virtplay_vms", ("status",), "VMs by the status that the API shows."),
     _gauge(
         "virtplay_vm_error",
-        (*KNOWN_VM, "name", "code"),
-        "Always 1, for each VM whose status is error; code is that of its error.",
+        (*ALERTED_VM, "code"),
+        "Always 1, for each VM whose status is error; code is that of its error, managed as in"
+        " libvirt_domain_info.",
     ),
     _gauge(
         "virtplay_snapshots",
@@ -254,8 +257,9 @@ DATABASE_FAMILIES = (
     ),
     _gauge(
         "virtplay_snapshot_schedule_failed",
-        KNOWN_VM,
-        "1 when the last turn of the VM's snapshot schedule was skipped or its job failed, else 0.",
+        ALERTED_VM,
+        "1 when the last turn of the VM's snapshot schedule was skipped or its job failed, else 0;"
+        " managed as in libvirt_domain_info.",
     ),
     _gauge(
         "virtplay_snapshot_schedule_last_turn_timestamp_seconds",

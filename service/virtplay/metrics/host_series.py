@@ -113,8 +113,8 @@ def _read_domain(
 ) -> None:
     vm = (host, label_value(domain["name"]), label_value(domain["uuid"]))
     called = named or VmLabels("", str(domain.get("title") or domain["name"]), "", "")
-    managed = "false" if domain.get("metadata") is None else "true"
-    texts = (called.vm, called.name, called.template, called.os, managed)
+    managed = domain.get("metadata") is not None
+    texts = (called.vm, called.name, called.template, called.os, managed_label(managed=managed))
     _put(values, "libvirt_domain_info", (*vm, *map(label_value, texts)), 1)
     state = domain.get("state") or DomainState.UNKNOWN
     for each in DomainState:
@@ -173,6 +173,11 @@ def _put(
     number = _number(value)
     if number is not None:
         values.setdefault(metric, {})[labels] = number / per
+
+
+def managed_label(*, managed: bool) -> str:
+    """Return the label managed of a VM."""
+    return "true" if managed else "false"
 
 
 def label_value(value: object) -> str:

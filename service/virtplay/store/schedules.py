@@ -29,6 +29,9 @@ class ScheduleState(NamedTuple):
     uuid: str
     vm: str
     """The VM's public id."""
+    name: str
+    managed: bool
+    """False only when its domain is known to have none of our metadata."""
     last_at: datetime | None
     skipped_at: datetime | None
     job_status: str
@@ -84,15 +87,23 @@ async def list_schedules() -> list[SnapshotSchedule]:
 async def schedule_states() -> list[ScheduleState]:
     """Return the state of each enabled schedule."""
     rows = await select(
-        "SELECT v.host, v.uuid, v.ref, s.last_at, s.skipped_at, j.status"
+        "SELECT v.host, v.uuid, v.ref, v.name, COALESCE(v.managed, TRUE),"
+        " s.last_at, s.skipped_at, j.status"
         " FROM snapshot_schedule s JOIN vm v ON v.id = s.vm_id"
         " LEFT JOIN job j ON j.ref = s.last_job WHERE s.enabled ORDER BY s.id"
     )
     return [
         ScheduleState(
-            host or "", str(identity), vm, moment_of(last), moment_of(skipped), status or ""
+            host or "",
+            str(identity),
+            vm,
+            name,
+            bool(managed),
+            moment_of(last),
+            moment_of(skipped),
+            status or "",
         )
-        for host, identity, vm, last, skipped, status in rows
+        for host, identity, vm, name, managed, last, skipped, status in rows
     ]
 
 

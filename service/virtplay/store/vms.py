@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from tortoise.expressions import Q, RawSQL
 from tortoise.queryset import QuerySet
@@ -57,6 +57,21 @@ class Promised:
     unmanaged_cpu: int = 0
     unmanaged_memory: int = 0
     unmanaged_disk_size: int = 0
+
+
+class VmInError(NamedTuple):
+    """A VM whose status is error."""
+
+    host: str
+    """Empty until the VM has one."""
+    uuid: str
+    vm: str
+    """The VM's public id."""
+    name: str
+    managed: bool
+    """False only when its domain is known to have none of our metadata."""
+    code: str
+    """Of its error."""
 
 
 def vm_ref(number: int) -> str:
@@ -186,15 +201,23 @@ async def without_address(host: str, numbers: Collection[int]) -> dict[int, str]
     return {number: str(identity) for number, identity, network in rows if network.get("type")}
 
 
-async def vms_in_error(limit: int) -> list[tuple[str, str, str, str, str]]:
-    """Return host, uuid, ref, name and error code of the VMs with status error, the first ones."""
+async def vms_in_error(limit: int) -> list[VmInError]:
+    """Return the VMs with status error, the first ones."""
     rows = await select(
-        "SELECT host, uuid, ref, name, error FROM vm WHERE status = ?1 ORDER BY id LIMIT ?2",
+        "SELECT host, uuid, ref, name, COALESCE(managed, TRUE), error"
+        " FROM vm WHERE status = ?1 ORDER BY id LIMIT ?2",
         [VmStatus.ERROR, limit],
     )
     return [
-        (host or "", str(identity), ref, name, json.loads(error or "{}").get("code") or "")
-        for host, identity, ref, name, error in rows
+        VmInError(
+            host or "",
+            str(identity),
+            vm,
+            name,
+            bool(managed),
+            json.loads(error or "{}").get("code") or "",
+        )
+        for host, identity, vm, name, managed, error in rows
     ]
 
 
