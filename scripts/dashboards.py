@@ -634,18 +634,18 @@ def host_variable(*, every: bool) -> dashboard.QueryVariable:
 def vm_variable() -> dashboard.QueryVariable:
     """Return the variable that selects a VM: it shows name and host, its value is the UUID.
 
-    Grafana 11 gives the answer of query_result as text, {host="kvm1",name="web",text="web on kvm1",
-    uuid="…"}: the label `text` is made for the regular expression.
+    Grafana 11 gives the answer of query_result as text, {text="web on kvm1",uuid="…"} 1 17…, and
+    escapes nothing: the regular expression begins at its start, as a name may contain text="…".
     """
     return (
         dashboard.QueryVariable("vm")
         .label("VM")
         .description("Name and host of the VM; its value is the VM's UUID.")
         .query(
-            "query_result(label_join(max by (host, name, uuid)"
-            ' (libvirt_domain_info{host=~"$host"}), "text", " on ", "name", "host"))'
+            "query_result(max by (text, uuid)"
+            ' (label_join(libvirt_domain_info{host=~"$host"}, "text", " on ", "name", "host")))'
         )
-        .regex('/text="(?<text>.*)",uuid="(?<value>[^"]*)"/')
+        .regex(r'/^\{text="(?<text>.*)",uuid="(?<value>[^"]*)"/')
         .datasource(SOURCE)
         .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(models.VariableSort.ALPHABETICAL_ASC)
