@@ -28,16 +28,18 @@ def read_sections() -> dict[str, str]:
     return dict(yaml.safe_load((COLLECTION / "config.yaml").read_text())["sections"])
 
 
-def describe(fragments: Iterable[Path], level: str) -> str:
+def describe(fragments: Iterable[Path], level: str, *, summary: bool = False) -> str:
     """Return the changes of fragments by sections, as Markdown with headings of a level.
 
-    Raise ValueError if one is not a fragment.
+    `summary`: whether they may have a release_summary, which only the collection's own changelog
+    shows. Raise ValueError if one is not a fragment.
     """
     sections = read_sections()
     changes: dict[str, list[str]] = {key: [] for key in sections}
     for path in sorted(fragments):
         content = yaml.safe_load(path.read_text())
-        if not isinstance(content, dict) or not content.keys() <= {*sections, "release_summary"}:
+        known = {*sections, "release_summary"} if summary else sections.keys()
+        if not isinstance(content, dict) or not content.keys() <= known:
             raise ValueError(f"cannot read {path}: its sections must be of {', '.join(sections)}")
         for key, entries in content.items():
             if key in changes:
@@ -62,8 +64,9 @@ def write_notes(collection: bool) -> str:
     """
     text = CHANGELOG.read_text()
     added = describe(FRAGMENTS.glob("*.yml"), "###")
-    if collection and (theirs := describe((COLLECTION / "fragments").glob("*.yml"), "####")):
-        added += f"\n### {COLLECTION_TITLE}\n\n{theirs}"
+    theirs = (COLLECTION / "fragments").glob("*.yml")
+    if collection and (changes := describe(theirs, "####", summary=True)):
+        added += f"\n### {COLLECTION_TITLE}\n\n{changes}"
     headings = list(VERSION.finditer(text))
     starts = [heading.start() for heading in headings] + [len(text)]
     title = f"## {virtplay.__version__}\n"

@@ -29,13 +29,16 @@ def test_release_notes_have_each_change_once_by_section(
     (tmp_path / "c.yml").write_text("changes: [one]\n")
     with pytest.raises(ValueError, match=r"c\.yml: its sections must be of major_changes"):
         changelog.write_notes(collection=False)
+    (tmp_path / "c.yml").write_text("release_summary: Nothing would show it.\n")
+    with pytest.raises(ValueError, match=r"c\.yml: its sections must be of major_changes"):
+        changelog.write_notes(collection=False)
 
 
 def test_release_notes_of_this_version_are_complete() -> None:
     text = changelog.write_notes(collection=True)
     for folder in (changelog.FRAGMENTS, changelog.COLLECTION / "fragments"):
         for path in folder.glob("*.yml"):
-            own = changelog.describe([path], "###")
+            own = changelog.describe([path], "###", summary=folder != changelog.FRAGMENTS)
             assert own
             for line in own.splitlines():
                 assert not line.startswith("- ") or line in text
