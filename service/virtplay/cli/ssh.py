@@ -17,6 +17,7 @@ from virtplay.cli.client import Client, JsonObject, path_of
 from virtplay.cli.connection import is_loopback
 from virtplay.cli.faults import ClientError
 from virtplay.cli.following import NoAddress, wait_for_address
+from virtplay.cli.screen import print_notes
 from virtplay.states import VmStatus
 
 PORT = 22
@@ -89,12 +90,11 @@ def exec_ssh(
         vm = wait_for_address(client, vm["id"], vm["name"], quiet=False, begun=begun)
     elif vm["status"] in (VmStatus.STOPPED, VmStatus.PAUSED, VmStatus.ERROR):
         raise CannotLogIn(f"cannot log in to {shown}: it is {vm['status']}")
-    host = client.get(path_of("hosts", vm["host"])) if vm["host"] else None
-    between = (None if jump == NO_JUMP else jump) if jump else find_jump(client.url, vm, host)
+    between = (None if jump == NO_JUMP else jump) if jump else find_jump(client, vm)
     target = Target(vm["ip"], user or user_of(vm["os"]), between)
     client.close()
     if wait or _is_fresh(vm):
-        wait_for_server(target)
+        wait_for_server(target, shown)
     arguments = ssh_arguments(vm, target, identity, command)
     sys.stdout.flush()
     try:
@@ -103,17 +103,17 @@ def exec_ssh(
         raise CannotLogIn("cannot run ssh: it is not installed; install OpenSSH's client") from None
 
 
-def find_jump(url: str, vm: JsonObject, host: JsonObject | None) -> str | None:
+def find_jump(client: Client, vm: JsonObject) -> str | None:
     """Return the machine through which a guest is reached, as ssh -J takes it; None if directly.
 
     A guest on a libvirt network is reached from its host: other machines may use the same
     addresses for guests of their own. One on a bridge has an address of the network around it.
     """
-    if host is None or vm["network"].get("type") == "bridge":
+    if not vm["host"] or vm["network"].get("type") == "bridge":
         return None
-    way = host["connection"]
+    way = client.get(path_of("hosts", vm["host"]))["connection"]
     if way["type"] == "local":
-        return None if is_loopback(url) else urlsplit(url).hostname
+        return None if is_loopback(client.url) else urlsplit(client.url).hostname
     address = way["address"]
     if not address or is_loopback(f"ssh://{_bracketed(address)}"):
         return None
@@ -148,10 +148,14 @@ def user_of(system: str) -> str | None:
     return USERS.get(name[0]) if name else None
 
 
-def wait_for_server(target: Target) -> None:
-    """Return when the guest's SSH server answers, or after READY_SECONDS."""
+def wait_for_server(target: Target, shown: str) -> None:
+    """Return when the SSH server of the guest of `shown` answers, or after READY_SECONDS."""
     deadline = time.monotonic() + READY_SECONDS
+    said = False
     while not _is_ready(target) and time.monotonic() < deadline:
+        if not said:
+            print_notes([f"Waiting for the SSH server of {shown} …"])
+            said = True
         time.sleep(POLL_SECONDS)
 
 
@@ -172,6 +176,10 @@ def _is_ready(target: Target) -> bool:
         )
     except (OSError, subprocess.TimeoutExpired):
         return True  # ssh itself will say what is wrong
+    if b"Host key verification failed" in done.stderr and b"HAS CHANGED" not in done.stderr:
+        way = target.jump if ":" not in target.jump else f"ssh://{target.jump}"
+        unknown = f"The host key of {target.jump} is not known here: connect to it once with ssh"
+        print_notes([f"{unknown} {way}, or use --jump."])
     # Another error than that of the guest's port is the way's own, which does not go away.
     return done.stdout.startswith(b"SSH-") or b"open failed" not in done.stderr
 

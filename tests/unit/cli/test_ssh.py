@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from virtplay.cli import ssh
+from virtplay.cli.client import Client
+from virtplay.cli.connection import Connection
 from virtplay.cli.ssh import Target, find_jump, ssh_arguments, user_of, wait_for_server
 
 from tests.unit.cli.conftest import Run
-from tests.unit.cli.service import FakeService, make_vm
+from tests.unit.cli.service import TOKEN, FakeService, make_vm
 from tests.unit.cli.test_hosts import make_host
 from tests.unit.cli.test_jobs import PROGRAM
 
@@ -38,10 +40,18 @@ BRIDGED: dict[str, Any] = {"type": "bridge", "bridge": "br0"}
     ],
 )  # fmt: skip
 def test_guests_of_a_libvirt_network_are_reached_through_their_host(
-    url: str, network: dict[str, Any], connection: dict[str, Any], jump: str | None
+    service: FakeService,
+    url: str,
+    network: dict[str, Any],
+    connection: dict[str, Any],
+    jump: str | None,
 ) -> None:
+    service.reply("GET", "/hosts/kvm1", make_host(connection=connection))
     vm = make_vm(network=network).model_dump(mode="json")
-    assert find_jump(url, vm, make_host(connection=connection)) == jump
+    with Client(Connection(service.url, TOKEN)) as client:
+        client.url = url
+        assert find_jump(client, vm) == jump
+    assert len(service.requests) == (network is NATTED), "the host is asked only where it matters"
 
 
 @pytest.mark.parametrize(
@@ -86,6 +96,7 @@ def test_ssh_gets_address_user_and_command(service: FakeService) -> None:
     more = ("vm", "ssh", "-l", "me", "--jump", "none", "web")
     done = subprocess.run([*PROGRAM, *more], capture_output=True, text=True, check=False)
     assert "-J" not in done.stdout
+    assert len(service.asked("GET")) == 3, "no host is asked with --jump"
     assert done.stdout.splitlines()[-4:] == ["-l", "me", "--", "198.51.100.7"]
 
 
@@ -103,10 +114,12 @@ def test_a_vm_that_cannot_be_reached_is_named_with_a_remedy(service: FakeService
         assert result.err == f"virtplay: cannot log in to VM name-1 (vm-001): it is {status}\n"
 
 
-def test_the_server_of_a_guest_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_of_a_guest_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         monkeypatch.setattr(ssh, "PORT", listener.getsockname()[1])
-        greetings = [b"", b"SSH-2.0-test\r\n"]
+        greetings = [b"", b"", b"SSH-2.0-test\r\n"]
 
         def serve() -> None:
             for greeting in greetings:
@@ -116,19 +129,40 @@ def test_the_server_of_a_guest_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
 
         thread = threading.Thread(target=serve)
         thread.start()
-        wait_for_server(Target("127.0.0.1", None, None))
+        wait_for_server(Target("127.0.0.1", None, None), "VM web (vm-001)")
         thread.join()
+    assert capsys.readouterr().err == "Waiting for the SSH server of VM web (vm-001) …\n"
 
 
+UNKNOWN = "No ED25519 host key is known for kvm1.\nHost key verification failed."
+CHANGED = "REMOTE HOST IDENTIFICATION HAS CHANGED!\nHost key verification failed."
+REMEDY = "The host key of {} is not known here: connect to it once with ssh {}, or use --jump.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "jump", "note"),
+    [
+        ("Permission denied (publickey).", "kvm1", ""),
+        (CHANGED, "kvm1", ""),
+        (UNKNOWN, "me@kvm1", REMEDY.format("me@kvm1", "me@kvm1")),
+        (UNKNOWN, "kvm1:2222", REMEDY.format("kvm1:2222", "ssh://kvm1:2222")),
+    ],
+)
 def test_a_way_that_does_not_work_is_left_to_ssh_itself(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    error: str,
+    jump: str,
+    note: str,
 ) -> None:
     program = tmp_path / "ssh"
-    program.write_text("#!/bin/sh\necho 'Permission denied (publickey).' >&2\nexit 255\n")
+    program.write_text(f"#!/bin/sh\necho '{error}' >&2\nexit 255\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(ssh, "READY_SECONDS", 1e9)
-    wait_for_server(Target("198.51.100.7", None, "kvm1"))
+    wait_for_server(Target("198.51.100.7", None, jump), "VM web (vm-001)")
+    assert capsys.readouterr().err == note
 
 
 @pytest.mark.usefixtures("fake_ssh")
