@@ -107,6 +107,7 @@ def check_url(url: str) -> str:
     try:
         parts = urlsplit(url.strip())
         named = bool(parts.hostname) and parts.port != 0
+        (parts.hostname or "").encode("idna")
     except ValueError:
         raise refusal from None
     if parts.scheme not in ("http", "https") or not named or not url.strip().isprintable():
@@ -115,7 +116,7 @@ def check_url(url: str) -> str:
         raise refusal
     if parts.username is not None or parts.password is not None:
         raise WrongUrl("cannot use a URL with a user name or password: use a token")
-    return url.strip().rstrip("/").removesuffix("/api/v1").rstrip("/")
+    return parts.geturl().rstrip("/").removesuffix("/api/v1").rstrip("/")
 
 
 def is_loopback(url: str) -> bool:

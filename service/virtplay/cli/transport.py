@@ -206,6 +206,7 @@ def find_proxy(url: str) -> Proxy | None:
     proxy = urlsplit(given if "://" in given else f"http://{given}")
     try:
         port = proxy.port
+        (proxy.hostname or "").encode("idna")
     except ValueError:
         port = 0
     if proxy.scheme != "http" or not proxy.hostname or port == 0:

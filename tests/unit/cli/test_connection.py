@@ -123,6 +123,7 @@ def test_token_file(service: FakeService, run: Run, tmp_path: Path) -> None:
         ("http://localhost:3000/api/v1", "http://localhost:3000"),
         ("https://virt.example/kvm/api/v1/", "https://virt.example/kvm"),
         ("http://[::1]:3000", "http://[::1]:3000"),
+        ("HTTP://localhost:3000/api/v1", "http://localhost:3000"),
     ],
 )
 def test_url_as_people_write_it(given: str, used: str) -> None:
@@ -132,7 +133,8 @@ def test_url_as_people_write_it(given: str, used: str) -> None:
 @pytest.mark.parametrize(
     "given",
     ["localhost:3000", "ftp://x", "http://", "http://x:99999", "http://x:0", "http://u:p@x",
-     "http://[::1", "http://x?a=b", "http://x\n"[:-1] + "\x07"],
+     "http://[::1", "http://a..b", f"http://{'a' * 64}.example", "http://x?a=b",
+     "http://x\n"[:-1] + "\x07"],
 )  # fmt: skip
 def test_unusable_url_is_refused(given: str) -> None:
     with pytest.raises(CannotConnect, match="cannot use"):
@@ -328,6 +330,9 @@ def test_a_proxy_of_the_environment_is_used(
     monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:1")
     result = run("vm", "list", "--url", "http://other.example")
     assert "cannot use the proxy socks5://127.0.0.1:1" in result.err
+    monkeypatch.setenv("HTTP_PROXY", "http://a..b:3128")
+    result = run("vm", "list", "--url", "http://other.example")
+    assert "cannot use the proxy http://a..b:3128" in result.err
 
 
 def test_errors_are_json_on_request(service: FakeService, run: Run) -> None:
