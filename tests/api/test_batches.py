@@ -11,6 +11,7 @@ import pytest
 from virtplay.jobs.batch import lease_together
 from virtplay.jobs.recovery import recover, sweep_jobs
 from virtplay.jobs.submission import batch_directory
+from virtplay.store import jobs
 from virtplay.store.models import AuditEntry, Job, Vm
 from virtplay.store.vms import save_vm
 
@@ -273,6 +274,26 @@ async def test_requests_for_many_are_checked_vm_by_vm(service: Service) -> None:
         answer = await service.post("/vms/actions", {"action": "start", **body})
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "VM_NOT_FOUND")
     assert await Job.all().count() == 2
+
+
+@only_sqlite
+async def test_a_request_for_many_reads_the_history_once(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await service.see(domains=[foreign_domain(f"web-{number}") for number in range(3)])
+    asked: list[str] = []
+
+    async def unknown(action: str) -> None:
+        asked.append(action)
+
+    monkeypatch.setattr(jobs, "usual_seconds", unknown)
+    data = await act(service, "stop", vms=[str(vm.ref) for vm in await Vm.all()])
+    assert len(data["jobs"]) == 3
+    assert asked == ["vm_stop"]
+    await Job.all().delete()
+    await Vm.all().update(status="running")
+    assert (await service.post("/vms/vm-001/stop")).status_code == 202
+    assert asked == ["vm_stop"] * 2
 
 
 @only_sqlite

@@ -65,6 +65,9 @@ async def test_a_busy_vm_says_what_its_job_waits_for_and_how_long(service: Servi
     )
     shown = await service.get(f"/jobs/{held}")
     assert shown["stepTimeoutSeconds"] == limit
+    await save_progress(job, 1, step="VMs are counted")
+    message = (await service.post(f"/vms/{vm.ref}/stop")).json()["error"]["message"]
+    assert "is running: VMs are counted, " in message
     assert shown["startedAt"] <= shown["stepStartedAt"]
     # Of an earlier attempt nothing is shown.
     later = datetime.now(UTC) + timedelta(minutes=1)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 from virtplay.actions import RULES, Action, command_line
@@ -86,7 +87,10 @@ def _wait_of(job: Job) -> str:
     began = store.step_start(job)
     if began is None:
         return ""
-    words = f": {job.step[:1].lower()}{job.step[1:]}"
+    step = job.step
+    if step[1:2].islower():  # not "VMs"
+        step = step[:1].lower() + step[1:]
+    words = f": {step}"
     if job.step_timeout is None:
         return words
     waited = max(0, int((datetime.now(UTC) - began).total_seconds()))
@@ -115,13 +119,13 @@ async def submit(
     snapshot: Snapshot | None = None,
     bulk_id: int | None = None,
     at_once: int | None = None,
-    eta_seconds: float | None = None,
+    eta_seconds: float | EllipsisType | None = ...,
 ) -> Job:
     """Lock `vm` with a queued job for `action`; call this inside a transaction.
 
     The job waits for the unfinished job `after`, and works on `snapshot`. `at_once` jobs of the
     request whose first job is `bulk_id`, by default this one, may run at once. `eta_seconds` is how
-    long it will probably take, by default as earlier ones. Raise
+    long it will probably take, None if unknown, by default as earlier ones. Raise
     OperationInProgress when another job holds the VM. An action that does not lock leaves the
     VM's status as it is.
     """
@@ -139,7 +143,7 @@ async def submit(
         request_id=caller.request_id,
         variables=dict(variables),
         command=command_line(action, vm.host, settings.inventory_sources, variables),
-        eta_seconds=eta_seconds or await store.usual_seconds(action),
+        eta_seconds=await store.usual_seconds(action) if eta_seconds is ... else eta_seconds,
         after_id=after.id if after else None,
         bulk_id=bulk_id,
         at_once=at_once,

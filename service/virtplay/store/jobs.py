@@ -319,17 +319,13 @@ async def usual_seconds(action: str) -> float | None:
     None without such a job, and when they differ so much that no estimate would be right, such as
     shutdowns that depend on the guest.
     """
-    jobs = (
-        await Job.filter(action=action, status=JobStatus.SUCCEEDED, started_at__not_isnull=True)
-        .exclude(origin=JobOrigin.SHELL)
-        .order_by("-id")
-        .limit(20)
+    jobs = Job.filter(action=action, status=JobStatus.SUCCEEDED).exclude(origin=JobOrigin.SHELL)
+    ended = jobs.filter(started_at__not_isnull=True, finished_at__not_isnull=True)
+    times = cast(
+        "list[tuple[datetime, datetime]]",
+        await ended.order_by("-id").limit(20).values_list("started_at", "finished_at"),
     )
-    took = [
-        (job.finished_at - job.started_at).total_seconds()
-        for job in jobs
-        if job.finished_at and job.started_at
-    ]
+    took = [(finished - started).total_seconds() for started, finished in times]
     if not took:
         return None
     usual = median(took)
