@@ -428,13 +428,12 @@ async def _check_action(vm: Vm, action: Action, holder: Job | None, *, force: bo
 
 async def refuse_unreachable(vm: Vm) -> None:
     """Raise HostUnreachable if no job can run on the VM's host now."""
-    try:
-        host = await store.find_host(str(vm.host))
-    except errors.HostNotFound:
+    status = await store.host_status(str(vm.host))
+    if status is None:
         raise errors.HostUnreachable(
             f"cannot change VM {vm.label}: its host {vm.host} is no longer in the inventory"
-        ) from None
-    if vm.status == VmStatus.UNREACHABLE or host.status == HostStatus.UNREACHABLE:
+        )
+    if vm.status == VmStatus.UNREACHABLE or status == HostStatus.UNREACHABLE:
         raise errors.HostUnreachable(
             f"cannot change VM {vm.label}: its host {vm.host} is unreachable"
         )

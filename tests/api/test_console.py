@@ -197,6 +197,8 @@ async def test_tickets_that_are_not_good_are_refused(service: Service) -> None:
             assert await console.refused(wrong) == (403, "FORBIDDEN"), wrong
         ticket = await console.ticket()
         assert await console.refused(ticket, vm="vm-999") == (403, "FORBIDDEN")
+        # The URL of a ticket has the id; who has no token learns nothing by other names.
+        assert await console.refused(ticket, vm=str(console.vm.domain)) == (403, "FORBIDDEN")
         other = await seen_vm(service, name="other")
         await service.see(domains=[foreign_domain(uuid=str(vm.uuid)) for vm in await Vm.all()])
         assert await console.refused(ticket, vm=str(other.ref)) == (403, "FORBIDDEN")

@@ -52,7 +52,8 @@ async def test_page_needs_no_token_and_trusts_nothing(service: Service) -> None:
 @only_sqlite
 async def test_any_way_to_call_a_vm_has_its_page(service: Service) -> None:
     for ref in ("vm-001", "web-1", "Web.1", "0157c680-d8f0-4d2a-855a-94a165065017",
-                "Web%20Server", "B%C3%BCro", "%E7%BD%91", "a%3Cb%3E%22%3B"):  # fmt: skip
+                "Web%20Server", "B%C3%BCro", "%E7%BD%91", "a%3Cb%3E%22%3B", "DB%2F2",
+                "..%2fa"):  # fmt: skip
         answer = await service.client.get(f"/vms/{ref}/console")
         assert answer.status_code == 200, ref
         assert ref not in answer.text.replace("/vms/vm-001/console", "")
@@ -60,9 +61,7 @@ async def test_any_way_to_call_a_vm_has_its_page(service: Service) -> None:
 
 @only_sqlite
 async def test_what_calls_no_vm_has_no_page(service: Service) -> None:
-    for ref in (
-        *("vm-001%0a", "..%2fvm-001", "vm-001%2f", ".", "%2e%2e", "x" * 256, "%00", "a%1b"),
-    ):
+    for ref in ("vm-001%0a", "a/b", ".", "%2e%2e", "x" * 256, "%00", "a%1b"):
         answer = await service.client.get(f"/vms/{ref}/console")
         assert answer.status_code == 404, ref
         assert failure_of(answer)["code"] == "NOT_FOUND"
@@ -90,6 +89,7 @@ def test_the_page_finds_the_vm_in_its_path(tmp_path: Path) -> None:
         "/vms/%E7%BD%91/console": "\u7f51",
         "/vms/a%3Cb%3E/console": "a<b>",
         "/vms/%E7/console": "",
+        "/vms/DB%2F2/console": "DB/2",
         "/vms/a/b/console": "",
         "/vms//console": "",
     }

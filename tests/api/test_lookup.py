@@ -1,5 +1,6 @@
 """API tests: a VM is found by its id, UUID, domain and name, and never guessed."""
 
+import logging
 import re
 from typing import Any
 from urllib.parse import quote
@@ -7,6 +8,7 @@ from urllib.parse import quote
 import pytest
 from tortoise import Tortoise
 from virtplay.cli.faults import Refused
+from virtplay.errors import VmNotFound
 from virtplay.states import VmStatus
 from virtplay.store.database import is_sqlite
 from virtplay.store.lookup import find_vm, numbers_of
@@ -69,6 +71,16 @@ async def test_an_id_wins_then_a_uuid_and_then_whoever_has_the_name(service: Ser
     third = await put_vm(name="x", domain="vm-077")
     assert (await find_vm("vm-077")).id == third.id
     assert (await service.get("/vms/vm-077"))["id"] == third.ref
+
+
+async def test_an_id_of_no_vm_is_looked_for_once(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "tortoise.db_client")
+    with pytest.raises(VmNotFound):
+        _ = await find_vm("vm-999")
+    queries = [line for line in caplog.messages if "FROM" in line]
+    assert len(queries) == 2, "as an id, and as a name"
 
 
 async def test_of_several_none_is_guessed(service: Service) -> None:

@@ -1,17 +1,19 @@
 """API tests: VMs listed, made, changed and refused; jobs stay queued."""
 
+import itertools
 import json
 import re
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tortoise import Tortoise
-from virtplay.states import HostStatus, VmStatus
+from virtplay.states import DomainState, HostStatus, VmStatus
 from virtplay.store import vms as store
 from virtplay.store.models import AuditEntry, Host, Job, Vm
 from virtplay.store.vm_index import renew_index
-from virtplay.store.vms import create_vm
+from virtplay.store.vms import Promised, create_vm
 from virtplay.units import GIB
 
 from tests.api.conftest import BODY, Service, only_sqlite
@@ -693,6 +695,45 @@ async def test_ids_grow_past_the_padding(service: Service) -> None:
     assert vm.ref == "vm-1000"
     assert (await service.create())["id"] == "vm-1001"
     assert (await service.get("/vms/vm-1000"))["id"] == "vm-1000"
+
+
+@only_sqlite
+async def test_a_name_that_no_host_has_costs_no_facts(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse() -> None:
+        raise AssertionError("reads the facts of every host")
+
+    monkeypatch.setattr(store, "list_hosts", refuse)
+    answer = await service.client.get("/api/v1/hosts/kvm3")
+    assert answer.json()["error"]["message"] == (
+        "cannot find host kvm3: the inventory has no such hypervisor; did you mean kvm2?"
+    )
+    vm = await put_vm(host="gone")
+    answer = await service.post(f"/vms/{vm.ref}/start")
+    assert answer.json()["error"]["message"] == (
+        "cannot change VM web (vm-001): its host gone is no longer in the inventory"
+    )
+
+
+async def test_what_the_database_adds_up_is_what_each_vm_is_promised(database: str) -> None:
+    """_SUMS adds up in SQL what _promised_to says of one VM."""
+    disks: tuple[dict[str, Any], ...] = (
+        {},
+        {"disk_pool": "default", "pool_size": 5 * GIB, "disk_allocation": GIB},
+        {"disk_pool": "other", "pool_size": 0, "disk_allocation": GIB},
+    )
+    powers = (DomainState.RUNNING, DomainState.STOPPED)
+    expected: dict[str, Promised] = {}
+    for number, (status, power, managed) in enumerate(
+        itertools.product(VmStatus, powers, (True, False, None))
+    ):
+        host = f"{status}-{power}-{managed}"
+        values = {"host": host, "power": power, "managed": managed, **disks[number // 2 % 3]}
+        vm = await put_vm(status, cpu=3, memory=700, disk=3, **values)
+        one = store._promised_to(vars(vm), {"cpu": 3, "memory": 700, "disk": 3})
+        expected[host] = replace(Promised(), **one)
+    assert await store.promised_by_host() == expected
 
 
 @only_sqlite

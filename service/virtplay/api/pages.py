@@ -12,9 +12,9 @@ from sanic.exceptions import NotFound as PathNotFound
 from virtplay.api import openapi
 from virtplay.api.http.routing import add_route
 from virtplay.files import NODE_MODULES, PACKAGE
+from virtplay.store.lookup import NAME_LENGTH
 from virtplay.texts import is_printable
 
-NAME_LENGTH = 255
 HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|\[[0-9a-fA-F:.]{2,45}\](:[0-9]{1,5})?")
 KINDS = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css"}
 
@@ -121,8 +121,7 @@ def _package_assets(packages: Path) -> dict[str, Asset]:
 
 def _may_be_a_name(text: str) -> bool:
     """Return whether a text may be an id, UUID, domain or name; the page asks the API which VM."""
-    usual = 0 < len(text) <= NAME_LENGTH and text not in (".", "..") and "/" not in text
-    return usual and is_printable(text)
+    return 0 < len(text) <= NAME_LENGTH and text not in (".", "..") and is_printable(text)
 
 
 def add_docs_page(app: Sanic[Any, Any]) -> None:

@@ -24,7 +24,7 @@ from virtplay.states import ACTIVE_STATES, HostStatus, JobStatus, VmStatus
 from virtplay.store import vms as store
 from virtplay.store.database import transaction
 from virtplay.store.jobs import move, write_audit
-from virtplay.store.lookup import find_vm
+from virtplay.store.lookup import find_vm, get_vm
 from virtplay.store.models import ConsoleTicket, Job, Vm
 from virtplay.store.tickets import create_ticket, find_ticket, use_ticket
 from virtplay.store.tokens import valid_tokens
@@ -166,11 +166,10 @@ class Consoles:
             f"cannot open the console of VM {ref}: the ticket is not valid; each is valid for one"
             " connection within 40 seconds"
         )
-        try:
-            vm = await find_vm(ref)
-        except (errors.VmNotFound, errors.VmAmbiguous):
-            # The caller has no token, and must not learn which VMs exist.
-            raise refused from None
+        # The URL has the id. The caller has no token, and must not learn which VMs exist.
+        vm = await get_vm(ref)
+        if vm is None:
+            raise refused
         ticket = await find_ticket(text, vm.id)
         if ticket is None or ticket.token_id not in await valid_tokens({ticket.token_id}):
             raise refused
@@ -222,14 +221,13 @@ class Consoles:
         return password
 
     async def _refuse_unusable(self, vm: Vm) -> None:
-        try:
-            host = await store.find_host(str(vm.host))
-        except errors.HostNotFound:
+        status = await store.host_status(str(vm.host))
+        if status is None:
             raise errors.HostUnreachable(
                 f"cannot open a console of VM {vm.label}: its host {vm.host} is no longer in the"
                 " inventory"
-            ) from None
-        if vm.status == VmStatus.UNREACHABLE or host.status == HostStatus.UNREACHABLE:
+            )
+        if vm.status == VmStatus.UNREACHABLE or status == HostStatus.UNREACHABLE:
             raise errors.HostUnreachable(
                 f"cannot open a console of VM {vm.label}: its host {vm.host} is unreachable"
             )

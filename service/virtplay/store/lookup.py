@@ -30,13 +30,22 @@ async def find_vm(text: str, *, lock: bool = False) -> Vm:
     Raise VmNotFound without such a VM, and VmAmbiguous if there are several.
     """
     rows = Vm.all().select_for_update() if lock else Vm.all()
-    if REF.fullmatch(text) and (vm := await rows.get_or_none(ref=text)):
+    if not REF.fullmatch(text):
+        found = await numbers_of([text])
+    elif vm := await rows.get_or_none(ref=text):
         return vm
-    number = await only_one(text, (await numbers_of([text]))[text])
+    else:
+        found = await _numbers_called([text])
+    number = await only_one(text, found[text])
     vm = await rows.get_or_none(id=number)
     if vm is None:  # deleted since
         raise not_found(text)
     return vm
+
+
+async def get_vm(ref: str) -> Vm | None:
+    """Return the VM with the public id `ref`, if there is one."""
+    return await Vm.get_or_none(ref=ref) if REF.fullmatch(ref) else None
 
 
 async def numbers_of(texts: Collection[str]) -> dict[str, list[int]]:
@@ -57,17 +66,23 @@ async def numbers_of(texts: Collection[str]) -> dict[str, list[int]]:
         for text, identity in identities.items():
             if identity in numbers:
                 found[text] = [numbers[identity]]
-    spelled = {text: _spellings(text) for text, numbers in found.items() if not numbers}
+    return found | await _numbers_called([text for text, numbers in found.items() if not numbers])
+
+
+async def _numbers_called(texts: Iterable[str]) -> dict[str, list[int]]:
+    """Return text → the numbers of the VMs whose domain or name it is, in order."""
+    spelled = {text: _spellings(text) for text in texts}
     names = [name for spellings in spelled.values() for name in spellings]
+    called: dict[str, list[int]] = {}
     if names:
         either = Vm.filter(Q(domain__in=names) | Q(name__in=names)).order_by("id")
-        called: dict[str, list[int]] = {}
         for number, *both in await either.values_list("id", "domain", "name"):
             for name in {*both}:
                 called.setdefault(str(name), []).append(cast("int", number))
-        for text, spellings in spelled.items():
-            found[text] = sorted({n for name in spellings for n in called.get(name, ())})
-    return found
+    return {
+        text: sorted({n for name in spellings for n in called.get(name, ())})
+        for text, spellings in spelled.items()
+    }
 
 
 def _spellings(text: str) -> set[str]:
@@ -91,7 +106,8 @@ def not_found(text: str) -> VmNotFound:
 
 
 async def _ambiguous(text: str, numbers: Collection[int]) -> VmAmbiguous:
-    vms = await Vm.filter(id__in=list(numbers)[:MOST_LISTED]).order_by("id")
+    rows = Vm.filter(id__in=list(numbers)[:MOST_LISTED]).order_by("id")
+    vms = await rows.only("id", "ref", "name", "domain", "host", "status", "created_at")
     named = [
         f"{vm.ref} ({vm.status} on {vm.host or 'no host'}, created {time_text(vm.created_at)})"
         for vm in vms[:MOST_NAMED]

@@ -403,12 +403,17 @@ async def find_host(name: str) -> Host:
     """Return the host of the inventory with that name; raise HostNotFound."""
     host = await Host.get_or_none(name=name, in_inventory=True) if len(name) <= 255 else None
     if host is None:
-        known = [host.name for host in await list_hosts()]
         raise HostNotFound(
             f"cannot find host {name[:255]}: the inventory has no such hypervisor"
-            f"{did_you_mean(name[:255], known)}"
+            f"{did_you_mean(name[:255], sorted(await host_names()))}"
         )
     return host
+
+
+async def host_status(name: str) -> HostStatus | None:
+    """Return the status of the host of the inventory with that name, if there is one."""
+    found = await Host.filter(name=name, in_inventory=True).values_list("status", flat=True)
+    return cast("HostStatus", found[0]) if found else None
 
 
 async def forget_observations() -> None:
