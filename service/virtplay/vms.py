@@ -19,7 +19,6 @@ from virtplay.store import jobs as job_store
 from virtplay.store import lookup
 from virtplay.store import vms as store
 from virtplay.store.database import transaction
-from virtplay.store.domains import ID_IN_USE
 from virtplay.store.models import Host, Job, Vm
 from virtplay.store.vms import Promised
 from virtplay.units import GIB, MIB
@@ -532,6 +531,8 @@ def update_variables(vm: Vm, requested: Mapping[str, Any]) -> dict[str, Any]:
             keys.append("ip")  # as on the host, a fixed address is kept on the same network
         values["network"] = {**{key: vm.network[key] for key in keys if vm.network.get(key)}, **new}
     variables = {**identify(vm), **vm_fields.to_variables(values)}
-    if (vm.error or {}).get("code") == ID_IN_USE:
+    if vm.error and vm.managed:
+        # Whatever error is shown: it may hide that the metadata has another VM's id. An equal id is
+        # no change; a domain without metadata gets none.
         variables["libvirt_domain_id"] = str(vm.ref)
     return variables

@@ -194,6 +194,12 @@ async def test_a_host_that_comes_late_does_not_get_an_id_that_was_given(service:
         job = await Job.get(ref=answer.json()["data"]["jobId"])
         assert job.variables.get("libvirt_domain_id") == variable
         await job.delete()
+    # Another error of the VM may be the one that is shown.
+    await Vm.filter(ref="vm-006").update(status=RUNNING, error={"code": "GUEST_NOT_RUNNING"})
+    answer = await service.client.put("/api/v1/vms/vm-006", json={"description": "mine"})
+    job = await Job.get(ref=answer.json()["data"]["jobId"])
+    assert job.variables["libvirt_domain_id"] == "vm-006"
+    await job.delete()
     await Vm.all().update(status=RUNNING)
     late["metadata"]["id"] = "vm-006"
     await service.see("kvm2", domains=[late, other])

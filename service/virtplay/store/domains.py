@@ -16,8 +16,6 @@ from virtplay.vm_fields import DEFAULT_POOL, from_domain
 
 UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
 """Errors that a report of another shape raises."""
-ID_IN_USE = "ID_IN_USE"
-"""The code of the error of a VM whose metadata has another VM's id."""
 STATE: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("domain", "name", str),
     ("power", "state", lambda state: state or ""),
@@ -102,7 +100,7 @@ def other_id(vm: Vm, domain: Mapping[str, Any]) -> dict[str, Any] | None:
     if claimed == vm.ref or number_of(claimed) is None:
         return None
     return {
-        "code": ID_IN_USE,
+        "code": "ID_IN_USE",
         "message": f"VM {vm.label} has the id {claimed} in its metadata, which another VM had"
         f" when it was found: it is a copy of {claimed}, or {claimed} was created while its host"
         f" was not observed; it is VM {vm.ref} here, and any update of it writes that into its"
