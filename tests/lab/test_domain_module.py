@@ -396,7 +396,7 @@ def test_renaming_takes_along_what_has_the_name(host: Host, identity: str, play:
     play("vm_stop", force=True)
     host.run("virsh", "-q", "snapshot-create-as", identity, "one")
     stays = play("vm_update", new_name=old)
-    assert (stays["changed"], "it has 1 snapshots" in stays["warnings"][0]) == (False, True)
+    assert (stays["changed"], "it has 1 snapshot;" in stays["warnings"][0]) == (False, True)
     host.run("virsh", "-q", "snapshot-delete", identity, "one")
 
     # A name that somebody else has is an error by hand; a job takes the next one.

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.declared import domain_list
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain import arguments, devices
+from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.create import is_numbered
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.seed import (
     build_files,
     clean_hostname,
@@ -72,6 +73,8 @@ def test_a_domain_is_called_as_its_guest(name: str) -> None:
         assert clean_hostname(numbered(slug(name), number)) == numbered(slug(name), number).strip(
             "-"
         )
+        # The module knows the names that the service numbers.
+        assert is_numbered(numbered(slug(name) or "id", number), slug(name) or "id")
 
 
 @pytest.mark.parametrize(

@@ -108,8 +108,8 @@ EXAMPLES = r"""
 - name: Rename a stopped domain
   virtplay.libvirt.domain:
     name: web-1
-    new_name: web-1
-    title: Web server
+    new_name: shop-1
+    title: Shop
 
 - name: Shut down a domain within two minutes
   virtplay.libvirt.domain:

@@ -31,14 +31,14 @@ from ..host.storage import (
 )
 from ..lock.fence import Fence
 from ..units import GIB
-from ..values import NAME_LENGTH, NEW_NAME
+from ..values import NEW_NAME
 from .arguments import DEFINITION
 from .console_xml import lock_graphics
 from .devices import FIRST_TARGET, NewDisk, make_disk, prepare_disk, prepare_interface
 from .flags import FLAGS, set_flags
 from .plan import merge_metadata
 from .remove import undefine
-from .seed import build_files, build_iso
+from .seed import HOSTNAME_LENGTH, build_files, build_iso
 from .users import FileUsers, find_users
 from .xml import Disk, DomainSpec, Interface, build_domain, parse_domain
 
@@ -126,18 +126,20 @@ def prepare(
 
 def free_name(conn: Any, name: str) -> str:
     """Return a name with the first number behind it that no domain has."""
-    for number in itertools.count(2):
-        ending = f"-{number}"
-        free = name[: NAME_LENGTH - len(ending)] + ending
-        if lookup_domain(conn, name=free) is None:
-            return free
-    raise AssertionError
+    names = (_numbered(name, number) for number in itertools.count(2))
+    return next(free for free in names if lookup_domain(conn, name=free) is None)
 
 
 def is_numbered(name: str, other: str) -> bool:
     """Whether a name is another one with a number behind it, as `free_name` gives it."""
-    stem, _dash, number = name.rpartition("-")
-    return number.isdecimal() and bool(stem) and other.startswith(stem)
+    number = name.rpartition("-")[2]
+    return number.isdecimal() and int(number) > 1 and name == _numbered(other, int(number))
+
+
+def _numbered(name: str, number: int) -> str:
+    # By the rule of the service, which knows the domain by this name from then on.
+    ending = f"-{number}"
+    return name[: HOSTNAME_LENGTH - len(ending)].rstrip("-") + ending
 
 
 def _refuse_used(conn: Any, uuid: str, name: str, disks: list[NewDisk]) -> None:

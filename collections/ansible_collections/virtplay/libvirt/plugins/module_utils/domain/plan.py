@@ -400,7 +400,7 @@ def plan_name(plan: UpdatePlan, current: Current, name: str) -> None:
     if current.active:
         reason = f"it is {current.state}; stop it first"
     elif current.snapshots:
-        reason = f"it has {current.snapshots} snapshots"
+        reason = f"it has {current.snapshots} snapshot{'s' * (current.snapshots > 1)}"
     elif current.has_managed_save:
         reason = "its memory is saved; start and stop it first"
     elif current.nvram_has_name:

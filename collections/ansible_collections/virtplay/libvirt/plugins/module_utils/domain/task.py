@@ -245,10 +245,9 @@ class DomainTask:
             from . import update  # noqa: PLC0415
 
             prepared = update.prepare(self.conn, current, plan)
-        changes = list(plan.changes)
+        changes = [*plan.changes, *power]
         self._warn_each(plan.warnings)
         state, state_reason = after(current, steps)
-        changes += power
         before_xml = current.config_xml
         after_xml = prepared.xml_after if prepared else before_xml
         if Step.START in steps and {Step.SHUT_DOWN, Step.DESTROY} & {*steps}:
@@ -266,7 +265,9 @@ class DomainTask:
             refused = update.run(self.conn, dom, current, prepared, self.bookkeeping)
             self._warn_each(refused)
             dom = lookup_domain(self.conn, uuid=self.uuid) if prepared.plan.name else dom
-            changes[: len(prepared.plan.changes)] = prepared.plan.changes
+            # A step that libvirt refuses takes its change out of the plan, or postpones it.
+            changes = [*prepared.plan.changes, *power]
+            after_xml = prepared.xml_after
         if steps:
             if self.wanted == Wanted.RESTARTED and not begun_restart(self.fence):
                 note_restart(self.fence, current, power)
@@ -277,7 +278,7 @@ class DomainTask:
         if power and not prepared:
             note_job(dom, current, self.bookkeeping)
         self.fence.note_complete([disk["path"] for disk in current.config["disks"]])
-        if changes:
+        if changes or prepared:
             current = self._view_again(dom, current)
         return self._result(describe(current), changes, before_xml, after_xml)
 

@@ -124,8 +124,7 @@ def run(
         if old is not None:
             remove_reservation(conn, mac, old)
         if place is not None:
-            name = plan.name or current.label
-            add_reservation(conn, place[0], mac=mac, address=place[1], host=name)
+            add_reservation(conn, place[0], mac=mac, address=place[1], host=current.label)
     if not current.active:
         for target, size in plan.grow_disks.items():
             # libvirt resizes by the pool's record of the image, which may be older than the file.
@@ -139,17 +138,17 @@ def run(
 def _rename(conn: Any, dom: Any, current: Current, plan: UpdatePlan) -> list[str]:
     """Rename a stopped domain; if libvirt refuses, it keeps its name, and a warning says why.
 
-    Its reservations come first: a run that dies in between is then done by the next one.
+    Its reservations come first: if a run ends in between, the next one completes it.
     """
     name = str(plan.name)
-    reserved = current.reservations.items()
-    kept = {mac: place for mac, place in reserved if mac not in plan.reservations}
-    for mac, place in kept.items():
+    places = {**current.reservations, **plan.reservations}
+    reserved = [(place, mac) for mac, place in places.items() if place is not None]
+    for place, mac in reserved:
         rename_reservation(conn, place, mac, current.label, name)
     try:
         dom.rename(name, 0)
     except libvirt.libvirtError as error:
-        for mac, place in kept.items():
+        for place, mac in reserved:
             rename_reservation(conn, place, mac, name, current.label)
         plan.changes[:] = [change for change in plan.changes if change.field != "name"]
         plan.name = None
