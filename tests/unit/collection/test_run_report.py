@@ -120,6 +120,8 @@ SECRETS: dict[str, Any] = {
     "database": {"users": [{"name": "alice", "passwd": "correct horse"}]},
     "api_token": "t0ken-of-mine",
     "libvirt_domain_user_data": "#cloud-config\nsecret: yes",
+    "libvirt_domain_vms": [{"name": "web", "userData": "#cloud-config of mine"}],
+    "libvirt_domain_vms_defaults": {"user_data": "#cloud-config of all"},
     "my_secret": ["one-secret", {"x": "two-secret"}],
     "password": "abc",  # three letters would blot out half the log
     "token": 12345,
@@ -137,9 +139,11 @@ def test_secrets_are_taken_out_of_every_text() -> None:
         "one-secret",
         "two-secret",
         "service-token",
+        "#cloud-config of mine",
+        "#cloud-config of all",
     ]
     text = redactor.text(" | ".join([*hidden, "alice", "web", "not hidden", "abc"]))
-    assert text == " | ".join(["********"] * 6 + ["alice", "web", "not hidden", "abc"])
+    assert text == " | ".join(["********"] * len(hidden) + ["alice", "web", "not hidden", "abc"])
     data = redactor.data([{"before": None, "after": {"k4rT9wqz": ["x k4rT9wqz", 1, True]}}])
     assert data == [{"before": None, "after": {"********": ["x ********", 1, True]}}]
     failure = failure_of({"msg": "cannot log in with correct horse"}, redactor)

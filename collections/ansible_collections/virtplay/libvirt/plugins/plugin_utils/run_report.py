@@ -24,7 +24,7 @@ _PLAIN_VARIABLES = re.compile(
     r"libvirt_(domain|snapshot|console|image)_(name|uuid|domain|state|template|vcpus|memory|disk|"
     r"clone|force|freeze|guard|keep_disks|timeout|lock_timeout|type|title)"
 )
-_SECRET_NAMES = re.compile(r"pass(word|wd|phrase)?|secret|token|credential|private|key|user_data")
+_SECRET_NAMES = re.compile(r"pass(word|wd|phrase)?|secret|token|credential|private|key|user_?data")
 _SHORTEST_SECRET = 4
 _CODE = re.compile(r"[A-Z][A-Z_]{0,63}")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")

@@ -31,4 +31,6 @@ class SeedModule(AnsibleModule):
         raise AssertionError("fail_json returned")
 
     def _invocation(self) -> dict[str, Any]:
-        return {"module_args": {k: v for k, v in self.params.items() if k != self._seed_in}}
+        # An unknown argument may be a part of a seed in the wrong place.
+        shown = self.argument_spec.keys() - {self._seed_in}
+        return {"module_args": {k: v for k, v in self.params.items() if k in shown}}
