@@ -152,10 +152,15 @@ def test_callbacks_of_the_user_are_not_run_with_the_plugins_own_ansible(
         ("guests.yml", "plugin: virtplay.libvirt.libvirt\n", True),
         ("guests.yaml", "# VMs\n---\ninventory: [h]\nplugin:  'virtplay.libvirt.libvirt'\n", True),
         ("guests.yml", '"plugin": virtplay.libvirt.libvirt\n', True),
+        ("guests.yml", "{plugin: virtplay.libvirt.libvirt, inventory: [h]}\n", True),
+        ("guests.yml", '---\n{"inventory": ["h"],\n "plugin": "virtplay.libvirt.libvirt"}\n', True),
+        # It may be one, which only its password shows.
+        ("guests.yml", "$ANSIBLE_VAULT;1.1;AES256\n3132\n", True),
         # Ansible's own error says what there is.
         ("guests.yml", "plugin: virtplay.libvirt.libvrt\n", True),
         ("libvirt.yml", "plugin: community.libvirt.libvirt\n", False),
         ("libvirt.yml", "hypervisors:\n  hosts: {plugin: virtplay.libvirt.libvirt}\n", False),
+        ("libvirt.yml", "{hosts: {kvm1: {plugin: virtplay.libvirt.libvirt}}}\n", False),
         ("libvirt.cfg", "plugin: virtplay.libvirt.libvirt\n", True),
         ("guests", "plugin: virtplay.libvirt.libvirt\n", True),
         ("hosts.ini", "[hypervisors]\nkvm1\n", False),

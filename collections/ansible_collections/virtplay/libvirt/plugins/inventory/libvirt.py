@@ -20,7 +20,7 @@ description:
   - The configuration is any file with the O(plugin) of this name. Ansible's plugin
     P(ansible.builtin.auto#inventory), which is enabled by default, accepts only names that end in
     C(.yml) or C(.yaml); for others add C(virtplay.libvirt.libvirt) to C(enable_plugins) in
-    C(ansible.cfg).
+    C(ansible.cfg). The file may be encrypted as a whole with C(ansible-vault).
   - An unknown option or an invalid value is an error before any host is contacted.
   - Store secrets of the guests, such as C(ansible_password), in the C(group_vars) of
     C(libvirt_vms), encrypted with C(ansible-vault) if you like. The only option that may contain
@@ -187,8 +187,12 @@ MODULE = "virtplay.libvirt.host_info"
 _VAULT_OPTIONS = (("vault_ids", "--vault-id"), ("vault_password_files", "--vault-password-file"))
 _LONGEST = 1024 * 1024  # no configuration is longer, but a source may be any file
 _PLUGIN = re.compile(
-    rf"^[\"']?plugin[\"']?\s*:\s*[\"']?{re.escape(MODULE.rpartition('.')[0])}\.", re.M
+    # A key of the whole file, which may be one mapping in braces.
+    r"^(?:\{(?:[^{}]*,)?\s*)?[\"']?plugin[\"']?\s*:\s*[\"']?"
+    + re.escape(f"{MODULE.rpartition('.')[0]}."),
+    re.M,
 )
+_VAULT = "$ANSIBLE_VAULT"
 # The directory that contains the ansible_collections of this file.
 COLLECTIONS = Path(__file__).resolve().parents[5]
 
@@ -199,11 +203,15 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     NAME = "virtplay.libvirt.libvirt"
 
     def verify_file(self, path: str) -> bool:
-        """Return whether a file is a configuration of this plugin."""
+        """Return whether a file is a configuration of this plugin, or is encrypted as a whole.
+
+        What an encrypted file is, `parse` finds out: Ansible decrypts it only there.
+        """
         if not super().verify_file(path) or not Path(path).is_file():
             return False
         with Path(path).open(encoding="utf-8", errors="replace") as file:
-            return _PLUGIN.search(file.read(_LONGEST)) is not None
+            text = file.read(_LONGEST)
+        return text.startswith(_VAULT) or _PLUGIN.search(text) is not None
 
     def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
         """Add the VMs to the inventory; raise AnsibleParserError."""
