@@ -32,15 +32,16 @@ def by_name(value: Any) -> str:
     return value.stem if isinstance(value, Path) else str(value)
 
 
-def run(tmp_path: Path, action: str, *options: str, **variables: dict[str, str]) -> str:
-    """What a playbook that has to fail says; hosts may have variables."""
+def run(tmp_path: Path, action: str | Path, *options: str, **variables: dict[str, str]) -> str:
+    """What a playbook that has to fail says, one of ours or a file; hosts may have variables."""
     inventory = tmp_path / "hosts.yml"
     group = NOWHERE["hypervisors"]
     hosts = {**group["hosts"], **variables}
     inventory.write_text(yaml.safe_dump({"hypervisors": {**group, "hosts": hosts}}))
     program = str(Path(sys.executable).with_name("ansible-playbook"))
+    path = action if isinstance(action, Path) else f"playbooks/{action}.yml"
     done = subprocess.run(
-        [program, f"playbooks/{action}.yml", "-i", str(inventory), *options],
+        [program, str(path), "-i", str(inventory), *options],
         cwd=ROOT,
         env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
         capture_output=True,
@@ -112,6 +113,19 @@ def test_what_would_be_ignored_or_fail_on_the_host_is_refused_before(tmp_path: P
     assert "cannot use libvirt_domain_firmware for update: it is fixed at creation" in said
     said = run(tmp_path, "console_open", "--limit", "kvm1", "-e", "libvirt_console_domain=vm-1")
     assert "libvirt_console_password is required when libvirt_console_type is vnc" in said
+
+
+@pytest.mark.slow
+def test_playbook_of_ones_own_names_the_vm_by_the_roles_variable(tmp_path: Path) -> None:
+    imported = {
+        "import_playbook": str(ROOT / "playbooks/snapshot_create.yml"),
+        "vars": {"libvirt_snapshot_domain": "web-1", "libvirt_snapshot_nmae": "one"},
+    }
+    own = tmp_path / "own.yml"
+    own.write_text(yaml.safe_dump([imported]))
+    said = run(tmp_path, own, "--limit", "kvm1")
+    assert "did you mean libvirt_snapshot_name?" in said
+    assert "libvirt_snapshot_uuid is required" not in said
 
 
 @pytest.mark.slow
