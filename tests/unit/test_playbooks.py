@@ -94,12 +94,19 @@ def test_wrong_variables_are_named_and_no_host_is_touched(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_what_is_missing_is_named_beside_all_other_faults(tmp_path: Path) -> None:
     values = {"vcpus": "many", "title": "{{ nowhere }}", "template": "win95"}
-    variables = json.dumps({f"libvirt_domain_{name}": value for name, value in values.items()})
-    said = run(tmp_path, "vm_create", "--limit", "kvm1", "--check", "-e", variables)
+    variables = {f"libvirt_domain_{name}": value for name, value in values.items()}
+    looks = tmp_path / "looks"
+    variables["libvirt_image_catalogue_extra"] = (
+        f"{{{{ lookup('pipe', 'echo look >> {looks}; echo {{}}') | from_json }}}}"
+    )
+    limit = ["--limit", "kvm1", "--check"]
+    said = run(tmp_path, "vm_create", *limit, "-e", json.dumps(variables))
     assert "missing required arguments: libvirt_domain_memory, libvirt_domain_name" in said
     assert "cannot use libvirt_domain_vcpus 'many': it must be a whole number" in said
     assert "cannot use libvirt_domain_title: 'nowhere' is undefined" in said
     assert "cannot find template win95: the catalogue has debian12, " in said
+    # A variable may cost something, as a lookup does: it is evaluated once.
+    assert looks.read_text() == "look\n"
     said = run(tmp_path, "vm_start", "--limit", "kvm1")
     assert "libvirt_domain_name or libvirt_domain_uuid is required" in said
     said = run(tmp_path, "snapshot_create", "--limit", "kvm1", "-e", "libvirt_snapshot_name=a")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.virtplay.libvirt.plugins.module_utils.declared import ALIASES
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.arguments import ARGUMENTS
 from ansible_collections.virtplay.libvirt.plugins.plugin_utils.role_variables import (
     check_options,
@@ -23,11 +24,6 @@ from scripts.role_tables import ROLES, read_specs
 PAGE = Path(__file__).parents[2] / "docs/playbooks.md"
 SPECS = read_specs(ROLES / ROLE)
 ENTRIES = SPECS["vms"][f"{ROLE}_vms"]["options"]
-ALIASES = {
-    alias: name
-    for name, option in (*ARGUMENTS.items(), *ARGUMENTS["seed"]["options"].items())
-    for alias in option.get("aliases", ())
-}
 
 
 def rows() -> dict[str, tuple[str, str]]:

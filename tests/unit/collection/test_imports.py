@@ -18,6 +18,7 @@ OF_HOSTS = ["libvirt", "lxml", f"{UTILS}.host.connection"]
 ON_USE = {
     "filter.host_xml": [f"{PLUGINS}.plugin_utils.role_rules"],
     "modules.image": ["http.client", f"{UTILS}.image.install"],
+    "modules.console": ["xml.etree"],
     "modules.host_info": ["xml.etree", f"{UTILS}.domain.plan", f"{UTILS}.snapshot.plan"],
     "modules.domain": [f"{UTILS}.domain.{name}" for name in ("create", "remove", "update", "seed")],
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe import waiting
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.waiting import AddressWait
@@ -49,9 +47,22 @@ def test_a_wait_ends_with_an_address_or_without_hope(
     assert len(wait.looks) == left
 
 
-def test_a_wait_ends_after_its_time() -> None:
-    began = time.monotonic()
-    wait = Scripted({"a"}, *[LACKS] * 2)
-    wait.run(0.05)
-    assert time.monotonic() - began >= 0.05
-    assert wait.looks == []
+class Clock:
+    """A clock that only a sleep moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_wait_ends_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(waiting, "time", clock)
+    wait = Scripted({"a"}, *[LACKS] * 4)
+    wait.run(2.5 * waiting.POLL_SECONDS)
+    assert (clock.now, wait.looks) == (2.5 * waiting.POLL_SECONDS, [])

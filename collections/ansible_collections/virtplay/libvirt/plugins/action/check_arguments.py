@@ -23,7 +23,7 @@ from ansible_collections.virtplay.libvirt.plugins.plugin_utils.role_variables im
     unknown_variables,
 )
 
-DOMAIN_ROLE, IMAGE_ROLE = "libvirt_domain", "libvirt_image"
+IMAGE_ROLE = "libvirt_image"
 
 
 class ActionModule(ActionBase):
@@ -69,27 +69,28 @@ class ActionModule(ActionBase):
     def _check(self, roles: Mapping[str, str], variables: Mapping[str, Any]) -> list[str]:
         """Return a message for each fault of one host's variables."""
         self._templar = self._templar.copy_with_new_env(available_variables=variables)
+        values: dict[str, Any] = {}
         faults = []
         for role, entry in roles.items():
-            faults += self._faults(role, entry, variables)
-        entries = {role.rpartition(".")[2]: (role, entry) for role, entry in roles.items()}
-        if IMAGE_ROLE in entries:
-            role, entry = entries[IMAGE_ROLE]
-            options = self._read_specs(role)[entry]["options"]
-            declared = entries.get(DOMAIN_ROLE, ("", ""))[1] == "vms"
-            users = ["vms", "vms_defaults"] if declared else ["name"]
-            names = [*options, *(f"{DOMAIN_ROLE}_{key}" for key in users)]
-            faults += unknown_templates(options, self._evaluate(names, variables)[0])
+            its_values, its_faults = self._check_role(role, entry, variables)
+            values |= its_values
+            faults += its_faults
+        for role, entry in roles.items():
+            if role.rpartition(".")[2] == IMAGE_ROLE:
+                faults += unknown_templates(self._read_specs(role)[entry]["options"], values)
         return faults
 
-    def _faults(self, role: str, entry: str, variables: Mapping[str, Any]) -> list[str]:
+    def _check_role(
+        self, role: str, entry: str, variables: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Return the values of a role's variables, and a message for each fault of them."""
         specs = self._read_specs(role)
         if entry not in specs:
             raise AnsibleActionFail(f"cannot check role {role}: it has no entry point {entry}")
         options = specs[entry].get("options", {})
         values, faults = self._evaluate(options, variables)
         options = {name: option for name, option in options.items() if name not in faults}
-        return [
+        return values, [
             *unknown_variables(role, specs, variables),
             *refuse_extra_variables(role, entry, options, load_extra_vars(self._loader)),
             *missing_vm(role, options, values),

@@ -103,7 +103,7 @@ network:
     - Mutually exclusive with O(interfaces).
   type: dict
   suboptions:
-    type:
+    type: &type
       description: A libvirt network or a bridge of the host, by default V(network).
       type: str
       choices: [network, bridge]
@@ -113,22 +113,22 @@ network:
     bridge:
       description: Name of the bridge.
       type: str
-    model:
+    model: &model
       description: Device model, by default V(virtio).
       type: str
       choices: [virtio, e1000e, e1000, rtl8139]
-    mac:
+    mac: &mac
       description: MAC address, by default derived from the domain's UUID.
       type: str
-    ip:
+    ip: &ip
       description:
         - Static IP address. On a libvirt network it is IPv4 and stored as a DHCP reservation.
         - On a bridge it requires a prefix length, and a new guest receives it through its seed.
       type: str
-    gateway:
+    gateway: &gateway
       description: Gateway of a static address on a bridge.
       type: str
-    nameservers:
+    nameservers: &nameservers
       description: DNS servers of a static address on a bridge.
       type: list
       elements: str
@@ -140,32 +140,15 @@ interfaces:
   type: list
   elements: dict
   suboptions:
-    type:
-      description: A libvirt network or a bridge of the host, by default V(network).
-      type: str
-      choices: [network, bridge]
+    type: *type
     source:
       description: Name of the network (by default V(default)) or of the bridge.
       type: str
-    model:
-      description: Device model, by default V(virtio).
-      type: str
-      choices: [virtio, e1000e, e1000, rtl8139]
-    mac:
-      description: MAC address, by default derived from the domain's UUID.
-      type: str
-    ip:
-      description:
-        - Static IP address. On a libvirt network it is IPv4 and stored as a DHCP reservation.
-        - On a bridge it requires a prefix length, and a new guest receives it through its seed.
-      type: str
-    gateway:
-      description: Gateway of a static address on a bridge.
-      type: str
-    nameservers:
-      description: DNS servers of a static address on a bridge.
-      type: list
-      elements: str
+    model: *model
+    mac: *mac
+    ip: *ip
+    gateway: *gateway
+    nameservers: *nameservers
 labels:
   description: All labels of the domain as a mapping of name to value, at most 64.
   type: dict

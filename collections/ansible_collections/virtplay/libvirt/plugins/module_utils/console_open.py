@@ -17,7 +17,6 @@ import signal
 import sys
 import time
 from typing import Any
-from xml.etree import ElementTree
 
 # Not ::1: consoles connect to 127.0.0.1, where another VM may have the same port.
 LOOPBACK = ("127.0.0.1", "localhost")
@@ -95,6 +94,8 @@ def _listens_on(graphics: Any) -> str | None:
 
 def open_console(libvirt: Any, uri: str, uuid: str, kind: str, given: dict[str, Any]) -> Any:
     """Open a console and return what the module `console` returns of it; raises Refusal."""
+    from xml.etree import ElementTree  # noqa: PLC0415 - modules have lxml, and take the rules only
+
     try:
         dom = libvirt.open(uri).lookupByUUIDString(uuid)
     except libvirt.libvirtError as error:

@@ -12,11 +12,12 @@ import datetime
 import ipaddress
 import re
 import uuid as uuids
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Union
 
 LONGEST_SHOWN = 60
+MOST_LISTED = 10
 Bounds = tuple[float, float]
 
 
@@ -209,6 +210,12 @@ def shorten(value: Any) -> str:
     """Return a value as text for messages, of limited length."""
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
+
+
+def shorten_list(names: Sequence[str]) -> str:
+    """Return the first MOST_LISTED of some names, and the number of the others."""
+    more = len(names) - MOST_LISTED
+    return ", ".join(names[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 # --- kinds of rules ---------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from ..module_utils.values import (
     Table,
     name_owner,
     shorten,
+    shorten_list,
     suggest,
     unknown_keys,
 )
@@ -51,7 +52,6 @@ _REFUSED = {
         "force": "a snapshot of a running VM does not need it",
     },
 }
-_MOST_NAMES = 10
 _CLOSE = 0.9  # how similar a name must be to one of the role's, 0 to 1
 
 
@@ -259,12 +259,6 @@ def join_hosts(faults: Mapping[str, Sequence[str]]) -> list[str]:
         message if len(found) == len(faults) else f"{shorten_list(found)}: {message}"
         for message, found in hosts.items()
     ]
-
-
-def shorten_list(names: Sequence[str]) -> str:
-    """Return the first of some names, and the number of the others."""
-    more = len(names) - _MOST_NAMES
-    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def refuse_several_hosts(play: str, hosts: Sequence[str]) -> list[str]:

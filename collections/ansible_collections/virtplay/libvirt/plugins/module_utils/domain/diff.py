@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..values import shorten_list
 from .plan import Applies, Change
 
 WHEN = {
@@ -24,7 +25,6 @@ WHEN = {
 }
 # What the parts of a diff show, after the name of the domain.
 _CHANGES, _XML = "changes", "domain XML"
-_MOST_NAMES = 10
 # Values that cannot be mistaken for our own words in a diff; all others are quoted.
 _PLAIN = re.compile(r"[\w./:@+-]+", re.ASCII)
 
@@ -63,15 +63,9 @@ def fold_diffs(parts: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
         label, _colon, kind = part["after_header"].rpartition(": ")
         labels.setdefault((kind, part["before"], part["after"]), []).append(label)
     return [
-        _part(f"{_list_names(names)}: {kind}", before, after)
+        _part(f"{shorten_list(names)}: {kind}", before, after)
         for (kind, before, after), names in labels.items()
     ]
-
-
-def _list_names(names: Sequence[str]) -> str:
-    if len(names) <= _MOST_NAMES:
-        return ", ".join(names)
-    return f"{', '.join(names[:_MOST_NAMES])} and {len(names) - _MOST_NAMES} more"
 
 
 def _part(header: str, before: str, after: str) -> dict[str, str]:
