@@ -2,15 +2,17 @@
 
 import os
 import secrets
+import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -112,20 +114,36 @@ def p99(values: Sequence[float]) -> float:
     return sorted(values)[len(values) * 99 // 100]
 
 
-def play(playbook: Path | str, *arguments: str) -> str:
-    """Run a playbook (the name of one of ours, or a file) by hand and return its output."""
-    path = f"playbooks/{playbook}.yml" if isinstance(playbook, str) else str(playbook)
+def run(
+    *command: str,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    directory: Path | None = None,
+) -> str:
+    """Run a command of this machine, and return what it prints; RuntimeError if it fails."""
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("ansible-playbook")), path, *arguments],
-        cwd=ROOT,
-        env=os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "0"},
+        command,
+        cwd=directory,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"{path} failed: {done.stdout[-2000:]}{done.stderr[-500:]}")
+        raise RuntimeError(f"{shlex.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
+
+
+def play(playbook: Path | str, *arguments: str) -> str:
+    """Run a playbook (the name of one of ours, or a file) by hand and return its output."""
+    path = f"playbooks/{playbook}.yml" if isinstance(playbook, str) else str(playbook)
+    return run(
+        str(Path(sys.executable).with_name("ansible-playbook")),
+        path,
+        *arguments,
+        environment={"ANSIBLE_NOCOLOR": "1", "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "0"},
+        directory=ROOT,
+    )
 
 
 def cpu_seconds(root: int) -> float:

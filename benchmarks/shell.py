@@ -7,14 +7,12 @@ kcli by itself, the command line by way of the service. They take turns; the fir
 import json
 import os
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 import yaml
 
@@ -23,6 +21,7 @@ from benchmarks.measuring import (
     Figure,
     Service,
     medians,
+    run,
     serving,
     timed,
     wait_for_launcher,
@@ -180,21 +179,6 @@ def counted(commands: Sequence[str]) -> str:
     return f"{len(commands)} command{'s' * (len(commands) > 1)}"
 
 
-def run(*command: str, environment: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Run a command of this machine, and return what it prints; RuntimeError if it fails."""
-    done = subprocess.run(
-        command,
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{shlex.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
 def bench(*, quick: bool) -> Iterator[Figure]:
     """Each task both ways, and from nothing to a prompt beside the guest's own boot."""
     turns = 2 if quick else RUNS + 1
@@ -236,7 +220,7 @@ def declare(place: Path, host: Host, image: str) -> dict[str, str]:
 
 
 def beside(shell: Shell, task: Task, ways: dict[str, dict[str, str]], turns: int) -> Figure:
-    """Seconds of a task each way, and how many commands it takes."""
+    """The median seconds of a task each way; what undoes it does not count."""
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     commands = {"virtplay": (task.ours, task.undo), "kcli": (task.kcli, task.undo_kcli)}
     for turn in range(turns):
