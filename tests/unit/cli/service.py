@@ -55,11 +55,11 @@ class FakeService:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def reply(self, method: str, path: str, *replies: Reply) -> None:
-        """ApiResponse `path` (below /api/v1) with data, an error, or text."""
+        """Answer `path` (below /api/v1) with data, an error, or text."""
         self._replies[method, path] = list(replies)
 
     def reply_vms(self, *vms: VmOut) -> None:
-        """ApiResponse GET /vms and GET /vms/{id} of these VMs, which all paths may name.
+        """Answer GET /vms and GET /vms/{id} of these VMs, which all paths may name.
 
         They have no snapshots and no jobs.
         """
@@ -76,7 +76,7 @@ class FakeService:
             self.reply("GET", f"/vms/{vm.id}/snapshots", {"snapshots": []})
 
     def reply_job(self, *stages: JobOut) -> None:
-        """ApiResponse GET /jobs/{id} with these stages of one job."""
+        """Answer GET /jobs/{id} with these stages of one job."""
         dumps = [stage.model_dump(mode="json") for stage in stages]
         self.reply("GET", f"/jobs/{stages[0].id}", *dumps)
 
