@@ -68,7 +68,7 @@ class Client:
         body: Mapping[str, Any] | None = None,
         query: Mapping[str, Any] | None = None,
     ) -> JsonObject:
-        """Return the data of a 202: id, name, status and jobId of the accepted change."""
+        """Request a change; return the data of its 202, such as id, name, status and jobId."""
         try:
             return self._data(self._send(method, path, query, body))
         except NotSent:

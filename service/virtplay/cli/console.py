@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import select
-import signal
 import sys
 import termios
 import threading
@@ -15,7 +14,7 @@ from urllib.parse import urlsplit
 from virtplay.cli.client import Client, path_of
 from virtplay.cli.connection import is_loopback
 from virtplay.cli.faults import CannotChoose, CannotReach, Refused
-from virtplay.cli.screen import is_dialogue, plain
+from virtplay.cli.screen import is_dialogue, plain, unwound_by_signals
 from virtplay.cli.transport import CONNECT_SECONDS
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def attach(client: Client, vm: str) -> None:
             "cannot open the console: standard input and output must be a terminal;"
             " --page prints the URL of the console page"
         )
-    with _Terminal() as terminal:
+    with unwound_by_signals(), _Terminal() as terminal:
         print(
             f"Connecting to the serial console of {plain(vm)} …; what you type now is sent once"
             " it is connected, Ctrl-C cancels.",
@@ -107,8 +106,6 @@ class _Terminal:
 
     def __enter__(self) -> Self:
         self._before = termios.tcgetattr(self._number)
-        ends = (signal.SIGTERM, signal.SIGHUP)
-        self._handlers = {number: signal.signal(number, _leave) for number in ends}
         # Never with a flush, which would drop what has been typed.
         tty.setraw(self._number, termios.TCSADRAIN)
         mode = termios.tcgetattr(self._number)
@@ -128,12 +125,6 @@ class _Terminal:
             if not self._passes:
                 termios.tcflush(self._number, termios.TCIFLUSH)
             termios.tcsetattr(self._number, termios.TCSADRAIN, self._before)
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-
-def _leave(number: int, _frame: object) -> None:
-    sys.exit(128 + number)
 
 
 def _exchange(stream: "ClientConnection") -> bool:

@@ -10,7 +10,7 @@ import typer
 
 from virtplay.cli.ages import age_text
 from virtplay.cli.screen import plain
-from virtplay.errors import VirtplayError, VmAmbiguous
+from virtplay.errors import DatabaseNotAvailable, VirtplayError, VmAmbiguous
 from virtplay.texts import did_you_mean
 from virtplay.vm_fields import WORDS
 
@@ -105,6 +105,11 @@ class Refused(VirtplayError):
         self.details = dict(given)
         self.refusal = refusal
         self.exit_status = WRONG_USAGE if wrong else FAILED
+
+
+def is_away(error: CannotReach | Refused) -> bool:
+    """Whether the service or its database does not respond, which may pass."""
+    return isinstance(error, CannotReach) or error.refusal == DatabaseNotAvailable.code
 
 
 def print_fault(error: Exception) -> int:

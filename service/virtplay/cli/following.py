@@ -18,12 +18,18 @@ from virtplay.cli.faults import (
     CannotReach,
     ClientError,
     Refused,
+    is_away,
     print_error,
     print_json_fault,
 )
 from virtplay.cli.options import Change
-from virtplay.cli.screen import is_terminal, open_console, plain, print_json
-from virtplay.errors import DatabaseNotAvailable
+from virtplay.cli.screen import (
+    is_terminal,
+    open_console,
+    plain,
+    print_json,
+    unwound_by_signals,
+)
 from virtplay.states import FINISHED_JOB, VmStatus
 
 POLL_SECONDS = 0.3
@@ -327,9 +333,7 @@ def _responses(client: Client, path: str) -> Iterator[tuple[JsonObject, bool]]:
         try:
             last = client.get(path)
         except (CannotReach, Refused) as error:
-            if isinstance(error, Refused) and error.refusal != DatabaseNotAvailable.code:
-                raise
-            if time.monotonic() - responded > PATIENCE_SECONDS:
+            if not is_away(error) or time.monotonic() - responded > PATIENCE_SECONDS:
                 raise
             if last is None:
                 time.sleep(POLL_SECONDS)
@@ -348,7 +352,7 @@ def _view(quiet: bool, begun: float) -> Iterator[View]:
     elif is_terminal():
         from virtplay.cli.bar import open_bar  # noqa: PLC0415 - rich costs 0.1 s
 
-        with open_bar(open_console(), begun) as move:
+        with unwound_by_signals(), open_bar(open_console(), begun) as move:
             yield lambda job, responding: move(
                 _doing(job), job["progress"], _step(job, responding), job["etaSeconds"]
             )

@@ -1,6 +1,5 @@
 """Command line: virtplay job."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -17,6 +16,7 @@ from virtplay.cli.options import (
     Url,
     list_command,
     open_client,
+    page_notes,
     query_command,
 )
 from virtplay.cli.screen import plain_lines, print_record
@@ -60,12 +60,9 @@ JOBS = Table(
 )
 
 
-def _notes(data: JsonObject) -> Sequence[str]:
-    shown, total = len(data["jobs"]), data["pagination"]["total"]
-    return [f"{shown} of {total} jobs"] if shown < total or not shown else []
-
-
-@list_command(job_app, JOBS, lambda data: data["jobs"], _notes)
+@list_command(
+    job_app, JOBS, lambda data: data["jobs"], lambda data: page_notes(data, "jobs", "jobs")
+)
 def list_jobs(
     client: Client,
     *,

@@ -26,15 +26,13 @@ TokenFile = Annotated[
     Path | None,
     typer.Option("--token-file", metavar="FILE", help="File that contains the API token."),
 ]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print the API's data as JSON, and errors too.")
-]
+AsJson = Annotated[bool, typer.Option("--json", help="Print data and errors of the API as JSON.")]
 Wait = Annotated[
     bool | None,
     typer.Option(
         "--wait/--no-wait",
-        help="Follow the job to its end (default), or return at once. A --wait that is given also"
-        " waits until a VM that was started has an address.",
+        help="Follow the job to its end (default), or return at once. An explicit --wait also"
+        " waits for the address of a started VM.",
     ),
 ]
 Yes = Annotated[
@@ -166,6 +164,12 @@ def list_command(
             print_notes(beside)
 
     return _command(app, "list", finish, LIST)
+
+
+def page_notes(data: JsonObject, key: str, what: str) -> list[str]:
+    """Return the note beside a page that does not show all, or nothing; `key`: of its entries."""
+    shown, total = len(data[key]), data["pagination"]["total"]
+    return [f"{shown} of {total} {what}"] if shown < total or not shown else []
 
 
 def change_command(app: typer.Typer, action: str) -> Callable[[Function], Function]:

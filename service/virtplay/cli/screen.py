@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -49,6 +51,21 @@ def has_colours() -> bool:
 def is_dialogue() -> bool:
     """Whether a prompt can be answered: standard input and output are a terminal."""
     return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+@contextmanager
+def unwound_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as an exception does, which restores the terminal."""
+    before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def open_console() -> "Console":

@@ -116,7 +116,7 @@ def show_snapshot(client: Client, vm: VmArgument, snapshot: SnapshotArgument) ->
     Example:
       virtplay snapshot show web-server before-upgrade
     """
-    return client.get(_path(client, vm, snapshot))
+    return _find(client, vm, snapshot)
 
 
 @change_command(snapshot_app, "snapshot_create")
@@ -191,8 +191,8 @@ def restore_snapshot(
     Example:
       virtplay snapshot restore web-server before-upgrade --force --guard
     """
-    path = f"{_path(client, vm, snapshot)}/restore"
-    return Change("POST", path, {"force": force, "guard": guard})
+    path = _path(vm, _find(client, vm, snapshot))
+    return Change("POST", f"{path}/restore", {"force": force, "guard": guard})
 
 
 @change_command(snapshot_app, "snapshot_delete")
@@ -205,12 +205,11 @@ def delete_snapshot(
     Example:
       virtplay snapshot delete web-server before-upgrade --yes
     """
-    path = _path(client, vm, snapshot)
+    data = _find(client, vm, snapshot)
     if not yes:
-        data = client.get(path)
         memory = f" and its memory of {_size(data)}" if data["hasMemory"] and _size(data) else ""
         confirm(f"delete snapshot {data['id']} ({data['name']}){memory} of VM {vm}")
-    return Change("DELETE", path)
+    return Change("DELETE", _path(vm, data))
 
 
 def _show_schedule(_client: Client, data: JsonObject | None) -> None:
@@ -313,10 +312,13 @@ def _size(one: JsonObject) -> str | None:
     return None if one["size"] is None else f"{one['size'] / MIB:.0f} MiB"
 
 
-def _path(client: Client, vm: str, snapshot: str) -> str:
-    """Return the path of the snapshot with this id or unique name; CannotChoose."""
-    path = path_of("vms", vm, "snapshots")
-    snapshots = client.get(path)["snapshots"]
+def _path(vm: str, one: JsonObject) -> str:
+    return path_of("vms", vm, "snapshots", one["id"])
+
+
+def _find(client: Client, vm: str, snapshot: str) -> JsonObject:
+    """Return the snapshot with this id or unique name; CannotChoose."""
+    snapshots = client.get(path_of("vms", vm, "snapshots"))["snapshots"]
     found = [one for one in snapshots if one["id"] == snapshot]
     found = found or [one for one in snapshots if one["name"] == snapshot]
     if not found:
@@ -328,7 +330,7 @@ def _path(client: Client, vm: str, snapshot: str) -> str:
             f"cannot choose a snapshot: {len(found)} of VM {vm} are named {snapshot}; use an id:",
             [_describe(one) for one in found],
         )
-    return path + path_of(found[0]["id"])
+    return dict(found[0])
 
 
 def _describe(one: JsonObject) -> str:

@@ -24,6 +24,7 @@ from virtplay.cli.options import (
     confirm,
     list_command,
     open_client,
+    page_notes,
     query_command,
     refuse_duplicate,
 )
@@ -135,12 +136,7 @@ VMS = Table(
 )
 
 
-def _notes(data: JsonObject) -> Sequence[str]:
-    shown, total = len(data["vms"]), data["pagination"]["total"]
-    return [f"{shown} of {total} VMs"] if shown < total or not shown else []
-
-
-@list_command(vm_app, VMS, lambda data: data["vms"], _notes)
+@list_command(vm_app, VMS, lambda data: data["vms"], lambda data: page_notes(data, "vms", "VMs"))
 def list_vms(
     client: Client,
     *,

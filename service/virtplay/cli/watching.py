@@ -1,14 +1,17 @@
 """Command line: shows a list again and again, for --watch."""
 
+import os
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
+from typing import NoReturn
 
-from virtplay.cli.faults import CannotReach, Refused
-from virtplay.cli.screen import is_terminal, plain, print_notes
-from virtplay.errors import DatabaseNotAvailable
+from virtplay.cli.faults import CannotReach, Refused, is_away
+from virtplay.cli.screen import is_terminal, plain, print_notes, unwound_by_signals
 
 OTHER_SCREEN, USUAL_SCREEN = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 """The terminal's screen without history, as editors use it, without a cursor; and back."""
@@ -18,6 +21,10 @@ Lines = Callable[[], tuple[list[str], Sequence[str]]]
 """Requests the list, and returns the lines of its table and the notes beside it."""
 
 
+class _Suspended(BaseException):
+    """Ctrl-Z was pressed."""
+
+
 def watch_lines(lines: Lines, interval: float) -> None:
     """Show the list every `interval` seconds until Ctrl-C.
 
@@ -25,32 +32,60 @@ def watch_lines(lines: Lines, interval: float) -> None:
     that does not respond is asked again.
     """
     drawn = is_terminal()
-    if drawn:
-        print(OTHER_SCREEN, end="")
-    try:
-        before: object = None
-        first = True
+    before: object = None
+    first = True
+    with _other_screen() if drawn else nullcontext():
         while True:
             try:
-                rows, notes = lines()
-            except (CannotReach, Refused) as error:
-                away = isinstance(error, CannotReach) or error.refusal == DatabaseNotAvailable.code
-                if first or not away:
-                    raise
-                rows, notes = [], [error.message]
-            first = False
-            if drawn:
-                _draw([*rows, *(plain(note) for note in notes)], interval)
-            elif (rows, notes) != before:
-                print("\n".join([*rows, ""]), flush=True)
-                print_notes(notes)
-                before = (rows, notes)
-            time.sleep(interval)
-    except KeyboardInterrupt:
-        return
-    finally:
-        if drawn:
+                rows, notes = _request(lines, patient=not first)
+                first = False
+                if drawn:
+                    _draw([*rows, *(plain(note) for note in notes)], interval)
+                elif (rows, notes) != before:
+                    print("\n".join([*rows, ""]), flush=True)
+                    print_notes(notes)
+                    before = (rows, notes)
+                time.sleep(interval)
+            except _Suspended:
+                _suspend()
+            except KeyboardInterrupt:
+                return
+
+
+def _request(lines: Lines, *, patient: bool) -> tuple[list[str], Sequence[str]]:
+    """Return the list; if `patient`, what a service or database that is away has said instead."""
+    try:
+        return lines()
+    except (CannotReach, Refused) as error:
+        if not patient or not is_away(error):
+            raise
+        return [], [error.message]
+
+
+@contextmanager
+def _other_screen() -> Iterator[None]:
+    """Use the other screen in the block, whatever ends it; Ctrl-Z raises _Suspended in it."""
+    with unwound_by_signals():
+        before = signal.signal(signal.SIGTSTP, _raise_suspended)
+        try:
+            print(OTHER_SCREEN, end="")
+            yield
+        finally:
+            signal.signal(signal.SIGTSTP, before)
             print(USUAL_SCREEN, end="", flush=True)
+
+
+def _raise_suspended(_number: int, _frame: object) -> NoReturn:
+    raise _Suspended
+
+
+def _suspend() -> None:
+    """Leave the terminal to the shell until the job is continued."""
+    print(USUAL_SCREEN, end="", flush=True)
+    handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTSTP)
+    signal.signal(signal.SIGTSTP, handler)
+    print(OTHER_SCREEN, end="")
 
 
 def _draw(lines: Sequence[str], interval: float) -> None:

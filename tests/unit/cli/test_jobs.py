@@ -259,7 +259,12 @@ def in_terminal(
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "24"}
     process = subprocess.Popen(
-        [*PROGRAM, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+        [*PROGRAM, *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment,
+        process_group=0,  # of its own, as a shell's jobs have, or the kernel would ignore Ctrl-Z
     )
     os.close(theirs)
     try:
@@ -318,6 +323,18 @@ def test_ctrl_c_leaves_the_job_running_and_says_so(service: FakeService) -> None
     assert "Traceback" not in text
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), "the cursor is back"
     assert all(method == "GET" or path.endswith("start") for method, path, *_ in service.requests)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_cursor_is_back_after_a_signal(service: FakeService, number: signal.Signals) -> None:
+    service.reply_job(make_job())
+    with in_terminal("job", "watch", "job-000012") as (process, terminal):
+        seen = read_until(terminal, b"50%")
+        process.send_signal(number)
+        seen += read_until(terminal, None)
+        assert process.wait(120) == 128 + number
+    assert seen.rfind(b"\x1b[?25h") > seen.rfind(b"\x1b[?25l")
+    assert b"Traceback" not in seen
 
 
 def test_delete_asks_on_a_terminal(service: FakeService) -> None:

@@ -144,6 +144,27 @@ def test_watch_draws_the_list_anew_until_ctrl_c(service: FakeService) -> None:
     assert b"Traceback" not in seen
 
 
+def test_watch_gives_the_screen_back_while_it_is_suspended_and_after_a_signal(
+    service: FakeService,
+) -> None:
+    service.reply_vms(make_vm())
+    with in_terminal("vm", "list", "--watch", "--interval", "0.2") as (process, terminal):
+        read_until(terminal, b"vm-001")
+        process.send_signal(signal.SIGTSTP)
+        stopped = os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        assert stopped is not None
+        assert stopped.si_status == signal.SIGTSTP
+        seen = read_until(terminal, b"\x1b[?25h\x1b[?1049l")
+        assert seen.endswith(b"\x1b[?25h\x1b[?1049l")
+        process.send_signal(signal.SIGCONT)
+        seen = read_until(terminal, b"vm-001")
+        assert seen.startswith(b"\x1b[?1049h\x1b[?25l")
+        process.send_signal(signal.SIGTERM)
+        seen = read_until(terminal, None)
+        assert process.wait(120) == 128 + signal.SIGTERM
+    assert seen.endswith(b"\x1b[?25h\x1b[?1049l")
+
+
 def test_watch_of_a_service_that_is_not_there_is_an_error(service: FakeService, run: Run) -> None:
     service.reply("GET", "/vms", "not from Virtplay")
     assert run("vm", "list", "--watch").status == 1
