@@ -17,7 +17,7 @@ LIMIT_SECONDS = 1.0
 """How long a shell may have to wait for the service."""
 PLAIN = re.compile(r"[\w.+@][\w.+@-]*", re.ASCII)
 """Words that mean nothing else to a shell: zsh evaluates what it is offered. Others are left out,
-and so is help beside the words, for which Typer 0.29 loads all of rich.
+and so is help beside the words, for which Typer loads all of rich.
 """
 
 

@@ -155,9 +155,18 @@ def describe_vm(vm: Mapping[str, Any]) -> str:
     return f"{vm['id']} on {vm['host'] or 'no host'}, {vm['status']}, created {age}"
 
 
+WORDS_OF_TYPER = {
+    r" is not a valid int\.$": " is not a whole number",
+    r" is not in the range ([^<=>]+)<=x<=([^<=>]+)\.$": r" is not between \1 and \2",
+    r" is not in the range x>=([^<=>]+)\.$": r" is less than \1",
+}
+"""What Typer says of a wrong value → the same as a sentence for people."""
+
+
 def _print_usage(error: typer.TyperException) -> int:
     """Print the error of a wrong command line, with its usage."""
-    error.message = plain_words(error.message)
+    for typers, ours in WORDS_OF_TYPER.items():
+        error.message = re.sub(typers, ours, error.message)
     _suggest_option(error)
     found = re.fullmatch(r"'(.*)' is not one of (.*)\.", error.message, re.DOTALL)
     if found:
@@ -170,12 +179,6 @@ def _print_usage(error: typer.TyperException) -> int:
         show: Any = error
         show.show()
     return error.exit_code
-
-
-def plain_words(message: str) -> str:
-    """Return a message of pydantic, which Typer 0.29 passes on, without its words about fields."""
-    message = re.sub(r"^Value error, ", "", message)
-    return re.sub(r"^Input should be ([^,]*)(, unable .*)?$", r"must be \1", message)
 
 
 def _suggest_option(error: Any) -> None:

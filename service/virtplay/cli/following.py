@@ -33,6 +33,10 @@ from virtplay.cli.screen import (
 from virtplay.states import FINISHED_JOB, VmStatus
 
 POLL_SECONDS = 0.3
+"""The longest time between two requests while following; they come after a tenth of the wait so
+far, so that a short job is not reported late.
+"""
+SOONEST_SECONDS = 0.04
 PATIENCE_SECONDS = 60.0
 """How long a restart of the service may take; its jobs keep running or end meanwhile."""
 ADDRESS_SECONDS = 300.0
@@ -198,7 +202,6 @@ def follow_jobs(
                         },
                         responding,
                     )
-                    time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         print("virtplay: the jobs keep running; to see them: virtplay job list", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
@@ -227,7 +230,6 @@ def follow_job(
                 show({**job, "subject": subject}, responding)
                 if _is_finished(job):
                     return job
-                time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         print(
             f"virtplay: {job_id} keeps running; to follow it again: virtplay job watch {job_id}",
@@ -258,7 +260,6 @@ def wait_for_address(
                 waiting = {"id": vm_id, "action": Action.VM_START, "vmId": vm_id, "subject": name}
                 step = {"status": "running", "progress": 100, "step": "waiting for its address"}
                 show({**waiting, **step, "etaSeconds": None}, responding)
-                time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         print(f"virtplay: {shown} is running, without an address so far", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
@@ -328,20 +329,20 @@ def _responses(client: Client, path: str) -> Iterator[tuple[JsonObject, bool]]:
     A service whose database is away is waited for as well.
     """
     last: JsonObject | None = None
-    responded = time.monotonic()
+    began = responded = time.monotonic()
     while True:
         try:
             last = client.get(path)
         except (CannotReach, Refused) as error:
             if not is_away(error) or time.monotonic() - responded > PATIENCE_SECONDS:
                 raise
-            if last is None:
-                time.sleep(POLL_SECONDS)
-            else:
+            if last is not None:
                 yield last, False
         else:
             responded = time.monotonic()
             yield last, True
+        waited = time.monotonic() - began
+        time.sleep(min(POLL_SECONDS, max(SOONEST_SECONDS, waited / 10)))
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Command line: serve and token, which use the service's own database."""
 
 import os
+import re
 import signal
 import ssl
 from collections.abc import Awaitable, Callable
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from virtplay.cli.ages import age_text
-from virtplay.cli.faults import WrongValue, plain_words
+from virtplay.cli.faults import WrongValue
 from virtplay.cli.tables import Column, Table
 from virtplay.errors import CannotStart
 from virtplay.times import time_text
@@ -75,10 +76,16 @@ def load_settings(**given: object) -> "Settings":
         faults = "; ".join(
             # A rule about several settings names them itself.
             "".join(f"VIRTPLAY_{str(name).upper()} " for name in entry["loc"][:1])
-            + plain_words(entry["msg"])
+            + _plain_words(entry["msg"])
             for entry in error.errors()
         )
         raise CannotStart(f"cannot use the settings: {faults}") from None
+
+
+def _plain_words(message: str) -> str:
+    """Return a message of pydantic without its words about fields."""
+    message = re.sub(r"^Value error, ", "", message)
+    return re.sub(r"^Input should be ([^,]*)(, unable .*)?$", r"must be \1", message)
 
 
 @serve_app.command("serve")

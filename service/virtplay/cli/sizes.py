@@ -3,6 +3,8 @@
 import re
 from fractions import Fraction
 
+import typer
+
 from virtplay.units import GIB, MIB
 
 SIZE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(?:([KMGT])(?:iB)?)?", re.IGNORECASE)
@@ -12,7 +14,7 @@ FACTORS = {"K": 1024, "M": MIB, "G": GIB, "T": 1024 * GIB}
 def parse_mib(text: str) -> int:
     """Return an amount of memory in MiB: 2G and 2GiB are 2048, a number counts as MiB.
 
-    ValueError unless it is a whole number of MiB.
+    typer.BadParameter unless it is a whole number of MiB.
     """
     return _parse(str(text), MIB, "MiB", "512M or 2G")
 
@@ -20,7 +22,7 @@ def parse_mib(text: str) -> int:
 def parse_gib(text: str) -> int:
     """Return the size of a disk in GiB: 20G and 20GiB are 20, and so is the number.
 
-    ValueError unless it is a whole number of GiB.
+    typer.BadParameter unless it is a whole number of GiB.
     """
     return _parse(str(text), GIB, "GiB", "20G or 1T")
 
@@ -28,9 +30,9 @@ def parse_gib(text: str) -> int:
 def _parse(text: str, unit: int, name: str, example: str) -> int:
     found = SIZE.fullmatch(text.strip())
     if not found:
-        raise ValueError(f"{text!r} is not a size such as {example}, or a number of {name}")
+        raise typer.BadParameter(f"{text!r} is not a size such as {example}, or a number of {name}")
     number, letter = found.groups()
     size = Fraction(number) * (FACTORS[letter.upper()] if letter else unit)
     if size % unit:
-        raise ValueError(f"{text!r} is not a whole number of {name}")
+        raise typer.BadParameter(f"{text!r} is not a whole number of {name}")
     return int(size // unit)
