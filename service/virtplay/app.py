@@ -218,8 +218,9 @@ async def _create_first_token(settings: Settings) -> None:
         text = settings.bootstrap_token.get_secret_value()
     else:
         text = await asyncio.to_thread(prepare_token_file, settings.token_file)
-        print(f"The first admin token is in {settings.token_file}", flush=True)
     await create_token("bootstrap", "admin", text=text)
+    if settings.bootstrap_token is None:
+        print(f"The first admin token is in {settings.token_file}", flush=True)
 
 
 def prepare_token_file(path: Path) -> str:

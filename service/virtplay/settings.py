@@ -1,6 +1,7 @@
 """The settings of the service, read from VIRTPLAY_* environment variables."""
 
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -292,9 +293,13 @@ class Settings(BaseSettings):
         """The directory of the copies that are made of the database before an upgrade."""
         return self.state_dir / "backups"
 
-    @property
+    @cached_property
     def inventory_sources(self) -> list[str]:
-        """The absolute paths for the -i option of Ansible."""
+        """The absolute paths for the -i option of Ansible.
+
+        Once it is decided which file a relative path means, it stays: jobs run with the inventory
+        that the service has read.
+        """
         sources = [Path(part.strip()) for part in self.inventory.split(",") if part.strip()]
         return [
             str((source if source.exists() else self.project_dir / source).resolve())

@@ -1,6 +1,7 @@
 """API tests: the VM list follows what observations show."""
 
 import asyncio
+import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,8 @@ from virtplay.jobs.outcome import conclude, finish
 from virtplay.jobs.progress import Progress
 from virtplay.jobs.specification import Specification
 from virtplay.states import HostStatus, VmStatus
+from virtplay.store import vms as store
+from virtplay.store.database import DatabaseError
 from virtplay.store.jobs import ReadyJob
 from virtplay.store.models import AuditEntry, Host, Job, Vm
 from virtplay.store.vms import without_address
@@ -811,6 +814,40 @@ async def test_a_guest_that_stops_is_awaited_no_longer(playing: Service) -> None
     async with asyncio.timeout(60):
         while observer._address_waits:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
+
+
+@only_sqlite
+async def test_a_guest_that_is_started_again_meanwhile_is_still_awaited(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observer = make_observer(service.settings, "kvm1")
+    started = {1: time.monotonic() + 60, 2: time.monotonic() + 60}
+
+    async def start_during_the_query(_host: str, _numbers: object) -> dict[int, str]:
+        started[1] += 5
+        return {}
+
+    monkeypatch.setattr(store, "without_address", start_during_the_query)
+    before = dict(started)
+    assert await observer._without_address("kvm1", started) == []
+    assert started == {1: before[1] + 5}
+
+
+@only_sqlite
+async def test_what_prevents_to_await_an_address_is_logged_as_that(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(*_: object) -> dict[int, str]:
+        raise DatabaseError("no such table")
+
+    monkeypatch.setattr(store, "without_address", refuse)
+    service.settings.observe_address_timeout = 60
+    service.settings.observe_interval = 15
+    observer = make_observer(service.settings, "kvm1")
+    observer.follow_start(ReadyJob(1, "vm_start", True, "kvm1", vm_id=1))
+    await observer._address_waits["kvm1"]
+    assert "cannot await the addresses of VMs on host kvm1: no such table" in caplog.messages
+    assert (observer._address_waits, observer._started) == ({}, {})
 
 
 async def test_only_a_start_is_followed_and_only_where_it_gains_something(

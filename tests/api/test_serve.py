@@ -18,8 +18,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from virtplay import app
 from virtplay.machine.uninstall import plan
 from virtplay.settings import Settings
+from virtplay.store.database import DatabaseAway
 
 from tests.api.conftest import ADMIN, BODY, FINISHED, PROJECT, only_sqlite, write_inventory
 from tests.api.fake_hosts import FakeHost
@@ -497,6 +499,25 @@ def test_the_first_start_writes_an_admin_token_to_a_file(server: Server, empty: 
     assert {*made.state_dir.iterdir()} <= {*plan(made, purge=True).paths}
     for path in (server.folder / "state").rglob("*"):
         assert path == file or not path.is_file() or text.encode() not in path.read_bytes()
+
+
+@only_sqlite
+async def test_a_token_file_is_named_when_its_token_is_valid(
+    database: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise DatabaseAway("disk full")
+
+    settings = Settings(state_dir=tmp_path)
+    with monkeypatch.context() as failing, pytest.raises(DatabaseAway):
+        failing.setattr(app, "create_token", refuse)
+        await app._create_first_token(settings)
+    assert capsys.readouterr().out == ""
+    await app._create_first_token(settings)
+    assert capsys.readouterr().out == f"The first admin token is in {tmp_path}/token\n"
 
 
 @only_sqlite

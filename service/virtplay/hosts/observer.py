@@ -60,6 +60,8 @@ NOTE_EARLY = 1.0
 NOTE_MARGIN = 0.3
 """The VMs' generations are read so many seconds before an observation begins; later is too late."""
 LEAST_LIMIT = 5.0
+FAULTS = (VirtplayError, DatabaseError, OSError)
+"""What may prevent a task that runs beside the play."""
 REPORTS = {"host_info", "host_info_compressed"}
 NO_RESPONSE = "no response within the time limit"
 ITEMS_FAILED = "One or more items failed"
@@ -194,7 +196,7 @@ class Observer:
         """
         pause, started = LEAST_PAUSE, self._started[name]
         try:
-            with self._logged(name):
+            with self._logged(f"cannot await the addresses of VMs on host {name}"):
                 while started:
                     awaited = await self._without_address(name, started)
                     if not awaited:
@@ -214,12 +216,13 @@ class Observer:
         The others are removed, and those whose time is over.
         """
         now = time.monotonic()
-        asked = set(started)
+        asked = dict(started)
         known = name in self._inventory.hosts
-        numbers = [number for number in asked if started[number] > now and known]
+        numbers = [number for number, end in asked.items() if end > now and known]
         awaited = await store.without_address(name, numbers) if numbers else {}
-        for number in asked - awaited.keys():
-            del started[number]
+        for number, end in asked.items():
+            if number not in awaited and started[number] == end:  # not started again meanwhile
+                del started[number]
         return list(awaited.values())
 
     async def observe(
@@ -363,7 +366,7 @@ class Observer:
                 overdue.add(name)
                 if name not in self.inventory.hosts:
                     continue
-                with self._logged(name):
+                with self._logged(f"cannot save that host {name} is not observed"):
                     await self._mark_suspect(name, f"cannot observe {name}: {NO_RESPONSE}")
             if due and overdue >= due.keys():
                 log.warning("no host is observed any more: the play is ended and begun anew")
@@ -519,11 +522,11 @@ class Observer:
 
     async def _observe_soon(self, name: str, startup: float) -> None:
         await asyncio.sleep(LEAST_PAUSE)
-        with self._logged(name):
+        with self._logged(f"cannot save that host {name} is not observed"):
             try:
                 async with self._extra_plays:
                     await self.observe(name, startup=startup)
-            except (VirtplayError, OSError) as error:
+            except FAULTS as error:
                 log.error("cannot observe host %s again: %s", name, error)
                 if name in self._awaited:
                     await self._mark_suspect(name, f"cannot observe {name}: {error}", last=True)
@@ -544,18 +547,17 @@ class Observer:
         await asyncio.sleep(pause)
         if name not in self.inventory.hosts:
             return
-        with self._logged(name):
-            host = await store.find_host(name)
-            if host.status == HostStatus.ERROR:
+        with self._logged(f"cannot observe host {name} again"):
+            if await store.host_status(name) == HostStatus.ERROR:
                 self._observe_again(name)
 
     @contextlib.contextmanager
-    def _logged(self, name: str) -> Iterator[None]:
+    def _logged(self, cannot: str) -> Iterator[None]:
         """Log what prevents a task beside the play, which nobody waits for."""
         try:
             yield
-        except (VirtplayError, OSError) as error:
-            log.error("cannot save that host %s is not observed: %s", name, error)
+        except FAULTS as error:
+            log.error("%s: %s", cannot, error)
 
     async def _end_at(self, run: runner.Run, stopped: asyncio.Event) -> None:
         await stopped.wait()

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from virtplay.metrics.exposition import render_text
 from virtplay.metrics.families import DATABASE_FAMILIES
@@ -16,36 +17,57 @@ EXPIRED = timedelta(days=7)
 FAILED = (JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.LOST)
 
 
+class _Rows(NamedTuple):
+    """What is read of the database."""
+
+    queue: tuple[int, float]
+    last_lost: datetime | None
+    vms: dict[str, int]
+    in_error: list[vms.VmInError]
+    snapshots: dict[tuple[str, str], int]
+    schedules: list[schedules.ScheduleState]
+    tokens: list[tokens.ExpiringToken]
+
+
 async def database_text() -> bytes:
     """Return the series of the database now; raise DatabaseError or OSError if it is away."""
+    rows = _Rows(
+        await jobs.queue_state(),
+        await jobs.last_lost(),
+        await vm_list.count_by_status(),
+        await vms.vms_in_error(ERRORS_MAX),
+        await snapshots.count_snapshots(),
+        await schedules.schedule_states(),
+        await tokens.expiring_tokens(),
+    )
+    # A schedule for each of thousands of VMs would hold the loop.
+    return await asyncio.to_thread(_describe, rows)
+
+
+def _describe(rows: _Rows) -> bytes:
     values: Values = {}
-    length, oldest = await jobs.queue_state()
+    length, oldest = rows.queue
     values["virtplay_job_queue_length"] = {(): length}
     values["virtplay_job_queue_oldest_seconds"] = {(): oldest}
-    if (lost := await jobs.last_lost()) is not None:
-        values["virtplay_job_last_lost_timestamp_seconds"] = {(): lost.timestamp()}
-    counts = await vm_list.count_by_status()
-    values["virtplay_vms"] = {(status,): counts.get(status, 0) for status in VmStatus}
+    if rows.last_lost is not None:
+        values["virtplay_job_last_lost_timestamp_seconds"] = {(): rows.last_lost.timestamp()}
+    values["virtplay_vms"] = {(status,): rows.vms.get(status, 0) for status in VmStatus}
     values["virtplay_vm_error"] = {
-        (*_alerted_vm(vm), label_value(vm.code)): 1 for vm in await vms.vms_in_error(ERRORS_MAX)
+        (*_alerted_vm(vm), label_value(vm.code)): 1 for vm in rows.in_error
     }
     values["virtplay_snapshots"] = {
-        (origin, status): number
-        for (origin, status), number in (await snapshots.count_snapshots()).items()
+        (origin, status): number for (origin, status), number in rows.snapshots.items()
     }
-    states = await schedules.schedule_states()
     values["virtplay_snapshot_schedule_failed"] = {
-        _alerted_vm(state): float(_has_failed(state)) for state in states
+        _alerted_vm(state): float(_has_failed(state)) for state in rows.schedules
     }
     values["virtplay_snapshot_schedule_last_turn_timestamp_seconds"] = {
         (state.host, state.uuid, state.vm): state.last_at.timestamp()
-        for state in states
+        for state in rows.schedules
         if state.last_at is not None
     }
     now = datetime.now(UTC)
-    expiring = [
-        token for token in await tokens.expiring_tokens() if now - token.expires_at < EXPIRED
-    ]
+    expiring = [token for token in rows.tokens if now - token.expires_at < EXPIRED]
     for metric, moment in (
         ("virtplay_token_created_timestamp_seconds", "created_at"),
         ("virtplay_token_expires_timestamp_seconds", "expires_at"),
@@ -54,7 +76,7 @@ async def database_text() -> bytes:
             (label_value(token.name), token.role): getattr(token, moment).timestamp()
             for token in expiring
         }
-    return await asyncio.to_thread(render_text, DATABASE_FAMILIES, values)
+    return render_text(DATABASE_FAMILIES, values)
 
 
 def _alerted_vm(row: vms.VmInError | schedules.ScheduleState) -> tuple[str, ...]:

@@ -65,8 +65,11 @@ def test_an_inventory_is_looked_for_here_and_then_in_the_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = Settings(inventory="inventory/local.yml, hosts.yml, /etc/hosts")
+    sources = "inventory/local.yml, hosts.yml, /etc/hosts"
     in_project = [str(PROJECT / "inventory/local.yml"), str(PROJECT / "hosts.yml"), "/etc/hosts"]
-    assert settings.inventory_sources == in_project
+    running = Settings(inventory=sources)
+    assert running.inventory_sources == in_project
     (tmp_path / "hosts.yml").touch()
-    assert settings.inventory_sources[1] == str(tmp_path / "hosts.yml")
+    assert Settings(inventory=sources).inventory_sources[1] == str(tmp_path / "hosts.yml")
+    # The jobs of a service run with the inventory that it has read.
+    assert running.inventory_sources == in_project
