@@ -16,9 +16,10 @@ from virtplay.errors import CannotCopy, CannotStart
 from virtplay.jobs.restoration import restore
 from virtplay.settings import Settings
 from virtplay.states import JobStatus, VmStatus
-from virtplay.store import backup, claim
+from virtplay.store import backup, claim, database
 from virtplay.store.backup import applied_migrations, save_backup, unpack_backup
 from virtplay.store.database import (
+    DatabaseError,
     close_database,
     open_database,
     select,
@@ -358,6 +359,55 @@ async def test_a_database_of_an_earlier_version_is_saved_before_its_upgrade(
     await close_database()
     await save_before_upgrade(old, folder)
     assert sorted(path.name for path in folder.iterdir()) == sorted([*names, *strange])
+
+
+async def test_a_database_that_cannot_be_read_is_not_taken_for_a_new_one(
+    tmp_path: Path, database_url: str
+) -> None:
+    if database_url.startswith("sqlite"):
+        url, why = f"sqlite://{tmp_path}/damaged.sqlite3", "file is not a database"
+        (tmp_path / "damaged.sqlite3").write_text("no database" * 1000)
+    else:
+        url, why = f"{database_url.rpartition('/')[0]}/nowhere", "Can't establish connection"
+    with pytest.raises(CannotStart, match=f"cannot open the database at [^@]+: {why}"):
+        await save_before_upgrade(url, tmp_path / "backups")
+    # An empty file, or a database without tables, is one.
+    (tmp_path / "empty.sqlite3").touch()
+    assert await applied_migrations(f"sqlite://{tmp_path}/empty.sqlite3") == set()
+
+
+@only_sqlite
+async def test_a_copy_that_the_database_refuses_says_so(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    await open_database(database_url)
+    await close_database()
+    await save_backup(database_url, file)
+
+    async def refuse(**_: object) -> None:
+        raise DatabaseError("a migration failed")
+
+    monkeypatch.setattr(database, "migrate", refuse)
+    with pytest.raises(CannotCopy, match=f"cannot restore {file}: a migration failed"):
+        await restore(settings_of(tmp_path, database_url), file, replace=True)
+
+
+@pytest.mark.postgres
+async def test_a_postgresql_that_refuses_a_migration_says_so(
+    tmp_path: Path, new_postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(**_: object) -> None:
+        raise DatabaseError("a migration failed")
+
+    await open_database(new_postgres)
+    await close_database()
+    monkeypatch.setattr(backup, "migrate", refuse)
+    monkeypatch.setattr(database, "migrate", refuse)
+    with pytest.raises(CannotCopy, match=r"cannot save the database .*: a migration failed"):
+        await save_backup(new_postgres, tmp_path / "file")
+    with pytest.raises(CannotCopy, match=r"cannot restore the database .*: a migration failed"):
+        await backup.load_backup(tmp_path / "copy", new_postgres, replace=True)
 
 
 async def test_an_old_backup_that_cannot_be_deleted_is_logged(

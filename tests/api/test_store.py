@@ -14,10 +14,19 @@ from virtplay.errors import CannotStart, Conflict, ValidationFailed
 from virtplay.states import FINISHED_JOB, JOB_MOVES, JobStatus
 from virtplay.store import jobs as store
 from virtplay.store import tokens
-from virtplay.store.database import close_database, is_sqlite, open_database, transaction
+from virtplay.store.database import (
+    FEW_NUMBERS,
+    close_database,
+    is_sqlite,
+    open_database,
+    select,
+    skip_numbers,
+    transaction,
+)
 from virtplay.store.models import AuditEntry, Job, JobEvent, Token, Vm
+from virtplay.store.snapshots import create_snapshot
 
-from tests.api.conftest import Service, _execute, only_sqlite
+from tests.api.conftest import Service, _execute, only_postgres, only_sqlite
 from tests.api.postgres import Cluster
 from tests.api.test_vms import put_vm
 
@@ -145,6 +154,33 @@ async def test_a_database_that_cannot_be_opened_says_so_without_its_password(url
     with pytest.raises(CannotStart, match="cannot ") as caught:
         await open_database(url)
     assert "pass-word" not in str(caught.value)
+
+
+async def test_numbers_are_skipped_and_none_is_given_twice(database: str) -> None:
+    assert (vm := await put_vm()).id == 1
+    for number in (1, 3, 2, 10, 11 + FEW_NUMBERS, 11 + 3 * FEW_NUMBERS, 5):
+        await skip_numbers("vm", number)
+    assert (await put_vm()).id == 12 + 3 * FEW_NUMBERS
+    await skip_numbers("snapshot", 1)  # a table that has never had a row
+    values = {"title": "t", "origin": "manual", "status": "ready"}
+    assert (await create_snapshot(vm, **values)).id == 2
+
+
+@only_postgres
+async def test_numbers_that_others_take_meanwhile_are_not_given_again(database: str) -> None:
+    taken: list[int] = []
+
+    async def take() -> None:
+        for _ in range(200):
+            [(number,)] = await select("SELECT nextval('vm_id_seq')")
+            taken.append(number)
+
+    async def skip() -> None:
+        for _ in range(200):
+            await skip_numbers("vm", max(taken, default=0) + 2)
+
+    await asyncio.gather(take(), take(), skip(), skip())
+    assert len(set(taken)) == len(taken)
 
 
 async def test_a_transaction_is_undone_as_a_whole(database: str) -> None:

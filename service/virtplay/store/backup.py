@@ -8,7 +8,6 @@ present schema by the same migrations as any SQLite database, and can be loaded 
 import asyncio
 import contextlib
 import os
-import pkgutil
 import secrets
 import shutil
 import sqlite3
@@ -25,12 +24,13 @@ import asyncpg  # type: ignore[import-untyped]
 from tortoise.migrations.api.migrate import migrate
 
 from virtplay import __version__
-from virtplay.errors import CannotCopy
-from virtplay.store import migrations
+from virtplay.errors import CannotCopy, CannotStart
 from virtplay.store.database import (
     BUSY_TIMEOUT_MS,
     DatabaseAway,
+    DatabaseError,
     close_database,
+    known_migrations,
     make_private,
     open_database,
     tortoise_config,
@@ -46,7 +46,7 @@ DERIVED = ("vm_count", "vm_label", "vm_search")
 OWN_ACCORD = ("host", "vm_index_version", "sample_rollup", "audit")
 """Tables in which a service that has only been started has rows."""
 NAMES = {"vm": "VM", "job": "job", "token": "token", "snapshot": "snapshot"}
-FAULTS = (OSError, sqlite3.Error, asyncpg.PostgresError, asyncpg.InterfaceError, DatabaseAway)
+FAULTS = (OSError, sqlite3.Error, asyncpg.PostgresError, asyncpg.InterfaceError, DatabaseError)
 
 
 @dataclass(frozen=True)
@@ -97,20 +97,25 @@ async def save_backup(url: str, file: Path) -> Contents:
 async def applied_migrations(url: str) -> set[str]:
     """Return the migrations that the database at `url` has had; none if it is new.
 
-    A database that cannot be read has none either: its opening reports why.
+    Raise CannotStart if it cannot be read.
     """
 
     def read(file: Path) -> set[str]:
+        if not file.exists():
+            return set()
         with closing(_open(file, "rw")) as opened:
-            return set(_applied(opened))
+            return set(_applied(opened)) if _has(opened, SCHEMA) else set()
 
     place = _file_of(url)
-    with contextlib.suppress(*FAULTS):
+    try:
         if place is not None:
             return await asyncio.to_thread(read, place)
         async with _connected(url) as source:
             return {row[0] for row in await source.fetch(f"SELECT name FROM {SCHEMA}")}  # noqa: S608
-    return set()
+    except asyncpg.UndefinedTableError:
+        return set()
+    except FAULTS as error:
+        raise CannotStart(f"cannot open the database at {_where(url)}: {_reason(error)}") from error
 
 
 async def unpack_backup(file: Path, copy: Path) -> Contents:
@@ -133,7 +138,10 @@ async def unpack_backup(file: Path, copy: Path) -> Contents:
     if damage != "ok":
         raise CannotCopy(f"cannot read {file}: it is damaged ({damage}); use another backup")
     _check_schema(applied, f"cannot restore {file}")
-    await open_database(f"sqlite://{copy}")
+    try:
+        await open_database(f"sqlite://{copy}")
+    except CannotStart as error:
+        raise CannotCopy(f"cannot restore {file}: {_reason(error)}") from error
     await close_database()
     return contents
 
@@ -177,7 +185,7 @@ async def load_backup(copy: Path, url: str, *, replace: bool) -> None:
             await open_database(url)
             await close_database()
             await _load_postgres(copy, url, replace)
-    except FAULTS as error:
+    except (*FAULTS, CannotStart) as error:
         raise CannotCopy(f"cannot restore the database {_where(url)}: {_reason(error)}") from error
 
 
@@ -193,6 +201,8 @@ def _where(url: str) -> str:
 
 def _reason(error: BaseException) -> str:
     """Return why a copy failed, without the name of the temporary file."""
+    if isinstance(error, CannotStart) and error.__cause__ is not None:
+        error = error.__cause__
     if isinstance(error, DatabaseAway):
         return error.reason
     return (isinstance(error, OSError) and error.strerror) or str(error)
@@ -402,6 +412,11 @@ def _contents(opened: sqlite3.Connection) -> Contents:
     return Contents(rows, made_at)
 
 
+def _has(opened: sqlite3.Connection, table: str) -> bool:
+    found = opened.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [table])
+    return found.fetchone() is not None
+
+
 def _applied(opened: sqlite3.Connection) -> list[str]:
     """Return the names of the migrations of an SQLite database."""
     return [row[0] for row in opened.execute(f"SELECT name FROM {SCHEMA}")]  # noqa: S608
@@ -409,10 +424,9 @@ def _applied(opened: sqlite3.Connection) -> list[str]:
 
 def _check_schema(applied: list[str], cannot: str) -> None:
     """Raise CannotCopy if a database has a schema that this version does not know."""
-    known = {module.name for module in pkgutil.iter_modules(migrations.__path__)}
     if not applied:
         raise CannotCopy(f"{cannot}: it has no tables of Virtplay")
-    if unknown := set(applied) - known:
+    if unknown := set(applied) - known_migrations():
         raise CannotCopy(
             f"{cannot}: a later version of Virtplay has written it ({max(unknown)});"
             f" upgrade this one, which is {__version__}"

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import pkgutil
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from tortoise.migrations.api.migrate import migrate
 from tortoise.transactions import in_transaction
 
 from virtplay.errors import CannotStart
+from virtplay.store import migrations
 from virtplay.store.availability import DatabaseAway
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "close_database",
     "fit",
     "is_sqlite",
+    "known_migrations",
     "make_private",
     "moment_of",
     "open_database",
@@ -36,6 +39,7 @@ __all__ = [
 
 BUSY_TIMEOUT_MS = 30_000
 CONNECT_SECONDS = 10.0
+FEW_NUMBERS = 1000
 COMMAND_SECONDS = 60.0
 """A PostgreSQL that does not respond to a query for so long is not available; migrations wait."""
 
@@ -74,6 +78,12 @@ def tortoise_config(url: str) -> dict[str, Any]:
         "use_tz": True,
         "timezone": "UTC",
     }
+
+
+def known_migrations() -> set[str]:
+    """Return the names of this version's migrations."""
+    names = {module.name for module in pkgutil.iter_modules(migrations.__path__)}
+    return {name for name in names if name[0].isdigit()}
 
 
 def fit(model: type[Model], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,9 +176,19 @@ async def skip_numbers(table: str, number: int) -> None:
     """Give the numbers up to `number` to no new row of the table, and none twice."""
     client = Tortoise.get_connection("default")
     if client.capabilities.dialect != "sqlite":
+        # Others take numbers meanwhile, and setval would give theirs again. A few are taken one
+        # after the other; to set back many, others would have to take many in the same moment.
+        sequence = f"{table}_id_seq"
         await client.execute_query(
-            f"SELECT setval('{table}_id_seq', greatest($1, last_value)) FROM {table}_id_seq",  # noqa: S608
-            [number],
+            f"""
+            SELECT CASE WHEN $1::bigint - next >= $2
+                THEN setval('{sequence}', $1::bigint)
+                ELSE (SELECT max(nextval('{sequence}')) FROM generate_series(next, $1::bigint))
+                END
+            FROM (SELECT last_value + is_called::int AS next FROM {sequence}) AS state
+            WHERE next <= $1::bigint
+            """,  # noqa: S608
+            [number, FEW_NUMBERS],
         )
         return
     # SQLite creates this row with the first row of the table.

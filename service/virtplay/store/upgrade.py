@@ -2,14 +2,13 @@
 
 import asyncio
 import logging
-import pkgutil
 import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 from virtplay.errors import CannotCopy, CannotStart
-from virtplay.store import migrations
 from virtplay.store.backup import applied_migrations, save_backup
+from virtplay.store.database import known_migrations
 
 log = logging.getLogger("virtplay.store.upgrade")
 
@@ -21,13 +20,11 @@ OWN_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9]{4}_\w+")
 async def save_before_upgrade(url: str, directory: Path) -> None:
     """Save the database in a directory if this version has migrations that it has not had.
 
-    The newest of such files are kept. Raise CannotStart if the database cannot be saved:
+    The newest of such files are kept. Raise CannotStart if the database cannot be read or saved:
     there would be no way back.
     """
     applied = await applied_migrations(url)
-    known = {module.name for module in pkgutil.iter_modules(migrations.__path__)}
-    pending = {name for name in known if name[0].isdigit()} - applied
-    if not applied or not pending:
+    if not applied or not known_migrations() - applied:
         return
     file = directory / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{max(applied)}"
     try:
