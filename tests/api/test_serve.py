@@ -512,9 +512,10 @@ async def test_a_token_file_is_named_when_its_token_is_valid(
         raise DatabaseAway("disk full")
 
     settings = Settings(state_dir=tmp_path)
-    with monkeypatch.context() as failing, pytest.raises(DatabaseAway):
+    with monkeypatch.context() as failing:
         failing.setattr(app, "create_token", refuse)
-        await app._create_first_token(settings)
+        with pytest.raises(DatabaseAway):
+            await app._create_first_token(settings)
     assert capsys.readouterr().out == ""
     await app._create_first_token(settings)
     assert capsys.readouterr().out == f"The first admin token is in {tmp_path}/token\n"

@@ -162,7 +162,7 @@ async def test_numbers_are_skipped_and_none_is_given_twice(database: str) -> Non
         await skip_numbers("vm", number)
     assert (await put_vm()).id == 12 + 3 * FEW_NUMBERS
     await skip_numbers("snapshot", 1)  # a table that has never had a row
-    values = {"title": "t", "origin": "manual", "status": "ready"}
+    values: dict[str, Any] = {"title": "t", "origin": "manual", "status": "ready"}
     assert (await create_snapshot(vm, **values)).id == 2
 
 
