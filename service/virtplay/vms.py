@@ -90,9 +90,17 @@ class Vms:
         self._observer = observer
 
     async def create(
-        self, caller: Caller, requested: Mapping[str, Any], host: str | None = None
+        self,
+        caller: Caller,
+        requested: Mapping[str, Any],
+        host: str | None = None,
+        *,
+        start: bool = False,
     ) -> Accepted:
-        """Place a VM with the requested fields (memory MiB, disk GiB), and submit its creation."""
+        """Place a VM with the requested fields (memory MiB, disk GiB), and submit its creation.
+
+        The creation starts it if `start` is set, or if it starts with its host.
+        """
         # Just after its start the service has observed no host; waiting is better than an error.
         await self._observer.first_observation()
         os = self.inventory.template_os(requested["template"])
@@ -126,7 +134,7 @@ class Vms:
                 caller,
                 vm,
                 Action.VM_CREATE,
-                create_variables(vm, requested),
+                create_variables(vm, requested, start=start or vm.auto_start),
                 secrets=vm_fields.to_variables(requested, secret=True) or None,
             )
         self._dispatcher.enqueue(job.id)
@@ -509,13 +517,13 @@ async def _rename_variables(vm: Vm, name: str) -> dict[str, Any]:
     return {} if domain == vm.domain else {"libvirt_domain_new_name": domain}
 
 
-def create_variables(vm: Vm, requested: Mapping[str, Any]) -> dict[str, Any]:
+def create_variables(vm: Vm, requested: Mapping[str, Any], *, start: bool) -> dict[str, Any]:
     """Return the variables of playbooks/vm_create.yml, without secrets."""
     return {
         **identify(vm),
         "libvirt_domain_id": str(vm.ref),
         **vm_fields.to_variables({**requested, "os": vm.os, "network": vm.network}),
-        "libvirt_domain_state": "running" if vm.auto_start else "stopped",
+        "libvirt_domain_state": "running" if start else "stopped",
     }
 
 

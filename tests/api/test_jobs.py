@@ -309,8 +309,10 @@ async def test_only_so_many_jobs_run_at_once_on_a_host(playing: Service) -> None
 async def test_an_observation_follows_the_hosts(playing: Service, tmp_path: Path) -> None:
     host = playing.hosts["kvm1"]
     observer = playing.app.ctx.services.observer
-    data = await playing.create(autoStart=True)
+    data = await playing.create(start=True)
     await playing.succeed(data["jobId"])
+    created = await playing.get("/vms/vm-001")
+    assert (created["status"], created["autoStart"]) == ("running", False)
     with host.change() as content:
         next(iter(content["domains"].values()))["state"] = "stopped"
     await observer.observe()

@@ -32,7 +32,9 @@ def names(asked: set[Asked]) -> set[str]:
 
 
 def test_the_api_takes_and_shows_the_fields_of_the_table() -> None:
-    assert names({Asked.AT_CREATION, Asked.ALWAYS}) | {"host"} == VmCreate.model_fields.keys()
+    assert (
+        names({Asked.AT_CREATION, Asked.ALWAYS}) | {"host", "start"} == VmCreate.model_fields.keys()
+    )
     assert names({Asked.ALWAYS}) == VmUpdate.model_fields.keys()
     assert {field.api_name for field in FIELDS if field.stored} <= VmOut.model_fields.keys()
 
@@ -84,7 +86,7 @@ def test_a_domain_is_called_as_its_guest(name: str) -> None:
 def test_host_name_is_the_same_by_the_api_and_by_hand(title: str, hostname: str) -> None:
     wanted = {"name": title, "template": "micro", "cpu": 1, "memory": 256, "disk": 1}
     vm = Vm(id=7, ref="vm-007", domain="vm-007", uuid=uuid.uuid4(), os="micro", **wanted)
-    by_api = create_variables(vm, wanted)
+    by_api = create_variables(vm, wanted, start=False)
     declared = {"name": "vm-007", "title": title, "vcpus": 1, "memory": 256}
     (by_hand,) = domain_list([declared], {})
     prefix = f"{vm_fields.ROLE}_"
@@ -150,7 +152,7 @@ def test_a_new_field_goes_all_the_way_by_its_line_in_the_table(
     wanted = vm_fields.from_request(Body(**PLAIN, cpuShares=200).model_dump())
     assert vm_fields.columns_of(wanted)["shares"] == 200
     vm = Vm(id=7, ref="vm-007", domain="vm-007", uuid=uuid.uuid4(), os="micro", **PLAIN)
-    assert create_variables(vm, wanted)[VARIABLE] == 200
+    assert create_variables(vm, wanted, start=False)[VARIABLE] == 200
     assert VARIABLE not in vm_fields.to_variables(wanted, secret=True)
     changed = vm_fields.from_request(Change(cpuShares=300).model_dump(exclude_unset=True))
     assert changed == {"shares": 300}

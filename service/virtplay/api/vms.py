@@ -96,7 +96,8 @@ async def create_vm(request: ApiRequest) -> ApiResponse:
     """POST /vms."""
     body: VmCreate = request.body
     fields = vm_fields.from_request(body.model_dump())
-    return accepted(await request.services.vms.create(request.caller, fields, body.host))
+    vms = request.services.vms
+    return accepted(await vms.create(request.caller, fields, body.host, start=body.start))
 
 
 async def get_vm(request: ApiRequest) -> ApiResponse:

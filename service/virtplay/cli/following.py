@@ -79,53 +79,36 @@ def report_accepted(
     wait: bool | None,
     as_json: bool,
 ) -> None:
-    """Print the jobs of an accepted change, and follow them unless `wait` is False; typer.Exit.
+    """Print the job of an accepted change, and follow it unless `wait` is False; typer.Exit.
 
     A `wait` that is True also waits for the address of a VM that was started.
     """
     begun = time.monotonic()
-    requested = _request(client, accepted, action, change, quiet=as_json)
+    if not as_json:
+        _print_job(accepted, action)
     if change.note:
         print(change.note, file=sys.stderr)
     if wait is False:
         if as_json:
-            print_json({"jobs": requested} if change.start else accepted)
+            print_json(accepted)
         return
     vm_id, name = accepted["id"], accepted["name"]
-    jobs: list[JsonObject] = []
-    for each in requested:
-        job_id = str(each["jobId"])
-        jobs.append(follow_job(client, job_id, quiet=as_json, begun=begun, subject=name))
-        if jobs[-1]["status"] != "succeeded":
-            report_end(jobs[-1], time.monotonic() - begun, as_json=as_json)
-    runs = change.start or change.runs or action in STARTING
+    job_id = str(accepted["jobId"])
+    job = follow_job(client, job_id, quiet=as_json, begun=begun, subject=name)
+    if job["status"] != "succeeded":
+        report_end(job, time.monotonic() - begun, as_json=as_json)
+    runs = change.runs or action in STARTING
     vm = None
     if runs and wait:
         vm = wait_for_address(client, vm_id, name, quiet=as_json, begun=begun)
     if not as_json:
-        done = "Created and started" if change.start else None
-        outcome = _outcome(jobs[-1], _subject(accepted), time.monotonic() - begun, done)
+        done = "Created and started" if change.runs else None
+        outcome = _outcome(job, _subject(accepted), time.monotonic() - begun, done)
         address = f"; its address is {plain(vm['ip'])}" if vm else ""
         next_step = _next_step(accepted, action, change, runs=runs, known=vm is not None)
         typer.echo(f"{outcome}{address}{next_step}")
-    elif change.start:
-        print_json({"jobs": jobs, "vm": vm or client.get(path_of("vms", vm_id))})
     else:
-        print_json(jobs[-1])
-
-
-def _request(
-    client: Client, accepted: JsonObject, action: str, change: Change, *, quiet: bool
-) -> list[JsonObject]:
-    """Return what was accepted, with the start behind it if the change asks for one."""
-    requested = [accepted]
-    if not quiet:
-        _print_job(accepted, action)
-    if change.start:
-        requested.append(client.change("POST", path_of("vms", accepted["id"], "start")))
-        if not quiet:
-            _print_job(requested[-1], Action.VM_START)
-    return requested
+        print_json({"job": job, "vm": vm} if vm else job)
 
 
 def _next_step(

@@ -97,10 +97,8 @@ class Change(NamedTuple):
     path: str
     body: Mapping[str, Any] | None = None
     query: Mapping[str, Any] | None = None
-    start: bool = False
-    """Whether the VM that it creates is to be started by a job of its own."""
     runs: bool = False
-    """Whether the change itself starts the VM."""
+    """Whether it starts the VM that it creates."""
     by_id: bool = False
     """Whether its name may be one that another VM has."""
     note: str = ""

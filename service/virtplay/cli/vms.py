@@ -340,6 +340,7 @@ def create_vm(
         "memory": memory,
         "disk": disk,
         "autoStart": auto_start,
+        "start": start or None,
         "host": host,
         "network": _network(network, bridge, model, mac, ip),
         "labels": _labels(labels) if labels else None,
@@ -355,8 +356,7 @@ def create_vm(
         "POST",
         "/vms",
         _without_none(body),
-        start=start and not auto_start,
-        runs=auto_start,
+        runs=start or auto_start,
         by_id=bool(same),
         note="" if keys or no_ssh_key or user_data else WITHOUT_KEY,
     )

@@ -288,12 +288,10 @@ def reply_create_and_start(service: FakeService, *ips: str | None) -> None:
     """Accept a creation and the start behind it; the VM then has these addresses in turn."""
     service.reply_vms()
     service.reply("POST", "/vms", make_accepted("web", jobId="job-000001"))
-    service.reply("POST", "/vms/vm-001/start", make_accepted("web", jobId="job-000002"))
     service.reply_job(
         make_job(id="job-000001", action="vm_create"),
         make_succeeded(id="job-000001", action="vm_create"),
     )
-    service.reply_job(make_job(id="job-000002"), make_succeeded(id="job-000002"))
     vms = [make_vm(name="web", ip=ip).model_dump(mode="json") for ip in ips]
     service.reply("GET", "/vms/vm-001", *vms)
 
@@ -306,35 +304,29 @@ def test_create_start_and_wait_end_with_the_address(service: FakeService, run: R
     result = run(*CREATE, "--start", "--wait")
     assert result.status == 0, result.err
     lines = result.out.splitlines()
-    assert lines[:2] == [
-        "job-000001: vm_create of vm-001 (web)",
-        "job-000002: vm_start of vm-001 (web)",
-    ]
+    assert lines[0] == "job-000001: vm_create of vm-001 (web)"
     assert "vm-001 100% waiting for its address" in lines
     assert re.fullmatch(
         r"Created and started web \(vm-001\) on kvm1 in \d+\.\d s; its address is 198\.51\.100\.7\."
         r" Log in: virtplay vm ssh web",
         lines[-1],
     )
-    assert service.asked("POST")[0][2]["autoStart"] is False
+    [(_method, _path, body)] = service.asked("POST")
+    assert (body["start"], body["autoStart"]) == (True, False)
 
 
 def test_create_says_what_comes_next(service: FakeService, run: Run) -> None:
     reply_create_and_start(service, None)
     assert run(*CREATE).out.endswith(" s. Start it: virtplay vm start web\n")
     assert run(*CREATE, "--start").out.endswith(" s. Log in: virtplay vm ssh --wait web\n")
-    assert len(service.asked("POST")) == 3
-    assert run(*CREATE, "--start", "--auto-start", "--no-wait").status == 0
-    assert len(service.asked("POST")) == 4, "the creation itself starts it"
-    jobs = json.loads(run(*CREATE, "--start", "--no-wait", "--json").out)["jobs"]
-    assert [job["jobId"] for job in jobs] == ["job-000001", "job-000002"]
+    assert json.loads(run(*CREATE, "--start", "--no-wait", "--json").out)["jobId"] == "job-000001"
 
 
-def test_create_start_as_json_has_both_jobs_and_the_vm(service: FakeService, run: Run) -> None:
+def test_create_start_as_json_has_the_job_and_the_vm(service: FakeService, run: Run) -> None:
     reply_create_and_start(service, None, "198.51.100.7")
     result = run(*CREATE, "--start", "--wait", "--json")
     data = json.loads(result.out)
-    assert [job["id"] for job in data["jobs"]] == ["job-000001", "job-000002"]
+    assert data["job"]["id"] == "job-000001"
     assert data["vm"]["ip"] == "198.51.100.7"
 
 

@@ -131,6 +131,7 @@ class VmCreate(Strict):
     autoStart: bool = Field(  # noqa: N815 - the API's spelling
         False, description="start it after creation, and whenever its host starts"
     )
+    start: bool = Field(False, description="start it after creation")
     host: str | None = Field(
         None, min_length=1, max_length=255, description="default: chosen by placement"
     )
