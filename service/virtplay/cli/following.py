@@ -103,12 +103,27 @@ def report_accepted(
         vm = wait_for_address(client, vm_id, name, quiet=as_json, begun=begun)
     if not as_json:
         done = "Created and started" if change.runs else None
-        outcome = _outcome(job, _subject(accepted), time.monotonic() - begun, done)
+        now, before = _renamed(accepted, change, job)
+        outcome = _outcome(job, _subject(now), time.monotonic() - begun, done) + before
         address = f"; its address is {plain(vm['ip'])}" if vm else ""
         next_step = _next_step(accepted, action, change, runs=runs, known=vm is not None)
         typer.echo(f"{outcome}{address}{next_step}")
     else:
         print_json({"job": job, "vm": vm} if vm else job)
+
+
+def _renamed(accepted: JsonObject, change: Change, job: JsonObject) -> tuple[JsonObject, str]:
+    """Return what was accepted with its new name, and what to say of the old one and the domain.
+
+    The domain of a VM is renamed with it only while the VM is stopped, among others.
+    """
+    name = (change.body or {}).get("name")
+    if job["action"] != Action.VM_UPDATE or name in (None, accepted["name"]):
+        return accepted, ""
+    domains = [one["after"] for one in job["changes"] or [] if one["field"] == "name"]
+    domain = f"is now {plain(domains[0])}" if domains else "keeps its name"
+    before = f"; it was named {plain(accepted['name'])}, and its domain {domain}"
+    return {**accepted, "name": name}, before
 
 
 def _next_step(

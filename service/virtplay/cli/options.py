@@ -252,4 +252,6 @@ def refuse_duplicate(what: str, name: str, others: Sequence[str]) -> None:
             f"cannot use the name {name}: another {what} has it: {listed};"
             " choose another name or use --allow-duplicate"
         )
-    typer.confirm(f"{what} {name} exists already: {listed}. Use the name twice?", abort=True)
+    typer.confirm(
+        plain(f"Another {what} has the name {name}: {listed}. Use it all the same?"), abort=True
+    )

@@ -351,7 +351,7 @@ def create_vm(
     }
     same = client.vms_named(name)
     if not allow_duplicate:
-        refuse_duplicate("VM", name, [describe_vm(vm) for vm in same])
+        refuse_duplicate("VM", name, [_describe_same(vm, name) for vm in same])
     return Change(
         "POST",
         "/vms",
@@ -416,7 +416,9 @@ def update_vm(
     path = path_of("vms", vm)
     if name is not None and not allow_duplicate and (others := client.vms_named(name)):
         own = client.get(path)["id"]
-        refuse_duplicate("VM", name, [describe_vm(one) for one in others if one["id"] != own])
+        refuse_duplicate(
+            "VM", name, [_describe_same(one, name) for one in others if one["id"] != own]
+        )
     return Change("PUT", path, body)
 
 
@@ -615,6 +617,15 @@ def _confirm_delete(client: Client, vm: str, keep_disks: bool) -> str:
     shown = f"{data['id']} ({data['name']}, {data['status']}{place})"
     confirm(f"delete {shown}{goes_too}{kept}")
     return str(data["id"])
+
+
+def _describe_same(vm: JsonObject, name: str) -> str:
+    """Return what tells a VM from others, and what of it is `name` if not its own name."""
+    others = {"id": vm["id"], "domain": vm["domain"], "UUID": vm.get("uuid")}
+    same = [what for what, value in others.items() if value in (name, name.lower())]
+    if vm["name"] == name or not same:
+        return describe_vm(vm)
+    return f"{describe_vm(vm)} (as its {same[0]}; its name is {vm['name']})"
 
 
 def _network(

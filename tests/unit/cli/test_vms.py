@@ -513,6 +513,42 @@ def test_a_name_that_another_vm_has_is_refused(service: FakeService, run: Run) -
     assert [body for _, _, body in service.asked("PUT")] == [{"name": "web"}, {"name": "db"}]
 
 
+def test_a_refused_name_says_what_of_the_other_vm_it_is(service: FakeService, run: Run) -> None:
+    other = make_vm(1, name="db", domain="web")
+    service.reply_vms(other)
+    service.reply("POST", "/vms", make_accepted())
+    for name, what in (("web", "domain"), ("vm-001", "id"), (other.uuid.upper(), "UUID")):
+        service.reply("GET", f"/vms/{name}", other.model_dump(mode="json"))
+        result = run("vm", "create", name, "--template", "micro", "--no-wait")
+        assert result.status == 2
+        assert f" created 2026-01-01 (as its {what}; its name is db); choose another" in result.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "domain"),
+    [
+        ([("title", "old \x9b", "new"), ("name", "old", "new-2")], "is now new-2"),
+        ([("title", "old \x9b", "new")], "keeps its name"),
+    ],
+)
+def test_a_rename_ends_with_the_new_name_and_says_what_the_domain_has(
+    service: FakeService, run: Run, changes: list[tuple[str, str, str]], domain: str
+) -> None:
+    service.reply_vms(make_vm(name="old \x9b"))
+    service.reply("PUT", "/vms/vm-001", make_accepted("old \x9b"))
+    keys = ("field", "before", "after")
+    made = [
+        {**dict(zip(keys, each, strict=True)), "applies": "offline", "destroys": False}
+        for each in changes
+    ]
+    service.reply_job(make_succeeded(action="vm_update", changes=made))
+    out = run("vm", "update", "vm-001", "--name", "new").out
+    assert re.search(r"^Updated new \(vm-001\) on kvm1 in \d+\.\d s; ", out, re.M)
+    assert out.endswith(rf"; it was named old \x9b, and its domain {domain}" + "\n")
+    out = run("vm", "update", "vm-001", "--name", "old \x9b").out
+    assert "it was named" not in out
+
+
 def test_refusal_is_one_line_and_exit_1(service: FakeService, run: Run) -> None:
     service.reply("POST", "/vms/vm-001/start", errors.VmAlreadyRunning("cannot\nstart\x1b[31m it"))
     result = run("vm", "start", "vm-001")
