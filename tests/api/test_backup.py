@@ -279,6 +279,11 @@ async def test_what_is_no_backup_is_refused(tmp_path: Path, database_url: str) -
     assert "is a named pipe" in await refused(pipe)
     with pytest.raises(CannotCopy, match="it exists and is no backup; choose another name"):
         await save_backup(database_url, pipe)
+    place = Path(database_url.removeprefix("sqlite://"))
+    link = tmp_path / "link"
+    link.symlink_to(place)
+    for itself in (place, link):
+        assert "it is the database itself; name a backup of it" in await refused(itself)
     later = tmp_path / "later"
     later.write_bytes(good.read_bytes())
     with closing(sqlite3.connect(later)) as opened:
@@ -286,13 +291,18 @@ async def test_what_is_no_backup_is_refused(tmp_path: Path, database_url: str) -
                        " VALUES ('virtplay', '9999_later', '2030-01-01')")  # fmt: skip
         opened.commit()
     assert "a later version of Virtplay has written it (9999_later)" in await refused(later)
-    place = Path(database_url.removeprefix("sqlite://"))
     for existing, why in ((text, "exists and is no backup"), (place, "is the database itself")):
         before = existing.read_bytes()
         with pytest.raises(CannotCopy, match=f"it {why}; choose another name"):
             await save_backup(database_url, existing)
         assert existing.read_bytes() == before
     await save_backup(database_url, good)  # an earlier backup is replaced
+    link.unlink()
+    link.symlink_to(tmp_path / "target")
+    for _ in range(2):  # of a link its target, whether it exists or not
+        await save_backup(database_url, link)
+        assert link.is_symlink()
+        assert (await unpack_backup(tmp_path / "target", tmp_path / "copy")).made_at
     with pytest.raises(CannotCopy, match="No such file or directory"):
         await save_backup(database_url, tmp_path / "nowhere" / "file")
     with pytest.raises(CannotCopy, match="there is no such file"):
@@ -316,7 +326,10 @@ async def test_a_database_that_another_process_has_open_is_read_as_a_whole(
         )
         writer.commit()
         before = await asyncio.to_thread(place.read_bytes)
-        contents = await unpack_backup(place, tmp_path / "copy")
+        link = tmp_path / "elsewhere" / "link"
+        link.parent.mkdir()
+        link.symlink_to(place)
+        contents = await unpack_backup(link, tmp_path / "copy")
         # What was written is in its -wal file alone.
         assert await asyncio.to_thread(place.read_bytes) == before
     assert contents.rows["token"] == 1

@@ -15,6 +15,13 @@ database_app = typer.Typer(
 )
 
 
+def _named(text: str) -> Path:
+    """Return the path; typer.BadParameter without a name, as of a variable that is not set."""
+    if not text:
+        raise typer.BadParameter("the name is empty")
+    return Path(text)
+
+
 @database_app.command("upgrade")
 def upgrade_database() -> None:
     """Create the database or upgrade its schema; virtplay serve does this at its start.
@@ -35,7 +42,10 @@ def upgrade_database() -> None:
 
 @database_app.command("backup")
 def back_up_database(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to save the database in.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", parser=_named, help="File to save the database in."),
+    ],
 ) -> None:
     """Save the database in FILE, while the service runs or not.
 
@@ -56,7 +66,9 @@ def back_up_database(
 
 @database_app.command("restore")
 def restore_database(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of virtplay db backup.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", parser=_named, help="A file of virtplay db backup.")
+    ],
     replace: Annotated[
         bool,
         typer.Option("--replace", help="Delete what the database contains; else it must be empty."),

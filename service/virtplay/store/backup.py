@@ -76,7 +76,7 @@ async def save_backup(url: str, file: Path) -> Contents:
     """
     place = _file_of(url)
     try:
-        _refuse_other_file(file, place)
+        _refuse_other_file(file, url)
         with _new_file(file) as new:
             if place is not None:
                 await asyncio.to_thread(_save_sqlite, place, new)
@@ -146,7 +146,19 @@ async def unpack_backup(file: Path, copy: Path) -> Contents:
     return contents
 
 
+def refuse_own_file(url: str, file: Path) -> None:
+    """Raise CannotCopy if a file to restore is the database at `url`."""
+    if _is_database(file, url):
+        raise CannotCopy(f"cannot restore {file}: it is the database itself; name a backup of it")
+
+
+def _is_database(file: Path, url: str) -> bool:
+    place = _file_of(url)
+    return place is not None and place.exists() and file.exists() and file.samefile(place)
+
+
 def _copy(file: Path, copy: Path) -> None:
+    file = Path(os.path.realpath(file))  # its -wal is beside it, not beside a link
     if Path(f"{file}-wal").exists():  # a database that is open, or was not closed
         with closing(_open(file, "ro")) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
@@ -208,12 +220,12 @@ def _reason(error: BaseException) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
-def _refuse_other_file(file: Path, database: Path | None) -> None:
+def _refuse_other_file(file: Path, url: str) -> None:
     """Raise CannotCopy if the file exists and is no backup that this one may replace."""
     if not file.exists():
         return
     what = "exists and is no backup"
-    if database is not None and database.exists() and file.samefile(database):
+    if _is_database(file, url):
         what = "is the database itself"
     elif file.is_file():  # not, say, a pipe, which SQLite would wait for
         with contextlib.suppress(sqlite3.Error), closing(_open(file, "ro")) as opened:
@@ -224,7 +236,11 @@ def _refuse_other_file(file: Path, database: Path | None) -> None:
 
 @contextlib.contextmanager
 def _new_file(file: Path) -> Iterator[Path]:
-    """Yield an empty file beside `file`, mode 0600, which is `file` after the block."""
+    """Yield an empty file beside `file`, mode 0600, which is `file` after the block.
+
+    If `file` is a link, the new file takes the place of its target.
+    """
+    file = Path(os.path.realpath(file))
     new = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     try:

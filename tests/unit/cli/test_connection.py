@@ -399,6 +399,10 @@ def test_wrong_values_of_the_services_own_commands(
         result = run("token", "create", "ci", "--expires-days", days)
         assert result.status == 2
         assert "--expires-days must be above 0 and at most" in result.err
+    for command in ("backup", "restore"):
+        result = run("db", command, "")
+        assert result.status == 2
+        assert "Invalid value for 'FILE': the name is empty" in result.err
     for command in ("serve", "up"):
         result = run(command, "--port", "99999")
         assert result.status == 2
