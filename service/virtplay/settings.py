@@ -12,6 +12,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from virtplay.files import IS_WHEEL, PROJECT
 
 TOKEN_LENGTH_MIN = 8
+ROOT_STATE_DIR = Path("/var/lib/virtplay/service")
+"""As with the role virtplay_service; the directory above is that of libvirt_host."""
 SECONDS_MAX = 86_400.0
 DAYS_MAX = 36_500.0
 """Subtracting a longer time from a date may leave the range of dates."""
@@ -40,8 +42,7 @@ def default_state_dir() -> Path:
     if not IS_WHEEL:
         return Path("var")
     if os.geteuid() == 0:
-        # As with the role virtplay_service: the directory above is that of libvirt_host.
-        return Path("/var/lib/virtplay/service")
+        return ROOT_STATE_DIR
     return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "virtplay"
 
 

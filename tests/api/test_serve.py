@@ -605,7 +605,7 @@ def test_a_sighup_before_it_is_ready_does_not_end_it(server: Server) -> None:
 
 
 @only_sqlite
-@pytest.mark.parametrize("first", ["db upgrade", "token list", "serve"])
+@pytest.mark.parametrize("first", ["db upgrade", "serve"])
 def test_what_it_writes_is_private_in_any_directory(server: Server, first: str) -> None:
     state = server.folder / "shared"
     state.mkdir()

@@ -36,7 +36,7 @@ def upgrade_database() -> None:
     async def nothing() -> None:
         return None
 
-    with_database(nothing, backup=False)
+    with_database(nothing, backup=False, create=True)
     typer.echo("the database is up to date")
 
 
@@ -58,9 +58,12 @@ def back_up_database(
     """
     import asyncio  # noqa: PLC0415 - like Tortoise, help needs none
 
+    from virtplay.machine.database import require_database  # noqa: PLC0415
     from virtplay.store.backup import save_backup  # noqa: PLC0415
 
-    contents = asyncio.run(save_backup(load_settings().database, file))
+    settings = load_settings()
+    require_database(settings)
+    contents = asyncio.run(save_backup(settings.database, file))
     typer.echo(f"saved the database in {file}: {contents}")
 
 

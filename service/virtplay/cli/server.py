@@ -208,18 +208,24 @@ def revoke_token(
     typer.echo(f"revoked token {name}")
 
 
-def with_database(work: Callable[[], Awaitable[T]], *, backup: bool = True) -> T:
+def with_database(
+    work: Callable[[], Awaitable[T]], *, backup: bool = True, create: bool = False
+) -> T:
     """Run `work` with the service's database open, and return its result.
 
-    A database of an earlier version is upgraded, and saved before with `backup`.
+    A database of an earlier version is upgraded, and saved before with `backup`. CannotStart
+    without a database, unless it is to `create` one.
     """
     import asyncio  # noqa: PLC0415
 
+    from virtplay.machine.database import require_database  # noqa: PLC0415
     from virtplay.store.database import close_database, open_database  # noqa: PLC0415
     from virtplay.store.upgrade import save_before_upgrade  # noqa: PLC0415
 
     async def run() -> T:
         settings = load_settings()
+        if not create:
+            require_database(settings)
         if backup:
             await save_before_upgrade(settings.database, settings.backups)
         await open_database(settings.database)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from virtplay.errors import CannotStart
 from virtplay.files import PACKAGE, PROJECT
+from virtplay.machine.database import has_database
 from virtplay.machine.packages import install_packages
 from virtplay.machine.plays import ANSIBLE_PLAYBOOK, ansible_environment, project_dir
 from virtplay.machine.root import as_root, require_root
@@ -158,12 +159,6 @@ def explain_use(settings: Settings) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def has_database(settings: Settings) -> bool:
-    """Whether there may be a database of an earlier start, and so a token."""
-    path = settings.database.removeprefix("sqlite://")
-    return path == settings.database or Path(path).exists()
 
 
 def own_program() -> str:

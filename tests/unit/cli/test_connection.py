@@ -18,6 +18,7 @@ from virtplay.cli import COMMANDS, app, transport
 from virtplay.cli.client import Client
 from virtplay.cli.connection import CannotConnect, Connection, check_url, find_connection
 from virtplay.errors import VmAlreadyRunning
+from virtplay.machine import database, unit
 
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.service import TOKEN, FakeService, make_vm, serve_fake
@@ -389,6 +390,46 @@ def test_choices_are_suggested(run: Run) -> None:
 
 def test_version(run: Run) -> None:
     assert run("--version").out == run("version").out == f"virtplay {__version__}\n"
+
+
+def test_a_command_that_reads_the_database_makes_none(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mine, service = tmp_path / "mine", tmp_path / "service"
+    monkeypatch.setenv("VIRTPLAY_STATE_DIR", str(mine))
+    monkeypatch.setattr(unit, "FILE", tmp_path / "unit")
+    monkeypatch.setattr(database, "ROOT_STATE_DIR", service)
+    commands = (
+        ("token", "list"),
+        ("token", "create", "ci"),
+        ("token", "revoke", "ci"),
+        ("db", "backup", str(tmp_path / "file")),
+    )
+    for command in commands:
+        result = run(*command)
+        assert (result.status, result.err) == (
+            1,
+            f"virtplay: cannot find the database {mine}/virtplay.sqlite3: start the service, which"
+            " creates it, or set VIRTPLAY_STATE_DIR or VIRTPLAY_DATABASE_URL as the service has"
+            " it\n",
+        )
+    service.mkdir()
+    for place in (service, tmp_path / "of the unit"):
+        error = run("token", "list").err
+        assert f": the service of this machine runs as {service.owner()} with" in error
+        assert f" VIRTPLAY_STATE_DIR={place}; run the command as it does\n" in error
+        unit.FILE.write_text(f"{unit.MARK}EnvironmentFile={tmp_path}/of the unit/virtplay.env\n")
+        (tmp_path / "of the unit").mkdir(exist_ok=True)
+
+    def refuse(_settings: object) -> bool:
+        raise PermissionError
+
+    monkeypatch.setattr(database, "has_database", refuse)
+    assert run("token", "list").err == (
+        f"virtplay: cannot read the database {mine}/virtplay.sqlite3: run the command as its owner,"
+        " or as root\n"
+    )
+    assert not mine.exists()
 
 
 def test_wrong_values_of_the_services_own_commands(
