@@ -7,6 +7,7 @@ from pathlib import Path
 from virtplay.files import PROJECT
 
 ANSIBLE_PLAYBOOK = str(Path(sys.executable).with_name("ansible-playbook"))
+ANSIBLE_WARM = str(Path(sys.executable).with_name("ansible-warm"))
 
 
 def project_dir() -> Path:

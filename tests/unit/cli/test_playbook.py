@@ -35,6 +35,21 @@ def test_what_follows_the_name_is_for_ansible() -> None:
     assert done.stdout.startswith("usage: ansible-playbook ")
 
 
+@pytest.mark.parametrize(("setting", "asked"), [("1", True), ("0", False), (None, False)])
+def test_ansible_stays_loaded_for_those_who_ask_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setting: str | None, asked: bool
+) -> None:
+    # Where no server can be, each run for which one is asked leaves a reason.
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/proc/1")
+    monkeypatch.setenv("ANSIBLE_WARM_FALLBACKS", str(tmp_path / "reasons"))
+    monkeypatch.delenv("ANSIBLE_WARM", raising=False)
+    if setting is not None:
+        monkeypatch.setenv("ANSIBLE_WARM", setting)
+    done = run("vm_start", "--version")
+    assert done.stdout.startswith("ansible-playbook [core ")
+    assert (tmp_path / "reasons").exists() == asked
+
+
 def test_the_playbooks_are_those_of_the_project_directory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
