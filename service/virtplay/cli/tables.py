@@ -12,6 +12,8 @@ from virtplay.texts import did_you_mean
 GAP = "  "
 SHORT, SHORTEST = 20, 8
 """Cells to which text is cut before a column is left out, and afterwards."""
+NARROW = 50
+"""Cells below which an entry that does not fit takes two lines."""
 STATUS_COLOURS = {
     "running": "32",
     "ready": "32",
@@ -82,12 +84,31 @@ class Table:
 def draw(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int | None, *, colours: bool
 ) -> list[str]:
-    """Return a header and a line for each row, at most `room` cells wide if that is possible."""
+    """Return a header and a line for each row, at most `room` cells wide if that is possible.
+
+    On a narrow terminal each has a second line, so that ids and names are whole in the first.
+    """
+    stay = [number for number, column in enumerate(columns) if not column.rank]
+    go = [number for number, column in enumerate(columns) if column.rank]
+    if room is None or room >= NARROW or not (stay and go and _over(_widths(columns, rows), room)):
+        return _draw_lines(columns, rows, room, colours=colours)
+    first, second = (
+        _draw_lines(
+            [columns[number] for number in numbers],
+            [[row[number] for number in numbers] for row in rows],
+            width,
+            colours=colours,
+        )
+        for numbers, width in ((stay, None), (go, room - len(GAP)))
+    )
+    return [line for one, two in zip(first, second, strict=True) for line in (one, GAP + two)]
+
+
+def _draw_lines(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int | None, *, colours: bool
+) -> list[str]:
     measure = _measure(rows)
-    widths = {
-        number: max([len(column.title), *(measure(row[number]) for row in rows)])
-        for number, column in enumerate(columns)
-    }
+    widths = _widths(columns, rows)
     if room is not None:
         widths = fit(columns, widths, room)
     titles = [column.title for column in columns]
@@ -101,6 +122,15 @@ def draw(
             parts.append(shown + " " * (width - measure(cell)))
         lines.append(GAP.join(parts).rstrip())
     return lines
+
+
+def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> dict[int, int]:
+    """Return the number of each column → the cells of its longest text."""
+    measure = _measure(rows)
+    return {
+        number: max([len(column.title), *(measure(row[number]) for row in rows)])
+        for number, column in enumerate(columns)
+    }
 
 
 def fit(columns: Sequence[Column], widths: Mapping[int, int], room: int) -> dict[int, int]:

@@ -29,7 +29,7 @@ TEMPLATE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("width", [40, 60, 80, 100, 132])
+@pytest.mark.parametrize("width", [50, 60, 80, 100, 132])
 @pytest.mark.parametrize(
     ("table", "entry", "stay"),
     [
@@ -52,6 +52,25 @@ def test_ids_and_names_stay_at_every_width(
     assert max(len(header), len(row)) <= width
     for text in stay:
         assert text in row
+
+
+def test_a_narrow_terminal_shows_an_entry_in_two_lines() -> None:
+    columns = VMS.choose(None)
+    vms = [make_vm(name="customer-portal-staging"), make_vm(2, name="web", status="paused")]
+    shown = [vm.model_dump(mode="json") for vm in vms]
+    rows = [[str(column.value(vm) or "-") for column in columns] for vm in shown]
+    assert draw(columns, rows, 40, colours=False) == [
+        "ID      NAME",
+        "  STATUS   HOST  MEMORY    IP",
+        "vm-001  customer-portal-staging",
+        "  running  kvm1  2048 MiB  198.51.100.7",
+        "vm-002  web",
+        "  paused   kvm1  2048 MiB  198.51.100.7",
+    ]
+    named = ["vm-001  customer-portal-staging", "vm-002  web"]
+    assert draw(columns, rows, 20, colours=False)[2::2] == named, "never cut"
+    columns, rows = VMS.choose("id,status"), [["vm-001", "running"]]
+    assert draw(columns, rows, 40, colours=False) == ["ID      STATUS", "vm-001  running"]
 
 
 def test_wide_tables_have_all_columns_and_long_names_are_cut_before_columns_go() -> None:
