@@ -245,6 +245,7 @@ def test_page_says_what_is_the_matter(
     browser.picture(tmp_path / "stopped.png")
     # The page follows the VM by itself, there and back.
     browser.click("notice-start")
+    browser.shows("job", "tart")  # queued, or its step
     browser.shows("status", "Connected to the screen")
     api.run("POST", f"/vms/{ref}/stop", {"force": True})
     browser.shows("notice", "The VM is stopped")

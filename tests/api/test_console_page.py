@@ -70,10 +70,13 @@ async def test_what_calls_no_vm_has_no_page(service: Service) -> None:
 
 
 def in_node(folder: Path, expression: str) -> Any:
-    """Return the value of an expression with what texts.js exports."""
-    module = folder / "texts.mjs"
-    module.write_bytes(read_console_page(folder).assets["texts.js"].content)
-    script = f"import * as texts from {json.dumps(str(module))};"
+    """Return the value of an expression with what texts.js and job.js export."""
+    (folder / "package.json").write_text('{"type": "module"}')
+    script = ""
+    for name in ("texts", "job"):
+        module = folder / f"{name}.js"
+        module.write_bytes(read_console_page(folder).assets[module.name].content)
+        script += f"import * as {name} from {json.dumps(str(module))};"
     script += f"console.log(JSON.stringify({expression}))"
     command = ["node", "--input-type=module", "-e", script]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -110,6 +113,28 @@ def test_the_page_shows_the_step_of_the_unfinished_job(tmp_path: Path) -> None:
     ):
         now = f"Date.parse('2030-01-31T12:00:00Z') + {second * 1000}"
         assert in_node(tmp_path, f"texts.stepOf({json.dumps(job)}, {now})") == words
+
+
+@pytest.mark.parametrize("final", ["UNAUTHORIZED", "FORBIDDEN", "VM_NOT_FOUND", "VM_AMBIGUOUS"])
+@pytest.mark.usefixtures("packages")
+def test_the_job_is_followed_until_its_vm_cannot_be_read(tmp_path: Path, final: str) -> None:
+    """What passes is waited for, with the words and at the pace of before."""
+    job = {"action": "vm_start", "status": "running", "step": "Starting"}
+    responses = [None, "NETWORK", job, "RATE_LIMITED", "DATABASE_NOT_AVAILABLE", None, final, job]
+    follow = """(async (responses) => {
+      const seen = [];
+      const request = async () => {
+        const next = responses.shift();
+        if (typeof next === 'string') throw Object.assign(new Error(), { code: next });
+        return { job: next };
+      };
+      await job.followJob(request, (words) => seen.push(words), async (ms) => seen.push(ms));
+      return [...seen, responses.length];
+    })"""
+    assert in_node(tmp_path, f"await {follow}({json.dumps(responses)})") == [
+        *("", 10_000, 10_000, "Starting", 2000, 2000, 2000),
+        *("", 10_000, "", 1),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 // The console page: requests a token, opens the VM's screen or serial console, and explains why
 // when it cannot. Text from the API and from users is inserted as text only, never as HTML.
 
-import { stepOf, vmIn } from './texts.js';
+import { followJob } from './job.js';
+import { vmIn } from './texts.js';
 
 const TOKEN_KEY = 'virtplay-token';
 const POLL_MS = 2000;
@@ -29,6 +30,8 @@ let fits = true;
 // Each attempt has a number: results of an older attempt are dropped.
 let attempt = 0;
 let jobIsShown = false;
+// Ends the pause before the next look at the job.
+let lookAgain = () => {};
 
 class Refusal extends Error {
   constructor(code, message) {
@@ -57,7 +60,7 @@ function remember(text) {
 }
 
 /** Return the data of a request; throw Refusal with the API's code, NETWORK without a response. */
-async function get(path, method = 'GET') {
+async function request(path, method = 'GET') {
   let response;
   let body;
   try {
@@ -123,22 +126,24 @@ function showVm(vm) {
   at('state').dataset.state = vm.status;
   at('state').hidden = false;
   document.title = `${vm.name} - Console`;
-  if (!jobIsShown) showJob();
+  if (!jobIsShown) showJob(vm.id);
 }
 
-/** Show what the VM's unfinished job does, until a request is rejected. */
-async function showJob() {
+/** Show what the VM's unfinished job does, until a request is rejected for good. */
+async function showJob(id) {
   jobIsShown = true;
-  while (token) {
-    try {
-      const { job } = await get(`${vmPath}/status`);
-      at('job').textContent = stepOf(job, Date.now());
-    } catch (error) {
-      if (error.code !== 'NETWORK') break;
-    }
-    do await pause(POLL_MS); while (document.hidden);
-  }
-  at('job').textContent = '';
+  await followJob(
+    () => {
+      if (!token) throw new Refusal('UNAUTHORIZED', 'The token was deleted from this tab.');
+      return request(`vms/${id}/status`);
+    },
+    (words) => { at('job').textContent = words; },
+    async (milliseconds) => {
+      const called = new Promise((done) => { lookAgain = done; });
+      await Promise.race([pause(milliseconds), called]);
+      while (document.hidden) await pause(milliseconds);
+    },
+  );
   jobIsShown = false;
 }
 
@@ -162,6 +167,7 @@ function setUsable(usable) {
 
 function requestToken(why) {
   remember('');
+  lookAgain();
   at('login-why').textContent = why;
   cover('login');
   showStatus(why);
@@ -202,7 +208,7 @@ async function connect() {
     if (mine !== attempt) return;
     // From now on it keeps the keys that are pressed, until the guest can have them.
     view = module.prepare(at('stage'));
-    const vm = await get(vmPath);
+    const vm = await request(vmPath);
     if (mine !== attempt) return;
     showVm(vm);
     if (!hasConsole(vm)) {
@@ -211,7 +217,7 @@ async function connect() {
       return;
     }
     const type = kind === 'serial' ? 'serial' : 'vnc';
-    const ticket = await get(`${vmPath}/console?type=${type}`);
+    const ticket = await request(`${vmPath}/console?type=${type}`);
     if (mine === attempt) await open(mine, ticket);
   } catch (error) {
     if (mine === attempt) explain(error);
@@ -255,7 +261,7 @@ function explain(error) {
 async function wait(mine, vm, milliseconds) {
   const waits = 'This page connects as soon as the VM is running.';
   let shown = '';
-  for (let now = vm; ; now = await get(vmPath)) {
+  for (let now = vm; ; now = await request(vmPath)) {
     if (mine !== attempt) return;
     if (now !== vm) {
       showVm(now);
@@ -283,7 +289,7 @@ async function follow(mine, vm) {
   for (let before = vm; ;) {
     do await pause(POLL_MS); while (document.hidden && mine === attempt);
     if (mine !== attempt) return;
-    const now = await get(vmPath);
+    const now = await request(vmPath);
     if (mine !== attempt) return;
     showVm(now);
     if (!hasConsole(now)) {
@@ -353,7 +359,7 @@ async function ended(opened, event, failure) {
     return;
   }
   try {
-    const vm = await get(vmPath);
+    const vm = await request(vmPath);
     if (mine !== attempt) return;
     showVm(vm);
     if (!opened) {
@@ -414,9 +420,10 @@ at('notice-again').addEventListener('click', connect);
 at('notice-start').addEventListener('click', async () => {
   at('notice-start').disabled = true;
   try {
-    await get(`${vmPath}/start`, 'POST');
+    await request(`${vmPath}/start`, 'POST');
     at('notice-start').hidden = true;
     showStatus('Starting the VM');
+    lookAgain();
   } catch (error) {
     at('notice-text').textContent = error.code === 'FORBIDDEN'
       ? 'The role of this token is viewer. Starting a VM requires operator or admin.'
