@@ -249,11 +249,14 @@ def wait_for_address(
                 if vm["ip"] and responding:
                     return vm
                 if vm["status"] in ENDED:
-                    raise NoAddress(f"cannot wait for an address of {shown}: it is {vm['status']}")
+                    raise NoAddress(
+                        f"cannot wait for an address of {shown}: it is {vm['status']}", vmId=vm_id
+                    )
                 if time.monotonic() > deadline:
                     raise NoAddress(
                         f"cannot find an address of {shown} after {ADDRESS_SECONDS:.0f} s; it is"
-                        f" {vm['status']}: see virtplay vm console {vm_id}"
+                        f" {vm['status']}: see virtplay vm console {vm_id}",
+                        vmId=vm_id,
                     )
                 waiting = {"id": vm_id, "action": Action.VM_START, "vmId": vm_id, "subject": name}
                 step = {"status": "running", "progress": 100, "step": "waiting for its address"}

@@ -353,7 +353,8 @@ def test_a_guest_that_stops_or_never_has_an_address_is_no_success(
     monkeypatch.setattr(following, "ADDRESS_SECONDS", -1)
     service.reply_vms(make_vm(ip=None))
     result = run("vm", "start", "vm-001", "--wait", "--json")
-    assert json.loads(result.err)["error"]["code"] == "NO_ADDRESS"
+    error = json.loads(result.err)["error"]
+    assert (error["code"], error["details"]) == ("NO_ADDRESS", {"vmId": "vm-001"})
 
 
 def test_update_sends_only_what_was_given(service: FakeService, run: Run) -> None:
