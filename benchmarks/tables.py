@@ -91,7 +91,9 @@ PAIRS = (
     ),
     ("shell: read", "`virtplay vm list`", "virtplay_s", "`curl` of the same list", "curl_s"),
     ("shell: prompt", "create a `micro` VM until `virtplay vm ssh` has a prompt", "virtplay_s",
-     "its guest's own boot until it serves SSH", "boot_s"),
+     "its guest's first boot until it serves SSH", "boot_s"),
+    ("shell: prompt", "create a `micro` VM until `virtplay vm ssh` has a prompt", "virtplay_s",
+     "its guest's next boot, with the lease that it has", "boot_again_s"),
 )  # fmt: skip
 """Benchmark, what it measures, key, beside what, key; a key ends in the unit of its figure."""
 SINGLES = (
