@@ -45,11 +45,8 @@ class ActionRules:
     """The role of the action; its variables begin with this name."""
     state: str | None = None
     """The state that a power action requests of a domain; None for every other action."""
-
-    @property
-    def validated(self) -> bool:
-        """Whether the API has validated all variables, so that the play need not do it again."""
-        return self.state is not None
+    validated: bool = True
+    """Whether the API has validated all variables, so that the play need not do it again."""
 
     @property
     def locks(self) -> bool:
@@ -62,10 +59,14 @@ ANY_STATE = frozenset(DomainState) - {DomainState.STOPPING, DomainState.UNKNOWN}
 
 RULES: dict[Action, ActionRules] = {
     Action.VM_CREATE: ActionRules(
-        VmStatus.CREATING, frozenset({"stopped", "running"}), tasks=10, time_limit=7200
+        VmStatus.CREATING,
+        frozenset({"stopped", "running"}),
+        tasks=10,
+        time_limit=7200,
+        validated=False,  # the inventory has defaults for what a request leaves open
     ),
-    Action.VM_UPDATE: ActionRules(VmStatus.UPDATING, ANY_STATE, tasks=2, time_limit=600),
-    Action.VM_DELETE: ActionRules(VmStatus.DELETING, frozenset({ABSENT}), tasks=2, time_limit=600),
+    Action.VM_UPDATE: ActionRules(VmStatus.UPDATING, ANY_STATE, tasks=1, time_limit=600),
+    Action.VM_DELETE: ActionRules(VmStatus.DELETING, frozenset({ABSENT}), tasks=1, time_limit=600),
     Action.VM_START: ActionRules(
         VmStatus.STARTING,
         frozenset({"running"}),
@@ -102,16 +103,16 @@ RULES: dict[Action, ActionRules] = {
         state="resumed",
     ),
     Action.SNAPSHOT_CREATE: ActionRules(
-        VmStatus.UPDATING, ANY_STATE, tasks=2, time_limit=3600, role="libvirt_snapshot"
+        VmStatus.UPDATING, ANY_STATE, tasks=1, time_limit=3600, role="libvirt_snapshot"
     ),
     Action.SNAPSHOT_RESTORE: ActionRules(
-        VmStatus.RESTORING, ANY_STATE, tasks=2, time_limit=3600, role="libvirt_snapshot"
+        VmStatus.RESTORING, ANY_STATE, tasks=1, time_limit=3600, role="libvirt_snapshot"
     ),
     Action.SNAPSHOT_DELETE: ActionRules(
-        VmStatus.UPDATING, ANY_STATE, tasks=2, time_limit=3600, role="libvirt_snapshot"
+        VmStatus.UPDATING, ANY_STATE, tasks=1, time_limit=3600, role="libvirt_snapshot"
     ),
     Action.CONSOLE_OPEN: ActionRules(
-        None, ANY_STATE, tasks=2, time_limit=60, repeatable=False, role="libvirt_console"
+        None, ANY_STATE, tasks=1, time_limit=60, repeatable=False, role="libvirt_console"
     ),
 }
 
