@@ -87,10 +87,11 @@ class Cluster:
                 self._server.send_signal(signal.SIGQUIT)
                 self._server.wait()
 
-    def new_database(self, name: str) -> str:
-        """Create an empty database and return its URL."""
+    def new_database(self, name: str, like: str = "template1") -> str:
+        """Create a copy of the database `like`, by default an empty one, and return its URL."""
+        command = f"CREATE DATABASE {name} TEMPLATE {like}"
         subprocess.run(
-            [self._programs / "psql", "-q", self.url("postgres"), "-c", f"CREATE DATABASE {name}"],
+            [self._programs / "psql", "-q", self.url("postgres"), "-c", command],
             check=True,
             cwd="/",
         )

@@ -2,9 +2,10 @@
 
 import asyncio
 import os
-import signal
+import shutil
 import sqlite3
 import uuid
+from asyncio.subprocess import PIPE
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from typing import Any
 import pytest
 from tortoise import Tortoise
 from tortoise.migrations.api.migrate import migrate
+from virtplay import background, services
 from virtplay.errors import CannotCopy, CannotStart
+from virtplay.hosts.inventory import HostConfig, Inventory
+from virtplay.hosts.placement import Overcommit
 from virtplay.jobs.restoration import restore
 from virtplay.settings import Settings
 from virtplay.states import JobStatus, VmStatus
@@ -33,64 +37,141 @@ from virtplay.store.upgrade import save_before_upgrade
 from virtplay.store.vm_index import renew_index
 from virtplay.store.vms import create_vm, delete_vm, sync_hosts
 
-from tests.api.conftest import BODY, only_sqlite
+from tests.api.conftest import CATALOGUE, Service, _serve, only_postgres, only_sqlite
+from tests.api.fake_hosts import FakeHost
 from tests.api.postgres import Cluster
-from tests.api.test_serve import Server, processes_of, server, wait_for
+from tests.api.test_serve import VIRTPLAY
 from tests.api.test_vms import add_vm
 
-__all__ = ["server"]
+EARLIER = "0012_lists_at_any_size"
 DIFFERENT = ("observed_at", "status", "message")
 """Columns of hosts that a restore resets."""
 
 
+def names_like(path: Path) -> list[str]:
+    """The names beside a path that have its name in them."""
+    return [each.name for each in path.parent.glob(f"*{path.name}*")]
+
+
+async def virtplay(settings: Settings, *words: str) -> str:
+    """What `virtplay` with these words prints, on the database of the settings."""
+    running = await asyncio.create_subprocess_exec(
+        VIRTPLAY,
+        *words,
+        env={
+            **os.environ,
+            "VIRTPLAY_STATE_DIR": str(settings.state_dir),
+            "VIRTPLAY_DATABASE_URL": settings.database_url,
+        },
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    output, fault = await running.communicate()
+    assert running.returncode == 0, fault
+    return output.decode()
+
+
 @pytest.mark.slow
-def test_a_backup_while_jobs_run_is_restored_beside_the_hosts(server: Server) -> None:
-    file = server.folder / "virtplay.backup"
-    server.start()
-    first = server.post("/vms", {**BODY, "name": "first", "autoStart": True})
-    assert server.finish(first["jobId"])["status"] == "succeeded"
-    gate = server.host.hold("create")
-    running = server.post("/vms", {**BODY, "name": "second"})
-    start = server.post(f"/vms/{running['id']}/start")
-    wait_for(lambda: server.get(f"/jobs/{running['jobId']}")["status"] == "running")
-    held = server.host.hold("stop")
-    stop = server.post(f"/vms/{first['id']}/stop", {"force": True})
-    wait_for(lambda: server.host.calls("stop"))
-    saved = server.command("db", "backup", str(file))
-    assert saved.returncode == 0, saved.stderr
-    assert saved.stdout == f"saved the database in {file}: 2 VMs, 4 jobs, 1 token, 0 snapshots\n"
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert [each.name for each in server.folder.glob("*virtplay.backup*")] == [file.name]
-    # All of it ends, and more happens, before the database is lost.
-    gate.unlink()
-    held.unlink()
-    for job in (running, start, stop):
-        assert server.finish(job["jobId"])["status"] == "succeeded"
-    later = server.post("/vms", {**BODY, "name": "later"})
-    assert server.finish(later["jobId"])["status"] == "succeeded"
-    assert server.end(signal.SIGTERM) == 0
-    wait_for(lambda: not processes_of(server.mark))
-    done = server.command("db", "restore", str(file), "--replace")
-    assert done.returncode == 0, done.stderr
+async def test_a_backup_while_jobs_run_is_restored_beside_the_hosts(
+    settings: Settings,
+    log_lines: list[str],
+    fake_hosts: dict[str, FakeHost],
+    way: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def load(_settings: Settings) -> Inventory:
+        return Inventory({"kvm1": HostConfig("kvm1", Overcommit(), CATALOGUE)})
+
+    for module in (background, services):
+        monkeypatch.setattr(module, "load_inventory", load)  # Ansible takes a second for it
+    settings.launcher = way
+    file, host = tmp_path / "virtplay.backup", fake_hosts["kvm1"]
+    async with _serve(settings, log_lines) as service:
+        await service.app.ctx.services.observer.wait_observed()
+        first = await service.create(name="first", autoStart=True)
+        await service.succeed(first["jobId"])
+        gate = host.hold("create")
+        running = await service.create(name="second")
+        start = await service.act(running["id"], "start")
+        await service.until(f"/jobs/{running['jobId']}", lambda job: job["status"] == "running")
+        held = host.hold("stop")
+        stop = await service.act(first["id"], "stop", {"force": True})
+        await service.until(f"/jobs/{stop['jobId']}", lambda job: job["status"] == "running")
+        assert await virtplay(settings, "db", "backup", str(file)) == (
+            f"saved the database in {file}: 2 VMs, 4 jobs, 1 token, 0 snapshots\n"
+        )
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert names_like(file) == [file.name]
+        # All of it ends, and more happens, before the database is lost.
+        gate.unlink()
+        held.unlink()
+        for job in (running, start, stop):
+            await service.succeed(job["jobId"])
+        later = await service.create(name="later")
+        await service.succeed(later["jobId"])
+    restored = await virtplay(settings, "db", "restore", str(file), "--replace")
     ids = ", ".join(each["jobId"] for each in (running, start, stop))
-    assert f"3 jobs were unfinished, and are not run again: {ids}" in done.stdout
-    assert not list((server.folder / "state").glob("restore-*"))
-    calls = len(server.host.calls())
-    server.start()
-    assert [server.get(f"/jobs/{each['jobId']}")["status"] for each in (running, start, stop)] == [
-        "lost", "cancelled", "lost",
-    ]  # fmt: skip
-    assert "restored from a backup of" in server.get(f"/jobs/{stop['jobId']}")["error"]["message"]
-    vms = wait_for(lambda: len(found := server.get("/vms")["vms"]) == 3 and found)
-    shown = {vm["id"]: (vm["name"], vm["status"], vm["error"]) for vm in vms}
-    assert shown == {
-        first["id"]: ("first", "stopped", None),
-        running["id"]: ("second", "running", None),
-        later["id"]: ("later", "stopped", None),
-    }
-    assert {call["action"] for call in server.host.calls()[calls:]} <= {"observe"}
-    new = server.post("/vms", {**BODY, "name": "new"})
-    assert new["id"] > later["id"]
+    assert f"3 jobs were unfinished, and are not run again: {ids}" in restored
+    assert names_like(settings.state_dir / "restore-") == []
+    calls = len(host.calls())
+    async with _serve(settings, log_lines) as service:
+        jobs = [await service.get(f"/jobs/{each['jobId']}") for each in (running, start, stop)]
+        assert [job["status"] for job in jobs] == ["lost", "cancelled", "lost"]
+        assert "restored from a backup of" in jobs[2]["error"]["message"]
+        found = await service.until("/vms", lambda data: len(data["vms"]) == 3)
+        shown = {vm["id"]: (vm["name"], vm["status"], vm["error"]) for vm in found["vms"]}
+        assert shown == {
+            first["id"]: ("first", "stopped", None),
+            running["id"]: ("second", "running", None),
+            later["id"]: ("later", "stopped", None),
+        }
+        assert {call["action"] for call in host.calls()[calls:]} <= {"observe"}
+        new = await service.create(name="new")
+        assert new["id"] > later["id"]
+        await service.succeed(new["jobId"])
+
+
+async def make_earlier(url: str) -> None:
+    """Make a database of an earlier version, with a token."""
+    await migrate(config=tortoise_config(url), target=f"virtplay.{EARLIER}")
+    await Tortoise.get_connection("default").execute_query(
+        "INSERT INTO token (name, digest, role, created_at) VALUES ('ci', 'd', 'admin',"
+        " '2026-01-02 03:04:05+00:00')"
+    )
+    await close_database()
+
+
+@pytest.fixture(scope="module")
+def earlier_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite database of an earlier version, for copies: migrations take long."""
+    path = tmp_path_factory.mktemp("earlier") / "earlier.sqlite3"
+    asyncio.run(make_earlier(f"sqlite://{path}"))
+    return path
+
+
+@pytest.fixture
+def earlier_sqlite(earlier_file: Path, tmp_path: Path) -> str:
+    """The URL of an SQLite database of an earlier version."""
+    return f"sqlite://{shutil.copyfile(earlier_file, tmp_path / 'earlier.sqlite3')}"
+
+
+@pytest.fixture(scope="module")
+def earlier_postgres(postgres: Cluster) -> str:
+    """The name of a PostgreSQL database of an earlier version, for copies."""
+    name = f"earlier_{uuid.uuid4().hex[:8]}"
+    asyncio.run(make_earlier(postgres.new_database(name)))
+    return name
+
+
+@pytest.fixture
+def earlier(request: pytest.FixtureRequest, database_url: str) -> str:
+    """The URL of a database of an earlier version, of the kind of `database_url`."""
+    if database_url.startswith("sqlite"):
+        return str(request.getfixturevalue("earlier_sqlite"))
+    model = request.getfixturevalue("earlier_postgres")
+    cluster: Cluster = request.getfixturevalue("postgres")
+    return cluster.new_database(f"copy_{uuid.uuid4().hex[:8]}", like=model)
 
 
 @pytest.fixture
@@ -189,22 +270,12 @@ async def test_either_kind_is_restored_into_either_kind(
 
 
 async def test_a_backup_of_an_earlier_schema_keeps_it_and_is_upgraded_when_restored(
-    request: pytest.FixtureRequest, tmp_path: Path, database_url: str
+    tmp_path: Path, database_url: str, earlier: str
 ) -> None:
-    old = f"sqlite://{tmp_path}/old.sqlite3"
-    if not database_url.startswith("sqlite"):
-        old = request.getfixturevalue("new_postgres")
-    await migrate(config=tortoise_config(old), target="virtplay.0013_jobs_at_once")
-    connection = Tortoise.get_connection("default")
-    await connection.execute_query(
-        "INSERT INTO token (name, digest, role, created_at) VALUES ('ci', 'd', 'admin',"
-        " '2026-01-02 03:04:05+00:00')"
-    )
-    await close_database()
     file = tmp_path / "file"
-    await save_backup(old, file)
+    await save_backup(earlier, file)
     with closing(sqlite3.connect(file)) as copy:
-        assert max(backup._applied(copy)) == "0013_jobs_at_once"
+        assert max(backup._applied(copy)) == EARLIER
     await restore(settings_of(tmp_path, database_url), file, replace=True)
     await open_database(database_url)
     assert await select("SELECT name, role FROM token") == [("ci", "admin")]
@@ -213,14 +284,14 @@ async def test_a_backup_of_an_earlier_schema_keeps_it_and_is_upgraded_when_resto
 
 
 async def test_a_restore_that_fails_changes_nothing(
-    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database_url: str, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await open_database(database_url)
     await fill()
     before = await rows_of_all_tables()
     await close_database()
     file = tmp_path / "file"
-    await save_backup(database_url, file)
+    await save_backup(f"sqlite://{sqlite_template}", file)  # it has no rows
     settings = settings_of(tmp_path, database_url)
     with pytest.raises(CannotCopy, match=r"it is not empty \(2 VMs, 1 job, 1 token,"):
         await restore(settings, file, replace=False)
@@ -336,21 +407,16 @@ async def test_a_database_that_another_process_has_open_is_read_as_a_whole(
 
 
 async def test_a_database_of_an_earlier_version_is_saved_before_its_upgrade(
-    request: pytest.FixtureRequest, tmp_path: Path, database_url: str
+    tmp_path: Path, database_url: str, earlier: str
 ) -> None:
-    old = f"sqlite://{tmp_path}/old.sqlite3"
-    if not database_url.startswith("sqlite"):
-        old = request.getfixturevalue("new_postgres")
     folder = tmp_path / "backups"
     await save_before_upgrade(f"sqlite://{tmp_path}/none.sqlite3", folder)
     await save_before_upgrade(database_url, folder)
     assert not folder.exists(), "a new database, and one with the present schema, need no backup"
-    await migrate(config=tortoise_config(old), target="virtplay.0013_jobs_at_once")
-    await close_database()
     folder.touch()
     with pytest.raises(CannotStart, match="cannot upgrade the database without a backup"):
-        await save_before_upgrade(old, folder)
-    assert max(await applied_migrations(old)) == "0013_jobs_at_once"
+        await save_before_upgrade(earlier, folder)
+    assert max(await applied_migrations(earlier)) == EARLIER
     folder.unlink()
     folder.mkdir()
     for number in range(6):
@@ -359,18 +425,18 @@ async def test_a_database_of_an_earlier_version_is_saved_before_its_upgrade(
     (folder / strange[0]).mkdir()
     for name in strange[1:]:
         (folder / name).touch()
-    await save_before_upgrade(old, folder)
+    await save_before_upgrade(earlier, folder)
     assert {*strange} <= {path.name for path in folder.iterdir()}
     names = sorted(path.name for path in folder.iterdir() if path.name not in strange)
     assert len(names) == 5
     assert names[0].startswith("20250103T")
-    assert names[-1].endswith("Z-0013_jobs_at_once")
+    assert names[-1].endswith(f"Z-{EARLIER}")
     assert await applied_migrations(f"sqlite://{folder / names[-1]}") < await applied_migrations(
         database_url
     )
-    await open_database(old)
+    await open_database(earlier)
     await close_database()
-    await save_before_upgrade(old, folder)
+    await save_before_upgrade(earlier, folder)
     assert sorted(path.name for path in folder.iterdir()) == sorted([*names, *strange])
 
 
@@ -406,32 +472,31 @@ async def test_a_copy_that_the_database_refuses_says_so(
         await restore(settings_of(tmp_path, database_url), file, replace=True)
 
 
-@pytest.mark.postgres
+@only_postgres
 async def test_a_postgresql_that_refuses_a_migration_says_so(
-    tmp_path: Path, new_postgres: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(**_: object) -> None:
         raise DatabaseError("a migration failed")
 
-    await open_database(new_postgres)
-    await close_database()
     monkeypatch.setattr(backup, "migrate", refuse)
     monkeypatch.setattr(database, "migrate", refuse)
     with pytest.raises(CannotCopy, match=r"cannot save the database .*: a migration failed"):
-        await save_backup(new_postgres, tmp_path / "file")
+        await save_backup(database_url, tmp_path / "file")
     with pytest.raises(CannotCopy, match=r"cannot restore the database .*: a migration failed"):
-        await backup.load_backup(tmp_path / "copy", new_postgres, replace=True)
+        await backup.load_backup(tmp_path / "copy", database_url, replace=True)
 
 
 async def test_an_old_backup_that_cannot_be_deleted_is_logged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    earlier_sqlite: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    old, folder = f"sqlite://{tmp_path}/old.sqlite3", tmp_path / "backups"
+    folder = tmp_path / "backups"
     folder.mkdir()
     for number in range(6):
         (folder / f"2025010{number + 1}T000000Z-0001_initial").touch()
-    await migrate(config=tortoise_config(old), target="virtplay.0013_jobs_at_once")
-    await close_database()
 
     unlink = Path.unlink
 
@@ -441,46 +506,40 @@ async def test_an_old_backup_that_cannot_be_deleted_is_logged(
         unlink(path, missing_ok)
 
     monkeypatch.setattr(Path, "unlink", refuse)
-    await save_before_upgrade(old, folder)
+    await save_before_upgrade(earlier_sqlite, folder)
     assert "cannot delete old backups" in caplog.text
     assert len(list(folder.iterdir())) == 7
 
 
-async def test_the_way_back_keeps_the_indexes_of_the_jobs(tmp_path: Path) -> None:
-    file = tmp_path / "database.sqlite3"
-    config = tortoise_config(f"sqlite://{file}")
+async def test_the_way_back_keeps_the_indexes_of_the_jobs(earlier_sqlite: str) -> None:
+    config = tortoise_config(earlier_sqlite)
 
     def jobs_table() -> tuple[list[str], set[str]]:
-        with sqlite3.connect(file) as database:
-            indexes = database.execute(
+        with closing(sqlite3.connect(earlier_sqlite.removeprefix("sqlite://"))) as opened:
+            indexes = opened.execute(
                 "SELECT sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'job'"
             ).fetchall()
-            columns = database.execute("PRAGMA table_info(job)").fetchall()
+            columns = opened.execute("PRAGMA table_info(job)").fetchall()
         return sorted(str(sql) for (sql,) in indexes), {str(row[1]) for row in columns}
 
-    await migrate(config=config, target="virtplay.0012_lists_at_any_size")
     before = jobs_table()
     await migrate(config=config)
     assert jobs_table()[1] - before[1] == {"at_once", "bulk_id", "step_started_at", "step_timeout"}
-    await migrate(config=config, target="virtplay.0012_lists_at_any_size")
+    await migrate(config=config, target=f"virtplay.{EARLIER}")
     await close_database()
     assert before[0]
     assert jobs_table() == before
 
 
+@pytest.fixture
+def earlier_in_place(database_url: str, earlier_file: Path) -> None:
+    """Put a database of an earlier version in the place of the service's."""
+    shutil.copyfile(earlier_file, database_url.removeprefix("sqlite://"))
+
+
 @only_sqlite
-@pytest.mark.slow
-def test_a_newer_service_saves_the_database_when_it_starts(server: Server) -> None:
-    state = server.folder / "state"
-    url = server.environment["VIRTPLAY_DATABASE_URL"]
-    Path(url.removeprefix("sqlite://")).unlink()
-
-    async def begin_with_an_earlier_version() -> None:
-        await migrate(config=tortoise_config(url), target="virtplay.0013_jobs_at_once")
-        await close_database()
-
-    asyncio.run(begin_with_an_earlier_version())
-    server.start()
-    (saved,) = (state / "backups").iterdir()
-    assert saved.name.endswith("-0013_jobs_at_once")
-    assert f"saved the database in {saved} before its upgrade" in server.log()
+@pytest.mark.usefixtures("earlier_in_place")
+async def test_a_newer_service_saves_the_database_when_it_starts(service: Service) -> None:
+    (saved,) = service.settings.backups.iterdir()
+    assert saved.name.endswith(f"-{EARLIER}")
+    assert f"saved the database in {saved} before its upgrade" in "\n".join(service.logs)
