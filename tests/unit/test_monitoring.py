@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from virtplay.store.database import close_database, open_database
 
 from tests.unit.pages import marked_blocks
 from tests.unit.test_prometheus_files import promtool
@@ -47,7 +49,14 @@ def machine(tmp_path: Path) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    asyncio.run(_start_service(tmp_path / "state"))
     return tmp_path
+
+
+async def _start_service(state: Path) -> None:
+    """Leave what a service leaves that has been started: a database."""
+    await open_database(f"sqlite://{state}/virtplay.sqlite3")
+    await close_database()
 
 
 def run(machine: Path, *names: str) -> None:
