@@ -294,6 +294,11 @@ class Settings(BaseSettings):
         """The directory of the copies that are made of the database before an upgrade."""
         return self.state_dir / "backups"
 
+    @property
+    def last_backup(self) -> Path:
+        """The file that is as old as the last backup by `virtplay db backup`."""
+        return self.state_dir / "last-backup"
+
     @cached_property
     def inventory_sources(self) -> list[str]:
         """The absolute paths for the -i option of Ansible.

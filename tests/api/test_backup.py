@@ -103,6 +103,7 @@ async def test_a_backup_while_jobs_run_is_restored_beside_the_hosts(
         )
         assert file.stat().st_mode & 0o777 == 0o600
         assert names_like(file) == [file.name]
+        assert names_like(settings.last_backup) == ["last-backup"]
         # All of it ends, and more happens, before the database is lost.
         gate.unlink()
         held.unlink()

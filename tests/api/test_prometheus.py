@@ -1,6 +1,7 @@
 """API tests: /metrics and the list of Prometheus targets."""
 
 import asyncio
+import os
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -218,6 +219,14 @@ async def test_a_lost_job_leaves_its_time(service: Service) -> None:
     await shell.save()
     found = await scrape(service, part="service")
     assert found["virtplay_job_last_lost_timestamp_seconds"] == [({}, ended.timestamp())]
+
+
+async def test_a_backup_leaves_its_time(service: Service) -> None:
+    metric, file = "virtplay_database_backup_last_timestamp_seconds", service.settings.last_backup
+    assert metric not in await scrape(service)
+    file.touch()
+    os.utime(file, (1, 1_800_000_000))
+    assert (await scrape(service, part="service"))[metric] == [({}, 1_800_000_000)]
 
 
 async def test_vms_in_error_are_named(service: Service) -> None:

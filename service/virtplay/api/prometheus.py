@@ -29,7 +29,7 @@ async def get_exposition(request: ApiRequest) -> Stream:
         host = (await find_host(host)).name
     own = b""
     if host is None and part != MetricsPart.HOSTS:
-        own = await asyncio.to_thread(service_text) + await _of_database()
+        own = await asyncio.to_thread(service_text) + await _of_database(request)
     seen: Iterator[bytes] = iter(())
     if part != MetricsPart.SERVICE:
         seen = request.services.exposition.text(host)
@@ -38,10 +38,10 @@ async def get_exposition(request: ApiRequest) -> Stream:
     return Stream(pieces, CONTENT_TYPE)
 
 
-async def _of_database() -> bytes:
+async def _of_database(request: ApiRequest) -> bytes:
     """Return what the database knows now; nothing when it does not respond."""
     try:
-        return await database_text()
+        return await database_text(request.services.settings.last_backup)
     except (DatabaseError, OSError) as error:
         log.warning("cannot read the queue, VMs, schedules and tokens: %s", error)
         return b""

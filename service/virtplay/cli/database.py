@@ -65,6 +65,17 @@ def back_up_database(
     require_database(settings)
     contents = asyncio.run(save_backup(settings.database, file))
     typer.echo(f"saved the database in {file}: {contents}")
+    _note_time(settings.last_backup)
+
+
+def _note_time(file: Path) -> None:
+    """Renew the file whose age the service's metrics show."""
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)  # it may be another user's
+        file.touch(mode=0o600)
+    except OSError as error:
+        typer.echo(f"virtplay: cannot note the time of the backup in {file}: {error}", err=True)
 
 
 @database_app.command("restore")

@@ -21,6 +21,7 @@ MADE = (
     "host_prepare.log",
     "image_prepare.log",
     "jobs",
+    "last-backup",
     "launcher",
     "lock",
     "observation",

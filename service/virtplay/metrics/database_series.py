@@ -1,7 +1,9 @@
-"""What the database knows as Prometheus text: queue, lost jobs, VMs in error, schedules, tokens."""
+"""What the database knows as Prometheus text: queue, backup, VMs, schedules, tokens."""
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import NamedTuple
 
 from virtplay.metrics.exposition import render_text
@@ -29,8 +31,11 @@ class _Rows(NamedTuple):
     tokens: list[tokens.ExpiringToken]
 
 
-async def database_text() -> bytes:
-    """Return the series of the database now; raise DatabaseError or OSError if it is away."""
+async def database_text(last_backup: Path) -> bytes:
+    """Return the series of the database now; raise DatabaseError or OSError if it is away.
+
+    The file `last_backup` is as old as the last backup.
+    """
     rows = _Rows(
         await jobs.queue_state(),
         await jobs.last_lost(),
@@ -41,11 +46,14 @@ async def database_text() -> bytes:
         await tokens.expiring_tokens(),
     )
     # A schedule for each of thousands of VMs would hold the loop.
-    return await asyncio.to_thread(_describe, rows)
+    return await asyncio.to_thread(_describe, rows, last_backup)
 
 
-def _describe(rows: _Rows) -> bytes:
+def _describe(rows: _Rows, last_backup: Path) -> bytes:
     values: Values = {}
+    with contextlib.suppress(FileNotFoundError):
+        saved = last_backup.stat().st_mtime
+        values["virtplay_database_backup_last_timestamp_seconds"] = {(): saved}
     length, oldest = rows.queue
     values["virtplay_job_queue_length"] = {(): length}
     values["virtplay_job_queue_oldest_seconds"] = {(): oldest}

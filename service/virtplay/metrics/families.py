@@ -243,6 +243,11 @@ DATABASE_FAMILIES = (
         (),
         "Unix time at which a job of the service was last lost; absent when none was.",
     ),
+    _gauge(
+        "virtplay_database_backup_last_timestamp_seconds",
+        (),
+        "Unix time of the last virtplay db backup; absent before the first.",
+    ),
     _gauge("virtplay_vms", ("status",), "VMs by the status that the API shows."),
     _gauge(
         "virtplay_vm_error",

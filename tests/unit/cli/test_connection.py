@@ -17,6 +17,7 @@ from virtplay import __version__
 from virtplay.cli import COMMANDS, app, transport
 from virtplay.cli.client import Client
 from virtplay.cli.connection import CannotConnect, Connection, check_url, find_connection
+from virtplay.cli.database import _note_time
 from virtplay.errors import VmAlreadyRunning
 from virtplay.machine import database, unit
 
@@ -430,6 +431,19 @@ def test_a_command_that_reads_the_database_makes_none(
         " or as root\n"
     )
     assert not mine.exists()
+
+
+def test_a_backup_whose_time_cannot_be_noted_is_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = tmp_path / "state"
+    _note_time(state / "last-backup")
+    os.utime(state / "last-backup", (1, 1))
+    _note_time(state / "last-backup")
+    assert (state / "last-backup").stat().st_mtime > 1
+    assert capsys.readouterr().err == ""
+    _note_time(state / "last-backup" / "last-backup")
+    assert "cannot note the time of the backup in " in capsys.readouterr().err
 
 
 def test_wrong_values_of_the_services_own_commands(
