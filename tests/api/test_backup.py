@@ -4,17 +4,20 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import sys
 import uuid
 from asyncio.subprocess import PIPE
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import asyncpg  # type: ignore[import-untyped]
 import pytest
 from tortoise import Tortoise
 from tortoise.migrations.api.migrate import migrate
 from virtplay import background, services
 from virtplay.errors import CannotCopy, CannotStart
+from virtplay.files import PROJECT
 from virtplay.hosts.inventory import HostConfig, Inventory
 from virtplay.hosts.placement import Overcommit
 from virtplay.jobs.restoration import restore
@@ -486,6 +489,58 @@ async def test_a_postgresql_that_refuses_a_migration_says_so(
         await save_backup(database_url, tmp_path / "file")
     with pytest.raises(CannotCopy, match=r"cannot restore the database .*: a migration failed"):
         await backup.load_backup(tmp_path / "copy", database_url, replace=True)
+
+
+@pytest.mark.postgres
+async def test_the_role_restores_postgresql_as_a_whole_or_not_at_all(
+    postgres: Cluster, tmp_path: Path
+) -> None:
+    name = f"of_a_role_{uuid.uuid4().hex[:8]}"
+    server = await asyncpg.connect(postgres.new_database(name))
+    # The service does not own the database's extension.
+    await server.execute("CREATE EXTENSION pg_trgm")
+    await server.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'known'")
+    await server.execute(f"ALTER DATABASE {name} OWNER TO {name}")
+    await server.close()
+    address = postgres.url(name).rpartition("@")[2]
+    url = f"postgres://{name}:known@{address}"
+    program, copy = PROJECT / "roles/virtplay_service/files/database_copy.py", tmp_path / "copy"
+
+    async def run(verb: str) -> str:
+        running = await asyncio.create_subprocess_exec(
+            sys.executable,
+            program,
+            verb,
+            copy,
+            env={**os.environ, "VIRTPLAY_DATABASE_URL": url},
+            stderr=PIPE,
+        )
+        _output, fault = await running.communicate()
+        return fault.decode()
+
+    async def rows() -> dict[str, Any]:
+        await open_database(url)
+        found = await rows_of_all_tables()
+        await close_database()
+        return found
+
+    await open_database(url)
+    await fill()
+    await close_database()
+    before = await rows()
+    assert await run("save") == ""
+    async with backup._connected(url) as service:
+        await service.execute("DELETE FROM vm; CREATE TABLE newer (id INT)")
+        ruined = await rows()
+        whole = copy.read_bytes()
+        copy.write_bytes(whole[:-500])
+        assert "cannot copy the database: pg_restore failed" in await run("restore")
+        assert await rows() == ruined
+        copy.write_bytes(whole)
+        assert await run("restore") == ""
+        assert await service.fetchval("SELECT to_regclass('newer')") is None
+    assert await rows() == before
+    assert names_like(copy) == ["copy"]
 
 
 async def test_an_old_backup_that_cannot_be_deleted_is_logged(

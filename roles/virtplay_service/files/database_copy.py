@@ -21,8 +21,16 @@ BEGIN
   FOR found IN SELECT tablename AS name FROM pg_tables
                WHERE schemaname = current_schema() AND tableowner = current_user
   LOOP EXECUTE format('DROP TABLE %I CASCADE', found.name); END LOOP;
+  FOR found IN SELECT oid::regprocedure AS name FROM pg_proc
+               WHERE pronamespace = current_schema()::regnamespace
+               AND proowner = current_user::regrole
+               AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_proc.oid AND deptype = 'e')
+  LOOP EXECUTE format('DROP FUNCTION %s CASCADE', found.name); END LOOP;
 END $$"""
-"""Deletes the service's tables with their sequences."""
+"""Deletes the service's tables with their sequences, and the functions of their triggers.
+
+Not the functions of an extension, which belongs to the administrator.
+"""
 
 
 def copy_sqlite(source, target):
@@ -58,6 +66,25 @@ def run(arguments, environment):
         sys.exit(f"cannot copy the database: {arguments[0]} failed with {error.returncode}")
 
 
+def restore_postgres(file, environment):
+    """Restore the database from `file` in one transaction: a failure leaves it as it is."""
+    script = file.with_name(f"{file.name}.sql")
+    try:
+        # Comments on an extension are for its owner alone to restore.
+        run(
+            ["pg_restore", "--no-owner", "--no-privileges", "--no-comments", f"--file={script}",
+             file],
+            environment,
+        )  # fmt: skip
+        run(
+            ["psql", "--no-psqlrc", "--quiet", "--output=/dev/null", "--set=ON_ERROR_STOP=1",
+             "--single-transaction", f"--command={EMPTY}", f"--file={script}"],
+            environment,
+        )  # fmt: skip
+    finally:
+        script.unlink(missing_ok=True)
+
+
 def main(verb, file):
     """Save the database to `file`, or restore it from there."""
     os.umask(0o077)
@@ -67,12 +94,7 @@ def main(verb, file):
         if verb == "save":
             run(["pg_dump", "--format=custom", f"--file={file}"], environment)
         else:
-            run(["psql", "--quiet", "--set=ON_ERROR_STOP=1", f"--command={EMPTY}"], environment)
-            run(
-                ["pg_restore", "--no-owner", "--no-privileges", "--exit-on-error",
-                 "--single-transaction", f"--dbname={environment['PGDATABASE']}", file],
-                environment,
-            )  # fmt: skip
+            restore_postgres(file, environment)
         return
     path = (
         Path(url.removeprefix("sqlite://"))
