@@ -136,15 +136,28 @@ BATCH_SECONDS = RULES[Action.VM_START].time_limit
 """The time limit of a play of several jobs: none of them waits for a guest."""
 
 
+FORCIBLE = (Action.VM_STOP, Action.VM_RESTART)
+"""The actions that ask the guest to shut down, unless they have force."""
+
+
+def waits_for_guest(action: str, variables: Mapping[str, Any]) -> bool:
+    """Return whether a job waits until its guest has shut down."""
+    return action in FORCIBLE and not variables.get("libvirt_domain_force")
+
+
+def cuts_power(action: str, variables: Mapping[str, Any]) -> bool:
+    """Return whether a job is a stop or restart with force."""
+    return action in FORCIBLE and bool(variables.get("libvirt_domain_force"))
+
+
 def goes_together(action: str, variables: Mapping[str, Any]) -> bool:
     """Return whether a job may be one of several in one play: a power action without a wait.
 
     A shutdown waits for its guest, and all jobs of its host would wait with it. An action that
     another release has queued is none of these.
     """
-    waits = action in (Action.VM_STOP, Action.VM_RESTART)
     power = action in RULES and RULES[Action(action)].state is not None
-    return power and (not waits or bool(variables.get("libvirt_domain_force")))
+    return power and not waits_for_guest(action, variables)
 
 
 def power_options(action: str, variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,8 @@ class JobStatus(StrEnum):
     CANCELLED = "cancelled"
     """The job ended before it changed anything, or its changes were undone.
 
-    A run from a shell is cancelled when its user ends it, at any point.
+    A graceful stop or restart is also cancelled when one with force supersedes it, and a run from
+    a shell when its user ends it, at any point.
     """
     LOST = "lost"
     """Its process vanished, and it is not run again; an observation shows the VM's state."""
@@ -133,7 +134,7 @@ JOB_MOVES: dict[JobStatus, frozenset[JobStatus]] = {
 """Job status → the statuses that may follow it.
 
 running → queued: the job's process died, and it will run again. running → cancelled: the user
-ended a run from a shell.
+ended a run from a shell, or a job with force has superseded one that waited for its guest.
 """
 
 ACTIVE_STATES = frozenset(DomainState) - {DomainState.STOPPED, DomainState.UNKNOWN}

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from virtplay import errors, vm_fields
-from virtplay.actions import Action
+from virtplay.actions import FORCIBLE, Action, waits_for_guest
 from virtplay.hosts.inventory import Inventory
 from virtplay.hosts.observer import Observer
 from virtplay.hosts.placement import HostRoom, Need, Overcommit, place
 from virtplay.jobs.dispatcher import Dispatcher
+from virtplay.jobs.outcome import count_ended
 from virtplay.jobs.submission import Caller, refuse_held, refuse_if_busy, submit
 from virtplay.settings import Settings
 from virtplay.states import ACTIVE_STATES, SAVED, DomainState, HostStatus, VmStatus
@@ -26,8 +27,6 @@ from virtplay.vm_fields import CardModel
 
 MOST_TOGETHER = 200
 """How many VMs one request may act on."""
-FORCIBLE = (Action.VM_STOP, Action.VM_RESTART)
-"""The actions that ask the guest, unless `force` is set."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,8 @@ class Accepted:
 
     vm: Vm
     job: Job
+    superseded: Job | None = None
+    """The job that this one has cancelled."""
 
 
 @dataclass(frozen=True)
@@ -220,16 +221,16 @@ class Vms:
     ) -> Accepted:
         """Submit a power action; with `force` a power-off or reset instead of a shutdown.
 
-        A start of a VM that is being created waits for the creation.
+        A start of a VM that is being created waits for the creation. A job that waits for its
+        guest to shut down is superseded by one with `force`.
         """
         async with transaction():
             vm = await lookup.find_vm(ref, lock=True)
             holder = await job_store.unfinished_job(vm.id)
             after = await _check_action(vm, action, holder, force=force)
-            job = await self._submit_action(caller, vm, action, force=force, after=after)
-        if after is None:
-            self._dispatcher.enqueue(job.id)
-        return Accepted(vm, job)
+            accepted = await self._submit_action(caller, vm, action, force=force, after=after)
+        self._dispatch(accepted)
+        return accepted
 
     async def act_together(
         self,
@@ -267,14 +268,13 @@ class Vms:
                 except errors.VirtplayError as reason:
                     refused.append(Refused(ref, reason))
                     continue
-                job = await self._submit_action(
+                one = await self._submit_action(
                     caller, vm, action, force=force, after=after, **common
                 )
-                common["bulk_id"] = job.bulk_id
-                accepted.append(Accepted(vm, job))
+                common["bulk_id"] = one.job.bulk_id
+                accepted.append(one)
         for each in accepted:
-            if each.job.after_id is None:
-                self._dispatcher.enqueue(each.job.id)
+            self._dispatch(each)
         return Answers(accepted, refused)
 
     async def _choose(
@@ -313,13 +313,31 @@ class Vms:
         return chosen
 
     async def _submit_action(
-        self, caller: Caller, vm: Vm, action: Action, *, force: bool, **common: Any
-    ) -> Job:
+        self,
+        caller: Caller,
+        vm: Vm,
+        action: Action,
+        *,
+        force: bool,
+        after: Job | None,
+        **common: Any,
+    ) -> Accepted:
         variables = identify(vm)
         if action in FORCIBLE:
             variables["libvirt_domain_force"] = force
             variables["libvirt_domain_timeout"] = self._settings.stop_timeout
-        return await submit(self._settings, caller, vm, action, variables, **common)
+        common["after"] = after
+        job = await submit(self._settings, caller, vm, action, variables, **common)
+        return Accepted(vm, job, superseded=after if job.after_id is None else None)
+
+    def _dispatch(self, accepted: Accepted) -> None:
+        """Start the job of an accepted and committed request; end the one that it supersedes."""
+        if accepted.superseded is not None:
+            self._dispatcher.withdraw(accepted.superseded.id)
+            if accepted.superseded.started_at is None:
+                count_ended(accepted.superseded)  # whoever runs a job counts it
+        if accepted.job.after_id is None:
+            self._dispatcher.enqueue(accepted.job.id)
 
     async def _candidates(self, template: str, host_name: str | None) -> list[Host]:
         """Return the ready hosts that have the template; raise the reason if there is none."""
@@ -410,7 +428,8 @@ def _check_template_size(requested: Mapping[str, Any], host: Host) -> None:
 async def _check_action(vm: Vm, action: Action, holder: Job | None, *, force: bool) -> Job | None:
     """Raise the reason why the VM, whose row is locked, does not allow a power action.
 
-    `holder` is the job that holds it. Return the creation for which a start has to wait, if any.
+    `holder` is the job that holds it. Return the creation for which a start has to wait, or the job
+    that one with `force` supersedes, if any.
     """
     if action == Action.VM_START and holder is not None and holder.action == Action.VM_CREATE:
         waiting = await job_store.waiting_job(vm.id)
@@ -421,7 +440,11 @@ async def _check_action(vm: Vm, action: Action, holder: Job | None, *, force: bo
                 jobId=waiting.ref,
             )
         return holder
-    refuse_held(vm, holder)
+    superseded = None
+    if force and holder is not None and waits_for_guest(holder.action, holder.variables):
+        superseded = holder
+    else:
+        refuse_held(vm, holder)
     await refuse_unusable(vm)
     if action in (Action.VM_START, Action.VM_RESTART, Action.VM_RESUME):
         refuse_running_elsewhere(vm, action.value.removeprefix("vm_"))
@@ -430,7 +453,7 @@ async def _check_action(vm: Vm, action: Action, holder: Job | None, *, force: bo
     elif vm.power in ACTIVE_STATES:
         reason = (vm.error or {}).get("message") or f"it is {vm.power}"
         raise errors.VmAlreadyRunning(f"cannot start VM {vm.label}: {reason}")
-    return None
+    return superseded
 
 
 async def refuse_unreachable(vm: Vm) -> None:

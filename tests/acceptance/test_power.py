@@ -9,6 +9,7 @@ from lab.lab import Host
 from tests.acceptance.guests import booted, in_guest, power
 from tests.acceptance.service import STOP_TIMEOUT, Api
 from tests.acceptance.shell import run_line
+from tests.lab.locks import halted
 
 
 def test_command_of_a_job_runs_as_it_is_written_and_the_list_follows(
@@ -48,5 +49,12 @@ def test_guest_that_ignores_the_power_button_is_not_killed(api: Api, one: Host) 
     assert "still running" in job["error"]["message"]
     assert power(one, vm["domain"]) == "running"
     assert api.vm(vm["id"])["status"] == "running"
+    # Force does not wait until a restart gives up, nor does that start the guest again.
+    restart = api.send("POST", f"/vms/{vm['id']}/restart")["jobId"]
+    with halted(one, restart):
+        pass  # it holds the VM's lock on the host, and waits for the guest
     api.run("POST", f"/vms/{vm['id']}/stop", {"force": True})
     assert power(one, vm["domain"]) == "shut off"
+    job = api.job(restart)
+    assert (job["status"], job["error"]["code"]) == ("cancelled", "SUPERSEDED")
+    assert api.vm(vm["id"])["status"] == "stopped"

@@ -306,6 +306,27 @@ async def test_only_so_many_jobs_run_at_once_on_a_host(playing: Service) -> None
 
 
 @pytest.mark.slow
+@only_sqlite
+async def test_a_stop_with_force_ends_the_play_that_waits_for_the_guest(playing: Service) -> None:
+    host = playing.hosts["kvm1"]
+    await playing.succeed((await playing.create(autoStart=True))["jobId"])
+    host.hold("restart")
+    playing.settings.jobs_per_host = 1  # the power is cut in the place of the one that waits
+    restart = (await playing.act("vm-001", "restart"))["jobId"]
+    async with asyncio.timeout(300):
+        while not host.calls("restart"):  # noqa: ASYNC110 - a file wakes nobody
+            await asyncio.sleep(0.05)
+    await playing.succeed((await playing.act("vm-001", "stop", {"force": True}))["jobId"])
+    assert (await playing.get("/vms/vm-001"))["status"] == "stopped"
+    job = await playing.get(f"/jobs/{restart}")
+    assert (job["status"], job["error"]["code"]) == ("cancelled", "SUPERSEDED")
+    directory = playing.settings.state_dir / "jobs" / restart
+    await none_left(str(directory))
+    await directory_removed(directory)
+    assert host.read()["done"] == ["create", "stop"]
+
+
+@pytest.mark.slow
 async def test_an_observation_follows_the_hosts(playing: Service, tmp_path: Path) -> None:
     host = playing.hosts["kvm1"]
     observer = playing.app.ctx.services.observer

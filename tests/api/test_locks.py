@@ -12,6 +12,8 @@ from virtplay.errors import Conflict
 from virtplay.jobs.execution import columns_of, lease, progress_of
 from virtplay.jobs.outcome import conclude, finish
 from virtplay.jobs.progress import Progress
+from virtplay.jobs.recovery import recover
+from virtplay.metrics.service_series import REGISTRY
 from virtplay.states import JobStatus
 from virtplay.store.jobs import move, save_progress
 from virtplay.store.models import AuditEntry, Job, Vm
@@ -60,7 +62,8 @@ async def test_a_busy_vm_says_what_its_job_waits_for_and_how_long(service: Servi
     limit = service.settings.stop_timeout
     assert re.fullmatch(
         rf"cannot change VM web \({vm.ref}\): {held} \(vm_stop\) is running:"
-        rf" waiting for the guest to shut down, \d+ of {limit} s",
+        rf" waiting for the guest to shut down, \d+ of {limit} s; a stop with force cuts the power"
+        r" now",
         message,
     )
     shown = await service.get(f"/jobs/{held}")
@@ -74,6 +77,101 @@ async def test_a_busy_vm_says_what_its_job_waits_for_and_how_long(service: Servi
     await Job.filter(ref=held).update(started_at=later)
     shown = await service.get(f"/jobs/{held}")
     assert (shown["stepStartedAt"], shown["stepTimeoutSeconds"]) == (None, None)
+
+
+@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize("waiting", ["stop", "restart"])
+async def test_a_stop_with_force_takes_the_place_of_what_waits_for_the_guest(
+    service: Service, waiting: str, running: bool
+) -> None:
+    vm = await put_vm(RUNNING)
+    held = (await service.act(str(vm.ref), waiting))["jobId"]
+    old = await Job.get(ref=held)
+    if running:
+        leased = await lease(old.id)
+        assert leased is not None
+        old = leased
+    before = cancelled(waiting)
+    answers = await asyncio.gather(
+        *(service.post(f"/vms/{vm.ref}/stop", {"force": True}) for _ in range(3))
+    )
+    assert Counter(answer.status_code for answer in answers) == {202: 1, 409: 2}
+    data = next(answer.json()["data"] for answer in answers if answer.status_code == 202)
+    assert data["status"] == "stopping"
+    for answer in answers:
+        if answer.status_code == 409:
+            assert answer.json()["error"]["details"] == {"jobId": data["jobId"]}
+    shown = await service.get(f"/jobs/{held}")
+    assert (shown["status"], shown["error"]["code"]) == ("cancelled", "SUPERSEDED")
+    assert shown["error"]["message"] == (
+        f"cannot {waiting} VM web ({vm.ref}): {data['jobId']} has superseded it, with force"
+    )
+    job = await Job.get(ref=data["jobId"])
+    assert (job.status, job.after_id) == (JobStatus.QUEUED, None)
+    dispatcher = service.app.ctx.services.dispatcher
+    assert (dispatcher.withdrawn, dispatcher.enqueued) == ([old.id], [old.id, job.id])
+    assert await AuditEntry.all().count() == 2
+    # What the play of the first reports late counts no more, nor does a crash bring it back.
+    if running:
+        done = Progress(1, result={"domain": {"state": "running"}}, stats_seen=True)
+        late = {"rc": 0, "status": "successful"}
+        assert await conclude(old, done, late, asyncio.Event()) == []
+    else:
+        assert await lease(old.id) is None
+    assert cancelled(waiting) == before + 1
+    assert await recover(service.settings) == [job.id]
+    forced = await lease(job.id)
+    assert forced is not None
+    assert forced.generation == old.generation + 1 if running else 1
+    off = Progress(1, result={"domain": {"state": "stopped"}}, stats_seen=True)
+    assert await finish(forced, off, {"rc": 0, "status": "successful"}) == []
+    assert (await service.get(f"/vms/{vm.ref}"))["status"] == "stopped"
+    assert (await service.get(f"/jobs/{held}"))["status"] == "cancelled"
+
+
+def cancelled(action: str) -> float:
+    """How many jobs of a power action are counted as cancelled."""
+    labels = {"action": f"vm_{action}", "status": "cancelled"}
+    value = REGISTRY.get_sample_value("virtplay_jobs_total", labels)
+    assert value is not None
+    return value
+
+
+async def test_force_takes_the_place_of_nothing_that_works_on_the_vm(service: Service) -> None:
+    vms = [await put_vm(RUNNING, name=f"web-{number}") for number in range(4)]
+    held = [
+        (await service.act(str(vm.ref), action, body))["jobId"]
+        for vm, (action, body) in zip(
+            vms,
+            [("pause", None), ("stop", {"force": True}), ("restart", {"force": True}),
+             ("stop", None)],
+            strict=True,
+        )
+    ]  # fmt: skip
+    for vm, holder in zip(vms[:3], held, strict=False):
+        for action in ("stop", "restart"):
+            answer = await service.post(f"/vms/{vm.ref}/{action}", {"force": True})
+            assert answer.json()["error"]["details"] == {"jobId": holder}
+    for path, body in (("stop", None), ("restart", None), ("pause", None)):
+        answer = await service.post(f"/vms/{vms[3].ref}/{path}", body)
+        assert answer.json()["error"]["details"] == {"jobId": held[3]}
+    # Of many, each for itself.
+    body = {"action": "restart", "vms": [vm.ref for vm in vms], "force": True}
+    data = (await service.post("/vms/actions", body)).json()["data"]
+    assert [(each["id"], each["status"]) for each in data["jobs"]] == [(vms[3].ref, "restarting")]
+    assert [each["id"] for each in data["refused"]] == [vm.ref for vm in vms[:3]]
+    assert (await service.get(f"/jobs/{held[3]}"))["status"] == "cancelled"
+
+
+async def test_a_wait_that_somebody_ends_by_hand_is_cancelled(service: Service) -> None:
+    vm = await put_vm(RUNNING)
+    job = await lease((await Job.get(ref=(await service.act(str(vm.ref), "stop"))["jobId"])).id)
+    assert job is not None
+    error = {"code": "SUPERSEDED", "message": "cannot stop web: a run by al has superseded it,"
+             " with force", "task": "Stop the VM", "host": "kvm1"}  # fmt: skip
+    assert await finish(job, Progress(1, error=error), {"rc": 2, "status": "failed"}) == []
+    shown = await service.get(f"/jobs/{job.ref}")
+    assert (shown["status"], shown["error"]) == ("cancelled", error)
 
 
 async def test_only_a_start_is_accepted_behind_a_creation_and_only_once(service: Service) -> None:

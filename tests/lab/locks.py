@@ -12,6 +12,7 @@ from lab.lab import Host
 LOCKS = "/run/virtplay"
 PATIENCE = 180.0
 _NOTES = f"for lock in {LOCKS}/*.lock; do cat $lock; echo; done"
+_FORCE = f"cat {LOCKS}/*.force"
 _OPEN = f"ls -l /proc/[0-9]*/fd 2>/dev/null | grep -c {LOCKS}/"
 
 
@@ -31,6 +32,14 @@ def halted(host: Host, holder: str) -> Iterator[None]:
         yield
     finally:
         host.run("kill", "-CONT", str(pid))
+
+
+def wait_for_force(host: Host, holder: str) -> None:
+    """Wait until the process that `holder` names asks with force for a lock."""
+    deadline = time.monotonic() + PATIENCE
+    while holder not in host.run("sh", "-c", _FORCE, check=False).stdout:
+        assert time.monotonic() < deadline, f"{holder} waits for no lock"
+        time.sleep(0.1)
 
 
 def wait_for_waiting(host: Host) -> None:

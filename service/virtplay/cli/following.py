@@ -387,7 +387,7 @@ def _step(job: JsonObject, responding: bool) -> str:
     if not limit:
         return plain(job["step"]) or "starting"
     waited = min(limit, int(_seconds_since(job["stepStartedAt"])))
-    return f"asked the guest to shut down, {waited} of {limit} s; then --force cuts the power"
+    return f"asked the guest to shut down, {waited} of {limit} s; --force cuts the power"
 
 
 def _is_finished(job: JsonObject) -> bool:

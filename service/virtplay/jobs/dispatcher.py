@@ -6,11 +6,11 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from virtplay.actions import goes_together
+from virtplay.actions import cuts_power, goes_together
 from virtplay.settings import Settings
 from virtplay.store.database import DatabaseAway
 from virtplay.store.jobs import ReadyJob, ready_jobs
@@ -46,6 +46,9 @@ class Dispatcher(Protocol):
     def enqueue(self, job_id: int) -> None:
         """Queue a committed job, which starts as soon as the limits allow it."""
 
+    def withdraw(self, job_id: int) -> None:
+        """End the play of a job that has ended in the database, if it runs here."""
+
     async def run(self) -> None:
         """Run jobs until stopped."""
 
@@ -58,6 +61,8 @@ class Work:
     """A task that runs one job, or a batch of them, and those of its jobs that have not ended."""
 
     jobs: dict[int, ReadyJob]
+    give_up: asyncio.Event = field(default_factory=asyncio.Event)
+    """Ends its play."""
     task: asyncio.Task[None] | None = None
 
 
@@ -103,12 +108,13 @@ def choose(
 ) -> list[list[ReadyJob]]:
     """Return the jobs to start, in order of the queue: each alone, or several as one batch.
 
-    Of the jobs that may go together, those that are ready now do; no job waits for others.
+    Of the jobs that may go together, those that are ready now do; no job waits for others. Those
+    that cut the power come first: they must not wait until other guests have shut down.
     """
     load = Load(settings, works)
     batch: list[ReadyJob] = []
     chosen: list[list[ReadyJob]] = []
-    for job in ready:
+    for job in sorted(ready, key=lambda job: not cuts_power(job.action, job.variables)):
         together = goes_together(job.action, job.variables)
         if together and not _has_place(batch, job.host):
             batch = []
@@ -156,7 +162,6 @@ class LocalDispatcher:
         self._works: set[Work] = set()
         self._failed: dict[int, float] = {}
         """Jobs that could not be started, and the monotonic time at which they are tried again."""
-        self._give_up = asyncio.Event()
         self._changed = asyncio.Event()
         self._stopping = False
 
@@ -164,6 +169,12 @@ class LocalDispatcher:
         """Look for committed jobs now; this one is among them."""
         self._failed.pop(job_id, None)
         self._changed.set()
+
+    def withdraw(self, job_id: int) -> None:
+        """End the play of a job that has ended in the database; one that runs alone."""
+        for work in self._works:
+            if job_id in work.jobs:
+                work.give_up.set()
 
     async def run(self) -> None:
         """Start queued jobs in order, as far as the limits allow, until stopped."""
@@ -174,7 +185,7 @@ class LocalDispatcher:
                 if not await self._is_allowed():
                     # The other service has taken over also the jobs that run here.
                     self._stopping = True
-                    self._give_up.set()
+                    self._give_up_all()
                     return
                 ready = await ready_jobs()
             except DatabaseAway as error:
@@ -197,9 +208,13 @@ class LocalDispatcher:
         tasks = [work.task for work in self._works if work.task is not None]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=self._settings.shutdown_grace)
-            self._give_up.set()
+            self._give_up_all()
             if late:
                 await asyncio.wait(late)
+
+    def _give_up_all(self) -> None:
+        for work in self._works:
+            work.give_up.set()
 
     def _start_what_fits(self, ready: Sequence[ReadyJob]) -> None:
         if self._stopping:
@@ -216,7 +231,7 @@ class LocalDispatcher:
 
     async def _run_one(self, work: Work) -> None:
         for job_id, job in work.jobs.items():
-            for follower in await self._execute(job_id, self._give_up):
+            for follower in await self._execute(job_id, work.give_up):
                 self.enqueue(follower)
             self._on_end(job)
 
@@ -228,7 +243,7 @@ class LocalDispatcher:
             self._on_end(job)
             self._changed.set()
 
-        await self._execute_batch(list(work.jobs), self._give_up, ended)
+        await self._execute_batch(list(work.jobs), work.give_up, ended)
 
     def _ended(self, work: Work, task: asyncio.Task[None]) -> None:
         self._works.remove(work)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from virtplay.actions import RULES, VALIDATION, Action, playbook
+from virtplay.errors import Conflict
 from virtplay.jobs import runner
 from virtplay.jobs.launcher import Launcher
 from virtplay.jobs.outcome import RETRY_SECONDS, conclude, count_ended, internal_error
@@ -42,7 +43,7 @@ async def execute(
     """Run a queued job to its outcome; return the ids of jobs that were waiting for it.
 
     If `give_up` is set first, the play is ended, and the job is queued again for the next start of
-    the service.
+    the service, unless another job has superseded it.
     """
     take = partial(lease, job_id, new_holder())
     job = await repeat_while_away(take, give_up)
@@ -90,13 +91,16 @@ async def end(
 ) -> list[int] | None:
     """Write the outcome of a job whose play has ended; queue it again if the play was given up.
 
-    Return the jobs that were waiting for it; None if it has no outcome yet.
+    One that another job has superseded has its outcome already. Return the jobs that were waiting
+    for it; None if it has no outcome yet.
     """
     if give_up.is_set() and (outcome is None or outcome["status"] in ("ended", "killed")):
-        if RULES[Action(job.action)].repeatable:
+        if not RULES[Action(job.action)].repeatable:
+            return None
+        with contextlib.suppress(Conflict):
             # Now, as the next start would take this for a crash, and count it.
             await queue_again(job)
-        return None
+            return None
     try:
         return await conclude(job, progress, outcome, give_up)
     except Exception:

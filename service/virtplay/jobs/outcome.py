@@ -120,7 +120,7 @@ async def finish(job: Job, progress: Progress, exit_event: Mapping[str, Any] | N
         waiting = await store.waiting_job(vm.id) if vm and job.locks else None
         await store.move(
             job,
-            JobStatus.FAILED if error else JobStatus.SUCCEEDED,
+            _status_of(error),
             error=error,
             changed=progress.changed,
             result=progress.row_result(),
@@ -197,6 +197,14 @@ async def lose(job: Job, why: str = "the service ended before the job") -> None:
             await _settle_failure(job, vm, error, {})
             _ = await release_waiting(vm, waiting, error, f"its creation {job.ref} was lost")
     count_job(job.action, job.status, None)
+
+
+def _status_of(error: Mapping[str, Any] | None) -> JobStatus:
+    """Return the final status of a job with that error."""
+    if error is None:
+        return JobStatus.SUCCEEDED
+    # A run by hand, with force, has ended the wait for the guest on the host.
+    return JobStatus.CANCELLED if error["code"] == "SUPERSEDED" else JobStatus.FAILED
 
 
 def _failure(

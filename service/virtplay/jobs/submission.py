@@ -10,10 +10,10 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
-from virtplay.actions import RULES, Action, command_line
+from virtplay.actions import RULES, Action, command_line, waits_for_guest
 from virtplay.errors import OperationInProgress
 from virtplay.settings import Settings
-from virtplay.states import FINISHED_JOB, JobOrigin
+from virtplay.states import FINISHED_JOB, JobOrigin, JobStatus
 from virtplay.store import jobs as store
 from virtplay.store.models import Job, Snapshot, Vm
 from virtplay.store.vms import save_vm
@@ -94,7 +94,8 @@ def _wait_of(job: Job) -> str:
     if job.step_timeout is None:
         return words
     waited = max(0, int((datetime.now(UTC) - began).total_seconds()))
-    return f"{words}, {min(waited, job.step_timeout)} of {job.step_timeout} s"
+    left = f"{words}, {min(waited, job.step_timeout)} of {job.step_timeout} s"
+    return f"{left}; a stop with force cuts the power now"
 
 
 async def await_end(job: Job, seconds: float) -> Job:
@@ -123,7 +124,8 @@ async def submit(
 ) -> Job:
     """Lock `vm` with a queued job for `action`; call this inside a transaction.
 
-    The job waits for the unfinished job `after`, and works on `snapshot`. `at_once` jobs of the
+    The job waits for the unfinished job `after`; if that waits for its guest to shut down, the job
+    supersedes it, and the caller ends its play. It works on `snapshot`. `at_once` jobs of the
     request whose first job is `bulk_id`, by default this one, may run at once. `eta_seconds` is how
     long it will probably take, None if unknown, by default as earlier ones. Raise
     OperationInProgress when another job holds the VM. An action that does not lock leaves the
@@ -148,9 +150,11 @@ async def submit(
         bulk_id=bulk_id,
         at_once=at_once,
     )
+    if after is not None and waits_for_guest(after.action, after.variables):
+        await _take_over(vm, after, job)
     # Before the commit: a request that got 202 must not lose its secrets.
     await asyncio.to_thread(write_secrets, job_directory(settings, str(job.ref)), secrets or {})
-    if after is None and rules.locks:
+    if job.after_id is None and rules.locks:
         await save_vm(vm, status=rules.status)
     await store.write_audit(
         actor=caller.name,
@@ -161,3 +165,17 @@ async def submit(
         request_id=caller.request_id,
     )
     return job
+
+
+async def _take_over(vm: Vm, superseded: Job, job: Job) -> None:
+    """Cancel the job that holds the VM, and let `job`, which waits for it, hold the VM."""
+    verb = superseded.action.removeprefix("vm_")
+    error = {
+        "code": "SUPERSEDED",
+        "message": f"cannot {verb} VM {vm.label}: {job.ref} has superseded it, with force",
+        "task": superseded.step,
+        "host": superseded.host,
+    }
+    await store.move(superseded, JobStatus.CANCELLED, error=error)
+    await store.release_job(job)
+    job.after_id = None

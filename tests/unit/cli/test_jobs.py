@@ -60,7 +60,7 @@ def test_a_wait_for_the_guest_says_how_long_and_what_else_one_can_do(
     service.reply_job(make_job(**waiting), make_job(**waiting), make_succeeded(action="vm_stop"))
     result = run("vm", "stop", "vm-001")
     # Since 2026, when the step began: a clock that is ahead of the service's ends at the limit.
-    words = "asked the guest to shut down, 90 of 90 s; then --force cuts the power"
+    words = "asked the guest to shut down, 90 of 90 s; --force cuts the power"
     assert result.out.splitlines()[1:-1] == [f"job-000012  50% {words}"]
 
 

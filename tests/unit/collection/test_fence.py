@@ -27,7 +27,7 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.lock.fence import
 base = Path(sys.argv[2])
 fence = Fence(sys.argv[3], label="vm-001", task="start vm-001", job=sys.argv[4] or None,
               lock_directory=base / "run", fence_directory=base / "fence")
-with fence.hold(1):
+with fence.hold(600, force=sys.argv[5:] == ["force"]):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -53,17 +53,22 @@ def refused(fence: Fence, timeout: float = 0.2) -> Failure:
     return failure
 
 
-@contextmanager
-def holding(tmp_path: Path, job: str = "job-000007", **environment: str) -> Iterator[Any]:
-    """Another process that holds the lock until it gets a line."""
+def process(tmp_path: Path, job: str, *words: str, **environment: str) -> subprocess.Popen[str]:
+    """Another process that takes the lock, says so, and holds it until it gets a line."""
     collections = str(Path(__file__).resolve().parents[3] / "collections")
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, collections, str(tmp_path), UUID, job],
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLDER, collections, str(tmp_path), UUID, job, *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, **environment},
     )
+
+
+@contextmanager
+def holding(tmp_path: Path, job: str = "job-000007", **environment: str) -> Iterator[Any]:
+    """Another process that holds the lock until it gets a line."""
+    holder = process(tmp_path, job, **environment)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
@@ -196,3 +201,41 @@ def test_sweep_takes_old_files_that_name_no_disks(tmp_path: Path) -> None:
             os.utime(path, (0, 0))
     sweep(tmp_path)
     assert {path.stem for path in tmp_path.iterdir()} == {"kept", "new", "half"}
+
+
+def test_holder_lets_go_for_one_with_force_and_for_no_other(tmp_path: Path) -> None:
+    fence = make(tmp_path)
+    with fence.hold(1):
+        assert refused(make(tmp_path)).code == "OPERATION_IN_PROGRESS"
+        fence.let_go()
+        other = process(tmp_path, "job-000009", "force")
+        deadline = time.monotonic() + 600
+        request = tmp_path / "run" / f"{UUID}.force"
+        while not (request.exists() and "job-000009" in request.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with pytest.raises(Failure) as superseded:
+            fence.let_go()
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+    finally:
+        other.kill()
+        other.communicate()
+    assert superseded.value.code == "SUPERSEDED"
+    assert re.fullmatch(
+        r"cannot stop vm-001: job-000009 \(start vm-001, process \d+, since .*\) has superseded it,"
+        " with force",
+        superseded.value.message,
+    )
+    # The request ends with its process, however that has ended.
+    with fence.hold(1):
+        fence.let_go()
+
+
+def test_outdated_run_with_force_does_not_even_ask(tmp_path: Path) -> None:
+    with make(tmp_path, 5).hold(1):
+        with pytest.raises(Failure) as refusal, make(tmp_path, 4).hold(60, force=True):
+            pass
+        assert refusal.value.code == "STALE_GENERATION"
+        assert not (tmp_path / "run" / f"{UUID}.force").exists()

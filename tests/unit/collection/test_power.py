@@ -116,6 +116,19 @@ def test_guest_that_does_not_go_down_is_paused_again_and_not_killed() -> None:
     assert "destroy" not in domain.done
 
 
+def test_guest_that_goes_down_too_slowly_for_one_with_force_is_left_to_it() -> None:
+    domain = Domain(presses=1000)
+
+    def let_go() -> None:
+        if domain.done.count("press") == 2:
+            raise Failure("cannot stop vm-001: job-000009 has superseded it", "SUPERSEDED")
+
+    steps = [Step.SHUT_DOWN, Step.START]
+    with pytest.raises(Failure, match="superseded"):
+        run_steps(domain, steps, label="vm-001", timeout=600, let_go=let_go)
+    assert domain.done == ["press"] * 2
+
+
 def test_guest_that_crashes_while_it_shuts_down_has_not_stopped() -> None:
     with pytest.raises(Failure, match="its guest has crashed meanwhile; use force") as caught:
         run_steps(Domain(ends=CRASHED), [Step.SHUT_DOWN], label="vm-001", timeout=60)

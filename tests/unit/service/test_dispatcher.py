@@ -53,7 +53,12 @@ def test_what_is_ready_and_may_go_together_does_with_any_action_and_host() -> No
         job(1), job(2, "vm_create"), job(3, "vm_start", "kvm2"), job(4, "vm_stop", variables=FORCE),
         job(5, "vm_stop"),
     )  # fmt: skip
-    assert numbers(*ready) == [[1, 3, 4], [2], [5]]
+    assert numbers(*ready) == [[4, 1, 3], [2], [5]]
+
+
+def test_what_cuts_the_power_does_not_wait_until_other_guests_have_shut_down() -> None:
+    ready = job(2, "vm_stop"), job(3, "vm_restart", variables=FORCE), job(4, "vm_stop")
+    assert numbers(*ready, running=((job(1, "vm_stop"),),), jobs_per_host=2) == [[3]]
 
 
 def test_an_action_that_another_release_has_queued_stops_no_other() -> None:

@@ -210,8 +210,8 @@ class ForceBody(Strict):
 
     force: bool = Field(
         False,
-        description="cut the power instead of asking the guest OS; a stop of a saved VM drops its"
-        " memory",
+        description="cut the power instead of asking the guest OS, also while a stop or restart"
+        " without force waits, which is then cancelled; a stop of a saved VM drops its memory",
     )
 
 
@@ -233,8 +233,8 @@ class ActionsBody(Strict):
     )
     force: bool = Field(
         False,
-        description="of stop and restart: cut the power instead of asking the guest OS; a stop of a"
-        " saved VM drops its memory",
+        description="of stop and restart: cut the power instead of asking the guest OS, also while"
+        " one without force waits; a stop of a saved VM drops its memory",
     )
 
     @field_validator("vms")

@@ -199,6 +199,8 @@ force:
     - Power the domain off without shutting the guest down, and delete a domain that is running, has
       snapshots, or whose memory libvirt has saved (C(virsh managedsave)).
     - With O(state=stopped) it also drops that saved memory, so that the next start boots.
+    - A task that waits for the guest of the same domain to shut down does not delay a stop or
+      restart with force. That task fails with the code V(SUPERSEDED).
   type: bool
   default: false
 keep_disks:

@@ -24,9 +24,12 @@ def run_fenced(
     *,
     check_mode: bool,
     lock_timeout: float,
+    force: bool = False,
     warn: Callable[[str], None],
 ) -> dict[str, Any]:
     """Return act's result and the wait for the lock; check mode takes no lock.
+
+    With force, a task that waits for the guest to shut down lets go of the lock.
 
     A guest whose file systems an earlier run left frozen is thawed first: otherwise no action
     works on it, not even a stop.
@@ -34,7 +37,7 @@ def run_fenced(
     if check_mode:
         fence.check(None)
         return act()
-    with fence.hold(lock_timeout):
+    with fence.hold(lock_timeout, force=force):
         thaw_left_frozen(fence, conn, warn)
         return {**act(), **fence.waited()}
 

@@ -36,10 +36,17 @@ _POLL_SECONDS = 0.1
 
 
 def run_steps(
-    dom: Any, steps: Sequence[Step], *, label: str, timeout: float, watch: float = 0.0
+    dom: Any,
+    steps: Sequence[Step],
+    *,
+    label: str,
+    timeout: float,
+    watch: float = 0.0,
+    let_go: Callable[[], None] = lambda: None,
 ) -> None:
     """Run the steps in order; a graceful shutdown has timeout seconds.
 
+    While the guest shuts down, let_go is called again and again, and may raise Failure.
     The guest must then run for watch seconds without being paused by QEMU.
     Raises Failure: GUEST_NOT_RESPONDING, and the domain is running or paused as before;
     GUEST_NOT_RUNNING, and it is as QEMU has left it.
@@ -61,7 +68,7 @@ def run_steps(
             discard(dom)
         else:
             try:
-                _shut_down(dom, label, timeout)
+                _shut_down(dom, label, timeout, let_go)
             except Failure:
                 if number and steps[number - 1] is Step.RESUME:
                     call_within(MONITOR_SECONDS, dom.suspend, f"cannot pause {label} again")
@@ -178,7 +185,7 @@ def _destroy(dom: Any) -> None:
             raise
 
 
-def _shut_down(dom: Any, label: str, timeout: float) -> None:
+def _shut_down(dom: Any, label: str, timeout: float, let_go: Callable[[], None]) -> None:
     deadline = time.monotonic() + timeout
     next_press = time.monotonic()
     presser: threading.Thread | None = None
@@ -188,6 +195,7 @@ def _shut_down(dom: Any, label: str, timeout: float) -> None:
                 f"cannot stop {label}: its guest has crashed meanwhile; use force",
                 "GUEST_NOT_RESPONDING",
             )
+        let_go()
         now = time.monotonic()
         if now >= deadline:
             raise Failure(

@@ -115,6 +115,7 @@ class DomainTask:
             self._act,
             check_mode=self.check_mode,
             lock_timeout=self.params["lock_timeout"],
+            force=self.params["force"] and self.wanted in (Wanted.STOPPED, Wanted.RESTARTED),
             warn=self.warn,
         )
 
@@ -272,7 +273,14 @@ class DomainTask:
             if self.wanted == Wanted.RESTARTED and not begun_restart(self.fence):
                 note_restart(self.fence, current, power)
             watch = seconds_to_watch(current, steps)
-            run_steps(dom, steps, label=self.label, timeout=self.params["timeout"], watch=watch)
+            run_steps(
+                dom,
+                steps,
+                label=self.label,
+                timeout=self.params["timeout"],
+                watch=watch,
+                let_go=self.fence.let_go,
+            )
             if Step.RESET in steps:
                 note_reset(self.fence)
         if power and not prepared:

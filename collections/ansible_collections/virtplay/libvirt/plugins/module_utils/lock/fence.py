@@ -5,6 +5,9 @@
 A lock file per domain UUID makes a second task for the domain wait, whether of a job or a run by
 hand: so the successor of a lost worker waits until that worker's task has ended. The highest
 generation that the host has seen is stored beside it, so that an outdated worker's task fails.
+
+One that cuts the power holds a second lock while it waits: a task that waits for its guest to shut
+down looks for it, and ends. Unlike a note, that request is gone when its process is.
 """
 
 from __future__ import annotations
@@ -13,12 +16,13 @@ import json
 import os
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..failure import Failure
-from .file_lock import Wait, hold_lock
+from .file_lock import Wait, find_holder, hold_lock
 
 LOCK_DIRECTORY = Path("/run/virtplay")
 FENCE_DIRECTORY = Path("/var/lib/virtplay/fence")
@@ -50,21 +54,38 @@ class Fence:
         self.generation = generation
         self._wait = Wait()
         self._lock_path = lock_directory / f"{uuid}.lock"
+        self._force_path = lock_directory / f"{uuid}.force"
         self._fence_path = fence_directory / f"{uuid}.json"
 
     @contextmanager
-    def hold(self, timeout: float) -> Iterator[None]:
+    def hold(self, timeout: float, *, force: bool = False) -> Iterator[None]:
         """Hold the lock, waiting up to timeout seconds for another process; raises Failure.
 
+        With force, a process that waits for its guest to shut down is asked to let go of the lock.
         Codes: OPERATION_IN_PROGRESS if the time is over, STALE_GENERATION if the host has seen a
         later generation.
         """
         self._lock_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with hold_lock(self._lock_path, self.task, timeout=timeout, job=self.job) as self._wait:
+        self.check(None)  # an outdated run must not even ask
+        lock = partial(hold_lock, task=self.task, timeout=timeout, job=self.job)
+        with ExitStack() as held:
+            with lock(self._force_path) if force else nullcontext():
+                self._wait = held.enter_context(lock(self._lock_path))
             self.check(None)
             if self.generation is not None:
                 self.remember(generation=self.generation)
             yield
+
+    def let_go(self) -> None:
+        """Raise Failure (SUPERSEDED) if another process waits for the lock with force.
+
+        Call this while the lock is held and nothing is half done.
+        """
+        other = find_holder(self._force_path)
+        if other is not None:
+            raise Failure(
+                f"cannot {self.task}: {other} has superseded it, with force", "SUPERSEDED"
+            )
 
     def waited(self) -> dict[str, Any]:
         """Return the result keys about the wait for the lock: waited_seconds and waited_for."""

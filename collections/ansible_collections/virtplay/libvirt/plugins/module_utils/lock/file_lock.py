@@ -59,6 +59,21 @@ def hold_lock(
         os.close(descriptor)
 
 
+def find_holder(path: Path) -> str | None:
+    """Return in words who holds the lock of the file at path; None if nobody does."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read(os.pread(descriptor, 4096, 0).decode(errors="replace"))
+    finally:
+        os.close(descriptor)
+    return None
+
+
 def _acquire(descriptor: int, task: str, timeout: float) -> Wait:
     started = time.monotonic()
     wait = Wait()
