@@ -444,6 +444,41 @@ async def test_a_database_of_an_earlier_version_is_saved_before_its_upgrade(
     assert sorted(path.name for path in folder.iterdir()) == sorted([*names, *strange])
 
 
+async def test_the_database_of_a_later_version_is_not_opened_but_can_be_replaced(
+    tmp_path: Path, database_url: str
+) -> None:
+    file = tmp_path / "file"
+    await save_backup(database_url, file)
+    await open_database(database_url)
+    await close_database()
+    await change(
+        database_url,
+        "INSERT INTO tortoise_migrations (id, app, name, applied_at)"
+        " VALUES (9999, 'virtplay', '9999_later', '2030-01-01')",
+    )
+    remedy = "--replace" if database_url.startswith("sqlite") else "into an empty database"
+    words = rf"a later version .* \(9999_later\); install that version, or restore .* {remedy}"
+    with pytest.raises(CannotStart, match=words):
+        await open_database(database_url)
+    if database_url.startswith("sqlite"):
+        await restore(settings_of(tmp_path, database_url), file, replace=True)
+    else:  # other tests use the same database
+        await change(database_url, "DELETE FROM tortoise_migrations WHERE id = 9999")
+    await open_database(database_url)
+    await close_database()
+
+
+async def change(url: str, statement: str) -> None:
+    """Run a statement beside Tortoise."""
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite://"))) as opened:
+            opened.execute(statement)
+            opened.commit()
+        return
+    async with backup._connected(url) as connection:
+        await connection.execute(statement)
+
+
 async def test_a_database_that_cannot_be_read_is_not_taken_for_a_new_one(
     tmp_path: Path, database_url: str
 ) -> None:

@@ -101,8 +101,12 @@ def fit(model: type[Model], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def open_database(url: str) -> None:
-    """Connect to the database at `url` and migrate its schema; raise CannotStart on failure."""
+    """Connect to the database at `url` and migrate its schema; raise CannotStart on failure.
+
+    The schema of a later version is refused: this one would write what that one cannot read.
+    """
     config = tortoise_config(url)
+    where = url.rsplit("@", 1)[-1]
     try:
         if url.startswith("sqlite://"):
             await asyncio.to_thread(make_private, Path(url.removeprefix("sqlite://")))
@@ -114,11 +118,18 @@ async def open_database(url: str) -> None:
         # Sanic runs its listeners and handlers in tasks whose context is not this one's:
         # https://github.com/tortoise/tortoise-orm/pull/2090
         await Tortoise.init(config=config, _enable_global_fallback=True)
-        await Tortoise.get_connection("default").execute_query("SELECT 1")
+        applied = {name for (name,) in await select("SELECT name FROM tortoise_migrations")}
     except Exception as error:
         await close_database()
-        where = url.rsplit("@", 1)[-1]
         raise CannotStart(f"cannot open the database at {where}: {error}") from error
+    if later := applied - known_migrations():
+        await close_database()
+        # A restore into PostgreSQL replaces the rows, and no tables.
+        how = " with --replace" if url.startswith("sqlite://") else " into an empty database"
+        raise CannotStart(
+            f"cannot open the database at {where}: a later version of Virtplay has written it"
+            f" ({max(later)}); install that version, or restore an earlier backup{how}"
+        )
 
 
 def make_private(path: Path) -> None:
