@@ -59,6 +59,22 @@ def test_files_are_what_the_code_makes() -> None:
     assert made == shown, "run make dashboards, and read what it changed"
 
 
+def test_page_names_the_dashboard_with_the_address_of_the_service() -> None:
+    named = re.search(
+        r"In the dashboard \*(.+)\* the field \*(.+)\* at the\s+top has the address of the service",
+        (ROOT / "docs/monitoring.md").read_text(),
+    )
+    assert named
+    fields = [
+        (made["title"], variable["label"])
+        for name in NAMES
+        for made in [json.loads((DIRECTORY / name).read_text())]
+        for variable in made["templating"]["list"]
+        if variable["type"] == "textbox"
+    ]
+    assert fields == [named.groups()]
+
+
 def test_dashboard_loads_anywhere(shipped: dict[str, Any]) -> None:
     assert shipped["uid"].startswith("virtplay-")
     assert shipped["schemaVersion"] >= 41

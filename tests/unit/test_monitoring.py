@@ -59,21 +59,26 @@ async def _start_service(state: Path) -> None:
     await close_database()
 
 
+def shell(machine: Path, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run a block of the page, below `machine` in place of / and as whoever runs the tests."""
+    commands = re.sub(r"(?<![\w.])/(etc|var)/", rf"{machine}/\1/", RUN[name])
+    commands = re.sub(r"\bsudo (systemctl .*)?", "", commands)
+    commands = commands.replace("-o root -g prometheus ", "")
+    commands = commands.replace(".venv/bin", str(Path(sys.executable).parent))
+    return subprocess.run(
+        ["bash", *options, "-c", commands],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "VIRTPLAY_STATE_DIR": str(machine / "state")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def run(machine: Path, *names: str) -> None:
-    """Run blocks of the page, below `machine` in place of / and as whoever runs the tests."""
+    """Run blocks of the page; all their commands succeed."""
     for name in names:
-        commands = re.sub(r"(?<![\w.])/(etc|var)/", rf"{machine}/\1/", RUN[name])
-        commands = re.sub(r"\bsudo (systemctl .*)?", "", commands)
-        commands = commands.replace("-o root -g prometheus ", "")
-        commands = commands.replace(".venv/bin", str(Path(sys.executable).parent))
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", commands],
-            cwd=ROOT,
-            env={"PATH": "/usr/bin:/bin", "VIRTPLAY_STATE_DIR": str(machine / "state")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = shell(machine, name, "-euo", "pipefail")
         assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -103,6 +108,16 @@ def test_who_has_both_keeps_all_of_it(machine: Path) -> None:
                 merged[key] = merged.get(key, []) + entries
             theirs.write_text(yaml.safe_dump(merged))
             assert "3 rule files found" in promtool("check", "config", theirs)
+
+
+def test_second_run_keeps_the_token(machine: Path) -> None:
+    run(machine, "token")
+    token = machine / "etc/prometheus/virtplay/token"
+    before = token.read_text()
+    again = shell(machine, "token")  # as it runs at a prompt, whose shell goes on after errors
+    assert again.returncode != 0
+    assert "cannot create token prometheus: the name is in use" in again.stderr
+    assert token.read_text() == before
 
 
 def test_what_is_added_is_there() -> None:

@@ -97,6 +97,21 @@ def test_every_alert_has_its_section_of_the_documentation() -> None:
             assert anchor in anchors(DIRECTORY.parent / path), anchor
 
 
+def test_page_lists_every_alert_under_its_severity() -> None:
+    page = (DIRECTORY.parent / "docs/monitoring.md").read_text()
+    table = page.split("\n## Alerts\n", 1)[1].split("\n## ", 1)[0]
+    rows = dict(re.findall(r"^\| (\w+) \| (.*\]\(.*) \|$", table, re.M))
+    listed = {
+        severity: sorted(re.findall(r"\(troubleshooting\.md#(\w+)\)", entries))
+        for severity, entries in rows.items()
+    }
+    wanted: dict[str, list[str]] = {}
+    for rule in rules():
+        if "alert" in rule:
+            wanted.setdefault(rule["labels"]["severity"], []).append(rule["alert"].lower())
+    assert listed == {severity: sorted(names) for severity, names in wanted.items()}
+
+
 @needs_promtool
 def test_rules_are_ones() -> None:
     said = promtool("check", "rules", "--lint-fatal", *RULE_FILES)
