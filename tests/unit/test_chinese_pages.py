@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,12 @@ def prose_of(name: str) -> str:
     """The page without its code and the targets of its links."""
     text = re.sub(r"^```.*?^```", "", text_of(name), flags=re.M | re.S)
     return re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`\n]*`", "`", text))
+
+
+def words_of(name: str) -> Counter[str]:
+    """The words in code beside the blocks, each with its number."""
+    text = re.sub(r"^```.*?^```", "", text_of(name), flags=re.M | re.S)
+    return Counter(" ".join(word.split()) for word in re.findall(r"`([^`]+)`", text))
 
 
 def blocks_of(name: str) -> list[str]:
@@ -60,6 +67,15 @@ def test_the_commands_are_the_same(english: str, chinese: str) -> None:
 @both
 def test_the_rows_are_the_same(english: str, chinese: str) -> None:
     assert rows_of(chinese) == rows_of(english)
+
+
+@both
+def test_no_word_in_code_is_missing_or_invented(english: str, chinese: str) -> None:
+    there, here = words_of(english), words_of(chinese)
+    assert there
+    # Chinese repeats a word where English has a pronoun.
+    assert here.keys() - there.keys() == set()
+    assert there - here == Counter()
 
 
 @both

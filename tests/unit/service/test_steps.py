@@ -1,5 +1,6 @@
 """Unit tests: every task that a job can show has a step in users' words."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,21 @@ def test_steps_are_short_and_no_names_of_tasks(shown: set[str]) -> None:
 )  # fmt: skip
 def test_words_follow_what_was_requested(task: str, variables: dict[str, Any], step: str) -> None:
     assert step_of(task, "", variables) == Step(step)
+
+
+@pytest.mark.parametrize("page", ["docs/api.md", "docs/zh-CN/api.md"])
+def test_page_lists_the_steps_of_a_creation(page: str) -> None:
+    (paragraph,) = (
+        text for text in (PROJECT / page).read_text().split("\n\n") if "`stepStartedAt`" in text
+    )
+    listed = re.findall(r"`([A-Z][a-z]+ [^`]+)`", paragraph.replace("\n", " "))
+    book = PROJECT / playbook(Action.VM_CREATE)
+    steps = {
+        step_of(task, Action.VM_CREATE, variables).words: None
+        for variables in ({}, {"libvirt_domain_state": "running"})
+        for task in tasks_of(book)
+    }
+    assert listed == list(steps)
 
 
 @pytest.mark.parametrize("task", ["Stop the VM", "Restart the VM"])
