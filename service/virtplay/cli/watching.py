@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from typing import NoReturn
 
@@ -34,22 +34,23 @@ def watch_lines(lines: Lines, interval: float) -> None:
     drawn = is_terminal()
     before: object = None
     first = True
-    with _other_screen() if drawn else nullcontext():
+    with suppress(KeyboardInterrupt), _other_screen() if drawn else nullcontext():
         while True:
             try:
-                rows, notes = _request(lines, patient=not first)
-                first = False
                 if drawn:
-                    _draw([*rows, *(plain(note) for note in notes)], interval)
-                elif (rows, notes) != before:
-                    print("\n".join([*rows, ""]), flush=True)
-                    print_notes(notes)
-                    before = (rows, notes)
-                time.sleep(interval)
+                    signal.signal(signal.SIGTSTP, _raise_suspended)
+                while True:
+                    rows, notes = _request(lines, patient=not first)
+                    first = False
+                    if drawn:
+                        _draw([*rows, *(plain(note) for note in notes)], interval)
+                    elif (rows, notes) != before:
+                        print("\n".join([*rows, ""]), flush=True)
+                        print_notes(notes)
+                        before = (rows, notes)
+                    time.sleep(interval)
             except _Suspended:
                 _suspend()
-            except KeyboardInterrupt:
-                return
 
 
 def _request(lines: Lines, *, patient: bool) -> tuple[list[str], Sequence[str]]:
@@ -64,9 +65,9 @@ def _request(lines: Lines, *, patient: bool) -> tuple[list[str], Sequence[str]]:
 
 @contextmanager
 def _other_screen() -> Iterator[None]:
-    """Use the other screen in the block, whatever ends it; Ctrl-Z raises _Suspended in it."""
+    """Use the other screen in the block, whatever ends it, and restore the handler of Ctrl-Z."""
     with unwound_by_signals():
-        before = signal.signal(signal.SIGTSTP, _raise_suspended)
+        before = signal.getsignal(signal.SIGTSTP)
         try:
             print(OTHER_SCREEN, end="")
             yield
@@ -76,15 +77,16 @@ def _other_screen() -> Iterator[None]:
 
 
 def _raise_suspended(_number: int, _frame: object) -> NoReturn:
+    # Once: another Ctrl-Z until the loop goes on would be raised where nothing catches it.
+    signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     raise _Suspended
 
 
 def _suspend() -> None:
     """Leave the terminal to the shell until the job is continued."""
     print(USUAL_SCREEN, end="", flush=True)
-    handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    signal.signal(signal.SIGTSTP, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGTSTP)
-    signal.signal(signal.SIGTSTP, handler)
     print(OTHER_SCREEN, end="")
 
 

@@ -7,15 +7,18 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from virtplay.api.schemas.fields import Pagination
+from virtplay.cli import watching
 from virtplay.cli.ages import age_text, moment_text
 from virtplay.cli.hosts import HOSTS, TEMPLATES
 from virtplay.cli.jobs import JOBS
 from virtplay.cli.snapshots import SNAPSHOTS
 from virtplay.cli.tables import Table, draw
 from virtplay.cli.vms import VMS
+from virtplay.cli.watching import OTHER_SCREEN, USUAL_SCREEN, watch_lines
 
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.service import FakeService, make_failed, make_job, make_vm
@@ -182,6 +185,39 @@ def test_watch_gives_the_screen_back_while_it_is_suspended_and_after_a_signal(
         seen = read_until(terminal, None)
         assert process.wait(120) == 128 + signal.SIGTERM
     assert seen.endswith(b"\x1b[?25h\x1b[?1049l")
+
+
+@pytest.mark.parametrize("screen", [USUAL_SCREEN, OTHER_SCREEN], ids=["before", "after"])
+def test_a_second_suspension_at_once_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, screen: str
+) -> None:
+    stops: list[Any] = []
+
+    def stop(_process: int, number: int) -> None:
+        stops.append(signal.getsignal(number))
+
+    def press(*_args: object, **_options: object) -> None:
+        handler = signal.getsignal(signal.SIGTSTP)
+        if callable(handler):
+            handler(signal.SIGTSTP, None)
+
+    def lines() -> tuple[list[str], list[str]]:
+        if len(stops) == 2:
+            raise KeyboardInterrupt
+        press()
+        raise AssertionError("the handler has not raised")
+
+    def show(text: str, **_options: object) -> None:
+        if stops and text == screen:
+            press()
+
+    monkeypatch.setattr(watching, "is_terminal", lambda: True)
+    monkeypatch.setattr(watching, "print", show, raising=False)
+    monkeypatch.setattr(os, "kill", stop)
+    before = signal.getsignal(signal.SIGTSTP)
+    watch_lines(lines, 0.1)
+    assert stops == [signal.SIG_DFL] * 2
+    assert signal.getsignal(signal.SIGTSTP) is before
 
 
 def test_watch_of_a_service_that_is_not_there_is_an_error(service: FakeService, run: Run) -> None:
