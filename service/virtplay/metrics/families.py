@@ -28,9 +28,9 @@ VM = ("host", "domain", "uuid")
 VCPU = (*VM, "vcpu")
 DEVICE = (*VM, "target_device")
 KNOWN_VM = ("host", "uuid", "vm")
+"""A VM as the database knows it; host is empty until it has one."""
 ALERTED_VM = (*KNOWN_VM, "name", "managed")
 """All labels that an alert needs: a domain that is gone has no libvirt_domain_info to join with."""
-"""A VM as the database knows it; host is empty until it has one."""
 
 
 def _gauge(name: str, labels: tuple[str, ...], text: str) -> Family:
