@@ -156,7 +156,8 @@ def describe_vm(vm: Mapping[str, Any]) -> str:
 
 
 WORDS_OF_TYPER = {
-    r" is not a valid int\.$": " is not a whole number",
+    r" is not a valid int( range)?\.$": " is not a whole number",
+    r" is not a valid float( range)?\.$": " is not a number",
     r" is not in the range ([^<=>]+)<=x<=([^<=>]+)\.$": r" is not between \1 and \2",
     r" is not in the range x>=([^<=>]+)\.$": r" is less than \1",
 }

@@ -121,7 +121,8 @@ def _renamed(accepted: JsonObject, change: Change, job: JsonObject) -> tuple[Jso
     if job["action"] != Action.VM_UPDATE or name in (None, accepted["name"]):
         return accepted, ""
     domains = [one["after"] for one in job["changes"] or [] if one["field"] == "name"]
-    domain = f"is now {plain(domains[0])}" if domains else "keeps its name"
+    why = f"keeps its name (virtplay job log {plain(job['id'])} says why)"
+    domain = f"is now {plain(domains[0])}" if domains else why
     before = f"; it was named {plain(accepted['name'])}, and its domain {domain}"
     return {**accepted, "name": name}, before
 

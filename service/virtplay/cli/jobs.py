@@ -87,8 +87,10 @@ def list_jobs(
     everything: Annotated[
         bool, typer.Option("--all", help="Also the jobs that opened a console and changed nothing.")
     ] = False,
-    page: Annotated[int, typer.Option(min=1, max=1_000_000, help="Page of the list.")] = 1,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="Entries per page.")] = 20,
+    page: Annotated[
+        int, typer.Option(min=1, max=1_000_000, metavar="N", help="Page of the list.")
+    ] = 1,
+    limit: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Entries per page.")] = 20,
 ) -> JsonObject:
     """List jobs, the newest first.
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from virtplay.cli.options import Yes, confirm
-from virtplay.cli.server import Port, load_settings, serve
+from virtplay.cli.server import Address, Port, load_settings, serve
 
 up_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 uninstall_app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -14,13 +14,14 @@ uninstall_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @up_app.command("up")
 def up(
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    host: Address = None,
     port: Port = None,
     inventory: Annotated[
         str | None,
         typer.Option(
             "--inventory",
             "-i",
+            metavar="SOURCES",
             help="Inventory sources, separated by commas, whose hosts to prepare and to serve;"
             " default: this machine.",
         ),

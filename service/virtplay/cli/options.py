@@ -35,6 +35,12 @@ Wait = Annotated[
         " waits for the address of a started VM.",
     ),
 ]
+WaitForJob = Annotated[
+    bool | None,
+    typer.Option(
+        "--wait/--no-wait", help="Follow the job to its end (default), or return at once."
+    ),
+]
 Yes = Annotated[
     bool,
     typer.Option("--yes", "-y", help="Skip the confirmation prompt; required without a terminal."),
@@ -58,9 +64,10 @@ Interval = Annotated[
     float, typer.Option(min=0.2, metavar="SECONDS", help="Time between two lists of --watch.")
 ]
 Page = Annotated[
-    int | None, typer.Option(min=1, max=1_000_000, help="Show only this page of the list.")
+    int | None,
+    typer.Option(min=1, max=1_000_000, metavar="N", help="Show only this page of the list."),
 ]
-Limit = Annotated[int | None, typer.Option(min=1, max=100, help="Entries per page.")]
+Limit = Annotated[int | None, typer.Option(min=1, max=100, metavar="N", help="Entries per page.")]
 VmArgument = Annotated[
     str,
     typer.Argument(
@@ -80,7 +87,9 @@ JobArgument = Annotated[
 
 JSON = {"as_json": (AsJson, False)}
 """Parameter → its annotation and default."""
-CHANGE = {"wait": (Wait, None), **JSON}
+CHANGE = {"wait": (WaitForJob, None), **JSON}
+MAY_START = ("vm_create", "vm_start", "vm_restart")
+"""The actions whose commands wait for an address with an explicit --wait."""
 LIST = {
     "columns": (Columns, None),
     "watch": (Watch, False),
@@ -188,7 +197,8 @@ def change_command(app: typer.Typer, action: str) -> Callable[[Function], Functi
         else:
             following.report_accepted(client, accepted, action, change, wait=wait, as_json=as_json)
 
-    return _command(app, action.partition("_")[2], finish, CHANGE)
+    options = CHANGE | ({"wait": (Wait, None)} if action in MAY_START else {})
+    return _command(app, action.partition("_")[2], finish, options)
 
 
 def _command(

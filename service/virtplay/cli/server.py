@@ -53,7 +53,10 @@ TOKENS = Table(
 EXPIRES_DAYS_MAX = 36_500
 
 
-Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")]
+Address = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address to listen on.")]
+Port = Annotated[
+    int | None, typer.Option(min=1, max=65535, metavar="PORT", help="Port to listen on.")
+]
 
 
 class TokenRole(StrEnum):
@@ -90,11 +93,13 @@ def _plain_words(message: str) -> str:
 
 @serve_app.command("serve")
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    host: Address = None,
     port: Port = None,
     inventory: Annotated[
         str | None,
-        typer.Option("--inventory", "-i", help="Inventory sources, separated by commas."),
+        typer.Option(
+            "--inventory", "-i", metavar="SOURCES", help="Inventory sources, separated by commas."
+        ),
     ] = None,
 ) -> None:
     """Run the service in this process until Ctrl-C or SIGTERM.
@@ -156,7 +161,8 @@ def create_token(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Token name; must be unique.")],
     role: Annotated[TokenRole, typer.Option(help="Token role.")] = TokenRole.OPERATOR,
     expires_days: Annotated[
-        float | None, typer.Option(help="Days until the token expires; default: never.")
+        float | None,
+        typer.Option(metavar="N", help="Days until the token expires; default: never."),
     ] = None,
 ) -> None:
     """Create a token and print it; it cannot be shown again.

@@ -125,7 +125,7 @@ def create_snapshot(
     vm: VmArgument,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Snapshot name, 1 to 64 characters.")],
     *,
-    description: Annotated[str | None, typer.Option(help="Free text.")] = None,
+    description: Annotated[str | None, typer.Option(metavar="TEXT", help="Free text.")] = None,
     expires: Annotated[
         str | None,
         typer.Option(

@@ -63,7 +63,7 @@ class CardModel(StrEnum):
     RTL8139 = "rtl8139"
 
 
-Cpu = Annotated[int | None, typer.Option(help="Number of vCPUs.")]
+Cpu = Annotated[int | None, typer.Option(metavar="N", help="Number of vCPUs.")]
 Memory = Annotated[
     int | None,
     typer.Option(metavar="SIZE", parser=parse_mib, help="Memory: 512M, 2G, or a number of MiB."),
@@ -100,9 +100,10 @@ Label = Annotated[
     typer.Option(metavar="KEY[=VALUE]", help="All VMs with this label, instead of named ones."),
 ]
 AtOnce = Annotated[
-    int | None, typer.Option(min=1, help="How many of the jobs run at once; default: all.")
+    int | None,
+    typer.Option(min=1, metavar="N", help="How many of the jobs run at once; default: all."),
 ]
-Description = Annotated[str | None, typer.Option(help="Free text.")]
+Description = Annotated[str | None, typer.Option(metavar="TEXT", help="Free text.")]
 AutoStart = Annotated[
     bool | None,
     typer.Option("--auto-start/--no-auto-start", help="Start the VM whenever its host starts."),
@@ -367,7 +368,7 @@ def update_vm(
     client: Client,
     vm: VmArgument,
     *,
-    name: Annotated[str | None, typer.Option(help="New name.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="New name.")] = None,
     cpu: Cpu = None,
     memory: Memory = None,
     disk: Annotated[

@@ -529,7 +529,10 @@ def test_a_refused_name_says_what_of_the_other_vm_it_is(service: FakeService, ru
     ("changes", "domain"),
     [
         ([("title", "old \x9b", "new"), ("name", "old", "new-2")], "is now new-2"),
-        ([("title", "old \x9b", "new")], "keeps its name"),
+        (
+            [("title", "old \x9b", "new")],
+            "keeps its name (virtplay job log job-000012 says why)",
+        ),
     ],
 )
 def test_a_rename_ends_with_the_new_name_and_says_what_the_domain_has(
