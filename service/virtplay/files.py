@@ -12,3 +12,15 @@ PROJECT = PACKAGE / "share" if IS_WHEEL else PACKAGE.parents[1]
 """The directory with ansible.cfg, playbooks/, roles/, collections/, inventory/ and the rest."""
 NODE_MODULES = PROJECT / "service/web/node_modules"
 """The console page's npm packages: scripts/setup installs them, where there is npm."""
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file; PermissionError if a directory hides it.
+
+    Path.exists returns False then, from Python 3.14 on.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True

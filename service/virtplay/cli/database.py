@@ -32,12 +32,13 @@ def upgrade_database() -> None:
     Example:
       virtplay db upgrade
     """
+    from virtplay.store.backup import place_of  # noqa: PLC0415
 
     async def nothing() -> None:
         return None
 
     with_database(nothing, backup=False, create=True)
-    typer.echo("the database is up to date")
+    typer.echo(f"the database {place_of(load_settings().database)} is up to date")
 
 
 @database_app.command("backup")
@@ -69,13 +70,18 @@ def back_up_database(
 
 
 def _note_time(file: Path) -> None:
-    """Renew the file whose age the service's metrics show."""
+    """Renew the file whose age the service's metrics show, in the state directory of a service."""
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         file.unlink(missing_ok=True)  # it may be another user's
         file.touch(mode=0o600)
     except OSError as error:
-        typer.echo(f"virtplay: cannot note the time of the backup in {file}: {error}", err=True)
+        remedy = ""
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            remedy = "; set VIRTPLAY_STATE_DIR as the service has it"
+        typer.echo(
+            f"virtplay: cannot note the time of the backup in {file}: {error.strerror}{remedy}",
+            err=True,
+        )
 
 
 @database_app.command("restore")
@@ -90,8 +96,9 @@ def restore_database(
 ) -> None:
     """Restore the database from FILE; the service must be stopped.
 
-    Jobs that were unfinished when the backup was made are not run again. A backup of an earlier
-    version is upgraded. If anything fails, the database stays as it is.
+    Without a database, one is created, unless another service of this machine has one. Jobs that
+    were unfinished when the backup was made are not run again. A backup of an earlier version is
+    upgraded. If anything fails, the database stays as it is.
 
     \b
     Example:
@@ -100,10 +107,15 @@ def restore_database(
     import asyncio  # noqa: PLC0415 - like Tortoise, help needs none
 
     from virtplay.jobs.restoration import restore  # noqa: PLC0415
+    from virtplay.machine.database import require_database  # noqa: PLC0415
+    from virtplay.store.backup import place_of  # noqa: PLC0415
 
-    restored = asyncio.run(restore(load_settings(), file, replace=replace))
+    settings = load_settings()
+    require_database(settings, may_create=True)
+    restored = asyncio.run(restore(settings, file, replace=replace))
     made = f", made at {restored.contents.made_at}" if restored.contents.made_at else ""
-    typer.echo(f"restored the database from {file}{made}: {restored.contents}")
+    place = place_of(settings.database)
+    typer.echo(f"restored the database {place} from {file}{made}: {restored.contents}")
     if restored.ended:
         typer.echo(
             f"{len(restored.ended)} jobs were unfinished, and are not run again:"

@@ -37,8 +37,7 @@ async def restore(settings: Settings, file: Path, *, replace: bool) -> Restored:
         remedy = "; stop it first" if reason != error.message else ""
         raise CannotCopy(f"cannot restore {file}: {reason}{remedy}") from error
     try:
-        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="restore-", dir=settings.state_dir) as folder:
+        with _new_folder(file, settings.state_dir) as folder:
             copy = Path(folder) / "virtplay.sqlite3"
             contents = await unpack_backup(file, copy)
             await open_database(f"sqlite://{copy}")
@@ -50,6 +49,15 @@ async def restore(settings: Settings, file: Path, *, replace: bool) -> Restored:
     finally:
         await claim.release()
     return Restored(contents, ended)
+
+
+def _new_folder(file: Path, state: Path) -> tempfile.TemporaryDirectory[str]:
+    """Make a directory in the state directory; CannotCopy if that is refused."""
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix="restore-", dir=state)
+    except OSError as error:
+        raise CannotCopy(f"cannot restore {file}: {state}: {error.strerror}") from error
 
 
 async def _settle(made_at: str) -> list[str]:

@@ -35,6 +35,16 @@ def state_dir() -> Path | None:
     return Path(found[1]) if found and is_ours() else None
 
 
+def has_url() -> bool:
+    """Whether the settings of our unit name a database, which is then not in its directory."""
+    directory = state_dir()
+    try:
+        text = (directory / ENVIRONMENT).read_text() if directory else ""
+    except OSError:
+        return False
+    return "\nVIRTPLAY_DATABASE_URL=" in f"\n{text}"
+
+
 def refuse_foreign_unit() -> None:
     """Raise CannotStart without systemd, or if another program wrote the unit."""
     if not Path("/run/systemd/system").exists():

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import sqlite3
+import stat
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import closing
@@ -25,6 +26,7 @@ from tortoise.migrations.api.migrate import migrate
 
 from virtplay import __version__
 from virtplay.errors import CannotCopy, CannotStart
+from virtplay.files import exists
 from virtplay.store.database import (
     BUSY_TIMEOUT_MS,
     DatabaseAway,
@@ -90,7 +92,7 @@ async def save_backup(url: str, file: Path) -> Contents:
                 return _contents(copy)
     except FAULTS as error:
         raise CannotCopy(
-            f"cannot save the database {_where(url)} in {file}: {_reason(error)}"
+            f"cannot save the database {place_of(url)} in {file}: {_reason(error)}"
         ) from error
 
 
@@ -101,7 +103,7 @@ async def applied_migrations(url: str) -> set[str]:
     """
 
     def read(file: Path) -> set[str]:
-        if not file.exists():
+        if not exists(file):
             return set()
         with closing(_open(file, "rw")) as opened:
             return set(_applied(opened)) if _has(opened, SCHEMA) else set()
@@ -115,7 +117,9 @@ async def applied_migrations(url: str) -> set[str]:
     except asyncpg.UndefinedTableError:
         return set()
     except FAULTS as error:
-        raise CannotStart(f"cannot open the database at {_where(url)}: {_reason(error)}") from error
+        raise CannotStart(
+            f"cannot open the database at {place_of(url)}: {_reason(error)}"
+        ) from error
 
 
 async def unpack_backup(file: Path, copy: Path) -> Contents:
@@ -148,16 +152,21 @@ async def unpack_backup(file: Path, copy: Path) -> Contents:
 
 def refuse_own_file(url: str, file: Path) -> None:
     """Raise CannotCopy if a file to restore is the database at `url`."""
-    if _is_database(file, url):
+    try:
+        is_database = _is_database(file, url)
+    except OSError as error:
+        raise CannotCopy(f"cannot read {error.filename}: {_reason(error)}") from error
+    if is_database:
         raise CannotCopy(f"cannot restore {file}: it is the database itself; name a backup of it")
 
 
 def _is_database(file: Path, url: str) -> bool:
     place = _file_of(url)
-    return place is not None and place.exists() and file.exists() and file.samefile(place)
+    return place is not None and exists(place) and exists(file) and file.samefile(place)
 
 
 def _copy(file: Path, copy: Path) -> None:
+    _refuse_pipe(file)
     file = Path(os.path.realpath(file))  # its -wal is beside it, not beside a link
     if Path(f"{file}-wal").exists():  # a database that is open, or was not closed
         with closing(_open(file, "ro")) as source, closing(sqlite3.connect(copy)) as target:
@@ -165,6 +174,19 @@ def _copy(file: Path, copy: Path) -> None:
     else:
         shutil.copyfile(file, copy)
         _check_length(copy, file)
+
+
+def _refuse_pipe(file: Path) -> None:
+    """Raise CannotCopy for what can be read only once, or without end."""
+    try:
+        mode = file.stat().st_mode
+        special = not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    except FileNotFoundError:
+        special = file.is_relative_to("/dev")  # sudo closes the pipe of <(command)
+    if special:
+        raise CannotCopy(
+            f"cannot read {file}: it is a pipe or a device; write the backup into a file first"
+        )
 
 
 def _check_length(copy: Path, file: Path) -> None:
@@ -198,7 +220,9 @@ async def load_backup(copy: Path, url: str, *, replace: bool) -> None:
             await close_database()
             await _load_postgres(copy, url, replace)
     except (*FAULTS, CannotStart) as error:
-        raise CannotCopy(f"cannot restore the database {_where(url)}: {_reason(error)}") from error
+        raise CannotCopy(
+            f"cannot restore the database {place_of(url)}: {_reason(error)}"
+        ) from error
 
 
 def _file_of(url: str) -> Path | None:
@@ -206,9 +230,10 @@ def _file_of(url: str) -> Path | None:
     return Path(url.removeprefix("sqlite://")) if url.startswith("sqlite://") else None
 
 
-def _where(url: str) -> str:
-    """Return a database's URL without user and password."""
-    return url.removeprefix("sqlite://").rsplit("@", 1)[-1].partition("?")[0]
+def place_of(url: str) -> str:
+    """Return the path of an SQLite database, or the URL of another without user and password."""
+    file = _file_of(url)
+    return str(file.absolute()) if file else url.rsplit("@", 1)[-1].partition("?")[0]
 
 
 def _reason(error: BaseException) -> str:
@@ -222,7 +247,7 @@ def _reason(error: BaseException) -> str:
 
 def _refuse_other_file(file: Path, url: str) -> None:
     """Raise CannotCopy if the file exists and is no backup that this one may replace."""
-    if not file.exists():
+    if not exists(file):
         return
     what = "exists and is no backup"
     if _is_database(file, url):
@@ -269,7 +294,7 @@ def _open(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _save_sqlite(database: Path, new: Path) -> None:
-    if not database.is_file():
+    if not exists(database):
         raise FileNotFoundError("there is no such file")
     with closing(_open(database, "rw")) as source, closing(sqlite3.connect(new)) as copy:
         source.backup(copy)  # all pages in one read transaction
@@ -283,7 +308,7 @@ async def _save_postgres(url: str, new: Path) -> None:
         source.transaction(isolation="repeatable_read", readonly=True),
     ):
         applied = [row[0] for row in await source.fetch(f"SELECT name FROM {SCHEMA}")]  # noqa: S608
-        _check_schema(applied, f"cannot back up {_where(url)}")
+        _check_schema(applied, f"cannot back up {place_of(url)}")
         await migrate(config=tortoise_config(f"sqlite://{new}"), target=f"virtplay.{max(applied)}")
         await close_database()
         with closing(sqlite3.connect(new)) as copy:
@@ -353,7 +378,7 @@ async def _load_postgres(copy: Path, url: str, replace: bool) -> None:
                     table: await target.fetchval(f"SELECT count(*) FROM {table}")  # noqa: S608
                     for table in tables
                 }
-                _refuse_filled(Contents(rows), _where(url))
+                _refuse_filled(Contents(rows), place_of(url))
             derived = [name for name in ("vm_count", "vm_label") if name not in tables]
             await target.execute(f"TRUNCATE {', '.join([*tables, *derived])}")
             for table in tables:

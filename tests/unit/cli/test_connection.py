@@ -1,11 +1,14 @@
 """Unit tests: where URL and token come from, and what is said when there is no service."""
 
+import asyncio
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +17,15 @@ from typing import Any
 import pytest
 import typer
 from virtplay import __version__
-from virtplay.cli import COMMANDS, app, transport
+from virtplay.cli import COMMANDS, HELP, app, transport
 from virtplay.cli.client import Client
 from virtplay.cli.connection import CannotConnect, Connection, check_url, find_connection
 from virtplay.cli.database import _note_time
-from virtplay.errors import VmAlreadyRunning
+from virtplay.cli.server import load_settings
+from virtplay.errors import CannotCopy, CannotStart, VmAlreadyRunning
+from virtplay.files import PROJECT
 from virtplay.machine import database, unit
+from virtplay.store.backup import applied_migrations, place_of, save_backup
 
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.service import TOKEN, FakeService, make_vm, serve_fake
@@ -203,16 +209,24 @@ def test_help_loads_no_large_library() -> None:
     assert "Exit status:" in done.stdout
 
 
-def all_commands(command: Any, *words: str) -> Iterator[tuple[str, ...]]:
+def all_commands(command: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
     """The words of every command below one, as the command line itself lists them."""
     if not hasattr(command, "list_commands"):
-        yield words
+        yield words, command
         return
     for name in command.list_commands(None):
         yield from all_commands(command.get_command(None, name), *words, name)
 
 
-COMMAND_WORDS = [*all_commands(typer.main.get_command(app))]
+ALL_COMMANDS = dict(all_commands(typer.main.get_command(app)))
+COMMAND_WORDS = [*ALL_COMMANDS]
+NUMBERS = {
+    (words, each.opts[0]): each.type.name.split()[0]
+    for words, command in ALL_COMMANDS.items()
+    for each in command.params
+    if each.type.name.split()[0] in ("int", "integer", "float")
+}
+"""Words of a command and its option → the type of its number."""
 
 
 @pytest.mark.parametrize("words", COMMAND_WORDS, ids=" ".join)
@@ -223,6 +237,45 @@ def test_every_command_helps_with_an_example(run: Run, words: tuple[str, ...]) -
     assert f"Usage: virtplay {name} " in result.out
     assert name == "version" or re.search(rf"\n  Example:\n    .*virtplay {name}\b", result.out)
     assert "--token " not in result.out
+    assert not re.search("<(int|float|str|path)", result.out)
+
+
+@pytest.mark.parametrize(("words", "option"), NUMBERS, ids=str)
+def test_what_is_no_number_is_refused_in_plain_words(
+    run: Run, words: tuple[str, ...], option: str
+) -> None:
+    result = run(*words, option, "abc")
+    assert result.status == 2
+    what = "a number" if NUMBERS[words, option] == "float" else "a whole number"
+    assert f"Invalid value for '{option}': 'abc' is not {what}\n" in result.err
+
+
+def test_numbers_are_found() -> None:
+    assert {("serve",), ("vm", "create"), ("token", "create")} <= {words for words, _ in NUMBERS}
+    assert {"float", "int"} <= {*NUMBERS.values()}
+
+
+def test_commands_that_start_a_vm_offer_to_wait_for_its_address() -> None:
+    waits = {
+        words: each.help
+        for words, command in ALL_COMMANDS.items()
+        for each in command.params
+        if "--no-wait" in each.secondary_opts
+    }
+    offered = {words for words, text in waits.items() if "address" in text}
+    assert offered == {("vm", "create"), ("vm", "start"), ("vm", "restart")}
+    assert {("vm", "stop"), ("vm", "delete"), ("snapshot", "create")} <= waits.keys()
+
+
+def test_help_and_documentation_name_the_same_commands_of_the_services_machine() -> None:
+    named = re.search(r"template send.*?service\. (.*?) run on the\s+machine", HELP, re.S)
+    page = (PROJECT / "docs/cli.md").read_text()
+    shown = re.search(r"running service\. (.*?) run on the machine", page)
+    assert named
+    assert shown
+    words = re.findall(r"[a-z]+", named[1])
+    assert re.findall(r"[a-z]+", shown[1].replace("virtplay ", "")) == words
+    assert "uninstall" in words
 
 
 def test_no_command_is_left_out() -> None:
@@ -400,6 +453,7 @@ def test_a_command_that_reads_the_database_makes_none(
     monkeypatch.setenv("VIRTPLAY_STATE_DIR", str(mine))
     monkeypatch.setattr(unit, "FILE", tmp_path / "unit")
     monkeypatch.setattr(database, "ROOT_STATE_DIR", service)
+    monkeypatch.setattr(database, "ROLE_COMMAND", tmp_path / "command")
     commands = (
         ("token", "list"),
         ("token", "create", "ci"),
@@ -414,29 +468,200 @@ def test_a_command_that_reads_the_database_makes_none(
             " creates it, or set VIRTPLAY_STATE_DIR or VIRTPLAY_DATABASE_URL as the service has"
             " it\n",
         )
+    assert "No such file" in run("db", "restore", str(tmp_path / "file")).err
     service.mkdir()
-    for place in (service, tmp_path / "of the unit"):
-        error = run("token", "list").err
-        assert f": the service of this machine runs as {service.owner()} with" in error
-        assert f" VIRTPLAY_STATE_DIR={place}; run the command as it does\n" in error
-        unit.FILE.write_text(f"{unit.MARK}EnvironmentFile={tmp_path}/of the unit/virtplay.env\n")
-        (tmp_path / "of the unit").mkdir(exist_ok=True)
+    (tmp_path / "file").touch()
+    for command in (*commands, ("db", "restore", str(tmp_path / "file"))):
+        error = run(*command).err
+        program, words = Path("virtplay").absolute(), " ".join(command)
+        own = "; or make a database of your own: virtplay db upgrade" * ("restore" in command)
+        assert error == (
+            f"virtplay: cannot find the database {mine}/virtplay.sqlite3: the service of this"
+            f" machine runs as {service.owner()} in {service}; run:"
+            f" env VIRTPLAY_STATE_DIR={service} {program} {words}{own}\n"
+        )
+    assert not [*mine.glob("*.sqlite3")]
 
-    def refuse(_settings: object) -> bool:
-        raise PermissionError
 
-    monkeypatch.setattr(database, "has_database", refuse)
-    assert run("token", "list").err == (
-        f"virtplay: cannot read the database {mine}/virtplay.sqlite3: run the command as its owner,"
-        " or as root\n"
+@pytest.fixture
+def other_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The state directory of another service of this machine; the user's own is `mine`."""
+    monkeypatch.setenv("VIRTPLAY_STATE_DIR", str(tmp_path / "mine"))
+    monkeypatch.setattr(unit, "FILE", tmp_path / "unit")
+    monkeypatch.setattr(database, "ROOT_STATE_DIR", tmp_path / "service")
+    monkeypatch.setattr(database, "ROLE_COMMAND", tmp_path / "command")
+    (tmp_path / "service").mkdir()
+    return tmp_path / "service"
+
+
+def command_of(error: str) -> list[str]:
+    """The words of the command that an error names."""
+    return shlex.split(error.partition("; run: ")[2])
+
+
+@pytest.mark.parametrize(
+    ("me", "owner", "uid", "before"),
+    [
+        (0, "root", 0, ""),
+        (1000, "ann", 1000, ""),
+        (0, "ann", 1000, "runuser -u ann -- "),
+        (1001, "ann", 1000, "sudo -u ann "),
+        (1001, "root", 0, "sudo "),
+    ],
+)
+def test_the_command_for_another_users_database_names_its_user(
+    run: Run, other_service: Path, monkeypatch: pytest.MonkeyPatch, me: int, owner: str,
+    uid: int, before: str,
+) -> None:  # fmt: skip
+    stat = os.stat
+
+    def owned(file: Any, *args: Any, **options: Any) -> os.stat_result:
+        found = stat(file, *args, **options)
+        is_service = str(file) == str(other_service)
+        return os.stat_result((*found[:4], uid, *found[5:])) if is_service else found
+
+    monkeypatch.setattr(os, "stat", owned)
+    monkeypatch.setattr(Path, "owner", lambda _path: owner)
+    monkeypatch.setattr(os, "geteuid", lambda: me)
+    program = Path("virtplay").absolute()
+    assert run("token", "list").err.endswith(
+        f"the service of this machine runs as {owner} in {other_service}; run:"
+        f" {before}env VIRTPLAY_STATE_DIR={other_service} {program} token list\n"
     )
-    assert not mine.exists()
+
+
+def test_the_command_for_the_service_of_the_role_is_that_of_the_role(
+    run: Run, other_service: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = PROJECT / "roles/virtplay_service/templates/virtplay.sh.j2"
+    database.ROLE_COMMAND.write_text(template.read_text())
+    for uid, before in ((0, []), (1000, ["sudo"])):
+        monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
+        wanted = [*before, str(database.ROLE_COMMAND), "token", "create", "my ci"]
+        assert command_of(run("token", "create", "my ci").err) == wanted
+    database.ROLE_COMMAND.write_text("a program that pip has installed")
+    assert str(database.ROLE_COMMAND) not in run("token", "list").err
+
+
+def test_the_command_for_the_service_of_a_unit_has_the_units_settings(
+    run: Run, other_service: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    state = tmp_path / "of the unit"
+    state.mkdir()
+    unit.FILE.write_text(f"{unit.MARK}EnvironmentFile={state}/virtplay.env\n")
+    monkeypatch.setenv("VIRTPLAY_DATABASE_URL", 'sqlite:///a $HOME"`id`\\')
+    settings = load_settings(state_dir=state)
+    (state / "virtplay.env").write_text(unit.describe_environment(settings))
+    monkeypatch.delenv("VIRTPLAY_DATABASE_URL")
+    for mine in (tmp_path / "mine", state):  # the latter: only the database is elsewhere
+        monkeypatch.setenv("VIRTPLAY_STATE_DIR", str(mine))
+        shell, option, script = command_of(run("db", "restore", "my file").err.partition("; or")[0])
+        assert (shell, option) == ("sh", "-c")
+        settle, _, command = script.rpartition("; ")
+        assert shlex.split(command) == [
+            str(Path("virtplay").absolute()),
+            "db",
+            "restore",
+            "my file",
+        ]
+        done = subprocess.run(
+            ["sh", "-c", f"{settle}; env"], capture_output=True, text=True, check=True
+        )
+        assert f"\nVIRTPLAY_STATE_DIR={state}\n" in f"\n{done.stdout}"
+        assert f"\nVIRTPLAY_DATABASE_URL={settings.database_url}\n" in f"\n{done.stdout}"
+
+
+def refuse_stat(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """Let the directory of a path hide it, as that of another user; root would see it."""
+    stat = os.stat
+
+    def refuse(file: Any, *args: Any, **options: Any) -> os.stat_result:
+        if str(file) == str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(file, *args, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+
+
+def test_a_database_that_is_hidden_is_not_taken_for_none(
+    run: Run, other_service: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # From Python 3.14 on, Path.exists returns False for it.
+    monkeypatch.setattr(Path, "exists", lambda _path: False)
+    place = tmp_path / "mine/virtplay.sqlite3"
+    refuse_stat(monkeypatch, place)
+    for command in (("token", "list"), ("db", "restore", str(tmp_path / "file"))):
+        assert run(*command).err == (
+            f"virtplay: cannot read the database {place}: run the command as its owner, or as"
+            " root\n"
+        )
+    assert place.parent not in tmp_path.iterdir()
+    with pytest.raises(CannotStart, match=f"cannot open the database at {place}: Permission"):
+        asyncio.run(applied_migrations(f"sqlite://{place}"))
+    with pytest.raises(CannotCopy, match=f"cannot save the database {place} in .*: Permission"):
+        asyncio.run(save_backup(f"sqlite://{place}", tmp_path / "file"))
+
+
+def test_a_restore_says_what_it_cannot_read_and_write(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    state, file = tmp_path / "state", tmp_path / "file"
+    monkeypatch.setenv("VIRTPLAY_STATE_DIR", str(state))
+    monkeypatch.setattr(unit, "FILE", tmp_path / "unit")
+    monkeypatch.setattr(database, "ROOT_STATE_DIR", tmp_path / "none")
+    assert run("db", "upgrade").out == f"the database {state}/virtplay.sqlite3 is up to date\n"
+    assert run("db", "backup", str(file)).status == 0
+    result = run("db", "restore", str(file))
+    assert result.out.startswith(
+        f"restored the database {state}/virtplay.sqlite3 from {file}, made at "
+    )
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for special in (str(pipe), "/dev/null", "/dev/fd/963"):
+        assert run("db", "restore", special).err == (
+            f"virtplay: cannot read {special}: it is a pipe or a device; write the backup into a"
+            " file first\n"
+        )
+    assert run("db", "restore", str(tmp_path)).err == (
+        f"virtplay: cannot read {tmp_path}: Is a directory\n"
+    )
+    with monkeypatch.context() as refused:
+        refuse_stat(refused, file)
+        assert run("db", "restore", str(file)).err == (
+            f"virtplay: cannot read {file}: Permission denied\n"
+        )
+
+    def refuse(*_args: object, **_options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    assert run("db", "restore", str(file)).err == (
+        f"virtplay: cannot restore {file}: {state}: Permission denied\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("postgres://me:se@cret@db.example:5432/virtplay?ssl=on", "db.example:5432/virtplay"),
+        ("sqlite:///home/me@example/v.sqlite3", "/home/me@example/v.sqlite3"),
+    ],
+)
+def test_a_database_is_named_without_its_password(url: str, place: str) -> None:
+    assert place_of(url) == place
 
 
 def test_a_backup_whose_time_cannot_be_noted_is_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = tmp_path / "state"
+    _note_time(state / "last-backup")
+    assert capsys.readouterr().err == (
+        f"virtplay: cannot note the time of the backup in {state}/last-backup: No such file or"
+        " directory; set VIRTPLAY_STATE_DIR as the service has it\n"
+    )
+    assert not state.exists()
+    state.mkdir()
     _note_time(state / "last-backup")
     os.utime(state / "last-backup", (1, 1))
     _note_time(state / "last-backup")
