@@ -17,7 +17,7 @@ from virtplay.store.vms import save_vm
 
 from tests.api.conftest import Service, only_sqlite, write_inventory
 from tests.api.fake_hosts import FakeHost, foreign_domain
-from tests.api.test_jobs import cmdline, living, none_left
+from tests.api.test_jobs import cmdline, directory_removed, living, none_left
 
 DOWN = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
 
@@ -92,7 +92,8 @@ async def test_what_is_ready_at_one_moment_is_one_play_and_each_a_job(playing: S
     calls = {call["given"]["job"]: call["given"] for call in playing.hosts["kvm1"].calls("pause")}
     assert calls[first["jobId"]]["generation"] == 1
     assert await AuditEntry.filter(action="vm_pause").count() == 6
-    assert list((playing.settings.state_dir / "jobs").iterdir()) == []
+    for directory in (playing.settings.state_dir / "jobs").iterdir():
+        await directory_removed(directory)
 
 
 @pytest.mark.slow

@@ -222,8 +222,8 @@ def test_a_batch_that_is_killed_in_the_middle_is_done_again_job_by_job(server: S
     ]  # fmt: skip
     assert [job["changed"] for job in jobs] == [False, True, True]
     assert {vm["status"] for vm in server.get("/vms")["vms"]} == {"paused"}
-    assert not list((server.folder / "state" / "jobs").glob("batch-*"))
     assert server.end(signal.SIGTERM) == 0
+    assert not list((server.folder / "state" / "jobs").glob("batch-*"))
 
 
 @only_sqlite
