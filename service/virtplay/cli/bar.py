@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
 from rich.table import Column
 from rich.text import Text
@@ -15,6 +16,8 @@ Move = Callable[[str, int, str, float | None], None]
 WIDE, NARROW = 100, 70
 """Widths of a terminal from which the bar is long, and below which there is none."""
 MOST_OF_NAME = 32
+BESIDE = len("  100%  0:00")
+"""Cells beside name, bar and step, with the gaps; an eta may cut the step."""
 
 
 class _Field(ProgressColumn):
@@ -28,6 +31,21 @@ class _Field(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Return the field's text."""
         return Text(str(task.fields[self._name]), self._style, no_wrap=True, overflow="ellipsis")
+
+
+class _Bar(BarColumn):
+    """The bar, unless the step needs its room."""
+
+    def __init__(self, terminal: int) -> None:
+        super().__init__(bar_width=20 if terminal >= WIDE else 10)
+        self._terminal = terminal
+
+    def __call__(self, task: Task) -> RenderableType:
+        """Return the bar, or nothing."""
+        name = min(MOST_OF_NAME, cell_len(task.fields["what"]))
+        used = name + cell_len(task.fields["step"]) + BESIDE + (self.bar_width or 0)
+        fits = self._terminal >= max(NARROW, used)
+        return super().__call__(task) if fits else ""
 
 
 class _Percent(ProgressColumn):
@@ -56,11 +74,9 @@ class _Times(ProgressColumn):
 @contextmanager
 def open_bar(console: Console, begun: float) -> Iterator[Move]:
     """Draw a bar on the terminal's last line until it is closed; `begun`: monotonic time."""
-    # The step needs the room more than the bar.
-    bar = BarColumn(bar_width=20 if console.width >= WIDE else 10)
     progress = Progress(
         _Field("what", "bold", Column(no_wrap=True, max_width=MOST_OF_NAME)),
-        *([bar] if console.width >= NARROW else []),
+        _Bar(console.width),
         _Percent(Column(no_wrap=True)),
         _Field("step", column=Column(no_wrap=True, ratio=1)),
         _Times(Column(no_wrap=True, justify="right")),

@@ -356,9 +356,13 @@ def _view(quiet: bool, begun: float) -> Iterator[View]:
         from virtplay.cli.bar import open_bar  # noqa: PLC0415 - rich costs 0.1 s
 
         with unwound_by_signals(), open_bar(open_console(), begun) as move:
-            yield lambda job, responding: move(
-                _doing(job), job["progress"], _step(job, responding), job["etaSeconds"]
-            )
+
+            def show(job: JsonObject, responding: bool) -> None:
+                # Earlier jobs say nothing about a guest that may not react.
+                eta = None if job.get("stepTimeoutSeconds") else job["etaSeconds"]
+                move(_doing(job), job["progress"], _step(job, responding), eta)
+
+            yield show
     else:
         yield _line_view()
 
@@ -388,7 +392,7 @@ def _step(job: JsonObject, responding: bool) -> str:
     if not limit:
         return plain(job["step"]) or "starting"
     waited = min(limit, int(_seconds_since(job["stepStartedAt"])))
-    return f"asked the guest to shut down, {waited} of {limit} s; --force cuts the power"
+    return f"asked the guest, {waited} of {limit} s; --force cuts the power"
 
 
 def _is_finished(job: JsonObject) -> bool:

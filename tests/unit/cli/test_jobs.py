@@ -60,7 +60,7 @@ def test_a_wait_for_the_guest_says_how_long_and_what_else_one_can_do(
     service.reply_job(make_job(**waiting), make_job(**waiting), make_succeeded(action="vm_stop"))
     result = run("vm", "stop", "vm-001")
     # Since 2026, when the step began: a clock that is ahead of the service's ends at the limit.
-    words = "asked the guest to shut down, 90 of 90 s; --force cuts the power"
+    words = "asked the guest, 90 of 90 s; --force cuts the power"
     assert result.out.splitlines()[1:-1] == [f"job-000012  50% {words}"]
 
 
@@ -308,6 +308,17 @@ def test_terminal_gets_a_bar_and_afterwards_the_outcome(service: FakeService) ->
     assert "50%" in seen
     assert "eta 0:0" in seen
     assert "Started [red]x[/] (vm-001) on kvm1 in " in seen.splitlines()[-1]
+
+
+def test_the_way_out_of_a_wait_fits_a_terminal_of_80_columns(service: FakeService) -> None:
+    service.reply("POST", "/vms/vm-001/stop", make_accepted(name="my-vm"))
+    waiting = make_job(action="vm_stop", step="Waiting for the guest", stepTimeoutSeconds=90)
+    service.reply_job(waiting, waiting, waiting, make_succeeded(action="vm_stop"))
+    with in_terminal("vm", "stop", "vm-001", columns=80) as (process, terminal):
+        seen = read_until(terminal, None).decode()
+        assert process.wait(120) == 0
+    assert "--force cuts the power" in seen
+    assert "eta" not in seen, "of stops whose guest did react"
 
 
 def test_ctrl_c_leaves_the_job_running_and_says_so(service: FakeService) -> None:
