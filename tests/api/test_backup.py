@@ -468,6 +468,23 @@ async def test_the_database_of_a_later_version_is_not_opened_but_can_be_replaced
     await close_database()
 
 
+async def test_the_database_of_a_later_version_is_not_migrated(
+    tmp_path: Path, earlier: str
+) -> None:
+    await change(
+        earlier,
+        "INSERT INTO tortoise_migrations (id, app, name, applied_at)"
+        " VALUES (9999, 'virtplay', '9999_later', '2030-01-01')",
+    )
+    before = await applied_migrations(earlier)
+    for opening in (save_before_upgrade(earlier, tmp_path / "backups"), open_database(earlier)):
+        with pytest.raises(CannotStart, match=r"a later version .* \(9999_later\); install that"):
+            await opening
+    assert EARLIER in before
+    assert await applied_migrations(earlier) == before
+    assert not (tmp_path / "backups").exists()
+
+
 async def change(url: str, statement: str) -> None:
     """Run a statement beside Tortoise."""
     if url.startswith("sqlite"):

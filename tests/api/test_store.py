@@ -156,6 +156,18 @@ async def test_a_database_that_cannot_be_opened_says_so_without_its_password(url
     assert "pass-word" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("sqlite:///proc/me@home/x.sqlite3", "/proc/me@home/x.sqlite3"),
+        ("postgres://user:pass-word@127.0.0.1:1/none?schema=mine", "127.0.0.1:1/none"),
+    ],
+)
+async def test_a_database_that_cannot_be_opened_is_named(url: str, place: str) -> None:
+    with pytest.raises(CannotStart, match=f"^cannot open the database at {place}: "):
+        await open_database(url)
+
+
 async def test_numbers_are_skipped_and_none_is_given_twice(database: str) -> None:
     assert (vm := await put_vm()).id == 1
     for number in (1, 3, 2, 10, 11 + FEW_NUMBERS, 11 + 3 * FEW_NUMBERS, 5):

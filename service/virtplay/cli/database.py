@@ -32,7 +32,7 @@ def upgrade_database() -> None:
     Example:
       virtplay db upgrade
     """
-    from virtplay.store.backup import place_of  # noqa: PLC0415
+    from virtplay.store.database import place_of  # noqa: PLC0415
 
     async def nothing() -> None:
         return None
@@ -108,7 +108,7 @@ def restore_database(
 
     from virtplay.jobs.restoration import restore  # noqa: PLC0415
     from virtplay.machine.database import require_database  # noqa: PLC0415
-    from virtplay.store.backup import place_of  # noqa: PLC0415
+    from virtplay.store.database import place_of  # noqa: PLC0415
 
     settings = load_settings()
     require_database(settings, may_create=True)

@@ -35,6 +35,7 @@ from virtplay.store.database import (
     known_migrations,
     make_private,
     open_database,
+    place_of,
     tortoise_config,
 )
 from virtplay.store.postgres import PostgresClient
@@ -228,12 +229,6 @@ async def load_backup(copy: Path, url: str, *, replace: bool) -> None:
 def _file_of(url: str) -> Path | None:
     """Return the file of an SQLite database; None for PostgreSQL."""
     return Path(url.removeprefix("sqlite://")) if url.startswith("sqlite://") else None
-
-
-def place_of(url: str) -> str:
-    """Return the path of an SQLite database, or the URL of another without user and password."""
-    file = _file_of(url)
-    return str(file.absolute()) if file else url.rsplit("@", 1)[-1].partition("?")[0]
 
 
 def _reason(error: BaseException) -> str:

@@ -13,7 +13,7 @@ import asyncpg  # type: ignore[import-untyped]
 
 from virtplay.errors import CannotStart
 from virtplay.store.availability import DatabaseAway, recognised
-from virtplay.store.database import tortoise_config
+from virtplay.store.database import place_of, tortoise_config
 from virtplay.store.postgres import PostgresClient, reason_of
 
 log = logging.getLogger("virtplay.store.claim")
@@ -104,7 +104,7 @@ class ServerClaim:
     def __init__(self, url: str) -> None:
         connection = tortoise_config(url)["connections"]["default"]
         self.fault = ""
-        self._where = url.rsplit("@", 1)[-1].partition("?")[0]
+        self._where = place_of(url)
         # A pool of its own, since that of the queries may have any size, and resets sessions.
         self._client = PostgresClient(**connection["credentials"], connection_name="claim")
         self._client.pool_minsize = self._client.pool_maxsize = 1

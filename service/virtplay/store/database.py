@@ -15,6 +15,7 @@ from tortoise import Model, Tortoise
 from tortoise.backends.base.config_generator import expand_db_url
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.exceptions import BaseORMException as DatabaseError
+from tortoise.exceptions import OperationalError
 from tortoise.migrations.api.migrate import migrate
 from tortoise.transactions import in_transaction
 
@@ -32,6 +33,8 @@ __all__ = [
     "make_private",
     "moment_of",
     "open_database",
+    "place_of",
+    "refuse_later",
     "select",
     "skip_numbers",
     "transaction",
@@ -106,10 +109,11 @@ async def open_database(url: str) -> None:
     The schema of a later version is refused: this one would write what that one cannot read.
     """
     config = tortoise_config(url)
-    where = url.rsplit("@", 1)[-1]
     try:
         if url.startswith("sqlite://"):
             await asyncio.to_thread(make_private, Path(url.removeprefix("sqlite://")))
+        await Tortoise.init(config=config)
+        refuse_later(url, await _applied())
         await migrate(config=config)
         if not url.startswith("sqlite://"):
             config["connections"]["default"]["credentials"].setdefault(
@@ -118,17 +122,38 @@ async def open_database(url: str) -> None:
         # Sanic runs its listeners and handlers in tasks whose context is not this one's:
         # https://github.com/tortoise/tortoise-orm/pull/2090
         await Tortoise.init(config=config, _enable_global_fallback=True)
-        applied = {name for (name,) in await select("SELECT name FROM tortoise_migrations")}
+    except CannotStart:
+        await close_database()
+        raise
     except Exception as error:
         await close_database()
-        raise CannotStart(f"cannot open the database at {where}: {error}") from error
+        raise CannotStart(f"cannot open the database at {place_of(url)}: {error}") from error
+
+
+def place_of(url: str) -> str:
+    """Return the path of an SQLite database, or the URL of another without user and password."""
+    if url.startswith("sqlite://"):
+        return str(Path(url.removeprefix("sqlite://")).absolute())
+    return url.rsplit("@", 1)[-1].partition("?")[0]
+
+
+async def _applied() -> set[str]:
+    try:
+        return {name for (name,) in await select("SELECT name FROM tortoise_migrations")}
+    except DatabaseAway:
+        raise
+    except OperationalError:  # a new database has no such table
+        return set()
+
+
+def refuse_later(url: str, applied: set[str]) -> None:
+    """Raise CannotStart if a later version has migrated the database at `url`."""
     if later := applied - known_migrations():
-        await close_database()
         # A restore into PostgreSQL replaces the rows, and no tables.
         how = " with --replace" if url.startswith("sqlite://") else " into an empty database"
         raise CannotStart(
-            f"cannot open the database at {where}: a later version of Virtplay has written it"
-            f" ({max(later)}); install that version, or restore an earlier backup{how}"
+            f"cannot open the database at {place_of(url)}: a later version of Virtplay has written"
+            f" it ({max(later)}); install that version, or restore an earlier backup{how}"
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from virtplay.errors import CannotCopy, CannotStart
 from virtplay.store.backup import applied_migrations, save_backup
-from virtplay.store.database import known_migrations
+from virtplay.store.database import known_migrations, refuse_later
 
 log = logging.getLogger("virtplay.store.upgrade")
 
@@ -21,9 +21,10 @@ async def save_before_upgrade(url: str, directory: Path) -> None:
     """Save the database in a directory if this version has migrations that it has not had.
 
     The newest of such files are kept. Raise CannotStart if the database cannot be read or saved:
-    there would be no way back.
+    there would be no way back; or if a later version has written it.
     """
     applied = await applied_migrations(url)
+    refuse_later(url, applied)
     if not applied or not known_migrations() - applied:
         return
     file = directory / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{max(applied)}"
