@@ -63,7 +63,7 @@ def back_up_database(
     from virtplay.store.backup import save_backup  # noqa: PLC0415
 
     settings = load_settings()
-    require_database(settings)
+    require_database(settings, ["db", "backup", str(file.absolute())])
     contents = asyncio.run(save_backup(settings.database, file))
     typer.echo(f"saved the database in {file}: {contents}")
     _note_time(settings.last_backup)
@@ -111,7 +111,8 @@ def restore_database(
     from virtplay.store.database import place_of  # noqa: PLC0415
 
     settings = load_settings()
-    require_database(settings, may_create=True)
+    words = ["db", "restore", str(file.absolute()), *["--replace"] * replace]
+    require_database(settings, words, may_create=True)
     restored = asyncio.run(restore(settings, file, replace=replace))
     made = f", made at {restored.contents.made_at}" if restored.contents.made_at else ""
     place = place_of(settings.database)

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import ssl
+import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -231,7 +232,7 @@ def with_database(
     async def run() -> T:
         settings = load_settings()
         if not create:
-            require_database(settings)
+            require_database(settings, sys.argv[1:])
         if backup:
             await save_before_upgrade(settings.database, settings.backups)
         await open_database(settings.database)

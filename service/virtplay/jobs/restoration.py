@@ -8,7 +8,7 @@ from virtplay.errors import CannotCopy, CannotStart
 from virtplay.jobs.outcome import lose
 from virtplay.settings import Settings
 from virtplay.store import jobs as store
-from virtplay.store.backup import Contents, load_backup, refuse_own_file, unpack_backup
+from virtplay.store.backup import Contents, check_source, load_backup, unpack_backup
 from virtplay.store.claim import claim_of
 from virtplay.store.database import close_database, open_database
 from virtplay.store.vms import forget_observations
@@ -28,7 +28,8 @@ async def restore(settings: Settings, file: Path, *, replace: bool) -> Restored:
 
     All work is done on a copy of the backup, which replaces the database in one transaction.
     """
-    refuse_own_file(settings.database, file)
+    # Before the claim, which makes the directory of a new database.
+    check_source(file, settings.database)
     claim = claim_of(settings.database)
     try:
         await claim.take()

@@ -1,8 +1,12 @@
 """Machine: says where the service's database is, to commands that must not make another one."""
 
+import contextlib
 import os
+import pwd
+import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from virtplay.errors import CannotStart
@@ -23,11 +27,14 @@ def has_database(settings: Settings) -> bool:
     return path == settings.database or exists(Path(path))
 
 
-def require_database(settings: Settings, *, may_create: bool = False) -> None:
+def require_database(
+    settings: Settings, command: Sequence[str], *, may_create: bool = False
+) -> None:
     """Raise CannotStart without a database, and say how the service of this machine has its own.
 
     Another user, or the same one in another directory, would otherwise get a new and empty one.
-    `may_create`: raise it only if this machine has another service.
+    `command`: the words of the present command, with absolute paths. `may_create`: raise it only if
+    this machine has another service.
     """
     place = settings.database.removeprefix("sqlite://")
     try:
@@ -37,7 +44,7 @@ def require_database(settings: Settings, *, may_create: bool = False) -> None:
         raise CannotStart(
             f"cannot read the database {place}: run the command as its owner, or as root"
         ) from None
-    other = _other_service(settings)
+    other = _other_service(settings, shlex.join(command))
     if other:
         own = "; or make a database of your own: virtplay db upgrade" if may_create else ""
         raise CannotStart(f"cannot find the database {place}: {other}{own}")
@@ -48,42 +55,56 @@ def require_database(settings: Settings, *, may_create: bool = False) -> None:
         )
 
 
-def _other_service(settings: Settings) -> str:
+def _other_service(settings: Settings, words: str) -> str:
     """Return who has another service on this machine, and this command for its database; or ""."""
-    words = shlex.join(sys.argv[1:])
-    program = shlex.quote(str(Path(sys.argv[0]).absolute()))
-    of_unit = unit.state_dir()
-    for directory in (of_unit, ROOT_STATE_DIR):
-        if directory is None:
-            continue
-        if directory == settings.state_dir and not (directory == of_unit and unit.has_url()):
-            continue
-        try:
-            owner, uid = directory.owner(), directory.stat().st_uid
-        except (OSError, KeyError):  # there is none, it is hidden, or the user is gone
-            continue
-        place = shlex.quote(str(directory))
-        if directory == of_unit:
-            settle = f"set -a; . {place}/{unit.ENVIRONMENT}; {program} {words}"
-            command = _as_owner(owner, uid, f"sh -c {shlex.quote(settle)}")
-        elif _is_of_role():
-            command = f"{'' if os.geteuid() == 0 else 'sudo '}{ROLE_COMMAND} {words}"
-        else:
-            command = _as_owner(owner, uid, f"env VIRTPLAY_STATE_DIR={place} {program} {words}")
-        return f"the service of this machine runs as {owner} in {directory}; run: {command}"
-    return ""
+    directory = unit.state_dir()
+    if directory is not None:
+        if _with(settings, directory, unit.database_url()).database == settings.database:
+            return ""
+        user = runner = unit.user()
+        command = f"sh -c {shlex.quote(unit.script(words))}"
+    elif settings.state_dir == ROOT_STATE_DIR:
+        return ""
+    elif user := _user_of_role():
+        runner, command = "root", f"{ROLE_COMMAND} {words}"
+    elif _root_has_one(settings):
+        user = runner = "root"
+        program = shlex.quote(str(Path(sys.argv[0]).absolute()))
+        command = f"env VIRTPLAY_STATE_DIR={ROOT_STATE_DIR} {program} {words}"
+    else:
+        return ""
+    if settings.database_url:
+        command = f"env -u VIRTPLAY_DATABASE_URL {command}"
+    return (
+        f"the service of this machine runs as {user} in {directory or ROOT_STATE_DIR}; run:"
+        f" {_as_user(runner, command)}"
+    )
 
 
-def _is_of_role() -> bool:
+def _with(settings: Settings, directory: Path, url: str = "") -> Settings:
+    return settings.model_copy(update={"state_dir": directory, "database_url": url})
+
+
+def _root_has_one(settings: Settings) -> bool:
     try:
-        return "exec runuser -u " in ROLE_COMMAND.read_text()
+        return has_database(_with(settings, ROOT_STATE_DIR))
+    except PermissionError:
+        return True
+
+
+def _user_of_role() -> str:
+    """Return the user of the service that the role has installed; "" without one."""
+    try:
+        found = re.search(r"exec runuser -u (\S+) ", ROLE_COMMAND.read_text())
     except (OSError, ValueError):
-        return False
+        return ""
+    return found[1] if found else ""
 
 
-def _as_owner(owner: str, uid: int, command: str) -> str:
-    if uid == os.geteuid():
-        return command
+def _as_user(user: str, command: str) -> str:
     if os.geteuid() == 0:
-        return f"runuser -u {owner} -- {command}"
-    return f"sudo {'' if uid == 0 else f'-u {owner} '}{command}"
+        return command if user == "root" else f"runuser -u {user} -- {command}"
+    with contextlib.suppress(KeyError):  # the present user may have no name
+        if pwd.getpwuid(os.geteuid()).pw_name == user:
+            return command
+    return f"sudo {'' if user == 'root' else f'-u {user} '}{command}"

@@ -3,6 +3,7 @@
 import os
 import pwd
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -31,18 +32,31 @@ def is_ours() -> bool:
 
 def state_dir() -> Path | None:
     """Return the state directory of our unit; None without one."""
-    found = re.search(rf"^EnvironmentFile=(.+)/{re.escape(ENVIRONMENT)}$", _read(), re.M)
-    return Path(found[1]) if found and is_ours() else None
+    directory = _find(rf"EnvironmentFile=(.+)/{re.escape(ENVIRONMENT)}")
+    return Path(directory) if directory else None
 
 
-def has_url() -> bool:
-    """Whether the settings of our unit name a database, which is then not in its directory."""
-    directory = state_dir()
+def user() -> str:
+    """Return the user of our unit."""
+    return _find("User=(.+)")
+
+
+def database_url() -> str:
+    """Return VIRTPLAY_DATABASE_URL of our unit; "" without one, or if its settings are hidden."""
     try:
-        text = (directory / ENVIRONMENT).read_text() if directory else ""
+        text = ((state_dir() or Path()) / ENVIRONMENT).read_text()
     except OSError:
-        return False
-    return "\nVIRTPLAY_DATABASE_URL=" in f"\n{text}"
+        return ""
+    found = re.search(r'^VIRTPLAY_DATABASE_URL="(.*)"$', text, re.M)
+    return re.sub(r"\\(.)", r"\1", found[1]) if found else ""
+
+
+def script(words: str) -> str:
+    """Return what a shell has to run for a command with the settings and program of our unit."""
+    environment = shlex.quote(f"{state_dir()}/{ENVIRONMENT}")
+    python = shlex.quote(_find(r'ExecStart="(.+)" -m virtplay\.cli serve'))
+    # The directory of the person may be hidden from the user, or have a package of this name.
+    return f"cd /; set -a; . {environment}; {python} -m virtplay.cli {words}"
 
 
 def refuse_foreign_unit() -> None:
@@ -152,6 +166,12 @@ def _write_as_root(path: Path, text: str) -> None:
     command = as_root("install", "-m", "644", "/dev/stdin", str(path))
     if subprocess.run(command, input=text, text=True, check=False).returncode != 0:
         raise CannotStart(f"cannot write {path} (see above)")
+
+
+def _find(line: str) -> str:
+    """Return the group of a pattern of a line of our unit; "" without one."""
+    found = re.search(f"^{line}$", _read(), re.M)
+    return found[1] if found and is_ours() else ""
 
 
 def _read() -> str:

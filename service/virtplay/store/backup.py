@@ -151,9 +151,11 @@ async def unpack_backup(file: Path, copy: Path) -> Contents:
     return contents
 
 
-def refuse_own_file(url: str, file: Path) -> None:
-    """Raise CannotCopy if a file to restore is the database at `url`."""
+def check_source(file: Path, url: str) -> None:
+    """Raise CannotCopy if a file to restore cannot be read, or is the database at `url`."""
     try:
+        _refuse_pipe(file)
+        file.open("rb").close()
         is_database = _is_database(file, url)
     except OSError as error:
         raise CannotCopy(f"cannot read {error.filename}: {_reason(error)}") from error
@@ -167,7 +169,6 @@ def _is_database(file: Path, url: str) -> bool:
 
 
 def _copy(file: Path, copy: Path) -> None:
-    _refuse_pipe(file)
     file = Path(os.path.realpath(file))  # its -wal is beside it, not beside a link
     if Path(f"{file}-wal").exists():  # a database that is open, or was not closed
         with closing(_open(file, "ro")) as source, closing(sqlite3.connect(copy)) as target:
@@ -183,7 +184,8 @@ def _refuse_pipe(file: Path) -> None:
         mode = file.stat().st_mode
         special = not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
     except FileNotFoundError:
-        special = file.is_relative_to("/dev")  # sudo closes the pipe of <(command)
+        # sudo closes the pipe of <(command).
+        special = file.is_relative_to("/dev/fd") or file == Path("/dev/stdin")
     if special:
         raise CannotCopy(
             f"cannot read {file}: it is a pipe or a device; write the backup into a file first"

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import pwd
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +28,8 @@ from virtplay.cli.server import load_settings
 from virtplay.errors import CannotCopy, CannotStart, VmAlreadyRunning
 from virtplay.files import PROJECT
 from virtplay.machine import database, unit
-from virtplay.store.backup import applied_migrations, place_of, save_backup
+from virtplay.store.backup import applied_migrations, save_backup
+from virtplay.store.database import place_of
 
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.service import TOKEN, FakeService, make_vm, serve_fake
@@ -446,6 +450,9 @@ def test_version(run: Run) -> None:
     assert run("--version").out == run("version").out == f"virtplay {__version__}\n"
 
 
+SUDO = "" if os.geteuid() == 0 else " sudo"
+
+
 def test_a_command_that_reads_the_database_makes_none(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -468,8 +475,12 @@ def test_a_command_that_reads_the_database_makes_none(
             " creates it, or set VIRTPLAY_STATE_DIR or VIRTPLAY_DATABASE_URL as the service has"
             " it\n",
         )
-    assert "No such file" in run("db", "restore", str(tmp_path / "file")).err
-    service.mkdir()
+    service.mkdir()  # such a directory is no service yet
+    assert run("db", "restore", str(tmp_path / "file")).err == (
+        f"virtplay: cannot read {tmp_path}/file: No such file or directory\n"
+    )
+    assert not mine.exists()
+    (service / "virtplay.sqlite3").touch()
     (tmp_path / "file").touch()
     for command in (*commands, ("db", "restore", str(tmp_path / "file"))):
         error = run(*command).err
@@ -477,10 +488,12 @@ def test_a_command_that_reads_the_database_makes_none(
         own = "; or make a database of your own: virtplay db upgrade" * ("restore" in command)
         assert error == (
             f"virtplay: cannot find the database {mine}/virtplay.sqlite3: the service of this"
-            f" machine runs as {service.owner()} in {service}; run:"
-            f" env VIRTPLAY_STATE_DIR={service} {program} {words}{own}\n"
+            f" machine runs as root in {service}; run:"
+            f"{SUDO} env VIRTPLAY_STATE_DIR={service} {program} {words}{own}\n"
         )
-    assert not [*mine.glob("*.sqlite3")]
+    refuse_stat(monkeypatch, service / "virtplay.sqlite3")
+    assert f"runs as root in {service}; run: " in run("token", "list").err
+    assert not mine.exists()
 
 
 @pytest.fixture
@@ -491,6 +504,7 @@ def other_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(database, "ROOT_STATE_DIR", tmp_path / "service")
     monkeypatch.setattr(database, "ROLE_COMMAND", tmp_path / "command")
     (tmp_path / "service").mkdir()
+    (tmp_path / "service/virtplay.sqlite3").touch()
     return tmp_path / "service"
 
 
@@ -499,76 +513,120 @@ def command_of(error: str) -> list[str]:
     return shlex.split(error.partition("; run: ")[2])
 
 
+def write_unit(state: Path, url: str = "") -> str:
+    """Write the unit of a service, and its settings; return the URL of its database."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIRTPLAY_DATABASE_URL", url)
+        settings = load_settings(state_dir=state)
+        state.mkdir()
+        (state / unit.ENVIRONMENT).write_text(unit.describe_environment(settings))
+    unit.FILE.write_text(unit.describe_unit(settings, state / unit.ENVIRONMENT))
+    return settings.database
+
+
 @pytest.mark.parametrize(
-    ("me", "owner", "uid", "before"),
+    ("me", "user", "before"),
     [
-        (0, "root", 0, ""),
-        (1000, "ann", 1000, ""),
-        (0, "ann", 1000, "runuser -u ann -- "),
-        (1001, "ann", 1000, "sudo -u ann "),
-        (1001, "root", 0, "sudo "),
+        ("root", "root", ""),
+        ("ann", "ann", ""),
+        ("root", "ann", "runuser -u ann -- "),
+        ("bob", "ann", "sudo -u ann "),
+        ("bob", "root", "sudo "),
+        ("", "root", "sudo "),
     ],
 )
-def test_the_command_for_another_users_database_names_its_user(
-    run: Run, other_service: Path, monkeypatch: pytest.MonkeyPatch, me: int, owner: str,
-    uid: int, before: str,
+def test_the_command_for_the_database_of_a_unit_has_its_user_and_program(
+    run: Run, other_service: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, me: str,
+    user: str, before: str,
 ) -> None:  # fmt: skip
-    stat = os.stat
+    state = tmp_path / "of the unit"
+    monkeypatch.setattr(sys, "executable", "/home/ann's/python")
+    monkeypatch.setattr(pwd, "getpwuid", lambda _uid: SimpleNamespace(pw_name=user))
+    write_unit(state)
 
-    def owned(file: Any, *args: Any, **options: Any) -> os.stat_result:
-        found = stat(file, *args, **options)
-        is_service = str(file) == str(other_service)
-        return os.stat_result((*found[:4], uid, *found[5:])) if is_service else found
+    def look_up(uid: int) -> SimpleNamespace:
+        if not me:
+            raise KeyError(uid)
+        return SimpleNamespace(pw_name=me)
 
-    monkeypatch.setattr(os, "stat", owned)
-    monkeypatch.setattr(Path, "owner", lambda _path: owner)
-    monkeypatch.setattr(os, "geteuid", lambda: me)
-    program = Path("virtplay").absolute()
-    assert run("token", "list").err.endswith(
-        f"the service of this machine runs as {owner} in {other_service}; run:"
-        f" {before}env VIRTPLAY_STATE_DIR={other_service} {program} token list\n"
-    )
+    monkeypatch.setattr(pwd, "getpwuid", look_up)
+    monkeypatch.setattr(os, "geteuid", lambda: 0 if me == "root" else 1000)
+    error = run("token", "list").err
+    start = f"the service of this machine runs as {user} in {state}; run: {before}sh -c "
+    assert start in error
+    (script,) = shlex.split(error.partition(start)[2])
+    directory, _, environment, command = script.split("; ")
+    assert directory == "cd /"
+    assert shlex.split(environment) == [".", f"{state}/{unit.ENVIRONMENT}"]
+    program = ["/home/ann's/python", "-m", "virtplay.cli"]
+    assert shlex.split(command) == [*program, "token", "list"]
 
 
 def test_the_command_for_the_service_of_the_role_is_that_of_the_role(
-    run: Run, other_service: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    template = PROJECT / "roles/virtplay_service/templates/virtplay.sh.j2"
-    database.ROLE_COMMAND.write_text(template.read_text())
-    for uid, before in ((0, []), (1000, ["sudo"])):
-        monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
-        wanted = [*before, str(database.ROLE_COMMAND), "token", "create", "my ci"]
-        assert command_of(run("token", "create", "my ci").err) == wanted
-    database.ROLE_COMMAND.write_text("a program that pip has installed")
-    assert str(database.ROLE_COMMAND) not in run("token", "list").err
-
-
-def test_the_command_for_the_service_of_a_unit_has_the_units_settings(
     run: Run, other_service: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    state = tmp_path / "of the unit"
-    state.mkdir()
-    unit.FILE.write_text(f"{unit.MARK}EnvironmentFile={state}/virtplay.env\n")
-    monkeypatch.setenv("VIRTPLAY_DATABASE_URL", 'sqlite:///a $HOME"`id`\\')
-    settings = load_settings(state_dir=state)
-    (state / "virtplay.env").write_text(unit.describe_environment(settings))
-    monkeypatch.delenv("VIRTPLAY_DATABASE_URL")
-    for mine in (tmp_path / "mine", state):  # the latter: only the database is elsewhere
-        monkeypatch.setenv("VIRTPLAY_STATE_DIR", str(mine))
-        shell, option, script = command_of(run("db", "restore", "my file").err.partition("; or")[0])
-        assert (shell, option) == ("sh", "-c")
-        settle, _, command = script.rpartition("; ")
-        assert shlex.split(command) == [
-            str(Path("virtplay").absolute()),
-            "db",
-            "restore",
-            "my file",
-        ]
+    template = PROJECT / "roles/virtplay_service/templates/virtplay.sh.j2"
+    written = template.read_text().replace("{{ __virtplay_service_user }}", "virtplay")
+    database.ROLE_COMMAND.write_text(written)
+    (other_service / "virtplay.sqlite3").unlink()  # its database may be PostgreSQL
+    monkeypatch.chdir(tmp_path)  # the program of the role leaves it
+    Path("restore").touch()
+    for uid, before in ((0, []), (1000, ["sudo"])):
+        monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
+        error = run("token", "create", "my ci").err
+        assert f"the service of this machine runs as virtplay in {other_service}; run: " in error
+        start = [*before, str(database.ROLE_COMMAND)]
+        assert command_of(error) == [*start, "token", "create", "my ci"]
+        error = run("db", "restore", "--replace", "restore").err.partition("; or make")[0]
+        assert command_of(error) == [*start, "db", "restore", f"{tmp_path}/restore", "--replace"]
+        assert command_of(run("db", "backup", "db").err)[-3:] == ["db", "backup", f"{tmp_path}/db"]
+    monkeypatch.setenv("VIRTPLAY_DATABASE_URL", f"sqlite://{tmp_path}/none")
+    assert command_of(run("token", "list").err)[:4] == [
+        "sudo", "env", "-u", "VIRTPLAY_DATABASE_URL",
+    ]  # fmt: skip
+    monkeypatch.setattr(database, "ROOT_STATE_DIR", tmp_path / "mine")  # its own command
+    assert "start the service, which creates it" in run("token", "list").err
+    monkeypatch.setattr(database, "ROOT_STATE_DIR", other_service)
+    database.ROLE_COMMAND.write_text("a program that pip has installed")
+    assert "start the service, which creates it" in run("token", "list").err
+
+
+def test_the_command_for_the_service_of_a_unit_runs(
+    run: Run, other_service: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url = write_unit(tmp_path / "of the unit", f'sqlite://{tmp_path}/a $HOME"`id`\\')
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as service:
+        service.setenv("VIRTPLAY_DATABASE_URL", url)
+        assert run("db", "upgrade").status == run("db", "backup", "my file").status == 0
+    # The state directory may be that of the unit: only the database is elsewhere.
+    for mine, other in (("mine", ""), ("of the unit", ""), ("mine", f"sqlite://{tmp_path}/none")):
+        monkeypatch.setenv("VIRTPLAY_STATE_DIR", str(tmp_path / mine))
+        monkeypatch.setenv("VIRTPLAY_DATABASE_URL", other)
+        error = run("db", "restore", "my file").err
+        command = error.partition("; run: ")[2].partition("; or make")[0]
         done = subprocess.run(
-            ["sh", "-c", f"{settle}; env"], capture_output=True, text=True, check=True
+            command, shell=True, cwd="/", capture_output=True, text=True, check=True
         )
-        assert f"\nVIRTPLAY_STATE_DIR={state}\n" in f"\n{done.stdout}"
-        assert f"\nVIRTPLAY_DATABASE_URL={settings.database_url}\n" in f"\n{done.stdout}"
+        place = place_of(url)
+        assert done.stdout.startswith(f"restored the database {place} from {tmp_path}/my file,")
+
+
+@pytest.mark.parametrize("name", ["", 'a $HOME"`id`\\'])
+def test_the_service_of_a_unit_is_no_other_one(
+    run: Run, other_service: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    mine, file = tmp_path / "mine", tmp_path / "file"
+    assert run("db", "upgrade").status == run("db", "backup", str(file)).status == 0
+    shutil.rmtree(mine)
+    url = f"sqlite://{tmp_path}/{name}" if name else ""
+    place = place_of(write_unit(mine, url))
+    monkeypatch.setenv("VIRTPLAY_DATABASE_URL", url)
+    assert run("token", "list").err.startswith(
+        f"virtplay: cannot find the database {place}: start the service, which creates it,"
+    )
+    assert run("db", "restore", str(file)).out.startswith(f"restored the database {place} from ")
+    assert run("token", "list").status == 0
 
 
 def refuse_stat(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
@@ -621,6 +679,10 @@ def test_a_restore_says_what_it_cannot_read_and_write(
         assert run("db", "restore", special).err == (
             f"virtplay: cannot read {special}: it is a pipe or a device; write the backup into a"
             " file first\n"
+        )
+    for absent in ("/dev/shm/virtplay-none", str(tmp_path / "none")):
+        assert run("db", "restore", absent).err == (
+            f"virtplay: cannot read {absent}: No such file or directory\n"
         )
     assert run("db", "restore", str(tmp_path)).err == (
         f"virtplay: cannot read {tmp_path}: Is a directory\n"
