@@ -331,11 +331,9 @@ class Vms:
         return Accepted(vm, job, superseded=after if job.after_id is None else None)
 
     def _dispatch(self, accepted: Accepted) -> None:
-        """Start the job of an accepted and committed request; end the one that it supersedes."""
-        if accepted.superseded is not None:
-            self._dispatcher.withdraw(accepted.superseded.id)
-            if accepted.superseded.started_at is None:
-                count_ended(accepted.superseded)  # whoever runs a job counts it
+        """Start the job of an accepted and committed request; count the one that it supersedes."""
+        if accepted.superseded is not None and accepted.superseded.started_at is None:
+            count_ended(accepted.superseded)  # whoever runs a job counts it
         if accepted.job.after_id is None:
             self._dispatcher.enqueue(accepted.job.id)
 

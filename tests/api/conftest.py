@@ -163,16 +163,11 @@ class QuietDispatcher:
 
     def __init__(self, *_: object) -> None:
         self.enqueued: list[int] = []
-        self.withdrawn: list[int] = []
         self._stopped = asyncio.Event()
 
     def enqueue(self, job_id: int) -> None:
         """Record a committed job."""
         self.enqueued.append(job_id)
-
-    def withdraw(self, job_id: int) -> None:
-        """Record a job whose play would be ended."""
-        self.withdrawn.append(job_id)
 
     async def run(self) -> None:
         """Wait until stopped."""

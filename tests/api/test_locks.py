@@ -9,13 +9,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from tortoise.exceptions import IntegrityError
 from virtplay.errors import Conflict
-from virtplay.jobs.execution import columns_of, lease, progress_of
-from virtplay.jobs.outcome import conclude, finish
+from virtplay.jobs import dispatcher
+from virtplay.jobs.dispatcher import LocalDispatcher
+from virtplay.jobs.execution import columns_of, end, lease, progress_of
+from virtplay.jobs.outcome import conclude, finish, lose
 from virtplay.jobs.progress import Progress
 from virtplay.jobs.recovery import recover
 from virtplay.metrics.service_series import REGISTRY
 from virtplay.states import JobStatus
-from virtplay.store.jobs import move, save_progress
+from virtplay.store import jobs
+from virtplay.store.database import DatabaseAway
+from virtplay.store.jobs import append_events, move, save_progress
 from virtplay.store.models import AuditEntry, Job, Vm
 
 from tests.api.conftest import BODY, Service
@@ -108,8 +112,7 @@ async def test_a_stop_with_force_takes_the_place_of_what_waits_for_the_guest(
     )
     job = await Job.get(ref=data["jobId"])
     assert (job.status, job.after_id) == (JobStatus.QUEUED, None)
-    dispatcher = service.app.ctx.services.dispatcher
-    assert (dispatcher.withdrawn, dispatcher.enqueued) == ([old.id], [old.id, job.id])
+    assert service.app.ctx.services.dispatcher.enqueued == [old.id, job.id]
     assert await AuditEntry.all().count() == 2
     # What the play of the first reports late counts no more, nor does a crash bring it back.
     if running:
@@ -122,11 +125,116 @@ async def test_a_stop_with_force_takes_the_place_of_what_waits_for_the_guest(
     assert await recover(service.settings) == [job.id]
     forced = await lease(job.id)
     assert forced is not None
-    assert forced.generation == old.generation + 1 if running else 1
+    assert forced.generation == (old.generation + 1 if running else 1)
     off = Progress(1, result={"domain": {"state": "stopped"}}, stats_seen=True)
     assert await finish(forced, off, {"rc": 0, "status": "successful"}) == []
     assert (await service.get(f"/vms/{vm.ref}"))["status"] == "stopped"
     assert (await service.get(f"/jobs/{held}"))["status"] == "cancelled"
+
+
+async def leased_stop(service: Service) -> tuple[Vm, Job]:
+    """Return a running VM and its stop, which a worker has begun."""
+    vm = await put_vm(RUNNING)
+    job = await lease((await Job.get(ref=(await service.act(str(vm.ref), "stop"))["jobId"])).id)
+    assert job is not None
+    return vm, job
+
+
+async def test_a_job_that_is_superseded_while_it_ends_keeps_that_outcome(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm, old = await leased_stop(service)
+    before = cancelled("stop")
+
+    async def read_before(number: int) -> Job | None:
+        job = await get_job(number)
+        monkeypatch.setattr(jobs, "get_job", get_job)
+        _ = await service.act(str(vm.ref), "stop", {"force": True})
+        return job
+
+    get_job = jobs.get_job
+    monkeypatch.setattr(jobs, "get_job", read_before)
+    done = Progress(1, result={"domain": {"state": "stopped"}}, stats_seen=True)
+    ended = {"rc": 0, "status": "successful"}
+    assert await end(old, done, ended, asyncio.Event()) == []
+    assert (await Job.get(id=old.id)).status == JobStatus.CANCELLED
+    assert cancelled("stop") == before + 1
+    assert (await service.get(f"/vms/{vm.ref}"))["status"] == "stopping"
+
+
+async def test_a_job_that_is_given_up_without_a_database_is_left_in_a_few_words(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, job = await leased_stop(service)
+
+    async def move(*_: object, **__: object) -> None:
+        raise DatabaseAway("it is restarted")
+
+    monkeypatch.setattr(jobs, "move", move)
+    give_up = asyncio.Event()
+    give_up.set()
+    outcome = {"rc": None, "status": "ended"}
+    assert await end(job, progress_of(job), outcome, give_up) is None
+    (record,) = [each for each in caplog.records if each.name == "virtplay.jobs.execution"]
+    assert record.levelname == "WARNING"
+    assert record.exc_info is None
+    message = f"cannot queue {job.ref} again, or count it: cannot use the database"
+    assert record.getMessage().startswith(message)
+
+
+async def test_a_play_is_ended_also_if_nobody_reports_that_its_job_is_superseded(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm, old = await leased_stop(service)
+    await move(old, JobStatus.QUEUED, leased_by="")
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def execute(number: int, give_up: asyncio.Event) -> list[int]:
+        _ = await lease(number)
+        if number == old.id:
+            begun.set()
+            _ = await give_up.wait()
+            ended.set()
+        return []
+
+    async def is_allowed() -> bool:
+        return True
+
+    async def execute_batch(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(dispatcher, "LOOK_SECONDS", 0.1)
+    local = LocalDispatcher(
+        service.settings, execute, execute_batch, is_allowed, on_end=lambda _job: None
+    )
+    running = asyncio.create_task(local.run())
+    async with asyncio.timeout(300):
+        _ = await begun.wait()
+        # The service's own dispatcher does nothing, as if the request had ended with the commit.
+        _ = await service.act(str(vm.ref), "stop", {"force": True})
+        _ = await ended.wait()
+    await local.stop()
+    await running
+
+
+async def test_the_error_of_a_superseded_or_lost_job_names_ansibles_task(service: Service) -> None:
+    async def begin(job: Job) -> None:
+        task = {"event": "playbook_on_task_start", "task": "Stop the VM"}
+        progress = progress_of(job)
+        progress.take(task)
+        await save_progress(job, 1, **columns_of(progress))
+        _ = await append_events(job.id, 1, [task, {"event": "verbose", "text": "no task"}])
+
+    vm, job = await leased_stop(service)
+    await begin(job)
+    data = await service.act(str(vm.ref), "stop", {"force": True})
+    error = (await service.get(f"/jobs/{job.ref}"))["error"]
+    assert (error["task"], error["host"]) == ("Stop the VM", job.host)
+    forced = await lease((await Job.get(ref=data["jobId"])).id)
+    assert forced is not None
+    await begin(forced)
+    await lose(await Job.get(id=forced.id))
+    assert (await service.get(f"/jobs/{forced.ref}"))["error"]["task"] == "Stop the VM"
 
 
 def cancelled(action: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lab.lab import Host
@@ -37,6 +37,20 @@ def run_modules(host: Host, *runs: Run, module: str = "snapshot") -> list[dict[s
     return results
 
 
+def start_module(host: Host, module: str, **arguments: Any) -> Callable[[], dict[str, Any]]:
+    """Run a module beside other runs on the host; return what waits for its result."""
+    program = _start(host)
+    assert program.stdin is not None
+    program.stdin.write(json.dumps({"module": module, "runs": [(arguments, 0)]}) + "\n")
+    program.stdin.flush()
+
+    def result() -> dict[str, Any]:
+        (only,) = json.loads(program.communicate()[0])
+        return dict(only)
+
+    return result
+
+
 def _run(host: Host, module: str, runs: Sequence[Run]) -> list[dict[str, Any] | None]:
     server = _server(host)
     assert server.stdin is not None
@@ -54,13 +68,17 @@ _servers: dict[Process, subprocess.Popen[str]] = {}
 def _server(host: Host) -> subprocess.Popen[str]:
     """Return the host's program that runs modules, which ends with the host."""
     if host.init not in _servers:
-        paths = (str(REPOSITORY / "collections"), sysconfig.get_path("purelib"))
-        _servers[host.init] = subprocess.Popen(
-            host.command("python3", str(REPOSITORY / "tests/lab/crash.py"), *paths),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=HOST_ENVIRONMENT,
-            cwd="/",
-        )
+        _servers[host.init] = _start(host)
     return _servers[host.init]
+
+
+def _start(host: Host) -> subprocess.Popen[str]:
+    paths = (str(REPOSITORY / "collections"), sysconfig.get_path("purelib"))
+    return subprocess.Popen(
+        host.command("python3", str(REPOSITORY / "tests/lab/crash.py"), *paths),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=HOST_ENVIRONMENT,
+        cwd="/",
+    )

@@ -15,7 +15,8 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.snapshot.plan imp
 
 from lab import Host, Lab
 from tests.acceptance.service import wait_for
-from tests.lab.modules import run_module, run_modules
+from tests.lab.locks import halted, wait_for_force
+from tests.lab.modules import run_module, run_modules, start_module
 from tests.lab.plays import IMAGES
 
 pytestmark = [
@@ -109,6 +110,34 @@ def libvirt_version(host: Host) -> int:
 
 def told(result: dict[str, Any]) -> dict[str, tuple[str, bool]]:
     return {c["field"]: (c["applies"], c["destroys"]) for c in result["changes"]}
+
+
+def test_restart_with_force_ends_in_a_running_guest_whatever_that_does_meanwhile(
+    small_host: Host, domain: Domain
+) -> None:
+    domain.virsh("start")
+    first = {"job": "job-000001", "generation": 1}
+    force = {"uuid": domain.uuid, "state": "restarted", "force": True}
+    again = partial(run_module, small_host, "domain", **force)
+    waiting = start_module(
+        small_host, "domain", uuid=domain.uuid, state="restarted", timeout=3600, **first
+    )
+    note = f"grep -q job-000001 /var/lib/virtplay/fence/{domain.uuid}.json && echo noted"
+    wait_for("the wait", lambda: small_host.run("sh", "-c", note, check=False).stdout, 60)
+    with halted(small_host, "job-000001"):
+        forced = start_module(small_host, "domain", **force)
+        wait_for_force(small_host, f"restart {domain.uuid}")
+        domain.virsh("destroy")  # the guest shuts down just before the power is cut
+    assert waiting()["code"] == "SUPERSEDED"
+    assert told(forced()) == {"state": ("live", False)}
+    assert domain.state() == "running (booted)"
+    # A job may find it stopped without a wait: its service has ended the play that held the lock.
+    domain.virsh("destroy")
+    assert again()["code"] == "VM_ALREADY_STOPPED"
+    assert again(job="job-000002", generation=2)["domain"]["state"] == "running"
+    # Run again after a crash of the service, it does nothing twice.
+    assert again(job="job-000002", generation=3)["domain"]["state"] == "running"
+    assert domain.state() == "running (booted)"
 
 
 def test_saved_memory_is_kept_until_somebody_gives_it_up(domain: Domain) -> None:

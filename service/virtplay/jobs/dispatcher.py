@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from virtplay.actions import cuts_power, goes_together
+from virtplay.actions import cuts_power, goes_together, waits_for_guest
 from virtplay.settings import Settings
 from virtplay.store.database import DatabaseAway
-from virtplay.store.jobs import ReadyJob, ready_jobs
+from virtplay.store.jobs import ReadyJob, cancelled_jobs, ready_jobs
 
 Execute = Callable[[int, asyncio.Event], Awaitable[list[int]]]
 """Runs a job until it ends or the event is set; returns the jobs that were waiting for it.
@@ -45,9 +45,6 @@ class Dispatcher(Protocol):
 
     def enqueue(self, job_id: int) -> None:
         """Queue a committed job, which starts as soon as the limits allow it."""
-
-    def withdraw(self, job_id: int) -> None:
-        """End the play of a job that has ended in the database, if it runs here."""
 
     async def run(self) -> None:
         """Run jobs until stopped."""
@@ -106,10 +103,11 @@ class Load:
 def choose(
     settings: Settings, ready: Iterable[ReadyJob], works: Iterable[Work]
 ) -> list[list[ReadyJob]]:
-    """Return the jobs to start, in order of the queue: each alone, or several as one batch.
+    """Return the jobs to start: each alone, or several as one batch.
 
-    Of the jobs that may go together, those that are ready now do; no job waits for others. Those
-    that cut the power come first: they must not wait until other guests have shut down.
+    Those that cut the power come first, as they must not wait until other guests have shut down;
+    then the others, in order of the queue. Of the jobs that may go together, those that are ready
+    now do; no job waits for others.
     """
     load = Load(settings, works)
     batch: list[ReadyJob] = []
@@ -170,14 +168,8 @@ class LocalDispatcher:
         self._failed.pop(job_id, None)
         self._changed.set()
 
-    def withdraw(self, job_id: int) -> None:
-        """End the play of a job that has ended in the database; one that runs alone."""
-        for work in self._works:
-            if job_id in work.jobs:
-                work.give_up.set()
-
     async def run(self) -> None:
-        """Start queued jobs in order, as far as the limits allow, until stopped."""
+        """Start queued jobs, as far as the limits allow, and end superseded ones, until stopped."""
         away = False
         while not self._stopping:
             self._changed.clear()
@@ -187,6 +179,7 @@ class LocalDispatcher:
                     self._stopping = True
                     self._give_up_all()
                     return
+                await self._withdraw_superseded()
                 ready = await ready_jobs()
             except DatabaseAway as error:
                 if not away:
@@ -211,6 +204,20 @@ class LocalDispatcher:
             self._give_up_all()
             if late:
                 await asyncio.wait(late)
+
+    async def _withdraw_superseded(self) -> None:
+        """End the plays of jobs that others have superseded: who did so may not be able to.
+
+        Only what waits for its guest is superseded, and that runs alone.
+        """
+        waiting = {
+            job.id: work
+            for work in self._works
+            for job in work.jobs.values()
+            if waits_for_guest(job.action, job.variables)
+        }
+        for job_id in await cancelled_jobs(waiting):
+            waiting[job_id].give_up.set()
 
     def _give_up_all(self) -> None:
         for work in self._works:

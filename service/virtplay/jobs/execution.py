@@ -97,9 +97,15 @@ async def end(
     if give_up.is_set() and (outcome is None or outcome["status"] in ("ended", "killed")):
         if not RULES[Action(job.action)].repeatable:
             return None
-        with contextlib.suppress(Conflict):
+        try:
             # Now, as the next start would take this for a crash, and count it.
             await queue_again(job)
+        except DatabaseAway as error:
+            log.warning("cannot queue %s again, or count it: %s", job.ref, error.message)
+            return None
+        except Conflict:
+            pass
+        else:
             return None
     try:
         return await conclude(job, progress, outcome, give_up)

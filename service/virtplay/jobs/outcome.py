@@ -62,11 +62,7 @@ async def conclude(
                 job.leased_by,
             ):
                 raise Conflict(f"cannot finish {job.ref}: another worker has leased it")
-            if fresh.status in FINISHED_JOB:
-                # Written before, without a response; the dispatcher finds what waited for it.
-                followers = []
-            else:
-                followers = await finish(fresh, progress, outcome)
+            followers = await finish(fresh, progress, outcome)
         except Conflict:
             raise
         except UNREADABLE as error:
@@ -107,14 +103,19 @@ def count_ended(job: Job) -> None:
 async def finish(job: Job, progress: Progress, exit_event: Mapping[str, Any] | None) -> list[int]:
     """Write the outcome to job, VM, snapshot and the waiting start in one transaction.
 
-    Return the ids of jobs that were waiting for it.
+    Return the ids of jobs that were waiting for it. A job that has ended keeps its outcome.
     """
     error = _failure(job, progress, exit_event)
     result = progress.result or {}
-    if error:
-        log.warning("%s failed: %s", job.ref, error["message"])
     async with transaction():
         vm = await lock_vm(job.vm_id)
+        # Read again under the VM's lock: another job may have superseded it meanwhile.
+        await store.refresh_status(job)
+        if job.status in FINISHED_JOB:
+            # Or written before, without a response; the dispatcher finds what waited for it.
+            return []
+        if error:
+            log.warning("%s failed: %s", job.ref, error["message"])
         if vm is not None and await _catches_up(job, vm, progress):
             return [job.id]
         waiting = await store.waiting_job(vm.id) if vm and job.locks else None
@@ -188,10 +189,11 @@ async def lose(job: Job, why: str = "the service ended before the job") -> None:
     """
     message = f"cannot determine how {job.ref} ended: {why}"
     outcome = JobStatus.CANCELLED if job.status == JobStatus.QUEUED else JobStatus.LOST
-    error = {"code": "INTERNAL_ERROR", "message": message, "task": job.step, "host": job.host}
     async with transaction():
         vm = await lock_vm(job.vm_id)
         waiting = await store.waiting_job(vm.id) if vm and job.locks else None
+        task = await store.last_task(job.id)
+        error = {"code": "INTERNAL_ERROR", "message": message, "task": task, "host": job.host}
         await store.move(job, outcome, error=error)
         if vm is not None and job.locks:
             await _settle_failure(job, vm, error, {})

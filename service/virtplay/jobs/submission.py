@@ -125,7 +125,7 @@ async def submit(
     """Lock `vm` with a queued job for `action`; call this inside a transaction.
 
     The job waits for the unfinished job `after`; if that waits for its guest to shut down, the job
-    supersedes it, and the caller ends its play. It works on `snapshot`. `at_once` jobs of the
+    supersedes it, and the dispatcher ends its play. It works on `snapshot`. `at_once` jobs of the
     request whose first job is `bulk_id`, by default this one, may run at once. `eta_seconds` is how
     long it will probably take, None if unknown, by default as earlier ones. Raise
     OperationInProgress when another job holds the VM. An action that does not lock leaves the
@@ -173,7 +173,7 @@ async def _take_over(vm: Vm, superseded: Job, job: Job) -> None:
     error = {
         "code": "SUPERSEDED",
         "message": f"cannot {verb} VM {vm.label}: {job.ref} has superseded it, with force",
-        "task": superseded.step,
+        "task": await store.last_task(superseded.id),
         "host": superseded.host,
     }
     await store.move(superseded, JobStatus.CANCELLED, error=error)

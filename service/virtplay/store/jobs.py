@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any, NamedTuple, cast
@@ -186,6 +186,11 @@ async def get_job(job_id: int) -> Job | None:
     return await Job.get_or_none(id=job_id)
 
 
+async def refresh_status(job: Job) -> None:
+    """Read again whether a job has ended; call this under the lock of its VM."""
+    await job.refresh_from_db(fields=["status", "finished_at"])
+
+
 async def lock_jobs(job_ids: Iterable[int]) -> list[tuple[Job, Vm | None]]:
     """Return the jobs with these numbers, each with its VM, whose row is locked, in order."""
     jobs = Job.filter(id__in=list(job_ids))
@@ -281,6 +286,14 @@ async def ready_jobs() -> list[ReadyJob]:
     return [ReadyJob(**{**row, "host": row["host"] or ""}) for row in rows]
 
 
+async def cancelled_jobs(job_ids: Collection[int]) -> list[int]:
+    """Return those of the jobs with these numbers that are cancelled."""
+    if not job_ids:
+        return []
+    jobs = Job.filter(id__in=list(job_ids), status=JobStatus.CANCELLED)
+    return cast("list[int]", await jobs.values_list("id", flat=True))
+
+
 async def deleted_since(moment: datetime) -> set[uuid.UUID]:
     """Return the UUIDs of the VMs that jobs have deleted since `moment`."""
     jobs = (
@@ -370,6 +383,13 @@ async def next_event(job_id: int) -> int:
     """Return the sequence number of a job's next event, beginning with 1."""
     last = await JobEvent.filter(job_id=job_id).order_by("-seq").first()
     return last.seq + 1 if last else 1
+
+
+async def last_task(job_id: int) -> str:
+    """Return Ansible's name of the task that a job's play has reached; "" before the first."""
+    events = JobEvent.filter(job_id=job_id).exclude(task="")
+    event = await events.order_by("-seq").first()
+    return event.task if event else ""
 
 
 async def read_log(job_id: int) -> str:

@@ -147,6 +147,29 @@ def test_power_plan(
 
 
 @pytest.mark.parametrize(
+    ("state", "more", "force", "expected"),
+    [
+        (STOPPED, {}, True, [Step.START]),
+        (STOPPED, OUTDATED, True, [Step.DISCARD, Step.START]),
+        (RUNNING, {}, True, [Step.DESTROY, Step.START]),
+        # Somebody has saved it meanwhile, or has shut it down before a restart without force.
+        (STOPPED, SAVED, True, "VM_ALREADY_STOPPED"),
+        (STOPPED, {}, False, "VM_ALREADY_STOPPED"),
+    ],
+)
+def test_restart_with_force_starts_what_has_stopped_since_it_was_requested(
+    state: DomainState, more: dict[str, Any], force: bool, expected: list[Step] | str
+) -> None:
+    current = replace(domain(state), **more)
+    if isinstance(expected, str):
+        with pytest.raises(Failure) as refusal:
+            plan_power(current, Wanted.RESTARTED, force=force, was_active=True)
+        assert refusal.value.code == expected
+    else:
+        assert plan_power(current, Wanted.RESTARTED, force=force, was_active=True) == expected
+
+
+@pytest.mark.parametrize(
     ("more", "reason"),
     [
         ({"state": STOPPED}, None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain import power
@@ -127,6 +128,25 @@ def test_guest_that_goes_down_too_slowly_for_one_with_force_is_left_to_it() -> N
     with pytest.raises(Failure, match="superseded"):
         run_steps(domain, steps, label="vm-001", timeout=600, let_go=let_go)
     assert domain.done == ["press"] * 2
+
+
+@pytest.mark.parametrize(
+    ("steps", "raised"),
+    [([Step.RESUME, Step.SHUT_DOWN, Step.START], True), ([Step.SHUT_DOWN], False)],
+)
+def test_guest_that_has_gone_down_is_not_started_before_one_with_force(
+    steps: list[Step], raised: bool
+) -> None:
+    domain = Domain()
+
+    def let_go() -> None:
+        if domain.state()[0] == STOPPED:  # the other asks in just that moment
+            raise Failure("cannot restart vm-001: job-000009 has superseded it", "SUPERSEDED")
+
+    # A stop has done what it had to do.
+    with pytest.raises(Failure, match="superseded") if raised else nullcontext():
+        run_steps(domain, steps, label="vm-001", timeout=600, let_go=let_go)
+    assert domain.done[-1] == "press"
 
 
 def test_guest_that_crashes_while_it_shuts_down_has_not_stopped() -> None:

@@ -180,9 +180,13 @@ _AFTER = {
 }
 
 
-def plan_power(current: Current, wanted: Wanted, *, force: bool = False) -> list[Step]:
+def plan_power(
+    current: Current, wanted: Wanted, *, force: bool = False, was_active: bool = False
+) -> list[Step]:
     """Return the steps from a domain's state to the wanted one.
 
+    was_active: the domain was active when the task was requested, but may have stopped meanwhile. A
+    restart with force then starts it: a shutdown that it supersedes may have taken effect.
     Raises Failure if that is not allowed (VM_ALREADY_RUNNING, VM_ALREADY_STOPPED,
     VM_HAS_SAVED_STATE, GUEST_NOT_RESPONDING, OPERATION_IN_PROGRESS, VALIDATION_ERROR).
     """
@@ -192,6 +196,9 @@ def plan_power(current: Current, wanted: Wanted, *, force: bool = False) -> list
     ends = wanted in (Wanted.STOPPED, Wanted.RESTARTED)
     if wanted is Wanted.ABSENT or (ends and not force) or _is_migrating(current):
         refuse_jobs(current, cannot)
+    has_stopped = was_active and not (current.active or current.saved)
+    if has_stopped and force and wanted is Wanted.RESTARTED:
+        wanted = Wanted.RUNNING
     steps = _plan_power(current, wanted, force, cannot)
     outdated = current.has_managed_save and not current.saved
     if outdated and {Step.START, Step.SHUT_DOWN, Step.DESTROY} & {*steps}:

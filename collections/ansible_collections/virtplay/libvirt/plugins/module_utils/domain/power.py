@@ -46,7 +46,8 @@ def run_steps(
 ) -> None:
     """Run the steps in order; a graceful shutdown has timeout seconds.
 
-    While the guest shuts down, let_go is called again and again, and may raise Failure.
+    While the guest shuts down, and before it is then started, let_go is called, and may raise
+    Failure.
     The guest must then run for watch seconds without being paused by QEMU.
     Raises Failure: GUEST_NOT_RESPONDING, and the domain is running or paused as before;
     GUEST_NOT_RUNNING, and it is as QEMU has left it.
@@ -67,12 +68,9 @@ def run_steps(
         elif step is Step.DISCARD:
             discard(dom)
         else:
-            try:
-                _shut_down(dom, label, timeout, let_go)
-            except Failure:
-                if number and steps[number - 1] is Step.RESUME:
-                    call_within(MONITOR_SECONDS, dom.suspend, f"cannot pause {label} again")
-                raise
+            _shut_down(dom, label, timeout, let_go, was_paused=Step.RESUME in steps[:number])
+            if Step.START in steps:
+                let_go()
     if watch and steps:
         _watch(dom, label, watch)
 
@@ -185,7 +183,18 @@ def _destroy(dom: Any) -> None:
             raise
 
 
-def _shut_down(dom: Any, label: str, timeout: float, let_go: Callable[[], None]) -> None:
+def _shut_down(
+    dom: Any, label: str, timeout: float, let_go: Callable[[], None], *, was_paused: bool
+) -> None:
+    try:
+        _press_until_stopped(dom, label, timeout, let_go)
+    except Failure:
+        if was_paused:
+            call_within(MONITOR_SECONDS, dom.suspend, f"cannot pause {label} again")
+        raise
+
+
+def _press_until_stopped(dom: Any, label: str, timeout: float, let_go: Callable[[], None]) -> None:
     deadline = time.monotonic() + timeout
     next_press = time.monotonic()
     presser: threading.Thread | None = None

@@ -329,7 +329,9 @@ class DomainTask:
         begun = begun_restart(self.fence) if self.wanted == Wanted.RESTARTED else None
         if begun:
             return plan_rest(current, begun, force=force), noted_changes(begun)
-        steps = plan_power(current, self.wanted, force=force)
+        # The service has found it active, and so has, mostly, who had to wait for the lock.
+        was_active = self.params["job"] is not None or self.fence.has_waited
+        steps = plan_power(current, self.wanted, force=force, was_active=was_active)
         return steps, self._power_changes(current, steps, after(current, steps)[0])
 
     def _power_changes(

@@ -79,13 +79,18 @@ class Fence:
     def let_go(self) -> None:
         """Raise Failure (SUPERSEDED) if another process waits for the lock with force.
 
-        Call this while the lock is held and nothing is half done.
+        Call this while the lock is held and what is done so far suits the other, too.
         """
         other = find_holder(self._force_path)
         if other is not None:
             raise Failure(
                 f"cannot {self.task}: {other} has superseded it, with force", "SUPERSEDED"
             )
+
+    @property
+    def has_waited(self) -> bool:
+        """Whether another process held the lock when this one wanted it."""
+        return self._wait.holder is not None
 
     def waited(self) -> dict[str, Any]:
         """Return the result keys about the wait for the lock: waited_seconds and waited_for."""
