@@ -96,7 +96,7 @@ def report_accepted(
     job_id = str(accepted["jobId"])
     job = follow_job(client, job_id, quiet=as_json, begun=begun, subject=name)
     if job["status"] != "succeeded":
-        report_end(job, time.monotonic() - begun, as_json=as_json)
+        report_end(job, time.monotonic() - begun, as_json=as_json, subject=_subject(accepted))
     runs = change.runs or action in STARTING
     vm = None
     if runs and wait:
@@ -156,6 +156,7 @@ def report_accepted_together(
             error = each["error"]
             print_error(Refused(error["code"], error["message"], error["details"]))
     ended: list[JsonObject] = []
+    subjects = {each["jobId"]: _subject(each) for each in jobs}
     begun = time.monotonic()
     if wait:
         ids = [str(each["jobId"]) for each in jobs]
@@ -166,7 +167,7 @@ def report_accepted_together(
         print_json({"jobs": jobs, "refused": refused})
     elif wait:
         for job in failed:
-            print(f"virtplay: {_failure(job, None)}", file=sys.stderr)
+            print(f"virtplay: {_failure(job, None, subjects[job['id']])}", file=sys.stderr)
         done = len(ended) - len(failed)
         after = f" after {time.monotonic() - begun:.1f} s"
         typer.echo(f"{action} of {done} of {len(ended) + len(refused)} VMs succeeded{after}")
@@ -268,21 +269,26 @@ def wait_for_address(
     raise AssertionError("responses come until there is an address or an error is raised")
 
 
-def report_end(job: JsonObject, seconds: float | None, *, as_json: bool) -> None:
-    """Print the outcome in one line, or the job as JSON; typer.Exit(3) unless it succeeded."""
+def report_end(
+    job: JsonObject, seconds: float | None, *, as_json: bool, subject: str | None = None
+) -> None:
+    """Print the outcome in one line, or the job as JSON; typer.Exit(3) unless it succeeded.
+
+    `subject`: what the line calls that which the job was to change, instead of its id.
+    """
     if as_json:
         print_json(job)
     if job["status"] == "succeeded":
         if not as_json:
-            typer.echo(_outcome(job, None, seconds))
+            typer.echo(_outcome(job, subject, seconds))
         return
     if as_json:
         error = job["error"] or {}
         print_json_fault(
-            error.get("code", "JOB_FAILED"), _failure(job, seconds), {"jobId": job["id"]}
+            error.get("code", "JOB_FAILED"), _failure(job, seconds, subject), {"jobId": job["id"]}
         )
     else:
-        print(f"virtplay: {_failure(job, seconds)}", file=sys.stderr)
+        print(f"virtplay: {_failure(job, seconds, subject)}", file=sys.stderr)
     raise typer.Exit(JOB_FAILED)
 
 
@@ -315,12 +321,14 @@ def _reference(job: JsonObject) -> str:
     return str(job["vmId"] or f"{len(job['vmIds'])} VMs")
 
 
-def _failure(job: JsonObject, seconds: float | None) -> str:
+def _failure(job: JsonObject, seconds: float | None, subject: str | None) -> str:
     """Return the line about a job that did not succeed."""
     after = "" if seconds is None else f" after {seconds:.1f} s"
     error = job["error"] or {"code": "UNKNOWN", "message": "no reason reported"}
+    what = f"{plain(job['action'])} of {subject}" if subject else _what(job)
+    reason = plain(error["message"]).replace("a stop with force", "a stop with --force")
     return (
-        f"{_what(job)} {plain(job['status'])}{after}: {plain(error['message'])}"
+        f"{what} {plain(job['status'])}{after}: {reason}"
         f" ({plain(error['code'])}); for details: virtplay job log {plain(job['id'])}"
     )
 

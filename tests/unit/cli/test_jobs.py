@@ -85,9 +85,28 @@ def test_job_that_did_not_succeed_is_exit_3(service: FakeService, run: Run, stat
     result = run("vm", "stop", "vm-001")
     assert result.status == 3
     assert re.fullmatch(
-        rf"virtplay: vm_start of vm-001 {status} after \d\.\d s: cannot reach host kvm1"
+        rf"virtplay: vm_start of name-1 \(vm-001\) {status} after \d\.\d s: cannot reach host kvm1"
         r" \(HOST_UNREACHABLE\); for details: virtplay job log job-000012\n",
         result.err,
+    )
+
+
+def test_a_guest_that_does_not_react_is_named_as_typed_with_the_option(
+    service: FakeService, run: Run
+) -> None:
+    """Its domain may have another name, which the module's message contains."""
+    service.reply("POST", "/vms/vm-001/stop", make_accepted(name="third"))
+    error = {
+        "code": "GUEST_NOT_RESPONDING",
+        "message": "cannot stop first: still running; a stop with force cuts its power",
+        "task": "Stop the VM",
+        "host": "kvm1",
+    }
+    service.reply_job(make_failed(action="vm_stop", error=error))
+    assert re.fullmatch(
+        r"virtplay: vm_stop of third \(vm-001\) failed after \d\.\d s: cannot stop first: still"
+        r" running; a stop with --force cuts its power \(GUEST_NOT_RESPONDING\); .*\n",
+        run("vm", "stop", "vm-001").err,
     )
 
 

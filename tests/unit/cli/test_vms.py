@@ -337,7 +337,7 @@ def test_a_failed_creation_is_the_outcome_and_no_address_is_waited_for(
     service.reply_job(make_failed(id="job-000001", action="vm_create"))
     result = run(*CREATE, "--start", "--wait")
     assert result.status == 3
-    assert "vm_create of vm-001 failed" in result.err
+    assert "vm_create of web (vm-001) failed" in result.err
 
 
 def test_a_guest_that_stops_or_never_has_an_address_is_no_success(
@@ -430,7 +430,7 @@ def test_all_jobs_are_followed_and_each_failure_is_a_line(service: FakeService, 
     assert result.status == 3
     refused, failed = result.err.splitlines()
     assert "vm-003" in refused
-    assert failed.startswith("virtplay: vm_start of vm-002 failed: ")
+    assert failed.startswith("virtplay: vm_start of name-2 (vm-002) failed: ")
     assert failed.endswith("for details: virtplay job log job-000002")
     assert "vm_pause of 1 of 3 VMs succeeded after " in result.out
 
