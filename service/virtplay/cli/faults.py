@@ -10,6 +10,7 @@ import typer
 
 from virtplay.cli.ages import age_text
 from virtplay.cli.screen import plain
+from virtplay.cli.sizes import write_size
 from virtplay.errors import DatabaseNotAvailable, VirtplayError, VmAmbiguous
 from virtplay.texts import did_you_mean
 from virtplay.vm_fields import WORDS
@@ -39,6 +40,9 @@ OPTIONS = {
 """Field of a request → the option that sets it, where that is not --FIELD."""
 ARGUMENTS = {"name": "NAME", "vms": "VM", "vm": "VM"}
 """Field of a request → the argument that sets it, in commands without an option --FIELD."""
+
+UNITS = {"memory": "M", "disk": "G"}
+"""Field of a request that is a size → its unit."""
 
 
 class ClientError(VirtplayError):
@@ -206,8 +210,16 @@ def _in_options(refusal: str, message: str, details: Mapping[str, Any]) -> str:
     """Return the service's message with options in place of JSON fields and query parameters."""
     fields = details.get("fields")
     if refusal == "VALIDATION_ERROR" and isinstance(fields, list) and fields:
-        return "; ".join(f"{_option(str(one['field']))} {one['message']}" for one in fields)
+        return "; ".join(_in_option(str(one["field"]), str(one["message"])) for one in fields)
     return re.sub(r"\b([a-z][a-zA-Z]*)=true\b", lambda found: _option(found[1]), message)
+
+
+def _in_option(field: str, message: str) -> str:
+    """Return what is wrong with a field as said of its option; a limit of a size has its unit."""
+    letter = UNITS.get(field)
+    if letter:
+        message = re.sub(r"[0-9]+$", lambda found: write_size(int(found[0]), letter), message)
+    return f"{_option(field)} {message}"
 
 
 def _option(field: str) -> str:

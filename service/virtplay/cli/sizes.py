@@ -27,6 +27,14 @@ def parse_gib(text: str) -> int:
     return _parse(str(text), GIB, "GiB", "20G or 1T")
 
 
+def write_size(number: int, letter: str) -> str:
+    """Return a size, of which `number` is in M or G, as an option takes it: 2048 M is 2G."""
+    letters = "MGT"["MGT".index(letter) :]
+    while number and number % 1024 == 0 and len(letters) > 1:
+        number, letters = number // 1024, letters[1:]
+    return f"{number}{letters[0]}"
+
+
 def _parse(text: str, unit: int, name: str, example: str) -> int:
     found = SIZE.fullmatch(text.strip())
     if not found:

@@ -567,8 +567,20 @@ def test_service_names_every_wrong_field(service: FakeService, run: Run) -> None
     assert result.status == 2
     assert result.err == (
         "virtplay: --cpu must be greater than or equal to 1;"
-        " --disk must be greater than or equal to 1\n"
+        " --disk must be greater than or equal to 1G\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "limit"),
+    [("100T", "less than or equal to 16T"), ("1", "greater than or equal to 32M")],
+)
+def test_a_limit_of_memory_has_its_unit(
+    service: FakeService, run: Run, given: str, limit: str
+) -> None:
+    service.reply_vms()
+    result = run("vm", "create", "x", "--template", "micro", "--memory", given)
+    assert (result.status, result.err) == (2, f"virtplay: --memory must be {limit}\n")
 
 
 @pytest.mark.parametrize(
