@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from virtplay.actions import RULES
 from virtplay.api.pages import page_headers, read_console_page
 from virtplay.files import NODE_MODULES, PROJECT
 
@@ -106,13 +107,21 @@ def test_the_page_shows_the_step_of_the_unfinished_job(tmp_path: Path) -> None:
     waits = {**running, "stepTimeoutSeconds": 90, "stepStartedAt": "2030-01-31T12:00:00Z"}
     for job, second, words in (
         (None, 0, ""),
-        (queued, 0, "vm_stop: queued"),
+        (queued, 0, "Stopping the VM: queued"),
+        ({**queued, "status": "running"}, 0, "Stopping the VM"),
         (running, 0, "Stopping the domain"),
         (waits, 12, "Stopping the domain \u2026 12 of 90 s"),
         (waits, 99, "Stopping the domain \u2026 90 of 90 s"),
     ):
         now = f"Date.parse('2030-01-31T12:00:00Z') + {second * 1000}"
         assert in_node(tmp_path, f"texts.stepOf({json.dumps(job)}, {now})") == words
+
+
+@pytest.mark.usefixtures("packages")
+def test_the_page_has_words_for_every_action_that_locks_a_vm(tmp_path: Path) -> None:
+    jobs = [{"action": action, "status": "queued"} for action in RULES if RULES[action].locks]
+    shown = in_node(tmp_path, f"{json.dumps(jobs)}.map((job) => texts.stepOf(job, 0))")
+    assert [words for words in shown if "_" in words] == []
 
 
 @pytest.mark.parametrize("final", ["UNAUTHORIZED", "FORBIDDEN", "VM_NOT_FOUND", "VM_AMBIGUOUS"])
