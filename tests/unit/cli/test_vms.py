@@ -435,6 +435,17 @@ def test_all_jobs_are_followed_and_each_failure_is_a_line(service: FakeService, 
     assert "vm_pause of 1 of 3 VMs succeeded after " in result.out
 
 
+def test_a_refused_one_of_many_is_exit_1_as_if_it_were_alone(
+    service: FakeService, run: Run
+) -> None:
+    reply_many(service, "vm-001")
+    service.reply_job(make_succeeded(id="job-000001"))
+    result = run("vm", "pause", "--label", "team")
+    assert result.status == 1
+    assert result.err == "virtplay: cannot pause VM vm-003: it is stopped (VM_ALREADY_STOPPED)\n"
+    assert "vm_pause of 1 of 2 VMs succeeded after " in result.out
+
+
 @pytest.mark.parametrize("words", [[], ["vm-001", "--label", "a"], ["vm-001", "--at-once", "0"]])
 def test_an_action_on_no_vm_or_two_choices_asks_nothing(
     service: FakeService, run: Run, words: list[str]
