@@ -150,7 +150,7 @@ def list_command(
         as_json: bool,
     ) -> None:
         if as_json and (watch or columns):
-            raise typer.BadParameter("--json cannot be used with --columns or --watch")
+            raise typer.BadParameter("--json cannot be used with --columns (-o) or --watch (-w)")
         table.choose(columns)  # refuses a wrong name before a request is sent
 
         def lines() -> tuple[list[str], Sequence[str]]:

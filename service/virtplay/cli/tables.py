@@ -66,7 +66,7 @@ class Table:
             if key not in self.columns:
                 known = list(self.columns)
                 raise WrongValue(
-                    f"cannot use --columns {given}: unknown column {key!r}"
+                    f"cannot use columns {given}: unknown column {key!r}"
                     f"{did_you_mean(key, known) or ';'} columns: {', '.join(known)}"
                 )
             chosen.append(self.columns[key])

@@ -197,8 +197,8 @@ class Launcher:
                 return await self._fork(path, words, environment)
             except (Unavailable, OSError) as reason:
                 count_fallback("job")
-                # It takes some seconds to start.
-                level = logging.WARNING if path.exists() else logging.INFO
+                # It takes some seconds to start, which is no fault.
+                level = logging.WARNING if path.exists() else logging.DEBUG
                 log.log(level, "cannot fork the process of %s: %s", directory.name, reason)
         return await asyncio.create_subprocess_exec(
             sys.executable,

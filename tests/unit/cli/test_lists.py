@@ -120,6 +120,7 @@ def test_columns_are_chosen_and_ordered(service: FakeService, run: Run) -> None:
     result = run("vm", "list", "--columns", "id,nmae")
     assert result.status == 2
     assert "unknown column 'nmae'; did you mean name? columns: id, name, status" in result.err
+    assert result.err.startswith("virtplay: cannot use columns id,nmae: "), "-o is the same option"
     assert run("vm", "list", "--columns", "id", "--json").status == 2
     assert len(service.requests) == asked
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -15,7 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 from virtplay.jobs import processes, runner
+from virtplay.jobs.launcher import Launcher
 from virtplay.jobs.processes import MARK, end_strays
+from virtplay.settings import Settings
 
 JOB = f"""
 import os, subprocess, sys
@@ -139,3 +142,17 @@ def test_a_zombie_is_no_stray(tmp_path: Path) -> None:
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     end_strays(tmp_path)
     assert child.wait(120) == 0
+
+
+async def test_a_launcher_that_is_still_starting_is_nothing_to_report(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    socket = tmp_path / "socket"
+    launcher = Launcher(Settings(launcher=str(socket), state_dir=tmp_path))
+    for levels in ([], ["WARNING"]):  # without a socket, and with one that nobody serves
+        process = await launcher.start(tmp_path / "job", os.environ)
+        process.kill()
+        await process.wait()
+        assert [record.levelname for record in caplog.records] == levels
+        socket.touch()
