@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from virtplay.cli.options import Yes, confirm
+from virtplay.cli.screen import unwound_by_signals
 from virtplay.cli.server import Address, Port, load_settings, serve
 
 up_app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -37,7 +38,8 @@ def up(
 
     Installs Debian packages and libvirt with QEMU, and creates the network default and the storage
     pools default and templates if there are none; the first time it also boots a VM and deletes it
-    again. Requires root, or sudo without a password.
+    again. Requires root, or sudo without a password. Ctrl-C, SIGTERM or SIGHUP meanwhile ends
+    Ansible and its tasks first; a new run continues.
 
     \b
     Example:
@@ -51,7 +53,8 @@ def up(
     if systemd:
         unit.refuse_foreign_unit()
     serving = systemd and unit.is_active()
-    prepare(settings, settings.inventory_sources if inventory else [], serving=serving)
+    with unwound_by_signals():
+        prepare(settings, settings.inventory_sources if inventory else [], serving=serving)
     if systemd:
         unit.start_unit(settings)
         typer.echo(f"Virtplay runs as {unit.NAME}; its log: journalctl -u {unit.NAME}")

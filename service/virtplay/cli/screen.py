@@ -55,8 +55,15 @@ def is_dialogue() -> bool:
 
 @contextmanager
 def unwound_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the block as an exception does, which restores the terminal."""
-    before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    """Let SIGTERM and SIGHUP end the block as an exception does, so that it can clean up.
+
+    One that is ignored, as by nohup, stays so.
+    """
+    before = {
+        number: signal.signal(number, _leave)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield
     finally:

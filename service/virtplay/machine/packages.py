@@ -6,6 +6,7 @@ import subprocess
 
 from virtplay.errors import CannotStart
 from virtplay.files import PROJECT
+from virtplay.machine.plays import run
 from virtplay.machine.root import as_root
 
 GROUP = "service"
@@ -27,13 +28,9 @@ def install_packages() -> None:
     print(f"installing Debian packages: {', '.join(missing)}", flush=True)
     quiet = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq")
     for words in (("update",), ("install", "-y", "--no-install-recommends", *missing)):
-        done = subprocess.run(
-            as_root(*quiet, *words),
-            check=False,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        if done.returncode != 0:
+        # Without an end: packages that are half installed would have to be repaired by hand.
+        command = as_root(*quiet, *words)
+        if run(command, None, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) != 0:
             raise CannotStart(
                 f"cannot install the Debian packages {', '.join(missing)}: apt-get failed (see"
                 " above)"

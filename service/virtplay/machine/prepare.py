@@ -13,9 +13,10 @@ from pathlib import Path
 
 from virtplay.errors import CannotStart
 from virtplay.files import PACKAGE, PROJECT
+from virtplay.jobs.processes import become_subreaper, end_descendants
 from virtplay.machine.database import has_database
 from virtplay.machine.packages import install_packages
-from virtplay.machine.plays import ANSIBLE_PLAYBOOK, ansible_environment, project_dir
+from virtplay.machine.plays import ANSIBLE_PLAYBOOK, Program, ansible_environment, project_dir, run
 from virtplay.machine.root import as_root, require_root
 from virtplay.settings import Settings
 
@@ -100,21 +101,27 @@ def play(name: str, sources: list[str], logs: Path, *options: str) -> None:
     log = logs / f"{name}.log"
     command = [ANSIBLE_PLAYBOOK, str(project_dir() / f"playbooks/{name}.yml"), *words_of(sources)]
     with log.open("w") as output:
-        done = subprocess.run(
+        status = run(
             [*command, *options],
+            _end_play,
             env=ansible_environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            check=False,
         )
     text = log.read_text(errors="replace")
-    if done.returncode != 0:
+    if status != 0:
         print(text, file=sys.stderr)
         raise CannotStart(f"cannot prepare this machine: playbook {name} failed (see above)")
     for message in re.findall(r'^ *"msg": "(.*)"$', text, re.M):
         print(f"  {message}")
     print(f"  playbook {name}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _end_play(_ansible: Program) -> None:
+    """End Ansible and its tasks, which outlive it; not the daemons that they have started."""
+    become_subreaper()
+    end_descendants()
 
 
 def words_of(sources: list[str]) -> list[str]:
@@ -133,10 +140,10 @@ def boot_first_vm(sources: list[str], state: Path) -> None:
     done = state / "first-vm"
     if done.exists() and done.read_text() == digest.hexdigest():
         return
-    # A process of its own: it changes how it handles signals.
+    # A process of its own: it changes how it handles signals, and deletes the VM after one.
     program = (sys.executable, "-m", "virtplay.machine.first_vm")
     log = ("--log", str(state / "first-vm.log"))
-    if subprocess.run([*program, *words_of(sources), *log], check=False).returncode != 0:
+    if run([*program, *words_of(sources), *log], Program.terminate) != 0:
         raise CannotStart("cannot use this machine as a hypervisor: no VM boots on it (see above)")
     done.write_text(digest.hexdigest())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -257,3 +258,51 @@ def test_settings_reach_the_unit_as_they_are(
     assert shown.stdout.decode() == f"3160 {value}"
     assert "OTHER" not in text
     assert f"EnvironmentFile={tmp_path}" in unit.describe_unit(Settings(), tmp_path)
+
+
+UP = """
+import sys
+from virtplay.cli import main
+from virtplay.machine import prepare
+for name in ("check_port", "require_root", "install_packages"):
+    setattr(prepare, name, lambda *_: None)
+prepare.ANSIBLE_PLAYBOOK = sys.argv.pop(1)
+sys.executable = sys.argv.pop(1)
+sys.argv[0] = "virtplay"
+main()
+"""
+DEAF = "exec 3>$FIFO; setsid sh -c 'trap \"\" TERM HUP; echo >&3 working; sleep 1000 & wait' & wait"
+"""A play whose task is in a session of its own and ignores signals, as Ansible's may be."""
+
+
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [("play", signal.SIGTERM), ("play", signal.SIGHUP), ("first VM", signal.SIGINT)],
+)
+def test_the_end_of_up_ends_what_it_runs_first(
+    tmp_path: Path, step: str, number: signal.Signals
+) -> None:
+    programs = {
+        "ansible-playbook": DEAF if step == "play" else "exit 0",
+        "first-vm": "exec 3>$FIFO; trap 'sleep 0.3; echo >&3 deleted; exit 1' TERM;"
+        " echo >&3 working; while :; do sleep 0.1 3>&-; done",
+    }
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    up = subprocess.Popen(
+        [sys.executable, "-c", UP, *(str(tmp_path / name) for name in programs), "up"],
+        env={**os.environ, "VIRTPLAY_STATE_DIR": str(tmp_path / "state"), "FIFO": str(fifo)},
+        start_new_session=True,
+    )
+    with fifo.open("rb", buffering=0) as output:
+        while b"working" not in output.read(100):
+            assert up.poll() is None
+        up.send_signal(number)
+        assert up.wait() == 128 + number
+        os.set_blocking(output.fileno(), False)
+        left = b"deleted\n" if step == "first VM" else b""
+        # Without a writer, the output has an end: no process is left.
+        assert output.readall() == left
