@@ -104,6 +104,17 @@ def test_what_cannot_be_meant_is_refused_with_the_vm(
         domain_list(vms, {})
 
 
+def test_every_vm_that_lacks_something_or_is_there_twice_is_named() -> None:
+    vms = [{"name": "a", "memory": 256}, {"name": "b", "memory": 256}, WEB, WEB]
+    with pytest.raises(InvalidVms) as refusal:
+        domain_list(vms, {})
+    assert str(refusal.value).split("; ") == [
+        "cannot use VM a: it has no vcpus",
+        "cannot use VM b: it has no vcpus",
+        "cannot use VM web-1: two VMs of the host have that name",
+    ]
+
+
 def test_defaults_are_for_what_a_vm_does_not_say() -> None:
     defaults = {"vcpus": 1, "memory": 256, "state": "running"}
     first, second = domain_list([{"name": "a"}, {"name": "b", "vcpus": 4}], defaults)

@@ -33,7 +33,7 @@ _NEEDED = ("vcpus", "memory")
 
 
 class InvalidVms(ValueError):
-    """The declared VMs are invalid; the message gives the VM and the reason."""
+    """The declared VMs are invalid; the message gives the VMs and the reasons."""
 
 
 def domain_list(
@@ -46,17 +46,19 @@ def domain_list(
     """
     usual = _use_names(defaults, "the defaults of the VMs")
     merged = [{**usual, **_use_names(vm, f"VM {vm.get('name')}")} for vm in vms]
+    faults = []
     for vm in merged:
-        if not vm.get("name"):
-            raise InvalidVms(f"cannot use a VM without a name: {sorted(vm)}")
         missing = [key for key in _NEEDED if vm.get(key) is None]
-        if vm.get("state") != ABSENT and missing:
-            raise InvalidVms(f"cannot use VM {vm['name']}: it has no {' and no '.join(missing)}")
+        if not vm.get("name"):
+            faults.append(f"cannot use a VM without a name: {sorted(vm)}")
+        elif vm.get("state") != ABSENT and missing:
+            faults.append(f"cannot use VM {vm['name']}: it has no {' and no '.join(missing)}")
     for key in ("name", "uuid"):
         values = [vm[key] for vm in merged if vm.get(key)]
         twice = sorted({value for value in values if values.count(value) > 1})
-        if twice:
-            raise InvalidVms(f"cannot use VM {twice[0]}: two VMs of the host have that {key}")
+        faults += [f"cannot use VM {one}: two VMs of the host have that {key}" for one in twice]
+    if faults:
+        raise InvalidVms("; ".join(faults))
     arguments = [_arguments(vm) for vm in merged]
     _refuse_shared_cards(arguments)
     return arguments
