@@ -264,7 +264,7 @@ def wait_for_address(
                 step = {"status": "running", "progress": 100, "step": "waiting for its address"}
                 show({**waiting, **step, "etaSeconds": None}, responding)
     except KeyboardInterrupt:
-        print(f"virtplay: {shown} is running, without an address so far", file=sys.stderr)
+        print(f"virtplay: {shown} has no address so far", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     raise AssertionError("responses come until there is an address or an error is raised")
 

@@ -26,6 +26,8 @@ FRESH_SECONDS = 300.0
 READY_SECONDS = 60.0
 """How long the SSH server of such a VM is waited for."""
 POLL_SECONDS = 0.2
+COMING = (VmStatus.CREATING, VmStatus.STARTING, VmStatus.RESTARTING)
+"""The statuses of a VM that may run soon."""
 USERS = {
     "almalinux": "almalinux",
     "alpine": "alpine",
@@ -73,14 +75,18 @@ def exec_ssh(
 ) -> NoReturn:
     """Become ssh, which is connected to the guest; CannotLogIn, NoAddress.
 
-    With `wait`, a VM that has no address yet is waited for. The SSH server of a VM that was
-    started just now is waited for in any case.
+    With `wait`, a VM that is created, started or has no address yet is waited for. The SSH server
+    of a VM that was started just now is waited for in any case.
     """
     vm = client.get(path_of("vms", vm_name))
     shown = f"VM {vm['name']} ({vm['id']})"
     if not vm["ip"]:
-        if vm["status"] not in (VmStatus.RUNNING, VmStatus.STARTING):
+        if vm["status"] not in (*COMING, VmStatus.RUNNING):
             raise CannotLogIn(f"cannot log in to {shown}: it is {vm['status']}")
+        if not wait and vm["status"] in COMING:
+            raise CannotLogIn(
+                f"cannot log in to {shown}: it is {vm['status']}; --wait waits for it"
+            )
         if not wait:
             raise NoAddress(
                 f"cannot log in to {shown}: its address is not known yet; --wait waits for it, and"

@@ -108,6 +108,10 @@ def test_a_vm_that_cannot_be_reached_is_named_with_a_remedy(service: FakeService
         "virtplay: cannot log in to VM name-1 (vm-001): its address is not known yet; --wait waits"
         " for it, and virtplay vm console vm-001 needs none\n"
     )
+    service.reply_vms(make_vm(ip=None, status="creating"))
+    assert run("vm", "ssh", "vm-001").err == (
+        "virtplay: cannot log in to VM name-1 (vm-001): it is creating; --wait waits for it\n"
+    )
     for status, ip in (("stopped", None), ("stopped", "198.51.100.7"), ("error", None)):
         service.reply_vms(make_vm(ip=ip, status=status))
         result = run("vm", "ssh", "vm-001", "--wait")
@@ -167,7 +171,8 @@ def test_a_way_that_does_not_work_is_left_to_ssh_itself(
 
 @pytest.mark.usefixtures("fake_ssh")
 def test_wait_asks_until_the_address_is_known(service: FakeService) -> None:
-    vms = [make_vm(ip=ip).model_dump(mode="json") for ip in (None, None, "127.0.0.1")]
+    states = (("creating", None), ("starting", None), ("running", None), ("running", "127.0.0.1"))
+    vms = [make_vm(status=status, ip=ip).model_dump(mode="json") for status, ip in states]
     service.reply("GET", "/vms/vm-001", *vms)
     service.reply("GET", "/hosts/kvm1", make_host(connection=LOCAL))
     code = "from virtplay.cli import main, ssh; ssh.READY_SECONDS = 0; main()"
