@@ -277,6 +277,18 @@ async def test_guest_that_qemu_has_paused_is_an_error_until_it_runs(service: Ser
     assert (shown["status"], shown["statusReason"], shown["error"]) == ("paused", "user", None)
 
 
+async def test_unknown_is_a_reason_only_of_an_error(service: Service) -> None:
+    vm = await put_vm(RUNNING)
+    for state, seen in (
+        ("running", ("running", None)),
+        ("paused", ("error", "unknown")),
+        ("stopped", ("stopped", None)),
+    ):
+        await service.see("kvm1", domains=[own_domain(vm, state=state, state_reason="unknown")])
+        shown = await service.get("/vms/vm-001")
+        assert (shown["status"], shown["statusReason"]) == seen
+
+
 async def test_changes_made_with_virsh_are_followed(service: Service) -> None:
     vm = await put_vm(STOPPED)
     disks = [{"target": "vda", "capacity_bytes": 7 * GIB, "allocation_bytes": 2 * GIB}]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from virtplay.states import fault_of, power_status
+from virtplay.states import DomainState, fault_of, power_status
 from virtplay.store.models import Snapshot, Vm
 from virtplay.store.snapshots import follow_snapshots, list_snapshots
 from virtplay.store.vms import number_of, save_vm
@@ -16,6 +16,11 @@ from virtplay.vm_fields import DEFAULT_POOL, from_domain
 
 UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
 """Errors that a report of another shape raises."""
+NO_REASON = "unknown"
+"""The reason of a VM that was only created, or whose libvirt has been restarted since.
+
+QEMU also pauses a guest for it, and then it is an error: see PAUSED_BY_QEMU.
+"""
 STATE: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("domain", "name", str),
     ("power", "state", lambda state: state or ""),
@@ -37,6 +42,8 @@ def columns_of(domain: Mapping[str, Any]) -> dict[str, Any]:
     if domain.get("state") == "stopped":
         domain = {"addresses": [], **domain}
     state = {column: read(domain[key]) for column, key, read in STATE if key in domain}
+    if state.get("state_reason") == NO_REASON and domain.get("state") != DomainState.PAUSED:
+        state["state_reason"] = None
     if "state" in domain:
         state["status"] = power_status(state["power"], state.get("state_reason"))
     return {**from_domain(domain), **state, **_room_of(domain.get("disks"))}

@@ -292,7 +292,7 @@ class VmOut(BaseModel):
     status: VmStatus
     statusReason: str | None = Field(  # noqa: N815
         description="why it is running, paused, stopped or error, as libvirt says: user, io_error,"
-        " shutdown, destroyed, crashed, saved, migration, unknown and others"
+        " shutdown, destroyed, crashed, saved, migration and others; null if it is not known"
     )
     cpu: int
     memory: int
