@@ -99,8 +99,14 @@ def exec_ssh(
     between = (None if jump == NO_JUMP else jump) if jump else find_jump(client, vm)
     target = Target(vm["ip"], user or user_of(vm["os"]), between)
     client.close()
-    if wait or _is_fresh(vm):
-        wait_for_server(target, shown)
+    if (wait or _is_fresh(vm)) and not wait_for_server(target, shown):
+        # ssh goes on to say why.
+        print_notes(
+            [
+                f"The SSH server of {shown} does not answer; see virtplay vm console {vm['id']} (a"
+                " VM created without an SSH key may have none)"
+            ]
+        )
     arguments = ssh_arguments(vm, target, identity, command)
     sys.stdout.flush()
     try:
@@ -154,15 +160,18 @@ def user_of(system: str) -> str | None:
     return USERS.get(name[0]) if name else None
 
 
-def wait_for_server(target: Target, shown: str) -> None:
-    """Return when the SSH server of the guest of `shown` answers, or after READY_SECONDS."""
+def wait_for_server(target: Target, shown: str) -> bool:
+    """Return when the SSH server of the guest of `shown` answers; False after READY_SECONDS."""
     deadline = time.monotonic() + READY_SECONDS
     said = False
-    while not _is_ready(target) and time.monotonic() < deadline:
+    while not _is_ready(target):
+        if time.monotonic() >= deadline:
+            return False
         if not said:
             print_notes([f"Waiting for the SSH server of {shown} …"])
             said = True
         time.sleep(POLL_SECONDS)
+    return True
 
 
 def _is_ready(target: Target) -> bool:

@@ -175,9 +175,13 @@ def test_wait_asks_until_the_address_is_known(service: FakeService) -> None:
     vms = [make_vm(status=status, ip=ip).model_dump(mode="json") for status, ip in states]
     service.reply("GET", "/vms/vm-001", *vms)
     service.reply("GET", "/hosts/kvm1", make_host(connection=LOCAL))
-    code = "from virtplay.cli import main, ssh; ssh.READY_SECONDS = 0; main()"
+    code = "from virtplay.cli import main, ssh; ssh.READY_SECONDS = ssh.PORT = 0; main()"
     command = [PROGRAM[0], "-c", code, "vm", "ssh", "vm-001", "--wait"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 7
     assert "waiting for its address" in done.stdout
     assert done.stdout.splitlines()[-1] == "127.0.0.1"
+    assert done.stderr == (
+        "The SSH server of VM name-1 (vm-001) does not answer; see virtplay vm console vm-001 (a VM"
+        " created without an SSH key may have none)\n"
+    )
