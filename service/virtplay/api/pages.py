@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sanic import HTTPResponse, Request, Sanic, html, json, raw
+from sanic import HTTPResponse, Request, Sanic, html, json, raw, redirect
 from sanic.exceptions import NotFound as PathNotFound
 
 from virtplay.api import openapi
@@ -125,7 +125,7 @@ def _may_be_a_name(text: str) -> bool:
 
 
 def add_docs_page(app: Sanic[Any, Any]) -> None:
-    """Serve /openapi.json, and /docs, which displays it."""
+    """Serve /openapi.json, and /docs, which displays it and to which / redirects."""
     document = openapi.build_openapi()
     assets = {name: openapi.docs_asset(name) for name in openapi.ASSETS}
 
@@ -135,6 +135,9 @@ def add_docs_page(app: Sanic[Any, Any]) -> None:
     async def show_page(_request: Request) -> HTTPResponse:
         return html(openapi.DOCS_PAGE)
 
+    async def lead_to_page(_request: Request) -> HTTPResponse:
+        return redirect("docs")  # relative, as a proxy may add a path before it
+
     async def show_asset(_request: Request, name: str) -> HTTPResponse:
         if name not in assets:
             raise PathNotFound(name)
@@ -142,6 +145,7 @@ def add_docs_page(app: Sanic[Any, Any]) -> None:
         return raw(assets[name], content_type=kind)
 
     add_route(app, show_document, "/openapi.json")
+    add_route(app, lead_to_page, "/")
     add_route(app, show_page, "/docs")
     add_route(app, show_asset, "/docs/<name:str>")
 
