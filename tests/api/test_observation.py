@@ -821,7 +821,9 @@ async def test_a_guest_that_stops_is_awaited_no_longer(playing: Service) -> None
     playing.settings.observe_address_timeout = 600
     made = await playing.create(autoStart=True)
     await playing.succeed(made["jobId"])
-    assert observer._address_waits
+    async with asyncio.timeout(60):
+        while not observer._address_waits:  # noqa: ASYNC110 - it begins after the outcome
+            await asyncio.sleep(0.1)
     await playing.succeed((await playing.act(made["id"], "stop", {"force": True}))["jobId"])
     async with asyncio.timeout(60):
         while observer._address_waits:  # noqa: ASYNC110
