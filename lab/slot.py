@@ -1,4 +1,4 @@
-"""Lab: the slots of labs that run side by side: an eighth of 198.51.100.0/24 and a bridge each.
+"""Lab: the slots of labs that run side by side: a /27 network and a bridge each.
 
 A supervisor claims a slot by binding an abstract Unix socket: the kernel releases it when the
 supervisor ends, however it ends, and no file remains. The bridge has the lab's directory as its
@@ -15,10 +15,12 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-SLOTS = 8
 MAX_HOSTS = 20
 PREFIX = 27
-_NETWORK = ipaddress.IPv4Network("198.51.100.0/24")
+# For documentation (RFC 5737) and for benchmarks (RFC 2544), so in use nowhere else.
+_NETWORKS = [ipaddress.IPv4Network(each) for each in ("198.51.100.0/24", "198.18.0.0/24")]
+_SHARES = [share for each in _NETWORKS for share in each.subnets(new_prefix=PREFIX)]
+SLOTS = len(_SHARES)
 _ALIAS = "virtplay-lab "
 
 
@@ -28,19 +30,19 @@ class SlotError(Exception):
 
 @dataclass(frozen=True)
 class Slot:
-    """The part of this machine's network that one lab uses, number 0 to 7."""
+    """The part of this machine's network that one lab uses, number 0 to 15."""
 
     number: int
 
     @property
     def bridge(self) -> str:
         """The name of the lab's bridge in this machine's network namespace."""
-        return f"vlab{self.number}"
+        return f"vlab{self.number:x}"  # one digit: vlab1 must not begin the name of another
 
     @property
     def network(self) -> ipaddress.IPv4Network:
         """The /27 network of the lab's hosts."""
-        return list(_NETWORK.subnets(new_prefix=PREFIX))[self.number]
+        return _SHARES[self.number]
 
     def veth(self, index: int) -> str:
         """Return this machine's end of the veth pair of host `index` (from 1)."""
@@ -98,7 +100,7 @@ def claim_slot() -> tuple[Slot, socket.socket]:
             claim.close()
             continue
         return slot, claim
-    raise SlotError(f"cannot start another lab: none of the {SLOTS} shares of {_NETWORK} is free")
+    raise SlotError(f"cannot start another lab: all {SLOTS} slots are in use")
 
 
 def _ip(*arguments: str, check: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ import pytest
 from lab import Host, Lab, LabError
 from lab.directory import LabDirectory
 from lab.processes import Process
-from lab.slot import PREFIX
+from lab.slot import MAX_HOSTS, PREFIX, SLOTS, Slot
 
 pytestmark = [
     pytest.mark.usefixtures("lab_machine"),
@@ -109,6 +110,15 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_each_slot_has_names_and_addresses_of_its_own() -> None:
+    slots = [Slot(number) for number in range(SLOTS)]
+    for one, other in itertools.combinations(slots, 2):
+        assert not one.network.overlaps(other.network)
+        assert not other.bridge.startswith(one.bridge)
+    assert max(len(slot.veth(MAX_HOSTS)) for slot in slots) <= 15, "the kernel's limit"
+    assert all(ip_address(slot.address(MAX_HOSTS)) in slot.network for slot in slots)
 
 
 def test_two_labs_run_at_once_and_leave_nothing() -> None:
