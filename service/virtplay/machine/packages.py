@@ -6,7 +6,7 @@ import subprocess
 
 from virtplay.errors import CannotStart
 from virtplay.files import PROJECT
-from virtplay.machine.plays import run
+from virtplay.machine.programs import run
 from virtplay.machine.root import as_root
 
 GROUP = "service"

@@ -1,20 +1,13 @@
-"""Machine: where Ansible finds what the playbooks use, and runs programs."""
+"""Machine: where Ansible finds what the playbooks use."""
 
 import os
-import signal
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from virtplay.files import PROJECT
 
 ANSIBLE_PLAYBOOK = str(Path(sys.executable).with_name("ansible-playbook"))
 ANSIBLE_WARM = str(Path(sys.executable).with_name("ansible-warm"))
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""The signals that end this process."""
-Program = subprocess.Popen[bytes]
 
 
 def project_dir() -> Path:
@@ -34,34 +27,3 @@ def ansible_environment() -> dict[str, str]:
         given = os.environ.get(name)
         environment[name] = f"{folder}:{given}" if given else str(folder)
     return environment
-
-
-def run(command: Sequence[str], end: Callable[[Program], None] | None, **options: Any) -> int:
-    """Run a program and return its exit status; if this process must end, wait for the program.
-
-    `end` ends the program then; without it, the program runs to its own end. `options` are those
-    of Popen.
-    """
-    held: list[int] = []
-    before = {each: signal.signal(each, lambda number, _: held.append(number)) for each in ENDING}
-    program = None
-    try:
-        # A signal during Popen would lose the program that it has started.
-        try:
-            # In a session of its own, so that Ctrl-C reaches only this process.
-            program = subprocess.Popen(command, start_new_session=True, **options)
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
-            for number in held:
-                signal.raise_signal(number)
-        return program.wait()
-    except BaseException:
-        # A second signal, such as that of a shell whose terminal is closed, must not leave it.
-        for each in ENDING:
-            signal.signal(each, signal.SIG_IGN)
-        if program is not None:
-            if end is not None:
-                end(program)
-            program.wait()
-        raise

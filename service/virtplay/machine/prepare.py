@@ -16,7 +16,8 @@ from virtplay.files import PACKAGE, PROJECT
 from virtplay.jobs.processes import become_subreaper, end_descendants
 from virtplay.machine.database import has_database
 from virtplay.machine.packages import install_packages
-from virtplay.machine.plays import ANSIBLE_PLAYBOOK, Program, ansible_environment, project_dir, run
+from virtplay.machine.plays import ANSIBLE_PLAYBOOK, ansible_environment, project_dir
+from virtplay.machine.programs import Program, run
 from virtplay.machine.root import as_root, require_root
 from virtplay.settings import Settings
 
