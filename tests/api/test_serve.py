@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from virtplay import app
+from virtplay.machine import unit
 from virtplay.machine.uninstall import plan
 from virtplay.settings import Settings
 from virtplay.store.database import DatabaseAway
@@ -478,7 +479,9 @@ def test_a_port_in_use_is_one_line_and_costs_no_token(server: Server) -> None:
 
 @only_sqlite
 @pytest.mark.parametrize("empty", [False, True])
-def test_the_first_start_writes_an_admin_token_to_a_file(server: Server, empty: bool) -> None:
+def test_the_first_start_writes_an_admin_token_to_a_file(
+    server: Server, monkeypatch: pytest.MonkeyPatch, empty: bool
+) -> None:
     if empty:
         server.environment["VIRTPLAY_BOOTSTRAP_TOKEN"] = ""
     else:
@@ -495,6 +498,8 @@ def test_the_first_start_writes_an_admin_token_to_a_file(server: Server, empty: 
     assert server.log().count("first admin token") == 1
     assert server.client.get("/vms", headers=headers).status_code == 200
     assert text not in server.log()
+    # The plan is that of this state directory, whatever service the machine has.
+    monkeypatch.setattr(unit, "FILE", server.folder / "unit")
     made = Settings(state_dir=server.folder / "state")
     assert {*made.state_dir.iterdir()} <= {*plan(made, purge=True).paths}
     for path in (server.folder / "state").rglob("*"):

@@ -21,6 +21,27 @@ from virtplay.machine.uninstall import plan, remove
 from virtplay.settings import Settings, default_state_dir
 
 STRANGE = "notes.txt"
+UNINSTALL = """
+import sys
+from pathlib import Path
+from virtplay.cli import main
+from virtplay.machine import unit
+unit.FILE = Path(sys.argv.pop(1))
+sys.argv[0] = "virtplay"
+main()
+"""
+
+
+@pytest.fixture(autouse=True)
+def unit_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The place of the unit file, which is not there yet; this process may act as root there.
+
+    No test finds the unit of the machine: its service would be uninstalled.
+    """
+    file = tmp_path / "virtplay.service"
+    monkeypatch.setattr(unit, "FILE", file)
+    monkeypatch.setattr(unit, "as_root", lambda *words: list(words))
+    return file
 
 
 @pytest.fixture
@@ -37,9 +58,9 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def uninstall(settings: Settings, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run `virtplay uninstall`, without a terminal."""
+    """Run `virtplay uninstall`, without a terminal and with the unit file of the test."""
     return subprocess.run(
-        [sys.executable, "-m", "virtplay.cli", "uninstall", *options],
+        [sys.executable, "-c", UNINSTALL, str(unit.FILE), "uninstall", *options],
         env={**os.environ, "VIRTPLAY_STATE_DIR": str(settings.state_dir)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -97,15 +118,6 @@ def test_a_service_with_postgres_has_left_a_state_directory(tmp_path: Path) -> N
     (tmp_path / "lock").touch()
     remove(plan(Settings(state_dir=tmp_path), purge=False))
     assert not tmp_path.exists()
-
-
-@pytest.fixture
-def unit_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The place of the unit file, which is not there yet; this process may act as root there."""
-    file = tmp_path / "virtplay.service"
-    monkeypatch.setattr(unit, "FILE", file)
-    monkeypatch.setattr(unit, "as_root", lambda *words: list(words))
-    return file
 
 
 def test_the_directory_of_the_unit_is_removed_and_not_that_of_the_caller(
