@@ -23,7 +23,7 @@ from virtplay.cli.watching import OTHER_SCREEN, USUAL_SCREEN, watch_lines
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.service import FakeService, make_failed, make_job, make_vm
 from tests.unit.cli.test_hosts import make_host
-from tests.unit.cli.test_jobs import in_terminal, read_until
+from tests.unit.cli.test_jobs import in_terminal, read_until, wait_stopped
 from tests.unit.cli.test_snapshots import make_snapshot
 
 TEMPLATE = {
@@ -174,9 +174,7 @@ def test_watch_gives_the_screen_back_while_it_is_suspended_and_after_a_signal(
     with in_terminal("vm", "list", "--watch", "--interval", "0.2") as (process, terminal):
         read_until(terminal, b"vm-001")
         process.send_signal(signal.SIGTSTP)
-        stopped = os.waitid(os.P_PID, process.pid, os.WSTOPPED)
-        assert stopped is not None
-        assert stopped.si_status == signal.SIGTSTP
+        assert wait_stopped(process) == signal.SIGTSTP
         seen = read_until(terminal, b"\x1b[?25h\x1b[?1049l")
         assert seen.endswith(b"\x1b[?25h\x1b[?1049l")
         process.send_signal(signal.SIGCONT)

@@ -122,7 +122,8 @@ def test_show(service: FakeService, run: Run) -> None:
     assert "error:       cannot \\x1b[2J (LIBVIRT_ERROR, job-000002)\n" in out
     assert "memory:      30 MiB\n" in out
     assert "frozen" not in out
-    assert len(service.requests) == 1, "the list has all that is shown"
+    asked = [(method, path) for method, path, *_ in service.requests]
+    assert asked == [("GET", f"{VM}/snapshots")], "the list has all that is shown"
     shown = json.loads(run("snapshot", "show", "vm-001", "snap-001", "--json").out)
     assert shown["name"] == "a/b 🚀"
 

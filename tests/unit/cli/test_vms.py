@@ -284,8 +284,8 @@ def test_wrong_sizes_are_named(
     assert f"Invalid value for '{option}': {words}" in result.err
 
 
-def reply_create_and_start(service: FakeService, *ips: str | None) -> None:
-    """Accept a creation and the start behind it; the VM then has these addresses in turn."""
+def reply_creation(service: FakeService, *ips: str | None) -> None:
+    """Accept a creation, whose job succeeds; the VM then has these addresses in turn."""
     service.reply_vms()
     service.reply("POST", "/vms", make_accepted("web", jobId="job-000001"))
     service.reply_job(
@@ -300,7 +300,7 @@ CREATE = ("vm", "create", "web", "--template", "micro")
 
 
 def test_create_start_and_wait_end_with_the_address(service: FakeService, run: Run) -> None:
-    reply_create_and_start(service, None, None, "198.51.100.7")
+    reply_creation(service, None, None, "198.51.100.7")
     result = run(*CREATE, "--start", "--wait")
     assert result.status == 0, result.err
     lines = result.out.splitlines()
@@ -316,14 +316,16 @@ def test_create_start_and_wait_end_with_the_address(service: FakeService, run: R
 
 
 def test_create_says_what_comes_next(service: FakeService, run: Run) -> None:
-    reply_create_and_start(service, None)
+    reply_creation(service, None)
     assert run(*CREATE).out.endswith(" s. Start it: virtplay vm start web\n")
     assert run(*CREATE, "--start").out.endswith(" s. Log in: virtplay vm ssh --wait web\n")
     assert json.loads(run(*CREATE, "--start", "--no-wait", "--json").out)["jobId"] == "job-000001"
+    started = [body.get("start", False) for *_, body in service.asked("POST")]
+    assert started == [False, True, True]
 
 
 def test_create_start_as_json_has_the_job_and_the_vm(service: FakeService, run: Run) -> None:
-    reply_create_and_start(service, None, "198.51.100.7")
+    reply_creation(service, None, "198.51.100.7")
     result = run(*CREATE, "--start", "--wait", "--json")
     data = json.loads(result.out)
     assert data["job"]["id"] == "job-000001"
@@ -333,7 +335,7 @@ def test_create_start_as_json_has_the_job_and_the_vm(service: FakeService, run: 
 def test_a_failed_creation_is_the_outcome_and_no_address_is_waited_for(
     service: FakeService, run: Run
 ) -> None:
-    reply_create_and_start(service, None)
+    reply_creation(service, None)
     service.reply_job(make_failed(id="job-000001", action="vm_create"))
     result = run(*CREATE, "--start", "--wait")
     assert result.status == 3
