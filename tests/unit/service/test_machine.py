@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from pydantic import SecretStr
 from virtplay import settings as settings_file
@@ -20,6 +24,7 @@ from virtplay.machine import packages, prepare, unit
 from virtplay.machine.uninstall import plan, remove
 from virtplay.settings import Settings, default_state_dir
 
+Popen = subprocess.Popen[bytes]
 STRANGE = "notes.txt"
 UNINSTALL = """
 import sys
@@ -287,6 +292,58 @@ DEAF = "exec 3>$FIFO; setsid sh -c 'trap \"\" TERM HUP; echo >&3 working; sleep 
 """A play whose task is in a session of its own and ignores signals, as Ansible's may be."""
 
 
+@contextmanager
+def running_up(folder: Path, programs: dict[str, str]) -> Iterator[tuple[Popen, int]]:
+    """`virtplay up` with these shell scripts as its programs, and the end of $FIFO to read from.
+
+    The descriptor does not block. Afterwards, none of these processes is left.
+    """
+    fifo = folder / "fifo"
+    os.mkfifo(fifo)
+    for name, text in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    output = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        up = subprocess.Popen(
+            [sys.executable, "-c", UP, *(str(folder / name) for name in programs), "up"],
+            env={**os.environ, "VIRTPLAY_STATE_DIR": str(folder / "state"), "FIFO": str(fifo)},
+            start_new_session=True,
+        )
+        try:
+            yield up, output
+        finally:
+            while left := processes_with("FIFO", str(fifo)):
+                for process in left:
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
+                psutil.wait_procs(left, 60)
+            up.wait(300)
+    finally:
+        os.close(output)
+
+
+def processes_with(name: str, value: str) -> list[psutil.Process]:
+    """Return the living processes that have this variable in their environment."""
+    found = psutil.process_iter(["environ"])
+    return [each for each in found if (each.info["environ"] or {}).get(name) == value]
+
+
+def read_until_working(up: Popen, output: int) -> None:
+    """Read from a pipe until a program of `up` says there that it is working."""
+    seen, ended = b"", os.pidfd_open(up.pid)
+    try:
+        while b"working\n" not in seen:
+            ready, _, _ = select.select([output, ended], [], [], 300)
+            assert ready, "no program has begun"
+            assert ready == [output], "up has ended"
+            chunk = os.read(output, 100)
+            assert chunk, "the program has ended"
+            seen += chunk
+    finally:
+        os.close(ended)
+
+
 @pytest.mark.parametrize(
     ("step", "number"),
     [("play", signal.SIGTERM), ("play", signal.SIGHUP), ("first VM", signal.SIGINT)],
@@ -299,22 +356,12 @@ def test_the_end_of_up_ends_what_it_runs_first(
         "first-vm": "exec 3>$FIFO; trap 'sleep 0.3; echo >&3 deleted; exit 1' TERM;"
         " echo >&3 working; while :; do sleep 0.1 3>&-; done",
     }
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    for name, text in programs.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    up = subprocess.Popen(
-        [sys.executable, "-c", UP, *(str(tmp_path / name) for name in programs), "up"],
-        env={**os.environ, "VIRTPLAY_STATE_DIR": str(tmp_path / "state"), "FIFO": str(fifo)},
-        start_new_session=True,
-    )
-    with fifo.open("rb", buffering=0) as output:
-        while b"working" not in output.read(100):
-            assert up.poll() is None
+    with running_up(tmp_path, programs) as (up, output):
+        read_until_working(up, output)
         up.send_signal(number)
-        assert up.wait() == 128 + number
-        os.set_blocking(output.fileno(), False)
-        left = b"deleted\n" if step == "first VM" else b""
-        # Without a writer, the output has an end: no process is left.
-        assert output.readall() == left
+        assert up.wait(300) == 128 + number
+        left = b""
+        # Without a writer, the pipe has an end: no process is left. With one, it would block.
+        while chunk := os.read(output, 100):
+            left += chunk
+    assert left == (b"deleted\n" if step == "first VM" else b"")
