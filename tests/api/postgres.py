@@ -88,29 +88,37 @@ class Cluster:
                 self._server.wait()
 
     def new_database(self, name: str, like: str = "template1") -> str:
-        """Create a copy of the database `like`, by default an empty one, and return its URL."""
-        command = f"CREATE DATABASE {name} TEMPLATE {like}"
-        subprocess.run(
-            [self._programs / "psql", "-q", self.url("postgres"), "-c", command],
-            check=True,
-            cwd="/",
+        """Create a copy of the database `like`, by default an empty one, and return its URL.
+
+        Connections to `like` are ended: with one, PostgreSQL copies no database.
+        """
+        self._execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            f" WHERE datname = '{like}'",
+            f"CREATE DATABASE {name} TEMPLATE {like}",
         )
         return self.url(name)
 
     def cut_connections(self) -> None:
         """End all connections of clients; the server runs on."""
-        subprocess.run(
-            [self._programs / "psql", "-q", self.url("postgres"), "-c",
-             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
-             " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            cwd="/",
-        )  # fmt: skip
+        self._execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
 
     def __exit__(self, *_: object) -> None:
         self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _execute(self, *statements: str) -> None:
+        """Run statements, each by itself, beside all connections of the tests."""
+        words = [word for statement in statements for word in ("-c", statement)]
+        subprocess.run(
+            [self._programs / "psql", "-q", "-v", "ON_ERROR_STOP=1", self.url("postgres"), *words],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd="/",
+        )
 
     def _as_user(self, *options: str) -> list[str]:
         words = ["setpriv", *options]

@@ -11,7 +11,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import asyncpg  # type: ignore[import-untyped]
 import pytest
 from tortoise import Tortoise
 from tortoise.migrations.api.migrate import migrate
@@ -47,6 +46,11 @@ from tests.api.test_serve import VIRTPLAY
 from tests.api.test_vms import add_vm
 
 EARLIER = "0012_lists_at_any_size"
+LATER = (
+    "INSERT INTO tortoise_migrations (id, app, name, applied_at)"
+    " VALUES (9999, 'virtplay', '9999_later', '2030-01-01')"
+)
+"""Makes a database one of a later version."""
 DIFFERENT = ("observed_at", "status", "message")
 """Columns of hosts that a restore resets."""
 
@@ -361,10 +365,7 @@ async def test_what_is_no_backup_is_refused(tmp_path: Path, database_url: str) -
         assert "it is the database itself; name a backup of it" in await refused(itself)
     later = tmp_path / "later"
     later.write_bytes(good.read_bytes())
-    with closing(sqlite3.connect(later)) as opened:
-        opened.execute("INSERT INTO tortoise_migrations (app, name, applied_at)"
-                       " VALUES ('virtplay', '9999_later', '2030-01-01')")  # fmt: skip
-        opened.commit()
+    await change(f"sqlite://{later}", LATER)
     assert "a later version of Virtplay has written it (9999_later)" in await refused(later)
     for existing, why in ((text, "exists and is no backup"), (place, "is the database itself")):
         before = existing.read_bytes()
@@ -451,19 +452,17 @@ async def test_the_database_of_a_later_version_is_not_opened_but_can_be_replaced
     await save_backup(database_url, file)
     await open_database(database_url)
     await close_database()
-    await change(
-        database_url,
-        "INSERT INTO tortoise_migrations (id, app, name, applied_at)"
-        " VALUES (9999, 'virtplay', '9999_later', '2030-01-01')",
-    )
     remedy = "--replace" if database_url.startswith("sqlite") else "into an empty database"
     words = rf"a later version .* \(9999_later\); install that version, or restore .* {remedy}"
-    with pytest.raises(CannotStart, match=words):
-        await open_database(database_url)
-    if database_url.startswith("sqlite"):
-        await restore(settings_of(tmp_path, database_url), file, replace=True)
-    else:  # other tests use the same database
-        await change(database_url, "DELETE FROM tortoise_migrations WHERE id = 9999")
+    await change(database_url, LATER)
+    try:
+        with pytest.raises(CannotStart, match=words):
+            await open_database(database_url)
+        if database_url.startswith("sqlite"):
+            await restore(settings_of(tmp_path, database_url), file, replace=True)
+    finally:
+        if not database_url.startswith("sqlite"):  # other tests use the same database
+            await change(database_url, "DELETE FROM tortoise_migrations WHERE id = 9999")
     await open_database(database_url)
     await close_database()
 
@@ -471,11 +470,7 @@ async def test_the_database_of_a_later_version_is_not_opened_but_can_be_replaced
 async def test_the_database_of_a_later_version_is_not_migrated(
     tmp_path: Path, earlier: str
 ) -> None:
-    await change(
-        earlier,
-        "INSERT INTO tortoise_migrations (id, app, name, applied_at)"
-        " VALUES (9999, 'virtplay', '9999_later', '2030-01-01')",
-    )
+    await change(earlier, LATER)
     before = await applied_migrations(earlier)
     for opening in (save_before_upgrade(earlier, tmp_path / "backups"), open_database(earlier)):
         with pytest.raises(CannotStart, match=r"a later version .* \(9999_later\); install that"):
@@ -548,12 +543,11 @@ async def test_the_role_restores_postgresql_as_a_whole_or_not_at_all(
     postgres: Cluster, tmp_path: Path
 ) -> None:
     name = f"of_a_role_{uuid.uuid4().hex[:8]}"
-    server = await asyncpg.connect(postgres.new_database(name))
-    # The service does not own the database's extension.
-    await server.execute("CREATE EXTENSION pg_trgm")
-    await server.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'known'")
-    await server.execute(f"ALTER DATABASE {name} OWNER TO {name}")
-    await server.close()
+    async with backup._connected(postgres.new_database(name)) as server:
+        # The service does not own the database's extension.
+        await server.execute("CREATE EXTENSION pg_trgm")
+        await server.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'known'")
+        await server.execute(f"ALTER DATABASE {name} OWNER TO {name}")
     address = postgres.url(name).rpartition("@")[2]
     url = f"postgres://{name}:known@{address}"
     program, copy = PROJECT / "roles/virtplay_service/files/database_copy.py", tmp_path / "copy"
