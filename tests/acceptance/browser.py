@@ -29,6 +29,15 @@ def missing_programs() -> list[str]:
     return [name for name in PROGRAMS if shutil.which(name) is None]
 
 
+KEEP_TEXTS = """
+const element = document.getElementById(arguments[0]);
+const texts = [element.textContent];
+(window.keptTexts ??= {})[arguments[0]] = texts;
+new MutationObserver(() => texts.push(element.textContent))
+  .observe(element, { characterData: true, childList: true, subtree: true });
+"""
+
+
 class Browser:
     """A browser tab."""
 
@@ -67,6 +76,15 @@ class Browser:
             return wait_for(f"{words!r} in {name}", look, seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}; it has {last[0]!r}; {self.faults()}") from None
+
+    def keep_texts(self, name: str) -> None:
+        """Keep every text that an element has from now on, until the page is left."""
+        self.run(KEEP_TEXTS, name)
+
+    def has_shown(self, name: str, words: str, seconds: float = 30) -> None:
+        """Wait until one of the texts that are kept of an element contains `words`."""
+        script = "return window.keptTexts[arguments[0]].some((text) => text.includes(arguments[1]))"
+        wait_for(f"{words!r} in {name}", lambda: self.run(script, name, words), seconds)
 
     def picture(self, file: Path | None = None) -> Image.Image:
         """Return a screenshot of the tab; also write it to `file`."""
