@@ -142,6 +142,12 @@ def test_every_link_leads_somewhere() -> None:
                 assert not anchor or anchor in anchors(path), f"{page.name}: {target}#{anchor}"
 
 
+def test_decisions_are_listed_at_their_top() -> None:
+    top, *sections = re.split(r"^(?=## )", (ROOT / "docs/decisions.md").read_text(), flags=re.M)
+    listed = re.findall(r"^ *- \[(.*)\]\(#", top, re.M)
+    assert listed == re.findall(r"^###? (.*)$", "".join(sections), re.M)
+
+
 def test_every_page_is_linked() -> None:
     linked = {
         (page.parent / target).resolve()
