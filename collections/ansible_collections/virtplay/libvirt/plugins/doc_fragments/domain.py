@@ -200,8 +200,8 @@ force:
       snapshots, or whose memory libvirt has saved (C(virsh managedsave)).
     - With O(state=stopped) it also drops that saved memory, so that the next start boots.
     - A task that waits for the guest of the same domain to shut down does not delay a stop or
-      restart with force. That task fails with the code V(SUPERSEDED). If its guest has stopped
-      nevertheless, the restart starts the domain.
+      restart with force. That task fails with the code V(SUPERSEDED). If its guest has stopped by
+      then, the restart starts the domain.
   type: bool
   default: false
 keep_disks:
