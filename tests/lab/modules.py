@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
+
+import psutil
 
 from lab.lab import Host
 from lab.processes import Process
@@ -37,18 +40,36 @@ def run_modules(host: Host, *runs: Run, module: str = "snapshot") -> list[dict[s
     return results
 
 
-def start_module(host: Host, module: str, **arguments: Any) -> Callable[[], dict[str, Any]]:
-    """Run a module beside other runs on the host; return what waits for its result."""
+@contextmanager
+def start_module(
+    host: Host, module: str, **arguments: Any
+) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Run a module beside other runs on the host; yield what waits for its result.
+
+    At the end of the block, a module that still runs is killed.
+    """
     program = _start(host)
-    assert program.stdin is not None
-    program.stdin.write(json.dumps({"module": module, "runs": [(arguments, 0)]}) + "\n")
-    program.stdin.flush()
+    try:
+        assert program.stdin is not None
+        program.stdin.write(json.dumps({"module": module, "runs": [(arguments, 0)]}) + "\n")
+        program.stdin.flush()
 
-    def result() -> dict[str, Any]:
-        (only,) = json.loads(program.communicate()[0])
-        return dict(only)
+        def result() -> dict[str, Any]:
+            (only,) = json.loads(program.communicate(timeout=300)[0])
+            return dict(only)
 
-    return result
+        yield result
+    finally:
+        if program.poll() is None:
+            _kill(psutil.Process(program.pid))
+        program.communicate()
+
+
+def _kill(process: psutil.Process) -> None:
+    """Kill a process and its descendants: a module is a fork of what nsenter has started."""
+    for each in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
 
 
 def _run(host: Host, module: str, runs: Sequence[Run]) -> list[dict[str, Any] | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -119,17 +120,20 @@ def test_restart_with_force_ends_in_a_running_guest_whatever_that_does_meanwhile
     first = {"job": "job-000001", "generation": 1}
     force = {"uuid": domain.uuid, "state": "restarted", "force": True}
     again = partial(run_module, small_host, "domain", **force)
-    waiting = start_module(
-        small_host, "domain", uuid=domain.uuid, state="restarted", timeout=3600, **first
-    )
     note = f"grep -q job-000001 /var/lib/virtplay/fence/{domain.uuid}.json && echo noted"
-    wait_for("the wait", lambda: small_host.run("sh", "-c", note, check=False).stdout, 60)
-    with halted(small_host, "job-000001"):
-        forced = start_module(small_host, "domain", **force)
-        wait_for_force(small_host, f"restart {domain.uuid}")
-        domain.virsh("destroy")  # the guest shuts down just before the power is cut
-    assert waiting()["code"] == "SUPERSEDED"
-    assert told(forced()) == {"state": ("live", False)}
+    with ExitStack() as modules:
+        waiting = modules.enter_context(
+            start_module(
+                small_host, "domain", uuid=domain.uuid, state="restarted", timeout=3600, **first
+            )
+        )
+        wait_for("the wait", lambda: small_host.run("sh", "-c", note, check=False).stdout, 60)
+        with halted(small_host, "job-000001"):
+            forced = modules.enter_context(start_module(small_host, "domain", **force))
+            wait_for_force(small_host, f"restart {domain.uuid}")
+            domain.virsh("destroy")  # the guest shuts down just before the power is cut
+        assert waiting()["code"] == "SUPERSEDED"
+        assert told(forced()) == {"state": ("live", False)}
     assert domain.state() == "running (booted)"
     # A job may find it stopped without a wait: its service has ended the play that held the lock.
     domain.virsh("destroy")

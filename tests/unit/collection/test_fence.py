@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,29 +53,36 @@ def refused(fence: Fence, timeout: float = 0.2) -> Failure:
     return failure
 
 
-def process(tmp_path: Path, job: str, *words: str, **environment: str) -> subprocess.Popen[str]:
-    """Another process that takes the lock, says so, and holds it until it gets a line."""
+@contextmanager
+def process(
+    tmp_path: Path, job: str, *words: str, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    """Another process that takes the lock, says so, and holds it until it gets a line.
+
+    At the end of the block it is killed.
+    """
     collections = str(Path(__file__).resolve().parents[3] / "collections")
-    return subprocess.Popen(
+    started = subprocess.Popen(
         [sys.executable, "-c", HOLDER, collections, str(tmp_path), UUID, job, *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, **environment},
     )
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.communicate()
 
 
 @contextmanager
 def holding(tmp_path: Path, job: str = "job-000007", **environment: str) -> Iterator[Any]:
     """Another process that holds the lock until it gets a line."""
-    holder = process(tmp_path, job, **environment)
-    try:
+    with process(tmp_path, job, **environment) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         yield holder
-    finally:
-        holder.kill()
-        holder.communicate()
 
 
 def test_second_process_waits_and_is_told_who_holds_the_lock(tmp_path: Path) -> None:
@@ -205,23 +212,21 @@ def test_sweep_takes_old_files_that_name_no_disks(tmp_path: Path) -> None:
 
 def test_holder_lets_go_for_one_with_force_and_for_no_other(tmp_path: Path) -> None:
     fence = make(tmp_path)
-    with fence.hold(1):
-        assert refused(make(tmp_path)).code == "OPERATION_IN_PROGRESS"
-        fence.let_go()
-        other = process(tmp_path, "job-000009", "force")
-        deadline = time.monotonic() + 600
-        request = tmp_path / "run" / f"{UUID}.force"
-        while not (request.exists() and "job-000009" in request.read_text()):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        with pytest.raises(Failure) as superseded:
+    request = tmp_path / "run" / f"{UUID}.force"
+    with ExitStack() as processes:
+        with fence.hold(1):
+            assert refused(make(tmp_path)).code == "OPERATION_IN_PROGRESS"
             fence.let_go()
-    try:
+            other = processes.enter_context(process(tmp_path, "job-000009", "force"))
+            deadline = time.monotonic() + 300
+            while not (request.exists() and "job-000009" in request.read_text()):
+                assert time.monotonic() < deadline, "it has not asked"
+                assert other.poll() is None, "it has ended"
+                time.sleep(0.01)
+            with pytest.raises(Failure) as superseded:
+                fence.let_go()
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-    finally:
-        other.kill()
-        other.communicate()
     assert superseded.value.code == "SUPERSEDED"
     assert re.fullmatch(
         r"cannot stop vm-001: job-000009 \(start vm-001, process \d+, since .*\) has superseded it,"
