@@ -36,6 +36,16 @@ from tests.unit.cli.service import TOKEN, FakeService, make_vm, serve_fake
 from tests.unit.cli.test_hosts import make_host
 
 
+@pytest.fixture(autouse=True)
+def own_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The state directory of the user, which is not there yet; the machine has no other service."""
+    monkeypatch.setenv("VIRTPLAY_STATE_DIR", str(tmp_path / "mine"))
+    monkeypatch.setattr(unit, "FILE", tmp_path / "unit")
+    monkeypatch.setattr(database, "ROOT_STATE_DIR", tmp_path / "service")
+    monkeypatch.setattr(database, "ROLE_COMMAND", tmp_path / "command")
+    return tmp_path / "mine"
+
+
 @pytest.fixture
 def configuration(tmp_path: Path) -> Path:
     """The configuration file, which is not there yet."""
@@ -454,13 +464,9 @@ SUDO = "" if os.geteuid() == 0 else " sudo"
 
 
 def test_a_command_that_reads_the_database_makes_none(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Run, own_state: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    mine, service = tmp_path / "mine", tmp_path / "service"
-    monkeypatch.setenv("VIRTPLAY_STATE_DIR", str(mine))
-    monkeypatch.setattr(unit, "FILE", tmp_path / "unit")
-    monkeypatch.setattr(database, "ROOT_STATE_DIR", service)
-    monkeypatch.setattr(database, "ROLE_COMMAND", tmp_path / "command")
+    mine, service = own_state, tmp_path / "service"
     commands = (
         ("token", "list"),
         ("token", "create", "ci"),
@@ -497,15 +503,12 @@ def test_a_command_that_reads_the_database_makes_none(
 
 
 @pytest.fixture
-def other_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The state directory of another service of this machine; the user's own is `mine`."""
-    monkeypatch.setenv("VIRTPLAY_STATE_DIR", str(tmp_path / "mine"))
-    monkeypatch.setattr(unit, "FILE", tmp_path / "unit")
-    monkeypatch.setattr(database, "ROOT_STATE_DIR", tmp_path / "service")
-    monkeypatch.setattr(database, "ROLE_COMMAND", tmp_path / "command")
-    (tmp_path / "service").mkdir()
-    (tmp_path / "service/virtplay.sqlite3").touch()
-    return tmp_path / "service"
+def other_service(tmp_path: Path) -> Path:
+    """The state directory of another service of this machine; the user's own is `own_state`."""
+    directory = tmp_path / "service"
+    directory.mkdir()
+    (directory / "virtplay.sqlite3").touch()
+    return directory
 
 
 def command_of(error: str) -> list[str]:
@@ -614,9 +617,10 @@ def test_the_command_for_the_service_of_a_unit_runs(
 
 @pytest.mark.parametrize("name", ["", 'a $HOME"`id`\\'])
 def test_the_service_of_a_unit_is_no_other_one(
-    run: Run, other_service: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
-) -> None:
-    mine, file = tmp_path / "mine", tmp_path / "file"
+    run: Run, own_state: Path, other_service: Path, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, name: str,
+) -> None:  # fmt: skip
+    mine, file = own_state, tmp_path / "file"
     assert run("db", "upgrade").status == run("db", "backup", str(file)).status == 0
     shutil.rmtree(mine)
     url = f"sqlite://{tmp_path}/{name}" if name else ""
@@ -661,12 +665,9 @@ def test_a_database_that_is_hidden_is_not_taken_for_none(
 
 
 def test_a_restore_says_what_it_cannot_read_and_write(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Run, own_state: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    state, file = tmp_path / "state", tmp_path / "file"
-    monkeypatch.setenv("VIRTPLAY_STATE_DIR", str(state))
-    monkeypatch.setattr(unit, "FILE", tmp_path / "unit")
-    monkeypatch.setattr(database, "ROOT_STATE_DIR", tmp_path / "none")
+    state, file = own_state, tmp_path / "file"
     assert run("db", "upgrade").out == f"the database {state}/virtplay.sqlite3 is up to date\n"
     assert run("db", "backup", str(file)).status == 0
     result = run("db", "restore", str(file))
@@ -734,9 +735,8 @@ def test_a_backup_whose_time_cannot_be_noted_is_one(
 
 
 def test_wrong_values_of_the_services_own_commands(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("VIRTPLAY_STATE_DIR", str(tmp_path))
     for days in ("0", "-1", "nan", "1e9"):
         result = run("token", "create", "ci", "--expires-days", days)
         assert result.status == 2
