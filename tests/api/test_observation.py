@@ -792,6 +792,13 @@ def give_address(host: FakeHost, identity: str, ip: str) -> None:
         content["domains"][identity]["addresses"] = [address]
 
 
+async def waits_are(observer: Any, hosts: set[str]) -> None:
+    """Wait until addresses are awaited on these hosts alone; that begins after a job's outcome."""
+    async with asyncio.timeout(300):
+        while observer._address_waits.keys() != hosts:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.slow
 @only_sqlite
 async def test_a_started_guest_has_its_address_long_before_the_interval(playing: Service) -> None:
@@ -801,18 +808,14 @@ async def test_a_started_guest_has_its_address_long_before_the_interval(playing:
     await playing.succeed(first["jobId"])
     await playing.succeed(second["jobId"])
     uuids = {domain["name"]: domain["uuid"] for domain in host.domains()}
-    async with asyncio.timeout(60):
-        while observer._address_waits.keys() != {"kvm1"}:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+    await waits_are(observer, {"kvm1"})
     refs = {vm["id"]: uuids[vm["domain"]] for vm in (await playing.get("/vms"))["vms"]}
     for number, (ref, identity) in enumerate(refs.items(), 1):
         give_address(host, identity, f"192.0.2.{number}")
         vm = await playing.until(f"/vms/{ref}", lambda vm: vm["ip"] is not None)
         assert vm["ip"] == f"192.0.2.{number}"
     # Then nothing is awaited any more.
-    async with asyncio.timeout(60):
-        while observer._address_waits:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+    await waits_are(observer, set())
     assert observer._started == {}
 
 
@@ -823,13 +826,9 @@ async def test_a_guest_that_stops_is_awaited_no_longer(playing: Service) -> None
     playing.settings.observe_address_timeout = 600
     made = await playing.create(autoStart=True)
     await playing.succeed(made["jobId"])
-    async with asyncio.timeout(60):
-        while not observer._address_waits:  # noqa: ASYNC110 - it begins after the outcome
-            await asyncio.sleep(0.1)
+    await waits_are(observer, {"kvm1"})
     await playing.succeed((await playing.act(made["id"], "stop", {"force": True}))["jobId"])
-    async with asyncio.timeout(60):
-        while observer._address_waits:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+    await waits_are(observer, set())
 
 
 @only_sqlite
