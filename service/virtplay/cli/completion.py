@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,12 +37,12 @@ def complete_playbooks(incomplete: str) -> list[str]:
 
 
 def complete_vms(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the names of the VMs, and the ids of those whose name is no unique word."""
+    """Return the names of the VMs; the domain or id of those whose name is no unique word."""
 
     def ask(client: "Client") -> Iterable[str]:
         query = {"search": incomplete[:64]} if incomplete else {}
         vms = client.get("/vms", {**query, "limit": 100})["vms"]
-        return _names_or_ids(vms, incomplete)
+        return _words_of(vms, incomplete, "name", "domain")
 
     return _offer(ctx, incomplete, ask)
 
@@ -53,7 +54,7 @@ def complete_snapshots(ctx: typer.Context, incomplete: str) -> list[str]:
         from virtplay.cli.client import path_of  # noqa: PLC0415
 
         path = path_of("vms", ctx.params["vm"], "snapshots")
-        return _names_or_ids(client.get(path)["snapshots"], incomplete)
+        return _words_of(client.get(path)["snapshots"], incomplete, "name")
 
     return _offer(ctx, incomplete, ask)
 
@@ -85,16 +86,19 @@ def complete_templates(ctx: typer.Context, incomplete: str) -> list[str]:
     return _offer(ctx, incomplete, ask)
 
 
-def _names_or_ids(entries: list[dict[str, Any]], incomplete: str) -> Iterable[str]:
-    """Return the names that are unique words, and ids where they are not or are being typed."""
-    names = [entry["name"] for entry in entries]
+def _words_of(entries: list[dict[str, Any]], incomplete: str, *fields: str) -> Iterable[str]:
+    """Return a word for each entry: of those that begin as typed the first one.
+
+    In the order of its fields, as far as they are words that mean no other entry; then its id.
+    """
+    called = Counter(text for entry in entries for text in {entry[field] for field in fields})
     for entry in entries:
-        name = entry["name"]
-        by_name = PLAIN.fullmatch(name) and names.count(name) == 1
-        if by_name:
-            yield name
-        if not by_name or not name.startswith(incomplete):
-            yield entry["id"]
+        texts = [entry[field] for field in fields]
+        words = [text for text in texts if PLAIN.fullmatch(text) and called[text] == 1]
+        for word in (*words, entry["id"]):
+            if word.startswith(incomplete):
+                yield word
+                break
 
 
 def _offer(

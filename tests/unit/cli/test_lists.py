@@ -254,8 +254,9 @@ def test_tab_completes_names(
         make_vm(4, name="twice"), make_vm(5, name="$(reboot) x"),
     )  # fmt: skip
     offered: Callable[[str], list[str]] = lambda line: complete(run, line, monkeypatch)  # noqa: E731
-    assert offered("virtplay vm start ") == ["web-1", "db", "vm-003", "vm-004", "vm-005"]
+    assert offered("virtplay vm start ") == ["web-1", "db", "name-3", "name-4", "name-5"]
     assert offered("virtplay vm show we") == ["web-1"]
+    assert offered("virtplay vm show name-") == [f"name-{number}" for number in range(1, 6)]
     assert offered("virtplay vm stop db web") == ["web-1"]
     assert offered("virtplay job list --vm vm-00")[:2] == ["vm-001", "vm-002"]
     service.reply("GET", "/vms/vm-002/snapshots", {"snapshots": [make_snapshot(name="clean")]})
@@ -313,4 +314,4 @@ def test_zsh_is_offered_words_that_mean_nothing_to_it(
     monkeypatch.setenv("_VIRTPLAY_COMPLETE", "complete_zsh")
     monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "virtplay vm start ")
     out = run().out
-    assert out.strip() == """_arguments '*: :(("web-1"\n"vm-002"\n"vm-003"))\'"""
+    assert out.strip() == """_arguments '*: :(("web-1"\n"name-2"\n"name-3"))\'"""
