@@ -53,9 +53,11 @@ async def test_a_foreign_domain_is_adopted_with_what_is_known_of_it(service: Ser
         "ip": "203.0.113.99",
         "template": "",
         "os": "",
+        "managed": False,
         "startedAt": "2026-11-22T13:00:00Z",
     }
     assert {key: vm[key] for key in expected} == expected
+    assert await service.get("/vms/vm-001") == vm
     assert vm["observedAt"]
     assert vm["network"]["network"] == "default"
     entry = await AuditEntry.get()

@@ -77,6 +77,7 @@ async def test_a_created_vm_is_shown_in_full(service: Service) -> None:
         "description": "the front",
         "labels": {"team": "web"},
         "autoStart": True,
+        "managed": True,
         "pending": {},
         "error": None,
         "addresses": [],

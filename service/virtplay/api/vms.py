@@ -46,6 +46,7 @@ def vm_out(vm: Vm | ListedVm) -> VmOut:
         updatedAt=time_text(vm.updated_at) or "",
         host=vm.host,
         domain=str(vm.domain),
+        managed=vm.managed is not False,
         uuid=str(vm.uuid),
         addresses=vm.addresses,
         pending=vm.pending,

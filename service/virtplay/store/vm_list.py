@@ -51,6 +51,7 @@ class ListedVm:
     ip: str | None
     addresses: Any
     auto_start: bool
+    managed: bool | None
     labels: Any
     pending: Any
     started_at: datetime | None
@@ -79,6 +80,8 @@ def listed(row: VmRow) -> ListedVm:
     values["uuid"] = str(values["uuid"])
     values["status"] = VmStatus(values["status"])
     values["auto_start"] = bool(values["auto_start"])
+    if values["managed"] is not None:
+        values["managed"] = bool(values["managed"])
     return ListedVm(**values)
 
 

@@ -197,6 +197,7 @@ def make_vm(number: int = 1, **given: Any) -> VmOut:
         "updatedAt": "2026-01-01T12:30:00Z",
         "host": "kvm1",
         "domain": f"name-{number}",
+        "managed": True,
         "uuid": f"00000000-0000-4000-8000-{number:012d}",
         "template": "debian12",
         "description": "",

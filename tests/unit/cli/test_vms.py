@@ -133,6 +133,7 @@ def test_show_has_what_matters(service: FakeService, run: Run) -> None:
         labels={"team": "web", "env": "prod"},
         pending={"cpu": 2},
         error={"code": "LIBVIRT_ERROR", "message": "cannot define"},
+        managed=False,
     )
     service.reply_vms(vm)
     job = make_succeeded().model_dump(mode="json")
@@ -149,7 +150,9 @@ def test_show_has_what_matters(service: FakeService, run: Run) -> None:
     assert "error:       cannot define (LIBVIRT_ERROR)\n" in out
     assert "labels:      team=web\n             env=prod\n" in out
     assert "pending:     cpu at the next boot, now 2\n" in out
+    assert "managed:     no\n" in out
     assert "description" not in out
+    assert run("vm", "list", "-o", "name,managed").out.split() == ["NAME", "MANAGED", vm.name, "no"]
 
 
 def test_description_is_shown_line_by_line(service: FakeService, run: Run) -> None:

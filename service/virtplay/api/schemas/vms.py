@@ -303,6 +303,7 @@ class VmOut(BaseModel):
     updatedAt: str  # noqa: N815
     host: str | None
     domain: str = Field(description="libvirt's name of the VM on its host")
+    managed: bool = Field(description="false if Virtplay has neither created nor changed it")
     uuid: str
     template: str
     description: str
