@@ -2,9 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Keeps the compiled form of what Ansible sends, so that a host compiles each file once.
 
-Ansible sends the files of module_utils as a zip of sources, and Python's import from a zip writes
-no compiled files: each task would compile them all again, which takes longer than what the task
-does. The files are kept until the next boot, by name, size and checksum of their source.
+Ansible sends a module and the files it imports as a zip of sources, and Python's import from a zip
+writes no compiled files: each task would compile them all again, which takes longer than what the
+task does. The files are kept until the next boot, by name, size and checksum of their source.
+
+The action of the modules puts this file's source in front of what Ansible sends: the first files of
+the zip are imported before a module's first line.
 """
 
 from __future__ import annotations
@@ -19,20 +22,16 @@ from typing import Any
 
 DIRECTORY = "/run/virtplay/bytecode"
 MOST_FILES = 1000
-"""More files than a few versions of the collection have; above that, all are deleted."""
-PACKAGE = __name__.rpartition(".")[0]
+"""More than a few versions of Ansible and the collection have; above that, all are deleted."""
 
 
 def use_bytecode(directory: str = DIRECTORY) -> None:
-    """Import the files of this package from their compiled form from now on, if this is root.
+    """Import what Ansible sends from its compiled form from now on, if this is root.
 
     directory is created with mode 0700. One that others may write to is not used.
     """
-    archive = str(getattr(globals().get("__loader__"), "archive", ""))
-    # What zipimport has read of the zip; without it, files are compiled as ever.
-    entries = getattr(zipimport, "_zip_directory_cache", {}).get(archive)
-    if entries and os.geteuid() == 0 and _is_private(directory):
-        sys.meta_path.insert(0, _Finder(archive, entries, directory))
+    if os.geteuid() == 0 and _is_private(directory):
+        sys.meta_path.insert(0, _Finder(directory))
 
 
 def _is_private(directory: str) -> bool:
@@ -45,17 +44,19 @@ def _is_private(directory: str) -> bool:
 
 
 class _Finder:
-    """Finds the modules of this package in the zip, and loads them from their compiled form."""
+    """Finds modules in the zip that Ansible has sent, and loads them from their compiled form."""
 
-    def __init__(self, archive: str, entries: dict[str, Any], directory: str) -> None:
-        self._archive = archive
-        self._entries = entries
+    def __init__(self, directory: str) -> None:
         self._directory = directory
+        self._archive = ""
+        self._entries: dict[str, Any] = {}
 
     def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> ModuleSpec | None:
-        """Return how to import a module; None for a module of another package."""
-        if not name.startswith(PACKAGE + "."):
+        """Return how to import a module; None for a module that is not in the zip."""
+        if not name.startswith(("ansible.", "ansible_collections.")) and name != "ansible":
             return None
+        if not self._archive:
+            self._read_directory()
         path = name.replace(".", os.sep)
         loader: Any = self
         for file, is_package in ((os.path.join(path, "__init__.py"), True), (f"{path}.py", False)):
@@ -68,16 +69,30 @@ class _Finder:
                 return spec
         return None
 
+    def _read_directory(self) -> None:
+        # Ansible has put its zip in front of the path, and imports the first file from it.
+        self._archive = sys.path[0]
+        try:
+            zipimport.zipimporter(self._archive)
+        except ImportError:
+            return
+        # What zipimport has read of the zip; without it, files are compiled as ever.
+        self._entries = getattr(zipimport, "_zip_directory_cache", {}).get(self._archive, {})
+
     def create_module(self, _spec: ModuleSpec) -> None:
         """Let Python create the module."""
 
     def exec_module(self, module: Any) -> None:
         """Run a module's code."""
-        spec = module.__spec__
-        exec(self._code(spec.name, spec.origin), vars(module))
+        exec(self.get_code(module.__spec__.name), vars(module))
+
+    def get_code(self, name: str) -> Any:
+        """Return a module's code; None if it is not in the zip."""
+        spec = self.find_spec(name)
+        return self._code(name, str(spec.origin)) if spec else None
 
     def get_source(self, name: str) -> str | None:
-        """Return a module's source, for tracebacks; None if it is of another package."""
+        """Return a module's source, for tracebacks; None if it is not in the zip."""
         spec = self.find_spec(name)
         return self._read(str(spec.origin)) if spec else None
 

@@ -118,10 +118,6 @@ from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.virtplay.libvirt.plugins.module_utils.bytecode import use_bytecode
-
-use_bytecode()
-
 from ansible_collections.virtplay.libvirt.plugins.module_utils.console_open import utc_text
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.console_xml import (
     check_serial,

@@ -244,10 +244,6 @@ seen_generation:
 from functools import partial
 from typing import Any
 
-from ansible_collections.virtplay.libvirt.plugins.module_utils.bytecode import use_bytecode
-
-use_bytecode()
-
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.arguments import (
     ARGUMENTS,
     EITHER,

@@ -129,10 +129,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from ansible_collections.virtplay.libvirt.plugins.module_utils.bytecode import use_bytecode
-
-use_bytecode()
-
 from ansible_collections.virtplay.libvirt.plugins.module_utils.declared import (
     ABSENT,
     CREATED,

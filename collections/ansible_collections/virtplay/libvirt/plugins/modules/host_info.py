@@ -346,10 +346,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.virtplay.libvirt.plugins.module_utils.bytecode import use_bytecode
-
-use_bytecode()
-
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import (
     Failure,
     check_values,

@@ -207,10 +207,6 @@ from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.virtplay.libvirt.plugins.module_utils.bytecode import use_bytecode
-
-use_bytecode()
-
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.arguments import (
     ARGUMENTS,
     Wanted,

@@ -216,10 +216,6 @@ from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.virtplay.libvirt.plugins.module_utils.bytecode import use_bytecode
-
-use_bytecode()
-
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.diff import build_diff
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.fenced import run_fenced
 from ansible_collections.virtplay.libvirt.plugins.module_utils.domain.filesystems import (
