@@ -388,7 +388,7 @@ async def test_what_is_no_backup_is_refused(tmp_path: Path, database_url: str) -
 
 
 @only_sqlite
-async def test_a_database_that_another_process_has_open_is_read_as_a_whole(
+async def test_what_an_open_database_has_in_its_wal_file_alone_is_read(
     tmp_path: Path, database_url: str
 ) -> None:
     await open_database(database_url)

@@ -208,13 +208,16 @@ async def test_a_play_is_ended_also_if_nobody_reports_that_its_job_is_superseded
         service.settings, execute, execute_batch, is_allowed, on_end=lambda _job: None
     )
     running = asyncio.create_task(local.run())
-    async with asyncio.timeout(300):
-        _ = await begun.wait()
-        # The service's own dispatcher does nothing, as if the request had ended with the commit.
-        _ = await service.act(str(vm.ref), "stop", {"force": True})
-        _ = await ended.wait()
-    await local.stop()
-    await running
+    try:
+        async with asyncio.timeout(300):
+            _ = await begun.wait()
+            # The service's own dispatcher does nothing, as if the request had ended with the
+            # commit.
+            _ = await service.act(str(vm.ref), "stop", {"force": True})
+            _ = await ended.wait()
+    finally:
+        await local.stop()
+        await running
 
 
 async def test_the_error_of_a_superseded_or_lost_job_names_ansibles_task(service: Service) -> None:

@@ -73,7 +73,7 @@ async def test_an_id_wins_then_a_uuid_and_then_whoever_has_the_name(service: Ser
     assert (await service.get("/vms/vm-077"))["id"] == third.ref
 
 
-async def test_an_id_of_no_vm_is_looked_for_once(
+async def test_an_id_of_no_vm_costs_two_queries(
     database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "tortoise.db_client")

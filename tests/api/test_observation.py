@@ -851,7 +851,7 @@ async def test_a_guest_that_is_started_again_meanwhile_is_still_awaited(
 
 
 @only_sqlite
-async def test_what_prevents_to_await_an_address_is_logged_as_that(
+async def test_an_error_that_ends_the_wait_for_addresses_is_logged_as_that(
     service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def refuse(*_: object) -> dict[int, str]:

@@ -264,7 +264,7 @@ def test_what_is_no_number_is_refused_in_plain_words(
     assert f"Invalid value for '{option}': 'abc' is not {what}\n" in result.err
 
 
-def test_numbers_are_found() -> None:
+def test_options_with_numbers_are_found() -> None:
     assert {("serve",), ("vm", "create"), ("token", "create")} <= {words for words, _ in NUMBERS}
     assert {"float", "int"} <= {*NUMBERS.values()}
 
@@ -572,7 +572,7 @@ def test_the_command_for_the_service_of_the_role_is_that_of_the_role(
     written = template.read_text().replace("{{ __virtplay_service_user }}", "virtplay")
     database.ROLE_COMMAND.write_text(written)
     (other_service / "virtplay.sqlite3").unlink()  # its database may be PostgreSQL
-    monkeypatch.chdir(tmp_path)  # the program of the role leaves it
+    monkeypatch.chdir(tmp_path)  # the program of the role changes to another directory
     Path("restore").touch()
     for uid, before in ((0, []), (1000, ["sudo"])):
         monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
@@ -587,7 +587,8 @@ def test_the_command_for_the_service_of_the_role_is_that_of_the_role(
     assert command_of(run("token", "list").err)[:4] == [
         "sudo", "env", "-u", "VIRTPLAY_DATABASE_URL",
     ]  # fmt: skip
-    monkeypatch.setattr(database, "ROOT_STATE_DIR", tmp_path / "mine")  # its own command
+    # The service of the role is the one whose settings the command has.
+    monkeypatch.setattr(database, "ROOT_STATE_DIR", tmp_path / "mine")
     assert "start the service, which creates it" in run("token", "list").err
     monkeypatch.setattr(database, "ROOT_STATE_DIR", other_service)
     database.ROLE_COMMAND.write_text("a program that pip has installed")

@@ -350,7 +350,7 @@ def test_the_way_out_of_a_wait_fits_a_terminal_of_80_columns(service: FakeServic
         seen = read_until(terminal, None).decode()
         assert process.wait(120) == 0
     assert "--force cuts the power" in seen
-    assert "eta" not in seen, "of stops whose guest did react"
+    assert "eta" not in seen, "the usual time is that of guests that react"
 
 
 def test_ctrl_c_leaves_the_job_running_and_says_so(service: FakeService) -> None:

@@ -1,4 +1,4 @@
-"""A rename: the name that a domain gets, and one that keeps its own, with all else that has it."""
+"""A rename: which name a domain gets, and a refused one, after which all keeps the old name."""
 
 from __future__ import annotations
 
