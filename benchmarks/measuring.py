@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import psutil
@@ -31,6 +31,10 @@ NEVER = {"VIRTPLAY_OBSERVE_INTERVAL": "86400", "VIRTPLAY_OBSERVE_ADDRESS_TIMEOUT
 START_SECONDS = 600.0
 """How long the first observation of all hosts may take."""
 
+WAIT_SECONDS = 300.0
+POLL_SECONDS = 0.1
+
+T = TypeVar("T")
 Figure = dict[str, Any]
 """One line of output: `bench` names the benchmark, the keys end in their units."""
 
@@ -91,10 +95,19 @@ def serving(
             stop_service(process)
 
 
+def wait_for(what: str, look: Callable[[], T | None]) -> T:
+    """Return the first true value that `look` returns; RuntimeError after WAIT_SECONDS."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"no {what} after {WAIT_SECONDS:.0f} s")
+        time.sleep(POLL_SECONDS)
+    return found
+
+
 def wait_for_launcher(service: Service) -> None:
     """Wait until jobs are forks."""
-    while not list(service.state.glob("launcher/*/socket")):
-        time.sleep(0.1)
+    wait_for("launcher", lambda: list(service.state.glob("launcher/*/socket")))
 
 
 def timed(work: Callable[[], Any]) -> float:

@@ -9,12 +9,11 @@ import json
 import statistics
 import subprocess
 import sysconfig
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.measuring import ROOT, Figure, cpu_seconds, play
+from benchmarks.measuring import ROOT, Figure, cpu_seconds, play, wait_for
 from benchmarks.observation import IMAGES, children_seconds
 from lab.lab import Host, Lab
 
@@ -154,16 +153,14 @@ def guest(lab: Lab, host: Host) -> None:
     variables = {f"libvirt_domain_{key}": value for key, value in values.items()}
     variables["libvirt_domain_state"] = "running"
     play("vm_create", "-i", str(lab.inventory), "-e", json.dumps(variables))
-    while ask_agent(host, "guest-ping").returncode:
-        time.sleep(0.2)
+    wait_for("response of the agent", lambda: ask_agent(host, "guest-ping").returncode == 0)
 
 
 def silence_agent(host: Host) -> None:
     """Halt the agent of the VM, for good."""
     script = "(sleep 1; killall -STOP qemu-ga) >/dev/null 2>&1 &"
     ask_agent(host, "guest-exec", path="/bin/sh", arg=["-c", script])
-    while not ask_agent(host, "guest-ping").returncode:
-        time.sleep(0.2)
+    wait_for("silence of the agent", lambda: ask_agent(host, "guest-ping").returncode != 0)
 
 
 def ask_agent(host: Host, command: str, **arguments: Any) -> subprocess.CompletedProcess[str]:

@@ -7,6 +7,7 @@ kcli by itself, the command line by way of the service. They take turns; the fir
 import json
 import os
 import re
+import secrets
 import shlex
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from benchmarks.measuring import (
     run,
     serving,
     timed,
+    wait_for,
     wait_for_launcher,
 )
 from lab.lab import Host, Lab
@@ -39,7 +41,6 @@ OPTIONS = (
 )
 WAYS = ("virtplay", "kcli")
 RUNS = 5
-POLL_SECONDS = 0.1
 SIZES = "--template micro --cpu 1 --memory 256M --disk 1G"
 KCLI_CREATE = (
     "kcli create vm -i {image} -P memory=256 -P numcpus=1 -P disks=[1] -P nets=[default] {new}"
@@ -180,9 +181,7 @@ class Shell:
 
     def _address(self, vm: str) -> str:
         """Ask kcli for the address of a VM until it knows one, as its users do."""
-        while not (address := self(f"kcli info vm -f ip -v {vm}", {}).strip()):
-            time.sleep(POLL_SECONDS)
-        return address
+        return wait_for("address", lambda: self(f"kcli info vm -f ip -v {vm}", {}).strip())
 
 
 def counted(commands: Sequence[str]) -> str:
@@ -281,8 +280,8 @@ def prompt(shell: Shell, host: Host, turns: int) -> Figure:
         shell(log_in, words)
         seconds["virtplay"].append(time.perf_counter() - began)
         vm = json.loads(shell("virtplay vm show {new} --json", words))
-        old = vm["network"]["mac"]
-        new = f"{old[:-2]}{int(old[-2:], 16) ^ 1:02x}"
+        # At random: a number beside the old one may be that of another VM.
+        old, new = vm["network"]["mac"], f"52:54:00:{secrets.token_bytes(3).hex(':')}"
         host.run("virsh", "destroy", vm["domain"])
         xml = host.run("virsh", "dumpxml", "--inactive", vm["domain"]).stdout.replace(old, new)
         host.run("virsh", "define", "/dev/stdin", stdin=xml)
@@ -301,8 +300,8 @@ def boot(host: Host, key: Path, domain: str, mac: str) -> None:
     """Start a domain, and return when its guest serves SSH."""
     host.run("virsh", "start", domain)
     leases = ("virsh", "net-dhcp-leases", "default", "--mac", mac)
-    while not (address := re.search(r"([0-9.]+)/[0-9]+", host.run(*leases).stdout)):
-        time.sleep(POLL_SECONDS)
-    ssh = ("ssh", *OPTIONS, "-i", str(key), f"root@{address[1]}", "true")
-    while host.run(*ssh, check=False).returncode:
-        time.sleep(POLL_SECONDS)
+    lease = wait_for(
+        f"lease of {domain}", lambda: re.search(r"([0-9.]+)/[0-9]+", host.run(*leases).stdout)
+    )
+    ssh = ("ssh", *OPTIONS, "-i", str(key), f"root@{lease[1]}", "true")
+    wait_for(f"SSH server of {domain}", lambda: host.run(*ssh, check=False).returncode == 0)
