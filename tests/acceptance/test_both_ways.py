@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from lab import Lab
 from lab.lab import Host
 from tests.acceptance.service import TOKEN, Api, Service, wait_for
 from tests.lab.locks import halted, wait_for_force
+from tests.lab.modules import kill_with_descendants
 from tests.lab.plays import REPOSITORY
 
 
@@ -27,10 +32,11 @@ class Shell:
             "VIRTPLAY_TOKEN": TOKEN,
         }
 
-    def start(self, action: str, **variables: Any) -> subprocess.Popen[str]:
-        """Begin the playbook of an action, with the variables of its role."""
+    @contextmanager
+    def running(self, action: str, **variables: Any) -> Iterator[subprocess.Popen[str]]:
+        """The playbook of an action, with the variables of its role; killed at the block's end."""
         given = [f"-elibvirt_domain_{name}={value}" for name, value in variables.items()]
-        return subprocess.Popen(
+        with subprocess.Popen(
             [
                 str(Path(sys.executable).with_name("ansible-playbook")),
                 f"playbooks/{action}.yml",
@@ -42,12 +48,17 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-        )
+        ) as process:
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    kill_with_descendants(psutil.Process(process.pid))
 
     def run(self, action: str, **variables: Any) -> tuple[int, str]:
         """Its exit code and what it printed."""
-        process = self.start(action, **variables)
-        said, _ = process.communicate(timeout=300)
+        with self.running(action, **variables) as process:
+            said, _ = process.communicate(timeout=300)
         return process.returncode, said
 
 
@@ -92,16 +103,16 @@ def test_run_from_a_shell_is_a_job_and_meets_those_of_the_service(
     api.failed(stop, "GUEST_NOT_RESPONDING")
 
     # Somebody waits for the guest by hand, and would for an hour: who cuts the power does not.
-    by_hand = shell.start("vm_stop", name=vm, timeout=3600)
-    with halted(one, "a run by"):
-        wait_for("the run's step", lambda: reported(api, "vm_stop")["step"] == "Stopping", 60)
-        half = reported(api, "vm_stop")
-        off = api.send("POST", f"/vms/{vm}/stop", {"force": True})["jobId"]
-        wait_for("the job", lambda: api.job(off)["step"] == "Cutting the power", 60)
-        wait_for_force(one, off)
-    assert (half["status"], half["step"]) == ("running", "Stopping")
-    assert 0 < half["progress"] < 100
-    said, _ = by_hand.communicate(timeout=300)
+    with shell.running("vm_stop", name=vm, timeout=3600) as by_hand:
+        with halted(one, "a run by"):
+            wait_for("the run's step", lambda: reported(api, "vm_stop")["step"] == "Stopping", 60)
+            half = reported(api, "vm_stop")
+            off = api.send("POST", f"/vms/{vm}/stop", {"force": True})["jobId"]
+            wait_for("the job", lambda: api.job(off)["step"] == "Cutting the power", 60)
+            wait_for_force(one, off)
+        assert (half["status"], half["step"]) == ("running", "Stopping")
+        assert 0 < half["progress"] < 100
+        said, _ = by_hand.communicate(timeout=300)
     assert f"cannot stop {vm}: {off} (stop {vm}, process " in said
     assert reported(api, "vm_stop")["error"]["code"] == "SUPERSEDED"
     assert api.succeeded(off)["changed"] is True

@@ -62,20 +62,29 @@ def names_like(path: Path) -> list[str]:
 
 async def virtplay(settings: Settings, *words: str) -> str:
     """What `virtplay` with these words prints, on the database of the settings."""
-    running = await asyncio.create_subprocess_exec(
+    status, output, fault = await run_program(
         VIRTPLAY,
         *words,
-        env={
-            **os.environ,
-            "VIRTPLAY_STATE_DIR": str(settings.state_dir),
-            "VIRTPLAY_DATABASE_URL": settings.database_url,
-        },
-        stdout=PIPE,
-        stderr=PIPE,
+        VIRTPLAY_STATE_DIR=str(settings.state_dir),
+        VIRTPLAY_DATABASE_URL=settings.database_url,
     )
-    output, fault = await running.communicate()
-    assert running.returncode == 0, fault
-    return output.decode()
+    assert status == 0, fault
+    return output
+
+
+async def run_program(*command: str | Path, **environment: str) -> tuple[int | None, str, str]:
+    """Exit status, standard output and standard error of a program, which is not left behind."""
+    program = await asyncio.create_subprocess_exec(
+        *command, env={**os.environ, **environment}, stdout=PIPE, stderr=PIPE
+    )
+    try:
+        async with asyncio.timeout(300):
+            output, fault = await program.communicate()
+    finally:
+        if program.returncode is None:
+            program.kill()
+            await program.wait()
+    return program.returncode, output.decode(), fault.decode()
 
 
 @pytest.mark.slow
@@ -552,17 +561,10 @@ async def test_the_role_restores_postgresql_as_a_whole_or_not_at_all(
     url = f"postgres://{name}:known@{address}"
     program, copy = PROJECT / "roles/virtplay_service/files/database_copy.py", tmp_path / "copy"
 
-    async def run(verb: str) -> str:
-        running = await asyncio.create_subprocess_exec(
-            sys.executable,
-            program,
-            verb,
-            copy,
-            env={**os.environ, "VIRTPLAY_DATABASE_URL": url},
-            stderr=PIPE,
-        )
-        _output, fault = await running.communicate()
-        return fault.decode()
+    async def run(verb: str) -> tuple[int | None, str]:
+        words = (sys.executable, program, verb, copy)
+        status, _output, fault = await run_program(*words, VIRTPLAY_DATABASE_URL=url)
+        return status, fault
 
     async def rows() -> dict[str, Any]:
         await open_database(url)
@@ -574,16 +576,18 @@ async def test_the_role_restores_postgresql_as_a_whole_or_not_at_all(
     await fill()
     await close_database()
     before = await rows()
-    assert await run("save") == ""
+    assert await run("save") == (0, "")
     async with backup._connected(url) as service:
         await service.execute("DELETE FROM vm; CREATE TABLE newer (id INT)")
         ruined = await rows()
         whole = copy.read_bytes()
         copy.write_bytes(whole[:-500])
-        assert "cannot copy the database: pg_restore failed" in await run("restore")
+        status, fault = await run("restore")
+        assert status == 1
+        assert "cannot copy the database: pg_restore failed" in fault
         assert await rows() == ruined
         copy.write_bytes(whole)
-        assert await run("restore") == ""
+        assert await run("restore") == (0, "")
         assert await service.fetchval("SELECT to_regclass('newer')") is None
     assert await rows() == before
     assert names_like(copy) == ["copy"]

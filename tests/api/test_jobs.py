@@ -14,7 +14,7 @@ from virtplay.states import VmStatus
 from virtplay.store.models import AuditEntry, Job, JobEvent, Vm
 
 from tests.api.conftest import Service, only_sqlite, write_inventory
-from tests.api.fake_hosts import host_info
+from tests.api.fake_hosts import FakeHost, host_info
 
 
 @pytest.fixture(params=["fork", "program"])
@@ -45,6 +45,13 @@ async def directory_removed(directory: Path) -> None:
     """Wait until a job's directory is removed, which follows the outcome."""
     async with asyncio.timeout(300):
         while directory.exists():  # noqa: ASYNC110, ASYNC240
+            await asyncio.sleep(0.05)
+
+
+async def called(host: FakeHost, action: str, times: int = 1) -> None:
+    """Wait until modules on the host have begun an action so many times."""
+    async with asyncio.timeout(300):
+        while len(host.calls(action)) < times:  # noqa: ASYNC110 - a file wakes nobody
             await asyncio.sleep(0.05)
 
 
@@ -292,9 +299,7 @@ async def test_only_so_many_jobs_run_at_once_on_a_host(playing: Service) -> None
     gate = host.hold("create")
     playing.settings.jobs_per_host = 2
     datas = [await playing.create(memory=64) for _ in range(4)]
-    async with asyncio.timeout(300):
-        while len(host.calls("create")) < 2:  # noqa: ASYNC110 - a file wakes nobody
-            await asyncio.sleep(0.05)
+    await called(host, "create", 2)
     await asyncio.sleep(1)
     assert len(host.calls("create")) == 2
     statuses = [(await playing.get(f"/jobs/{d['jobId']}"))["status"] for d in datas]
@@ -313,9 +318,7 @@ async def test_a_stop_with_force_ends_the_play_that_waits_for_the_guest(playing:
     host.hold("restart")
     playing.settings.jobs_per_host = 1  # the power is cut in the place of the one that waits
     restart = (await playing.act("vm-001", "restart"))["jobId"]
-    async with asyncio.timeout(300):
-        while not host.calls("restart"):  # noqa: ASYNC110 - a file wakes nobody
-            await asyncio.sleep(0.05)
+    await called(host, "restart")
     await playing.succeed((await playing.act("vm-001", "stop", {"force": True}))["jobId"])
     assert (await playing.get("/vms/vm-001"))["status"] == "stopped"
     job = await playing.get(f"/jobs/{restart}")
@@ -387,8 +390,6 @@ def nonsense() -> list[Any]:
 async def test_one_host_that_answers_nonsense_hides_no_other(
     playing: Service, tmp_path: Path
 ) -> None:
-    from tests.api.fake_hosts import FakeHost
-
     folder = tmp_path / "more"
     folder.mkdir()
     hosts = {**playing.hosts, "kvm0": FakeHost("kvm0", folder, playing.hosts["kvm1"].python)}

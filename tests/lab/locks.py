@@ -34,11 +34,11 @@ def halted(host: Host, holder: str) -> Iterator[None]:
         host.run("kill", "-CONT", str(pid))
 
 
-def wait_for_force(host: Host, holder: str) -> None:
-    """Wait until the process that `holder` names asks with force for a lock."""
+def wait_for_force(host: Host, asker: str) -> None:
+    """Wait until a process whose request names `asker` asks with force for a lock."""
     deadline = time.monotonic() + PATIENCE
-    while holder not in host.run("sh", "-c", _FORCE, check=False).stdout:
-        assert time.monotonic() < deadline, f"{holder} waits for no lock"
+    while asker not in host.run("sh", "-c", _FORCE, check=False).stdout:
+        assert time.monotonic() < deadline, f"{asker} asks with force for no lock"
         time.sleep(0.1)
 
 

@@ -61,12 +61,12 @@ def start_module(
         yield result
     finally:
         if program.poll() is None:
-            _kill(psutil.Process(program.pid))
+            kill_with_descendants(psutil.Process(program.pid))
         program.communicate()
 
 
-def _kill(process: psutil.Process) -> None:
-    """Kill a process and its descendants: a module is a fork of what nsenter has started."""
+def kill_with_descendants(process: psutil.Process) -> None:
+    """Kill a process and what it has started, such as a module that is a fork below nsenter."""
     for each in (process, *process.children(recursive=True)):
         with suppress(psutil.NoSuchProcess):
             each.kill()
