@@ -23,14 +23,6 @@ from typing import Any
 DIRECTORY = "/run/virtplay/bytecode"
 MOST_FILES = 1000
 """More than a few versions of Ansible and the collection have; above that, all are deleted."""
-OLDEST_PYTHON = (3, 9)
-
-if sys.version_info < OLDEST_PYTHON:
-    # Modules import this file first: there the others fail without a reason that one understands.
-    raise RuntimeError(
-        f"cannot run with {sys.executable}: Python 3.9 or newer is required; set"
-        " ansible_python_interpreter to the host's own Python, such as /usr/bin/python3"
-    )
 
 
 def use_bytecode(directory: str = DIRECTORY) -> None:
