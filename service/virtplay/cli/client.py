@@ -4,12 +4,12 @@ import json
 import re
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 from urllib.parse import quote, urlencode
 
 from virtplay import __version__
 from virtplay.cli.connection import Connection
-from virtplay.cli.faults import CannotReach, NotSent, Refused, WrongValue
+from virtplay.cli.faults import CannotReach, NotSent, OtherVersion, Refused, WrongValue
 from virtplay.errors import VmAmbiguous, VmNotFound
 
 if TYPE_CHECKING:
@@ -25,6 +25,16 @@ NAME_LIMIT = 64
 UNUSABLE = ("", ".", "..")
 """Names that no path can have."""
 JOB_ID = re.compile(r"job-[0-9]+")
+
+
+class _Data(dict[str, Any]):
+    """An object of a response."""
+
+    def __missing__(self, field: str) -> NoReturn:
+        raise OtherVersion(
+            f"cannot use the response of the service: it has no {field}; the service may be older"
+            f" than this command ({__version__})"
+        )
 
 
 class Client:
@@ -136,7 +146,7 @@ class Client:
 
     def _data(self, response: "Response") -> JsonObject:
         try:
-            document = json.loads(response.content)
+            document = json.loads(response.content, object_hook=_Data)
         except ValueError:
             raise self._invalid(response) from None
         match document:

@@ -62,6 +62,12 @@ class NotSent(CannotReach):
     """The service got no request, because no connection could be opened."""
 
 
+class OtherVersion(ClientError):
+    """A response lacks a field, as those of an older service may."""
+
+    code = "OTHER_VERSION"
+
+
 class CannotChoose(ClientError):
     """An object named on the command line does not exist, or is ambiguous.
 

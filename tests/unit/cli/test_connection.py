@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import typer
 from virtplay import __version__
+from virtplay.api.schemas.fields import Pagination
 from virtplay.cli import COMMANDS, HELP, app, transport
 from virtplay.cli.client import Client
 from virtplay.cli.connection import CannotConnect, Connection, check_url, find_connection
@@ -193,6 +194,20 @@ def test_answer_of_something_else(service: FakeService, run: Run) -> None:
     result = run("vm", "list")
     assert result.status == 1
     assert "HTTP 200 with text/plain; charset=utf-8 is not from Virtplay" in result.err
+
+
+def test_answer_of_an_older_service(service: FakeService, run: Run) -> None:
+    vm = make_vm().model_dump(mode="json")
+    del vm["managed"]
+    pagination = Pagination.of(1, 100, 1).model_dump()
+    service.reply("GET", "/vms", {"vms": [vm], "pagination": pagination})
+    assert run("vm", "list").status == 0
+    result = run("vm", "list", "-o", "id,managed")
+    assert (result.status, result.out) == (1, "")
+    assert result.err.startswith(
+        "virtplay: cannot use the response of the service: it has no managed;"
+    )
+    assert result.err.count("\n") == 1
 
 
 def test_proxy_of_the_environment_does_not_get_loopback_requests(
