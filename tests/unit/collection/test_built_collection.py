@@ -120,6 +120,18 @@ def test_a_python_that_only_prints_an_error_is_not_discovered(elsewhere: Elsewhe
     assert "cannot connect to libvirt at qemu+unix" in done.stdout
 
 
+def test_a_python_that_is_too_old_is_named(elsewhere: Elsewhere) -> None:
+    old = elsewhere.home / "python3.8"
+    code = "import sys; sys.version_info = (3, 8, 18); exec(open(sys.argv[1]).read())"
+    old.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{code}' \"$@\"\n")
+    old.chmod(0o755)
+    done = elsewhere.run(
+        *("ansible", "-i", "kvm1,", "-c", "local", "kvm1", "-m", f"{NAME}.host_info"),
+        *("-e", f"ansible_python_interpreter={old}"),
+    )
+    assert f"cannot run with {sys.executable}: Python 3.9 or newer is required; " in done.stdout
+
+
 def test_every_module_of_hosts_runs_by_the_action_that_finds_a_python() -> None:
     runtime = yaml.safe_load((SOURCE / "meta/runtime.yml").read_text())
     routed = runtime["plugin_routing"]["modules"].items()

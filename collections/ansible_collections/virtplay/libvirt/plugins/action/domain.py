@@ -21,6 +21,19 @@ from ansible_collections.virtplay.libvirt.plugins.plugin_utils.words import expl
 
 # Where Ansible's wrapper of a module begins to work: all above only defines a function.
 _START = b'\n\nif __name__ == "__main__":\n'
+# Ansible itself runs modules with Python 3.8, where ours cannot be imported.
+_REFUSE_OLD_PYTHON = b"""
+
+import sys
+if sys.version_info < (3, 9):
+    import json
+    message = (
+        f"cannot run with {sys.executable}: Python 3.9 or newer is required; set"
+        " ansible_python_interpreter to the host's own Python, such as /usr/bin/python3"
+    )
+    print(json.dumps({"failed": True, "msg": message}))
+    sys.exit(1)
+"""
 _USE_BYTECODE = "\n\nbytecode = {}\nexec(%r, bytecode)\nbytecode['use_bytecode']()\n"
 
 
@@ -46,7 +59,7 @@ class ActionModule(NormalAction):
         module, path = super()._configure_module(*args, **kwargs)
         before, start, after = module.b_module_data.partition(_START)
         if start:
-            data = before + _use_bytecode() + start + after
+            data = before + _REFUSE_OLD_PYTHON + _use_bytecode() + start + after
             module = dataclasses.replace(module, b_module_data=data)
         return module, path
 
