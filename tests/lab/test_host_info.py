@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,9 +225,35 @@ def test_an_observation_waits_for_the_address_of_a_guest_that_starts(
 ) -> None:
     make("stopped")
     host.run("virsh", "-q", "start", identity)
-    seen = run_module(host, "host_info", awaited=[identity], wait=600.0)["host_info"]["domains"]
-    (found,) = (domain["addresses"] for domain in seen if domain["uuid"] == identity)
-    # The host may have heard from the guest before its lease is written.
-    (address,) = found
+    first = await_address(host, identity)
+    # The lease of a boot is no address of the next one, until the guest has asked for it again.
+    host.run("virsh", "-q", "destroy", identity)
+    before = expiry_of_leases(host)
+    time.sleep(3)  # times of leases are whole seconds
+    host.run("virsh", "-q", "start", identity)
+    for found in (addresses_of(host, identity), [await_address(host, identity)]):
+        assert [address["ip"] for address in found] in ([], [first["ip"]])
+        if found and found[0]["source"] == "lease":
+            assert expiry_of_leases(host)[first["ip"]] > before[first["ip"]]
+
+
+def await_address(host: Host, identity: str) -> dict[str, str]:
+    """Observe the host as soon as a guest has an address, and return it."""
+    (address,) = addresses_of(host, identity, awaited=[identity], wait=600.0)
     assert address["ip"].startswith("203.0.113.")
+    # The host may have heard from the guest before its lease is written.
     assert address["source"] in ("lease", "arp")
+    return address
+
+
+def addresses_of(host: Host, identity: str, **arguments: Any) -> list[dict[str, str]]:
+    """Observe the host and return the addresses of a guest."""
+    seen = run_module(host, "host_info", **arguments)["host_info"]["domains"]
+    (found,) = (domain["addresses"] for domain in seen if domain["uuid"] == identity)
+    return list(found)
+
+
+def expiry_of_leases(host: Host) -> dict[str, int]:
+    """Return when each lease of the default network expires, by address."""
+    leases = json.loads(host.run("cat", "/var/lib/libvirt/dnsmasq/virbr0.status").stdout)
+    return {lease["ip-address"]: lease["expiry-time"] for lease in leases}

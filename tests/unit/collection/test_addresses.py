@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,8 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.observe import (
     addresses as guest_addresses,
 )
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.addresses import (
+    Sighting,
+    booted_lately,
     choose_addresses,
     parse_neighbours,
     read_agent_addresses,
@@ -20,35 +27,67 @@ from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.addresses
 from tests.unit.collection.fake_libvirt import NO_NETWORK, fake, libvirtError
 
 MAC = "52:54:00:e4:4e:35"
-NEIGHBOURS = """\
-IP address       HW type     Flags       HW address            Mask     Device
-203.0.113.50     0x1         0x2         52:54:00:E4:4E:35     *        virbr0
-203.0.113.51     0x1         0x0         00:00:00:00:00:00     *        virbr0
-169.254.9.9      0x1         0x2         52:54:00:e4:4e:35     *        virbr0
-nonsense
-"""
+OTHER_MAC = "52:54:00:00:00:02"
+COLLECTIONS = Path(__file__).resolve().parents[3] / "collections"
+AGES = {"used": 1, "confirmed": 30, "updated": 2, "probes": 1}
 
 
-def test_neighbours_are_the_complete_and_routable_ones() -> None:
-    assert parse_neighbours(NEIGHBOURS) == {
-        ("virbr0", MAC): [{"mac": MAC, "ip": "203.0.113.50", "source": "arp"}]
-    }
+def entry(ip: str, device: str = "virbr0", **more: Any) -> dict[str, Any]:
+    """An entry as `ip -json -statistics neighbour` prints it."""
+    return {"dst": ip, "dev": device, "lladdr": MAC.upper(), **AGES, "state": ["STALE"], **more}
+
+
+def test_neighbours_are_the_resolved_and_routable_ones() -> None:
+    failed = {"dst": "203.0.113.51", "dev": "virbr0", **AGES, "state": ["FAILED"]}
+    table = json.dumps([entry("203.0.113.50"), failed, entry("169.254.9.9")])
+    address = {"mac": MAC, "ip": "203.0.113.50", "source": "arp"}
+    assert parse_neighbours(table, 1000.0) == {("virbr0", MAC): [Sighting(address, 970.0)]}
 
 
 def test_neighbours_on_a_vlan_are_on_its_bridge_too_and_those_on_a_bridge_on_its_ports(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    line = "203.0.113.50 0x1 0x2 52:54:00:E4:4E:35 * br0.7\n"
-    (tmp_path / "arp").write_text("header\n" + line)
+    table = json.dumps([entry("203.0.113.50", "br0.7")])
     (tmp_path / "br0.7" / "lower_br0").mkdir(parents=True)
-    monkeypatch.setattr(guest_addresses, "NEIGHBOURS", tmp_path / "arp")
+    monkeypatch.setattr(guest_addresses, "NEIGHBOURS", ("echo", table))
     monkeypatch.setattr(guest_addresses, "NETWORK_DEVICES", tmp_path)
     assert read_neighbours().keys() == {("br0.7", MAC), ("br0", MAC)}
-    monkeypatch.setattr(guest_addresses, "NEIGHBOURS", tmp_path / "none")
+
+
+@pytest.mark.parametrize("command", [("false",), ("echo", "no JSON"), ("no-such-program",)])
+def test_neighbours_that_cannot_be_read_are_none(
+    monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(guest_addresses, "NEIGHBOURS", command)
     assert read_neighbours() == {}
 
 
-OTHER_MAC = "52:54:00:00:00:02"
+@pytest.mark.needs("ip")
+def test_neighbours_of_this_machine_are_read(tmp_path: Path) -> None:
+    program = (
+        "ip link add v0 type bridge && ip link set v0 up && ip address add 198.51.100.1/24 dev v0"
+        f" && ip neighbour add 198.51.100.2 lladdr {MAC} dev v0 nud reachable"
+        f" && ip neighbour add 198.51.100.3 lladdr {OTHER_MAC} dev v0 nud stale"
+        ' && exec "$0" -c "$1"'
+    )
+    look = (
+        "import time; from ansible_collections.virtplay.libvirt.plugins.module_utils.observe"
+        ".addresses import read_neighbours; print([(place, seen.address['ip'], seen.at"
+        " > time.time() - 30) for place, [seen] in sorted(read_neighbours().items())])"
+    )
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-c", program, sys.executable, look],
+        env={**os.environ, "PYTHONPATH": str(COLLECTIONS)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # The kernel counts as not confirmed what was only added.
+    expected = [(("v0", OTHER_MAC), "198.51.100.3", False), (("v0", MAC), "198.51.100.2", True)]
+    assert done.stdout == f"{expected}\n", done.stderr
+
+
 BRIDGES = {"default": "virbr0", "lab": "virbr1"}
 
 
@@ -56,12 +95,20 @@ def nic(source: str | None = "default", kind: str = "network", mac: str = MAC) -
     return {"type": kind, "source": source, "mac": mac, "model": None, "target": "vnet0"}
 
 
-def known(source: str, *places: tuple[str, str]) -> dict[tuple[str, str], list[dict[str, str]]]:
+def known(
+    source: str, *places: tuple[str, str], at: float | None = None
+) -> dict[tuple[str, str], list[Sighting]]:
     """An address for each place, a device of the host and a MAC address."""
     return {
-        (device, mac): [{"mac": mac, "ip": f"{source}@{device}", "source": source}]
+        (device, mac): [Sighting({"mac": mac, "ip": f"{source}@{device}", "source": source}, at)]
         for device, mac in places
     }
+
+
+def of_agent(*macs: str) -> dict[str, list[dict[str, str]]]:
+    """What an agent reports of its interfaces."""
+    seen = known("agent", *(("", mac) for mac in macs))
+    return {mac: [one.address for one in entries] for (_, mac), entries in seen.items()}
 
 
 @pytest.mark.parametrize(
@@ -96,10 +143,49 @@ def test_source_is_believed_only_for_interfaces_that_it_can_know(
         nics,
         BRIDGES,
         leases=known("lease", *((bridge, MAC) for bridge in leases)),
-        agent={mac: entry for (_, mac), entry in known("agent", *(("", m) for m in agent)).items()},
+        agent=of_agent(*agent),
         neighbours=known("arp", *((device, MAC) for device in arp)),
+        booted=None,
     )
     assert [address["ip"] for address in found] == expected
+
+
+BOOTED = 1000.0
+
+
+@pytest.mark.parametrize(
+    ("lease", "agent", "arp", "expected"),
+    [
+        (BOOTED + 5, [], None, ["lease@virbr0"]),
+        # Leases are written, and starts are counted, in whole seconds.
+        (BOOTED - 1, [], None, ["lease@virbr0"]),
+        # Of the boot before: nobody can connect there yet.
+        (BOOTED - 60, [], BOOTED - 30, []),
+        (BOOTED - 60, [], BOOTED + 5, ["arp@virbr0"]),
+        (BOOTED - 60, [MAC], BOOTED - 30, ["agent@"]),
+        # For ever: when it was given is not known.
+        (None, [], None, ["lease@virbr0"]),
+    ],
+)
+def test_addresses_of_the_boot_before_are_not_believed(
+    lease: float | None, agent: list[str], arp: float | None, expected: list[str]
+) -> None:
+    found = choose_addresses(
+        [nic()],
+        BRIDGES,
+        leases=known("lease", ("virbr0", MAC), at=lease),
+        agent=of_agent(*agent),
+        neighbours=known("arp", ("virbr0", MAC), at=arp) if arp else {},
+        booted=BOOTED,
+    )
+    assert [address["ip"] for address in found] == expected
+
+
+def test_any_address_is_believed_some_time_after_the_boot() -> None:
+    now = time.time()
+    assert booted_lately(now - 10) == now - 10
+    assert booted_lately(now - 130) is None
+    assert booted_lately(None) is None
 
 
 class Agent:
@@ -139,8 +225,8 @@ def test_agent_cannot_give_any_number_of_addresses(monkeypatch: pytest.MonkeyPat
 class Leases:
     """A network with DHCP leases of MAC, or one that was deleted meanwhile."""
 
-    def __init__(self, bridge: str, *leases: tuple[int, str]) -> None:
-        self.bridge, self.leases = bridge, leases
+    def __init__(self, bridge: str, *leases: tuple[int, str], dhcp: str = "") -> None:
+        self.bridge, self.leases, self.dhcp = bridge, leases, dhcp
 
     def DHCPLeases(self) -> list[dict[str, Any]]:  # noqa: N802
         return [
@@ -151,6 +237,9 @@ class Leases:
         if not self.bridge:
             raise libvirtError("Network not found", NO_NETWORK)
         return self.bridge
+
+    def XMLDesc(self, _flags: int) -> str:  # noqa: N802
+        return f"<network><ip address='203.0.113.1'><dhcp>{self.dhcp}</dhcp></ip></network>"
 
 
 def test_leases_are_those_of_their_bridge_the_newest_first(
@@ -164,7 +253,38 @@ def test_leases_are_those_of_their_bridge_the_newest_first(
             Leases("virbr1", (1, "198.51.100.5")),
         ]
     )
-    assert {place: [entry["ip"] for entry in entries] for place, entries in found.items()} == {
+    assert {place: [seen.address["ip"] for seen in all_] for place, all_ in found.items()} == {
         ("virbr0", MAC): ["203.0.113.6", "203.0.113.5"],
         ("virbr1", MAC): ["198.51.100.5"],
     }
+
+
+RANGE = "<range start='203.0.113.2' end='203.0.113.254'>{}</range>"
+
+
+@pytest.mark.parametrize(
+    ("dhcp", "expiry", "at"),
+    [
+        (RANGE.format(""), 10_000, 6_400),
+        ("<host mac='52:54:00:00:00:01' ip='203.0.113.9'/>", 10_000, 6_400),
+        (RANGE.format("<lease expiry='30'/>"), 10_000, 8_200),
+        (RANGE.format("<lease expiry='12' unit='hours'/>"), 100_000, 56_800),
+        # The shortest: a lease is rather believed than not.
+        (RANGE.format("<lease expiry='12' unit='hours'/>") + RANGE.format(""), 10_000, 6_400),
+        (
+            RANGE.format("<lease expiry='12' unit='hours'/>")
+            + "<host mac='52:54:00:00:00:01' ip='203.0.113.9'><lease expiry='600' unit='seconds'/>"
+            "</host>",
+            10_000,
+            9_400,
+        ),
+        (RANGE.format("<lease expiry='0'/>"), 10_000, None),
+        (RANGE.format(""), 0, None),
+    ],
+)
+def test_a_lease_was_given_its_duration_before_it_expires(
+    monkeypatch: pytest.MonkeyPatch, dhcp: str, expiry: int, at: float | None
+) -> None:
+    fake(monkeypatch, guest_addresses)
+    found = read_leases([Leases("virbr0", (expiry, "203.0.113.5"), dhcp=dhcp)])
+    assert [seen.at for seen in found["virbr0", MAC]] == [at]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from ansible_collections.virtplay.libvirt.plugins.module_utils.host.images import Image
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe import observation
+from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.addresses import Sighting
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.background import Background
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.monitor import MonitorResults
 from ansible_collections.virtplay.libvirt.plugins.module_utils.observe.observation import (
@@ -120,19 +122,24 @@ def test_interface_gets_the_address_of_its_card() -> None:
 
 
 @pytest.mark.parametrize(
-    ("has_agent", "leases", "asked"),
+    ("has_agent", "bridge", "booted", "asked"),
     [
-        (True, {}, 1),
-        (True, {("virbr0", MAC): []}, 0),
-        (True, {("virbr1", MAC): []}, 1),
-        (False, {}, 0),
+        (True, None, None, 1),
+        (True, "virbr0", None, 0),
+        (True, "virbr0", 100.0, 0),
+        # The lease is of the boot before.
+        (True, "virbr0", 110.0, 1),
+        (True, "virbr1", None, 1),
+        (False, None, None, 0),
     ],
 )
 def test_agent_is_asked_for_addresses_only_where_no_lease_tells(
-    has_agent: bool, leases: dict[str, Any], asked: int
+    has_agent: bool, bridge: str | None, booted: float | None, asked: int
 ) -> None:
-    found = _without_lease([seen(has_agent=has_agent)], {"default": "virbr0"}, leases)
-    assert len(found) == asked
+    lease = Sighting({"mac": MAC, "ip": "203.0.113.5", "source": "lease"}, 105.0)
+    leases = {(bridge, MAC): [lease]} if bridge else {}
+    domain = dataclasses.replace(seen(has_agent=has_agent), booted=booted)
+    assert len(_without_lease([domain], {"default": "virbr0"}, leases)) == asked
 
 
 def test_dead_file_system_holds_nothing_up() -> None:

@@ -19,7 +19,8 @@ description:
     complete.
   - Addresses come from the DHCP leases of libvirt's networks, or else from the guest agent, or else
     from the host's neighbour table. An agent is believed only for the interfaces of its own domain,
-    leases and neighbours only for interfaces on the device of the host where they were observed.
+    leases and neighbours only for interfaces on the device of the host where they were observed. In
+    the first two minutes after a boot, a lease or neighbour of before the boot is not believed.
   - Makes no changes. Check mode returns the same result.
 options:
   uri:

@@ -21,10 +21,16 @@ def started_at(name: str) -> str | None:
 
     The text never changes while the process lives: boot time and start ticks are both fixed.
     """
+    seconds = started_seconds(name)
+    return None if seconds is None else rfc3339(seconds)
+
+
+def started_seconds(name: str) -> float | None:
+    """Return the time of started_at in seconds since the epoch; None without a QEMU."""
     fields = _read_stat(name)
     if fields is None:
         return None
-    return rfc3339(boot_time() + int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+    return boot_time() + int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def process_identity(name: str) -> str | None:

@@ -34,14 +34,16 @@ from ..host.images import (
     image_of,
     with_sizes,
 )
-from ..host.qemu_process import started_at
+from ..host.qemu_process import rfc3339, started_seconds
 from ..host.silence import Silence
 from ..lock.fence import Fence
 from ..snapshot.list import fill_sizes, list_snapshots
 from ..states import ACTIVE_STATES, DomainReason, DomainState
 from .addresses import (
-    Address,
     Place,
+    Sighting,
+    addresses_since,
+    booted_lately,
     choose_addresses,
     host_device,
     read_leases,
@@ -72,6 +74,7 @@ class _Found:
     facts: dict[str, Any]
     has_agent: bool
     cpu_time_ns: int | None
+    booted: float | None = None
     balloon_period: int = 0
 
     def nics(self) -> list[dict[str, Any]]:
@@ -215,6 +218,7 @@ class Observation:
                 leases=leases,
                 agent=addresses.get(domain.uuid, {}),
                 neighbours=neighbours,
+                booted=domain.booted,
             )
             images = [stored.images.get(path) for path in domain.qcow2_paths()]
             fill_sizes(domain.facts["snapshots"], images)
@@ -292,7 +296,8 @@ def _find_domain(
     facts["state_reason"] = str(reason)
     facts["has_managed_save"] = uuid in saved
     facts["persistent"] = persistent
-    facts["started_at"] = started_at(handle.name()) if active else None
+    started = started_seconds(handle.name()) if active else None
+    facts["started_at"] = None if started is None else rfc3339(started)
     return _Found(
         uuid=uuid,
         handle=handle,
@@ -301,6 +306,7 @@ def _find_domain(
         facts=facts,
         has_agent=state is DomainState.RUNNING and agent_is_connected(text),
         cpu_time_ns=handle.info()[4] if active else None,
+        booted=booted_lately(started) if reason == DomainReason.BOOTED else None,
         balloon_period=balloon_period(text),
     )
 
@@ -331,7 +337,7 @@ def _uuids(connection: Any, flags: int) -> set[str]:
 
 
 def _without_lease(
-    found: list[_Found], bridges: dict[str, str], leases: dict[Place, list[Address]]
+    found: list[_Found], bridges: dict[str, str], leases: dict[Place, list[Sighting]]
 ) -> list[_Found]:
     """Return the domains with an agent and an interface without a lease."""
     return [
@@ -339,7 +345,11 @@ def _without_lease(
         for domain in found
         if domain.has_agent
         and any(
-            nic["mac"] and (host_device(nic, bridges), nic["mac"].lower()) not in leases
+            nic["mac"]
+            and not addresses_since(
+                leases.get((host_device(nic, bridges) or "", nic["mac"].lower()), ()),
+                domain.booted,
+            )
             for nic in domain.nics()
         )
     ]

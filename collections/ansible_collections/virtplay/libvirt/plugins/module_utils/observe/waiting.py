@@ -17,9 +17,11 @@ from ..failure import Failure
 from ..host.connection import libvirt
 from ..host.definition import read_definition
 from ..host.facts import list_networks, read_networks
+from ..host.qemu_process import started_seconds
 from ..lock.agent import agent_answers_within, hold_agent
 from .addresses import (
     Address,
+    booted_lately,
     choose_addresses,
     read_agent_addresses,
     read_leases,
@@ -72,10 +74,18 @@ class AddressWait:
             uuid = handle.UUIDString()
             try:
                 nics = self._nics_of(uuid, handle)
+                booted = booted_lately(started_seconds(handle.name()))
+                if booted and handle.state()[1] != libvirt.VIR_DOMAIN_RUNNING_BOOTED:
+                    booted = None
             except (libvirt.libvirtError, Failure, ValueError, TypeError, AttributeError):
                 continue  # it has just stopped, or its definition cannot be read
             known = choose_addresses(
-                nics, self._bridges, leases=leases, agent={}, neighbours=neighbours
+                nics,
+                self._bridges,
+                leases=leases,
+                agent={},
+                neighbours=neighbours,
+                booted=booted,
             )
             if known or (uuid in self._awaited and self._ask_agent(uuid, handle)):
                 having.add(uuid)
