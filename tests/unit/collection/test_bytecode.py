@@ -170,7 +170,7 @@ def test_all_that_ansible_sends_is_compiled_once(directory: Path, tmp_path: Path
     assert second.stdout == first.stdout
     for file in ("ansible/__init__.py", "module_utils/basic.py", "modules/power.py", "values.py"):
         assert f"{file}\n" in first.stderr
-    # pkgutil.extend_path has the packages in which it is called compiled: they are almost empty.
+    # zipimport compiles packages when pkgutil.extend_path looks for them; they are almost empty.
     assert all(file.endswith("/__init__.py") for file in second.stderr.splitlines()), second.stderr
 
 

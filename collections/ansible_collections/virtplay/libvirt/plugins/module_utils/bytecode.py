@@ -3,8 +3,9 @@
 """Keeps the compiled form of what Ansible sends, so that a host compiles each file once.
 
 Ansible sends a module and the files it imports as a zip of sources, and Python's import from a zip
-writes no compiled files: each task would compile them all again, which takes longer than what the
-task does. The files are kept until the next boot, by name, size and checksum of their source.
+writes no compiled files: each task would compile them all again, and each of them twice
+(https://github.com/python/cpython/issues/141276), which takes longer than what the task does. The
+files are kept until the next boot, by name, size and checksum of their source.
 
 The action of the modules puts this file's source in front of what Ansible sends: the first files of
 the zip are imported before a module's first line.
