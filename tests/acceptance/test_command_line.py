@@ -15,11 +15,15 @@ from tests.acceptance.test_life_cycle import key_pair
 
 
 def virtplay(lab: Lab, api: Api, place: Path, *words: str) -> str:
-    """Return the output of a command that succeeds, with an ssh that knows the lab's keys."""
+    """Return the output of a command that succeeds, with an ssh that knows the lab's keys.
+
+    It remembers those of guests in this directory.
+    """
     program = place / "bin" / "ssh"
     program.parent.mkdir(exist_ok=True)
     # As a user's own ~/.ssh/config would: ssh takes that from the real home directory only.
-    program.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F "{lab.directory / "ssh_config"}" "$@"\n')
+    files = f'-F "{lab.directory / "ssh_config"}" -o UserKnownHostsFile="{place / "known_hosts"}"'
+    program.write_text(f'#!/bin/sh\nexec /usr/bin/ssh {files} "$@"\n')
     program.chmod(0o755)
     environment = {
         **os.environ,
@@ -53,6 +57,7 @@ def test_a_prompt_in_a_new_guest_takes_two_commands(
     assert f"; its address is {vm['ip']}. Log in: virtplay vm ssh {vm['id']}" in made
     words = ("vm", "ssh", "two steps", "-i", private, "--", "hostname; echo $SSH_CONNECTION")
     name, connection = virtplay(lab, api, tmp_path, *words).splitlines()
+    assert (tmp_path / "known_hosts").read_text()
     assert name == "two-steps"
     assert connection.split()[2] == vm["ip"]
     virtplay(lab, api, tmp_path, "vm", "delete", "two steps", "--force", "--yes")

@@ -385,16 +385,16 @@ async def test_an_observation_that_began_during_a_job_changes_nothing(service: S
 async def test_a_job_makes_of_a_domain_what_an_observation_makes_of_it(
     service: Service, action: str, state: str
 ) -> None:
+    mac, ip = "52:54:00:00:00:99", "192.0.2.9"
+    ran: dict[str, Any] = {
+        "addresses": [{"mac": mac, "ip": ip, "source": "lease"}],
+        "ip": ip,
+        "started_at": datetime(2026, 11, 22, 13, 0, tzinfo=UTC),
+    }
     vm = await put_vm(
         STOPPED if action == "start" else RUNNING,
-        network={
-            "type": "network",
-            "network": "old",
-            "mac": "52:54:00:00:00:99",
-            "ip": "192.0.2.9",
-        },
-        addresses=[{"mac": "52:54:00:00:00:99", "ip": "192.0.2.9", "source": "lease"}],
-        ip="192.0.2.9",
+        network={"type": "network", "network": "old", "mac": mac, "ip": ip},
+        **({} if action == "start" else ran),
     )
     observed = own_domain(
         vm,

@@ -5,12 +5,14 @@ import json
 import re
 import uuid
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from tortoise import Tortoise
 from virtplay.states import DomainState, HostStatus, VmStatus
 from virtplay.store import vms as store
+from virtplay.store.domains import follow_domain
 from virtplay.store.models import AuditEntry, Host, Job, Vm
 from virtplay.store.vm_index import renew_index
 from virtplay.store.vms import Promised, create_vm
@@ -50,6 +52,20 @@ async def refuse(service: Service, method: str, path: str, body: Any = None) -> 
     answer = await service.client.request(method, f"/api/v1{path}", json=body)
     assert (await Vm.all().count(), await Job.all().count()) == before
     return answer.status_code, answer.json()["error"]["code"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_guest_that_a_job_has_started_again_has_no_address_yet(
+    service: Service, again: bool
+) -> None:
+    before = datetime(2026, 11, 22, 13, 0, tzinfo=UTC)
+    address = {"mac": "52:54:00:00:00:01", "ip": "203.0.113.5", "source": "lease"}
+    vm = await put_vm(VmStatus.RUNNING, ip=address["ip"], addresses=[address], started_at=before)
+    started_at = "2026-11-22T13:30:00.000Z" if again else "2026-11-22T13:00:00.000Z"
+    await follow_domain(vm, {"state": "running", "started_at": started_at})
+    shown = await service.get(f"/vms/{vm.ref}")
+    assert shown["addresses"] == ([] if again else [address])
+    assert shown["ip"] == (None if again else address["ip"])
 
 
 async def test_a_created_vm_is_shown_in_full(service: Service) -> None:

@@ -146,6 +146,9 @@ async def follow_domain(
     are further columns.
     """
     observed = columns_of(domain)
+    if "addresses" not in domain and observed.get("started_at", vm.started_at) != vm.started_at:
+        # A guest that a job has started: the addresses are those of the boot before.
+        observed |= {"addresses": [], "ip": None}
     requested = network or vm.network
     if requested.get("ip") and requested.get("mac") == observed.get("network", {}).get("mac"):
         observed["network"]["ip"] = requested["ip"]
