@@ -225,25 +225,28 @@ def test_an_observation_waits_for_the_address_of_a_guest_that_starts(
 ) -> None:
     make("stopped")
     host.run("virsh", "-q", "start", identity)
-    first = await_address(host, identity)
+    (first,) = await_address(host, identity)
     # The lease of a boot is no address of the next one, until the guest has asked for it again.
     host.run("virsh", "-q", "destroy", identity)
     before = expiry_of_leases(host)
     time.sleep(3)  # times of leases are whole seconds
+    began = time.monotonic()
     host.run("virsh", "-q", "start", identity)
-    for found in (addresses_of(host, identity), [await_address(host, identity)]):
+    for look in (addresses_of, await_address):
+        found = look(host, identity)
         assert [address["ip"] for address in found] in ([], [first["ip"]])
-        if found and found[0]["source"] == "lease":
-            assert expiry_of_leases(host)[first["ip"]] > before[first["ip"]]
+        # After two minutes any lease is believed; a guest may take longer on a busy machine.
+        believed = time.monotonic() - began < 100 and found and found[0]["source"] == "lease"
+        assert not believed or expiry_of_leases(host)[first["ip"]] > before[first["ip"]]
 
 
-def await_address(host: Host, identity: str) -> dict[str, str]:
-    """Observe the host as soon as a guest has an address, and return it."""
+def await_address(host: Host, identity: str) -> list[dict[str, str]]:
+    """Observe the host as soon as a guest has its only address, and return that."""
     (address,) = addresses_of(host, identity, awaited=[identity], wait=600.0)
     assert address["ip"].startswith("203.0.113.")
     # The host may have heard from the guest before its lease is written.
     assert address["source"] in ("lease", "arp")
-    return address
+    return [address]
 
 
 def addresses_of(host: Host, identity: str, **arguments: Any) -> list[dict[str, str]]:
