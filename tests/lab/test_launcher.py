@@ -74,6 +74,10 @@ def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Launche
         }
 
 
+NO_FORK_SERVER = {"fork": {}, "program": {"libvirt_fork_server": False}}
+"""On the host too, a way has forks or programs of its own."""
+
+
 async def events_of(
     launcher: Launcher, playbook: str, inventory: Path, directory: Path, variables: dict[str, Any]
 ) -> Events:
@@ -126,7 +130,11 @@ async def test_events_of_a_fork_are_those_of_a_program(
             (
                 f"{number}: {playbook}",
                 await events_of(
-                    launcher, playbook, lab.inventory, directory / str(number), variables
+                    launcher,
+                    playbook,
+                    lab.inventory,
+                    directory / str(number),
+                    variables | NO_FORK_SERVER[way],
                 ),
             )
             for number, (playbook, variables) in enumerate(PLAYS)

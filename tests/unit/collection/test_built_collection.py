@@ -27,7 +27,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
     user = install_collection(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("build"))
     (user.home / "hosts.yml").write_text(
         "hypervisors:\n  hosts:\n    kvm1:\n      ansible_connection: local\n"
-        f"      ansible_python_interpreter: {sys.executable}\n"
+        f"      ansible_python_interpreter: {sys.executable}\n      libvirt_fork_server: false\n"
     )
     return user
 
@@ -114,7 +114,7 @@ def test_a_python_that_only_prints_an_error_is_not_discovered(elsewhere: Elsewhe
     shim.chmod(0o755)
     done = elsewhere.run(
         *("ansible", "-i", "kvm1,", "-c", "local", "kvm1", "-m", f"{NAME}.snapshot"),
-        *("-a", f"name=web-1 snapshot=s {NOWHERE}"),
+        *("-a", f"name=web-1 snapshot=s {NOWHERE}", "-e", "libvirt_fork_server=false"),
         path=shim.parent,
     )
     assert "cannot connect to libvirt at qemu+unix" in done.stdout

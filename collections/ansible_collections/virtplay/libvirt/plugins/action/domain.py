@@ -10,21 +10,31 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shlex
 from pathlib import Path
 from typing import Any
 
 from ansible import constants
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action.normal import ActionModule as NormalAction
-from ansible_collections.virtplay.libvirt.plugins.module_utils import bytecode
+from ansible_collections.virtplay.libvirt.plugins.module_utils.runtime import (
+    bytecode,
+    fork_client,
+    fork_server,
+)
 from ansible_collections.virtplay.libvirt.plugins.module_utils.values import HOST_PYTHONS
 from ansible_collections.virtplay.libvirt.plugins.plugin_utils.words import explain_parameters
 
-# Where Ansible's wrapper of a module begins to work: all above only defines a function.
+FORK_SERVER = "libvirt_fork_server"
+"""The variable that says whether a host's tasks may leave a fork server behind, and use it."""
+# Where Ansible's wrapper of a module begins to work; a module without it is not one in Python.
 _START = b'\n\nif __name__ == "__main__":\n'
-# Ansible itself runs modules with Python 3.8, where ours cannot be imported.
-_REFUSE_OLD_PYTHON = b"""
+# Ansible itself runs modules with Python 3.8 too, where ours cannot be imported.
+_BEGIN = """
 
 import sys
+# Nothing is imported from the directory in which a module runs, be it a user's or everyone's.
+sys.path[:] = [path for path in sys.path if path not in ("", ".")]
 if sys.version_info < (3, 9):
     import json
     message = (
@@ -34,7 +44,16 @@ if sys.version_info < (3, 9):
     print(json.dumps({"failed": True, "msg": message}))
     sys.exit(1)
 """
-_USE_BYTECODE = "\n\nbytecode = {}\nexec(%r, bytecode)\nbytecode['use_bytecode']()\n"
+# A traceback shows the lines that call something: the program, which has the arguments, is on none.
+_RUN = """
+program, bytecode, server = {program!r}, {bytecode!r}, {server!r}
+client = {{}}
+exec({client!r}, client)
+client["run"](program, bytecode, server)
+"""
+# Python reads a program on its standard input with a system call for each byte, which takes longer
+# than most tasks.
+_READ = "import sys; exec(sys.stdin.buffer.read())"
 
 
 class ActionModule(NormalAction):
@@ -43,8 +62,7 @@ class ActionModule(NormalAction):
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's result; the message of a wrong argument names the right one."""
         variables = task_vars if task_vars is not None else {}
-        delegated = variables.get("ansible_delegated_vars", {}).get(self._task.delegate_to)
-        _prefer_host_python(delegated or variables)
+        _prefer_host_python(self._of_host(variables))
         result: dict[str, Any] = super().run(tmp, variables)
         message = str(result.get("msg", ""))
         explained = explain_parameters(message)
@@ -55,18 +73,46 @@ class ActionModule(NormalAction):
         return result
 
     def _configure_module(self, *args: Any, **kwargs: Any) -> tuple[Any, str]:
-        """Let the host keep the compiled form of what Ansible sends."""
+        """Let a fork server of the host run what Ansible sends."""
         module, path = super()._configure_module(*args, **kwargs)
-        before, start, after = module.b_module_data.partition(_START)
-        if start:
-            data = before + _REFUSE_OLD_PYTHON + _use_bytecode() + start + after
+        if _START in module.b_module_data:
+            data = _run_by_server(
+                module.b_module_data.decode(), self._has_server(kwargs["task_vars"])
+            )
             module = dataclasses.replace(module, b_module_data=data)
         return module, path
 
+    def _of_host(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """Return the variables of the host on which the module runs."""
+        delegated = variables.get("ansible_delegated_vars", {}).get(self._task.delegate_to)
+        return delegated or variables
+
+    def _has_server(self, variables: dict[str, Any]) -> bool:
+        value = self._of_host(variables).get(FORK_SERVER, True)
+        return bool(boolean(self._templar.template(value)))
+
+    def _low_level_execute_command(
+        self, cmd: str, *args: Any, in_data: bytes | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Let Python read at once what Ansible sends to its standard input."""
+        if in_data and _BEGIN.encode() in in_data:
+            cmd = f"{cmd} -c {shlex.quote(_READ)}"
+        result: dict[str, Any] = super()._low_level_execute_command(
+            cmd, *args, in_data=in_data, **kwargs
+        )
+        return result
+
+
+def _run_by_server(program: str, has_server: bool) -> bytes:
+    shebang = program.partition("\n")[0]
+    sources = {**_sources(), **({} if has_server else {"server": None})}
+    return f"{shebang}\n{_BEGIN}{_RUN.format(program=program, **sources)}".encode()
+
 
 @functools.cache
-def _use_bytecode() -> bytes:
-    return (_USE_BYTECODE % Path(str(bytecode.__file__)).read_text()).encode()
+def _sources() -> dict[str, str]:
+    modules = {"client": fork_client, "bytecode": bytecode, "server": fork_server}
+    return {name: Path(str(module.__file__)).read_text() for name, module in modules.items()}
 
 
 def _prefer_host_python(variables: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import pwd
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -146,7 +147,8 @@ def _this_run() -> str:
 
 def _login_address() -> str | None:
     """Return the client address of the SSH login; sudo hides it, so ancestors are searched."""
-    pid = os.getpid()
+    # In a fork of a fork server, the program that waits for it is the one that SSH has started.
+    pid = getattr(sys, "virtplay_client", os.getpid())
     for _generation in range(_GENERATIONS):
         try:
             environment = (PROC / str(pid) / "environ").read_bytes()
