@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.playbook.role.definition import RoleDefinition
 from ansible.plugins.action import ActionBase
@@ -132,5 +135,12 @@ class ActionModule(ActionBase):
         path = os.path.join(definition.get_role_path(), "meta", "argument_specs.yml")
         if not self._loader.path_exists(path):
             raise AnsibleActionFail(f"cannot check role {role}: it has no {path}")
-        specs: dict[str, Any] = self._loader.load_from_file(path)["argument_specs"]
-        return specs
+        return _read_specs(path)
+
+
+@functools.cache
+def _read_specs(path: str) -> dict[str, Any]:
+    # Ansible's own loader notes where each word came from, and copies all of it for each caller.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    specs: dict[str, Any] = yaml.load(Path(path).read_bytes(), Loader=loader)["argument_specs"]
+    return specs
