@@ -28,7 +28,7 @@ from .addresses import (
     read_neighbours,
 )
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.2
 # An agent that takes longer is not asked again by this wait.
 AGENT_SECONDS = 1
 
