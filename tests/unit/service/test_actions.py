@@ -172,7 +172,7 @@ async def test_the_validation_of_arguments_counts_as_a_task_in_a_real_run(
     inventory = tmp_path / "hosts.yml"
     inventory.write_text(
         "hypervisors:\n  hosts:\n    kvm1:\n      ansible_connection: local\n"
-        "      libvirt_domain_uri: test:///nowhere\n"
+        "      libvirt_domain_uri: test:///nowhere\n      libvirt_fork_server: false\n"
     )
     run = await runner.start(
         Launcher(Settings(launcher="off", state_dir=tmp_path)),

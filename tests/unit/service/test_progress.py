@@ -83,7 +83,9 @@ def test_the_step_of_an_unknown_task_is_its_name_cut_to_its_column() -> None:
 def test_a_step_of_several_tasks_begins_with_the_first() -> None:
     progress = Progress(4, "vm_create")
     seen = []
-    for at, name in enumerate(("Check for the built guest", "Build the missing images", "x"), 1):
+    for at, name in enumerate(
+        ("Download the template to the host", "Build the guest micro", "x"), 1
+    ):
         progress.take({**task(name), "at": float(at)})
         assert progress.step_started_at is not None
         seen.append((progress.step.words, progress.step_started_at.timestamp()))
