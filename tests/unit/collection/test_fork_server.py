@@ -492,11 +492,22 @@ def test_no_server_is_left_by_what_has_changed_its_process(machine: Machine, cod
     assert machine.run(f"{SAY}{code}") == Ran(0, "", "")
 
 
+def test_a_handler_of_a_signal_changes_nothing_that_a_server_inherits(machine: Machine) -> None:
+    # As the C library sets one of its own while libvirt connects.
+    code = "import signal; signal.signal(signal.SIGUSR1, lambda *_: None)"
+    assert "a server is left" in machine.run(f"{SAY}{code}").stderr
+
+
 def test_the_number_of_servers_is_bounded(machine: Machine) -> None:
     for number in range(8):
         machine.run(env=os.environ | {"LC_NAME": f"C.{number}"})
-    machine.wait_for_server(8)
+    servers = machine.wait_for_server(8)
     assert machine.run(SAY) == Ran(0, "", "")
+    # One that was killed has left its socket.
+    servers[0].kill()
+    servers[0].wait()
+    assert "a server is left" in machine.run(SAY).stderr
+    assert len([each for each in machine.directory.iterdir() if each.is_socket()]) == 7
 
 
 def test_none_is_asked_or_left_where_none_is_wanted(served: Machine) -> None:

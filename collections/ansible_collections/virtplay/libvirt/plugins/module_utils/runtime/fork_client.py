@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import marshal
 import os
 import socket
@@ -33,7 +34,11 @@ _READ_EARLY = (
 _READ_EARLY_TOO = frozenset({"HOME", "PATH", "TMPDIR", "TZ"})
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 _ATTRIBUTES = ("attr/current", "limits", "loginuid", "oom_score_adj")
-_STATUS = ("Uid", "Gid", "Groups", "Sig", "Cap", "NoNewPrivs", "Seccomp", "Cpus_allowed:", "Mems_a")
+# Not the signals that are caught: no program inherits a handler, and glibc has some of its own.
+_STATUS = (
+    *("Uid", "Gid", "Groups", "SigBlk", "SigIgn", "Cap", "NoNewPrivs", "Seccomp"),
+    *("Cpus_allowed:", "Mems_allowed:"),
+)
 _LOAD = "exec(marshal.load(sys.stdin.buffer))"
 _SERVE = f"import marshal, sys; sys.path[:] = filter(len, sys.path); {_LOAD}"
 
@@ -97,8 +102,7 @@ def _inherited() -> list[str]:
         with contextlib.suppress(OSError), open(f"/proc/self/{name}") as file:
             parts.append(file.read())
     with open("/proc/self/status") as file:
-        # Not SigQ: it counts signals that wait for all processes of the user.
-        parts += [line for line in file if line.startswith(_STATUS) and not line.startswith("SigQ")]
+        parts += [line for line in file if line.startswith(_STATUS)]
     return parts
 
 
@@ -139,6 +143,21 @@ def _ask(path: str, program: str) -> int | None:
     return status[0]
 
 
+def _count_servers(directory: str) -> int:
+    """Count the servers; remove the sockets of those that were killed."""
+    count = 0
+    for entry in os.scandir(directory):
+        if not stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
+            continue
+        with contextlib.suppress(OSError), open(f"{entry.path}.lock") as lock:
+            count += 1
+            # A server has it as long as it serves.
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            os.unlink(entry.path)
+            count -= 1
+    return count
+
+
 def _start_server(
     directory: str, name: str, bytecode: str, server: str, runtime: dict[str, Any]
 ) -> None:
@@ -147,8 +166,7 @@ def _start_server(
         return  # the module has found another Python that has them, or there is none
     if name != _name(bytecode, server):
         return  # the module has changed what the server would inherit
-    sockets = [each for each in os.scandir(directory) if stat.S_ISSOCK(each.stat().st_mode)]
-    if len(sockets) >= MOST_SERVERS:
+    if _count_servers(directory) >= MOST_SERVERS:
         return
     import subprocess  # noqa: PLC0415 - it costs 4 ms, and most tasks have a server
 
