@@ -573,6 +573,25 @@ async def test_a_host_full_of_domains(service: Service) -> None:
     assert (await service.get("/vms", limit=100))["pagination"]["total"] == 300
 
 
+@pytest.mark.parametrize("kind", ["runner_on_failed", "runner_on_unreachable"])
+async def test_a_failure_that_is_read_after_a_later_observation_changes_nothing(
+    service: Service, kind: str
+) -> None:
+    observer = make_observer(service.settings)
+    before = Generations({}, datetime.now(UTC))
+    seen = {"event": "runner_on_ok", "res": {"host_info": host_info()}, "at": 1000.5}
+    assert await observer._save_event("kvm1", seen, before)
+    failed = {"event": kind, "host": "kvm1", "res": {"msg": "no response"}, "at": 1000.0}
+    for _ in range(2):
+        assert await observer._save_event("kvm1", failed, before)
+        assert (await service.get("/hosts/kvm1"))["status"] == "ready"
+    assert observer._suspect == set()
+    # One that came after it counts.
+    for _ in range(2):
+        assert await observer._save_event("kvm1", {**failed, "at": 1001.0}, before)
+    assert (await service.get("/hosts/kvm1"))["status"] in {"error", "unreachable"}
+
+
 async def test_a_host_that_libvirt_hides_once_is_only_looked_at_again(service: Service) -> None:
     vm = await put_vm(RUNNING)
     observer = make_observer(service.settings)

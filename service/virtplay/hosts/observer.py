@@ -66,6 +66,7 @@ REPORTS = {"host_info", "host_info_compressed"}
 NO_RESPONSE = "no response within the time limit"
 ITEMS_FAILED = "One or more items failed"
 """Ansible's message for a loop; each failed item has reported its own."""
+FAILURES = frozenset({"runner_on_failed", "runner_item_on_failed", "runner_on_unreachable"})
 
 
 class Observer:
@@ -99,6 +100,7 @@ class Observer:
         self._found = False
         """Whether any host was observed since the service started."""
         self._awaited: set[str] = set()
+        self._observed_at: dict[str, float] = {}
         """Hosts whose libvirt did not respond at first: a patient observation is under way."""
         self._unnumbered: set[str] = set()
         """Hosts whose domains without an id wait until every host was observed."""
@@ -404,14 +406,21 @@ class Observer:
         result = event.get("res") or {}
         if not await store.knows_host(name):
             return True  # it has left the inventory since the round began
+        at = float(event.get("at", time.time()))
         match event["event"]:
+            case "runner_on_failed" if result.get("msg") == ITEMS_FAILED:
+                return False  # each item has reported its own
+            case failure if failure in FAILURES and at < self._observed_at.get(name, 0.0):
+                # The rounds are read later than an observation beside them, which succeeded since.
+                log.info("host %s: %s; but it was observed since", name, result.get("msg"))
             case "runner_on_ok" | "runner_item_on_ok" if REPORTS & result.keys():
                 try:
                     info = await _info_of(result)
                     strangers = any(map(is_stranger, info["domains"]))
                     strangers = strangers and await self._may_number_strangers(name)
                     missed = await save_observation(name, info, before, strangers=strangers)
-                    await self._publish(name, info, float(event["at"]))
+                    await self._publish(name, info, at)
+                    self._observed_at[name] = at
                     self._suspect.discard(name)
                     self._pauses.pop(name, None)
                     self._found = True
@@ -429,8 +438,6 @@ class Observer:
                 await self._mark(name, HostStatus.UNREACHABLE, str(result.get("msg")))
             case "runner_item_on_failed" if result.get("unreachable"):
                 await self._mark(name, HostStatus.UNREACHABLE, str(result.get("msg")))
-            case "runner_on_failed" if result.get("msg") == ITEMS_FAILED:
-                return False  # each item has reported its own
             case "runner_on_failed" | "runner_item_on_failed":
                 await self._mark_suspect(name, str(result.get("msg")), last)
                 return True
