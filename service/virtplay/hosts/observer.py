@@ -100,8 +100,9 @@ class Observer:
         self._found = False
         """Whether any host was observed since the service started."""
         self._awaited: set[str] = set()
-        self._observed_at: dict[str, float] = {}
         """Hosts whose libvirt did not respond at first: a patient observation is under way."""
+        self._observed_at: dict[str, float] = {}
+        """Host → the Unix time of its last observation; it excuses one failure of before."""
         self._unnumbered: set[str] = set()
         """Hosts whose domains without an id wait until every host was observed."""
         self._suspect: set[str] = set()
@@ -412,6 +413,8 @@ class Observer:
                 return False  # each item has reported its own
             case failure if failure in FAILURES and at < self._observed_at.get(name, 0.0):
                 # The rounds are read later than an observation beside them, which succeeded since.
+                # Only one such failure is excused, as the clock may have been set back.
+                del self._observed_at[name]
                 log.info("host %s: %s; but it was observed since", name, result.get("msg"))
             case "runner_on_ok" | "runner_item_on_ok" if REPORTS & result.keys():
                 try:
