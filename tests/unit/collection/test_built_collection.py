@@ -140,6 +140,14 @@ def test_every_module_of_hosts_runs_by_the_action_that_finds_a_python() -> None:
     } == (set(runtime["action_groups"]["libvirt"]))
 
 
+def test_a_wrong_value_of_the_variable_for_fork_servers_is_named(elsewhere: Elsewhere) -> None:
+    done = elsewhere.run(
+        *("ansible", "-i", "hosts.yml", "kvm1", "-m", f"{NAME}.host_info"),
+        *("-e", "libvirt_fork_server=perhaps"),
+    )
+    assert "cannot use libvirt_fork_server perhaps: it must be true or false" in done.stdout
+
+
 def test_unsupported_parameter_comes_with_what_was_meant(elsewhere: Elsewhere) -> None:
     done = elsewhere.run(
         *("ansible", "-i", "hosts.yml", "kvm1", "-m", f"{NAME}.domain", "-a", "name=web-1 vcpu=2")

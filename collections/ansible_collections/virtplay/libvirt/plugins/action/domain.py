@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible import constants
+from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action.normal import ActionModule as NormalAction
 from ansible_collections.virtplay.libvirt.plugins.module_utils.runtime import (
@@ -88,8 +89,12 @@ class ActionModule(NormalAction):
         return delegated or variables
 
     def _has_server(self, variables: dict[str, Any]) -> bool:
-        value = self._of_host(variables).get(FORK_SERVER, True)
-        return bool(boolean(self._templar.template(value)))
+        value = self._templar.template(self._of_host(variables).get(FORK_SERVER, True))
+        try:
+            return bool(boolean(value))
+        except TypeError as error:
+            message = f"cannot use {FORK_SERVER} {value}: it must be true or false"
+            raise AnsibleActionFail(message) from error
 
     def _low_level_execute_command(
         self, cmd: str, *args: Any, in_data: bytes | None = None, **kwargs: Any
