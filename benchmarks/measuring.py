@@ -56,10 +56,9 @@ class Service:
         """Send a change and wait until its job has succeeded; returns the id of VM or snapshot."""
         response = self.http.request(method, f"/api/v1{path}", json=body).raise_for_status()
         accepted = response.json()["data"]
-        while (job := self.get(f"/jobs/{accepted['jobId']}"))["status"] != "succeeded":
+        while (job := self.get(f"/jobs/{accepted['jobId']}?wait=30"))["status"] != "succeeded":
             if job["status"] not in ("queued", "running"):
                 raise RuntimeError(f"{path}: job {job['id']} {job['status']}: {job['error']}")
-            time.sleep(0.02)
         return str(accepted["id"])
 
 

@@ -93,6 +93,7 @@ class Background:
         # Before the grace period of the jobs, so that open consoles are closed at once.
         await self.services.consoles.stop()
         await self.services.dispatcher.stop()
+        self.services.ends.close()
         await asyncio.gather(*self._ending)
         self.services.launcher.stop()
         if self._launching is not None:

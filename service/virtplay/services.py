@@ -8,6 +8,7 @@ from virtplay.hosts.inventory import load_inventory
 from virtplay.hosts.observer import Observer
 from virtplay.jobs.batch import execute_batch
 from virtplay.jobs.dispatcher import Dispatcher, LocalDispatcher
+from virtplay.jobs.ends import JobEnds
 from virtplay.jobs.execution import execute
 from virtplay.jobs.launcher import Launcher
 from virtplay.metrics.exposition import Exposition
@@ -17,6 +18,7 @@ from virtplay.settings import Settings
 from virtplay.snapshots.requests import Snapshots
 from virtplay.snapshots.schedules import Scheduler
 from virtplay.store.claim import Claim
+from virtplay.store.jobs import ReadyJob
 from virtplay.store.vms import sync_hosts
 from virtplay.vms import Vms
 
@@ -28,6 +30,7 @@ class Services:
     settings: Settings
     launcher: Launcher
     dispatcher: Dispatcher
+    ends: JobEnds
     vms: Vms
     snapshots: Snapshots
     scheduler: Scheduler
@@ -50,12 +53,18 @@ async def build_services(settings: Settings, claim: Claim) -> Services:
     exposition = Exposition()
     history = History(settings)
     observer = Observer(settings, launcher, inventory, exposition, history)
+    ends = JobEnds()
+
+    def on_end(job: ReadyJob) -> None:
+        ends.announce(job.id)
+        observer.follow_start(job)
+
     dispatcher = LocalDispatcher(
         settings,
         partial(execute, settings, launcher),
         partial(execute_batch, settings, launcher),
         claim.holds,
-        observer.follow_start,
+        on_end,
     )
     snapshots = Snapshots(settings, dispatcher)
     past = PrometheusHistory(settings.prometheus_url) if settings.prometheus_url else history
@@ -63,10 +72,11 @@ async def build_services(settings: Settings, claim: Claim) -> Services:
         settings=settings,
         launcher=launcher,
         dispatcher=dispatcher,
+        ends=ends,
         vms=Vms(settings, inventory, dispatcher, observer),
         snapshots=snapshots,
         scheduler=Scheduler(snapshots, settings),
-        consoles=Consoles(settings, inventory, dispatcher),
+        consoles=Consoles(settings, inventory, dispatcher, ends),
         observer=observer,
         exposition=exposition,
         history=history,

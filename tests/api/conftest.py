@@ -250,7 +250,7 @@ class Service:
     async def wait(self, job: str, seconds: float = 300) -> Any:
         """Wait until the job has ended and return it."""
         async with asyncio.timeout(seconds):
-            while (found := await self.get(f"/jobs/{job}"))["status"] not in FINISHED:  # noqa: ASYNC110
+            while (found := await self.get(f"/jobs/{job}", wait=20))["status"] not in FINISHED:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         return found
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from virtplay.actions import RULES, Action
+from virtplay.jobs.ends import JobEnds
 from virtplay.states import VmStatus
 from virtplay.store.models import AuditEntry, Job, JobEvent, Vm
 
@@ -52,6 +53,13 @@ async def called(host: FakeHost, action: str, times: int = 1) -> None:
     """Wait until modules on the host have begun an action so many times."""
     async with asyncio.timeout(300):
         while len(host.calls(action)) < times:  # noqa: ASYNC110 - a file wakes nobody
+            await asyncio.sleep(0.05)
+
+
+async def waited_for(ends: JobEnds) -> None:
+    """Wait until a request waits for the end of a job."""
+    async with asyncio.timeout(300):
+        while not ends.waiting:  # noqa: ASYNC110 - it wakes nobody
             await asyncio.sleep(0.05)
 
 
@@ -308,6 +316,51 @@ async def test_only_so_many_jobs_run_at_once_on_a_host(playing: Service) -> None
     for data in datas:
         await playing.succeed(data["jobId"])
     assert [vm["status"] for vm in (await playing.get("/vms"))["vms"]] == ["stopped"] * 4
+
+
+@pytest.mark.slow
+async def test_a_response_waits_until_the_job_has_ended(playing: Service) -> None:
+    gate = playing.hosts["kvm1"].hold("create")
+    creation = (await playing.create())["jobId"]
+    start = (await playing.act("vm-001", "start"))["jobId"]
+    assert (await playing.get(f"/jobs/{creation}", wait=0.2))["status"] in ("queued", "running")
+    waits = [asyncio.create_task(playing.get(f"/jobs/{job}", wait=60)) for job in (creation, start)]
+    await called(playing.hosts["kvm1"], "create")
+    gate.unlink()
+    assert [(await wait)["status"] for wait in waits] == ["succeeded", "succeeded"]
+    assert (await playing.get(f"/jobs/{creation}", wait=60))["status"] == "succeeded"
+
+
+@pytest.mark.slow
+async def test_a_wait_sees_the_end_of_a_job_that_did_not_run(playing: Service) -> None:
+    host = playing.hosts["kvm1"]
+    gate = host.hold("create")
+    host.order("create", hold=str(gate), fail={"msg": "no room", "code": "INSUFFICIENT_RESOURCES"})
+    creation = (await playing.create())["jobId"]
+    start = (await playing.act("vm-001", "start"))["jobId"]
+    wait = asyncio.create_task(playing.get(f"/jobs/{start}", wait=60))
+    await called(host, "create")
+    gate.unlink()
+    assert (await wait)["status"] == "cancelled"
+    assert (await playing.get(f"/jobs/{creation}"))["status"] == "failed"
+
+
+async def test_waits_end_when_the_service_stops(service: Service) -> None:
+    job = (await service.create())["jobId"]
+    wait = asyncio.create_task(service.get(f"/jobs/{job}", wait=60))
+    ends = service.app.ctx.services.ends
+    await waited_for(ends)
+    ends.close()
+    assert (await wait)["status"] == "queued"
+    assert (await service.get(f"/jobs/{job}", wait=60))["status"] == "queued"
+
+
+@pytest.mark.parametrize("wait", ["61", "-1", "nan", "inf", "soon", ""])
+async def test_a_wrong_wait_is_refused(service: Service, wait: str) -> None:
+    job = (await service.create())["jobId"]
+    answer = await service.client.get(f"/api/v1/jobs/{job}", params={"wait": wait})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "VALIDATION_ERROR")
+    assert "wait" in answer.json()["error"]["message"]
 
 
 @pytest.mark.slow

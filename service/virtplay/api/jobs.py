@@ -10,6 +10,7 @@ from virtplay.api.http.requests import ApiRequest
 from virtplay.api.schemas.fields import Pagination
 from virtplay.api.schemas.jobs import JobError, JobOut
 from virtplay.errors import VmNotFound
+from virtplay.states import FINISHED_JOB
 from virtplay.store import jobs as store
 from virtplay.store.lookup import find_vm
 from virtplay.store.models import Job, ReportedRun
@@ -99,8 +100,10 @@ async def _ref_of(vm: str) -> str:
 
 
 async def get_job(request: ApiRequest) -> ApiResponse:
-    """GET /jobs/{id}."""
+    """GET /jobs/{id}; with `wait`, when it has ended, or after so many seconds."""
     job = await store.find_job(request.path["id"])
+    if request.query.wait and job.status not in FINISHED_JOB:
+        job = await request.services.ends.wait(job, request.query.wait)
     runs = await runs_of([job])
     return ApiResponse(job_out(job, runs.get(job.id)).model_dump(mode="json"))
 

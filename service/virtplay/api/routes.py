@@ -24,7 +24,7 @@ from virtplay.api.http.streaming import Stream
 from virtplay.api.schemas.console import ConsoleOut, ConsoleQuery
 from virtplay.api.schemas.fields import EmptyBody, NoQuery, Query, Strict
 from virtplay.api.schemas.hosts import HostList, HostOut, TemplateList
-from virtplay.api.schemas.jobs import JobOut, JobPage, JobQuery
+from virtplay.api.schemas.jobs import JobOut, JobPage, JobQuery, OneJobQuery
 from virtplay.api.schemas.metrics import ExpositionQuery, TargetList, VmMetrics, VmMetricsQuery
 from virtplay.api.schemas.reports import EventsBody, ReportBody, ReportedOut
 from virtplay.api.schemas.service import HealthOut
@@ -194,7 +194,7 @@ ROUTES = (
         errors=("JOB_NOT_FOUND", "JOB_FINISHED"),
     ),
     Route(
-        "GET", f"{PREFIX}/jobs/{{id}}", READ, jobs.get_job, "Show a job", JobOut,
+        "GET", f"{PREFIX}/jobs/{{id}}", READ, jobs.get_job, "Show a job", JobOut, OneJobQuery,
         errors=("JOB_NOT_FOUND",),
     ),
     Route(

@@ -33,10 +33,7 @@ from virtplay.cli.screen import (
 from virtplay.states import FINISHED_JOB, VmStatus
 
 POLL_SECONDS = 0.3
-"""The longest time between two requests while following; they come after a tenth of the wait so
-far, so that a short job is not reported late.
-"""
-SOONEST_SECONDS = 0.04
+"""The time between two looks while following; the service responds before if the job has ended."""
 PATIENCE_SECONDS = 60.0
 """How long a restart of the service may take; its jobs keep running or end meanwhile."""
 ADDRESS_SECONDS = 300.0
@@ -187,7 +184,7 @@ def follow_jobs(
         with _view(quiet, begun) as show:
             # One after the other: most of the others have ended meanwhile.
             for job_id in job_ids:
-                for job, responding in _responses(client, path_of("jobs", job_id)):
+                for job, responding in _job_responses(client, job_id):
                     if _is_finished(job):
                         ended.append(job)
                         break
@@ -226,7 +223,7 @@ def follow_job(
     """
     try:
         with _view(quiet, begun) as show:
-            for job, responding in _responses(client, path_of("jobs", job_id)):
+            for job, responding in _job_responses(client, job_id):
                 show({**job, "subject": subject}, responding)
                 if _is_finished(job):
                     return job
@@ -333,16 +330,19 @@ def _failure(job: JsonObject, seconds: float | None, subject: str | None) -> str
     )
 
 
-def _responses(client: Client, path: str) -> Iterator[tuple[JsonObject, bool]]:
+def _responses(
+    client: Client, path: str, query: JsonObject | None = None
+) -> Iterator[tuple[JsonObject, bool]]:
     """Yield a job or VM again and again; while nothing responds, the last one and False.
 
     A service whose database is away is waited for as well.
     """
     last: JsonObject | None = None
-    began = responded = time.monotonic()
+    responded = time.monotonic()
     while True:
+        asked = time.monotonic()
         try:
-            last = client.get(path)
+            last = client.get(path, query)
         except (CannotReach, Refused) as error:
             if not is_away(error) or time.monotonic() - responded > PATIENCE_SECONDS:
                 raise
@@ -351,8 +351,11 @@ def _responses(client: Client, path: str) -> Iterator[tuple[JsonObject, bool]]:
         else:
             responded = time.monotonic()
             yield last, True
-        waited = time.monotonic() - began
-        time.sleep(min(POLL_SECONDS, max(SOONEST_SECONDS, waited / 10)))
+        time.sleep(max(0.0, asked + POLL_SECONDS - time.monotonic()))
+
+
+def _job_responses(client: Client, job_id: str) -> Iterator[tuple[JsonObject, bool]]:
+    return _responses(client, path_of("jobs", job_id), {"wait": POLL_SECONDS})
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from virtplay.console.relay import Client
 from virtplay.console.watch import ConsoleType, OpenConsole, OpenConsoles
 from virtplay.hosts.inventory import Inventory
 from virtplay.jobs.dispatcher import Dispatcher
-from virtplay.jobs.submission import Caller, await_end, job_directory, submit, write_secrets
+from virtplay.jobs.ends import JobEnds
+from virtplay.jobs.submission import Caller, job_directory, submit, write_secrets
 from virtplay.settings import Settings
 from virtplay.states import ACTIVE_STATES, HostStatus, JobStatus, VmStatus
 from virtplay.store import vms as store
@@ -65,10 +66,13 @@ class Opened:
 class Consoles:
     """Opens consoles for the API, and ends them."""
 
-    def __init__(self, settings: Settings, inventory: Inventory, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, settings: Settings, inventory: Inventory, dispatcher: Dispatcher, ends: JobEnds
+    ) -> None:
         self.inventory = inventory
         self._settings = settings
         self._dispatcher = dispatcher
+        self._ends = ends
         self._connections = HostConnections(settings.project_dir)
         self._open = OpenConsoles()
         # VM id → password and its end. Shared, so that two clients that open one VM at once do not
@@ -139,7 +143,7 @@ class Consoles:
                 self._settings, caller, vm, Action.CONSOLE_OPEN, variables, secrets=hidden
             )
         self._dispatcher.enqueue(job.id)
-        job = await await_end(job, JOB_SECONDS)
+        job = await self._ends.wait(job, JOB_SECONDS)
         await self._give_up_waiting(vm, job)
         _refuse_failure(vm, job)
         return job

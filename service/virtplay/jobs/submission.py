@@ -13,14 +13,12 @@ from typing import Any
 from virtplay.actions import RULES, Action, command_line, waits_for_guest
 from virtplay.errors import OperationInProgress
 from virtplay.settings import Settings
-from virtplay.states import FINISHED_JOB, JobOrigin, JobStatus
+from virtplay.states import JobOrigin, JobStatus
 from virtplay.store import jobs as store
 from virtplay.store.models import Job, Snapshot, Vm
 from virtplay.store.vms import save_vm
 
 SECRETS = "secrets.json"
-POLL_SECONDS = 0.05
-"""How often await_end reads the job's row, which shows its end whichever process runs it."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +94,6 @@ def _wait_of(job: Job) -> str:
     waited = max(0, int((datetime.now(UTC) - began).total_seconds()))
     left = f"{words}, {min(waited, job.step_timeout)} of {job.step_timeout} s"
     return f"{left}; a stop with force cuts the power now"
-
-
-async def await_end(job: Job, seconds: float) -> Job:
-    """Return the job when it has ended, or unfinished after `seconds`."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while True:
-        fresh = await store.find_job(str(job.ref))
-        if fresh.status in FINISHED_JOB or asyncio.get_running_loop().time() > deadline:
-            return fresh
-        await asyncio.sleep(POLL_SECONDS)
 
 
 async def submit(

@@ -4,8 +4,11 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from virtplay.api.schemas.fields import PageQuery, Pagination
+from virtplay.api.schemas.fields import PageQuery, Pagination, Query
 from virtplay.states import JobOrigin, JobStatus
+
+WAIT_LIMIT = 60
+"""Seconds that a response may wait for a job; less than the server allows a response."""
 
 
 class JobQuery(PageQuery):
@@ -19,6 +22,18 @@ class JobQuery(PageQuery):
     origin: JobOrigin | None = Field(None, description="what submitted it, and where it runs")
     consoles: bool = Field(
         True, description="false: without the jobs that opened a console, which change nothing"
+    )
+
+
+class OneJobQuery(Query):
+    """The query of GET /jobs/{id}."""
+
+    wait: float = Field(
+        0,
+        ge=0,
+        le=WAIT_LIMIT,
+        allow_inf_nan=False,
+        description="seconds to wait for the end of the job; then it is shown as it is",
     )
 
 
