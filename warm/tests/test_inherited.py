@@ -165,6 +165,11 @@ class FilterModule:
     def filters(self):
         return {"own": lambda value: "OWN"}
 """
+TEST = """
+class TestModule:
+    def tests(self):
+        return {"own": lambda value: value == "OWN"}
+"""
 COLLECTION_MODULE = """
 from ansible.module_utils.basic import AnsibleModule
 AnsibleModule(argument_spec={}).exit_json(own="OWN")
@@ -172,7 +177,7 @@ AnsibleModule(argument_spec={}).exit_json(own="OWN")
 
 
 def write_project(directory: Path, own: str) -> Path:
-    """Write a playbook with a module, a filter, a collection and a role beside it."""
+    """Write a playbook with a module, a filter, a test, a collection and a role beside it."""
     role = directory / "roles/role_of_both"
     collection = directory / "collections/ansible_collections/one/both"
     files = {
@@ -180,6 +185,7 @@ def write_project(directory: Path, own: str) -> Path:
         "library/ping.py": COLLECTION_MODULE,
         "module_utils/words.py": f"WORD = {own!r}",
         "filter_plugins/both.py": FILTER,
+        "test_plugins/both.py": TEST,
         "roles/role_of_both/tasks/main.yml": "- both_of_role:\n  register: of_role\n",
         "roles/role_of_both/library/both_of_role.py": COLLECTION_MODULE,
         f"{collection.relative_to(directory)}/plugins/modules/both.py": COLLECTION_MODULE,
@@ -199,7 +205,8 @@ def write_project(directory: Path, own: str) -> Path:
         {
             "ansible.builtin.debug": {
                 "msg": "{{ [of_library.word, of_library.own, of_ping.own, of_collection.own, "
-                "of_role.own, '' | own, '' | one.both.own] | join(' ') }}"
+                "of_role.own, '' | own, '' | one.both.own, of_ping.own if of_ping.own is own] "
+                "| join(' ') }}"
             }
         },
         roles=["role_of_both"],
@@ -212,10 +219,10 @@ def test_projects_with_the_same_names_see_their_own_code(served: Warm) -> None:
     second = write_project(directory / "second", "two")
     for playbook, own in ((first, "one"), (second, "two"), (first, "one")):
         done = served.serve(*LOCAL, playbook)
-        assert f'"msg": "{" ".join([own] * 7)}"' in done.out, done.out + done.err
+        assert f'"msg": "{" ".join([own] * 8)}"' in done.out, done.out + done.err
     write_project(directory / "second", "three")
     done = served.serve(*LOCAL, second)
-    assert f'"msg": "{" ".join(["three"] * 7)}"' in done.out, done.out + done.err
+    assert f'"msg": "{" ".join(["three"] * 8)}"' in done.out, done.out + done.err
     plain = write_play(directory / "plain" / "play.yml", {"ping": None, "register": "of_ping"})
     assert served.serve(*LOCAL, plain).code == 0
 

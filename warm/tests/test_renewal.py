@@ -64,8 +64,12 @@ def _says(place: Warm, expected: str) -> bool:
 
 def test_changes_of_a_collection_are_seen(tmp_path: Path) -> None:
     collection, environment = prepare(tmp_path)
-    with warm(tmp_path, "--load=action:one.two.act", **environment) as place:
+    none = ("action:one.two.none", "filter:one.two.none", "filter:none.none.none")
+    options = [f"--load={plugin}" for plugin in ("action:one.two.act", *none)]
+    with warm(tmp_path, *options, **environment) as place:
         assert words(place) == "one one one"
+        for plugin in none:
+            assert f"cannot load plugin {plugin}: there is none" in place.log.read_text()
         waits, goes = place.project / "waits", place.project / "goes"
         task = {"ansible.builtin.shell": f"touch {waits}; while ! [ -e {goes} ]; do sleep 1; done"}
         long = place.start(

@@ -29,8 +29,14 @@ from virtplay.settings import Settings
 log = logging.getLogger("virtplay.jobs.launcher")
 
 PLAY = "virtplay.jobs.play"
-PLUGINS = ("action:virtplay.libvirt.check_arguments", "callback:virtplay.libvirt.vms_summary")
-"""Plugins that every playbook of the project uses."""
+PLUGINS = (
+    "action:virtplay.libvirt.check_arguments",
+    "action:virtplay.libvirt.domain",
+    "callback:virtplay.libvirt.vms_summary",
+    "filter:virtplay.libvirt.devices",
+    "filter:virtplay.libvirt.spec_hashes",
+)
+"""Plugins that most playbooks of the project use."""
 DIRECTORY = "launcher"
 SOCKET = "socket"
 STOP_SECONDS = 35.0

@@ -316,9 +316,16 @@ class WarmAnsible:
         """Load plugins, given as type:name, such as action:my.collection.name, if they exist."""
         from ansible.plugins import loader
 
+        # With the first one Ansible loads all, and without this each task in a process of its own.
+        loader.filter_loader.get("combine")
+        loader.test_loader.get("failed")
         for plugin in plugins:
             kind, _, name = plugin.partition(":")
-            if getattr(loader, f"{kind}_loader").get(name, class_only=True) is None:
+            try:
+                found = getattr(loader, f"{kind}_loader").get(name, class_only=True)
+            except KeyError:  # how the loader of filters says it
+                found = None
+            if found is None:
                 sys.stderr.write(f"cannot load plugin {plugin}: there is none of that name\n")
 
     def _reset(self) -> None:
