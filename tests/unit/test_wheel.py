@@ -42,7 +42,12 @@ def run(site: Path, *words: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "virtplay.cli", *words],
         cwd=site.parent,
-        env={"PATH": os.defpath, "HOME": str(site.parent), "PYTHONPATH": str(site)},
+        env={
+            "PATH": os.defpath,
+            "HOME": str(site.parent),
+            "PYTHONPATH": str(site),
+            "ANSIBLE_WARM": "0",
+        },
         capture_output=True,
         text=True,
         check=False,

@@ -10,7 +10,7 @@ import typer
 from virtplay.cli import completion
 from virtplay.cli.tables import Column, Table
 from virtplay.files import PROJECT
-from virtplay.machine.plays import ANSIBLE_PLAYBOOK, ANSIBLE_WARM, ansible_environment, project_dir
+from virtplay.machine.plays import ANSIBLE_WARM, ansible_environment, project_dir
 
 OPTIONS = {
     "allow_extra_args": True,
@@ -45,7 +45,8 @@ def run_playbook(
     All arguments after the name are those of ansible-playbook. Roles and collection are Virtplay's;
     ANSIBLE_ROLES_PATH and ANSIBLE_COLLECTIONS_PATH add to them, and ANSIBLE_CONFIG replaces
     Virtplay's ansible.cfg. With VIRTPLAY_PROJECT_DIR, all of these are from that directory.
-    ANSIBLE_WARM=1 keeps Ansible loaded for ten minutes: the next runs start without a delay.
+    A process that has loaded Ansible stays for ten minutes, so that the next runs start without a
+    delay; ANSIBLE_WARM=0 leaves none.
 
     \b
     Example:
@@ -85,7 +86,6 @@ def purpose_of(playbook: Path) -> str:
 
 
 def exec_playbook(path: Path, arguments: list[str]) -> NoReturn:
-    """Become ansible-playbook, or what runs it in a fork of a process that has loaded Ansible."""
-    program = ANSIBLE_WARM if os.environ.get("ANSIBLE_WARM") == "1" else ANSIBLE_PLAYBOOK
-    words = [program, str(path), *arguments]
+    """Become what runs ansible-playbook in a fork of a process that has loaded Ansible."""
+    words = [ANSIBLE_WARM, str(path), *arguments]
     os.execve(words[0], words, ansible_environment())  # noqa: S606

@@ -12,6 +12,11 @@ from virtplay.files import PROJECT
 from virtplay.machine.plays import ansible_environment
 
 
+@pytest.fixture(autouse=True)
+def _leave_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANSIBLE_WARM", "0")
+
+
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     """Run `virtplay playbook` in another directory than the checkout."""
     return subprocess.run(
@@ -35,8 +40,8 @@ def test_what_follows_the_name_is_for_ansible() -> None:
     assert done.stdout.startswith("usage: ansible-playbook ")
 
 
-@pytest.mark.parametrize(("setting", "asked"), [("1", True), ("0", False), (None, False)])
-def test_ansible_stays_loaded_for_those_who_ask_for_it(
+@pytest.mark.parametrize(("setting", "asked"), [("1", True), ("0", False), (None, True)])
+def test_ansible_stays_loaded_unless_it_is_switched_off(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setting: str | None, asked: bool
 ) -> None:
     # Where no server can be, each run for which one is asked leaves a reason.
