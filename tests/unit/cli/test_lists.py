@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from virtplay.api.schemas.fields import Pagination
-from virtplay.cli import watching
+from virtplay.cli import completion, watching
 from virtplay.cli.ages import age_text, moment_text
 from virtplay.cli.hosts import HOSTS, TEMPLATES
 from virtplay.cli.jobs import JOBS
@@ -288,6 +289,20 @@ def test_tab_is_silent_after_errors(
     assert complete(run, "virtplay vm start ", monkeypatch) == []
     os.environ.pop("VIRTPLAY_TOKEN")
     assert complete(run, "virtplay job show ", monkeypatch) == []
+
+
+def test_tab_waits_no_longer_than_its_limit_for_a_service_that_does_not_respond(
+    service: FakeService, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("VIRTPLAY_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert complete(run, "virtplay vm start ", monkeypatch) == []
+        with silent.accept()[0] as connection:
+            assert connection.recv(65536).startswith(b"GET /api/v1/vms")
+            connection.setblocking(False)
+            with pytest.raises(BlockingIOError):  # the client waits on, and Tab does not
+                connection.recv(1)
+    assert completion.LIMIT_SECONDS == 1
 
 
 def test_completion_works_in_bash(service: FakeService) -> None:
