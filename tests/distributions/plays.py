@@ -33,10 +33,12 @@ def play(inventory: Path, host: str, action: str, *options: str, **values: Any) 
     done = run(inventory, host, action, *options, **values)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     said, _ = json.JSONDecoder().raw_decode(done.stdout)  # a summary may follow
-    last = said["plays"][-1]["tasks"][-1]["hosts"].get(host, {})
+    # The last one of a creation ends its role, and has no result.
+    last = [{}, *(task["hosts"].get(host) for task in said["plays"][-1]["tasks"])]
+    result = [each for each in last if each is not None][-1]
     # A deprecation is what the next Ansible or Python will refuse.
     warned = [line for line in done.stderr.splitlines() if "WARNING" in line or "DEPREC" in line]
-    return Run(said["stats"][host]["changed"], last, warned)
+    return Run(said["stats"][host]["changed"], result, warned)
 
 
 def refusal(inventory: Path, host: str, action: str, *options: str, **values: Any) -> str:

@@ -20,9 +20,17 @@ Play = Callable[..., dict[str, Any]]
 def run_play(
     lab: Lab, host: Host, path: Path, action: str, options: tuple[str, ...], values: dict[str, Any]
 ) -> dict[str, Any]:
+    """Run an action's playbook, and return the result of its last task on the host."""
+    return run_tasks(lab, host, path, action, options, values)[-1][1]
+
+
+def run_tasks(
+    lab: Lab, host: Host, path: Path, action: str, options: tuple[str, ...], values: dict[str, Any]
+) -> list[tuple[str, dict[str, Any]]]:
     """Run an action's playbook with all texts marked unsafe, as the service does.
 
     values are the variables of the action's role without its prefix, and are written to path.
+    Return the tasks that were not skipped, each with its result on the host.
     """
     role = "libvirt_snapshot" if action.startswith("snapshot_") else "libvirt_domain"
     path.write_text(json.dumps({f"{role}_{key}": unsafe(v) for key, v in values.items()}))
@@ -41,10 +49,13 @@ def run_play(
     assert "SECRET" not in done.stdout + done.stderr
     # With -vv Ansible first says what it is.
     output = done.stdout[done.stdout.index("{\n") :]
-    task = json.loads(output)["plays"][0]["tasks"][-1]
-    result: dict[str, Any] = task["hosts"][host.name]
-    assert bool(result.get("failed")) == bool(done.returncode)
-    return result
+    tasks = [
+        (task["task"]["name"].rpartition(" : ")[2], task["hosts"][host.name])
+        for task in json.loads(output)["plays"][0]["tasks"]
+        if not task["hosts"].get(host.name, {"skipped": True}).get("skipped")
+    ]
+    assert bool(tasks[-1][1].get("failed")) == bool(done.returncode)
+    return tasks
 
 
 def unsafe(value: Any) -> Any:

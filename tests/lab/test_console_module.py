@@ -56,9 +56,8 @@ def play(lab: Lab, host: Host, tmp_path: Path) -> Play:
         )
         assert PASSWORD not in done.stdout + done.stderr
         assert not re.search(r"passwd=", done.stdout + done.stderr)
-        result: dict[str, Any] = json.loads(done.stdout)["plays"][0]["tasks"][-1]["hosts"][
-            host.name
-        ]
+        results = [task["hosts"] for task in json.loads(done.stdout)["plays"][0]["tasks"]]
+        result: dict[str, Any] = [of[host.name] for of in results if host.name in of][-1]
         return result
 
     return run

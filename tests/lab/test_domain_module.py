@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,13 @@ from typing import Any
 import pytest
 
 from lab import Host
+from lab.lab import Lab
 from tests.lab.modules import run_module, run_modules
-from tests.lab.plays import IMAGES, Play
+from tests.lab.plays import IMAGES, Play, run_tasks
+
+TEMPLATES = "/var/lib/libvirt/templates"
+CREATE = "Create the VM"
+DOWNLOAD = "Download the template to the host"
 
 pytestmark = pytest.mark.lab
 
@@ -89,6 +95,52 @@ def test_life_of_a_vm(host: Host, identity: str, play: Play) -> None:
     assert volumes(host, identity) == set()
     assert play("vm_delete")["changed"] is False
     assert play("vm_start")["code"] == "VM_NOT_FOUND"
+
+
+def test_a_template_that_the_host_lacks_is_prepared(
+    lab: Lab, host: Host, identity: str, tmp_path: Path
+) -> None:
+    name, uuids = f"t-{identity[:8]}", iter(str(uuid.uuid4()) for _ in range(9))
+    micro = json.loads(host.run("cat", f"{TEMPLATES}/micro.json").stdout)["file"]
+    images = [f"/var/tmp/{name}-{number}.qcow2" for number in range(3)]
+
+    def create(image: str, *options: str, **values: Any) -> list[tuple[str, dict[str, Any]]]:
+        catalogue = {"libvirt_image_catalogue_extra": {name: {"path": image}}}
+        options = ("-e", json.dumps(catalogue), *options)
+        wanted = {"uuid": next(uuids), **new(identity, template=name, **values)}
+        return run_tasks(lab, host, tmp_path / "variables.json", "vm_create", options, wanted)
+
+    def backing(tasks: list[tuple[str, dict[str, Any]]]) -> str:
+        domain = tasks[-1][1]["domain"]
+        info = host.run("qemu-img", "info", "--output=json", domain["disks"][0]["path"])
+        host.run("virsh", "undefine", domain["uuid"], "--remove-all-storage")
+        return str(json.loads(info.stdout)["backing-filename"])
+
+    try:
+        for number, image in enumerate(images):
+            size = f"{1024 + number}M"  # each has another content
+            host.run("cp", f"{TEMPLATES}/{micro}", image)
+            host.run("qemu-img", "resize", "-q", image, size)
+        refused = create(images[0], "--skip-tags", "image")[-1][1]
+        assert (refused["code"], refused["missing_templates"]) == ("TEMPLATE_NOT_FOUND", [name])
+        planned = create(images[0], "--check")
+        assert [task for task, result in planned if result.get("changed")] == [CREATE, DOWNLOAD]
+        prepared = create(images[0], disk=2)
+        assert [task for task, result in prepared if result.get("changed")] == [DOWNLOAD, CREATE]
+        first = backing(prepared)
+        usual = create(images[0], disk=2)
+        assert [task for task, _result in usual] == ["Check the variables", CREATE]
+        assert backing(usual) == first
+        newer = backing(create(images[1], disk=2))
+        assert newer != first
+        assert backing(create(images[2], "--skip-tags", "image", disk=2)) == newer
+        only = create(images[2], "--tags", "image")
+        assert [task for task, result in only if result.get("changed")] == [DOWNLOAD]
+        host.run("rm", f"{TEMPLATES}/{name}.json", images[2])
+        failed = create(images[2])[-1]
+        assert (failed[0], failed[1]["results"][0]["code"]) == (DOWNLOAD, "TEMPLATE_NOT_FOUND")
+    finally:
+        host.run("sh", "-c", f"rm -f {TEMPLATES}/{name}* {TEMPLATES}/.{name}* /var/tmp/{name}-*")
 
 
 def test_text_of_users_is_kept_and_runs_nothing(

@@ -75,7 +75,6 @@ def _restore(variables: Variables) -> Step:
 
 STEPS: dict[str, str | Callable[[Variables], Step]] = {
     "Check the variables": "Checking the request",
-    "Check the VMs": "Checking the request",
     "Check that the catalogue has the template": PREPARING,
     "Build the guest micro": PREPARING,
     "Install the guest as a template": PREPARING,
@@ -84,6 +83,8 @@ STEPS: dict[str, str | Callable[[Variables], Step]] = {
     "Build the guest from the distribution's packages": PREPARING,
     "Download the template to the host": PREPARING,
     "Create the VM": _create,
+    "Create the VM with its template": _create,
+    "End unless the template is missing": _create,
     "Update the VM": "Changing VM",
     "Delete the VM": _delete,
     "Start the VM": "Starting",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import uuid as uuids
 from pathlib import Path
@@ -40,6 +41,26 @@ def test_mac_addresses_are_of_single_cards_and_differ() -> None:
     assert len(set(macs)) == 50
     for mac in macs:
         assert re.fullmatch(r"52(:[0-9a-f]{2}){5}", mac)
+
+
+def test_templates_that_a_host_lacks_are_found_before_anything_is_made(tmp_path: Path) -> None:
+    for name, values in {"old": {"spec_hash": "1"}, "older": {}}.items():
+        manifest = {"file": "image", "virtual_size_bytes": 1, **values}
+        (tmp_path / f"{name}.json").write_text(json.dumps(manifest))
+    (tmp_path / "image").touch()
+    disks = [{"template": name} for name in ("none", "old", "older")] + [{}, {"template": "old"}]
+
+    def missing(**wanted: str) -> list[str]:
+        return list(create.missing_templates(disks, wanted, tmp_path))
+
+    assert missing() == missing(old="1") == ["none"]
+    assert missing(old="2", older="1", unused="3") == ["none", "old", "older"]
+    assert missing(old="", older="") == ["none", "old", "older"]  # to be fetched again
+    reasons = create.missing_templates(disks, {"old": "2"}, tmp_path)
+    assert reasons == {
+        "none": "cannot find template 'none' on the host",
+        "old": "cannot use template 'old': the host has another version of it",
+    }
 
 
 class Connection:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.virtplay.libvirt.plugins.filter.images import spec_hashes
 from ansible_collections.virtplay.libvirt.plugins.module_utils.failure import Failure
 from ansible_collections.virtplay.libvirt.plugins.module_utils.image.store import TemplateStore
 from ansible_collections.virtplay.libvirt.plugins.modules.image import run
@@ -106,6 +107,24 @@ def qcow2(path: Path, *options: str, size: str = "1M") -> Path:
         ["qemu-img", "create", "-q", "-f", "qcow2", *options, str(path), size], check=True
     )
     return path
+
+
+def test_the_hashes_of_a_catalogue_are_those_that_the_module_stores(
+    ask: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    path = str(qcow2(tmp_path / "disk.qcow2"))
+    checksum = f"sha256:{hashlib.sha256(Path(path).read_bytes()).hexdigest()}"
+    catalogue: dict[str, dict[str, Any]] = {
+        "micro": {"micro": True},
+        "plain": {"path": path},
+        "full": {"path": path, "os": "debian12", "format": "qcow2", "checksum": checksum},
+    }
+    hashes = spec_hashes(catalogue, path)
+    for name, entry in catalogue.items():
+        options = {**entry, "path": path}
+        options.pop("micro", None)
+        assert ask(name=name, **options)["image"]["spec_hash"] == hashes[name]
+    assert len({*hashes.values()}) == 3
 
 
 def raw_disk(path: Path) -> Path:

@@ -26,8 +26,13 @@ def flat(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield from flat(task.get(part, []))
 
 
-def tasks_of_role(role: str, name: str) -> Iterator[str]:
-    """Yield the names of the tasks of a role's file, and of those that it imports or includes."""
+def tasks_of_role(role: str, name: str, outer: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the names of the tasks of a role's file, and of those that it imports or includes.
+
+    A file that one of its outer files includes again has no further ones.
+    """
+    if name in outer:
+        return
     folder = PROJECT / "roles" / role / "tasks"
     for task in flat(yaml.safe_load((folder / f"{name}.yml").read_text())):
         if not task.keys() & set(STRUCTURE):
@@ -35,7 +40,7 @@ def tasks_of_role(role: str, name: str) -> Iterator[str]:
         for how in ("import_tasks", "include_tasks"):
             if target := task.get(f"ansible.builtin.{how}"):
                 file = target if isinstance(target, str) else target["file"]
-                yield from tasks_of_role(role, Path(file).stem)
+                yield from tasks_of_role(role, Path(file).stem, (*outer, name))
         if included := task.get("ansible.builtin.include_role"):
             yield from tasks_of_role(included["name"], included.get("tasks_from", "main"))
 
@@ -44,6 +49,8 @@ def tasks_of(book: Path) -> Iterator[str]:
     """Yield the names of the tasks of a playbook."""
     for play in yaml.safe_load(book.read_text()):
         for task in flat([*play.get("pre_tasks", []), *play["tasks"]]):
+            if "never" in task.get("tags", []):
+                continue
             if role := task.get("ansible.builtin.import_role"):
                 yield from tasks_of_role(role["name"], role.get("tasks_from", "main"))
             else:

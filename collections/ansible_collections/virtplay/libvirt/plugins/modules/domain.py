@@ -38,6 +38,13 @@ options:
         UEFI variables in a file of the old name. Such a domain keeps its name, with a warning.
       - The domain keeps its UUID, disks and seed. Its DHCP reservations get the new name.
     type: str
+  templates:
+    description:
+      - Template → the C(spec_hash) that M(virtplay.libvirt.image) has stored if the template
+        is the requested one. Only the creation of a domain from one of them compares.
+      - If the host lacks a template of a new domain, or has another version of it, the module
+        fails with C(TEMPLATE_NOT_FOUND) before it changes anything.
+    type: dict
   state:
     description:
       - V(present) creates or updates the domain. It does not start or stop it.
@@ -234,6 +241,14 @@ code:
   returned: failure
   type: str
   sample: VM_ALREADY_STOPPED
+missing_templates:
+  description:
+    - The templates of a new domain that the host lacks, or has in another version than
+      O(templates).
+  returned: failure with code TEMPLATE_NOT_FOUND; in check mode, if there are some
+  type: list
+  elements: str
+  sample: [debian12]
 seen_generation:
   description: The generation that the host has seen, which is later than O(generation).
   returned: failure with code STALE_GENERATION
@@ -262,7 +277,7 @@ def main() -> None:
     module = SeedModule(
         "seed",
         # Not of the module `domains`: its purge goes by the names of its list.
-        argument_spec={**ARGUMENTS, "new_name": {"type": "str"}},
+        argument_spec={**ARGUMENTS, "new_name": {"type": "str"}, "templates": {"type": "dict"}},
         required_one_of=[["uuid", "name"]],
         mutually_exclusive=EITHER,
     )

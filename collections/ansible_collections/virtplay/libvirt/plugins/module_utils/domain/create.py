@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ..host.storage import (
     TEMPLATES_DIRECTORY,
     create_seed,
     find_pool,
+    find_template,
     find_volume,
     find_volume_at,
     is_ours,
@@ -122,6 +123,27 @@ def prepare(
             creation.reservations.append((nic.source, nic.mac, address))
     creation.xml = build_domain(creation.spec)
     return creation
+
+
+def missing_templates(
+    disks: Iterable[Mapping[str, Any]],
+    wanted: Mapping[str, str],
+    directory: Path = TEMPLATES_DIRECTORY,
+) -> dict[str, str]:
+    """Return the templates of disks that the host lacks, or has of another hash than wanted.
+
+    Each with the reason why it cannot be used.
+    """
+    found = {}
+    for name in {disk["template"]: None for disk in disks if disk.get("template")}:
+        try:
+            template = find_template(name, directory)
+        except Failure as failure:
+            found[name] = failure.message
+        else:
+            if template.spec_hash != wanted.get(name, template.spec_hash):
+                found[name] = f"cannot use template {name!r}: the host has another version of it"
+    return found
 
 
 def free_name(conn: Any, name: str) -> str:

@@ -201,6 +201,10 @@ class DomainTask:
         from . import create  # noqa: PLC0415
 
         given = {**self.params, "name": self.params.get("new_name") or self.params["name"]}
+        missing = create.missing_templates(given.get("disks") or [], given.get("templates") or {})
+        if missing and not self.check_mode:
+            reasons = "; ".join(missing.values())
+            raise Failure(reasons, "TEMPLATE_NOT_FOUND", missing_templates=[*missing])
         creation = create.prepare(self.conn, self.uuid, given, dry_run=self.check_mode)
         self.label = creation.spec.name
         starts = self.wanted == Wanted.RUNNING
@@ -217,7 +221,8 @@ class DomainTask:
             "started_at": None,
         }
         if self.check_mode:
-            return self._result(planned, changes, after_xml=creation.xml, contents=contents)
+            result = self._result(planned, changes, after_xml=creation.xml, contents=contents)
+            return {**result, "missing_templates": [*missing]} if missing else result
         steps = [Step.START] if starts else []
         watch = WATCH_SECONDS if starts and planned["virt_type"] == "kvm" else 0.0
         dom = create.run(self.conn, creation, self.fence, partial(self._start_new, steps, watch))

@@ -39,13 +39,17 @@ _OTHER_PATHS = frozenset({"vstorage", "logical", "disk", "iscsi", "scsi", "mpath
 
 @dataclass(frozen=True)
 class Template:
-    """A template that is ready on the host: its image, virtual size in bytes and guest OS."""
+    """A template that is ready on the host: its image, virtual size in bytes and guest OS.
+
+    spec_hash is that of the options from which it was created.
+    """
 
     name: str
     path: str
     format: str
     virtual_size: int
     os: str | None
+    spec_hash: str | None = None
 
 
 def disk_name(uuid: str, target: str) -> str:
@@ -83,7 +87,14 @@ def find_template(name: str, directory: Path = TEMPLATES_DIRECTORY) -> Template:
             f"cannot use template {name}: its image {manifest['file']!r} is not in {directory}",
             "TEMPLATE_NOT_FOUND",
         )
-    return Template(name, str(image), manifest.get("format", "qcow2"), size, manifest.get("os"))
+    return Template(
+        name,
+        str(image),
+        manifest.get("format", "qcow2"),
+        size,
+        manifest.get("os"),
+        manifest.get("spec_hash"),
+    )
 
 
 def find_pool(conn: Any, name: str) -> Any:
