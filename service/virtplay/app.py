@@ -138,6 +138,7 @@ def _handler(
                 await send_stream(request, answer)
                 return None
             case ApiResponse():
+                request.ctx.waited = answer.waited
                 return success(answer)
             case _:
                 return answer
@@ -180,7 +181,7 @@ async def _finish_request(request: Request, response: BaseHTTPResponse) -> None:
     log.info("%s %s %s from %s", request.method, request.path, response.status, request.ip)
     began = getattr(request.ctx, "began", None)
     if began is not None:
-        took = time.monotonic() - began
+        took = time.monotonic() - began - getattr(request.ctx, "waited", 0.0)
         count_request(request.method, _template_of(request), response.status, took)
 
 

@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from virtplay.actions import RULES, Action
+from virtplay.jobs import ends
 from virtplay.jobs.ends import JobEnds
 from virtplay.states import VmStatus
 from virtplay.store.models import AuditEntry, Job, JobEvent, Vm
@@ -56,10 +59,10 @@ async def called(host: FakeHost, action: str, times: int = 1) -> None:
             await asyncio.sleep(0.05)
 
 
-async def waited_for(ends: JobEnds) -> None:
+async def waited_for(waits: JobEnds) -> None:
     """Wait until a request waits for the end of a job."""
     async with asyncio.timeout(300):
-        while not ends.waiting:  # noqa: ASYNC110 - it wakes nobody
+        while not waits.waiting:  # noqa: ASYNC110 - it wakes nobody
             await asyncio.sleep(0.05)
 
 
@@ -319,7 +322,11 @@ async def test_only_so_many_jobs_run_at_once_on_a_host(playing: Service) -> None
 
 
 @pytest.mark.slow
-async def test_a_response_waits_until_the_job_has_ended(playing: Service) -> None:
+async def test_a_response_waits_until_the_job_has_ended(
+    playing: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ends, "LOOK_SECONDS", 1000)  # the end is announced
+    began = time.monotonic()
     gate = playing.hosts["kvm1"].hold("create")
     creation = (await playing.create())["jobId"]
     start = (await playing.act("vm-001", "start"))["jobId"]
@@ -328,6 +335,7 @@ async def test_a_response_waits_until_the_job_has_ended(playing: Service) -> Non
     await called(playing.hosts["kvm1"], "create")
     gate.unlink()
     assert [(await wait)["status"] for wait in waits] == ["succeeded", "succeeded"]
+    assert time.monotonic() - began < 60, "only the end of the wait was seen"
     assert (await playing.get(f"/jobs/{creation}", wait=60))["status"] == "succeeded"
 
 
@@ -348,11 +356,22 @@ async def test_a_wait_sees_the_end_of_a_job_that_did_not_run(playing: Service) -
 async def test_waits_end_when_the_service_stops(service: Service) -> None:
     job = (await service.create())["jobId"]
     wait = asyncio.create_task(service.get(f"/jobs/{job}", wait=60))
-    ends = service.app.ctx.services.ends
-    await waited_for(ends)
-    ends.close()
+    await waited_for(service.app.ctx.services.ends)
+    await service.app.ctx.background.stop()
     assert (await wait)["status"] == "queued"
     assert (await service.get(f"/jobs/{job}", wait=60))["status"] == "queued"
+
+
+async def test_what_a_client_waits_does_not_count_as_taken(service: Service) -> None:
+    async def taken() -> float:
+        text = (await service.client.get("/metrics")).text
+        series = r'virtplay_http_request_duration_seconds_sum{.*route="/api/v1/jobs/{id}".*} (.+)'
+        return sum(map(float, re.findall(series, text)))
+
+    job = (await service.create())["jobId"]
+    before = await taken()
+    assert (await service.get(f"/jobs/{job}", wait=5))["status"] == "queued"
+    assert await taken() - before < 5
 
 
 @pytest.mark.parametrize("wait", ["61", "-1", "nan", "inf", "soon", ""])

@@ -1,5 +1,6 @@
 """API: /jobs."""
 
+import time
 from datetime import UTC, datetime
 
 from sanic import HTTPResponse, text
@@ -102,10 +103,12 @@ async def _ref_of(vm: str) -> str:
 async def get_job(request: ApiRequest) -> ApiResponse:
     """GET /jobs/{id}; with `wait`, when it has ended, or after so many seconds."""
     job = await store.find_job(request.path["id"])
+    began = time.monotonic()
     if request.query.wait and job.status not in FINISHED_JOB:
         job = await request.services.ends.wait(job, request.query.wait)
+    waited = time.monotonic() - began
     runs = await runs_of([job])
-    return ApiResponse(job_out(job, runs.get(job.id)).model_dump(mode="json"))
+    return ApiResponse(job_out(job, runs.get(job.id)).model_dump(mode="json"), waited=waited)
 
 
 async def get_log(request: ApiRequest) -> HTTPResponse:

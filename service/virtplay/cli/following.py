@@ -344,6 +344,9 @@ def _responses(
         try:
             last = client.get(path, query)
         except (CannotReach, Refused) as error:
+            if query and isinstance(error, Refused) and error.refusal == "VALIDATION_ERROR":
+                query = None  # an older service, which cannot wait
+                continue
             if not is_away(error) or time.monotonic() - responded > PATIENCE_SECONDS:
                 raise
             if last is not None:

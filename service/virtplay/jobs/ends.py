@@ -8,7 +8,7 @@ from virtplay.states import FINISHED_JOB
 from virtplay.store import jobs as store
 from virtplay.store.models import Job
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 2.0
 """How often a wait reads the job, whose end is not always announced: a cancellation is not."""
 
 

@@ -403,3 +403,14 @@ def test_show_of_a_job_that_has_not_begun(service: FakeService, run: Run) -> Non
     shown = {line.partition(":")[0]: line.partition(":")[2].strip() for line in lines}
     assert {shown[name] for name in ("progress", "step", "started", "finished")} == {"-"}
     assert not {"error", "failed task", "changes"} & {*shown}
+
+
+def test_a_job_of_a_service_that_cannot_wait_is_followed_by_looks(
+    service: FakeService, run: Run
+) -> None:
+    stages = [job.model_dump(mode="json") for job in (make_job(), make_job(), make_succeeded())]
+    path = f"/jobs/{stages[0]['id']}"
+    service.reply("GET", path, stages[0], errors.ValidationFailed("cannot use wait"), *stages[1:])
+    result = run("job", "watch", stages[0]["id"])
+    assert result.status == 0, result.err
+    assert [query for _, query, _ in service.asked("GET")] == [{}, {"wait": 0.01}, {}, {}]

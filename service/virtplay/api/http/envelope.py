@@ -50,6 +50,8 @@ class ApiResponse:
     """JSON, or a model or a text of it, which is rendered faster."""
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
+    waited: float = 0.0
+    """The seconds that the client has asked to wait, which do not count as taken."""
 
 
 def success(response: ApiResponse) -> HTTPResponse:
