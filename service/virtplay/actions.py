@@ -61,7 +61,7 @@ RULES: dict[Action, ActionRules] = {
     Action.VM_CREATE: ActionRules(
         VmStatus.CREATING,
         frozenset({"stopped", "running"}),
-        tasks=3,  # more if the host lacks the template
+        tasks=15,  # three if the host has the template
         time_limit=7200,
         validated=False,  # the inventory has defaults for what a request leaves open
     ),

@@ -100,7 +100,7 @@ def test_life_of_a_vm(host: Host, identity: str, play: Play) -> None:
 def test_a_template_that_the_host_lacks_is_prepared(
     lab: Lab, host: Host, identity: str, tmp_path: Path
 ) -> None:
-    name, uuids = f"t-{identity[:8]}", iter(str(uuid.uuid4()) for _ in range(9))
+    name, uuids = f"t-{identity[:8]}", iter(str(uuid.uuid4()) for _ in range(20))
     micro = json.loads(host.run("cat", f"{TEMPLATES}/micro.json").stdout)["file"]
     images = [f"/var/tmp/{name}-{number}.qcow2" for number in range(3)]
 
@@ -121,8 +121,9 @@ def test_a_template_that_the_host_lacks_is_prepared(
             size = f"{1024 + number}M"  # each has another content
             host.run("cp", f"{TEMPLATES}/{micro}", image)
             host.run("qemu-img", "resize", "-q", image, size)
-        refused = create(images[0], "--skip-tags", "image")[-1][1]
-        assert (refused["code"], refused["missing_templates"]) == ("TEMPLATE_NOT_FOUND", [name])
+        for tags in (("--skip-tags", "image"), ("--skip-tags", "always"), ("--tags", "domain")):
+            refused = create(images[0], *tags)[-1][1]
+            assert (refused["code"], refused["missing_templates"]) == ("TEMPLATE_NOT_FOUND", [name])
         planned = create(images[0], "--check")
         assert [task for task, result in planned if result.get("changed")] == [CREATE, DOWNLOAD]
         prepared = create(images[0], disk=2)

@@ -125,6 +125,9 @@ def test_the_hashes_of_a_catalogue_are_those_that_the_module_stores(
         options.pop("micro", None)
         assert ask(name=name, **options)["image"]["spec_hash"] == hashes[name]
     assert len({*hashes.values()}) == 3
+    assert set(spec_hashes(catalogue, path, force=True).values()) == {""}
+    odd: Any = {"odd": None, **catalogue}
+    assert spec_hashes(odd, path) == hashes
 
 
 def raw_disk(path: Path) -> Path:

@@ -39,7 +39,8 @@ def test_progress_of_a_run_without_tasks_is_none() -> None:
 
 def test_tasks_are_counted_through_blocks_and_without_ansibles_own() -> None:
     task, own = SimpleNamespace(implicit=False), SimpleNamespace(implicit=True)
-    inner = SimpleNamespace(block=[task, own], rescue=[task, task], always=[task])
+    asked = SimpleNamespace(implicit=False, tags=["image", "never"])
+    inner = SimpleNamespace(block=[task, own, asked], rescue=[task, task], always=[task])
     assert total_tasks([SimpleNamespace(block=[own, inner, task], rescue=[], always=[])]) == 3
 
 

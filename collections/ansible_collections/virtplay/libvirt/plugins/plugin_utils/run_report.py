@@ -197,12 +197,12 @@ def command_of(arguments: Mapping[str, Any], variables: Mapping[str, Any], progr
 
 
 def total_tasks(blocks: Iterable[Any]) -> int:
-    """Return how many tasks of these blocks a run without failures executes."""
+    """Return how many tasks of these blocks a run without failures and tags executes."""
     count = 0
     for entry in blocks:
         if hasattr(entry, "block"):
             count += total_tasks(entry.block) + total_tasks(entry.always)
-        elif not getattr(entry, "implicit", False):
+        elif not getattr(entry, "implicit", False) and "never" not in getattr(entry, "tags", ()):
             count += 1
     return count
 
