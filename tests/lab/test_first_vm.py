@@ -63,6 +63,6 @@ def test_a_vm_that_does_not_boot_is_said_with_the_reason(
     program = start(lab, tmp_path / "log", "-e", "libvirt_domain_template=absent")
     said, errors = program.communicate()
     assert program.returncode == 1, said + errors
-    assert "cannot boot a VM on this machine: cannot find template absent; the catalogue" in errors
+    assert "cannot boot a VM on this machine: cannot find template 'absent' on the host" in errors
     assert "Traceback" not in errors
     assert state(host) == before
