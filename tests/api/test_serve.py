@@ -462,7 +462,8 @@ def test_any_certificate_with_its_key_is_served(server: Server) -> None:
     server.environment["VIRTPLAY_TLS_KEY"] = str(key)
     server.address = f"https://127.0.0.1:{server.port}"
     server.start()
-    assert f"Virtplay is ready at {server.address}" in server.log()
+    # Printed after /readyz has answered.
+    wait_for(lambda: f"Virtplay is ready at {server.address}" in server.log())
 
 
 @only_sqlite
