@@ -52,6 +52,8 @@ EXTRA_PLAYS = 8
 """Plays of single hosts at once: after a power failure all hosts may need one."""
 ADDRESS_PLAYS = 8
 """Hosts that are waited on for addresses at once; the others are observed at the interval."""
+RESPONSE_PAUSE = 0.25
+"""Seconds from the end of a start to its play, which would take the CPU from the response."""
 ADDRESS_WAIT = 30.0
 """The longest wait for an address in one play, in seconds: a stop leaves it on the host."""
 ADDRESS_INTERVAL = 3.0
@@ -200,6 +202,7 @@ class Observer:
         pause, started = LEAST_PAUSE, self._started[name]
         try:
             with self._logged(f"cannot await the addresses of VMs on host {name}"):
+                await asyncio.sleep(RESPONSE_PAUSE)
                 while started:
                     awaited = await self._without_address(name, started)
                     if not awaited:

@@ -37,6 +37,8 @@ PLUGINS = (
     "filter:virtplay.libvirt.spec_hashes",
 )
 """Plugins that most playbooks of the project use."""
+ROLES = ("roles/libvirt_domain", "roles/libvirt_snapshot")
+"""Roles of most jobs, below the project's directory, in which the launcher starts."""
 DIRECTORY = "launcher"
 SOCKET = "socket"
 STOP_SECONDS = 35.0
@@ -121,6 +123,7 @@ def manager_command(path: Path, memory: int) -> list[str]:
         "--runner",
         f"--import={PLAY}",
         *(f"--load={plugin}" for plugin in PLUGINS),
+        *(f"--role={role}" for role in ROLES),
     ]
 
 

@@ -69,6 +69,7 @@ class ServerProcess:
         words = [sys.executable, "-c", start, path, str(there.fileno())]
         words += [f"--import={name}" for name in options.modules]
         words += [f"--load={name}" for name in options.load]
+        words += [f"--role={directory}" for directory in options.roles]
         words += ["--runner"] if options.runner else []
         # Forks show their own arguments and environment in the room of the server's.
         with there:
@@ -382,6 +383,14 @@ def main() -> None:
         default=[],
         metavar="TYPE:NAME",
         help="a plugin to load, such as action:my.collection.name",
+    )
+    parser.add_argument(
+        "--role",
+        dest="roles",
+        action="append",
+        default=[],
+        metavar="DIRECTORY",
+        help="a role whose templates are compiled",
     )
     parser.add_argument(
         "--runner", action="store_true", help="have the settings that ansible-runner sets"

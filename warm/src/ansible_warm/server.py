@@ -36,6 +36,7 @@ from ansible_warm.manager import ROOM
 from ansible_warm.own_servers import OF_ONE_RUN, settings
 from ansible_warm.playbook import PROGRAM, plain_program
 from ansible_warm.process import Refused
+from ansible_warm.templates import compile_roles
 from ansible_warm.watched import watched_paths
 
 WARM_UP = Path(__file__).with_name("warm_up.yml")
@@ -98,6 +99,7 @@ def main() -> None:
             tell(event="loaded", directory=str(ansible.directory))
             ansible.warm_up()
             ansible.load(options.load)
+            compile_roles(options.roles)
             for name in options.modules:
                 importlib.import_module(name)
         except BaseException:
@@ -141,6 +143,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("control", type=int)
     parser.add_argument("--import", dest="modules", action="append", default=[])
     parser.add_argument("--load", action="append", default=[], metavar="TYPE:NAME")
+    parser.add_argument("--role", dest="roles", action="append", default=[])
     parser.add_argument("--runner", action="store_true")
     return parser.parse_args(sys.argv[1:-1])  # the last one only takes room
 
