@@ -31,6 +31,26 @@ TASKS: list[Mapping[str, Any]] = [
     {"name": "Break", "ansible.builtin.debug": {"msg": "{{ who | }}"}},
 ]
 
+FILTERS = """
+class FilterModule:
+    def filters(self):
+        return {"sort": lambda value: f"own sort of {value}"}
+"""
+NOTE = """
+import os
+import sys
+
+def note(event, arguments):
+    if event == "compile" and arguments[1] == "<template>":
+        source = arguments[0] if isinstance(arguments[0], str) else arguments[0].decode()
+        if os.environ["NOTED_PART"] in source:
+            with open(os.environ["NOTES"], "a") as notes:
+                notes.write(f"{os.getpid()}\\n")
+
+if "NOTES" in os.environ:
+    sys.addaudithook(note)
+"""
+
 
 def write_role(directory: Path, tasks: Sequence[Mapping[str, Any]] = TASKS) -> Path:
     role = directory / "roles/one"
@@ -69,7 +89,9 @@ def test_templates_are_compiled_once(
     assert not [text for text in compiled if "\\" in text]
     lines = capsys.readouterr().err
     assert f"cannot read the templates of {role}/defaults/main.yml: " in lines
-    assert f"cannot compile a template of {role}: " in lines
+    assert f"cannot compile '{{{{ who | }}}}' of {role}: " in lines
+    templates.forget()
+    assert environment.compile(text) is not environment.compile(text)
 
 
 def test_a_role_that_is_not_there_has_no_templates(
@@ -83,15 +105,57 @@ def test_a_role_that_is_not_there_has_no_templates(
 @pytest.mark.slow
 def test_a_run_is_as_the_plain_one(tmp_path: Path) -> None:
     role = write_role(tmp_path / "project")
-    with warm(tmp_path, f"--role={role}") as place:
+    environment = count_compilations(tmp_path, "hel")
+    with warm(tmp_path, f"--role={role}", **environment) as place:
         playbook = write_play(
             place.project / "play.yml",
             {"ansible.builtin.include_role": {"name": "one"}},
             vars={"who": "you"},
         )
-        for tasks in (TASKS, [{"ansible.builtin.debug": {"msg": "{{ who }} now"}}]):
-            write_role(tmp_path / "project", tasks)
-            plain = comparable(place.run(PLAIN, *LOCAL, playbook))
-            assert comparable(place.serve(*LOCAL, playbook)) == plain
-            assert place.reasons() == []
-            assert ("you now" if tasks is not TASKS else "HELLO you3") in str(plain)
+        plain = comparable(place.run(PLAIN, *LOCAL, playbook))
+        by_plain = len(compilations(tmp_path))
+        assert comparable(place.serve(*LOCAL, playbook)) == plain
+        assert "HELLO you3" in str(plain)
+        # The server has compiled it, and no task of its run has done so again.
+        assert len(compilations(tmp_path)) == by_plain > 2
+        # The role is read in each run.
+        write_role(tmp_path / "project", [{"ansible.builtin.debug": {"msg": "{{ who }} now"}}])
+        plain = comparable(place.run(PLAIN, *LOCAL, playbook))
+        assert comparable(place.serve(*LOCAL, playbook)) == plain
+        assert "you now" in str(plain)
+        assert place.reasons() == []
+
+
+@pytest.mark.slow
+def test_a_filter_of_the_playbook_is_the_one_that_is_used(tmp_path: Path) -> None:
+    """Jinja's `sort` takes the environment, which the code of a template passes to it."""
+    task = {"ansible.builtin.debug": {"msg": "{{ [2, 1] | sort }}"}}
+    role = write_role(tmp_path / "project", [task])
+    with warm(tmp_path, f"--role={role}") as place:
+        playbook = write_play(
+            place.project / "play.yml", {"ansible.builtin.include_role": {"name": "one"}}
+        )
+        filters = place.project / "filter_plugins/own.py"
+        filters.parent.mkdir()
+        filters.write_text(FILTERS)
+        plain = comparable(place.run(PLAIN, *LOCAL, playbook))
+        assert "own sort of [2, 1]" in str(plain)
+        assert comparable(place.serve(*LOCAL, playbook)) == plain
+        assert place.reasons() == []
+
+
+def count_compilations(directory: Path, part: str) -> dict[str, str]:
+    """Return an environment in which Python notes what Jinja compiles that contains a text."""
+    (directory / "hook").mkdir()
+    (directory / "hook/sitecustomize.py").write_text(NOTE)
+    return {
+        "PYTHONPATH": f"{directory}/hook",
+        "NOTED_PART": part,
+        "NOTES": f"{directory}/notes",
+        # A file that is added here would be seen as a change.
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def compilations(directory: Path) -> list[str]:
+    return (directory / "notes").read_text().splitlines()

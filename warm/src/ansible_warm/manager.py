@@ -390,7 +390,7 @@ def main() -> None:
         action="append",
         default=[],
         metavar="DIRECTORY",
-        help="a role whose templates are compiled",
+        help="a role; the templates in its tasks, defaults and variables are compiled",
     )
     parser.add_argument(
         "--runner", action="store_true", help="have the settings that ansible-runner sets"

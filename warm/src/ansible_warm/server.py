@@ -27,16 +27,15 @@ import tempfile
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ansible_warm import forks, manager, process
+from ansible_warm import forks, manager, process, templates
 from ansible_warm.manager import ROOM
 from ansible_warm.own_servers import OF_ONE_RUN, settings
 from ansible_warm.playbook import PROGRAM, plain_program
 from ansible_warm.process import Refused
-from ansible_warm.templates import compile_roles
 from ansible_warm.watched import watched_paths
 
 WARM_UP = Path(__file__).with_name("warm_up.yml")
@@ -99,7 +98,7 @@ def main() -> None:
             tell(event="loaded", directory=str(ansible.directory))
             ansible.warm_up()
             ansible.load(options.load)
-            compile_roles(options.roles)
+            ansible.compile(options.roles)
             for name in options.modules:
                 importlib.import_module(name)
         except BaseException:
@@ -289,8 +288,13 @@ class WarmAnsible:
         self._follow_own_code()
 
     def _follow_own_code(self) -> None:
-        """Use no payload of another run once a run adds code of its own that may be in them."""
-        from ansible.plugins.loader import module_loader, module_utils_loader
+        """Use nothing of another run once a run adds code of its own that may be in it."""
+        from ansible.plugins.loader import (
+            filter_loader,
+            module_loader,
+            module_utils_loader,
+            test_loader,
+        )
         from ansible.utils.collection_loader import AnsibleCollectionConfig
 
         finder = AnsibleCollectionConfig.collection_finder
@@ -310,10 +314,20 @@ class WarmAnsible:
             set_paths(paths)
             if any(Path(each, "ansible_collections").is_dir() for each in finder._n_playbook_paths):
                 self._leave_payloads()
+                templates.forget()
+
+        def forgetting(add: Callable[..., None]) -> Callable[..., None]:
+            def add_directory(directory: str, with_subdir: bool = False) -> None:
+                add(directory, with_subdir)
+                templates.forget()
+
+            return add_directory
 
         module_loader.add_directory = add_directory
         module_utils_loader.add_directory = add_utils_directory
         finder.set_playbook_paths = set_playbook_paths
+        for loader in (filter_loader, test_loader):
+            loader.add_directory = forgetting(loader.add_directory)
 
     def load(self, plugins: list[str]) -> None:
         """Load plugins, given as type:name, such as action:my.collection.name, if they exist."""
@@ -330,6 +344,12 @@ class WarmAnsible:
                 found = None
             if found is None:
                 sys.stderr.write(f"cannot load plugin {plugin}: there is none of that name\n")
+        _forget_said()
+
+    def compile(self, roles: list[str]) -> None:
+        """Compile the templates of roles, given as directories."""
+        templates.compile_roles(roles)
+        _forget_said()
 
     def _reset(self) -> None:
         """Forget what a run has left in this process."""
@@ -337,7 +357,6 @@ class WarmAnsible:
         from ansible.parsing.vault import VaultSecretsContext
         from ansible.utils import vars as ansible_vars
         from ansible.utils.context_objects import CLIArgs, GlobalCLIArgs
-        from ansible.utils.display import Display
 
         VaultSecretsContext._current = None
         # Workers of the first run, which are no children of a fork.
@@ -347,10 +366,7 @@ class WarmAnsible:
         ansible_vars.load_extra_vars.extra_vars = None
         GlobalCLIArgs._Singleton__instance = None
         context.CLIARGS = CLIArgs({})
-        display = Display()
-        display.verbosity = 0
-        for said in (display._warns, display._errors, display._deprecations):
-            said.clear()
+        _forget_said().verbosity = 0
 
     def run(self, request: forks.Request) -> int:
         """Run what is requested in this fork; return its exit status."""
@@ -460,6 +476,16 @@ def _quiet() -> Iterator[list[str]]:
                 os.close(copy_of)
             file.seek(0)
             output += file.read().decode(errors="replace").splitlines()
+
+
+def _forget_said() -> Any:
+    """Forget which warnings Ansible has shown, which it shows once; return its display."""
+    from ansible.utils.display import Display
+
+    display = Display()
+    for said in (display._warns, display._errors, display._deprecations):
+        said.clear()
+    return display
 
 
 def _status(program: Any) -> int:

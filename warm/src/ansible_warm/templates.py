@@ -1,9 +1,9 @@
-"""Compiles the templates of roles before the server forks.
+"""Compiles the templates in the tasks, defaults and variables of roles before the server forks.
 
-Ansible compiles each template in the process of a task, 1 to 2 ms each, and forgets it with that:
-half of the time from the beginning of a task with 30 variables until its module starts. A compiled
-template depends on its text and Jinja's settings alone: Ansible turns off the optimizer, which
-would compute constants.
+Ansible compiles a template whenever it is used, 1 to 2 ms each, and keeps nothing: half of the time
+from the beginning of a task with 30 variables until its module starts. What it compiles depends on
+the text, on Jinja's settings, and on what filters and tests the names in it mean. Ansible turns off
+the optimizer, which would compute constants.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ FOLDERS = ("defaults", "tasks", "vars")
 _codes: dict[str, CodeType] = {}
 
 
+def forget() -> None:
+    """Compile all templates anew: a name in them may mean another filter or test now."""
+    _codes.clear()
+
+
 def compile_roles(roles: list[str]) -> None:
     """Compile the templates of roles (directories), for the forks of this process."""
     if not roles:
@@ -26,19 +31,22 @@ def compile_roles(roles: list[str]) -> None:
 
     real = AnsibleEnvironment.compile
     environment = AnsibleEnvironment()
-    for template in {text: None for role in roles for text in _templates(Path(role))}:
-        try:
-            _codes[template] = real(environment, template)
-        except Exception as error:
-            # A task that uses it fails with the reason.
-            sys.stderr.write(f"cannot compile a template of {', '.join(roles)}: {error}\n")
+    debugging = AnsibleEnvironment._debuggable_template_source
+    for role in roles:
+        for template in _templates(Path(role)):
+            if template not in _codes:
+                try:
+                    _codes[template] = real(environment, template)
+                except Exception as error:
+                    # Ansible reports it where it is used; it may know a filter of the role by then.
+                    sys.stderr.write(f"cannot compile {template!r} of {role}: {error}\n")
 
     def compile_template(
         self: Any, source: Any, name: Any = None, filename: Any = None, *more: Any, **options: Any
     ) -> Any:
         usual = isinstance(source, str) and name is None and filename is None
         # An overlay has settings of its own, such as other delimiters.
-        own = self.overlayed or self._debuggable_template_source
+        own = self.overlayed or debugging
         if usual and not (own or more or options) and (code := _codes.get(source)):
             return code
         return real(self, source, name, filename, *more, **options)
