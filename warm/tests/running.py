@@ -190,6 +190,21 @@ class Warm(Place):
         """Return the process ids of the servers' runs."""
         return [run for server in self.servers() for run in children(server)]
 
+    def run_in(self, directory: Path) -> int:
+        """Wait for the run of a playbook in a directory; return its process id.
+
+        It need not be the only one: the run of the test before may not have ended yet.
+        """
+
+        def find() -> int:
+            for run in self.forks():
+                with contextlib.suppress(OSError):
+                    if f"{directory}/".encode() in Path(f"/proc/{run}/cmdline").read_bytes():
+                        return run
+            return 0
+
+        return int(wait_for(find, f"run of a playbook in {directory}"))
+
     def serve(self, *arguments: str | Path, **options: Any) -> Done:
         """Run a playbook through the server."""
         done = self.run(CLIENT, *arguments, **options)

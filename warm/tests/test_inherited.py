@@ -23,7 +23,6 @@ from running import (
     both,
     comparable,
     copy_place,
-    wait_for,
     write_play,
 )
 
@@ -265,9 +264,8 @@ def test_process_is_found_by_its_shown_arguments_and_environment(served: Warm) -
         copy_place(served, "shown") / "play.yml", {"ansible.builtin.pause": {"seconds": 600}}
     )
     process = served.start(CLIENT, *LOCAL, playbook, more={"SHOWN": "yes"})
-    run = wait_for(served.forks)[0]
-    directory = Path(f"/proc/{run}")
-    wait_for(lambda: str(playbook).encode() in (directory / "cmdline").read_bytes())
+    directory = Path(f"/proc/{served.run_in(playbook.parent)}")
+    assert str(playbook).encode() in (directory / "cmdline").read_bytes()
     assert b"SHOWN=yes" in (directory / "environ").read_bytes()
     assert (directory / "comm").read_text() == "ansible-playboo\n"
     process.terminate()

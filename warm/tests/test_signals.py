@@ -75,9 +75,9 @@ def test_kill_of_the_client_ends_the_run_and_its_task(served: Warm) -> None:
 
 
 def test_kill_of_the_run_is_seen(served: Warm) -> None:
-    process = start_waiting(served, CLIENT, copy_place(served, "killed"))
-    (run,) = served.forks()
-    os.kill(run, signal.SIGKILL)
+    directory = copy_place(served, "killed")
+    process = start_waiting(served, CLIENT, directory)
+    os.kill(served.run_in(directory), signal.SIGKILL)
     assert done(process).code == -signal.SIGKILL
     served.remove_strays()
 

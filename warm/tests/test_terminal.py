@@ -163,7 +163,7 @@ def test_run_stops_and_goes_on_with_its_client(served: Warm) -> None:
     with shell(served) as child:
         child.sendline(shlex.join([*CLIENT, *LOCAL, str(playbook)]))
         child.expect_exact("Type something:")
-        (run,) = served.forks()
+        run = served.run_in(playbook.parent)
         (client,) = children(child.pid)
         wait_for(lambda: reads_keys(child))
         os.kill(client, signal.SIGTSTP)
