@@ -38,6 +38,27 @@ async def test_a_vm_is_found_by_each_of_its_names(service: Service) -> None:
         assert missing.json()["error"]["code"] == "SCHEDULE_NOT_FOUND"
 
 
+async def test_a_vm_is_not_unknown_before_the_hosts_were_observed(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observed = 0
+
+    async def observe() -> None:
+        nonlocal observed
+        observed += 1
+        if observed == 1:
+            _ = await put_vm(RUNNING, name="web")
+
+    observer = service.app.ctx.services.observer
+    monkeypatch.setattr(observer, "has_observed", False)
+    monkeypatch.setattr(observer, "first_observation", observe)
+    assert (await service.get("/vms/web"))["id"] == "vm-001"
+    assert (await service.get("/vms/web"))["id"] == "vm-001"
+    assert observed == 1
+    missing = await service.client.get("/api/v1/vms/none")
+    assert (missing.status_code, observed) == (404, 2)
+
+
 async def test_every_change_accepts_a_name(service: Service) -> None:
     _ = await put_vm(RUNNING, name="Web Server")
     path = "/vms/Web%20Server"

@@ -18,7 +18,7 @@ from virtplay.api.schemas.vms import (
     VmCreate,
     VmOut,
 )
-from virtplay.errors import AllRefused, VirtplayError
+from virtplay.errors import AllRefused, VirtplayError, VmNotFound
 from virtplay.states import VmStatus
 from virtplay.store import jobs as job_store
 from virtplay.store.lookup import find_vm
@@ -102,8 +102,20 @@ async def create_vm(request: ApiRequest) -> ApiResponse:
 
 
 async def get_vm(request: ApiRequest) -> ApiResponse:
-    """GET /vms/{id}."""
-    return ApiResponse(vm_out(await find_vm(request.path["id"])).model_dump(mode="json"))
+    """GET /vms/{id}; waits for the first observation before a VM counts as unknown.
+
+    Otherwise a client that asks whether a name is in use would create a second VM of that name:
+    the database may be newer than the hosts.
+    """
+    observer, ref = request.services.observer, request.path["id"]
+    try:
+        vm = await find_vm(ref)
+    except VmNotFound:
+        if observer.has_observed:
+            raise
+        await observer.first_observation()
+        vm = await find_vm(ref)
+    return ApiResponse(vm_out(vm).model_dump(mode="json"))
 
 
 async def update_vm(request: ApiRequest) -> ApiResponse:
